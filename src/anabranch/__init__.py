@@ -1,0 +1,81 @@
+"""anabranch: data workflows on Dask.
+
+Decorate functions with `task`, wire them inside ``with Flow("name") as flow:``, and run the flow here or on a cluster.
+Heavy parts load when they are first used.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from anabranch import context, signals, states, triggers
+
+# Writing flows
+from anabranch.branching import Switch, case, ifelse, merge, switch, when
+from anabranch.flow import Flow, FlowRunner, flow
+from anabranch.mapping import apply_map, flatten, mapped, unmapped
+from anabranch.node import Node
+from anabranch.scope import tags
+from anabranch.settings import config
+from anabranch.signals import CANCEL, ENDRUN, FAIL, LOOP, PAUSE, RETRY, SKIP, SUCCESS, TRIGGERFAIL, VALIDATIONFAIL
+from anabranch.task import Dependency, Parameter, Task, task
+
+if TYPE_CHECKING:
+    from anabranch import engine as engine
+    from anabranch import executors as executors
+    from anabranch import tasks as tasks
+
+__all__ = [
+    # Writing flows
+    "Dependency",
+    "Flow",
+    "Node",
+    "Parameter",
+    "Switch",
+    "Task",
+    "apply_map",
+    "case",
+    "flatten",
+    "flow",
+    "ifelse",
+    "mapped",
+    "merge",
+    "switch",
+    "tags",
+    "task",
+    "unmapped",
+    "when",
+    # Running them
+    "FlowRunner",
+    "config",
+    "context",
+    "executors",
+    # What tasks can say
+    "CANCEL",
+    "ENDRUN",
+    "FAIL",
+    "LOOP",
+    "PAUSE",
+    "RETRY",
+    "SKIP",
+    "SUCCESS",
+    "TRIGGERFAIL",
+    "VALIDATIONFAIL",
+    "signals",
+    "states",
+    "triggers",
+]
+
+_LAZY = ("engine", "executors", "tasks")
+
+
+def __getattr__(name: str) -> Any:
+    """Load a part of the library when it is first asked for."""
+    if name in _LAZY:
+        return import_module(f"anabranch.{name}")
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("anabranch")
+    raise AttributeError(f"module 'anabranch' has no attribute {name!r}")

@@ -1,0 +1,125 @@
+"""What running task code may ask about its run: ``from anabranch import context``, then ``context.map_index``.
+
+The attributes are those of `TaskContext`. Where no task is running, asking raises `AttributeError`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+
+_TASK: ContextVar[TaskContext | None] = ContextVar("anabranch_task", default=None)
+
+
+@dataclass(slots=True)
+class RunInfo:
+    """What is the same for all task runs of a flow run."""
+
+    flow_name: str
+    run_id: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    date: datetime | None = None
+    """When the run is, for the flow: its scheduled time, else its start. Aware."""
+
+
+@dataclass(slots=True)
+class TaskContext:
+    """One attempt at a task run, as its code sees it. Mutable: a chunk moves one from element to element."""
+
+    run: RunInfo
+    task_name: str
+    task_slug: str
+    tags: frozenset[str] = frozenset()
+    map_index: int | None = None
+    task_run_count: int = 1
+    """Which attempt this is, from 1."""
+    task_loop_count: int = 1
+    """Which round of a loop this is, from 1."""
+    task_loop_result: Any = None
+    """What the round before gave with ``LOOP(result=…)``; None in the first."""
+
+    @property
+    def flow_name(self) -> str:
+        """Name of the flow."""
+        return self.run.flow_name
+
+    @property
+    def run_id(self) -> str:
+        """Id of the flow run."""
+        return self.run.run_id
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Parameters of the flow run, by name."""
+        return self.run.parameters
+
+    @property
+    def date(self) -> datetime | None:
+        """When the run is, for the flow; aware."""
+        return self.run.date
+
+    @property
+    def today(self) -> str | None:
+        """Date of the run as ``2026-11-20``."""
+        return self.date.strftime("%Y-%m-%d") if self.date else None
+
+    @property
+    def yesterday(self) -> str | None:
+        """The day before `today`."""
+        return (self.date - timedelta(days=1)).strftime("%Y-%m-%d") if self.date else None
+
+    @property
+    def tomorrow(self) -> str | None:
+        """The day after `today`."""
+        return (self.date + timedelta(days=1)).strftime("%Y-%m-%d") if self.date else None
+
+    @property
+    def task_full_name(self) -> str:
+        """The task run as it is shown: ``parse[777]``."""
+        return self.task_slug if self.map_index is None else f"{self.task_slug}[{self.map_index}]"
+
+    @property
+    def idempotency_key(self) -> str:
+        """The same for every attempt at this task run, whatever happens: ``run_id/slug/index``."""
+        return f"{self.run.run_id}/{self.task_slug}" + ("" if self.map_index is None else f"/{self.map_index}")
+
+    @property
+    def logger(self) -> logging.Logger:
+        """Logger of this task, below the ``anabranch`` logger."""
+        return logging.getLogger(f"anabranch.task.{self.task_name}")
+
+
+def is_running() -> bool:
+    """Whether a task is running here."""
+    return _TASK.get() is not None
+
+
+def get(name: str, default: Any = None) -> Any:
+    """One attribute of the running task's context, or `default` where no task is running or there is no such thing."""
+    task = _TASK.get()
+    return getattr(task, name, default) if task is not None else default
+
+
+@contextmanager
+def entered(task: TaskContext | None) -> Iterator[TaskContext | None]:
+    """Let code see `task` as its context until the block ends."""
+    token = _TASK.set(task)
+    try:
+        yield task
+    finally:
+        _TASK.reset(token)
+
+
+def __getattr__(name: str) -> Any:
+    task = None if name.startswith("__") else _TASK.get()
+    if task is None:
+        raise AttributeError(f"context.{name}: no task is running here; the context is there inside a running task only")
+    if not hasattr(task, name):
+        there = [n for n in dir(task) if not n.startswith("_")]
+        raise AttributeError(f"the context has no {name!r}; it has: {', '.join(there)}")
+    return getattr(task, name)

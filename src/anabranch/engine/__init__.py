@@ -1,0 +1,1 @@
+"""The engine: what a flow is run with. Import paths known from Prefect 1 are here too."""

@@ -1,0 +1,434 @@
+"""Runs a chunk: a range of elements through one or more maps that share an element space, as one Dask task.
+
+Elements go through in blocks, each block through all maps, so that values between two maps live for a block only. What is
+ordinary (a plain task, inputs that are there) takes a short way; everything else goes through `run_task`.
+"""
+
+from __future__ import annotations
+
+import pickle
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from anabranch import context
+from anabranch.bindings import Const, Ref, evaluate
+from anabranch.engine.carried import Carried
+from anabranch.engine.columns import Aligned, whole_outcome
+from anabranch.engine.failures import revive
+from anabranch.engine.task_runner import (
+    Environment,
+    TaskRun,
+    conclude_exception,
+    failed_state,
+    run_attempts,
+    run_task,
+)
+from anabranch.engine.units import SUCCESS, Column, ColumnReport, Held, Indices, Key, Outcome, Pieces, Report, Unit, UnitOutcome
+from anabranch.engine.values import ATOMS, materialised, measured
+from anabranch.graph import FrozenNode
+from anabranch.signals import LOOP
+from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Retrying, Running, State, Success
+
+FIRST_BLOCK = 1
+LONGEST_BLOCK = 1024
+BLOCK_S = 0.01  # a block of several maps should take no longer, so that a chunk can give up soon after its deadline
+
+
+def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]) -> tuple[UnitOutcome, Report]:
+    """Run the elements of a unit through its maps; past `give_up_s`, hand back those not begun."""
+    indices = unit.indices
+    assert indices is not None
+    began, clock = environment.clock(), time.perf_counter
+    start = clock()
+    deadline = start + unit.give_up_s if unit.give_up_s is not None else float("inf")
+    stages: list[Stage] = []
+    for place, slug in enumerate(unit.nodes):
+        before = {stage.node.slug: stage for stage in stages}
+        stages.append(Stage(environment.program.nodes[slug], unit, environment, outcomes, before, is_first=place == 0))
+    reached = _run_blocks(stages, len(indices), deadline)
+    seconds = clock() - start  # without waits: it is what the next chunk is cut by
+    _wait_for_retries(stages, environment)
+    done = indices[:reached]
+    nbytes = 0
+    columns: dict[str, Column] = {}
+    reports = []
+    for stage in stages:
+        data, size = stage.check_values(reached)
+        nbytes += size if stage.node.slug in unit.keep else 0
+        codes = bytes(stage.codes[:reached])
+        records = {indices[position]: state for position, state in stage.records.items()}
+        small = data is not None and len(data) <= environment.setting("inline_nbytes")
+        reports.append(ColumnReport(stage.node.slug, codes, records, data if small else None))
+        if stage.node.slug in unit.keep:
+            columns[stage.node.slug] = Column(done, codes, stage.values[:reached], records)
+        else:
+            carried = _unfinished_below(stages, stage, reached)
+            if carried:
+                columns[stage.node.slug] = _sparse(stage, carried, indices)
+    report = Report(
+        unit.key,
+        columns=tuple(reports),
+        indices=done,
+        seconds=seconds,
+        nbytes=nbytes,
+        worker=environment.worker,
+        started=began,
+    )
+    return UnitOutcome(columns=columns, nbytes=nbytes), report
+
+
+def _run_blocks(stages: list[Stage], width: int, deadline: float) -> int:
+    """Run elements in blocks until all are done or the deadline has passed; at least one. Number begun."""
+    clock = time.perf_counter
+    if len(stages) == 1:
+        stages[0].run(0, width, deadline)
+        return stages[0].reached
+    low, size = 0, FIRST_BLOCK
+    while low < width:
+        began = clock()
+        if began > deadline and low:
+            break
+        stages[0].run(low, min(low + size, width), deadline if low else float("inf"))
+        high = stages[0].reached
+        for stage in stages[1:]:
+            stage.run(low, high, float("inf"))
+        low = high
+        size = min(size * 2, LONGEST_BLOCK) if clock() - began < BLOCK_S else max(size // 2, 1)
+    return low
+
+
+def _wait_for_retries(stages: list[Stage], environment: Environment) -> None:
+    """Run again, here, what failed and is due soon; then the maps below it."""
+    horizon = environment.setting("inplace_retry_delay_s")
+    while True:
+        now = environment.clock()
+        due = [
+            (state.start_time.timestamp(), number, position)
+            for number, stage in enumerate(stages)
+            for position, state in stage.records.items()
+            if isinstance(state, Retrying) and state.start_time and state.start_time.timestamp() - now <= horizon
+        ]
+        if not due:
+            return
+        first, number, position = min(due)
+        environment.sleep(max(0.0, first - now))
+        stages[number].again(position)
+        for stage in stages[number + 1 :]:
+            stage.rerun(position)
+
+
+def _unfinished_below(stages: list[Stage], stage: Stage, reached: int) -> list[int]:
+    """Positions whose value here is needed once more, because a map below has not finished them."""
+    below = stages[stages.index(stage) + 1 :]
+    return [
+        position
+        for position in range(reached)
+        if stage.codes[position] >= FIRST_FINAL_CODE and any(s.codes[position] < FIRST_FINAL_CODE for s in below)
+    ] if any(min(s.codes[:reached], default=FIRST_FINAL_CODE) < FIRST_FINAL_CODE for s in below) else []  # fmt: skip
+
+
+def _sparse(stage: Stage, positions: list[int], indices: Indices) -> Column:
+    return Column(
+        tuple(indices[position] for position in positions),
+        bytes(stage.codes[position] for position in positions),
+        [stage.values[position] for position in positions],
+        {indices[position]: stage.records[position] for position in positions if position in stage.records},
+    )
+
+
+class Stage:
+    """One map in a chunk: its inputs lined up with the chunk, and what becomes of its elements."""
+
+    def __init__(
+        self,
+        node: FrozenNode,
+        unit: Unit,
+        environment: Environment,
+        outcomes: Mapping[Key, UnitOutcome],
+        before: Mapping[str, Stage],
+        *,
+        is_first: bool,
+    ) -> None:
+        assert unit.indices is not None
+        self.node = node
+        self.environment = environment
+        self.indices = unit.indices
+        self.attempts = unit.attempts if is_first else {}
+        self.loops = unit.loops if is_first else {}
+        self.approved = node.slug in unit.approved
+        width = len(unit.indices)
+        self.codes = bytearray(width)
+        self.values: list[Any] = [None] * width
+        self.records: dict[int, State] = {}
+        """States of what is not plain Success, by position."""
+        self.reached = 0
+        self.context = environment.task_context(node)
+        self._seen: set[object] = set()
+        self.whole = {
+            slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in node.whole_upstreams
+        }
+        self.lined: dict[str, Aligned | Stage] = {}
+        self.elements: dict[str, Sequence[Any]] = {}
+        """Elements that do not come from a map, by argument, in the order of the indices."""
+        self.carried: dict[str, str] = {}
+        """Slug of the upstream node for the arguments among these whose elements may carry a state."""
+        self._line_up(unit, outcomes, before)
+        self.is_plain = node.policies.is_plain and all(
+            outcome.state.is_successful() and not outcome.state.is_skipped() and not _has_failures(outcome.state)
+            for outcome in self.whole.values()
+        )
+        self._prepare_calls()
+
+    def _line_up(self, unit: Unit, outcomes: Mapping[Key, UnitOutcome], before: Mapping[str, Stage]) -> None:
+        lists: dict[str, Sequence[Any]] = {}
+        for slug in self.node.element_upstreams:
+            if slug in before:
+                self.lined[slug] = before[slug]
+            elif isinstance(source := unit.inputs.get(slug), Pieces):
+                self.lined[slug] = Aligned(slug, source.keys, outcomes, self.indices)
+            elif isinstance(source, Held):
+                lists[slug] = self._cut(outcomes[source.key].singles[slug].value)
+            else:
+                lists[slug] = self._cut(self.environment.program.values[slug])
+        for name in self.node.mapped:
+            expression = self.node.arguments[name]
+            if isinstance(expression, Const):
+                given = unit.slices.get((self.node.slug, name))
+                self.elements[name] = given if given is not None else self._cut(expression.value)
+            elif isinstance(expression, Ref) and expression.node in lists:
+                self.elements[name] = lists[expression.node]
+                if any(type(value) is Carried for value in lists[expression.node]):
+                    self.carried[name] = expression.node
+
+    def _cut(self, values: Sequence[Any]) -> Sequence[Any]:
+        """The elements of a list, or of anything with elements in order, that belong to the chunk."""
+        if isinstance(self.indices, range) and isinstance(values, (list, tuple, range)):
+            return values[self.indices.start : self.indices.stop]
+        if hasattr(values, "iloc"):  # a pandas Series: [] looks up labels
+            values = values.iloc
+        return [values[index] for index in self.indices]
+
+    def _prepare_calls(self) -> None:
+        """Arguments of a call with places left open for the elements."""
+        values = dict(self.environment.program.values)
+        values.update((slug, outcome.value) for slug, outcome in self.whole.items())
+        self.template: dict[str, Any] = {}
+        self.open: list[tuple[str, Sequence[Any]]] = []
+        self.gates: list[bytearray] = [source.codes for source in self.lined.values()]
+        """Codes of the elements upstream: where one is not a plain Success, the short way is closed."""
+        if not self.is_plain:
+            return
+        try:
+            for check in self.node.checks:
+                evaluate(check, values)
+            for name, expression in self.node.arguments.items():
+                if name in self.elements:
+                    self.open.append((name, self.elements[name]))
+                elif name in self.node.mapped and isinstance(expression, Ref):
+                    self.open.append((name, self.lined[expression.node].values))
+                self.template[name] = None if name in self.node.mapped else evaluate(expression, values)
+        except BaseException:  # the long way makes it each element's failure, with its message
+            self.is_plain = False
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def run(self, low: int, high: int, deadline: float) -> None:
+        """Run the elements at positions from `low` to `high`, or to where the deadline has passed; at least one."""
+        retries = self.node.policies.retry.max_retries > 0
+        usual = self.is_plain and not self.carried and not self.attempts and not self.loops
+        call = self._caller() if usual else None
+        is_gated = bool(self.gates)
+        clock, codes, values, ctx, indices = time.perf_counter, self.codes, self.values, self.context, self.indices
+        positions = iter(range(low, high))
+        position = low - 1
+        raised: BaseException | None = None
+        with context.entered(ctx):
+            while True:
+                if raised is not None:  # outside of the handler: a next attempt has nothing to do with this exception
+                    self._raised(position, raised)
+                    raised = None
+                try:
+                    for position in positions:
+                        if call is None or (is_gated and not self._is_open(position)) or (retries and self._is_mutable(position)):
+                            self._long_way(position)
+                        else:
+                            ctx.map_index = indices[position]
+                            values[position] = call(position)
+                            codes[position] = SUCCESS
+                        if clock() > deadline:
+                            break
+                    break
+                except BaseException as error:
+                    if self.environment.is_main and isinstance(error, KeyboardInterrupt):
+                        raise
+                    raised = error
+        self.reached = position + 1
+
+    def _caller(self) -> Callable[[int], Any]:
+        """A function of the position that calls the task's function; positional arguments are the quickest."""
+        function = self.node.signature.function
+        args, kwargs = self.node.signature.split(self.template)
+        names = list(self.template)
+        opened = [(names.index(name), name, column) for name, column in self.open]
+        if len(opened) == 1 and opened[0][0] == 0 and len(args) == 1 and not kwargs:
+            column = opened[0][2]
+            return lambda position: function(column[position])
+        if kwargs or len(args) != len(names):
+            def call_by_name(position: int) -> Any:
+                arguments = dict(self.template)
+                for _, name, column in opened:
+                    arguments[name] = column[position]
+                positional, keywords = self.node.signature.split(arguments)
+                return function(*positional, **keywords)
+
+            return call_by_name
+
+        def call_by_position(position: int) -> Any:
+            positional = args[:]
+            for place, _, column in opened:
+                positional[place] = column[position]
+            return function(*positional)
+
+        return call_by_position
+
+    def _is_open(self, position: int) -> bool:
+        return all(codes[position] == SUCCESS for codes in self.gates)
+
+    def _is_mutable(self, position: int) -> bool:
+        return any(type(column[position]) not in ATOMS for _, column in self.open)
+
+    def _run_at(self, position: int) -> TaskRun:
+        """The task run of an element, for the long way."""
+        index = self.indices[position]
+        upstreams = dict(self.whole)
+        for slug, source in self.lined.items():
+            upstreams[slug] = _outcome_at(source, position, index)
+        elements = {name: column[position] for name, column in self.elements.items()}
+        for name, slug in self.carried.items():
+            if isinstance(elements[name], Carried):
+                upstreams[slug] = elements[name].outcome
+                elements[name] = elements[name].outcome.value
+        ctx = self.environment.task_context(self.node, map_index=index, attempt=self.attempts.get(index, 1))
+        if index in self.loops:
+            ctx.task_loop_count, ctx.task_loop_result = self.loops[index]
+        return TaskRun(
+            self.node,
+            upstreams,
+            elements,
+            ctx,
+            self.environment,
+            wait_s=0.0,
+            is_approved=self.approved,
+            check_value=False,
+        )
+
+    def _long_way(self, position: int) -> None:
+        self._record(position, run_task(self._run_at(position)))
+
+    def _raised(self, position: int, error: BaseException) -> None:
+        """An attempt on the short way raised: settle it, and go on with it where that is due at once."""
+        run = self._run_at(position)
+        inputs = {name: column[position] for name, column in self.open}
+        running = Running(start_time=self.environment.now())
+        outcome = conclude_exception(run, running, error, inputs, in_full=self._is_new(error))
+        state = outcome.state
+        if isinstance(error, LOOP):
+            run.context.task_loop_count, run.context.task_loop_result = 2, state.result
+        elif isinstance(state, Retrying) and state.start_time and state.start_time.timestamp() <= self.environment.clock():
+            run.context.task_run_count += 1
+        else:
+            self._record(position, outcome)
+            return
+        arguments = {**self.template, **inputs}
+        self._record(position, run_attempts(run, *self.node.signature.split(arguments), arguments))
+
+    def _is_new(self, error: BaseException) -> bool:
+        """Whether no failure like this one has been described in full in this chunk; a few kinds are."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        kind = (type(error), trace.tb_lineno if trace is not None else None)
+        if kind in self._seen or len(self._seen) >= self.environment.setting("max_tracebacks"):
+            return False
+        self._seen.add(kind)
+        return True
+
+    def _record(self, position: int, outcome: Outcome) -> None:
+        state = outcome.state
+        self.codes[position] = state.code
+        self.values[position] = outcome.value
+        if type(state) is Success and state.attempt == 1:
+            self.records.pop(position, None)
+        else:
+            self.records[position] = state
+
+    def again(self, position: int) -> None:
+        """Run an element's next attempt."""
+        state = self.records.pop(position)
+        run = self._run_at(position)
+        run.context.task_run_count = state.attempt + 1
+        if state.result is not None:
+            run.context.task_loop_count, run.context.task_loop_result = state.result
+        self._record(position, run_task(run))
+
+    def rerun(self, position: int) -> None:
+        """Run an element that had waited for the map above."""
+        if self.codes[position] < FIRST_FINAL_CODE:
+            self.records.pop(position, None)
+            self._long_way(position)
+
+    # Afterwards -------------------------------------------------------------------------------------------------------
+
+    def check_values(self, reached: int) -> tuple[bytes | None, int]:
+        """Make sure that all values can travel; those that cannot are their elements' failures. Pickle and size."""
+        values = self.values[:reached]
+        kinds = set(map(type, values))
+        if not kinds <= ATOMS:
+            self._materialise(values, kinds)
+            values = self.values[:reached]
+            samples = {type(value): value for value in values}
+            try:
+                for sample in samples.values():
+                    measured(sample)
+                _, data, nbytes = measured(values)
+                return data, nbytes
+            except BaseException:  # some element is guilty: the loop finds out which
+                for position, value in enumerate(values):
+                    self._check_value(position, value)
+                values = self.values[:reached]
+        data = pickle.dumps(values, protocol=5)
+        return data, len(data)
+
+    def _materialise(self, values: list[Any], kinds: set[type]) -> None:
+        if not any(hasattr(kind, "__next__") for kind in kinds):
+            return
+        for position, value in enumerate(values):
+            try:
+                self.values[position] = materialised(value, self.environment.setting("max_width"))
+            except BaseException as error:
+                self._fail(position, error)
+
+    def _check_value(self, position: int, value: Any) -> None:
+        try:
+            measured(value)
+        except BaseException as error:
+            self._fail(position, error)
+
+    def _fail(self, position: int, error: BaseException) -> None:
+        index = self.indices[position]
+        state = failed_state(error, root=f"{self.node.slug}[{index}]")
+        state = replace(state, map_index=index, worker=self.environment.worker)
+        self._record(position, Outcome(state, revive(state.failure)))
+
+
+def _outcome_at(source: Aligned | Stage, position: int, index: int) -> Outcome:
+    state = source.records.get(position)
+    if state is None:
+        state = BY_CODE[source.codes[position]](map_index=index)
+    return Outcome(state, source.values[position])
+
+
+def _has_failures(state: State) -> bool:
+    return state.counts is not None and state.counts.failed > 0

@@ -1,0 +1,94 @@
+"""How many elements the next chunk holds: pure arithmetic on measured durations.
+
+What a map costs on Dask is the number of chunks (some milliseconds each), not the elements. So: a small probe per slot;
+then chunks of a target duration, smaller as the end comes near, so that slots end together; then one last chunk per slot.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, Literal
+
+PROBE_SHARE = 8  # a probe takes at most this part of a slot's share, so that a short map is still spread out
+LEFT_SHARE = 4  # a chunk takes at most this part of a slot's share of what is left, so that slots end together
+GIVE_UP_TARGETS = 4  # a chunk hands back its rest after so many targets: the pace it was cut for was wrong
+CHUNKS_PER_SECOND = 300  # what a driver looks at with ease; with many slots, chunks get longer
+
+
+class Pacer:
+    """Chunk sizes for one map (or chain of maps), from the pace of the chunks that have come back.
+
+    Parameters
+    ----------
+    settings
+        The ``engine`` settings: `target_chunk_s`, `probe_elements`, `chunk_nbytes`.
+    chunksize
+        Elements per chunk if that is fixed, or "auto".
+    """
+
+    def __init__(self, settings: Mapping[str, Any], chunksize: int | Literal["auto"] = "auto") -> None:
+        self._target_s: float = settings["target_chunk_s"]
+        self._probe: int = settings["probe_elements"]
+        self._chunk_nbytes: int = settings["chunk_nbytes"]
+        self._chunksize = chunksize
+        self._last: int | None = None
+        self.pace_s: float | None = None
+        """Seconds per element; None until the first chunk is back."""
+        self.element_nbytes = 0.0
+
+    @property
+    def is_probing(self) -> bool:
+        """Whether nothing has been measured yet."""
+        return self.pace_s is None and self._chunksize == "auto"
+
+    def target_s(self, slots: int) -> float:
+        """Seconds a chunk should take on so many slots."""
+        return max(self._target_s, slots / CHUNKS_PER_SECOND)
+
+    def give_up_s(self, slots: int) -> float | None:
+        """Seconds after which a chunk hands back its rest; None for chunks of a fixed size."""
+        if self._chunksize != "auto":
+            return None
+        return self.target_s(slots) * (1 if self.is_probing else GIVE_UP_TARGETS)
+
+    def next_size(self, *, left: int, slots: int) -> int:
+        """Number of elements the next chunk should hold, from 1 to `left`.
+
+        Parameters
+        ----------
+        left
+            Elements that have not been handed out, at least 1.
+        slots
+            Elements that can run at the same time.
+        """
+        slots = max(1, slots)
+        if self._chunksize != "auto":
+            return min(self._chunksize, left)
+        if self.pace_s is None:
+            return max(1, min(self._probe, left // (slots * PROBE_SHARE)))
+        target = self.target_s(slots)
+        if left * self.pace_s <= target * slots:
+            if self._last is None:
+                self._last = math.ceil(left / slots)
+            return min(left, self._last)
+        size = min(target / max(self.pace_s, 1e-9), math.ceil(left / (slots * LEFT_SHARE)))
+        if self.element_nbytes:
+            size = min(size, self._chunk_nbytes / self.element_nbytes)
+        return min(left, max(1, int(size)))
+
+    def observe(self, *, width: int, seconds: float, nbytes: int = 0) -> None:
+        """Learn from a chunk that is back: `width` elements in `seconds`. The pace rises at once and falls by half steps."""
+        if width < 1:
+            return
+        pace = seconds / width
+        if self.pace_s is None or pace > self.pace_s:
+            self.pace_s = pace
+            self._last = None
+        else:
+            self.pace_s = (self.pace_s + pace) / 2
+        self.element_nbytes = max(self.element_nbytes, nbytes / width)
+
+    def handed_back(self) -> None:
+        """Elements came back unbegun: what was thought to be the end was not."""
+        self._last = None

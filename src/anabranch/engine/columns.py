@@ -1,0 +1,134 @@
+"""What a unit takes from others: outcomes of single nodes; elements of maps that lie in several chunks, put together as a
+whole or lined up with a chunk.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from anabranch.engine.carried import Carried, uncarried
+from anabranch.engine.failures import revive
+from anabranch.engine.units import (
+    SUCCESS,
+    Column,
+    Held,
+    Indices,
+    Key,
+    Known,
+    Outcome,
+    Pieces,
+    Program,
+    Unit,
+    UnitOutcome,
+)
+from anabranch.states import FIRST_FINAL_CODE, State, Success
+
+
+def whole_outcome(
+    slug: str,
+    unit: Unit,
+    program: Program,
+    outcomes: Mapping[Key, UnitOutcome],
+    *,
+    carrying: bool = False,
+) -> Outcome:
+    """Outcome of an upstream node as a whole: of a map, the list of its elements' values.
+
+    `carrying`: an element that failed or was skipped is in the list with its state, not as an exception or None.
+    """
+    if slug in program.values:
+        return Outcome(Success(), program.values[slug])
+    source = unit.inputs[slug]
+    match source:
+        case Known(state):
+            return Outcome(state, None if state.is_successful() else revive(state.failure, state.message))
+        case Held(key):
+            outcome = outcomes[key].singles[slug]
+            if program.nodes[slug].kind in ("collect", "flatten") and isinstance(outcome.value, list) and not carrying:
+                return Outcome(outcome.state, uncarried(outcome.value))
+            return outcome
+        case Pieces(keys, state):
+            return Outcome(state, joined(slug, keys, state, outcomes, carrying=carrying))
+
+
+def found(slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome]) -> Iterator[Column]:
+    """The columns of a map in several chunks."""
+    for key in keys:
+        column = outcomes[key].columns.get(slug)
+        if column is not None:
+            yield column
+
+
+def joined(
+    slug: str,
+    keys: tuple[Key, ...],
+    state: State,
+    outcomes: Mapping[Key, UnitOutcome],
+    *,
+    carrying: bool = False,
+) -> list[Any]:
+    """Values of all elements in order: the exception of a failed one, None for a skipped one.
+
+    `carrying`: these two are in the list with their states instead.
+    """
+    width = state.counts.total if state.counts is not None else 0
+    values: list[Any] = [None] * width
+    for column in found(slug, keys, outcomes):
+        place(column, range(width), values, carrying=carrying)
+    return values
+
+
+def place(column: Column, indices: Indices, values: list[Any], *, carrying: bool = False) -> None:
+    """Write a column's final elements into `values`, whose places are `indices`."""
+    if isinstance(indices, range) and isinstance(column.indices, range) and not column.records:
+        low, high = max(indices.start, column.indices.start), min(indices.stop, column.indices.stop)
+        if low < high and column.codes.count(SUCCESS) == len(column.codes):
+            values[low - indices.start : high - indices.start] = column.values[
+                low - column.indices.start : high - column.indices.start
+            ]
+            return
+    for position, at in matches(column.indices, indices):
+        if column.codes[position] < FIRST_FINAL_CODE:
+            continue
+        if carrying and column.codes[position] != SUCCESS and column.indices[position] in column.records:
+            values[at] = Carried(column.outcome(position))
+        else:
+            values[at] = column.values[position]
+
+
+def matches(these: Indices, those: Indices) -> Iterator[tuple[int, int]]:
+    """Positions in `these` and in `those` of the indices that are in both."""
+    if isinstance(those, range):
+        start, stop = those.start, those.stop
+        for position, index in enumerate(these):
+            if start <= index < stop:
+                yield position, index - start
+    elif isinstance(these, range):
+        for at, index in enumerate(those):
+            if these.start <= index < these.stop:
+                yield index - these.start, at
+    else:
+        places = {index: at for at, index in enumerate(those)}
+        for position, index in enumerate(these):
+            at = places.get(index, -1)
+            if at >= 0:
+                yield position, at
+
+
+class Aligned:
+    """Elements of an upstream map, lined up with a chunk."""
+
+    def __init__(self, slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome], indices: Indices) -> None:
+        self.values: list[Any] = [None] * len(indices)
+        self.codes = bytearray(len(indices))
+        self.records: dict[int, State] = {}
+        """States by position."""
+        for column in found(slug, keys, outcomes):
+            place(column, indices, self.values)
+            for position, at in matches(column.indices, indices):
+                if column.codes[position] >= FIRST_FINAL_CODE:
+                    self.codes[at] = column.codes[position]
+                    record = column.records.get(column.indices[position])
+                    if record is not None:
+                        self.records[at] = record

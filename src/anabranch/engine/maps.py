@@ -1,0 +1,249 @@
+"""What the machine knows of maps: one byte per element, where the elements are, and which of them can run now."""
+
+from __future__ import annotations
+
+import heapq
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from anabranch.engine.chunking import Pacer
+from anabranch.engine.units import SUCCESS, ColumnReport, Indices, Key
+from anabranch.states import (
+    FIRST_FAILED_CODE,
+    FIRST_FINAL_CODE,
+    Counts,
+    Failed,
+    Mapped,
+    Skipped,
+    State,
+    counts_of,
+)
+
+
+class MapRun:
+    """The elements of one map: a byte each, and a record for what is not plain Success."""
+
+    def __init__(self, slug: str, width: int, *, max_tracebacks: int) -> None:
+        self.slug = slug
+        self.width = width
+        self.codes = bytearray(width)
+        self.records: dict[int, State] = {}
+        self.values: list[tuple[Indices, bytes]] = []
+        """Values that came with reports, as pickled lists."""
+        self.done = 0
+        self._ranges: list[tuple[int, int, Key]] = []
+        self._places: dict[int, Key] = {}
+        self.keys: dict[Key, None] = {}
+        """Units whose outcomes hold elements of this map."""
+        self._max_tracebacks = max_tracebacks
+        self._described: set[tuple[str, str]] = set()
+
+    def take(self, key: Key, indices: Indices, column: ColumnReport) -> Indices:
+        """Write down a chunk's report; the elements that are final now and were not before."""
+        plain = column.codes.count(SUCCESS) == len(column.codes)
+        if isinstance(indices, range) and plain and not any(self.codes[indices.start : indices.stop]):
+            self.codes[indices.start : indices.stop] = column.codes
+            fresh: Indices = indices
+        else:
+            fresh = self._take_each(indices, column)
+        self.done += len(fresh)
+        if column.records:
+            self._take_records(column.records)
+        if column.values is not None:
+            self.values.append((indices, column.values))
+        if isinstance(indices, range):
+            insort(self._ranges, (indices.start, indices.stop, key))
+        if not isinstance(indices, range) or not plain:
+            final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
+            self._places.update((index, key) for index in final)
+        self.keys[key] = None
+        return fresh
+
+    def _take_each(self, indices: Indices, column: ColumnReport) -> tuple[int, ...]:
+        fresh = []
+        for index, code in zip(indices, column.codes, strict=True):
+            if self.codes[index] >= FIRST_FINAL_CODE:
+                continue
+            self.codes[index] = code
+            if code >= FIRST_FINAL_CODE:
+                fresh.append(index)
+                self.records.pop(index, None)
+        return tuple(fresh)
+
+    def _take_records(self, records: Mapping[int, State]) -> None:
+        for index, state in records.items():
+            if state.code == self.codes[index]:
+                self.records[index] = self._bounded(state)
+
+    def _bounded(self, state: State) -> State:
+        """The state without its traceback, if there are enough of that kind or of all kinds."""
+        failure = state.failure
+        if failure is None or not failure.traceback:
+            return state
+        kind = (failure.type_name, failure.line)
+        if kind not in self._described and len(self._described) < self._max_tracebacks:
+            self._described.add(kind)
+            return state
+        return replace(state, failure=replace(failure, traceback="", exception=None))
+
+    def settle(self, index: int, state: State) -> None:
+        """Give an element a final state without having run it."""
+        self.codes[index] = state.code
+        self.records[index] = state
+        self.done += 1
+
+    @property
+    def is_final(self) -> bool:
+        """Whether every element has ended."""
+        return self.done == self.width
+
+    def keys_of(self, indices: Indices) -> tuple[Key, ...]:
+        """Units whose outcomes hold these elements."""
+        found: dict[Key, None] = {}
+        if isinstance(indices, range):
+            first = max(0, bisect_right(self._ranges, (indices.start, self.width + 1)) - 1)
+            last = bisect_left(self._ranges, (indices.stop,))
+            found.update((key, None) for start, stop, key in self._ranges[first:last] if stop > indices.start)
+            if self._places:
+                found.update((self._places[i], None) for i in indices if i in self._places)
+        else:
+            for index in indices:
+                key = self._places.get(index)
+                if key is None:
+                    at = bisect_right(self._ranges, (index, self.width + 1)) - 1
+                    if at >= 0 and self._ranges[at][1] > index:
+                        key = self._ranges[at][2]
+                if key is not None:
+                    found[key] = None
+        return tuple(found)
+
+    def final_now(self) -> Indices:
+        """Elements that have ended so far."""
+        if self.is_final:
+            return range(self.width)
+        return tuple(i for i, code in enumerate(self.codes) if code >= FIRST_FINAL_CODE)
+
+    def state(self) -> State:
+        """The map's own state, once all elements have ended."""
+        counts = counts_of(self.codes)
+        if counts.failed:
+            first = next(i for i, code in enumerate(self.codes) if code >= FIRST_FAILED_CODE)
+            failure = self.records[first].failure
+            more = f" (+{counts.failed - 1:,} others)" if counts.failed > 1 else ""
+            headline = failure.headline() if failure else self.records[first].message
+            message = f"{self.slug}[{first}]: {headline}{more}; {counts}"
+            if failure is not None and not failure.root:
+                failure = replace(failure, root=f"{self.slug}[{first}]")
+            return Failed(message=message, counts=counts, failure=failure)
+        if counts.total and counts.skipped == counts.total:
+            return Skipped(message=f"all {counts.total:,} elements were skipped", counts=counts)
+        return Mapped(message=str(counts), counts=counts)
+
+    def counts(self) -> Counts:
+        """Counts of what has ended; the rest counts in the total only."""
+        return counts_of(self.codes)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Elements that can run now."""
+
+    indices: Indices
+    first: int = 0
+    """Number of the map in the chain at which they begin."""
+    attempts: Mapping[int, int] = field(default_factory=dict)
+    loops: Mapping[int, tuple[int, Any]] = field(default_factory=dict)
+    is_suspect: bool = False
+    """Whether a chunk with these elements was lost: they run as they stand, and alone."""
+
+
+class Chain:
+    """Maps that share an element space and run in the same chunks, one after the other."""
+
+    def __init__(self, slug: str, width: int, pacer: Pacer) -> None:
+        self.slugs = [slug]
+        self.width = width
+        self.pacer = pacer
+        self.ready: deque[Batch] = deque()
+        self.in_flight: dict[Key, Batch] = {}
+        self.due: list[tuple[float, int, int, State]] = []
+        """Retries that wait: time, element, number of the map, its Retrying state. A heap."""
+        self.missing: bytearray | None = None
+        """Per element, how many maps upstream have not finished it; None where nothing is missing."""
+        self.losses: dict[int, int] = {}
+        self.has_begun = False
+        self.needs: set[str] = set()
+        """Maps upstream, outside of the chain."""
+
+    @property
+    def left(self) -> int:
+        """Elements that are ready and not handed out."""
+        return sum(len(batch.indices) for batch in self.ready)
+
+    def make_ready(self, indices: Indices) -> None:
+        """Elements of one upstream map have ended: those that miss nothing else can run."""
+        if not len(indices):
+            return
+        if self.missing is None:
+            self._append(indices)
+            return
+        free = []
+        for index in indices:
+            self.missing[index] -= 1
+            if not self.missing[index]:
+                free.append(index)
+        if free:
+            self._append(as_range(free))
+
+    def _append(self, indices: Indices) -> None:
+        last = self.ready[-1] if self.ready else None
+        if last is not None and isinstance(indices, range) and isinstance(last.indices, range) and last == Batch(last.indices):
+            if last.indices.stop == indices.start:
+                indices = range(last.indices.start, indices.stop)
+                self.ready.pop()
+        self.ready.append(Batch(indices))
+
+    def next_batch(self, slots: int) -> Batch:
+        """Take the next chunk's elements."""
+        batch = self.ready[0]
+        if batch.is_suspect:
+            return self.ready.popleft()
+        size = self.pacer.next_size(left=max(self.left, 1), slots=slots)
+        if size >= len(batch.indices):
+            return self.ready.popleft()
+        self.ready[0] = replace(batch, indices=batch.indices[size:])
+        return replace(batch, indices=batch.indices[:size])
+
+    def hand_back(self, batch: Batch) -> None:
+        """Elements that a chunk has not begun run next."""
+        self.pacer.handed_back()
+        self.ready.appendleft(batch)
+
+    def wait(self, index: int, number: int, state: State) -> None:
+        """An element waits for its next attempt at one of the maps."""
+        time = state.start_time.timestamp() if state.start_time else 0.0
+        heapq.heappush(self.due, (time, index, number, state))
+
+    def wake(self, now: float) -> None:
+        """Retries that are due can run: together, by the map at which they go on."""
+        by_map: dict[int, list[tuple[int, State]]] = {}
+        while self.due and self.due[0][0] <= now:
+            _, index, number, state = heapq.heappop(self.due)
+            by_map.setdefault(number, []).append((index, state))
+        for number, waiting in by_map.items():
+            waiting.sort(key=lambda each: each[0])
+            attempts = {index: state.attempt + 1 for index, state in waiting}
+            loops = {index: state.result for index, state in waiting if isinstance(state.result, tuple)}
+            self.ready.append(Batch(tuple(index for index, _ in waiting), number, attempts, loops))
+
+
+def as_range(indices: Iterable[int]) -> Indices:
+    """Indices in order, as a range if they have no gap."""
+    given = tuple(indices)
+    if given and given[-1] - given[0] + 1 == len(given):
+        return range(given[0], given[-1] + 1)
+    return given
+

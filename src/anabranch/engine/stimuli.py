@@ -1,0 +1,95 @@
+"""What the driver tells the machine (stimuli) and what the machine asks of the driver (commands)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from anabranch.engine.units import Key, Report, Unit
+from anabranch.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The run begins."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reported:
+    """A unit has come back."""
+
+    now: float
+    report: Report
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """A unit did not come back and will not: its worker died, or it could not be sent."""
+
+    now: float
+    key: Key
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Woke:
+    """A time has come that was asked for."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class SlotsChanged:
+    """So many task runs can go on at the same time from now on."""
+
+    now: float
+    slots: int
+
+
+@dataclass(frozen=True, slots=True)
+class CancelAsked:
+    """The run is to be stopped."""
+
+    now: float
+    reason: str
+
+
+Stimulus: TypeAlias = Started | Reported | Lost | Woke | SlotsChanged | CancelAsked
+
+
+@dataclass(frozen=True, slots=True)
+class Submit:
+    """Run these units; those that others among them need come first."""
+
+    units: tuple[Unit, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The outcomes under these keys are not needed any more."""
+
+    keys: tuple[Key, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAt:
+    """Send `Woke` at this time, in seconds since the epoch."""
+
+    time: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tell:
+    """Tell the observers."""
+
+    event: Event
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    """Nothing is left to do."""
+
+
+Command: TypeAlias = Submit | Release | WakeAt | Tell | Finish

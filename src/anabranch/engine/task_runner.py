@@ -1,0 +1,291 @@
+"""Runs one task run where it should run: `run_task`, read from top to bottom, is what a task means.
+
+Trigger → inputs → attempt → state. Nothing the user's code does gets out of here as an exception: it becomes a state.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from anabranch import context
+from anabranch.bindings import evaluate
+from anabranch.context import TaskContext
+from anabranch.engine.attempts import call_within
+from anabranch.engine.blame import blamed
+from anabranch.engine.failures import clean, describe, message_of, revive, type_name
+from anabranch.engine.units import Outcome, Program
+from anabranch.engine.values import ATOMS, copied, materialised, measured
+from anabranch.errors import TaskTimeout, UpstreamFailure
+from anabranch.graph import FrozenNode
+from anabranch.signals import FAIL, LOOP, RETRY, Signal
+from anabranch.states import (
+    Failed,
+    Finished,
+    Looped,
+    Pending,
+    Retrying,
+    Running,
+    Skipped,
+    State,
+    Success,
+    TimedOut,
+    TriggerFailed,
+)
+from anabranch.triggers import EdgeName, Upstreams, verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What running a task needs besides the task."""
+
+    program: Program
+    worker: str = "local"
+    is_main: bool = False
+    """Whether this is the user's own process and thread, where a KeyboardInterrupt is theirs."""
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+
+    def now(self) -> datetime:
+        """The time, aware."""
+        return datetime.fromtimestamp(self.clock(), UTC)
+
+    def setting(self, name: str) -> Any:
+        """One of the driver's ``engine`` settings."""
+        return self.program.settings[name]
+
+    def task_context(self, node: FrozenNode, *, map_index: int | None = None, attempt: int = 1) -> TaskContext:
+        """A context for the task's code."""
+        return TaskContext(
+            self.program.run, node.name, node.slug, node.policies.tags, map_index=map_index, task_run_count=attempt
+        )
+
+
+@dataclass(slots=True)
+class TaskRun:
+    """One task run: a node, or one element of a map."""
+
+    node: FrozenNode
+    upstreams: Mapping[str, Outcome]
+    """Outcomes of everything upstream, by slug; for a map, those of the element."""
+    elements: Mapping[str, Any]
+    """Values of mapped arguments that do not come from another map."""
+    context: TaskContext
+    environment: Environment
+    wait_s: float
+    """Longest delay before a retry that is waited for here; a longer one is the driver's."""
+    is_approved: bool = False
+    check_value: bool = True
+
+
+def run_task(run: TaskRun) -> Outcome:
+    """State and value of a task run; Pending if something upstream is not final, Retrying if it is due later."""
+    for slug, upstream in run.upstreams.items():
+        if not isinstance(upstream.state, Finished):
+            return Outcome(Pending(message=f"waits for {slug}"))
+    state = consult_trigger(run)
+    if state is not None:
+        return _concluded(run, Pending(), state)
+    try:
+        args, kwargs, inputs = arguments_of(run)
+    except BaseException as error:  # collections of the user's are put together here, by their own classes
+        return _concluded(run, Pending(), failed_state(error))
+    return run_attempts(run, args, kwargs, inputs)
+
+
+def consult_trigger(run: TaskRun) -> State | None:
+    """None if the task may run, otherwise the state it gets from its upstreams."""
+    node = run.node
+    states = {EdgeName(e.upstream, e.kind, e.key): run.upstreams[e.upstream].state for e in node.edges if e.upstream in run.upstreams}
+    upstreams = Upstreams(states)
+    state = verdict(
+        upstreams,
+        trigger=node.policies.trigger,
+        skip_on_upstream_skip=node.policies.skip_on_upstream_skip,
+        is_approved=run.is_approved,
+    )
+    if isinstance(state, TriggerFailed):
+        return blamed(state, {edge.upstream: each for edge, each in states.items()})
+    return state
+
+
+def arguments_of(run: TaskRun) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Positional and keyword arguments of the call, and all of them by name."""
+    node = run.node
+    values: dict[str, Any] = dict(run.environment.program.values)
+    values.update((slug, outcome.value) for slug, outcome in run.upstreams.items())
+    for check in node.checks:
+        evaluate(check, values)
+    inputs = {
+        name: run.elements[name] if name in run.elements else evaluate(expression, values)
+        for name, expression in node.arguments.items()
+    }
+    args, kwargs = node.signature.split(inputs)
+    return args, kwargs, inputs
+
+
+def run_attempts(run: TaskRun, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]) -> Outcome:
+    """Attempts, loops and short waits between them, until there is a state that lasts."""
+    keeps_snapshot = run.node.policies.retry.max_retries > 0 and any(
+        type(value) not in ATOMS for value in (*args, *kwargs.values())
+    )
+    state: State = Pending()
+    while True:
+        state = change(run, state, Running(start_time=run.environment.now()))
+        if isinstance(state, Finished):
+            return _concluded(run, state, state, announced=True)
+        # An attempt that may be repeated works on copies: the next one must not see what this one did to its inputs.
+        given = ([copied(a) for a in args], {k: copied(v) for k, v in kwargs.items()}) if keeps_snapshot else (args, kwargs)
+        outcome = run_attempt(run, state, *given, inputs)
+        state = outcome.state
+        ctx = run.context
+        if isinstance(state, Looped):
+            ctx.task_loop_count, ctx.task_loop_result, ctx.task_run_count = ctx.task_loop_count + 1, state.result, 1
+        elif isinstance(state, Retrying):
+            wait = (state.start_time.timestamp() - run.environment.clock()) if state.start_time else 0.0
+            if wait > run.wait_s:
+                return outcome
+            run.environment.sleep(max(0.0, wait))
+            ctx.task_run_count += 1
+        else:
+            return outcome
+
+
+def run_attempt(
+    run: TaskRun, running: State, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]
+) -> Outcome:
+    """One call of the function; Retrying if there will be another."""
+    try:
+        with context.entered(run.context):
+            value = call_within(run.node.policies.timeout_s, run.node.signature.function, args, kwargs)
+            value = materialised(value, run.environment.setting("max_width"))
+        if run.check_value:
+            value, pickled, nbytes = measured(value)
+        else:
+            pickled, nbytes = None, 0
+    except BaseException as error:
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        return conclude_exception(run, running, error, inputs)
+    return _concluded(run, running, Success(message="done"), value, pickled=pickled, nbytes=nbytes)
+
+
+def conclude_exception(
+    run: TaskRun, running: State, error: BaseException, inputs: Mapping[str, Any], *, in_full: bool = True
+) -> Outcome:
+    """What becomes of an attempt that raised: the state a signal asks for, a retry, or a failure."""
+    if isinstance(error, Signal) and not isinstance(error, (FAIL, RETRY)):
+        state = error.state
+        if isinstance(error, LOOP):
+            return Outcome(change(run, running, state))
+        if not isinstance(state, State):
+            state = Failed(message=f"ENDRUN takes a state, found {type(state).__name__}")
+        if state.is_failed() or state.is_cancelled():
+            state = replace(state, failure=describe(error, inputs, in_full=in_full, root=run.context.task_full_name))
+        return _concluded(run, running, state, state.result)
+    if isinstance(error, RETRY):
+        return _retrying(run, running, error.state, error.start_time or run.environment.now())
+    failed = failed_state(error, inputs, in_full=in_full, root=run.context.task_full_name)
+    retry, attempt = run.node.policies.retry, run.context.task_run_count
+    try:
+        again = retry.wants(error, attempt)
+        delay_s = retry.delay_s(attempt, random.random()) if again else 0.0
+    except BaseException as problem:  # retry_on and retry_delay may be functions of the user's
+        return _concluded(run, running, failed_state(problem, inputs, root=run.context.task_full_name))
+    if not again:
+        return _concluded(run, running, failed)
+    handled = change(run, running, failed)
+    _call_on_failure(run, handled)
+    if not handled.is_failed():
+        return _concluded(run, handled, handled, handled.result, announced=True)
+    due = run.environment.now() + timedelta(seconds=delay_s)
+    message = f"attempt {attempt} of {retry.max_retries + 1} failed with {failed.message}"
+    return _retrying(run, handled, Retrying(message=message, failure=failed.failure), due)
+
+
+def failed_state(
+    error: BaseException, inputs: Mapping[str, Any] | None = None, *, in_full: bool = True, root: str = ""
+) -> State:
+    """The Failed state of an exception."""
+    failure = describe(error, inputs, in_full=in_full, root=root)
+    cls = TimedOut if isinstance(error, TaskTimeout) else Failed
+    return cls(message=failure.headline(), failure=failure)
+
+
+def _retrying(run: TaskRun, before: State, state: State, due: datetime) -> Outcome:
+    ctx = run.context
+    loop = (ctx.task_loop_count, ctx.task_loop_result) if ctx.task_loop_count > 1 else None
+    state = replace(state, start_time=due, attempt=ctx.task_run_count, map_index=ctx.map_index, result=loop)
+    return Outcome(change(run, before, state))
+
+
+def _concluded(
+    run: TaskRun, before: State, state: State, value: Any = None, *, announced: bool = False, **measures: Any
+) -> Outcome:
+    """The outcome of a final state, after handlers and `on_failure` have seen it."""
+    if not announced:
+        shown = replace(state, result=value) if isinstance(state, Success) else state
+        handled = change(run, before, shown)
+        if handled is not shown:
+            state, value, measures = handled, handled.result, {}
+    state = replace(
+        state,
+        result=None,
+        attempt=run.context.task_run_count,
+        map_index=run.context.map_index,
+        worker=run.environment.worker,
+        start_time=before.start_time,
+        end_time=run.environment.now(),
+    )
+    if isinstance(state, Skipped):
+        return Outcome(state)
+    if not isinstance(state, Success):
+        if isinstance(state, Finished):
+            _call_on_failure(run, state)
+            if state.failure is None:
+                state = replace(state, failure=describe(UpstreamFailure(state.message), in_full=False))
+            return Outcome(state, revive(state.failure, state.message))
+        return Outcome(state)
+    if not measures and run.check_value and value is not None:
+        try:
+            value, pickled, nbytes = measured(value)
+        except BaseException as error:
+            return _concluded(run, before, failed_state(error), announced=True)
+        measures = {"pickled": pickled, "nbytes": nbytes}
+    return Outcome(state, value, **measures)
+
+
+def change(run: TaskRun, old: State, new: State) -> State:
+    """The state after the task's handlers have seen the change from `old` to `new`."""
+    for handler in run.node.policies.state_handlers:
+        try:
+            with context.entered(run.context):
+                answer = handler(run.node, old, new)
+        except Signal as signal:
+            answer = signal.state
+        except BaseException as error:
+            if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+                raise
+            text = clean(f"state handler {getattr(handler, '__name__', handler)} raised {type_name(error)}: {message_of(error)}")
+            answer = replace(failed_state(error), message=text)
+        if isinstance(answer, State):
+            new = answer
+    return new
+
+
+def _call_on_failure(run: TaskRun, state: State) -> None:
+    callback = run.node.policies.on_failure
+    if callback is None or not (state.is_failed() or state.is_cancelled()):
+        return
+    try:
+        with context.entered(run.context):
+            callback(run.node, state)
+    except BaseException as error:
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        run.context.logger.error("on_failure of %s raised %s: %s", run.node.slug, type_name(error), message_of(error))
+

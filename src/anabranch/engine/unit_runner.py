@@ -1,0 +1,122 @@
+"""Runs a unit where it is placed: finds its inputs, runs its nodes, makes the outcome and the report."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from anabranch.engine import chunk_runner
+from anabranch.bindings import evaluate
+from anabranch.engine.carried import counted, flat, gather_parts
+from anabranch.engine.columns import whole_outcome
+from anabranch.engine.task_runner import Environment, TaskRun, consult_trigger, failed_state, run_task
+from anabranch.engine.units import (
+    Key,
+    Outcome,
+    Report,
+    SingleReport,
+    Unit,
+    UnitOutcome,
+)
+from anabranch.engine.values import measured, width_of
+from anabranch.errors import UnmappableError
+from anabranch.graph import FrozenNode
+from anabranch.states import Pending, State, Success
+
+
+def run_unit(
+    unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]
+) -> tuple[UnitOutcome, Report]:
+    """Run a unit, given the outcomes it needs by key."""
+    if unit.indices is not None:
+        return chunk_runner.run_chunk(unit, environment, outcomes)
+    return run_singles(unit, environment, outcomes)
+
+
+def run_singles(
+    unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]
+) -> tuple[UnitOutcome, Report]:
+    """Run the nodes of a unit, one after the other."""
+    began = environment.clock()
+    done: dict[str, Outcome] = {}
+    reports = []
+    for place, slug in enumerate(unit.nodes):
+        node = environment.program.nodes[slug]
+        upstreams = {
+            up: done[up]
+            if up in done
+            else whole_outcome(up, unit, environment.program, outcomes, carrying=node.kind == "flatten")
+            for up in node.whole_upstreams
+        }
+        attempt = unit.attempts.get(-1, 1) if place == 0 else 1
+        run = TaskRun(
+            node,
+            upstreams,
+            {},
+            environment.task_context(node, attempt=attempt),
+            environment,
+            wait_s=environment.setting("inplace_retry_delay_s"),
+            is_approved=slug in unit.approved,
+        )
+        if place == 0 and -1 in unit.loops:
+            run.context.task_loop_count, run.context.task_loop_result = unit.loops[-1]
+        done[slug] = run_collection(run) if node.kind in ("collect", "flatten") else run_task(run)
+        reports.append(report_single(node, done[slug], environment))
+    nbytes = sum(outcome.nbytes for outcome in done.values())
+    report = Report(
+        unit.key,
+        singles=tuple(reports),
+        seconds=environment.clock() - began,
+        nbytes=nbytes,
+        worker=environment.worker,
+        started=began,
+    )
+    kept = {slug: Outcome(outcome.state, outcome.value) for slug, outcome in done.items()}
+    return UnitOutcome(singles=kept, nbytes=nbytes), report
+
+
+def run_collection(run: TaskRun) -> Outcome:
+    """Run a node that puts a list together from upstream states and values."""
+    node = run.node
+    waiting = next((slug for slug, up in run.upstreams.items() if not up.state.is_finished()), None)
+    if waiting is not None:
+        return Outcome(Pending(message=f"waits for {waiting}"))
+    refused = consult_trigger(run)
+    if refused is not None:
+        return Outcome(refused)
+    if node.kind == "collect":
+        values = gather_parts(node, run.upstreams)
+    else:
+        (upstream,) = [run.upstreams[edge.upstream] for edge in node.edges if edge.key == "parts"] or [None]
+        if upstream is None:  # nothing upstream: a constant or a parameter
+            values = flat(evaluate(node.arguments["parts"], run.environment.program.values))
+        elif upstream.state.is_mapped() or upstream.state.counts is not None:
+            values = flat(upstream.value)
+        elif not upstream.state.is_successful() or upstream.state.is_skipped():
+            return upstream
+        else:
+            try:
+                width_of(upstream.value)
+            except UnmappableError as error:
+                return Outcome(failed_state(error, root=node.slug))
+            values = flat(upstream.value)
+    state = counted(values) or Success(message="done")
+    values, pickled, nbytes = measured(values)
+    return Outcome(replace(state, worker=run.environment.worker), values, pickled, nbytes)
+
+
+def report_single(node: FrozenNode, outcome: Outcome, environment: Environment) -> SingleReport:
+    """The report of one node; its value rides along where that is small."""
+    state: State = outcome.state
+    limit: int = environment.setting("inline_nbytes")
+    value = None
+    if state.is_successful() and not state.is_skipped():
+        value = outcome.pickled if outcome.pickled is not None and len(outcome.pickled) <= limit else None
+    width, reason = None, ""
+    if node.feeds_map and outcome.value is not None or (node.feeds_map and state.is_successful()):
+        try:
+            width = width_of(outcome.value) if not state.is_failed() or state.counts is not None else None
+        except UnmappableError as error:
+            reason = str(error)
+    return SingleReport(node.slug, state, value, width, reason)
+

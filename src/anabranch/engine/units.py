@@ -1,0 +1,183 @@
+"""What is sent to run and what comes back: units, their outcomes, and their reports.
+
+A *unit* is one Dask task: a single node or a straight line of them, or a chunk of elements of one or more maps that share
+an element space. Its *outcome* (states and values) stays where it was made, under the unit's key; its *report* (states and
+small values) goes to the driver.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+from anabranch.context import RunInfo
+from anabranch.graph import FrozenNode
+from anabranch.states import BY_CODE, State, Success
+
+Key: TypeAlias = tuple[str, int]
+Indices: TypeAlias = range | tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """Everything of a flow run that units share: shipped once, kept by each process that runs units of the run."""
+
+    run: RunInfo
+    nodes: Mapping[str, FrozenNode]
+    values: Mapping[str, Any]
+    """Values that are known before anything runs: the flow's parameters, by slug."""
+    settings: Mapping[str, Any]
+    """The ``engine`` settings of the driver."""
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """The outcome of an upstream node is in the outcome of the unit with this key."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
+class Pieces:
+    """The elements of an upstream map are in the outcomes of these chunks."""
+
+    keys: tuple[Key, ...]
+    state: State
+    """The map's own state, with its counts; Running where only some elements are asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An upstream node that has a state and no value: it was not run."""
+
+    state: State
+
+
+Input: TypeAlias = Held | Pieces | Known
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Unit:
+    """One Dask task.
+
+    `nodes` are run one after the other. With `indices`, they are maps and each is run for these elements.
+    """
+
+    key: Key
+    nodes: tuple[str, ...]
+    inputs: Mapping[str, Input] = field(default_factory=dict)
+    """Where the outcomes of the upstream nodes outside of the unit are, by slug."""
+    attempts: Mapping[int, int] = field(default_factory=dict)
+    """Number of the first node's attempt by element (-1: a single node) where it is not the first."""
+    indices: Indices | None = None
+    slices: Mapping[tuple[str, str], Sequence[Any]] = field(default_factory=dict)
+    """Elements of constant arguments, by node and argument, in the order of `indices`."""
+    keep: frozenset[str] = frozenset()
+    """Nodes whose values are needed once the unit is done."""
+    loops: Mapping[int, tuple[int, Any]] = field(default_factory=dict)
+    """Round of the first node's loop, and what the round before gave, by element (-1: a single node)."""
+    give_up_s: float | None = None
+    """Seconds after which a chunk hands back what it has not begun."""
+    approved: frozenset[str] = frozenset()
+
+    def keys(self) -> Iterator[Key]:
+        """Keys of the units whose outcomes this one needs, each once."""
+        seen: dict[Key, None] = {}
+        for source in self.inputs.values():
+            if isinstance(source, Held):
+                seen[source.key] = None
+            elif isinstance(source, Pieces):
+                seen.update(dict.fromkeys(source.keys))
+        return iter(seen)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """State and value of a task run."""
+
+    state: State
+    value: Any = None
+    pickled: bytes | None = None
+    """The value's pickle, where it was made to see that it can be."""
+    nbytes: int = 0
+
+
+@dataclass(slots=True)
+class Column:
+    """States and values of one map in one chunk, in the order of `indices`."""
+
+    indices: Indices
+    codes: bytes
+    values: list[Any]
+    """The value of a successful element, the exception of a failed one, None for a skipped one."""
+    records: Mapping[int, State]
+    """States of what is not plain Success, by element."""
+
+    def outcome(self, position: int) -> Outcome:
+        """State and value of the element at a position of `indices`."""
+        index = self.indices[position]
+        state = self.records.get(index)
+        if state is None:
+            state = BY_CODE[self.codes[position]](map_index=index)
+        return Outcome(state, self.values[position])
+
+
+@dataclass(slots=True)
+class UnitOutcome:
+    """What stays under a unit's key."""
+
+    singles: dict[str, Outcome] = field(default_factory=dict)
+    columns: dict[str, Column] = field(default_factory=dict)
+    nbytes: int = 0
+    """Size of the values, as far as it was measured."""
+    report: Report | None = None
+    """Kept beside the values, for a driver that the report did not reach."""
+
+    def __sizeof__(self) -> int:
+        return 512 + self.nbytes
+
+
+@dataclass(frozen=True, slots=True)
+class SingleReport:
+    """How one node ended."""
+
+    slug: str
+    state: State
+    value: bytes | None = None
+    """The pickled value where it is small."""
+    width: int | None = None
+    """Number of elements, if a map takes them from here."""
+    unmappable: str = ""
+    """Why a map cannot take elements from here."""
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnReport:
+    """How the elements of one map ended, in the order of the chunk's indices."""
+
+    slug: str
+    codes: bytes
+    records: Mapping[int, State]
+    values: bytes | None = None
+    """The pickled list of values where it is small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the driver learns of a unit."""
+
+    key: Key
+    singles: tuple[SingleReport, ...] = ()
+    columns: tuple[ColumnReport, ...] = ()
+    indices: Indices | None = None
+    """Elements that were begun; the rest of the unit's is handed back."""
+    seconds: float = 0.0
+    """Wall time of the elements."""
+    nbytes: int = 0
+    worker: str = ""
+    started: float = 0.0
+    """When the unit began, in seconds since the epoch, by the worker's clock."""
+
+
+SUCCESS = Success.code

@@ -1,0 +1,124 @@
+"""What a value must be able to do: leave the process it was made in, be copied, be counted."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import cloudpickle
+
+from anabranch.errors import UnmappableError, UnstorableValueError
+
+ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
+"""Types whose values are immutable, hold nothing else, and always pickle."""
+
+CHECK_NBYTES = 1 << 20  # loading a larger pickle again only to see that it loads would cost as much as the work
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle as Dask would: pickle, and cloudpickle for what only that can do."""
+    try:
+        data = pickle.dumps(value, protocol=5)
+        if b"__main__" not in data:
+            return data
+    except Exception:
+        pass
+    result: bytes = cloudpickle.dumps(value)
+    return result
+
+
+def measured(value: Any) -> tuple[Any, bytes | None, int]:
+    """A value that can travel, its pickle if that is a whole one, and its size in bytes.
+
+    Raises
+    ------
+    UnstorableValueError
+        The value does not pickle, or does not load again.
+    """
+    if type(value) in ATOMS:
+        data = pickle.dumps(value, protocol=5)
+        return value, data, len(data)
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        data = _dumps_with_buffers(value, buffers)
+        nbytes = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
+        if len(data) <= CHECK_NBYTES:
+            pickle.loads(data, buffers=buffers)
+    except BaseException as error:  # pickling runs the user's code, which may raise anything
+        raise UnstorableValueError(
+            f"a result of type {type(value).__module__}.{type(value).__qualname__} cannot leave the process it was made "
+            f"in: {type(error).__name__}: {error}"
+        ) from None
+    return value, None if buffers else data, nbytes
+
+
+def _dumps_with_buffers(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+    try:
+        data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        if b"__main__" not in data:
+            return data
+    except Exception:
+        pass
+    buffers.clear()
+    result: bytes = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+    return result
+
+
+def copied(value: Any) -> Any:
+    """A copy of a mutable value; what is immutable or cannot be copied is given back as it is."""
+    if type(value) in ATOMS or callable(value):
+        return value
+    if type(value) in (list, tuple) and all(type(each) in ATOMS for each in value):
+        return value[:]
+    try:
+        return pickle.loads(dumps(value))
+    except BaseException:  # copying runs the user's code
+        return value
+
+
+def materialised(value: Any, limit: int) -> Any:
+    """A list in place of an iterator, which could be read only once.
+
+    Raises
+    ------
+    UnmappableError
+        The iterator gave more than `limit` elements.
+    """
+    if not isinstance(value, Iterator) or hasattr(value, "read"):
+        return value
+    elements = []
+    for element in value:
+        if len(elements) >= limit:
+            raise UnmappableError(f"the iterator that was returned gave more than {limit:,} elements (engine.max_width)")
+        elements.append(element)
+    return elements
+
+
+def width_of(value: Any) -> int:
+    """Number of elements of something to map over.
+
+    Raises
+    ------
+    UnmappableError
+        It has no elements in order; the message names the cure.
+    """
+    kind = type(value).__name__
+    if value is None:
+        raise UnmappableError("cannot map over None: the upstream task returned nothing")
+    if isinstance(value, (str, bytes, bytearray)):
+        raise UnmappableError(f"cannot map over a {kind}: that would be one run per character; wrap it in a list")
+    if isinstance(value, Mapping):
+        raise UnmappableError(f"cannot map over a {kind}: return list(value.items()) instead")
+    if isinstance(value, (set, frozenset)):
+        raise UnmappableError(f"cannot map over a {kind}: its order is not stable; return sorted(value) instead")
+    if kind == "DataFrame":
+        raise UnmappableError("cannot map over a DataFrame: return its elements, such as list(frame.itertuples())")
+    if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+        cure = "; return a list" if isinstance(value, Iterable) else ""
+        raise UnmappableError(f"cannot map over a {kind}: it has no elements in order{cure}")
+    try:
+        width = len(value)
+    except Exception as error:
+        raise UnmappableError(f"cannot map over a {kind}: len() failed with {type(error).__name__}: {error}") from None
+    return width

@@ -1,0 +1,96 @@
+"""Where a unit arrives: loads what it needs, runs it, sends the report. Called inside a Dask task."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+import time
+from collections import OrderedDict
+from typing import Any
+
+import cloudpickle
+
+from anabranch.engine.failures import describe
+from anabranch.engine.task_runner import Environment
+from anabranch.engine.unit_runner import run_unit
+from anabranch.engine.units import ColumnReport, Column, Key, Outcome, Program, Report, SingleReport, Unit, UnitOutcome
+from anabranch.errors import CodeNotLoadable
+from anabranch.states import Failed
+
+_PROGRAMS: OrderedDict[str, Program] = OrderedDict()
+_LOCK = threading.Lock()
+MAX_PROGRAMS = 16  # runs that one worker process works on at the same time, generously
+
+
+def execute(
+    token: str, program: Program | bytes, payload: Unit | bytes, outcomes: dict[Key, UnitOutcome], *, is_main: bool = False
+) -> UnitOutcome:
+    """Run a unit and give its outcome; in a Dask worker, send the report first.
+
+    Parameters
+    ----------
+    token
+        The run's, under which its program is kept in this process.
+    program, payload
+        The program and the unit, or their pickles.
+    outcomes
+        Outcomes of other units that this one needs.
+    """
+    worker = _dask_worker()
+    unit: Unit = pickle.loads(payload) if isinstance(payload, bytes) else payload
+    try:
+        loaded = load_program(token, program) if isinstance(program, bytes) else program
+    except BaseException as error:  # the user's modules run while they are imported
+        outcome = _not_loadable(unit, error)
+    else:
+        environment = Environment(loaded, worker=worker.address if worker is not None else "local", is_main=is_main)
+        outcome, report = run_unit(unit, environment, outcomes)
+        outcome.report = report
+    if worker is not None:
+        # Sent before the value is announced, so that it is there first; the run's token is the topic.
+        worker.log_event(token, (*unit.key, cloudpickle.dumps(outcome.report)))
+    return outcome
+
+
+def load_program(token: str, data: bytes) -> Program:
+    """The program of a run: loaded once by each process."""
+    with _LOCK:
+        program = _PROGRAMS.get(token)
+        if program is None:
+            program = _PROGRAMS[token] = pickle.loads(data)
+            while len(_PROGRAMS) > MAX_PROGRAMS:
+                _PROGRAMS.popitem(last=False)
+        return program
+
+
+def _dask_worker() -> Any:  # a distributed.Worker, or None outside of one
+    import sys
+
+    if "distributed.worker" not in sys.modules:
+        return None
+    from distributed.worker import get_worker
+
+    try:
+        return get_worker()
+    except ValueError:
+        return None
+
+
+def _not_loadable(unit: Unit, error: BaseException) -> UnitOutcome:
+    """The outcome of a unit whose code cannot be loaded here: each of its task runs has failed."""
+    text = f"the code of this flow cannot be loaded on the worker: {type(error).__name__}: {error}"
+    now = time.time()
+    failure = describe(CodeNotLoadable(text))
+    state = Failed(message=text, failure=failure)
+    value = CodeNotLoadable(text)
+    if unit.indices is None:
+        singles = tuple(SingleReport(slug, state) for slug in unit.nodes)
+        outcome = UnitOutcome(singles={slug: Outcome(state, value) for slug in unit.nodes})
+        outcome.report = Report(unit.key, singles=singles, started=now)
+        return outcome
+    width = len(unit.indices)
+    codes, records = bytes([Failed.code]) * width, dict.fromkeys(unit.indices, state)
+    outcome = UnitOutcome(columns={s: Column(unit.indices, codes, [value] * width, records) for s in unit.nodes})
+    columns = tuple(ColumnReport(slug, codes, records) for slug in unit.nodes)
+    outcome.report = Report(unit.key, columns=columns, indices=unit.indices, started=now)
+    return outcome

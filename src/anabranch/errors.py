@@ -1,0 +1,205 @@
+"""The error tree: one class per kind of mistake, each also the builtin that a caller expects.
+
+::
+
+    AnabranchError
+    ├── DefinitionError                    building a flow
+    │   ├── OptionError (ValueError)         a task, parameter or flow option that cannot be
+    │   ├── CallError (TypeError)            arguments that do not fit the signature
+    │   ├── OutsideFlowError (RuntimeError)  a call with no flow open
+    │   ├── NodeValueError (TypeError)       a node used as if it were its value
+    │   ├── MappingError (TypeError)         something that cannot be mapped over
+    │   │   └── WidthError (ValueError)        mapped arguments of different widths
+    │   ├── UnknownNodeError (LookupError)   a node, task or name that the flow does not have
+    │   ├── AmbiguousTaskError (LookupError) a task that stands for several nodes
+    │   └── FlowValidationError (ValueError) every problem of a flow at once
+    ├── ParameterError (ValueError)        every problem of a run's parameters at once
+    ├── SettingError (AttributeError)      a setting that is unknown or of the wrong type
+    ├── FlowLoadError (ImportError)        a file that does not give the flow asked for
+    ├── DrawingError (RuntimeError)        a picture of a flow that cannot be made
+    │   └── GraphvizMissing
+    ├── ExecutorError (RuntimeError)       the place where tasks should run
+    │   ├── SchedulerUnreachable (ConnectionError)
+    │   └── NoWorkersError (TimeoutError)
+    ├── ResultReleased (LookupError)       a value that was not kept
+    ├── FlowRunFailed (RuntimeError)       asked for by ``raise_on_failure``, without a user's exception
+    └── TaskError                          how a task run can fail, seen as a value
+        ├── TaskFailure (RuntimeError)       stands for an exception that could not travel
+        ├── TaskTimeout (TimeoutError)
+        ├── UpstreamFailure (RuntimeError)   a trigger that said no
+        ├── UnmappableError (TypeError)
+        ├── MissingOutputError (LookupError)
+        ├── UnstorableValueError (TypeError)
+        ├── CodeNotLoadable (ImportError)
+        └── WorkerLost (RuntimeError)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+
+class AnabranchError(Exception):
+    """Base of every error this library raises."""
+
+
+class DefinitionError(AnabranchError):
+    """A flow, task or parameter that cannot be built as written."""
+
+
+class OptionError(DefinitionError, ValueError):
+    """An option of a task, parameter or flow has a value it cannot have."""
+
+
+class CallError(DefinitionError, TypeError):
+    """The arguments of a call do not fit the task's signature."""
+
+
+class OutsideFlowError(DefinitionError, RuntimeError):
+    """A task was called with no flow open and no task running."""
+
+
+class NodeValueError(DefinitionError, TypeError):
+    """A node was used as if it were the value it will have."""
+
+
+class MappingError(DefinitionError, TypeError):
+    """Something was mapped over that has no elements in order."""
+
+
+class WidthError(MappingError, ValueError):
+    """Mapped arguments have different widths."""
+
+
+class UnknownNodeError(DefinitionError, LookupError):
+    """The flow has no such node, task or name."""
+
+
+class AmbiguousTaskError(DefinitionError, LookupError):
+    """A task was named where one node is needed, and it has been called several times."""
+
+
+class ProblemsError(AnabranchError):
+    """An error that reports several problems at once.
+
+    Attributes
+    ----------
+    problems : tuple of str
+        One line each, ready to be shown.
+    """
+
+    def __init__(self, heading: str, problems: Sequence[str]) -> None:
+        self.heading = heading
+        self.problems = tuple(problems)
+        super().__init__(heading, self.problems)
+
+    def __str__(self) -> str:
+        return "\n".join([self.heading, *(f"  - {problem}" for problem in self.problems)])
+
+
+class FlowValidationError(ProblemsError, DefinitionError, ValueError):
+    """A flow is not well formed; ``problems`` lists everything that is wrong with it."""
+
+
+class ParameterError(ProblemsError, ValueError):
+    """A run's parameters do not fit the flow; ``problems`` lists all of them."""
+
+
+class SettingError(AnabranchError, AttributeError):
+    """A setting is unknown, or has a value of the wrong type."""
+
+
+class FlowLoadError(AnabranchError, ImportError):
+    """A file or module does not give the flow that was asked for."""
+
+
+class DrawingError(AnabranchError, RuntimeError):
+    """A picture of a flow could not be made."""
+
+
+class GraphvizMissing(DrawingError):
+    """A picture was asked for that needs Graphviz, and its program ``dot`` is not there."""
+
+
+class ExecutorError(AnabranchError, RuntimeError):
+    """The place where tasks should run cannot run them."""
+
+
+class SchedulerUnreachable(ExecutorError, ConnectionError):
+    """No Dask scheduler answered at the address."""
+
+
+class NoWorkersError(ExecutorError, TimeoutError):
+    """The cluster has no worker that can run the tasks."""
+
+
+class ResultReleased(AnabranchError, LookupError):
+    """The value of this task run was not kept after the run."""
+
+
+class FlowRunFailed(AnabranchError, RuntimeError):
+    """A flow run did not succeed and no exception of the user's explains it."""
+
+
+class TaskError(AnabranchError):
+    """A way for a task run to fail that is not the task's own exception."""
+
+
+class TaskFailure(TaskError, RuntimeError):
+    """Stands for a task's exception that could not be carried out of the process it was raised in."""
+
+
+class TaskTimeout(TaskError, TimeoutError):
+    """A task ran past its deadline."""
+
+
+class UpstreamFailure(TaskError, RuntimeError):
+    """A task did not run because its trigger did not allow it."""
+
+
+class UnmappableError(TaskError, TypeError):
+    """The value to map over has no elements in order."""
+
+
+class MissingOutputError(TaskError, LookupError):
+    """A dependency names an output that the upstream value does not have."""
+
+
+class UnstorableValueError(TaskError, TypeError):
+    """A task returned a value that cannot leave the process it was made in."""
+
+
+class CodeNotLoadable(TaskError, ImportError):
+    """The code of a task cannot be loaded where it should run."""
+
+
+class WorkerLost(TaskError, RuntimeError):
+    """The worker that ran the task died."""
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """A clause with the names closest to `name`, or nothing if none is close.
+
+    Examples
+    --------
+    >>> nearest("dat", ["date", "limit"])
+    "; did you mean 'date'?"
+    >>> nearest("x", ["date"])
+    ''
+    """
+    close = get_close_matches(name, list(known), n=2, cutoff=0.6)
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
+
+
+def listed(names: Iterable[str]) -> str:
+    """Names as a quoted list, for messages.
+
+    Examples
+    --------
+    >>> listed(["a", "b"])
+    "'a', 'b'"
+    >>> listed([])
+    'none'
+    """
+    return ", ".join(map(repr, names)) or "none"

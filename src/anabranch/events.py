@@ -1,0 +1,53 @@
+"""What happens in a run, as observers are told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from anabranch.states import State
+
+
+@dataclass(frozen=True, slots=True)
+class RunStarted:
+    """A flow run began."""
+
+    now: float
+    flow_name: str
+    run_id: str
+    nodes: Mapping[str, str]
+    """Kind of each node (``task``, ``parameter``, …) by slug, in topological order."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskChanged:
+    """A node's own state changed; for a map, when it is final."""
+
+    now: float
+    slug: str
+    state: State
+
+
+@dataclass(frozen=True, slots=True)
+class MapAdvanced:
+    """Elements of a map have ended."""
+
+    now: float
+    slug: str
+    width: int
+    done: int
+    failed: int
+    retrying: int
+
+
+@dataclass(frozen=True, slots=True)
+class RunFinished:
+    """A flow run ended."""
+
+    now: float
+    state: State
+
+
+Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | RunFinished
+Observer: TypeAlias = Callable[[Event], None]

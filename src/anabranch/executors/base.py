@@ -1,0 +1,90 @@
+"""What a run asks of the place where its tasks run: the `Executor` protocol.
+
+An executor knows Dask graphs and keys, and nothing of tasks: it computes the keys of a region, passes on what the tasks
+post, and says which keys will never come.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeAlias
+
+Key: TypeAlias = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A Dask graph and the keys of it that are to be computed and held.
+
+    Tasks may refer to keys of earlier regions that are still held.
+    """
+
+    graph: Mapping[Key, Any]
+    """GraphNodes of dask by key."""
+    keys: tuple[Key, ...]
+    resources: Mapping[str, float] = field(default_factory=dict)
+    priority: int = 0
+    is_data: bool = False
+    """Whether it only holds data, of which no task posts anything."""
+
+
+@dataclass(frozen=True, slots=True)
+class Posted:
+    """A task has posted its report; its value is there, or will be in a moment."""
+
+    payload: Any  # a report or its pickle: executors do not look inside
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A key will not be computed."""
+
+    key: Key
+    reason: str
+
+
+Message: TypeAlias = Posted | Dropped
+
+
+class Executor(Protocol):
+    """Where compiled regions run. One executor object serves one run at a time, and can be used again."""
+
+    in_process: bool
+    """Whether tasks run in this process, so that nothing has to be pickled to get to them."""
+    is_sequential: bool
+    """Whether tasks run one at a time in the thread that asks for messages."""
+
+    def start(self, token: str) -> None:
+        """Get ready for a run whose reports carry this token.
+
+        Raises
+        ------
+        ExecutorError
+            Nothing can run there.
+        """
+        ...
+
+    def stop(self) -> None:
+        """Drop everything of the run."""
+        ...
+
+    def slots(self) -> int:
+        """Tasks that can run at the same time now."""
+        ...
+
+    def submit(self, region: Region) -> None:
+        """Begin to compute a region."""
+        ...
+
+    def next_message(self, timeout_s: float | None) -> Message | None:
+        """The next message; None if there is none for so many seconds, or nothing to wait for."""
+        ...
+
+    def release(self, keys: Iterable[Key]) -> None:
+        """Let go of keys, computed or not."""
+        ...
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """Values of computed keys, brought here; keys whose value is lost are missing."""
+        ...

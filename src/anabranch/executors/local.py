@@ -1,0 +1,66 @@
+"""One task at a time, in this process and thread: exceptions, pdb and Ctrl-C work as in any script."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from anabranch.executors.base import Key, Message, Posted, Region
+
+
+class LocalExecutor:
+    """Runs one task at a time in the calling thread; the default of ``flow.run``."""
+
+    in_process = True
+    is_sequential = True
+
+    def __init__(self) -> None:
+        self._reset()
+
+    def __repr__(self) -> str:
+        return "LocalExecutor()"
+
+    def __reduce__(self) -> tuple[type[LocalExecutor], tuple[()]]:
+        return LocalExecutor, ()
+
+    def _reset(self) -> None:
+        self._queue: deque[Any] = deque()
+        self._values: dict[Key, Any] = {}
+
+    def start(self, token: str) -> None:
+        """Forget what was left of an earlier run."""
+        self._reset()
+
+    def stop(self) -> None:
+        """Forget everything."""
+        self._reset()
+
+    def slots(self) -> int:
+        """One."""
+        return 1
+
+    def submit(self, region: Region) -> None:
+        """Queue the tasks of a region; they run when a message is asked for."""
+        self._queue.extend(region.graph.values())
+
+    def next_message(self, timeout_s: float | None) -> Message | None:
+        """Run the next task and give its report."""
+        while self._queue:
+            task = self._queue.popleft()
+            if task is not None:
+                outcome = self._values[task.key] = task({key: self._values[key] for key in task.dependencies})
+                return Posted(outcome.report)
+        return None
+
+    def release(self, keys: Iterable[Key]) -> None:
+        """Drop values, and tasks that have not begun."""
+        gone = set(keys)
+        for key in gone:
+            self._values.pop(key, None)
+        if any(task.key in gone for task in self._queue):
+            self._queue = deque(task for task in self._queue if task.key not in gone)
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """Values by key."""
+        return {key: self._values[key] for key in keys if key in self._values}

@@ -1,0 +1,125 @@
+"""Dask's local scheduler, with threads of this process."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, Literal
+
+from dask._task_spec import DataNode, Task
+from dask.local import get_async
+
+from anabranch.errors import OptionError
+from anabranch.executors.base import Dropped, Key, Message, Posted, Region
+
+
+class LocalDaskExecutor:
+    """Runs regions with Dask's local scheduler.
+
+    Parameters
+    ----------
+    scheduler
+        ``"threads"``, or ``"synchronous"`` for one thread.
+    num_workers
+        Threads; default: one per processor.
+    """
+
+    in_process = True
+    is_sequential = False
+
+    def __init__(
+        self, scheduler: Literal["threads", "synchronous"] = "threads", num_workers: int | None = None
+    ) -> None:
+        if scheduler not in ("threads", "synchronous"):
+            raise OptionError(
+                f"LocalDaskExecutor: expected scheduler 'threads' or 'synchronous', found {scheduler!r}; "
+                "for processes use DaskExecutor()"
+            )
+        if num_workers is not None and (isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1):
+            raise OptionError(f"LocalDaskExecutor: expected num_workers of 1 or more, found {num_workers!r}")
+        self.scheduler = scheduler
+        self.num_workers = 1 if scheduler == "synchronous" else num_workers or os.cpu_count() or 1
+        self._pool: ThreadPoolExecutor | None = None
+        self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
+        self._values: dict[Key, Any] = {}
+        self._unwanted: set[Key] = set()
+
+    def __repr__(self) -> str:
+        return f"LocalDaskExecutor(scheduler={self.scheduler!r}, num_workers={self.num_workers})"
+
+    def __reduce__(self) -> tuple[type[LocalDaskExecutor], tuple[str, int]]:
+        return LocalDaskExecutor, (self.scheduler, self.num_workers)
+
+    def start(self, token: str) -> None:
+        """Start the threads."""
+        self._messages, self._values, self._unwanted = queue.SimpleQueue(), {}, set()
+        self._pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="anabranch")
+
+    def stop(self) -> None:
+        """Let go of the threads; tasks that have begun go on to their end, the others do not begin."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+            self._pool = None
+        self._values = {}
+
+    def slots(self) -> int:
+        """Number of threads."""
+        return self.num_workers
+
+    def submit(self, region: Region) -> None:
+        """Compute a region in the threads; a thread of its own looks after it."""
+        graph: dict[Key, Any] = {}
+        for key, task in region.graph.items():
+            graph[key] = Task(key, self._run, key, task.func, *task.args)
+            graph.update({up: DataNode(up, self._values[up]) for up in task.dependencies if up not in region.graph})
+        if len(region.keys) == 1:
+            assert self._pool is not None
+            (key,) = region.keys
+            node, values = graph[key], {up: graph[up].value for up in graph[key].dependencies}
+            self._pool.submit(self._guard, lambda: node(values), (key,))
+            return
+        compute = lambda: get_async(self._submit, self.num_workers, graph, list(region.keys))  # noqa: E731
+        threading.Thread(target=self._guard, args=(compute, region.keys), name="anabranch-region", daemon=True).start()
+
+    def _submit(self, function: Any, *args: Any) -> Any:
+        pool = self._pool
+        if pool is None:
+            raise RuntimeError("the run is over")
+        return pool.submit(function, *args)
+
+    def _guard(self, compute: Any, keys: tuple[Key, ...]) -> None:
+        try:
+            compute()
+        except BaseException as error:  # the wrapper never raises: this is the scheduler, or the end of the run
+            if self._pool is not None:
+                for key in keys:
+                    if key not in self._values:
+                        self._messages.put(Dropped(key, f"{type(error).__name__}: {error}"))
+
+    def _run(self, key: Key, function: Any, *args: Any) -> Any:
+        outcome = function(*args)
+        if key not in self._unwanted:
+            self._values[key] = outcome
+        # Only now: who gets the message may submit a region that needs the value.
+        self._messages.put(Posted(outcome.report))
+        return outcome
+
+    def next_message(self, timeout_s: float | None) -> Message | None:
+        """The next report."""
+        try:
+            return self._messages.get(timeout=timeout_s)
+        except queue.Empty:
+            return None
+
+    def release(self, keys: Iterable[Key]) -> None:
+        """Drop values."""
+        for key in keys:
+            self._unwanted.add(key)
+            self._values.pop(key, None)
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
+        """Values by key."""
+        return {key: self._values[key] for key in keys if key in self._values}

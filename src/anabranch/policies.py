@@ -1,0 +1,213 @@
+"""What a task's options mean, as plain values: retries, timeouts and the rest.
+
+Checks happen here, when the option is written, so that a wrong one never surprises anybody at run time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from numbers import Real
+from typing import Any, Literal, TypeAlias
+
+from anabranch import triggers
+from anabranch.errors import OptionError
+
+Seconds: TypeAlias = float | timedelta
+RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
+Delay: TypeAlias = Seconds | Sequence[Seconds] | Callable[[int], Seconds]
+
+MAX_RETRIES = 1_000_000  # more than that is a loop, or a mistake
+
+
+def seconds(value: object, option: str, *, zero: bool = True) -> float:
+    """Seconds in a number or timedelta; anything else is refused, naming the option."""
+    if isinstance(value, timedelta):
+        value = value.total_seconds()
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise OptionError(f"{option}: expected seconds as a number or a timedelta, found {value!r}")
+    result = float(value)
+    if not math.isfinite(result) or result < 0 or (result == 0 and not zero):
+        least = "0 or more" if zero else "more than 0"
+        raise OptionError(f"{option}: expected {least} finite seconds, found {value!r}")
+    return result
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """When to try again, and after how long.
+
+    Parameters
+    ----------
+    max_retries
+        Tries after the first.
+    delay
+        Seconds, a timedelta, a list of them (the last one repeats), or a callable of the attempt that failed (from 1).
+    backoff
+        Factor on the delay for each further attempt.
+    jitter
+        Part of the delay by which it varies: 0.2 is ±20 %.
+    max_delay_s
+        Upper bound of a delay, in seconds.
+    on
+        Exception types, or a predicate of the exception; None is all of them.
+    """
+
+    max_retries: int = 0
+    delay: Delay = 0.0
+    backoff: float = 1.0
+    jitter: float = 0.0
+    max_delay_s: float = math.inf
+    on: RetryOn | None = None
+
+    def __post_init__(self) -> None:
+        n = self.max_retries
+        if isinstance(n, bool) or not isinstance(n, int) or not 0 <= n <= MAX_RETRIES:
+            raise OptionError(f"max_retries: expected a whole number from 0 to {MAX_RETRIES:,}, found {n!r}")
+        if isinstance(self.delay, (list, tuple)):
+            if not self.delay:
+                raise OptionError("retry_delay: the list of delays is empty")
+            object.__setattr__(self, "delay", tuple(seconds(each, "retry_delay") for each in self.delay))
+        elif not callable(self.delay):
+            object.__setattr__(self, "delay", seconds(self.delay, "retry_delay"))
+        for option, value, least in (("retry_backoff", self.backoff, 1.0), ("retry_jitter", self.jitter, 0.0)):
+            if isinstance(value, bool) or not isinstance(value, Real) or not value >= least:
+                raise OptionError(f"{option}: expected a number of at least {least:g}, found {value!r}")
+        if self.jitter > 1:
+            raise OptionError(f"retry_jitter: expected a part of the delay from 0 to 1, found {self.jitter!r}")
+        if self.on is not None and not _is_exception_filter(self.on):
+            raise OptionError(f"retry_on: expected exception types or a predicate of the exception, found {self.on!r}")
+
+    def wants(self, exception: BaseException, attempt: int) -> bool:
+        """Whether to try again after attempt number `attempt` (from 1) raised `exception`."""
+        if attempt > self.max_retries:
+            return False
+        if self.on is None:
+            return True
+        if isinstance(self.on, (type, tuple)):
+            return isinstance(exception, self.on)
+        return bool(self.on(exception))
+
+    def delay_s(self, attempt: int, randomness: float = 0.5) -> float:
+        """Seconds to wait after attempt number `attempt` (from 1) failed.
+
+        `randomness`, from 0 to 1, places the delay within the jitter; 0.5 is the middle.
+        """
+        if isinstance(self.delay, tuple):
+            base = seconds(self.delay[min(attempt, len(self.delay)) - 1], "retry_delay")
+        elif callable(self.delay):
+            base = seconds(self.delay(attempt), "retry_delay")
+        else:
+            base = seconds(self.delay, "retry_delay")
+        # The exponent is bounded because 2.0 ** 1100 is an OverflowError, and no wait is that long.
+        grown = base * self.backoff ** min(attempt - 1, 64)
+        return min(grown * (1 + self.jitter * (2 * randomness - 1)), self.max_delay_s)
+
+
+def _is_exception_filter(value: object) -> bool:
+    if isinstance(value, type):
+        return issubclass(value, BaseException)
+    if isinstance(value, tuple):
+        return bool(value) and all(isinstance(each, type) and issubclass(each, BaseException) for each in value)
+    return callable(value)
+
+
+def retry_from(options: Mapping[str, Any]) -> Retry:
+    """The one `Retry` that the retry options of a task describe.
+
+    Accepts ``max_retries, retry_delay, retry_backoff, retry_jitter, retry_max_delay, retry_on``, and ``retry_kwargs``,
+    a dict of these with or without their prefix. An option given twice, and a delay without retries, are refused.
+    """
+    given = {name: value for name, value in options.items() if name != "retry_kwargs" and value is not None}
+    for name, value in dict(options.get("retry_kwargs") or {}).items():
+        full = name if name in _RETRY_OPTIONS else f"retry_{name}"
+        if full not in _RETRY_OPTIONS:
+            raise OptionError(f"retry_kwargs: unknown key {name!r}; it takes: {', '.join(_RETRY_OPTIONS)}")
+        if full in given:
+            raise OptionError(f"{full} is given twice: as an option and in retry_kwargs")
+        given[full] = value
+    if not given.get("max_retries") and len(given) > ("max_retries" in given):
+        others = ", ".join(name for name in given if name != "max_retries")
+        raise OptionError(f"{others} given without max_retries: nothing would ever be retried; add max_retries=1 or more")
+    values = {_RETRY_OPTIONS[name]: value for name, value in given.items()}
+    if "max_delay_s" in values:
+        values["max_delay_s"] = seconds(values["max_delay_s"], "retry_max_delay")
+    if isinstance(values.get("on"), list):
+        values["on"] = tuple(values["on"])
+    return Retry(**values)
+
+
+_RETRY_OPTIONS = {
+    "max_retries": "max_retries",
+    "retry_delay": "delay",
+    "retry_backoff": "backoff",
+    "retry_jitter": "jitter",
+    "retry_max_delay": "max_delay_s",
+    "retry_on": "on",
+}
+
+Handler: TypeAlias = Callable[[Any, Any, Any], Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Policies:
+    """Everything that says how the calls of a task are run."""
+
+    retry: Retry = field(default_factory=Retry)
+    timeout_s: float | None = None
+    isolation: Literal["thread", "process"] = "thread"
+    trigger: triggers.Trigger = triggers.all_successful
+    skip_on_upstream_skip: bool = True
+    tags: frozenset[str] = frozenset()
+    nout: int | None = None
+    log_stdout: bool = False
+    state_handlers: tuple[Handler, ...] = ()
+    on_failure: Callable[[Any, Any], Any] | None = None
+    chunksize: int | Literal["auto"] = "auto"
+    """Elements of a map in one Dask task; "auto" follows their measured durations."""
+    resources: Mapping[str, float] = field(default_factory=dict)
+    priority: int = 0
+
+    def __post_init__(self) -> None:
+        if self.timeout_s is not None:
+            object.__setattr__(self, "timeout_s", seconds(self.timeout_s, "timeout", zero=False))
+            if self.timeout_s < 0.001:  # type: ignore[operator]  # just made a float
+                raise OptionError(f"timeout: expected at least a millisecond, found {self.timeout_s!r} s")
+        if self.isolation != "thread":
+            raise OptionError(
+                f"isolation: expected 'thread', found {self.isolation!r} (isolation in a child process is not there yet)"
+            )
+        if not callable(self.trigger):
+            raise OptionError(f"trigger: expected a function of the upstream states, found {self.trigger!r}")
+        if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
+            raise OptionError(f"tags: expected a collection of strings, found {self.tags!r}")
+        object.__setattr__(self, "tags", frozenset(self.tags))
+        if isinstance(self.state_handlers, str) or not isinstance(self.state_handlers, Sequence):
+            raise OptionError(f"state_handlers: expected a list of functions, found {self.state_handlers!r}")
+        object.__setattr__(self, "state_handlers", tuple(self.state_handlers))
+        for handler in (*self.state_handlers, *([self.on_failure] if self.on_failure is not None else [])):
+            if not callable(handler):
+                raise OptionError(f"state_handlers / on_failure: expected a function, found {handler!r}")
+        if self.nout is not None and (isinstance(self.nout, bool) or not isinstance(self.nout, int) or self.nout < 0):
+            raise OptionError(f"nout: expected a whole number of outputs, found {self.nout!r}")
+        if self.chunksize != "auto" and (
+            isinstance(self.chunksize, bool) or not isinstance(self.chunksize, int) or self.chunksize < 1
+        ):
+            raise OptionError(f"chunksize: expected 'auto' or a whole number from 1, found {self.chunksize!r}")
+        if isinstance(self.priority, bool) or not isinstance(self.priority, int):
+            raise OptionError(f"priority: expected a whole number, found {self.priority!r}")
+        for resource, amount in dict(self.resources).items():
+            if not isinstance(resource, str) or isinstance(amount, bool) or not isinstance(amount, Real) or amount <= 0:
+                raise OptionError(f"resources: expected names with amounts above 0, found {dict(self.resources)!r}")
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether running the function and keeping its value is all there is to do."""
+        return (
+            self.timeout_s is None
+            and self.trigger is triggers.all_successful
+            and not self.state_handlers
+            and self.on_failure is None
+        )

@@ -1,0 +1,319 @@
+"""What ``flow.run`` returns: states with their values, looked up when they are asked for."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, overload
+
+from anabranch.engine.carried import uncarried
+from anabranch.engine.columns import place
+from anabranch.engine.driver import FinishedRun
+from anabranch.engine.failures import revive
+from anabranch.engine.machine import NodeRun
+from anabranch.engine.maps import MapRun
+from anabranch.errors import AmbiguousTaskError, FlowRunFailed, ResultReleased, UnknownNodeError, listed, nearest
+from anabranch.graph import Graph
+from anabranch.states import BY_CODE, Failed, Skipped, State
+
+_MISSING: Any = object()
+
+if TYPE_CHECKING:
+    _Delegate = State  # a view answers everything that its state does
+else:
+
+    class _Delegate:
+        __slots__ = ()
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("__"):
+                raise AttributeError(name)
+            return getattr(self.state, name)
+
+
+class TaskRunView(_Delegate):
+    """State of a task run, with its value.
+
+    It answers everything that a `State` does (``is_successful()``, ``message``, ``start_time`` …).
+    """
+
+    __slots__ = ("_run", "_whole", "state")
+
+    def __init__(self, whole: FinishedRun, run: NodeRun) -> None:
+        object.__setattr__(self, "_whole", whole)
+        object.__setattr__(self, "_run", run)
+        object.__setattr__(self, "state", run.state)
+
+    @property
+    def result(self) -> Any:
+        """The value; of a map, the list of its elements' values. The exception of a failed run, None of a skipped one.
+
+        Raises
+        ------
+        ResultReleased
+            The value was not kept.
+        """
+        run = self._run
+        if run.node.kind == "parameter":
+            return self._whole.plan.parameters[run.node.slug]
+        if run.elements is not None:
+            return self.map_states._values()
+        if run.state.is_skipped():
+            return None
+        if run.node.is_map and run.state.is_mapped():
+            return []
+        if not run.state.is_successful() and run.state.counts is None:
+            return revive(run.state.failure, run.state.message) if run.state.is_finished() else None
+        return _plain(run, self._value())
+
+    def _value(self) -> Any:
+        run = self._run
+        if run.value is not None:
+            return pickle.loads(run.value)
+        outcome = self._whole.outcomes.get(run.key) if run.key is not None else None
+        if outcome is None:
+            raise ResultReleased(_released(run.node.slug))
+        return outcome.singles[run.node.slug].value
+
+    @property
+    def map_states(self) -> ElementStates:
+        """States of a map's elements, in order; empty if it is no map."""
+        return ElementStates(self._whole, self._run)
+
+    def __repr__(self) -> str:
+        return f"<{self._run.node.slug}: {self.state}>"
+
+
+def _plain(run: NodeRun, value: Any) -> Any:
+    return uncarried(value) if run.node.kind in ("flatten", "collect") and isinstance(value, list) else value
+
+
+def _released(name: str) -> str:
+    return (
+        f"the value of {name} was not kept after the run: it is larger than engine.inline_nbytes and neither of a terminal "
+        "nor of a reference task. Name it in flow.run(keep=[…]), or have it made by a terminal task"
+    )
+
+
+class ElementView(_Delegate):
+    """State of one element of a map, with its value."""
+
+    __slots__ = ("_states", "state")
+
+    def __init__(self, states: ElementStates, state: State) -> None:
+        object.__setattr__(self, "_states", states)
+        object.__setattr__(self, "state", state)
+
+    @property
+    def result(self) -> Any:
+        """The element's value; the exception of a failed one, None of a skipped one.
+
+        Raises
+        ------
+        ResultReleased
+            The value was not kept.
+        """
+        assert self.state.map_index is not None
+        return self._states._value(self.state.map_index)
+
+    def __repr__(self) -> str:
+        return f"<[{self.state.map_index}] {self.state}>"
+
+
+class ElementStates(Sequence[ElementView]):
+    """States of a map's elements: a sequence that makes an element's state when it is asked for."""
+
+    def __init__(self, whole: FinishedRun, run: NodeRun) -> None:
+        self._whole = whole
+        self._run = run
+        self._chunk: tuple[Any, list[Any]] | None = None
+
+    @property
+    def _elements(self) -> MapRun:
+        assert self._run.elements is not None
+        return self._run.elements
+
+    def __len__(self) -> int:
+        return self._run.elements.width if self._run.elements is not None else 0
+
+    @overload
+    def __getitem__(self, index: int) -> ElementView: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[ElementView]: ...
+    def __getitem__(self, index: int | slice) -> ElementView | list[ElementView]:
+        if isinstance(index, slice):
+            return [self[i] for i in range(*index.indices(len(self)))]
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"{self._run.node.slug} has {len(self):,} elements, found index {index}")
+        return ElementView(self, self._state(index % len(self)))
+
+    def __iter__(self) -> Iterator[ElementView]:
+        return (self[i] for i in range(len(self)))
+
+    def __repr__(self) -> str:
+        return f"<states of {len(self):,} elements of {self._run.node.slug}>"
+
+    def _state(self, index: int) -> State:
+        record = self._elements.records.get(index)
+        return record if record is not None else BY_CODE[self._elements.codes[index]](message="done", map_index=index)
+
+    def _values(self) -> list[Any]:
+        """Values of all elements."""
+        elements, slug = self._elements, self._run.node.slug
+        values = [_MISSING] * elements.width
+        for indices, data in elements.values:
+            for index, value in zip(indices, pickle.loads(data), strict=True):
+                if elements.codes[index] < Skipped.code:
+                    values[index] = value
+        for key in elements.keys:
+            outcome = self._whole.outcomes.get(key)
+            if outcome is not None and slug in outcome.columns:
+                place(outcome.columns[slug], range(elements.width), values)
+        for index, state in elements.records.items():
+            if not state.is_successful() or state.is_skipped():
+                values[index] = None if state.is_skipped() else revive(state.failure, state.message)
+        if any(value is _MISSING for value in values):
+            if not self._run.is_final:
+                return [None if value is _MISSING else value for value in values]
+            raise ResultReleased(_released(slug))
+        return values
+
+    def _value(self, index: int) -> Any:
+        code = self._elements.codes[index]
+        if code == Skipped.code:
+            return None
+        if code >= Failed.code:
+            state = self._state(index)
+            return revive(state.failure, state.message)
+        if self._chunk is not None:
+            indices, values = self._chunk
+            if index in indices:
+                return values[indices.index(index)]
+        for indices, data in self._elements.values:
+            if index in indices:
+                self._chunk = (indices, pickle.loads(data))
+                return self._chunk[1][indices.index(index)]
+        for key in self._elements.keys_of((index,)):
+            outcome = self._whole.outcomes.get(key)
+            column = outcome.columns.get(self._run.node.slug) if outcome is not None else None
+            if column is not None and index in column.indices:
+                return column.values[column.indices.index(index)]
+        raise ResultReleased(_released(f"{self._run.node.slug}[{index}]"))
+
+
+class FlowResults(Mapping[Any, TaskRunView]):
+    """States of a run's nodes by node; a task, or a name, works as the key where it is one node."""
+
+    def __init__(self, whole: FinishedRun, graph: Graph) -> None:
+        self._whole = whole
+        self._graph = graph
+
+    def __getitem__(self, key: Any) -> TaskRunView:
+        return TaskRunView(self._whole, self._whole.runs[self._slug_of(key)])
+
+    def _slug_of(self, key: Any) -> str:
+        runs = self._whole.runs
+        if isinstance(key, str):
+            if key in runs:
+                return key
+            slugs = [slug for slug, run in runs.items() if run.node.name == key]
+            if not slugs:
+                raise UnknownNodeError(f"no node is called {key!r}; there are: {listed(runs)}{nearest(key, runs)}")
+        elif key in self._graph:
+            return self._graph.entry(key).slug
+        else:
+            slugs = [self._graph.entry(node).slug for node in self._graph.calls_of(key)]
+            if not slugs:
+                raise UnknownNodeError(f"{key!r} is not a node of flow {self._graph.name!r}, nor a task that is called in it")
+        if len(slugs) > 1:
+            raise AmbiguousTaskError(f"{key!r} stands for {len(slugs)} nodes: {listed(slugs)}; use one of these")
+        return slugs[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self._graph.by_slug(slug) for slug in self._whole.runs)
+
+    def __len__(self) -> int:
+        return len(self._whole.runs)
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self._slug_of(key)
+        except (UnknownNodeError, AmbiguousTaskError):
+            return False
+        return True
+
+
+class FlowRunView(_Delegate):
+    """A finished (or paused) flow run: its state, with the states of its nodes as ``result``.
+
+    It answers everything that a `State` does; it is true if the run was successful; ``run["name"]`` is a node's state.
+    """
+
+    __slots__ = ("_graph", "_whole", "state")
+
+    def __init__(self, whole: FinishedRun, graph: Graph) -> None:
+        object.__setattr__(self, "_whole", whole)
+        object.__setattr__(self, "_graph", graph)
+        object.__setattr__(self, "state", whole.state)
+
+    @property
+    def result(self) -> FlowResults:
+        """States of all nodes, by node."""
+        return FlowResults(self._whole, self._graph)
+
+    @property
+    def run_id(self) -> str:
+        """Id of the run."""
+        return self._whole.plan.run_id
+
+    @property
+    def parameters(self) -> Mapping[str, Any]:
+        """Values of the flow's parameters in this run, by name."""
+        plan = self._whole.plan
+        return {plan.graph.nodes[slug].name: value for slug, value in plan.parameters.items()}
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether it was cancelled by Ctrl-C."""
+        return self._whole.was_interrupted
+
+    def failures(self) -> list[tuple[str, State]]:
+        """Task runs that failed by themselves, with their names: ``parse[777]``; what they stopped is left out."""
+        found: list[tuple[str, State]] = []
+        for slug, run in self._whole.runs.items():
+            if run.elements is not None:
+                found += [
+                    (f"{slug}[{index}]", state)
+                    for index, state in sorted(run.elements.records.items())
+                    if _is_root(state)
+                ]
+            elif _is_root(run.state):
+                found.append((slug, run.state))
+        return found
+
+    def raise_failure(self) -> None:
+        """Raise the exception of the task run that failed first; nothing if none did."""
+        if not (self.state.is_failed() or self.state.is_cancelled()):
+            return
+        for name, state in self.failures():
+            exception = revive(state.failure, state.message)
+            exception.add_note(f"task run {name}, attempt {state.attempt}")
+            raise exception
+        raise FlowRunFailed(f"flow run {self.run_id}: {self.state}")
+
+    def __getitem__(self, key: Any) -> TaskRunView:
+        return self.result[key]
+
+    def __bool__(self) -> bool:
+        return self.state.is_successful()
+
+    def __repr__(self) -> str:
+        return f"<run {self.run_id}: {self.state}>"
+
+    __str__ = __repr__
+
+
+def _is_root(state: State) -> bool:
+    if not state.is_failed():
+        return False
+    return state.failure is None or state.failure.type_name != "UpstreamFailure"

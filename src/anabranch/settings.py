@@ -1,0 +1,409 @@
+"""Settings: what can be chosen once for every run in this process.
+
+They live in ``dask.config`` under ``anabranch``, where Dask users look for them, and `config` is the view of them by
+attribute. Defaults, units and reasons are in ``anabranch.yaml`` beside this file. From weakest to strongest: defaults,
+YAML files (Dask's search path, then ``./anabranch.yaml``), ``DASK_ANABRANCH__…`` and ``ANABRANCH__…`` in the
+environment, assignments. What a setting does is the business of the code that reads it.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import dask.config
+
+from anabranch.errors import SettingError, listed
+
+_LOCAL_FILE = "anabranch.yaml"
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+_PROGRESS = ("auto", "always", "never")
+# Numbers must be more than zero, except these, for which none, or no waiting, is a sensible wish.
+_MAY_BE_ZERO = {"engine.max_losses", "engine.inline_nbytes", "engine.inplace_retry_delay_s", "engine.max_tracebacks"}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What users see
+
+
+class Section:
+    """Settings that share a prefix; reading an attribute reads a setting, assigning one takes effect at once."""
+
+    _prefix: str
+
+    def __init__(self, prefix: str = "") -> None:
+        self.__dict__["_prefix"] = prefix  # past our own __setattr__
+
+    # Hidden from type checkers, so that they know the annotated names only and catch a misspelt one.
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            if name.startswith("_"):  # copy, pickle and notebooks ask for methods that are not there
+                raise AttributeError(name)
+            return _read(self._prefix + name)
+
+        def __setattr__(self, name: str, value: object) -> None:
+            _Assignment({self._prefix + name: value})
+
+    def __dir__(self) -> list[str]:
+        return [*super().__dir__(), *_names_in(self._prefix)]
+
+    def __repr__(self) -> str:
+        values = (f"{name}={getattr(self, name)!r}" for name in _names_in(self._prefix))
+        return f"{type(self).__name__}({', '.join(values)})"
+
+
+class LoggingSettings(Section):
+    """How the library logs."""
+
+    level: str
+    format: str
+
+
+class EngineSettings(Section):
+    """How runs are cut up and guarded; units and reasons are in ``anabranch.yaml``."""
+
+    max_losses: int
+    inline_nbytes: int
+    inplace_retry_delay_s: float
+    target_chunk_s: float
+    probe_elements: int
+    chunks_per_slot: int
+    chunk_nbytes: int
+    max_width: int
+    max_tracebacks: int
+    connect_timeout_s: float
+    no_workers_timeout_s: float
+    watchdog_s: float
+
+
+class Settings(Section):
+    """All settings by attribute; the one instance is `anabranch.config`.
+
+    Raises
+    ------
+    SettingError
+        On reading or assigning a name that does not exist, or a value of the wrong type. Mistakes in files and in the
+        environment are reported all at once, by the first read.
+
+    Examples
+    --------
+    >>> with config.set(engine__max_losses=5):
+    ...     config.engine.max_losses
+    5
+    >>> config.engine.max_losses
+    3
+    """
+
+    backend: str
+    checkpointing: bool
+    progress: str
+    logging: LoggingSettings
+    engine: EngineSettings
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.__dict__["logging"] = LoggingSettings("logging.")
+        self.__dict__["engine"] = EngineSettings("engine.")
+
+    def set(self, values: Mapping[str, object] | None = None, /, **named: object) -> _Assignment:
+        """Assign several settings: at once and all or none of them; as a context manager, until it closes.
+
+        Parameters
+        ----------
+        values
+            Values by dotted name (``{"engine.max_losses": 5}``) or nested.
+        **named
+            The same with ``__`` in place of the dot, as `dask.config.set` has it.
+        """
+        by_keyword = {name.replace("__", "."): value for name, value in named.items()}
+        return _Assignment({**_flat(values or {}), **_flat(by_keyword)})
+
+    def snapshot(self) -> dict[str, Any]:
+        """All settings now, checked, as a plain nested dict that later assignments do not touch."""
+        found = {name: _read(name) for name in _DEFAULTS}
+        _refuse(_unknown(name) for name in _current() if name not in _DEFAULTS)
+        return _nested(found)
+
+    def refresh(self) -> None:
+        """Forget assignments and read files and environment again."""
+        section: dict[str, Any] = {}
+        dask.config.refresh(config=section)
+        dask.config.global_config["anabranch"] = section["anabranch"]
+        _overlay()
+        apply_logging()
+        _refuse(_problems)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Reading and assigning
+
+
+def _read(name: str) -> Any:
+    """Value of a setting, checked: ``dask.config.set`` has checked nothing."""
+    if _problems:
+        _refuse(_problems)
+    if name not in _DEFAULTS:
+        raise SettingError(_unknown(name))
+    # Whoever sets the whole of "anabranch" through dask.config means the rest to stay as it is by default.
+    value = dask.config.get(f"anabranch.{name}", _DEFAULTS[name])
+    if complaint := _complaint(name, value):
+        raise SettingError(f"{complaint} (from {_source(name, value)})")
+    return value
+
+
+class _Assignment:
+    """Settings assigned through `dask.config.set`; leaving it as a context puts the old values back."""
+
+    def __init__(self, values: Mapping[str, object]) -> None:
+        values = _flat(values)
+        _refuse(_unknown(name) if name not in _DEFAULTS else _complaint(name, value) for name, value in values.items())
+        self._logs = any(name.startswith("logging.") for name in values)
+        self._undo = dask.config.set({f"anabranch.{name}": value for name, value in values.items()})
+        if self._logs:
+            apply_logging()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._undo.__exit__(*exc_info)
+        if self._logs:
+            apply_logging()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What is wrong with a name or a value
+
+
+def _refuse(complaints: Iterable[str | None]) -> None:
+    """Raise one error with all complaints, if there are any."""
+    if found := [complaint for complaint in complaints if complaint]:
+        raise SettingError("\n".join(found))
+
+
+def _unknown(name: str) -> str:
+    if name in _SECTIONS:
+        return f"{name!r} is a section, not a setting; it has: {listed(_names_in(f'{name}.'))}"
+    # By the last part first: that finds `config.max_losses`, where the section was forgotten.
+    by_leaf = {known.rpartition(".")[2]: known for known in (*_DEFAULTS, *_SECTIONS)}
+    close = [by_leaf[leaf] for leaf in get_close_matches(name.rpartition(".")[2], by_leaf, n=2)]
+    close = close or get_close_matches(name, by_leaf.values(), n=1)
+    hint = f"; did you mean {' or '.join(map(repr, close))}?" if close else ";"
+    section = next((section for section in _SECTIONS if name.startswith(f"{section}.")), "")
+    names = _names_in(section and f"{section}.")
+    return f"there is no setting {name!r}{hint} {section or 'anabranch'} has: {listed(names)}"
+
+
+def _complaint(name: str, value: object) -> str | None:
+    """What is wrong with the value of a setting that exists; None if nothing is."""
+    kind = type(_DEFAULTS[name])
+    if kind is bool:
+        wanted = None if isinstance(value, bool) else "true or false"
+    elif kind is str:
+        wanted = _TEXTS[name](value)
+    else:
+        wanted = _number_wanted(value, whole=kind is int, zero=name in _MAY_BE_ZERO)
+    return wanted and f"setting {name!r}: expected {wanted}; found {value!r} ({type(value).__name__})"
+
+
+def _number_wanted(value: object, *, whole: bool, zero: bool) -> str | None:
+    if isinstance(value, int if whole else (int, float)) and not isinstance(value, bool):
+        if (value >= 0 if zero else value > 0) and value < math.inf:
+            return None
+    return f"{'a whole number' if whole else 'a number'}, {'zero or more' if zero else 'more than zero'}"
+
+
+def _backend_wanted(value: object) -> str | None:
+    return None if isinstance(value, str) and (value == "local" or "://" in value) else "'local' or a database URL"
+
+
+def _progress_wanted(value: object) -> str | None:
+    return None if value in _PROGRESS else f"one of {listed(_PROGRESS)}"
+
+
+def _level_wanted(value: object) -> str | None:
+    return None if isinstance(value, str) and value.upper() in _LEVELS else f"one of {listed(_LEVELS)}"
+
+
+def _format_wanted(value: object) -> str | None:
+    wanted = "a %-style format of the logging module"
+    if not isinstance(value, str):
+        return wanted
+    try:
+        logging.Formatter(value).format(logging.makeLogRecord({}))
+    except (ValueError, TypeError) as error:
+        return f"{wanted} ({error})"
+    return None
+
+
+_TEXTS: dict[str, Callable[[object], str | None]] = {
+    "backend": _backend_wanted,
+    "progress": _progress_wanted,
+    "logging.level": _level_wanted,
+    "logging.format": _format_wanted,
+}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Where values come from
+
+
+def _flat(section: object, prefix: str = "") -> dict[str, Any]:
+    """Nested mapping as values by dotted name; Dask lets people write ``max-losses``, we say ``max_losses``."""
+    found: dict[str, Any] = {}
+    for key, value in section.items() if isinstance(section, Mapping) else ():
+        name = f"{prefix}{key}".replace("-", "_")
+        found.update(_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
+    return found
+
+
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        section, _, leaf = name.rpartition(".")
+        (found.setdefault(section, {}) if section else found)[leaf] = value
+    return found
+
+
+def _names_in(prefix: str) -> list[str]:
+    """Names directly in the section with that prefix, in the order of ``anabranch.yaml``."""
+    return list(dict.fromkeys(name[len(prefix) :].partition(".")[0] for name in _DEFAULTS if name.startswith(prefix)))
+
+
+def _current() -> dict[str, Any]:
+    """What ``dask.config`` holds for us."""
+    return _flat(dask.config.get("anabranch", {}))
+
+
+def _searched() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each file on Dask's search path, with what it says about us."""
+    for path, content in dask.config.collect_yaml(dask.config.paths, return_paths=True):
+        yield str(path), _flat(content.get("anabranch"))
+
+
+def _local() -> Iterator[tuple[str, dict[str, Any]]]:
+    """``./anabranch.yaml``, if there is one that can be used."""
+    if not _local_complaint():
+        for content in dask.config.collect_yaml([_LOCAL_FILE]):
+            yield str(Path(_LOCAL_FILE).absolute()), _flat(content["anabranch"])
+
+
+def _local_complaint() -> str | None:
+    """What makes ``./anabranch.yaml`` useless as a whole; None if nothing does, or there is no such file."""
+    try:
+        content = next(iter(dask.config.collect_yaml([_LOCAL_FILE])), {"anabranch": None})
+    except ValueError as error:
+        return str(error)
+    if isinstance(content.get("anabranch", ""), Mapping | None):
+        return None
+    return f"{Path(_LOCAL_FILE).absolute()}: expected settings below the heading 'anabranch:'; found {listed(content)}"
+
+
+def _environment(prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Each variable with the prefix, with the setting that it gives."""
+    for variable, text in sorted(os.environ.items()):
+        if variable.startswith(prefix):
+            name = variable.removeprefix(prefix).lower().replace("__", ".")
+            value = dask.config.interpret_value(text)
+            if isinstance(_DEFAULTS.get(name), str) and not isinstance(value, str):
+                value = text  # a text that happens to look like a number
+            yield variable, {name: value}
+
+
+def _sources() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Whatever comes after Dask's search path, from weakest to strongest."""
+    yield from _local()
+    yield from _environment("DASK_ANABRANCH__")
+    yield from _environment("ANABRANCH__")
+
+
+def _source(name: str, value: object) -> str:
+    """Where a value was written; for messages, as it reads all files again."""
+    written: list[tuple[str, dict[str, Any]]] = [*_searched(), *_sources()]
+    for origin, values in written[::-1]:
+        if name in values and values[name] == value:
+            return origin
+    return "dask.config"
+
+
+def _assigned() -> dict[str, Any]:
+    """What was assigned through ``dask.config`` before this module was imported, or came from a parent process."""
+    found = _current()
+    if found:
+        written = [*_searched(), *_environment("DASK_ANABRANCH__")]
+        for name, value in {name: value for _, values in written for name, value in values.items()}.items():
+            if found.get(name) == value:
+                del found[name]
+    return found
+
+
+def _overlay(assigned: Mapping[str, object] | None = None) -> None:
+    """Put our own file and variables over what Dask has read, and note all that is wrong in the outcome.
+
+    Nothing is raised here: importing a library is no place to fail for a misspelt variable.
+    """
+    problems = [_local_complaint()]
+    values: dict[str, Any] = {}
+    for origin, given in _sources():
+        for name, value in given.items():
+            if name in _DEFAULTS:
+                values[name] = value
+            elif name not in _SECTIONS or value is not None:  # a heading with nothing below it says nothing
+                problems.append(f"{_unknown(name)} (from {origin})")
+    dask.config.set({f"anabranch.{name}": value for name, value in {**values, **(assigned or {})}.items()})
+    for name, value in _current().items():
+        complaint = _complaint(name, value) if name in _DEFAULTS else _unknown(name)
+        if complaint:
+            problems.append(f"{complaint} (from {_source(name, value)})")
+    _problems[:] = dict.fromkeys(filter(None, problems))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Logging, which must follow its settings at once
+
+
+class _Terminal(logging.Handler):
+    """Writes to standard error for as long as the application has no handler of its own for our records."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if logging.root.handlers or _logger.handlers != [self]:
+            return
+        try:
+            sys.stderr.write(f"{self.format(record)}\n")
+        except Exception:  # a closed terminal must not fail a run; `logging` decides what to tell
+            self.handleError(record)
+
+
+def apply_logging() -> None:
+    """Give the logger ``anabranch`` the level and format of the settings.
+
+    Assignments do this by themselves; call it where ``dask.config.set`` may have been at work.
+    """
+    if not _problems:
+        _logger.setLevel(config.logging.level.upper())
+        _terminal.setFormatter(logging.Formatter(config.logging.format))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+_defaults = next(dask.config.collect_yaml([str(Path(__file__).with_name("anabranch.yaml"))]))
+_DEFAULTS: dict[str, Any] = _flat(_defaults["anabranch"])
+_SECTIONS = tuple(dict.fromkeys(name.rpartition(".")[0] for name in _DEFAULTS if "." in name))
+_problems: list[str] = []
+_logger = logging.getLogger("anabranch")
+_terminal = _Terminal()
+
+config = Settings()
+
+_before = _assigned()
+dask.config.update_defaults(_defaults)
+_overlay(_before)
+_logger.addHandler(_terminal)
+apply_logging()

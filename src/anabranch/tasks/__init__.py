@@ -1,0 +1,8 @@
+"""Ready-made tasks, and ``map`` as a function."""
+
+from __future__ import annotations
+
+from anabranch.mapping import apply_map, flatten, map, unmapped
+from anabranch.tasks.filtering import filter
+
+__all__ = ["apply_map", "filter", "flatten", "map", "unmapped"]

@@ -1,0 +1,133 @@
+"""What holds for the repository as a whole: its import order, its weight, and what README.md promises."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import anabranch
+
+ROOT = Path(__file__).parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+# Re-exports under import paths that people know from Prefect 1, and ways in: nothing imports these.
+UNLAYERED = {
+    "__init__",
+    "__main__",
+    "engine.__init__",
+    "engine.executors",
+    "engine.results",
+    "engine.signals",
+    "engine.state",
+    "executors.__init__",
+}
+HEAVY = ("bokeh", "click", "distributed", "networkx", "pydantic", "rich", "sqlalchemy")
+
+# Spelt so that this file does not match itself.
+REGISTRY = re.compile(r"pypi[.](org|io)|python[h]osted[.]org|npmj[s][.](com|org)|conda[.]anaconda[.]org|crates[.]io")
+PRIVATE_PATH = re.compile(r"(?<![\w.<}])/(home|root|work|Users)/\w")
+
+
+def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """A new interpreter's outcome, warnings not being our subject here."""
+    return subprocess.run([sys.executable, *arguments], cwd=cwd, capture_output=True, text=True, timeout=100)
+
+
+def texts() -> Iterator[tuple[Path, str]]:
+    """Every text file that belongs to the repository."""
+    listing = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True
+    )
+    if listing.returncode != 0:
+        pytest.skip("not a git checkout")
+    for name in listing.stdout.decode().split("\0"):
+        try:
+            yield ROOT / name, (ROOT / name).read_text(encoding="utf-8")
+        except (UnicodeDecodeError, IsADirectoryError, FileNotFoundError):
+            continue  # a picture, the empty last name, or a file that is being deleted
+
+
+def modules() -> set[str]:
+    """Dotted names of the library's modules below ``anabranch``."""
+    source = ROOT / "src" / "anabranch"
+    return {".".join(file.relative_to(source).with_suffix("").parts) for file in source.rglob("*.py")}
+
+
+def test_imports_only_point_down():
+    outcome = python("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
+    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_every_module_has_a_place_in_the_layers():
+    contracts = {contract["id"]: contract for contract in PYPROJECT["tool"]["importlinter"]["contracts"]}
+    layered = {name.strip().strip("()") for layer in contracts["layers"]["layers"] for name in re.split(r"[|:]", layer)}
+    missing = [
+        name for name in modules() - UNLAYERED if not any(f"{name}.".startswith(f"{layer}.") for layer in layered)
+    ]
+    assert not missing, f"give these a place in the layers of pyproject.toml: {sorted(missing)}"
+
+
+def test_importing_the_library_loads_nothing_heavy():
+    outcome = python("-c", f"import sys, anabranch; print(*({set(HEAVY)} & set(sys.modules)))")
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.split() == []
+
+
+def test_the_version_is_the_one_of_the_distribution():
+    assert anabranch.__version__ == PYPROJECT["project"]["version"]
+
+
+def test_extras_and_dependency_groups_are_the_same_lists():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    groups = PYPROJECT["dependency-groups"]
+    assert extras["test"] == groups["test"]
+    assert extras["lint"] == groups["lint"]
+
+
+def test_the_extra_all_has_every_extra_that_users_want():
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    (everything,) = extras["all"]
+    names = re.fullmatch(r"anabranch\[(.+)\]", everything)
+    assert names is not None
+    assert set(names[1].split(",")) == set(extras) - {"all", "lint", "test"}
+
+
+def test_no_file_names_a_package_registry():
+    found = {f"{file.relative_to(ROOT)}: {hit[0]}" for file, text in texts() for hit in REGISTRY.finditer(text)}
+    assert not found
+
+
+def test_no_file_names_a_path_of_somebodys_machine():
+    found = {f"{file.relative_to(ROOT)}: {hit[0]}…" for file, text in texts() for hit in PRIVATE_PATH.finditer(text)}
+    assert not found
+
+
+@pytest.mark.parametrize("name", ["demo", "tests"])
+def test_readme_has_the_command_that_ci_runs(name: str):
+    blocks = re.findall(rf"^<!-- command: {name} -->\n```bash\n(.+?)\n```$", README, flags=re.MULTILINE | re.DOTALL)
+    assert len(blocks) == 1
+    assert blocks[0].startswith("python -m pip install -e ")
+
+
+def test_the_flow_in_readme_runs(tmp_path: Path):
+    (code,) = re.findall(r"^```python\n(.+?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+    (tmp_path / "words.py").write_text(code, encoding="utf-8")
+    (tmp_path / "docs").mkdir()
+    (tmp_path / "docs" / "a.md").write_text("one two three", encoding="utf-8")
+    (tmp_path / "docs" / "b.md").write_text("four", encoding="utf-8")
+    outcome = python("words.py", cwd=tmp_path)
+    assert outcome.returncode == 0, outcome.stderr
+    assert outcome.stdout.splitlines() == ["4"]
+
+
+def test_relative_links_in_the_documents_lead_somewhere():
+    for document in ROOT.glob("*.md"):
+        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text(encoding="utf-8")):
+            assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"
