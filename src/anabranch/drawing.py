@@ -11,10 +11,11 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+from types import NoneType
 from typing import Literal, TypeAlias, get_args
 
 from anabranch import states as st
@@ -32,7 +33,7 @@ SUFFIXES: dict[str, Format] = {".dot": "dot", ".gv": "dot", ".mmd": "mermaid", "
 MAX_TITLE = 40  # characters of a name in a box; the tooltip has all of it
 MAX_TOOLTIP = 400  # characters; a message of a state may be long
 PNG_DPI = 144  # twice Graphviz's own, for the screens of today
-LARGE = 400  # nodes from which Graphviz lays out roughly: its exact layout takes minutes for 2,000 nodes
+LARGE = 1500  # boxes and lines; above it the layout is rough: an exact one takes 8 s for 3,000, minutes for 9,000
 
 # Looks ----------------------------------------------------------------------------------------------------------------
 
@@ -147,7 +148,7 @@ def picture(graph: Graph, states: Mapping[str, State] | None = None, *, legend: 
         root.at(entry.groups).boxes.append(_box(id_, node, entry, states))
     result = Picture(root, list(_lines(graph, ids)))
     if legend:
-        _add_legend(result, tuple((states or {}).values()))
+        _add_legend(result)
     return result
 
 
@@ -182,7 +183,7 @@ def _role(node: NodeLike) -> Role:
 
 
 def _detail(node: NodeLike, entry: Entry, state: State | None) -> str:
-    parts = [_operands(entry)] if _role(node) == "step" and node.kind == "task" else []
+    parts = [_operands(node, entry)] if _role(node) == "step" and node.kind == "task" else []
     counts = state.counts if state is not None else None
     if counts is not None and counts.successful < counts.total:
         parts.append(f"{counts.successful:,}/{counts.total:,}")
@@ -197,18 +198,21 @@ def _detail(node: NodeLike, entry: Entry, state: State | None) -> str:
     return _one_line(" ".join(filter(None, parts)), MAX_TITLE)
 
 
-def _operands(entry: Entry) -> str:
-    """What an operator takes beside nodes: ``(·, 1000)``; only of types whose repr is quick and runs no user's code."""
-    values = [bound.value if isinstance(bound, Const) else _NODE for bound in entry.arguments.values()]
-    if not any(type(value) in (bool, int, float, str) for value in values):
+def _operands(node: NodeLike, entry: Entry) -> str:
+    """What an operator takes beside nodes, such as ``(·, 1000)``; nothing if its name tells."""
+    constants = {name: _atom(bound.value) for name, bound in entry.arguments.items() if isinstance(bound, Const)}
+    if len(entry.arguments) < 2 or all(shown in node.name for shown in constants.values()):
         return ""
-    shown = [
-        "·" if value is _NODE else repr(value) if type(value) in (bool, int, float, str) else "…" for value in values
-    ]
-    return f"({', '.join(shown)})"
+    return f"({', '.join(constants.get(name, '·') for name in entry.arguments)})"
 
 
-_NODE = object()
+def _atom(value: object) -> str:
+    """A repr that is quick and runs no code of a user's."""
+    if type(value) is str:
+        return repr(value[:MAX_TITLE])
+    if type(value) is int and abs(value) >= 10**15:  # repr refuses an int of some thousand digits
+        return "…"
+    return repr(value) if type(value) in (bool, int, float, NoneType) else "…"
 
 
 def _known_width(entry: Entry) -> int | None:
@@ -224,15 +228,18 @@ def _lines(graph: Graph, ids: Mapping[NodeLike, str]) -> Iterator[Line]:
         for edge in graph.edges_into(node):
             into.setdefault((edge.upstream, edge.kind, edge.mapped), []).append(edge)
         # The arguments of steps are ours, and tell nothing, unless it matters which operand is which.
-        is_labelled = _role(node) == "task" or (node.kind == "task" and len(into) > 1)
+        operands = {edge.key for edge in graph.edges_into(node) if edge.kind == "data"}
+        is_labelled = _role(node) == "task" or (node.kind == "task" and len(operands) > 1)
         for (_, kind, mapped), edges in into.items():
             keys = [edge.key for edge in edges if edge.key] if is_labelled else []
             label = _one_line(", ".join(keys), MAX_TITLE)
             yield Line(ids[edges[0].upstream], ids[node], kind, label, mapped)
 
 
-def _add_legend(drawn: Picture, states: Collection[State]) -> None:
+def _add_legend(drawn: Picture) -> None:
     """Add a group that shows each kind of box and line, and each state there is."""
+    there = {box.look for box in drawn.root.all_boxes()}
+    shown = [(cls.__name__, look) for cls, look in LOOKS.items() if look in there]
     group = drawn.root.groups[""] = Group("Legend")  # no flow has an empty name
     parts: tuple[tuple[Role, str, bool], ...] = (
         ("parameter", "parameter", False),
@@ -242,15 +249,13 @@ def _add_legend(drawn: Picture, states: Collection[State]) -> None:
         ("step", "merge, flatten, operator …", False),
     )
     for i, (role, title, is_map) in enumerate(parts):
-        look = PALE if states else ROLE_LOOKS[role]
+        look = Look("#ffffff", DARK) if shown else ROLE_LOOKS[role]
         group.boxes.append(Box(f"legend{i}", role, title, look, is_map, f"{TIMES} width" if is_map else ""))
     lines: tuple[tuple[LineKind, str, bool], ...] = (
         ("data", "argument", False), ("data", "per element", True), ("order", "order", False), ("gate", "gate", False)
     )  # fmt: skip
     for i, (kind, label, mapped) in enumerate(lines):
         drawn.lines.append(Line(f"legend{i}", f"legend{i + 1}", kind, label, mapped))
-    there = {look_of(state) for state in states}
-    shown = [(cls.__name__, look) for cls, look in LOOKS.items() if look in there]
     for i, (name, look) in enumerate(shown):
         group.boxes.append(Box(f"state{i}", "task", f"{look.symbol} {name}", look))
         if i % len(parts):  # rows as long as that of the shapes
@@ -271,25 +276,24 @@ _DOT_SHAPES: dict[Role, str] = {
     "condition": 'shape=diamond style="{style}filled" margin="0.04,0.03" fontsize=10',
     "step": 'shape=box style="{style}filled" margin="0.06,0.03" fontsize=9 height=0.2 width=0.2',
 }
-_DOT_ROUGH = "  graph [nslimit=2 nslimit1=2 mclimit=0.3 splines=polyline]"
+_DOT_ROUGH = "  graph [nslimit=1 nslimit1=1 mclimit=0.1 splines=line outputorder=edgesfirst]"
 _DOT_LINES: dict[LineKind, str] = {"data": "", "order": "style=dotted", "gate": "style=dashed", "hidden": "style=invis"}
 
 
 def dot_text(drawn: Picture, *, background: str = "transparent") -> str:
     """The picture in Graphviz's language."""
     font = 'fontname="Helvetica,Arial,sans-serif"'
-    size = sum(1 for _ in drawn.root.all_boxes())
-    rough = [_DOT_ROUGH] if size > LARGE else []
+    is_large = sum(1 for _ in drawn.root.all_boxes()) + len(drawn.lines) > LARGE
     return "\n".join(
         [
             "digraph flow {",
             f'  graph [rankdir=LR bgcolor="{background}" pad=0.15 nodesep=0.25 ranksep=0.5 labelloc=t labeljust=l '
-            f'{font} fontcolor="{GREY}" fontsize=12 label={_dot_html(drawn.root.name)} tooltip=" "]',
-            *rough,
+            f'{font} fontcolor="{GREY}" fontsize=12 label=<{_dot_html(drawn.root.name)}> tooltip=" "]',
+            *([_DOT_ROUGH] if is_large else []),
             f'  node [{font} fontsize=12 color="{GREY}" margin="0.14,0.06" height=0.3]',
             f'  edge [{font} fontsize=9 color="{GREY}" fontcolor="{GREY}" arrowsize=0.7 tooltip=" " labeltooltip=" "]',
             *_dot_group(drawn.root, "  ", count()),
-            *(_dot_line(line) for line in drawn.lines),
+            *(_dot_line(line, is_labelled=not is_large) for line in drawn.lines),
             "}\n",
         ]
     )
@@ -300,35 +304,37 @@ def _dot_group(group: Group, indent: str, numbers: Iterator[int]) -> Iterator[st
         yield f"{indent}{box.id} [{_dot_box(box)}]"
     for inner in group.groups.values():
         yield f"{indent}subgraph cluster_{next(numbers)} {{"
-        yield f'{indent}  graph [label={_dot_html(inner.name)} style=rounded color="{GREY}" fontsize=10 margin=10]'
+        yield f'{indent}  graph [label=<{_dot_html(inner.name)}> style=rounded color="{GREY}" fontsize=10 margin=10]'
         yield from _dot_group(inner, indent + "  ", numbers)
         yield f"{indent}}}"
 
 
 def _dot_box(box: Box) -> str:
-    detail = f'<BR/><FONT POINT-SIZE="9">{html.escape(box.detail)}</FONT>' if box.detail else ""
+    detail = f'<BR/><FONT POINT-SIZE="9">{_dot_html(box.detail)}</FONT>' if box.detail else ""
     shape = _DOT_SHAPES[box.role].format(style="dashed," if box.look.dashed else "")
     peripheries = " peripheries=2" if box.is_map else ""
     return (
-        f"label=<{html.escape(box.title)}{detail}> {shape}{peripheries} "
-        f'fillcolor="{box.look.fill}" fontcolor="{box.look.ink}" tooltip={_dot_string(box.tooltip or " ")}'
+        f"label=<{_dot_html(box.title)}{detail}> {shape}{peripheries} "
+        f'fillcolor="{box.look.fill}" fontcolor="{box.look.ink}" tooltip="{_dot_tooltip(box.tooltip or " ")}"'
     )
 
 
-def _dot_line(line: Line) -> str:
+def _dot_line(line: Line, *, is_labelled: bool) -> str:
     looks = [_DOT_LINES[line.kind], "penwidth=2.4" if line.mapped else ""]
-    looks.append(f"label={_dot_html(line.label)}" if line.label else "")
+    looks.append(f"label=<{_dot_html(line.label)}>" if line.label and is_labelled else "")
     attributes = " ".join(filter(None, looks))
     return f"  {line.tail} -> {line.head}" + (f" [{attributes}]" if attributes else "")
 
 
 def _dot_html(text: str) -> str:
-    return f"<{html.escape(text)}>"
+    # Graphviz replaces \N and \G in HTML-like labels too; it refuses a lone ], and a label of no text.
+    return html.escape(text).replace("\\", "\\\\").replace("]", "&#93;") or " "
 
 
-def _dot_string(text: str) -> str:
-    escaped = text.replace("\\", "\\\\").replace('"', '\\"').replace("&", "&amp;").replace("\n", "\\n")
-    return f'"{escaped}"'
+def _dot_tooltip(text: str) -> str:
+    # Graphviz takes escapes out of tooltips twice, with different rules; after a backslash that is followed by a word
+    # joiner (no width, no break) it finds none.
+    return text.replace("\\", "\\\\\u2060").replace('"', '\\"').replace("&", "&amp;").replace("\n", "\\n")
 
 
 # Mermaid --------------------------------------------------------------------------------------------------------------
@@ -341,6 +347,7 @@ _MERMAID_SHAPES: dict[Role, tuple[str, str]] = {
 }
 _MERMAID_DASHES: dict[LineKind, str] = {"order": "1 4", "gate": "6 4"}
 _PLAIN = frozenset(" _,/")  # ASCII beside letters and digits that means nothing to Mermaid, nor to Markdown in it
+_MERMAID_STARTS = re.compile(r"\\(?=n)|\$(?=\$)|:(?=fa-)")
 
 
 def mermaid_text(drawn: Picture) -> str:
@@ -387,10 +394,12 @@ def _mermaid_style(box: Box) -> str:
 def _mermaid(text: str) -> str:
     """Text inside Mermaid's quotes.
 
-    Everything that may mean something is a numeric entity: quotes, brackets, Markdown, ``$$`` (formulas), and ``:``,
-    after which Mermaid strips a semicolon from any line with ``style`` in it.
+    Everything that may mean something is a numeric entity: quotes, brackets, Markdown, and ``:``, after which Mermaid
+    strips a semicolon from any line with ``style`` in it. Line breaks, formulas and icons it looks for once entities
+    are characters again, so a word joiner (no width, no break) stands in the middle of what starts one.
     """
-    return "".join(c if c.isalnum() or not c.isascii() or c in _PLAIN else f"#{ord(c)};" for c in text)
+    text = _MERMAID_STARTS.sub("\\g<0>\u2060", text)
+    return "".join(c if c.isalnum() or not c.isascii() or c in _PLAIN else f"#{ord(c)};" for c in text) or " "
 
 
 def _mermaid_title(text: str) -> str:
@@ -442,12 +451,9 @@ def draw(
 
     Examples
     --------
-    >>> from anabranch.graph import Graph
-    >>> print(draw(Graph("empty"), format="mermaid"))
-    ---
-    title: "empty"
-    ---
-    flowchart LR
+    >>> text = draw(Graph("etl"), format="mermaid")
+    >>> text.splitlines()[:4]
+    ['---', 'title: "etl"', '---', 'flowchart LR']
     """
     path = Path(filename) if filename is not None else None
     format = _format(format, path)

@@ -23,10 +23,8 @@ if TYPE_CHECKING:
 else:
 
     class _Delegate:
-        __slots__ = ()
-
         def __getattr__(self, name: str) -> Any:
-            if name.startswith("__"):
+            if name.startswith("__") or name == "state":  # copy and pickle ask before there is one
                 raise AttributeError(name)
             return getattr(self.state, name)
 
@@ -37,12 +35,14 @@ class TaskRunView(_Delegate):
     It answers everything that a `State` does (``is_successful()``, ``message``, ``start_time`` …).
     """
 
-    __slots__ = ("_run", "_whole", "state")
+    _whole: FinishedRun
+    _run: NodeRun
+    state: State
 
     def __init__(self, whole: FinishedRun, run: NodeRun) -> None:
-        object.__setattr__(self, "_whole", whole)
-        object.__setattr__(self, "_run", run)
-        object.__setattr__(self, "state", run.state)
+        self._whole = whole
+        self._run = run
+        self.state = run.state
 
     @property
     def result(self) -> Any:
@@ -90,19 +90,20 @@ def _plain(run: NodeRun, value: Any) -> Any:
 
 def _released(name: str) -> str:
     return (
-        f"the value of {name} was not kept after the run: it is larger than engine.inline_nbytes and neither of a terminal "
-        "nor of a reference task. Name it in flow.run(keep=[…]), or have it made by a terminal task"
+        f"the value of {name} was not kept after the run: it is larger than engine.inline_nbytes and neither of a "
+        "terminal nor of a reference task. Name it in flow.run(keep=[…]), or have it made by a terminal task"
     )
 
 
 class ElementView(_Delegate):
     """State of one element of a map, with its value."""
 
-    __slots__ = ("_states", "state")
+    _states: ElementStates
+    state: State
 
     def __init__(self, states: ElementStates, state: State) -> None:
-        object.__setattr__(self, "_states", states)
-        object.__setattr__(self, "state", state)
+        self._states = states
+        self.state = state
 
     @property
     def result(self) -> Any:
@@ -224,7 +225,9 @@ class FlowResults(Mapping[Any, TaskRunView]):
         else:
             slugs = [self._graph.entry(node).slug for node in self._graph.calls_of(key)]
             if not slugs:
-                raise UnknownNodeError(f"{key!r} is not a node of flow {self._graph.name!r}, nor a task that is called in it")
+                raise UnknownNodeError(
+                    f"{key!r} is not a node of flow {self._graph.name!r}, nor a task that is called in it"
+                )
         if len(slugs) > 1:
             raise AmbiguousTaskError(f"{key!r} stands for {len(slugs)} nodes: {listed(slugs)}; use one of these")
         return slugs[0]
@@ -249,12 +252,14 @@ class FlowRunView(_Delegate):
     It answers everything that a `State` does; it is true if the run was successful; ``run["name"]`` is a node's state.
     """
 
-    __slots__ = ("_graph", "_whole", "state")
+    _whole: FinishedRun
+    _graph: Graph
+    state: State
 
     def __init__(self, whole: FinishedRun, graph: Graph) -> None:
-        object.__setattr__(self, "_whole", whole)
-        object.__setattr__(self, "_graph", graph)
-        object.__setattr__(self, "state", whole.state)
+        self._whole = whole
+        self._graph = graph
+        self.state = whole.state
 
     @property
     def result(self) -> FlowResults:

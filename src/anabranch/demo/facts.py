@@ -1,14 +1,13 @@
 """What one Python file holds, counted: lines by kind, functions, classes, branches, docstrings.
 
-A pure function of the file's bytes. The syntax tree never leaves it: a tree weighs some fifty times its source, and what is
-asked of it fits in a few numbers.
+A pure function of the file's bytes. The syntax tree never leaves it: a tree weighs some thirty times its source, and
+what is asked of it fits in a few numbers.
 """
 
 from __future__ import annotations
 
 import ast
 import warnings
-from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.util import decode_source
 
@@ -21,11 +20,9 @@ _PARSING = SerializableLock("anabranch.demo.facts")
 waiting here costs nothing. A plain lock could not be pickled with this module."""
 
 _LOOPS_AND_CONDITIONS = (ast.If, ast.IfExp, ast.For, ast.AsyncFor, ast.While, ast.ExceptHandler, ast.match_case)
-_LEAVES = frozenset({ast.Constant, ast.Name, ast.Load, ast.Store, ast.Del, ast.Pass, ast.alias})
-"""More than half of all nodes, with nothing below them to count."""
-
 _Function = ast.FunctionDef | ast.AsyncFunctionDef
-_Documented = ast.Module | ast.ClassDef | _Function
+_Definition = ast.ClassDef | _Function
+_Documented = ast.Module | _Definition
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,18 +174,18 @@ class _Found:
             scope = scopes.pop()
             self._document(scope)
             branches = 0
-            pending: list[ast.AST] = list(_children(scope.node))
+            pending: list[ast.AST] = list(ast.iter_child_nodes(scope.node))
             while pending:
                 node = pending.pop()
-                if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                if isinstance(node, _Definition):
                     scopes.append(scope.inner(node))
                 else:
                     branches += branches_at(node)
-                    pending.extend(_children(node))
+                    pending.extend(ast.iter_child_nodes(node))
             self.branches += branches
             if isinstance(scope.node, ast.ClassDef):
                 self.classes += 1
-            elif isinstance(scope.node, ast.FunctionDef | ast.AsyncFunctionDef):
+            elif isinstance(scope.node, _Function):
                 first, last = scope.node.lineno, scope.node.end_lineno or scope.node.lineno
                 self.functions.append(FunctionFacts(scope.name, first, last - first + 1, 1 + branches))
 
@@ -210,8 +207,8 @@ class _Scope:
     public: bool
     """Whether users of the module can name it: no leading underscore, not inside a function."""
 
-    def inner(self, node: ast.ClassDef | _Function) -> _Scope:
-        in_function = isinstance(self.node, ast.FunctionDef | ast.AsyncFunctionDef)
+    def inner(self, node: _Definition) -> _Scope:
+        in_function = isinstance(self.node, _Function)
         name = f"{self.name}.{node.name}" if self.name else node.name
         return _Scope(node, name, self.public and not in_function and not node.name.startswith("_"))
 
@@ -231,12 +228,3 @@ def docstring_lines(node: _Documented) -> tuple[int, int] | None:
         case [ast.Expr(value=ast.Constant(value=str()) as text), *_]:
             return text.lineno, text.end_lineno or text.lineno
     return None
-
-
-def _children(node: ast.AST) -> Iterator[ast.AST]:
-    # Twice as fast as `ast.iter_child_nodes`, which looks up every field by name.
-    for value in vars(node).values():
-        if isinstance(value, list):
-            yield from (child for child in value if type(child) not in _LEAVES and isinstance(child, ast.AST))
-        elif type(value) not in _LEAVES and isinstance(value, ast.AST):
-            yield value

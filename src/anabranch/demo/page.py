@@ -109,7 +109,7 @@ def lines_plot(summary: Summary) -> figure | None:
     )
     tooltips = [("package", "@name"), ("files", "@files{0,0}"), ("lines", "@lines{0,0}")]
     tooltips += [(kind, f"@{kind}{{0,0}}") for kind in _KINDS]
-    plot.add_tools(HoverTool(renderers=bars, tooltips=tooltips))
+    plot.add_tools(HoverTool(renderers=list(bars), tooltips=tooltips))
     plot.xaxis.formatter = _thousands()
     plot.xaxis.axis_label = "lines"
     plot.ygrid.visible = False
@@ -120,7 +120,8 @@ def lines_plot(summary: Summary) -> figure | None:
 def coverage_plot(summary: Summary) -> figure | None:
     """Each package by its size and the part of its public definitions that have a docstring."""
     from bokeh.core.properties import value
-    from bokeh.models import HoverTool, LabelSet, LinearColorMapper, NumeralTickFormatter
+    from bokeh.models import HoverTool, LinearColorMapper, NumeralTickFormatter
+    from bokeh.models.annotations import LabelSet
 
     shown = [package for package in summary.packages if package.lines and package.documentable]
     if not shown:
@@ -202,7 +203,7 @@ def lengths_plot(summary: Summary) -> figure | None:
     data = {"name": names, "count": sums, "share": shares, "upto": list(accumulate(shares))}
     plot.vbar(x="name", top="share", width=0.86, color=_KINDS["code"], line_color=None, source=_source(data))
     top = max(shares)
-    plot.y_range = Range1d(0, top * 1.22)
+    plot.y_range = Range1d(start=0, end=top * 1.22)
     for place, (name, lines) in enumerate(marks.items()):
         at = bisect_right(edges, lines) - 1
         low, high = edges[at], edges[at + 1]
@@ -362,7 +363,8 @@ def _figure(name: str, **options: Any) -> figure:  # the options are those of `b
 
 
 def _colour_bar(mapper: Any, title: str, *, ticks: Sequence[int]) -> Any:  # Bokeh's mapper and bar, imported here only
-    from bokeh.models import ColorBar, FixedTicker
+    from bokeh.models import FixedTicker
+    from bokeh.models.annotations import ColorBar
 
     return ColorBar(
         color_mapper=mapper,
@@ -376,7 +378,7 @@ def _colour_bar(mapper: Any, title: str, *, ticks: Sequence[int]) -> Any:  # Bok
     )
 
 
-def _source(data: Mapping[str, Sequence[object]]) -> Any:  # a ColumnDataSource, imported here only
+def _source(data: Mapping[str, object]) -> Any:  # a ColumnDataSource, imported here only
     from bokeh.models import ColumnDataSource
 
     return ColumnDataSource(dict(data))

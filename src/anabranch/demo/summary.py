@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from anabranch.demo.facts import FileFacts, FunctionFacts
-from anabranch.demo.sources import CorpusError, SourceFile
+from anabranch.demo.sources import SourceFile
 
 MOST_COMPLEX = 15
 """How many of the most complex functions are kept: as many as a reader looks at."""
@@ -134,14 +134,19 @@ def summarise_corpus(
 
 
 def failure_of(file: SourceFile, outcome: BaseException | None) -> Failure:
-    """Why a file has no facts: the words of the exception at the root of what it ended with."""
+    """Why a file has no facts.
+
+    Read from the text of the exception, not from its class: where many elements fail, what reaches a join may be
+    another exception that stands for theirs and tells their message.
+    """
     if outcome is None:
         return Failure(file.path, file.package, "Skipped", "skipped")
-    while not isinstance(outcome, CorpusError) and outcome.__cause__ is not None:
-        outcome = outcome.__cause__
-    if isinstance(outcome, CorpusError):
-        return Failure(file.path, file.package, outcome.kind, outcome.detail)
-    return Failure(file.path, file.package, type(outcome).__name__, str(outcome))
+    text = str(outcome)
+    _, _, told = text.partition(f"{file.path}: ")  # as a CorpusError says it
+    kind, _, reason = told.partition(": ")
+    if reason:
+        return Failure(file.path, file.package, kind, reason)
+    return Failure(file.path, file.package, type(outcome).__name__, text)
 
 
 def add_up(name: str, packages: Iterable[PackageSummary]) -> PackageSummary:
@@ -203,7 +208,7 @@ def summary_lines(summary: Summary, *, top: int = 10) -> list[str]:
     """The summary for a terminal: totals, the largest packages as a table, the first failures."""
     total, largest = summary.total, summary.packages[:top]
     lines = [
-        f"{total.files:,} files of {len(summary.packages):,} packages in {printable(summary.root)}",
+        f"{total.files:,} of {total.files + total.failed:,} files measured in {printable(summary.root)}",
         f"{total.lines:,} lines, {total.functions:,} functions, {total.classes:,} classes, {total.branches:,} branches"
         f"; {percent(total.docstring_coverage)} of public definitions have a docstring",
     ]

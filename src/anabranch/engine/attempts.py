@@ -17,7 +17,9 @@ class _Deadline(BaseException):
     """Raised inside the user's code at its deadline; no `except Exception` there can swallow it."""
 
 
-def call_within(timeout_s: float | None, function: Callable[..., Any], args: list[Any], kwargs: Mapping[str, Any]) -> Any:
+def call_within(
+    timeout_s: float | None, function: Callable[..., Any], args: list[Any], kwargs: Mapping[str, Any]
+) -> Any:
     """Call a function; a deadline in seconds ends it with `TaskTimeout`.
 
     In a process's main thread a signal stops it. Elsewhere it runs in a thread of its own, which is abandoned at the
@@ -48,9 +50,7 @@ def _alarm(timeout_s: float) -> Iterator[None]:
         signal.signal(signal.SIGALRM, before)
 
 
-def _call_in_thread(
-    timeout_s: float, function: Callable[..., Any], args: list[Any], kwargs: Mapping[str, Any]
-) -> Any:
+def _call_in_thread(timeout_s: float, function: Callable[..., Any], args: list[Any], kwargs: Mapping[str, Any]) -> Any:
     box: dict[str, Any] = {}
 
     def run() -> None:

@@ -48,9 +48,9 @@ def flat(elements: Iterable[Any]) -> list[Any]:
     """One level of nesting less; what is not a list, or carries a state, counts as one element."""
     result: list[Any] = []
     for element in elements:
-        if isinstance(element, (list, tuple, range)):
-            result.extend(element)
-        elif hasattr(element, "tolist") and getattr(element, "ndim", 0) > 0:  # an array, whatever its library
+        if isinstance(element, (list, tuple, range)) or (
+            hasattr(element, "tolist") and getattr(element, "ndim", 0) > 0
+        ):
             result.extend(element)
         else:
             result.append(element)

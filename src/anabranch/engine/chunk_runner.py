@@ -1,7 +1,7 @@
 """Runs a chunk: a range of elements through one or more maps that share an element space, as one Dask task.
 
-Elements go through in blocks, each block through all maps, so that values between two maps live for a block only. What is
-ordinary (a plain task, inputs that are there) takes a short way; everything else goes through `run_task`.
+Elements go through in blocks, each block through all maps, so that values between two maps live for a block only. What
+is ordinary (a plain task, inputs that are there) takes a short way; everything else goes through `run_task`.
 """
 
 from __future__ import annotations
@@ -25,7 +25,19 @@ from anabranch.engine.task_runner import (
     run_attempts,
     run_task,
 )
-from anabranch.engine.units import SUCCESS, Column, ColumnReport, Held, Indices, Key, Outcome, Pieces, Report, Unit, UnitOutcome
+from anabranch.engine.units import (
+    SUCCESS,
+    Column,
+    ColumnReport,
+    Held,
+    Indices,
+    Key,
+    Outcome,
+    Pieces,
+    Report,
+    Unit,
+    UnitOutcome,
+)
 from anabranch.engine.values import ATOMS, materialised, measured
 from anabranch.graph import FrozenNode
 from anabranch.signals import LOOP
@@ -166,9 +178,7 @@ class Stage:
         self.reached = 0
         self.context = environment.task_context(node)
         self._seen: set[object] = set()
-        self.whole = {
-            slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in node.whole_upstreams
-        }
+        self.whole = {slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in node.whole_upstreams}
         self.lined: dict[str, Aligned | Stage] = {}
         self.elements: dict[str, Sequence[Any]] = {}
         """Elements that do not come from a map, by argument, in the order of the indices."""
@@ -251,7 +261,11 @@ class Stage:
                     raised = None
                 try:
                     for position in positions:
-                        if call is None or (is_gated and not self._is_open(position)) or (retries and self._is_mutable(position)):
+                        if (
+                            call is None
+                            or (is_gated and not self._is_open(position))
+                            or (retries and self._is_mutable(position))
+                        ):
                             self._long_way(position)
                         else:
                             ctx.map_index = indices[position]
@@ -276,6 +290,7 @@ class Stage:
             column = opened[0][2]
             return lambda position: function(column[position])
         if kwargs or len(args) != len(names):
+
             def call_by_name(position: int) -> Any:
                 arguments = dict(self.template)
                 for _, name, column in opened:
@@ -336,7 +351,11 @@ class Stage:
         state = outcome.state
         if isinstance(error, LOOP):
             run.context.task_loop_count, run.context.task_loop_result = 2, state.result
-        elif isinstance(state, Retrying) and state.start_time and state.start_time.timestamp() <= self.environment.clock():
+        elif (
+            isinstance(state, Retrying)
+            and state.start_time
+            and state.start_time.timestamp() <= self.environment.clock()
+        ):
             run.context.task_run_count += 1
         else:
             self._record(position, outcome)

@@ -1,7 +1,8 @@
 """How many elements the next chunk holds: pure arithmetic on measured durations.
 
-What a map costs on Dask is the number of chunks (some milliseconds each), not the elements. So: a small probe per slot;
-then chunks of a target duration, smaller as the end comes near, so that slots end together; then one last chunk per slot.
+What a map costs on Dask is the number of chunks (some milliseconds each), not the elements. So: a small probe per
+slot; then chunks of a target duration, smaller as the end comes near, so that slots end together; then one last chunk
+per slot.
 """
 
 from __future__ import annotations
@@ -78,7 +79,10 @@ class Pacer:
         return min(left, max(1, int(size)))
 
     def observe(self, *, width: int, seconds: float, nbytes: int = 0) -> None:
-        """Learn from a chunk that is back: `width` elements in `seconds`. The pace rises at once and falls by half steps."""
+        """Learn from a chunk that is back: `width` elements in `seconds`.
+
+        The pace rises at once and falls by half steps: too small a chunk costs little, too large a one holds up the rest.
+        """
         if width < 1:
             return
         pace = seconds / width

@@ -1,5 +1,6 @@
-"""What a unit takes from others: outcomes of single nodes; elements of maps that lie in several chunks, put together as a
-whole or lined up with a chunk.
+"""What a unit takes from others: outcomes of single nodes; elements of maps that lie in several chunks.
+
+Elements are put together as a whole, or lined up with those of another chunk.
 """
 
 from __future__ import annotations
@@ -81,12 +82,16 @@ def joined(
 
 def place(column: Column, indices: Indices, values: list[Any], *, carrying: bool = False) -> None:
     """Write a column's final elements into `values`, whose places are `indices`."""
-    if isinstance(indices, range) and isinstance(column.indices, range) and not column.records:
+    if isinstance(indices, range) and isinstance(column.indices, range):
         low, high = max(indices.start, column.indices.start), min(indices.stop, column.indices.stop)
-        if low < high and column.codes.count(SUCCESS) == len(column.codes):
-            values[low - indices.start : high - indices.start] = column.values[
-                low - column.indices.start : high - column.indices.start
-            ]
+        if low >= high:
+            return
+        first, last = low - column.indices.start, high - column.indices.start
+        if min(column.codes[first:last]) >= FIRST_FINAL_CODE:
+            values[low - indices.start : high - indices.start] = column.values[first:last]
+            for index in column.records if carrying else ():
+                if low <= index < high and column.codes[index - column.indices.start] != SUCCESS:
+                    values[index - indices.start] = Carried(column.outcome(index - column.indices.start))
             return
     for position, at in matches(column.indices, indices):
         if column.codes[position] < FIRST_FINAL_CODE:

@@ -1,8 +1,8 @@
 """Units → regions: Dask graphs of one task per unit, with what they need as dependencies.
 
-The graph carries our entry function, bytes and our keys, and nothing of the user's: the scheduler has to load graphs, and
-one task that a worker cannot load ends every worker of a cluster. Graphs are plain dicts: nesting ``delayed`` calls is
-super-linear.
+The graph carries our entry function, bytes and our keys, and nothing of the user's: the scheduler has to load graphs,
+and one task that a worker cannot load ends every worker of a cluster. Graphs are plain dicts: nesting ``delayed`` calls
+is super-linear.
 """
 
 from __future__ import annotations

@@ -53,20 +53,29 @@ def describe(
     exception: BaseException, inputs: Mapping[str, object] | None = None, *, in_full: bool = True, root: str = ""
 ) -> Failure:
     """The exception as a value; not `in_full`: without traceback, copy and inputs."""
-    frames = _user_frames(exception)
-    last = frames[-1] if frames else None
-    line = clean(f"{last.filename}:{last.lineno} in {last.name}", 500) if last else ""
     if not in_full:
-        return Failure(type_name(exception), clean(message_of(exception), 300), line=line, root=root)
+        return Failure(type_name(exception), clean(message_of(exception), 300), line=_last_line(exception), root=root)
+    frames = _user_frames(exception)
     return Failure(
         type_name(exception),
         message_of(exception),
         traceback=_formatted(exception, frames),
-        line=line,
+        line=_last_line(exception),
         inputs=shorten(inputs or {}),
         exception=_portable(exception),
         root=root,
     )
+
+
+def _last_line(exception: BaseException) -> str:
+    """``file:line in function`` of the innermost frame that is the user's, or of the innermost of all."""
+    found, trace = "", exception.__traceback__
+    while trace is not None:
+        code = trace.tb_frame.f_code
+        if not found or not is_library(code.co_filename):
+            found = f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}"
+        trace = trace.tb_next
+    return clean(found, 500)
 
 
 def _user_frames(exception: BaseException) -> list[traceback.FrameSummary]:

@@ -1,7 +1,7 @@
 """The pure machine of one flow run: ``handle(stimulus)`` gives commands.
 
-It reads no clock, does no I/O and holds no future: stimuli carry their time, commands are carried out by the driver. What
-it knows of a node is a `NodeRun`, of a map a `MapRun`, of maps that run together a `Chain`.
+It reads no clock, does no I/O and holds no future: stimuli carry their time, commands are carried out by the driver.
+What it knows of a node is a `NodeRun`, of a map a `MapRun`, of maps that run together a `Chain`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from anabranch.bindings import Const
 from anabranch.engine.blame import blamed
 from anabranch.engine.chunking import Pacer
-from anabranch.engine.maps import Batch, Chain, MapRun, as_range
+from anabranch.engine.maps import Chain, MapRun, as_range
 from anabranch.engine.stimuli import (
     CancelAsked,
     Command,
@@ -264,11 +264,14 @@ class Machine:
         origin = self.runs.get(root.split("[", 1)[0], first)
         why = origin.state.failure or failure
         headline = why.headline() if why else first.state.message
-        others = sum(
-            run.state.counts.failed if run.state.counts else 1
-            for run in self.runs.values()
-            if not run.state.is_successful() and not isinstance(run.state, TriggerFailed) and run.is_final
-        ) - 1
+        others = (
+            sum(
+                run.state.counts.failed if run.state.counts else 1
+                for run in self.runs.values()
+                if not run.state.is_successful() and not isinstance(run.state, TriggerFailed) and run.is_final
+            )
+            - 1
+        )
         return f"{root} failed with {headline}" + (f" (+{others:,} others)" if others > 0 else "")
 
     # Starting nodes ---------------------------------------------------------------------------------------------------
@@ -281,7 +284,12 @@ class Machine:
             self._to_start.clear()
             for slug in batch:
                 run = self.runs[slug]
-                if run.is_final or run.is_flying or run.elements is not None or isinstance(run.state, (Retrying, Paused)):
+                if (
+                    run.is_final
+                    or run.is_flying
+                    or run.elements is not None
+                    or isinstance(run.state, (Retrying, Paused))
+                ):
                     continue
                 if run.node.is_map:
                     self._start_map(run)
@@ -549,7 +557,9 @@ class Machine:
         if isinstance(state, Retrying):
             run.state, run.attempt = state, state.attempt + 1
             run.loop = state.result if isinstance(state.result, tuple) else None
-            heapq.heappush(self._waiting, (state.start_time.timestamp() if state.start_time else self._now, report.slug))
+            heapq.heappush(
+                self._waiting, (state.start_time.timestamp() if state.start_time else self._now, report.slug)
+            )
         elif isinstance(state, Paused):
             run.state = state
         else:  # it could not run, because something upstream was not final
@@ -560,7 +570,9 @@ class Machine:
 
     def _take_chunk(self, unit: Unit, report: Report) -> None:
         chain = self.runs[unit.nodes[0]].chain
-        assert chain is not None and unit.indices is not None and report.indices is not None
+        assert chain is not None
+        assert unit.indices is not None
+        assert report.indices is not None
         batch = chain.in_flight.pop(unit.key)
         done = report.indices
         rest = unit.indices[len(done) :]
@@ -587,8 +599,9 @@ class Machine:
                 self._conclude(run, elements.state())
             else:
                 retrying = elements.codes.count(Retrying.code)
-                failed = sum(1 for state in elements.records.values() if state.is_failed()) if elements.records else 0
-                event = MapAdvanced(self._now, run.node.slug, elements.width, elements.done, failed, retrying)
+                event = MapAdvanced(
+                    self._now, run.node.slug, elements.width, elements.done, elements.failed, retrying
+                )
                 self._commands.append(Tell(event))
 
     def _conclude(self, run: NodeRun, state: State) -> None:
@@ -668,7 +681,8 @@ class Machine:
     def _lose_chunk(self, unit: Unit, reason: str) -> None:
         first = self.runs[unit.nodes[0]]
         chain = first.chain
-        assert chain is not None and unit.indices is not None
+        assert chain is not None
+        assert unit.indices is not None
         batch = chain.in_flight.pop(unit.key)
         if len(batch.indices) > 1:
             middle = len(batch.indices) // 2
@@ -702,7 +716,9 @@ class Machine:
             raise AssertionError(f"{error}\nstory:\n" + "\n".join(self.story[-60:])) from None
 
     def _validate(self) -> None:
-        assert self._unfinished == sum(not run.is_final for run in self.runs.values()), "the count of the unfinished is off"
+        assert self._unfinished == sum(not run.is_final for run in self.runs.values()), (
+            "the count of the unfinished is off"
+        )
         flying = {slug for unit in self._units.values() if unit.indices is None for slug in unit.nodes}
         for slug, run in self.runs.items():
             assert run.is_flying == (slug in flying), f"{slug}: flying, and in no unit (or the other way round)"
@@ -749,4 +765,3 @@ def _crashed(name: str, losses: int, reason: str) -> State:
     message = f"its worker died {losses} times while {name} ran, the last times alone: {reason}"
     failure = Failure("WorkerLost", message, root=name)
     return Crashed(message=message, failure=failure, end_time=None)
-

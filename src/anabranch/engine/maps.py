@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anabranch.engine.chunking import Pacer
-from anabranch.engine.units import SUCCESS, ColumnReport, Indices, Key
+from anabranch.engine.units import ColumnReport, Indices, Key
 from anabranch.states import (
+    BY_CODE,
     FIRST_FAILED_CODE,
     FIRST_FINAL_CODE,
     Counts,
@@ -21,6 +22,8 @@ from anabranch.states import (
     State,
     counts_of,
 )
+
+FAILED_CODES = tuple(code for code in BY_CODE if code >= FIRST_FAILED_CODE)
 
 
 class MapRun:
@@ -34,6 +37,7 @@ class MapRun:
         self.values: list[tuple[Indices, bytes]] = []
         """Values that came with reports, as pickled lists."""
         self.done = 0
+        self.failed = 0
         self._ranges: list[tuple[int, int, Key]] = []
         self._places: dict[int, Key] = {}
         self.keys: dict[Key, None] = {}
@@ -43,12 +47,15 @@ class MapRun:
 
     def take(self, key: Key, indices: Indices, column: ColumnReport) -> Indices:
         """Write down a chunk's report; the elements that are final now and were not before."""
-        plain = column.codes.count(SUCCESS) == len(column.codes)
-        if isinstance(indices, range) and plain and not any(self.codes[indices.start : indices.stop]):
+        is_first = isinstance(indices, range) and not any(self.codes[indices.start : indices.stop])
+        if is_first and min(column.codes) >= FIRST_FINAL_CODE:
             self.codes[indices.start : indices.stop] = column.codes
             fresh: Indices = indices
+            if column.records:
+                self.failed += sum(column.codes.count(code) for code in FAILED_CODES)
         else:
             fresh = self._take_each(indices, column)
+            self.failed += sum(self.codes[index] >= FIRST_FAILED_CODE for index in fresh)
         self.done += len(fresh)
         if column.records:
             self._take_records(column.records)
@@ -56,7 +63,7 @@ class MapRun:
             self.values.append((indices, column.values))
         if isinstance(indices, range):
             insort(self._ranges, (indices.start, indices.stop, key))
-        if not isinstance(indices, range) or not plain:
+        else:
             final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
             self._places.update((index, key) for index in final)
         self.keys[key] = None
@@ -94,6 +101,7 @@ class MapRun:
         self.codes[index] = state.code
         self.records[index] = state
         self.done += 1
+        self.failed += state.code >= FIRST_FAILED_CODE
 
     @property
     def is_final(self) -> bool:
@@ -111,7 +119,7 @@ class MapRun:
                 found.update((self._places[i], None) for i in indices if i in self._places)
         else:
             for index in indices:
-                key = self._places.get(index)
+                key = self._places.get(index)  # a later attempt's place comes before that of the range it was in
                 if key is None:
                     at = bisect_right(self._ranges, (index, self.width + 1)) - 1
                     if at >= 0 and self._ranges[at][1] > index:
@@ -200,7 +208,12 @@ class Chain:
 
     def _append(self, indices: Indices) -> None:
         last = self.ready[-1] if self.ready else None
-        if last is not None and isinstance(indices, range) and isinstance(last.indices, range) and last == Batch(last.indices):
+        if (
+            last is not None
+            and isinstance(indices, range)
+            and isinstance(last.indices, range)
+            and last == Batch(last.indices)
+        ):
             if last.indices.stop == indices.start:
                 indices = range(last.indices.start, indices.stop)
                 self.ready.pop()
@@ -246,4 +259,3 @@ def as_range(indices: Iterable[int]) -> Indices:
     if given and given[-1] - given[0] + 1 == len(given):
         return range(given[0], given[-1] + 1)
     return given
-

@@ -100,7 +100,11 @@ def run_task(run: TaskRun) -> Outcome:
 def consult_trigger(run: TaskRun) -> State | None:
     """None if the task may run, otherwise the state it gets from its upstreams."""
     node = run.node
-    states = {EdgeName(e.upstream, e.kind, e.key): run.upstreams[e.upstream].state for e in node.edges if e.upstream in run.upstreams}
+    states = {
+        EdgeName(e.upstream, e.kind, e.key): run.upstreams[e.upstream].state
+        for e in node.edges
+        if e.upstream in run.upstreams
+    }
     upstreams = Upstreams(states)
     state = verdict(
         upstreams,
@@ -139,7 +143,9 @@ def run_attempts(run: TaskRun, args: list[Any], kwargs: dict[str, Any], inputs: 
         if isinstance(state, Finished):
             return _concluded(run, state, state, announced=True)
         # An attempt that may be repeated works on copies: the next one must not see what this one did to its inputs.
-        given = ([copied(a) for a in args], {k: copied(v) for k, v in kwargs.items()}) if keeps_snapshot else (args, kwargs)
+        given = (
+            ([copied(a) for a in args], {k: copied(v) for k, v in kwargs.items()}) if keeps_snapshot else (args, kwargs)
+        )
         outcome = run_attempt(run, state, *given, inputs)
         state = outcome.state
         ctx = run.context
@@ -270,7 +276,9 @@ def change(run: TaskRun, old: State, new: State) -> State:
         except BaseException as error:
             if run.environment.is_main and isinstance(error, KeyboardInterrupt):
                 raise
-            text = clean(f"state handler {getattr(handler, '__name__', handler)} raised {type_name(error)}: {message_of(error)}")
+            text = clean(
+                f"state handler {getattr(handler, '__name__', handler)} raised {type_name(error)}: {message_of(error)}"
+            )
             answer = replace(failed_state(error), message=text)
         if isinstance(answer, State):
             new = answer
@@ -288,4 +296,3 @@ def _call_on_failure(run: TaskRun, state: State) -> None:
         if run.environment.is_main and isinstance(error, KeyboardInterrupt):
             raise
         run.context.logger.error("on_failure of %s raised %s: %s", run.node.slug, type_name(error), message_of(error))
-

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from anabranch.engine import chunk_runner
 from anabranch.bindings import evaluate
+from anabranch.engine import chunk_runner
 from anabranch.engine.carried import counted, flat, gather_parts
 from anabranch.engine.columns import whole_outcome
 from anabranch.engine.task_runner import Environment, TaskRun, consult_trigger, failed_state, run_task
@@ -24,9 +24,7 @@ from anabranch.graph import FrozenNode
 from anabranch.states import Pending, State, Success
 
 
-def run_unit(
-    unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]
-) -> tuple[UnitOutcome, Report]:
+def run_unit(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]) -> tuple[UnitOutcome, Report]:
     """Run a unit, given the outcomes it needs by key."""
     if unit.indices is not None:
         return chunk_runner.run_chunk(unit, environment, outcomes)
@@ -87,22 +85,24 @@ def run_collection(run: TaskRun) -> Outcome:
     if node.kind == "collect":
         values = gather_parts(node, run.upstreams)
     else:
-        (upstream,) = [run.upstreams[edge.upstream] for edge in node.edges if edge.key == "parts"] or [None]
-        if upstream is None:  # nothing upstream: a constant or a parameter
-            values = flat(evaluate(node.arguments["parts"], run.environment.program.values))
-        elif upstream.state.is_mapped() or upstream.state.counts is not None:
-            values = flat(upstream.value)
-        elif not upstream.state.is_successful() or upstream.state.is_skipped():
-            return upstream
-        else:
-            try:
-                width_of(upstream.value)
-            except UnmappableError as error:
-                return Outcome(failed_state(error, root=node.slug))
-            values = flat(upstream.value)
+        source = next((run.upstreams[edge.upstream] for edge in node.edges if edge.key == "parts"), None)
+        if source is not None and source.state.counts is None and not _has_value(source.state):
+            return source
+        nested = (
+            source.value if source is not None else evaluate(node.arguments["parts"], run.environment.program.values)
+        )
+        try:
+            width_of(nested)
+        except UnmappableError as error:
+            return Outcome(failed_state(error, root=node.slug))
+        values = flat(nested)
     state = counted(values) or Success(message="done")
     values, pickled, nbytes = measured(values)
     return Outcome(replace(state, worker=run.environment.worker), values, pickled, nbytes)
+
+
+def _has_value(state: State) -> bool:
+    return state.is_successful() and not state.is_skipped()
 
 
 def report_single(node: FrozenNode, outcome: Outcome, environment: Environment) -> SingleReport:
@@ -110,13 +110,12 @@ def report_single(node: FrozenNode, outcome: Outcome, environment: Environment) 
     state: State = outcome.state
     limit: int = environment.setting("inline_nbytes")
     value = None
-    if state.is_successful() and not state.is_skipped():
+    if _has_value(state):
         value = outcome.pickled if outcome.pickled is not None and len(outcome.pickled) <= limit else None
     width, reason = None, ""
-    if node.feeds_map and outcome.value is not None or (node.feeds_map and state.is_successful()):
+    if (node.feeds_map and outcome.value is not None) or (node.feeds_map and state.is_successful()):
         try:
             width = width_of(outcome.value) if not state.is_failed() or state.counts is not None else None
         except UnmappableError as error:
             reason = str(error)
     return SingleReport(node.slug, state, value, width, reason)
-

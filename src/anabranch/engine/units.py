@@ -1,8 +1,8 @@
 """What is sent to run and what comes back: units, their outcomes, and their reports.
 
-A *unit* is one Dask task: a single node or a straight line of them, or a chunk of elements of one or more maps that share
-an element space. Its *outcome* (states and values) stays where it was made, under the unit's key; its *report* (states and
-small values) goes to the driver.
+A *unit* is one Dask task: a single node or a straight line of them, or a chunk of elements of one or more maps that
+share an element space. Its *outcome* (states and values) stays where it was made, under the unit's key; its *report*
+(states and small values) goes to the driver.
 """
 
 from __future__ import annotations

@@ -87,10 +87,12 @@ def materialised(value: Any, limit: int) -> Any:
     """
     if not isinstance(value, Iterator) or hasattr(value, "read"):
         return value
-    elements = []
+    elements: list[Any] = []
     for element in value:
         if len(elements) >= limit:
-            raise UnmappableError(f"the iterator that was returned gave more than {limit:,} elements (engine.max_width)")
+            raise UnmappableError(
+                f"the iterator that was returned gave more than {limit:,} elements (engine.max_width)"
+            )
         elements.append(element)
     return elements
 

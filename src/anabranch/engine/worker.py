@@ -13,7 +13,7 @@ import cloudpickle
 from anabranch.engine.failures import describe
 from anabranch.engine.task_runner import Environment
 from anabranch.engine.unit_runner import run_unit
-from anabranch.engine.units import ColumnReport, Column, Key, Outcome, Program, Report, SingleReport, Unit, UnitOutcome
+from anabranch.engine.units import Column, ColumnReport, Key, Outcome, Program, Report, SingleReport, Unit, UnitOutcome
 from anabranch.errors import CodeNotLoadable
 from anabranch.states import Failed
 
@@ -23,7 +23,12 @@ MAX_PROGRAMS = 16  # runs that one worker process works on at the same time, gen
 
 
 def execute(
-    token: str, program: Program | bytes, payload: Unit | bytes, outcomes: dict[Key, UnitOutcome], *, is_main: bool = False
+    token: str,
+    program: Program | bytes,
+    payload: Unit | bytes,
+    outcomes: dict[Key, UnitOutcome],
+    *,
+    is_main: bool = False,
 ) -> UnitOutcome:
     """Run a unit and give its outcome; in a Dask worker, send the report first.
 

@@ -48,7 +48,9 @@ class DaskExecutor:
         client_kwargs: Mapping[str, Any] | None = None,
         security: Security | None = None,
     ) -> None:
-        if address is not None and (cluster_class is not None or cluster_kwargs is not None or adapt_kwargs is not None):
+        if address is not None and (
+            cluster_class is not None or cluster_kwargs is not None or adapt_kwargs is not None
+        ):
             raise OptionError("DaskExecutor: give an address, or cluster_class and its arguments, not both")
         if address is not None and (not isinstance(address, str) or "://" not in address):
             raise OptionError(f"DaskExecutor: expected an address such as 'tcp://host:8786', found {address!r}")
@@ -75,7 +77,7 @@ class DaskExecutor:
 
     def _reset(self) -> None:
         self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        self._futures: dict[Key, Future] = {}
+        self._futures: dict[Key, Future[Any]] = {}
         self._expected: dict[Key, float | None] = {}
         """Keys whose report is not here; since when their value is, or None."""
         self._next_sweep = 0.0
@@ -131,7 +133,9 @@ class DaskExecutor:
             cluster = cluster_class(**kwargs)
         except Exception as error:
             name = getattr(cluster_class, "__name__", cluster_class)
-            raise ExecutorError(f"{name}({_shown(kwargs)}) could not be made: {type(error).__name__}: {error}") from error
+            raise ExecutorError(
+                f"{name}({_shown(kwargs)}) could not be made: {type(error).__name__}: {error}"
+            ) from error
         if self.adapt_kwargs is not None:
             cluster.adapt(**self.adapt_kwargs)
         return cluster
@@ -229,7 +233,7 @@ class DaskExecutor:
             del self._expected[key]
             self._messages.put(Dropped(key, self._reason(key, status)))
 
-    def _reason(self, key: Key, status: str) -> str:
+    def _reason(self, key: Key, status: str | None) -> str:
         if status == "error":
             error = self._futures[key].exception(timeout=5)
             return f"{type(error).__name__}: {error}"

@@ -27,6 +27,7 @@ class LocalExecutor:
     def _reset(self) -> None:
         self._queue: deque[Any] = deque()
         self._values: dict[Key, Any] = {}
+        self._unwanted: set[Key] = set()
 
     def start(self, token: str) -> None:
         """Forget what was left of an earlier run."""
@@ -48,18 +49,16 @@ class LocalExecutor:
         """Run the next task and give its report."""
         while self._queue:
             task = self._queue.popleft()
-            if task is not None:
+            if task.key not in self._unwanted:
                 outcome = self._values[task.key] = task({key: self._values[key] for key in task.dependencies})
                 return Posted(outcome.report)
         return None
 
     def release(self, keys: Iterable[Key]) -> None:
         """Drop values, and tasks that have not begun."""
-        gone = set(keys)
-        for key in gone:
-            self._values.pop(key, None)
-        if any(task.key in gone for task in self._queue):
-            self._queue = deque(task for task in self._queue if task.key not in gone)
+        for key in keys:
+            if self._values.pop(key, None) is None:
+                self._unwanted.add(key)
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """Values by key."""

@@ -38,7 +38,9 @@ class LocalDaskExecutor:
                 f"LocalDaskExecutor: expected scheduler 'threads' or 'synchronous', found {scheduler!r}; "
                 "for processes use DaskExecutor()"
             )
-        if num_workers is not None and (isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1):
+        if num_workers is not None and (
+            isinstance(num_workers, bool) or not isinstance(num_workers, int) or num_workers < 1
+        ):
             raise OptionError(f"LocalDaskExecutor: expected num_workers of 1 or more, found {num_workers!r}")
         self.scheduler = scheduler
         self.num_workers = 1 if scheduler == "synchronous" else num_workers or os.cpu_count() or 1

@@ -1,0 +1,1 @@
+"""Measurements beside bare Dask in the same run: ``python -m benchmarks``."""

@@ -1,0 +1,109 @@
+"""The flows that are measured."""
+
+from __future__ import annotations
+
+import random
+import time
+from typing import Any
+
+from anabranch import Flow, context, task
+from anabranch.triggers import all_finished
+
+
+@task
+def noop(x):
+    return x
+
+
+@task
+def total(xs):
+    return sum(xs)
+
+
+@task(trigger=all_finished)
+def count_values(xs):
+    return sum(1 for x in xs if not isinstance(x, Exception))
+
+
+@task
+def pause(x, seconds):
+    time.sleep(seconds)
+    return x
+
+
+@task
+def skewed(x):
+    time.sleep(0.5 if x >= 9_990 else 0.0)
+    return x
+
+
+@task(max_retries=1)
+def troubled(x):
+    """One per cent raises, one per mille needs a second attempt."""
+    if x % 100 == 0:
+        raise ValueError(f"element {x}")
+    if x % 1_000 == 1 and context.task_run_count == 1:
+        raise RuntimeError("once")
+    return x
+
+
+@task
+def steady(x):
+    """The work of `troubled` without its troubles."""
+    if x % 100 == -1:
+        raise ValueError(f"element {x}")
+    if x % 1_000 == -1 and context.task_run_count == 1:
+        raise RuntimeError("once")
+    return x
+
+
+@task
+def mebibyte(x):
+    return bytes([x % 251]) * (1 << 20)
+
+
+@task
+def total_length(xs):
+    return sum(map(len, xs))
+
+
+@task
+def grow(*xs):
+    return sum(xs) + 1
+
+
+def fan_out(width: int, *, mapped: Any = noop, join: Any = total, stages: int = 1, **constants: Any) -> Flow:
+    """A map over a range, or a chain of maps, and a task that takes all of it."""
+    with Flow("fan_out") as flow:
+        elements: Any = range(width)
+        for _ in range(stages):
+            elements = mapped.map(elements, **constants)
+        join(elements)
+    return flow
+
+
+def chain(length: int) -> Flow:
+    """Single tasks, each after the one before."""
+    with Flow("chain") as flow:
+        value = grow()
+        for _ in range(length - 1):
+            value = grow(value)
+    return flow
+
+
+def layered(size: int, parents: int) -> Flow:
+    """A random DAG: each task takes the values of some of the hundred before it."""
+    with Flow("layered") as flow:
+        nodes: list[Any] = []
+        for upstream in layered_edges(size, parents):
+            nodes.append(grow(*(nodes[i] for i in upstream)))
+        grow(*nodes[-20:])
+    return flow
+
+
+def layered_edges(size: int, parents: int) -> list[list[int]]:
+    """For each task of `layered`, the numbers of those it needs."""
+    chance = random.Random(7)
+    return [
+        [] if i < 20 else chance.sample(range(max(0, i - 100), i), parents) for i in range(size)
+    ]

@@ -1,0 +1,299 @@
+"""The rows of the table: what is measured, beside what, with which goal."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from distributed import Client
+
+from anabranch import Flow
+from anabranch.executors import DaskExecutor
+from benchmarks import bare, flows
+from benchmarks.cluster import Cluster
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table."""
+
+    name: str
+    figure: str
+    """What was seen, in words."""
+    goal: str
+    is_met: bool | None
+    """None where there is no goal, or the run was too quick to tell."""
+    seconds: float | None = None
+    bare_seconds: float | None = None
+    width: int | None = None
+
+
+@dataclass
+class Bench:
+    """What rows are measured with."""
+
+    cluster: Cluster
+    client: Client
+    quick: bool = False
+    saturated: Client | None = None
+    """A client of a cluster with ``worker-saturation: inf``, for bare Dask."""
+    bare_element_s: float = 0.0
+    """Seconds an element costs with bare ``client.map``, as measured in this run."""
+
+    def seconds(self, flow: Flow, *, repeat: int = 1, **kwargs: Any) -> float:
+        """Wall time of a successful run; the best of several, because the machine does other things too."""
+        best = float("inf")
+        for _ in range(1 if self.quick else repeat):
+            began = time.perf_counter()
+            state = flow.run(executor=DaskExecutor(self.cluster.address), **kwargs)
+            best = min(best, time.perf_counter() - began)
+            assert state.is_successful(), state
+        return best
+
+
+Measure = Callable[[Bench], Iterator[Row]]
+
+
+def fan_out(bench: Bench) -> Iterator[Row]:
+    """A map of a no-op and a sum, at widths from a thousand on, per element beside ``client.map``."""
+    bench.seconds(flows.fan_out(100))  # the first run on a cluster loads the library there
+    widths = [1_000, 10_000] if bench.quick else [1_000, 10_000]
+    costs = {width: bare.fan_out_s(bench.client, width // (10 if bench.quick else 1)) for width in widths}
+    per_element = {width: cost / (width // (10 if bench.quick else 1)) for width, cost in costs.items()}
+    bench.bare_element_s = per_element[10_000]
+    saturated = ""
+    if bench.saturated is not None:
+        width = 1_000 if bench.quick else 10_000
+        saturated = f"; {bare.fan_out_s(bench.saturated, width) / width * 1e6:,.0f} µs with worker-saturation inf"
+    yield Row(
+        "client.map of a no-op, per element",
+        f"{bench.bare_element_s * 1e6:,.0f} µs{saturated}",
+        "",
+        None,
+        bare_seconds=costs[10_000],
+        width=10_000,
+    )
+    goals = {1_000: 8, 10_000: 100, 100_000: 800, 1_000_000: 4_000, 10_000_000: 4_000}
+    times = {}
+    for width, goal in list(goals.items())[: 2 if bench.quick else None]:
+        seconds = times[width] = bench.seconds(flows.fan_out(width), repeat=3)
+        compared = per_element.get(width, bench.bare_element_s) * width
+        ratio = compared / seconds
+        note = "" if width in per_element else " (bare Dask extrapolated from 10,000)"
+        yield Row(
+            f"map of a no-op + sum, {width:,}",
+            f"{seconds:.3f} s, {seconds / width * 1e6:.2f} µs/element, {ratio:,.0f}× client.map{note}",
+            f"≥ {goal:,}×",
+            None if bench.quick else ratio >= goal,
+            seconds=seconds,
+            bare_seconds=compared,
+            width=width,
+        )
+    if not bench.quick:
+        yield from _per_element(times)
+
+
+def _per_element(times: dict[int, float]) -> Iterator[Row]:
+    loop = _plain_loop_s(1_000_000)
+    extra = (times[1_000_000] - loop / 2) / 1_000_000
+    yield Row("over a plain Python loop on both workers, 10^6", f"{extra * 1e6:.2f} µs/element", "≤ 2 µs", extra <= 2e-6)
+    marginal = (times[10_000_000] - times[1_000_000]) / 9e6
+    earlier = (times[1_000_000] - times[100_000]) / 9e5
+    yield Row(
+        "time per further element, 10^7 beside 10^6",
+        f"{marginal * 1e6:.2f} µs and {earlier * 1e6:.2f} µs",
+        "flat (≤ 1.3×)",
+        marginal <= 1.3 * earlier,
+    )
+
+
+def _plain_loop_s(width: int) -> float:
+    function = flows.noop.run
+    began = time.perf_counter()
+    sum(function(x) for x in range(width))
+    return time.perf_counter() - began
+
+
+def stages(bench: Bench) -> Iterator[Row]:
+    """A chain of three maps beside one."""
+    width = 10_000 if bench.quick else 100_000
+    one = bench.seconds(flows.fan_out(width), repeat=5)
+    three = bench.seconds(flows.fan_out(width, stages=3), repeat=5)
+    ratio = three / one
+    met = None if bench.quick else ratio <= 3.3
+    yield Row(f"three-stage map chain, {width:,}", f"{ratio:.2f}× one stage ({three:.3f} s)", "≤ 3.3×", met, three)
+
+
+def efficiency(bench: Bench) -> Iterator[Row]:
+    """Sleeping elements beside the ideal, and beside ``client.map``."""
+    cases: list[tuple[str, Flow, float, Callable[[], float], float]] = [
+        (
+            "1,000 × 10 ms",
+            flows.fan_out(1_000, mapped=flows.pause, seconds=_whole(0.01)),
+            5.0,
+            lambda: bare.pauses_s(bench.client, 1_000, 0.01),
+            0.95,
+        ),
+        (
+            "100 × 100 ms",
+            flows.fan_out(100, mapped=flows.pause, seconds=_whole(0.1)),
+            5.0,
+            lambda: bare.pauses_s(bench.client, 100, 0.1),
+            0.97,
+        ),
+        (
+            "9,990 instant + 10 × 0.5 s",
+            flows.fan_out(10_000, mapped=flows.skewed),
+            2.5,
+            lambda: bare.skewed_s(bench.client, 10_000),
+            0.75,
+        ),
+    ]
+    for name, flow, ideal, on_bare_dask, goal in cases[: 1 if bench.quick else None]:
+        seconds = bench.seconds(flow, repeat=2)
+        compared = on_bare_dask()
+        found = ideal / seconds
+        yield Row(
+            name,
+            f"efficiency {found:.3f} ({seconds:.2f} s); client.map {ideal / compared:.3f}",
+            f"≥ {goal}, not below client.map",
+            None if bench.quick else found >= goal and seconds <= compared,
+            seconds=seconds,
+            bare_seconds=compared,
+        )
+
+
+def _whole(value: Any) -> Any:
+    from anabranch import unmapped
+
+    return unmapped(value)
+
+
+def singles(bench: Bench) -> Iterator[Row]:
+    """Single tasks: a long chain, and a random DAG."""
+    length = 50 if bench.quick else 500
+    seconds, compared = bench.seconds(flows.chain(length), repeat=3), bare.chain_s(bench.client, length)
+    yield Row(
+        f"chain of {length} single tasks",
+        f"{seconds:.3f} s, {compared / seconds:.1f}× chained delayed ({compared:.2f} s)",
+        "≥ 20×",
+        None if bench.quick else compared / seconds >= 20,
+        seconds=seconds,
+        bare_seconds=compared,
+    )
+    size = 200 if bench.quick else 2_000
+    ratios = []
+    for _ in range(1 if bench.quick else 3):
+        compared = bare.layered_s(bench.client, size, 3)
+        seconds = bench.seconds(flows.layered(size, 3))
+        ratios.append(seconds / compared)
+    ratio = sorted(ratios)[len(ratios) // 2]
+    met = None if bench.quick else ratio <= 1.1
+    yield Row(
+        f"layered random DAG, {size:,} × 3 parents",
+        f"{ratio:.2f}× bare dict graph (median of {len(ratios)})",
+        "≤ 1.1×",
+        met,
+        seconds,
+        compared,
+    )
+
+
+def failures(bench: Bench) -> Iterator[Row]:
+    """A million elements of which one per cent fail and one per mille are retried, beside the same without."""
+    width = 10_000 if bench.quick else 1_000_000
+    clean = bench.seconds(flows.fan_out(width, mapped=flows.steady, join=flows.count_values), repeat=2)
+    flow = flows.fan_out(width, mapped=flows.troubled, join=flows.count_values)
+    began = time.perf_counter()
+    state = flow.run(executor=DaskExecutor(bench.cluster.address))
+    seconds = time.perf_counter() - began
+    counts = state.result["troubled"].counts
+    in_full = sum(1 for _, each in state.failures() if each.failure is not None and each.failure.traceback)
+    right = (
+        counts is not None
+        and counts.failed == width // 100
+        and state.result["count_values"].result == width - width // 100
+        and [name for name, _ in state.failures()] == [f"troubled[{i}]" for i in range(0, width, 100)]
+        and in_full <= 20
+    )
+    assert right, counts
+    ratio = seconds / clean
+    yield Row(
+        f"{width:,} elements, 1 % fail, 0.1 % retried",
+        f"{ratio:.2f}× the clean run ({seconds:.2f} s); {in_full} tracebacks in full",
+        "≤ 2×, ≤ 20 tracebacks",
+        None if bench.quick else ratio <= 2,
+        seconds,
+    )
+
+
+def memory(bench: Bench) -> Iterator[Row]:
+    """What a driver and the scheduler hold, in a process of its own per flow."""
+    for name, which, width, limit in (
+        ("driver at 10^6", "fan_out", 1_000_000, 300),
+        ("driver at 10^7", "fan_out", 10_000_000, 3_000),
+        ("driver growth, 500 × 1 MiB reduced", "mebibytes", 500, 50),
+    ):
+        if bench.quick and width > 1_000:
+            continue
+        before = bench.cluster.scheduler_nbytes()
+        found = _driver_memory(bench.cluster.address, which, width)
+        growth = (bench.cluster.scheduler_nbytes() - before) / 2**20
+        seen = found["growth_mib"] if which == "mebibytes" else found["peak_mib"]
+        yield Row(f"RSS of the {name}", f"{seen:,.0f} MiB", f"≤ {limit} MiB", seen <= limit)
+        yield Row(f"RSS growth of the scheduler, {which} {width:,}", f"{growth:,.0f} MiB", "≤ 50 MiB", growth <= 50)
+
+
+def _driver_memory(address: str, which: str, width: int) -> dict[str, float]:
+    command = [sys.executable, "-m", "benchmarks.driver_memory", address, which, str(width)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    found: dict[str, float] = json.loads(result.stdout)
+    return found
+
+
+def starting(bench: Bench) -> Iterator[Row]:
+    """Whole processes: the import, and a script of three tasks."""
+    script = (
+        "from anabranch import Flow, task\n"
+        "a = task(lambda: [1, 2]); b = task(lambda x: x, name='b'); c = task(sum, name='c')\n"
+        "with Flow('etl') as flow:\n    c(b(a()))\n"
+        "assert flow.run().is_successful()"
+    )
+    commands = {
+        "dask": "import dask",
+        "ours": "import anabranch",
+        "both": "import networkx, dask",
+        "script": script,
+    }
+    best = {name: float("inf") for name in commands}
+    for _ in range(2 if bench.quick else 7):
+        for name, code in commands.items():
+            began = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)
+            best[name] = min(best[name], time.perf_counter() - began)
+    extra = best["ours"] - best["dask"]
+    yield Row("import anabranch, over import dask", f"{extra * 1e3:.0f} ms", "≤ 60 ms", extra <= 0.06)
+    ratio = best["script"] / best["both"]
+    yield Row(
+        "script of three tasks, whole process",
+        f"{ratio:.2f}× import networkx, dask ({best['script']:.2f} s)",
+        "≤ 1.3×",
+        ratio <= 1.3,
+        best["script"],
+    )
+
+
+MEASURES: dict[str, Measure] = {
+    "fan_out": fan_out,
+    "stages": stages,
+    "efficiency": efficiency,
+    "singles": singles,
+    "failures": failures,
+    "memory": memory,
+    "starting": starting,
+}

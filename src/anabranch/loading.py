@@ -1,0 +1,315 @@
+"""Flows from files and modules: what ``etl.py``, ``etl.py:name`` and ``package.module:name`` stand for.
+
+A file is loaded as ``python etl.py`` would, with its directory first on ``sys.path``, but under its own name, so that
+what it has below ``if __name__ == "__main__":`` does not run. Workers elsewhere cannot import it: `shipped_by_value`
+sends its code along. Running the flow is left to others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.machinery import SourceFileLoader
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from anabranch.errors import AnabranchError, FlowLoadError, listed, nearest
+from anabranch.flow import Flow
+from anabranch.where import Where, caller, is_library
+
+_OURS: set[str] = set()
+"""Names in ``sys.modules`` that flow files have; the next file may take them over."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFlow:
+    """A flow, and what is known of where it came from."""
+
+    flow: Flow
+    module: ModuleType
+    directory: Path
+    """First on ``sys.path``: modules below it are the user's own."""
+    is_file: bool
+    stopped: Where | None = None
+    """Line that wanted to run a flow while the file was loaded; nothing after it was executed."""
+
+
+def load_flow(target: str) -> LoadedFlow:
+    """Load a flow.
+
+    Parameters
+    ----------
+    target
+        ``FILE``, ``FILE:NAME``, ``module`` or ``module:NAME``. NAME is a variable, or the name of a flow.
+
+    Raises
+    ------
+    FlowLoadError
+        There is no such file, module or flow, it raised, or it has several flows and none was named.
+    AnabranchError
+        A flow in it cannot be built.
+    """
+    place, name, is_file = split_target(target)
+    if is_file:
+        path = Path(os.path.abspath(place))
+        module, stopped = _load_file(path, shown=place)
+        directory = path.parent
+    else:
+        directory = Path.cwd()
+        module, stopped = _import(place)
+    flow = _named(module, name, place) if name else _only(module, place)
+    return LoadedFlow(flow, module, directory, is_file, stopped)
+
+
+def split_target(target: str) -> tuple[str, str, bool]:
+    """File or module, name of the flow (or nothing), and whether it is a file.
+
+    Examples
+    --------
+    >>> split_target("etl.py:daily"), split_target("package.flows:daily")
+    (('etl.py', 'daily', True), ('package.flows', 'daily', False))
+    """
+    place, colon, name = target.rpartition(":")
+    # A colon may be part of the path: of "C:\etl.py", or of any name elsewhere.
+    if not colon or os.path.exists(target) or "/" in name or "\\" in name:
+        place, name = target, ""
+    is_file = place.endswith(".py") or os.path.exists(place) or not _is_dotted(place)
+    return place, name, is_file
+
+
+def _is_dotted(place: str) -> bool:
+    return all(part.isidentifier() for part in place.split("."))
+
+
+# Files and modules ----------------------------------------------------------------------------------------------------
+
+
+def _load_file(path: Path, *, shown: str) -> tuple[ModuleType, Where | None]:
+    if path.is_dir():
+        raise FlowLoadError(f"{shown} is a directory; name the file that has the flow")
+    if not path.exists():
+        near = nearest(path.name, (each.name for each in path.parent.glob("*.py"))) if path.parent.is_dir() else ""
+        raise FlowLoadError(f"there is no file {shown}{near}")
+    _put_first(path.parent)
+    name = _module_name(path)
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_file_location(name, path, loader=loader)
+    assert spec is not None  # there is a loader
+    module = module_from_spec(spec)
+
+    def execute() -> ModuleType:
+        # Compiled here, each time: a cached byte code would be trusted if the file was changed within a second.
+        code = loader.source_to_code(loader.get_data(str(path)), str(path))
+        exec(code, module.__dict__)
+        return module
+
+    sys.modules[name] = module
+    _OURS.add(name)
+    try:
+        _, stopped = _guarded(execute, path.parent, shown)
+    except BaseException:
+        sys.modules.pop(name, None)
+        raise
+    return module, stopped
+
+
+def _module_name(path: Path) -> str:
+    """The file's stem as a module name, unless another module has it."""
+    stem = "".join(char if char.isalnum() else "_" for char in path.stem)
+    taken = sys.modules.get(stem)
+    is_free = taken is None or stem in _OURS or getattr(taken, "__file__", None) == str(path)
+    return stem if is_free and stem not in sys.stdlib_module_names and stem != "anabranch" else f"flow_{stem}"
+
+
+def _import(name: str) -> tuple[ModuleType, Where | None]:
+    _put_first(Path.cwd())
+    try:
+        module, stopped = _guarded(lambda: import_module(name), Path.cwd(), name)
+    except FlowLoadError as error:
+        missing = error.__cause__
+        if isinstance(missing, ModuleNotFoundError) and missing.name and f"{name}.".startswith(f"{missing.name}."):
+            hint = f"; for a file, say {name}.py" if "." not in name else ""
+            raise FlowLoadError(f"there is no module {missing.name!r}, from here ({Path.cwd()}){hint}") from missing
+        raise
+    if module is None:
+        raise FlowLoadError(f"{name} runs a flow while it is imported ({stopped}); put that under {_GUARD}")
+    return module, stopped
+
+
+def _put_first(directory: Path) -> None:
+    if sys.path[:1] != [str(directory)]:
+        sys.path.insert(0, str(directory))
+
+
+_GUARD = '`if __name__ == "__main__":`'
+
+
+class _RunReached(BaseException):
+    """The file wants to run a flow, which is not what loading is for."""
+
+    def __init__(self, where: Where) -> None:
+        self.where = where
+
+
+def _guarded(load: Any, directory: Path, shown: str) -> tuple[Any, Where | None]:  # load: () -> module
+    """What `load` gives, with the user's errors made ours; and the line that wanted to run a flow, if one did."""
+
+    def reached(*args: object, **kwargs: object) -> None:
+        raise _RunReached(caller())
+
+    run = Flow.run
+    Flow.run = reached  # type: ignore[method-assign, assignment]  # only while the user's file is executed
+    try:
+        return load(), None
+    except _RunReached as end:
+        return None, end.where
+    except AnabranchError:
+        raise  # its message says where
+    except SystemExit as error:
+        where = _user_line(error, directory)
+        raise FlowLoadError(
+            f"{shown} ends the program while it is loaded, with exit({error.code!r}){where}; put that under {_GUARD}"
+        ) from error
+    except SyntaxError as error:
+        raise FlowLoadError(f"{shown} cannot be loaded: {_syntax_error(error)}") from error
+    except Exception as error:
+        where = _user_line(error, directory)
+        raise FlowLoadError(f"{shown} cannot be loaded: {type(error).__name__}: {error}{where}") from error
+    finally:
+        Flow.run = run  # type: ignore[method-assign]
+
+
+def _user_line(error: BaseException, directory: Path) -> str:
+    """The innermost line below `directory` that led to an error, else the innermost that is not ours."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_library(f.filename)]
+    own = [frame for frame in frames if _is_below(frame.filename, directory)]
+    frame = next(iter((own or frames)[::-1]), None)
+    if frame is None:
+        return ""
+    return f"\n  {frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}"
+
+
+def _syntax_error(error: SyntaxError) -> str:
+    text = f"{type(error).__name__}: {error.msg}\n  {error.filename}:{error.lineno}"
+    if error.text:
+        line = error.text.rstrip("\n")
+        text += f"\n    {line.lstrip()}"
+        if error.offset and error.offset > 0:
+            text += f"\n    {' ' * (error.offset - 1 - (len(line) - len(line.lstrip())))}^"
+    return text
+
+
+# Flows in a module ----------------------------------------------------------------------------------------------------
+
+
+def flows_in(module: ModuleType) -> dict[str, Flow]:
+    """Flows among a module's variables; a flow that is a group of another one, or came by import, is left out if it can.
+
+    A variable that is a second name of the same flow is not listed.
+    """
+    found: dict[str, Flow] = {}
+    for name, value in list(vars(module).items()):
+        if isinstance(value, Flow) and all(value is not each for each in found.values()):
+            found[name] = value
+    for wanted in (lambda flow: flow.where.file == module.__file__, lambda flow: not _is_group(flow, found.values())):
+        some = {name: flow for name, flow in found.items() if wanted(flow)}
+        found = some or found
+    return found
+
+
+def _is_group(flow: Flow, others: Iterable[Flow]) -> bool:
+    nodes = set(flow.graph)
+    return bool(nodes) and any(len(other.graph) > len(nodes) and all(n in other.graph for n in nodes) for other in others)
+
+
+def _only(module: ModuleType, place: str) -> Flow:
+    flows = flows_in(module)
+    if not flows:
+        raise FlowLoadError(f"{place} has no flow among its variables; write one with `with Flow(…) as flow:`")
+    if len(flows) > 1:
+        shown = ", ".join(f"{place}:{name}" for name in flows)
+        raise FlowLoadError(f"{place} has {len(flows)} flows; say which: {shown}")
+    return next(iter(flows.values()))
+
+
+def _named(module: ModuleType, name: str, place: str) -> Flow:
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    if isinstance(value, Flow):
+        return value
+    flows = flows_in(module)
+    same = [flow for flow in flows.values() if flow.name == name]
+    if len(same) == 1:
+        return same[0]
+    if value is not None:
+        raise FlowLoadError(f"{place}:{name} is {_kind(value)}, not a flow; {place} has: {listed(flows)}")
+    raise FlowLoadError(f"{place} has no flow {name!r}; it has: {listed(flows)}{nearest(name, flows)}")
+
+
+def _kind(value: object) -> str:
+    kind = type(value).__name__
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"
+
+
+# On to the workers ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shipped_by_value(loaded: LoadedFlow, *, with_neighbours: bool) -> Iterator[tuple[str, ...]]:
+    """Within it, functions and classes of the flow's file travel as code, as those of ``__main__`` do.
+
+    Parameters
+    ----------
+    with_neighbours
+        Whether modules that the file imported from its own directory travel too. Workers that this process starts have
+        the same ``sys.path`` and can import them; workers elsewhere cannot.
+
+    Yields
+    ------
+    tuple of str
+        Names of the modules that travel.
+    """
+    import cloudpickle
+
+    before = set(cloudpickle.list_registry_pickle_by_value())
+    modules = [loaded.module] if loaded.is_file else []
+    if with_neighbours:
+        modules += [each for each in _own_modules(loaded.directory) if each is not loaded.module]
+    names = [each.__name__ for each in modules if each.__name__ not in before]
+    for name in names:
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+    try:
+        yield tuple(names)
+    finally:
+        for name in names:
+            if name in sys.modules:
+                cloudpickle.unregister_pickle_by_value(sys.modules[name])
+
+
+def _own_modules(directory: Path) -> list[ModuleType]:
+    """Modules loaded from below a directory, those that are installed there left out."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if name != "__main__"
+        and isinstance(getattr(module, "__file__", None), str)
+        and module.__name__ == name
+        and _is_below(str(module.__file__), directory)
+        and not is_library(str(module.__file__))
+    ]
+
+
+def _is_below(file: str, directory: Path) -> bool:
+    path = Path(file)
+    if not path.is_absolute() or not path.is_relative_to(directory):
+        return False
+    # A virtual environment often lies beside the flow.
+    return not {"site-packages", "dist-packages"}.intersection(path.relative_to(directory).parts)

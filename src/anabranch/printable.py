@@ -1,0 +1,45 @@
+"""Texts of users made fit for a terminal: no character in them can move a cursor, change a colour or begin a new line."""
+
+from __future__ import annotations
+
+
+def printable(text: object) -> str:
+    r"""Text on one line, with whatever is not printable escaped.
+
+    Examples
+    --------
+    >>> print(printable("a\nb\x1b[31m \u202e\udcff é"))
+    a\nb\x1b[31m \u202e\udcff é
+    """
+    text = str(text)
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else _escaped(char) for char in text)
+
+
+def printable_lines(text: object) -> list[str]:
+    r"""The lines of a text, each printable; tabs become spaces.
+
+    Examples
+    --------
+    >>> printable_lines("a\n\tb\r\nc\x07")
+    ['a', '    b', 'c\\x07']
+    """
+    # Not splitlines(): what it also takes for the end of a line, such as a form feed, is better seen.
+    return [printable(line.removesuffix("\r").expandtabs(4)) for line in str(text).split("\n")]
+
+
+def shortened(text: object, width: int) -> str:
+    """Printable text of at most so many characters.
+
+    Examples
+    --------
+    >>> shortened("a long name", 7)
+    'a long…'
+    """
+    line = printable(text)
+    return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+def _escaped(char: str) -> str:
+    return char.encode("unicode_escape").decode("ascii")

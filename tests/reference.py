@@ -1,0 +1,288 @@
+"""What a flow means, in the plainest way there is: one node after the other, one element after the other.
+
+It shares no code with the engine and derives triggers and skips from the sentences of the design itself, so that an
+engine that is fast, parallel and wrong is found out. It knows nothing of chunks, workers, losses and times.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from anabranch import context, signals, states, triggers
+from anabranch.bindings import Const, evaluate
+from anabranch.context import RunInfo, TaskContext
+from anabranch.errors import UnmappableError, UpstreamFailure, WidthError, WorkerLost
+from anabranch.graph import Edge, FrozenGraph, FrozenNode
+
+FAILED = frozenset({"Failed", "TimedOut", "TriggerFailed", "ValidationFailed", "Crashed", "Cancelled"})
+COLLECTIONS = ("flatten", "collect")
+
+
+@dataclass(frozen=True)
+class Run:
+    """How a node or an element ended: its state's name and its value.
+
+    The value of what failed is its exception, of what was skipped None, of a map the list of its elements' values.
+    """
+
+    state: str
+    value: Any = None
+    elements: tuple[Run, ...] | None = None
+    """Of a map that has elements, and of a list that carries states: what there is to map over."""
+
+
+@dataclass(frozen=True)
+class Counts:
+    """How the upstream task runs ended."""
+
+    total: int
+    skipped: int
+    failed: int
+
+    @property
+    def successful(self) -> int:
+        """Skipped ones are successes too."""
+        return self.total - self.failed
+
+
+Seen: TypeAlias = Sequence[tuple[Edge, Run]]
+
+
+def interpret(
+    graph: FrozenGraph,
+    parameters: Mapping[str, Any],
+    *,
+    approved: frozenset[str] = frozenset(),
+    crashed: frozenset[tuple[str, int | None]] = frozenset(),
+) -> dict[str, Run]:
+    """How every node of a flow ends, by slug; `crashed` task runs (slug, index) end so instead of being run."""
+    interpreter = Interpreter(graph, parameters, approved, crashed)
+    for node in graph.nodes.values():
+        interpreter.runs[node.slug] = interpreter.end_of(node)
+    return interpreter.runs
+
+
+class Interpreter:
+    """The runs so far; nodes come in topological order."""
+
+    def __init__(
+        self,
+        graph: FrozenGraph,
+        parameters: Mapping[str, Any],
+        approved: frozenset[str],
+        crashed: frozenset[tuple[str, int | None]],
+    ) -> None:
+        self.parameters = parameters
+        self.approved = approved
+        self.crashed = crashed
+        self.runs: dict[str, Run] = {}
+        self.info = RunInfo("reference", "reference")
+
+    def end_of(self, node: FrozenNode) -> Run:
+        """How a node ends."""
+        if node.kind == "parameter":
+            return Run("Success", self.parameters[node.slug])
+        seen = [(edge, self.runs[edge.upstream]) for edge in node.edges]
+        if node.is_map:
+            return self.end_of_map(node, seen)
+        arguments = lambda: {name: evaluate(each, self._values()) for name, each in node.arguments.items()}  # noqa: E731
+        return self.end_of_one(node, seen, arguments, None)
+
+    def end_of_one(self, node: FrozenNode, seen: Seen, arguments: Callable[[], dict[str, Any]], index: int | None) -> Run:
+        """How a single node, or one element, ends."""
+        refused = verdict(node, seen, is_approved=node.slug in self.approved)
+        if refused is not None:
+            return refused
+        if (node.slug, index) in self.crashed:
+            return Run("Crashed", WorkerLost())
+        if node.kind in COLLECTIONS:
+            return self._list_of(node)
+        if node.kind == "merge":
+            return Run("Success", next((value for value in arguments().values() if value is not None), None))
+        return self._call(node, arguments, index)
+
+    # Maps -------------------------------------------------------------------------------------------------------------
+
+    def end_of_map(self, node: FrozenNode, seen: Seen) -> Run:
+        """How a map ends: as a whole, or element by element."""
+        whole = [(edge, run) for edge, run in seen if not edge.mapped]
+        sources = {edge.upstream: run for edge, run in seen if edge.mapped}
+        plain = [run for run in sources.values() if run.elements is None]
+        if any(edge.kind == "gate" and run.state == "Skipped" for edge, run in whole):
+            return Run("Skipped")
+        if any(run.state in FAILED for run in plain):
+            return Run("TriggerFailed", UpstreamFailure())
+        if is_skipped_by(node, whole) or any(run.state == "Skipped" for run in plain):
+            return Run("Skipped")
+        if any(not isinstance(run.value, (list, tuple, range)) for run in plain):
+            return Run("Failed", UnmappableError())
+        columns = {slug: elements_of(run) for slug, run in sources.items()}
+        constants = {n: node.arguments[n].value for n in node.mapped if isinstance(node.arguments[n], Const)}
+        widths = {len(column) for column in (*columns.values(), *constants.values())}
+        if len(widths) > 1:
+            return Run("Failed", WidthError())
+        runs = tuple(self._element(node, seen, columns, constants, index) for index in range(widths.pop()))
+        values = [run.value for run in runs]
+        if any(run.state in FAILED for run in runs):
+            return Run("Failed", values, runs)
+        if runs and all(run.state == "Skipped" for run in runs):
+            return Run("Skipped", values, runs)
+        return Run("Mapped", values, runs)
+
+    def _element(
+        self,
+        node: FrozenNode,
+        seen: Seen,
+        columns: Mapping[str, Sequence[Run]],
+        constants: Mapping[str, Sequence[Any]],
+        index: int,
+    ) -> Run:
+        own = [(edge, columns[edge.upstream][index] if edge.mapped else run) for edge, run in seen]
+
+        def arguments() -> dict[str, Any]:
+            there = {slug: column[index].value for slug, column in columns.items()}
+            given = {}
+            for name, expression in node.arguments.items():
+                if name in constants:
+                    given[name] = constants[name][index]
+                else:
+                    given[name] = evaluate(expression, there if name in node.mapped else self._values())
+            return given
+
+        return self.end_of_one(node, own, arguments, index)
+
+    # Values -----------------------------------------------------------------------------------------------------------
+
+    def _values(self) -> dict[str, Any]:
+        return {slug: run.value for slug, run in self.runs.items()}
+
+    def _list_of(self, node: FrozenNode) -> Run:
+        """The list of a `flatten` or `collect` node: parts that failed or were skipped stand in it with their states."""
+        expression = node.arguments["parts"]
+        if node.kind == "collect":
+            parts = getattr(expression, "parts", (expression,))
+            found = [self.runs[part.node] if hasattr(part, "node") else self._plain(part) for part in parts]
+        elif isinstance(expression, Const):
+            found = list(flat(elements_of(Run("Success", expression.value))))
+        else:
+            (upstream,) = (self.runs[edge.upstream] for edge in node.edges if edge.key == "parts")
+            if upstream.elements is None and (upstream.state in FAILED or upstream.state == "Skipped"):
+                return upstream
+            if upstream.elements is None and not isinstance(upstream.value, (list, tuple, range)):
+                return Run("Failed", UnmappableError())
+            found = list(flat(elements_of(upstream)))
+        state = "Failed" if any(run.state in FAILED for run in found) else "Success"
+        return Run(state, [run.value for run in found], tuple(found))
+
+    def _plain(self, part: Any) -> Run:
+        return Run("Success", evaluate(part, self._values()))
+
+    def _call(self, node: FrozenNode, arguments: Callable[[], dict[str, Any]], index: int | None) -> Run:
+        """Attempts and rounds of a loop until one ends for good. Each attempt sees the arguments as they were."""
+        attempt, loop_round, carried = 1, 1, None
+        retries = node.policies.retry.max_retries
+        while True:
+            ctx = TaskContext(self.info, node.name, node.slug, map_index=index, task_run_count=attempt)
+            ctx.task_loop_count, ctx.task_loop_result = loop_round, carried
+            try:
+                given = arguments() if not retries else copy.deepcopy(arguments())
+                args, kwargs = node.signature.split(given)
+                with context.entered(ctx):
+                    value = node.signature.function(*args, **kwargs)
+                    return Run("Success", list(value) if isinstance(value, Iterator) else value)
+            except signals.LOOP as loop:
+                attempt, loop_round, carried = 1, loop_round + 1, loop.result
+            except signals.RETRY:
+                attempt += 1
+            except BaseException as error:
+                if isinstance(error, signals.Signal) and not isinstance(error, signals.FAIL):
+                    return ended_by(error)
+                if attempt > retries:
+                    return Run("Failed", error)
+                attempt += 1
+
+
+def ended_by(signal: signals.Signal) -> Run:
+    """How a task run ends that raised a signal."""
+    state = signal.state
+    if state.name in FAILED:
+        return Run(state.name, signal)
+    return Run(state.name, None if state.name == "Skipped" else state.result)
+
+
+def elements_of(run: Run) -> Sequence[Run]:
+    """What a map sees one by one: elements with their states, or the values of a plain list."""
+    return run.elements if run.elements is not None else [Run("Success", value) for value in run.value]
+
+
+def flat(runs: Sequence[Run]) -> Iterator[Run]:
+    """One level of nesting less; what is not a list, or has no value, counts as one element."""
+    for run in runs:
+        if run.state not in FAILED and isinstance(run.value, (list, tuple, range)):
+            yield from (Run("Success", value) for value in run.value)
+        else:
+            yield run
+
+
+# Upstream states ------------------------------------------------------------------------------------------------------
+
+
+def verdict(node: FrozenNode, seen: Seen, *, is_approved: bool) -> Run | None:
+    """How a task run ends that its upstreams do not let run; None if they do.
+
+    "A closed gate skips, always. Otherwise, if any upstream failed, the trigger decides; if none did, the skip rule
+    comes first, then the trigger."
+    """
+    if any(edge.kind == "gate" and run.state == "Skipped" for edge, run in seen) or is_skipped_by(node, seen):
+        return Run("Skipped")
+    trigger, counts = node.policies.trigger, counted(seen)
+    if trigger is triggers.manual_only:
+        return None if is_approved else Run("Paused")
+    if trigger is triggers.not_all_skipped and not counts.failed and counts.skipped == counts.total:
+        return Run("Skipped")
+    return None if holds(trigger, seen, counts) else Run("TriggerFailed", UpstreamFailure())
+
+
+def is_skipped_by(node: FrozenNode, seen: Seen) -> bool:
+    """The skip rule: "Skipped if a data or gate upstream was skipped, or if all its order upstreams (≥ 1) were"."""
+    if not node.policies.skip_on_upstream_skip or counted(seen).failed:
+        return False
+    skipped = {kind: [run.state == "Skipped" for edge, run in seen if edge.kind == kind] for kind in ("data", "gate", "order")}
+    return any(skipped["data"]) or any(skipped["gate"]) or (bool(skipped["order"]) and all(skipped["order"]))
+
+
+def counted(seen: Seen) -> Counts:
+    """A plain node counts once, whatever its edges; a map, and a list that carries states, as their elements."""
+    by_node = {edge.upstream: run for edge, run in sorted(seen, key=lambda each: not each[0].mapped)}
+    runs: list[Run] = []
+    for run in by_node.values():
+        as_elements = run.elements and (run.state == "Mapped" or any(each.state != "Success" for each in run.elements))
+        runs += run.elements if as_elements and run.elements else [run]
+    states_of = [run.state for run in runs]
+    return Counts(len(runs), states_of.count("Skipped"), sum(state in FAILED for state in states_of))
+
+
+def holds(trigger: Any, seen: Seen, counts: Counts) -> bool:
+    """Whether a trigger lets a task run; one that raises does not."""
+    plain: dict[Any, Callable[[Counts], bool]] = {
+        triggers.all_successful: lambda c: c.failed == 0,
+        triggers.none_failed: lambda c: c.failed == 0,
+        triggers.not_all_skipped: lambda c: c.failed == 0,
+        triggers.all_failed: lambda c: c.failed == c.total,
+        triggers.any_successful: lambda c: c.successful > 0 or c.total == 0,
+        triggers.any_failed: lambda c: c.failed > 0 or c.total == 0,
+        triggers.all_finished: lambda c: True,
+    }
+    if trigger in plain:
+        return plain[trigger](counts)
+    if type(trigger) is type(triggers.some_failed()):
+        found = counts.failed if trigger.name == "some_failed" else counts.successful
+        low, high = (b * counts.total if b is not None and 0 < b < 1 else b for b in (trigger.at_least, trigger.at_most))
+        return (low is None or found >= low) and (high is None or found <= high)
+    try:
+        return bool(trigger({(e.upstream, e.kind, e.key): getattr(states, run.state)() for e, run in seen}))
+    except Exception:
+        return False
