@@ -33,7 +33,9 @@ def started(*, workers: int = 2, saturation: str | None = None) -> Iterator[Clus
     """A scheduler and one-thread workers until the block ends; `saturation` is Dask's ``worker-saturation``."""
     with tempfile.TemporaryDirectory(prefix="anabranch-bench-") as folder:
         file = Path(folder, "scheduler.json")
-        env = dict(os.environ)
+        # Bare Dask's scheduler and workers must be able to import what they are sent.
+        paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+        env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
         if saturation is not None:
             env["DASK_DISTRIBUTED__SCHEDULER__WORKER_SATURATION"] = saturation
         where = ["--scheduler-file", str(file)]

@@ -379,7 +379,7 @@ class Builder:
 
         def write_body(*elements: Any) -> None:
             self.nodes += [each for each in elements if isinstance(each, Node)]
-            self.write([each for each in body if not isinstance(each, (Given, Map, ApplyMap))])
+            self.write(body)
 
         apply_map(write_body, *arguments)
         assert self.nodes[: len(outside)] == outside

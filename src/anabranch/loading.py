@@ -64,7 +64,12 @@ def load_flow(target: str) -> LoadedFlow:
     else:
         directory = Path.cwd()
         module, stopped = _import(place)
-    flow = _named(module, name, place) if name else _only(module, place)
+    try:
+        flow = _named(module, name, place) if name else _only(module, place)
+    except FlowLoadError as error:
+        if stopped is None:
+            raise
+        raise FlowLoadError(f"{error}; nothing after {stopped} was executed, because that line runs a flow") from None
     return LoadedFlow(flow, module, directory, is_file, stopped)
 
 
@@ -302,8 +307,8 @@ def _own_modules(directory: Path) -> list[ModuleType]:
         if name != "__main__"
         and isinstance(getattr(module, "__file__", None), str)
         and module.__name__ == name
+        and name.partition(".")[0] != "anabranch"
         and _is_below(str(module.__file__), directory)
-        and not is_library(str(module.__file__))
     ]
 
 
@@ -311,5 +316,8 @@ def _is_below(file: str, directory: Path) -> bool:
     path = Path(file)
     if not path.is_absolute() or not path.is_relative_to(directory):
         return False
-    # A virtual environment often lies beside the flow.
+    # Python itself, and a virtual environment, may lie below it.
+    homes = [Path(home) for home in (sys.prefix, sys.base_prefix) if Path(home).is_relative_to(directory)]
+    if any(path.is_relative_to(home) for home in homes):
+        return False
     return not {"site-packages", "dist-packages"}.intersection(path.relative_to(directory).parts)

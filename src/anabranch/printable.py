@@ -1,4 +1,4 @@
-"""Texts of users made fit for a terminal: no character in them can move a cursor, change a colour or begin a new line."""
+"""Texts made fit for one line of a terminal: no character of a user's can move a cursor, change a colour or end the line."""
 
 from __future__ import annotations
 
@@ -39,6 +39,21 @@ def shortened(text: object, width: int) -> str:
     """
     line = printable(text)
     return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+def seconds(value: float) -> str:
+    """A duration to be read.
+
+    Examples
+    --------
+    >>> [seconds(value) for value in (0.0123, 2.345, 75, 3700)]
+    ['0.01 s', '2.3 s', '1:15 min', '1:01:40 h']
+    """
+    if value < 60:
+        return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
+    whole = round(value)
+    minutes, rest = divmod(whole, 60)
+    return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
 
 
 def _escaped(char: str) -> str:

@@ -37,11 +37,12 @@ def tasks(draw: st.DrawFn, *, delays: tuple[float, ...] = (0.0,)) -> d.TaskSpec:
     )
 
 
-def calls(spec: st.SearchStrategy[d.TaskSpec]) -> st.SearchStrategy[d.Call]:
+def calls(spec: st.SearchStrategy[d.TaskSpec], *, in_apply_map: bool = False) -> st.SearchStrategy[d.Call]:
     """A single task."""
-    listed = st.builds(d.Listed, st.lists(refs | numbers, max_size=3).map(tuple))
-    arguments = st.lists(refs | refs | st.builds(d.Flat, numbers) | listed | numbers, max_size=3).map(tuple)
-    return st.builds(d.Call, spec, arguments, afters)
+    sources = refs | refs | st.builds(d.Flat, numbers) | numbers
+    if not in_apply_map:  # collections that hold an element are refused there
+        sources |= st.builds(d.Listed, st.lists(refs | numbers, max_size=3).map(tuple))
+    return st.builds(d.Call, spec, st.lists(sources, max_size=3).map(tuple), afters)
 
 
 afters = st.just(()) | st.lists(numbers, max_size=2).map(tuple)
@@ -62,19 +63,22 @@ def statements(*, delays: tuple[float, ...] = (0.0,)) -> st.SearchStrategy[d.Sta
     spec = tasks(delays=delays)
     values: st.SearchStrategy[Any] = st.sampled_from([0, 1, 2, d.is_even])
     merges = st.builds(d.Merge, st.lists(numbers, min_size=1, max_size=3).map(tuple))
-    simple = calls(spec) | calls(spec) | merges | st.builds(d.IfElse, numbers, calls(spec), calls(spec))
 
-    def blocks(inner: st.SearchStrategy[d.Statement]) -> st.SearchStrategy[d.Statement]:
+    def simple(single: st.SearchStrategy[d.Call]) -> st.SearchStrategy[d.Statement]:
+        return single | single | merges | st.builds(d.IfElse, numbers, single, single)
+
+    def blocks(single: st.SearchStrategy[d.Call], inner: st.SearchStrategy[d.Statement]) -> st.SearchStrategy[d.Statement]:
         # A block in which no task is written is refused.
-        body = st.builds(lambda first, rest: (first, *rest), calls(spec), st.lists(inner, max_size=2))
+        body = st.builds(lambda first, rest: (first, *rest), single, st.lists(inner, max_size=2))
         switches = st.builds(d.Switch, numbers, st.lists(body, min_size=1, max_size=2).map(tuple), st.none() | body)
         return st.builds(d.Case, numbers, values, body) | switches
 
-    in_apply_map = st.lists(simple | simple | blocks(simple), min_size=1, max_size=4).map(tuple)
+    inside = calls(spec, in_apply_map=True)
+    in_apply_map = st.lists(simple(inside) | blocks(inside, simple(inside)), min_size=1, max_size=4).map(tuple)
     applied = st.builds(d.ApplyMap, st.lists(to_map_over | wholes, min_size=1, max_size=2).map(tuple), in_apply_map)
     given_values = numbers | st.lists(numbers, max_size=5) | st.just("text")
-    plain = simple | maps(spec) | maps(spec) | maps(spec) | applied | st.builds(d.Given, given_values)
-    return plain | plain | blocks(plain)
+    plain = simple(calls(spec)) | maps(spec) | maps(spec) | maps(spec) | applied | st.builds(d.Given, given_values)
+    return plain | plain | blocks(calls(spec), plain)
 
 
 def flows(*, max_size: int = 8, delays: tuple[float, ...] = (0.0,)) -> st.SearchStrategy[list[d.Statement]]:

@@ -12,8 +12,7 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
-import cloudpickle
-
+from anabranch.engine.values import dumps
 from anabranch.errors import TaskFailure, UnmappableError, UpstreamFailure, WorkerLost
 from anabranch.states import Failure
 from anabranch.where import is_library
@@ -21,6 +20,7 @@ from anabranch.where import is_library
 MAX_MESSAGE = 8_192  # characters
 MAX_TRACEBACK = 32_768  # characters
 MAX_EXCEPTION_NBYTES = 65_536
+SMALL_EXCEPTION_NBYTES = 2_048  # carried even by failures that are not described in full
 MAX_INPUT = 200  # characters of an argument's repr
 MAX_INPUTS = 500  # characters of all of them
 FIRST_FRAMES, LAST_FRAMES = 10, 20
@@ -52,9 +52,15 @@ def type_name(exception: BaseException) -> str:
 def describe(
     exception: BaseException, inputs: Mapping[str, object] | None = None, *, in_full: bool = True, root: str = ""
 ) -> Failure:
-    """The exception as a value; not `in_full`: without traceback, copy and inputs."""
+    """The exception as a value; not `in_full`: without traceback and inputs, and with a copy only if that is small."""
     if not in_full:
-        return Failure(type_name(exception), clean(message_of(exception), 300), line=_last_line(exception), root=root)
+        return Failure(
+            type_name(exception),
+            clean(message_of(exception), 300),
+            line=_last_line(exception),
+            exception=_portable(exception, SMALL_EXCEPTION_NBYTES),
+            root=root,
+        )
     frames = _user_frames(exception)
     return Failure(
         type_name(exception),
@@ -112,14 +118,14 @@ def _formatted(exception: BaseException, frames: list[traceback.FrameSummary]) -
     return clean(before + text + headline + notes, MAX_TRACEBACK)
 
 
-def _portable(exception: BaseException) -> bytes | None:
+def _portable(exception: BaseException, limit: int = MAX_EXCEPTION_NBYTES) -> bytes | None:
     """The pickled exception if it is small and loads again as what it was, else None."""
     chained = exception.__traceback__, exception.__cause__, exception.__context__, exception.__suppress_context__
     try:
         # Dask teaches pickle to take tracebacks and causes along; the text has them, and they are large.
         exception.__traceback__ = exception.__cause__ = exception.__context__ = None
-        data: bytes = cloudpickle.dumps(exception)
-        if len(data) > MAX_EXCEPTION_NBYTES or type(pickle.loads(data)).__name__ != type(exception).__name__:
+        data = dumps(exception)
+        if len(data) > limit or type(pickle.loads(data)).__name__ != type(exception).__name__:
             return None
     except BaseException:  # pickling runs the user's code; whatever it raises, the text is there
         return None

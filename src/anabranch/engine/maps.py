@@ -94,7 +94,7 @@ class MapRun:
         if kind not in self._described and len(self._described) < self._max_tracebacks:
             self._described.add(kind)
             return state
-        return replace(state, failure=replace(failure, traceback="", exception=None))
+        return replace(state, failure=replace(failure, traceback="", inputs={}))
 
     def settle(self, index: int, state: State) -> None:
         """Give an element a final state without having run it."""
