@@ -164,7 +164,7 @@ class Interpreter:
         expression = node.arguments["parts"]
         if node.kind == "collect":
             parts = getattr(expression, "parts", (expression,))
-            found = [self.runs[part.node] if hasattr(part, "node") else self._plain(part) for part in parts]
+            found = [carried(self.runs[p.node]) if hasattr(p, "node") else Run("Success", evaluate(p, self._values())) for p in parts]
         elif isinstance(expression, Const):
             found = list(flat(elements_of(Run("Success", expression.value))))
         else:
@@ -176,9 +176,6 @@ class Interpreter:
             found = list(flat(elements_of(upstream)))
         state = "Failed" if any(run.state in FAILED for run in found) else "Success"
         return Run(state, [run.value for run in found], tuple(found))
-
-    def _plain(self, part: Any) -> Run:
-        return Run("Success", evaluate(part, self._values()))
 
     def _call(self, node: FrozenNode, arguments: Callable[[], dict[str, Any]], index: int | None) -> Run:
         """Attempts and rounds of a loop until one ends for good. Each attempt sees the arguments as they were."""
@@ -216,6 +213,11 @@ def ended_by(signal: signals.Signal) -> Run:
 def elements_of(run: Run) -> Sequence[Run]:
     """What a map sees one by one: elements with their states, or the values of a plain list."""
     return run.elements if run.elements is not None else [Run("Success", value) for value in run.value]
+
+
+def carried(run: Run) -> Run:
+    """A node as a part of a list: a value if it succeeded, otherwise something that keeps its state."""
+    return run if run.state in FAILED or run.state == "Skipped" else Run("Success", run.value)
 
 
 def flat(runs: Sequence[Run]) -> Iterator[Run]:

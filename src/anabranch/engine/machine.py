@@ -13,7 +13,8 @@ from typing import Any
 
 from anabranch.bindings import Const
 from anabranch.engine.blame import blamed
-from anabranch.engine.chunking import Pacer
+from anabranch.engine.backlog import BUNDLE_S, QUICK_S, Backlog
+from anabranch.engine.chunking import GIVE_UP_TARGETS, Pacer
 from anabranch.engine.maps import Chain, MapRun, as_range
 from anabranch.engine.stimuli import (
     CancelAsked,
@@ -52,6 +53,9 @@ from anabranch.states import (
     TriggerFailed,
 )
 from anabranch.triggers import EdgeName, Upstreams, all_finished, verdict
+
+SINGLES_PER_SLOT = 32  # single nodes on their way: enough that no slot waits for the driver, whatever the graph
+MAX_ASIDE = 256  # nodes that do not fit into a bundle are looked at again later; so many at a time at the most
 
 
 @dataclass(slots=True)
@@ -129,6 +133,7 @@ class Machine:
         self._serial = 0
         self._waiting: list[tuple[float, str]] = []
         self._to_start: dict[str, None] = {}
+        self._backlog = Backlog(max_nbytes=settings["inline_nbytes"])
         self._commands: list[Command] = []
         self._consumers_left = {slug: len(down) for slug, down in graph.downstream.items()}
         self._users: dict[Key, set[str]] = {}
@@ -200,6 +205,10 @@ class Machine:
         if self._waiting:
             times.append(self._waiting[0][0])
         return min(times, default=None)
+
+    @property
+    def _chunks_in_flight(self) -> int:
+        return sum(len(chain.in_flight) for chain in self._chains)
 
     def _wake(self) -> None:
         for chain in self._chains:
@@ -278,66 +287,120 @@ class Machine:
 
     def _start_nodes(self) -> None:
         units: list[Unit] = []
+        window = SINGLES_PER_SLOT * self.slots
+        while True:
+            self._look_at_candidates()
+            if not self._backlog or len(self._units) - self._chunks_in_flight + len(units) >= window:
+                break
+            run = self.runs[self._backlog.pop()]
+            if self._may_start(run) and self._is_due(run):
+                units.append(self._start_singles(run))
+        if units:
+            self._commands.append(Submit(tuple(units)))
+
+    def _look_at_candidates(self) -> None:
+        """Expand maps that can be, and put single nodes into the backlog that can run."""
         while self._to_start:
             # Topological order lets whole stretches of the graph go out at once, upstreams first.
             batch = sorted(self._to_start, key=self._order.__getitem__)
             self._to_start.clear()
             for slug in batch:
                 run = self.runs[slug]
-                if (
-                    run.is_final
-                    or run.is_flying
-                    or run.elements is not None
-                    or isinstance(run.state, (Retrying, Paused))
-                ):
+                if not self._may_start(run):
                     continue
                 if run.node.is_map:
                     self._start_map(run)
                 elif all(self._is_available(up) for up in run.node.whole_upstreams):
-                    units.append(self._start_single(run))
-        if units:
-            self._commands.append(Submit(tuple(units)))
+                    self._backlog.push(self._order[slug], slug)
+
+    def _may_start(self, run: NodeRun) -> bool:
+        """Whether a node is neither on its way nor at its end, and waits for no time or approval."""
+        is_waiting = isinstance(run.state, (Retrying, Paused))
+        return not (run.is_final or run.is_flying or is_waiting or run.elements is not None)
+
+    def _is_due(self, run: NodeRun) -> bool:
+        """Whether a node may go out: Dask waits for what is on its way, but a quick one is better bundled when it can be."""
+        upstreams = run.node.whole_upstreams
+        if self._is_quick(run) and any(self.runs[up].is_flying for up in upstreams):
+            return False
+        return all(self._is_available(up) for up in upstreams)
+
+    def _is_quick(self, run: NodeRun) -> bool:
+        pace = self._backlog.pace_s(run.node.name)
+        return pace is not None and pace <= QUICK_S
 
     def _is_available(self, slug: str) -> bool:
         """Whether a single node that needs this one may be submitted: it is final, or a single on its way."""
         run = self.runs[slug]
         return run.is_final or run.is_flying
 
-    def _start_single(self, run: NodeRun) -> Unit:
-        slugs = [run.node.slug]
-        while (follower := self._fusable_after(slugs)) is not None:
-            slugs.append(follower)
+    def _start_singles(self, run: NodeRun) -> Unit:
+        """Put a node into a unit, and with it what may well run in the same Dask task."""
+        is_bundle = bool(self._backlog) and self._can_bundle(run, {})
+        slugs = self._bundle_from(run) if is_bundle else self._line_from(run)
         unit = Unit(
             key=self._new_key(run.node),
             nodes=tuple(slugs),
             inputs=self._whole_inputs(slugs),
             attempts={-1: run.attempt} if run.attempt > 1 else {},
             loops={-1: run.loop} if run.loop is not None else {},
+            give_up_s=BUNDLE_S * GIVE_UP_TARGETS if is_bundle else None,
             approved=self._approved.intersection(slugs),
         )
         for slug in slugs:
             each = self.runs[slug]
             each.key, each.is_flying = unit.key, True
+        for slug in slugs:
             self._to_start_below(slug)
         self._units[unit.key] = unit
         self._users[unit.key] = set(slugs)
         return unit
 
-    def _fusable_after(self, slugs: list[str]) -> str | None:
-        """The single node that may run in the same unit: the only one below, with nothing unfinished beside it."""
-        below = self.graph.downstream[slugs[-1]]
-        if len(below) != 1:
-            return None
-        run = self.runs[below[0]]
-        node = run.node
-        if node.is_map or run.is_final or run.is_flying or run.losses or isinstance(run.state, (Retrying, Paused)):
-            return None
-        if node.policies.resources != self.runs[slugs[-1]].node.policies.resources:
-            return None
-        if self.runs[slugs[-1]].losses:
-            return None
-        others = [up for up in node.whole_upstreams if up not in slugs]
-        return node.slug if all(self.runs[up].is_final for up in others) else None
+    def _line_from(self, run: NodeRun) -> list[str]:
+        """A node, and the nodes after it for as long as each is all that follows and has nothing else to wait for."""
+        slugs = [run.node.slug]
+        while True:
+            below = self.graph.downstream[slugs[-1]]
+            follower = self.runs[below[0]] if len(below) == 1 else None
+            if follower is None or follower.node.is_map or not self._go_together(self.runs[slugs[-1]], follower):
+                return slugs
+            if not all(up in slugs or self.runs[up].is_final for up in follower.node.whole_upstreams):
+                return slugs
+            slugs.append(follower.node.slug)
+
+    def _go_together(self, run: NodeRun, other: NodeRun) -> bool:
+        """Whether two nodes may share a unit: what was lost runs alone, and they ask the same of a worker."""
+        mine, theirs = run.node.policies, other.node.policies
+        same = (mine.resources, mine.priority) == (theirs.resources, theirs.priority)
+        return same and not run.losses and not other.losses and self._may_start(other)
+
+    def _bundle_from(self, run: NodeRun) -> list[str]:
+        """Nodes of the backlog, and nodes below them, that take a moment only: together about `BUNDLE_S`."""
+        slugs: dict[str, None] = {}
+        aside: list[str] = []
+        queue, budget_s = [run.node.slug], BUNDLE_S
+        while (queue or self._backlog) and budget_s > 0 and len(aside) < MAX_ASIDE:
+            comes_from_below = bool(queue)
+            slug = queue.pop() if queue else self._backlog.pop()
+            each = self.runs[slug]
+            if slug in slugs or not self._may_start(each):
+                continue
+            if not (self._go_together(run, each) and self._can_bundle(each, slugs)):
+                if not comes_from_below:
+                    aside.append(slug)
+                continue
+            slugs[slug] = None
+            budget_s -= self._backlog.pace_s(each.node.name) or 0.0
+            queue += [down for down in self.graph.downstream[slug] if not self.runs[down].node.is_map]
+        for slug in aside:
+            self._backlog.push(self._order[slug], slug)
+        return list(slugs)
+
+    def _can_bundle(self, run: NodeRun, inside: Mapping[str, None]) -> bool:
+        """Whether a node is known to be quick, and needs nothing that is still on its way elsewhere."""
+        if not self._is_quick(run) or run.losses or run.attempt > 1:
+            return False
+        return all(up in inside or self.runs[up].is_final for up in run.node.whole_upstreams)
 
     def _to_start_below(self, slug: str) -> None:
         self._to_start.update(dict.fromkeys(self.graph.downstream[slug]))
@@ -471,7 +534,7 @@ class Machine:
         """Hand out chunks while there are fewer in flight than the slots can have at hand."""
         units: list[Unit] = []
         window = self._settings["chunks_per_slot"] * self.slots
-        in_flight = sum(len(chain.in_flight) for chain in self._chains)
+        in_flight = self._chunks_in_flight
         open_chains = [chain for chain in self._chains if chain.ready]
         while open_chains and in_flight < window:
             chain = min(open_chains, key=lambda each: len(each.in_flight))
@@ -549,6 +612,7 @@ class Machine:
         state = report.state
         if isinstance(state, Finished):
             run.value, run.width, run.unmappable = report.value, report.width, report.unmappable
+            self._backlog.observe(run.node.name, state, is_small=report.value is not None)
             self._conclude(run, state)
             return
         if run.key is not None:

@@ -40,6 +40,9 @@ def run_singles(
     reports = []
     for place, slug in enumerate(unit.nodes):
         node = environment.program.nodes[slug]
+        if place and unit.give_up_s is not None and environment.clock() - began > unit.give_up_s:
+            reports.append(SingleReport(slug, Pending(message="handed back")))
+            continue
         upstreams = {
             up: done[up]
             if up in done
@@ -53,7 +56,7 @@ def run_singles(
             {},
             environment.task_context(node, attempt=attempt),
             environment,
-            wait_s=environment.setting("inplace_retry_delay_s"),
+            wait_s=0.0 if unit.give_up_s is not None else environment.setting("inplace_retry_delay_s"),
             is_approved=slug in unit.approved,
         )
         if place == 0 and -1 in unit.loops:

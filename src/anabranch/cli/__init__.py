@@ -1,0 +1,65 @@
+"""The command line: ``anabranch``, also as ``dask anabranch`` and ``python -m anabranch``.
+
+This module has the group and the way in; each command has a module of its own, `exits` the exit codes. What takes long to
+import, Dask above all, is imported by commands when they run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from importlib.metadata import version
+from typing import NoReturn
+
+import click
+
+from anabranch.cli.demo import demo
+from anabranch.cli.inspect import validate, visualize
+from anabranch.cli.run import run
+
+__all__ = ["anabranch", "main"]
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(version("anabranch"), prog_name="anabranch", message="%(prog)s %(version)s")
+def anabranch() -> None:
+    """Data workflows on Dask.
+
+    \b
+    anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameters are options
+    anabranch run etl.py --help                what parameters it has
+    anabranch demo                             see one run
+
+    \b
+    Progress and logs go to standard error, results to standard output. Exit codes: 0 success, 1 the run failed,
+    2 usage or parameters, 3 the flow cannot be loaded or built, 4 no scheduler or no workers, 5 cancelled,
+    130 and 143 interrupted.
+    """
+
+
+for command in (run, validate, visualize, demo):
+    anabranch.add_command(command)
+
+
+def main() -> NoReturn:
+    """Run the command line with the arguments of this process, and leave it."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(AttributeError, ValueError):  # something else than a file, or one that is closed
+            stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a TextIO may not have it
+    try:
+        anabranch(prog_name="anabranch")
+    except SystemExit as end:
+        _leave(end)
+    raise SystemExit(0)
+
+
+def _leave(end: SystemExit) -> NoReturn:
+    """Leave the process, without waiting for threads in which tasks of a cancelled run go on."""
+    if any(thread.name.startswith("anabranch") for thread in threading.enumerate()):
+        with contextlib.suppress(OSError, ValueError):
+            sys.stdout.flush()
+            sys.stderr.flush()
+        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+    raise end

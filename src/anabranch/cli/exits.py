@@ -1,0 +1,61 @@
+"""Exit codes, and which error leads to which."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+import click
+
+from anabranch.errors import (
+    AnabranchError,
+    DefinitionError,
+    ExecutorError,
+    FlowLoadError,
+    ParameterError,
+    SettingError,
+)
+from anabranch.printable import printable_lines
+
+SUCCESS = 0
+RUN_FAILED = 1
+USAGE = 2
+"""A bad option, parameter or setting. It is Click's own code, too."""
+NOT_LOADED = 3
+"""The flow cannot be loaded or built."""
+NO_CLUSTER = 4
+"""No scheduler answers, or it has no workers."""
+CANCELLED = 5
+"""Cancelled from elsewhere, or waiting for an approval."""
+SIGNALLED = 128
+"""Plus the number of the signal: 130 after Ctrl-C, 143 after SIGTERM."""
+
+
+class Problem(click.ClickException):
+    """Ends a command with a message and an exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__("\n".join(printable_lines(message)))
+        self.exit_code = exit_code
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        """Write the message to standard error."""
+        click.echo(f"Error: {self.format_message()}", file=file, err=True)
+
+
+@contextmanager
+def exit_codes() -> Iterator[None]:
+    """Within it, errors of the library end the command with their message and their exit code."""
+    try:
+        yield
+    except AnabranchError as error:
+        raise Problem(str(error), _code_of(error)) from error
+
+
+def _code_of(error: AnabranchError) -> int:
+    if isinstance(error, (ParameterError, SettingError)):
+        return USAGE
+    if isinstance(error, (FlowLoadError, DefinitionError)):
+        return NOT_LOADED
+    return NO_CLUSTER if isinstance(error, ExecutorError) else RUN_FAILED

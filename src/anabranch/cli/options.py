@@ -1,0 +1,80 @@
+"""Options that several commands have, and what they stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from anabranch.cli.exits import exit_codes
+
+if TYPE_CHECKING:
+    from anabranch.executors.base import Executor
+    from anabranch.progress import Mode
+
+_Command = TypeVar("_Command", bound=Callable[..., Any])
+
+
+def run_options(executor_help: str) -> Callable[[_Command], _Command]:
+    """Options of every command that runs a flow."""
+
+    def decorate(command: _Command) -> _Command:
+        for option in (
+            click.option("-v", "--verbose", is_flag=True, help="Also debug messages, and tracebacks in full."),
+            click.option("-q", "--quiet", is_flag=True, help="On standard error only what went wrong."),
+            click.option("--json", "as_json", is_flag=True, help="The outcome as JSON on standard output."),
+            click.option("--progress/--no-progress", default=None, help="Whether to show progress (setting: progress)."),
+            click.option("--workers", type=click.IntRange(1, 10_000), metavar="N", help="Threads, or workers of a cluster made for the run."),
+            click.option("--executor", metavar="local|threads|dask|ADDRESS", help=executor_help),
+        ):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+def executor_of(name: str | None, workers: int | None) -> Executor | None:
+    """The executor that was asked for; None if none was.
+
+    Raises
+    ------
+    click.UsageError
+        There is no such thing, or not with so many workers.
+    """
+    from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
+
+    if workers is not None and name not in ("threads", "dask"):
+        given = f"--executor {name}" if name is not None else "no --executor"
+        raise click.UsageError(f"--workers goes with --executor threads or --executor dask, found {given}")
+    if name is None:
+        return None
+    if name == "local":
+        return LocalExecutor()
+    if name == "threads":
+        return LocalDaskExecutor(num_workers=workers)
+    if name == "dask":
+        return DaskExecutor(cluster_kwargs={"n_workers": workers, "threads_per_worker": 1} if workers else None)
+    if "://" in name and not name.startswith("://"):
+        return DaskExecutor(name)
+    raise click.BadParameter(
+        f"expected local, threads, dask, or a scheduler's address such as tcp://host:8786; found {name!r}",
+        param_hint="'--executor'",
+    )
+
+
+def progress_mode(progress: bool | None, *, quiet: bool) -> Mode:
+    """Whether progress is shown: by the option, else by the setting."""
+    if progress is not None:
+        return "always" if progress else "never"
+    from anabranch.settings import config
+
+    with exit_codes():
+        mode: Mode = config.progress  # type: ignore[assignment]  # settings are checked when they are read
+    return "never" if quiet and mode == "auto" else mode
+
+
+def refuse_both(*, quiet: bool, verbose: bool) -> None:
+    """Let nobody ask for less and more at once."""
+    if quiet and verbose:
+        raise click.UsageError("--quiet and --verbose exclude each other")

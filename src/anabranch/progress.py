@@ -1,0 +1,371 @@
+"""Progress of a run for a terminal: an observer that shows what happens as one live block, or as plain lines.
+
+What is known of the tasks is kept by `Board`, which prints nothing. rich is loaded when a live block is shown, not before.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO, TypeAlias
+
+from anabranch.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
+from anabranch.printable import printable, seconds, shortened
+from anabranch.states import State
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.live import Live
+
+Mode: TypeAlias = Literal["auto", "always", "never"]
+
+STEPS = ("parameter", "condition", "merge", "collect", "flatten")  # kinds of nodes that are shown only when they fail
+LINE_EVERY_S = 30.0  # between two plain lines of one map: a job of an hour stays within a screen or two
+PACE_OVER_S = 10.0  # pace is what was done within this time: short enough to follow, long enough not to jump
+SAMPLE_EVERY_S = 0.25
+REFRESH_HZ = 4  # more than that is not seen, and is paid for with time of the driver's
+MAX_ROWS = 15  # a block that is higher than the terminal cannot be redrawn
+MAX_NAME = 32
+MAX_MESSAGE = 300
+
+
+# What is known --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class Row:
+    """What is known of one node."""
+
+    slug: str
+    kind: str
+    state: State | None = None
+    width: int = 0
+    """Of a map of which elements have ended."""
+    done: int = 0
+    failed: int = 0
+    retrying: int = 0
+    began: float = 0.0
+    ended: float | None = None
+    _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether it has ended."""
+        return self.state is not None and self.state.is_finished()
+
+    def pace(self) -> float | None:
+        """Elements a second, of late; None if that is not known yet."""
+        if len(self._samples) < 2:
+            return None
+        (first, before), (last, after) = self._samples[0], self._samples[-1]
+        return (after - before) / (last - first) if last > first else None
+
+    def left_s(self) -> float | None:
+        """Seconds until the map has ended, at that pace."""
+        pace = self.pace()
+        return (self.width - self.done) / pace if pace else None
+
+    def duration_s(self) -> float | None:
+        """Seconds that it took, as far as is known."""
+        if self.width and self.ended is not None:
+            return self.ended - self.began
+        return self.state.duration_s if self.state is not None else None
+
+    def advance(self, event: MapAdvanced) -> None:
+        """Take note of elements that have ended."""
+        if not self.width:
+            self.began = event.now
+            self._samples.append((event.now, 0))
+        self.width, self.done, self.failed, self.retrying = event.width, event.done, event.failed, event.retrying
+        if event.now - self._samples[-1][0] >= SAMPLE_EVERY_S:
+            self._samples.append((event.now, event.done))
+            while event.now - self._samples[0][0] > PACE_OVER_S and len(self._samples) > 2:
+                self._samples.popleft()
+
+
+class Board:
+    """The nodes of a run, as far as events have told of them."""
+
+    def __init__(self) -> None:
+        self.flow_name = ""
+        self.run_id = ""
+        self.started = 0.0
+        self.state: State | None = None
+        self.rows: dict[str, Row] = {}
+        self.total = 0
+        """Nodes that are no mere steps."""
+        self.done = 0
+        """Those of them that have ended."""
+
+    def take(self, event: Event) -> Row | None:
+        """Take note of an event. The row it is about, if it is about one."""
+        match event:
+            case RunStarted(now, flow_name, run_id, nodes):
+                self.flow_name, self.run_id, self.started, self.state = flow_name, run_id, now, None
+                self.rows = {slug: Row(slug, kind) for slug, kind in nodes.items()}
+                self.total, self.done = sum(kind not in STEPS for kind in nodes.values()), 0
+            case TaskChanged(now, slug, state):
+                row = self.rows.setdefault(slug, Row(slug, "task"))
+                if state.is_finished() and not row.is_done:
+                    row.ended = now
+                    self.done += row.kind not in STEPS
+                row.state = state
+                return row
+            case MapAdvanced(_, slug):
+                row = self.rows.setdefault(slug, Row(slug, "task"))
+                row.advance(event)
+                return row
+            case RunFinished(_, state):
+                self.state = state
+        return None
+
+    def shown(self, limit: int = MAX_ROWS) -> tuple[list[Row], int]:
+        """Rows to be shown, in the order of the flow: maps that go on, failures, what waits, and what ended last.
+
+        Returns
+        -------
+        tuple
+            The rows, and the number of others of which something is known.
+        """
+        known = [
+            row
+            for row in list(self.rows.values())
+            if (row.state is not None or row.width) and (row.kind not in STEPS or (row.state and not row.state.is_successful()))
+        ]
+        by_need = sorted(known, key=_need)
+        chosen = {row.slug for row in by_need[:limit]}
+        return [row for row in known if row.slug in chosen], len(known) - len(chosen)
+
+
+def _need(row: Row) -> tuple[int, float]:
+    if row.state is not None and row.state.is_failed():
+        return (1, -(row.ended or 0.0))
+    if not row.is_done:
+        return (0, 0.0)
+    return (2, -(row.ended or 0.0))
+
+
+# Observers ------------------------------------------------------------------------------------------------------------
+
+
+class Progress:
+    """An observer that shows nothing; base of those that do. As a context manager, it is closed at the end."""
+
+    notice = ""
+    """A sentence to be shown until the run ends."""
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+
+    def close(self) -> None:
+        """Leave the terminal as it was; for runs that end without `RunFinished`, too."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class PlainProgress(Progress):
+    """A line for each task that ends, and now and then one for a map that goes on. No colours, no cursor.
+
+    Parameters
+    ----------
+    write
+        Takes a line of text.
+    """
+
+    def __init__(self, write: Callable[[str], object]) -> None:
+        self._write = write
+        self._board = Board()
+        self._said: dict[str, float] = {}
+
+    def __call__(self, event: Event) -> None:
+        """Write what is worth a line."""
+        row = self._board.take(event)
+        if row is None:
+            return
+        if isinstance(event, MapAdvanced):
+            if event.now - self._said.setdefault(row.slug, row.began) >= LINE_EVERY_S:
+                self._said[row.slug] = event.now
+                self._write(f"{printable(row.slug)}: {_map_text(row)}")
+            return
+        state = row.state
+        if state is None or (row.kind in STEPS and (state.is_successful() or state.is_cancelled())):
+            return
+        took = row.duration_s()
+        time_text = f" in {seconds(took)}" if took is not None and state.is_finished() else ""
+        message = "" if state.message in ("", "done") else f": {shortened(state.message, MAX_MESSAGE)}"
+        self._write(f"{printable(row.slug)}: {state.name}{time_text}{message}")
+
+
+class LiveProgress(Progress):
+    """One block of lines that is redrawn in place: a bar for each map, a line for each task that has ended.
+
+    Parameters
+    ----------
+    console
+        A console of rich's, on a terminal.
+    clock
+        Gives the time, as events have it.
+    """
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.time) -> None:
+        self._console = console
+        self._clock = clock
+        self._board = Board()
+        self._live: Live | None = None
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event; the block is redrawn by a thread of its own."""
+        self._board.take(event)
+        if isinstance(event, RunStarted):
+            self._start()
+        elif isinstance(event, RunFinished):
+            self.close()
+
+    def _start(self) -> None:
+        from rich.live import Live
+
+        self.close()
+        self._live = Live(
+            console=self._console,
+            get_renderable=self.block,
+            refresh_per_second=REFRESH_HZ,
+            # Log lines and prints go above the block. What is printed for a pipe or a file must get there.
+            redirect_stdout=sys.stdout.isatty(),
+            redirect_stderr=True,
+        )
+        self._live.start(refresh=False)
+
+    def close(self) -> None:
+        """Draw the block a last time and leave it there."""
+        live, self._live = self._live, None
+        if live is not None:
+            self.notice = ""
+            live.stop()
+
+    def block(self) -> Group:
+        """The block as it is now."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        board = self._board
+        rows, hidden = board.shown(min(MAX_ROWS, max(3, self._console.height - 4)))
+        table = Table.grid(padding=(0, 1))
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", max_width=MAX_NAME)
+        table.add_column(no_wrap=True)
+        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
+        for row in rows:
+            table.add_row(*self._cells(row))
+        parts: list[Any] = [table]
+        if hidden:
+            parts.append(Text(f"  … and {hidden:,} more", style="dim"))
+        if board.state is None:
+            elapsed = seconds(max(0.0, self._clock() - board.started))
+            text = Text(f"  {board.done:,} of {board.total:,} tasks have ended, {elapsed}", style="dim")
+            parts.append(text)
+        if self.notice:
+            parts.append(Text(f"  {printable(self.notice)}", style="yellow"))
+        return Group(*parts)
+
+    def _cells(self, row: Row) -> list[Any]:
+        from rich.progress_bar import ProgressBar
+        from rich.text import Text
+
+        name = Text(shortened(row.slug, MAX_NAME))
+        state = row.state
+        if state is not None and not state.is_running() and not (state.is_pending() and row.width):
+            symbol, style = symbol_of(state)
+            took = row.duration_s()
+            time_text = seconds(took) if took is not None and state.is_finished() else ""
+            told = "" if state.message in ("", "done") else state.message
+            if state.is_finished() and (state.counts is not None or not told):
+                told = _counts_text(row) or ("" if state.is_successful() else state.name)
+            return [Text(self._drawable(symbol), style), name, Text(time_text, "dim"), Text(shortened(told, MAX_MESSAGE), style)]
+        bar = ProgressBar(total=max(1, row.width), completed=row.done, width=24)
+        return [Text(self._drawable("►"), "cyan"), name, bar, Text(_map_text(row))]
+
+    def _drawable(self, symbol: str) -> str:
+        try:
+            symbol.encode(self._console.encoding)
+        except (UnicodeEncodeError, LookupError):
+            return _ASCII[symbol]
+        return symbol
+
+
+_ASCII = {"✓": "+", "✗": "x", "↷": "-", "■": "#", "↻": "~", "‖": "=", "►": ">"}
+
+
+def symbol_of(state: State) -> tuple[str, str]:
+    """A symbol for a state, and a style of rich's."""
+    if state.is_skipped():
+        return "↷", "dim"
+    if state.is_successful():
+        return "✓", "green"
+    if state.is_cancelled():
+        return "■", "magenta"
+    if state.is_failed():
+        return "✗", "red"
+    if state.is_paused():
+        return "‖", "yellow"
+    return "↻", "yellow"
+
+
+def _map_text(row: Row) -> str:
+    parts = [f"{row.done:,}/{row.width:,}"]
+    parts += [f"{row.failed:,} failed"] if row.failed else []
+    parts += [f"{row.retrying:,} retrying"] if row.retrying else []
+    pace, left = row.pace(), row.left_s()
+    if pace is not None:
+        parts.append(f"{pace:,.0f}/s" if pace >= 10 else f"{pace:.1f}/s")
+    if left is not None and row.done < row.width:
+        parts.append(f"{seconds(left)} left")
+    return "  ".join(parts)
+
+
+def _counts_text(row: Row) -> str:
+    counts = row.state.counts if row.state is not None else None
+    if counts is None:
+        return ""
+    parts = [f"{counts.total:,} elements"]
+    parts += [f"{counts.failed:,} failed"] if counts.failed else []
+    parts += [f"{counts.skipped:,} skipped"] if counts.skipped else []
+    return ", ".join(parts)
+
+
+# Which one ------------------------------------------------------------------------------------------------------------
+
+
+def observer(
+    mode: Mode = "auto", stream: TextIO | None = None, *, environ: Mapping[str, str] | None = None
+) -> Progress:
+    """An observer for ``flow.run(observers=[…])`` that shows how the run goes on.
+
+    Parameters
+    ----------
+    mode
+        ``never``: nothing. Otherwise a live block where `stream` is a terminal that can show one, plain lines where it
+        is not.
+    stream
+        Where to; default: standard error.
+    """
+    stream = sys.stderr if stream is None else stream
+    environ = os.environ if environ is None else environ
+    if mode == "never":
+        return Progress()
+    if stream.isatty() and environ.get("TERM", "") not in ("dumb", "unknown"):
+        from rich.console import Console
+
+        return LiveProgress(Console(file=stream, highlight=False))
+    return PlainProgress(lambda line: stream.write(f"{line}\n") and stream.flush())
