@@ -8,7 +8,7 @@ from __future__ import annotations
 import linecache
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -16,6 +16,7 @@ from anabranch.printable import printable, printable_lines, seconds, shortened
 from anabranch.states import Crashed, Failure, State, TimedOut
 
 if TYPE_CHECKING:
+    from anabranch.engine.machine import NodeRun
     from anabranch.runview import FlowRunView
 
 Ink: TypeAlias = Literal["bad", "strong", "faint"]
@@ -95,12 +96,9 @@ def failure_lines(view: FlowRunView, *, in_full: bool = False, paint: Paint = pl
         lines += [""]
     if not by_task and view.state.is_failed():
         lines += [*_block_of(view.state, "the flow run", in_full, paint), ""]
-    stopped = [
-        slug for slug, state in _states(view)
-        if state.is_failed() and slug not in by_task and not (state.counts and state.counts.successful)
-    ]  # fmt: skip
-    if by_task and stopped:
-        lines += [paint(f"  not run because of that: {_names(stopped)}", "faint"), ""]
+    held = [held_up for slug, run in view._whole.runs.items() if slug not in by_task and (held_up := _held_up(run))]
+    if by_task and held:
+        lines += [paint(f"  held up by that: {_names(held)}", "faint"), ""]
     return lines[:-1]
 
 
@@ -236,11 +234,16 @@ def _count(view: FlowRunView, slug: str, groups: list[Alike]) -> str:
     return f"{failed:,} of {width:,} elements failed: {kinds}{more}"
 
 
-def _states(view: FlowRunView) -> Iterator[tuple[str, State]]:
-    for slug, run in view._whole.runs.items():
-        yield slug, run.state
+def _held_up(run: NodeRun) -> str:
+    """The node and what of it did not run; nothing if it did."""
+    counts = run.state.counts
+    if not run.state.is_failed():
+        return ""
+    if counts is None or not counts.total or counts.failed == counts.total:
+        return printable(run.node.slug)
+    return f"{printable(run.node.slug)} ({counts.failed:,} of {counts.total:,} elements)"
 
 
-def _names(slugs: list[str]) -> str:
-    more = f" and {len(slugs) - MAX_NAMES:,} more" if len(slugs) > MAX_NAMES else ""
-    return f"{', '.join(map(printable, slugs[:MAX_NAMES]))}{more}"
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
+    return f"{', '.join(names[:MAX_NAMES])}{more}"

@@ -46,11 +46,13 @@ def seconds(value: float) -> str:
 
     Examples
     --------
-    >>> [seconds(value) for value in (0.0123, 2.345, 75, 3700)]
-    ['0.01 s', '2.3 s', '1:15 min', '1:01:40 h']
+    >>> [seconds(value) for value in (0.0001, 0.0123, 2.345, 75, 3700)]
+    ['<1 ms', '12 ms', '2.3 s', '1:15 min', '1:01:40 h']
     """
+    if value < 1:
+        return f"{value * 1000:.0f} ms" if value >= 0.001 else "<1 ms"
     if value < 60:
-        return f"{value:.2f} s" if value < 1 else f"{value:.1f} s"
+        return f"{value:.1f} s"
     whole = round(value)
     minutes, rest = divmod(whole, 60)
     return f"{minutes}:{rest:02} min" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"

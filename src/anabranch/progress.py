@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Literal, Self, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Literal, Self, TextIO, TypeAlias
 
 from anabranch.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
 from anabranch.printable import printable, seconds, shortened
@@ -21,6 +21,7 @@ from anabranch.states import State
 if TYPE_CHECKING:
     from rich.console import Console, Group
     from rich.live import Live
+    from rich.text import Text
 
 Mode: TypeAlias = Literal["auto", "always", "never"]
 
@@ -31,6 +32,7 @@ SAMPLE_EVERY_S = 0.25
 REFRESH_HZ = 4  # more than that is not seen, and is paid for with time of the driver's
 MAX_ROWS = 15  # a block that is higher than the terminal cannot be redrawn
 MAX_NAME = 32
+BAR = 24  # characters
 MAX_MESSAGE = 300
 
 
@@ -114,6 +116,8 @@ class Board:
                 if state.is_finished() and not row.is_done:
                     row.ended = now
                     self.done += row.kind not in STEPS
+                elif state.is_running() and not row.width:
+                    row.began = now
                 row.state = state
                 return row
             case MapAdvanced(_, slug):
@@ -156,8 +160,10 @@ def _need(row: Row) -> tuple[int, float]:
 class Progress:
     """An observer that shows nothing; base of those that do. As a context manager, it is closed at the end."""
 
+    is_live = False
+    """Whether there is a block on the screen, which others must not write into past `sys.stderr`."""
     notice = ""
-    """A sentence to be shown until the run ends."""
+    """A sentence to be shown in the block until the run ends."""
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
@@ -199,7 +205,7 @@ class PlainProgress(Progress):
                 self._write(f"{printable(row.slug)}: {_map_text(row)}")
             return
         state = row.state
-        if state is None or (row.kind in STEPS and (state.is_successful() or state.is_cancelled())):
+        if state is None or state.is_running() or (row.kind in STEPS and (state.is_successful() or state.is_cancelled())):
             return
         took = row.duration_s()
         time_text = f" in {seconds(took)}" if took is not None and state.is_finished() else ""
@@ -245,56 +251,56 @@ class LiveProgress(Progress):
             redirect_stderr=True,
         )
         self._live.start(refresh=False)
+        self.is_live = True
 
     def close(self) -> None:
         """Draw the block a last time and leave it there."""
         live, self._live = self._live, None
         if live is not None:
-            self.notice = ""
+            self.is_live, self.notice = False, ""
             live.stop()
 
     def block(self) -> Group:
         """The block as it is now."""
         from rich.console import Group
-        from rich.table import Table
         from rich.text import Text
 
         board = self._board
         rows, hidden = board.shown(min(MAX_ROWS, max(3, self._console.height - 4)))
-        table = Table.grid(padding=(0, 1))
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", max_width=MAX_NAME)
-        table.add_column(no_wrap=True)
-        table.add_column(no_wrap=True, overflow="ellipsis", ratio=1)
-        for row in rows:
-            table.add_row(*self._cells(row))
-        parts: list[Any] = [table]
+        column = min(MAX_NAME, max((len(printable(row.slug)) for row in rows), default=0))
+        lines = [self._line(row, column) for row in rows]
         if hidden:
-            parts.append(Text(f"  … and {hidden:,} more", style="dim"))
+            lines.append(Text(f"  … and {hidden:,} more", style="dim"))
         if board.state is None:
             elapsed = seconds(max(0.0, self._clock() - board.started))
-            text = Text(f"  {board.done:,} of {board.total:,} tasks have ended, {elapsed}", style="dim")
-            parts.append(text)
+            lines.append(Text(f"  {board.done:,} of {board.total:,} tasks have ended, {elapsed}", style="dim"))
         if self.notice:
-            parts.append(Text(f"  {printable(self.notice)}", style="yellow"))
-        return Group(*parts)
+            lines.append(Text(f"  {printable(self.notice)}", style="yellow"))
+        for line in lines:
+            line.no_wrap, line.overflow = True, "ellipsis"
+        return Group(*lines)
 
-    def _cells(self, row: Row) -> list[Any]:
-        from rich.progress_bar import ProgressBar
+    def _line(self, row: Row, column: int) -> Text:
         from rich.text import Text
 
-        name = Text(shortened(row.slug, MAX_NAME))
-        state = row.state
+        state, name = row.state, f"{shortened(row.slug, MAX_NAME):<{column}}"
+        symbol, style = symbol_of(state)
+        line = Text.assemble((self._drawable(symbol), style), f" {name}  ")
         if state is not None and not state.is_running() and not (state.is_pending() and row.width):
-            symbol, style = symbol_of(state)
-            took = row.duration_s()
-            time_text = seconds(took) if took is not None and state.is_finished() else ""
+            took = row.duration_s() if state.is_finished() else None
             told = "" if state.message in ("", "done") else state.message
             if state.is_finished() and (state.counts is not None or not told):
                 told = _counts_text(row) or ("" if state.is_successful() else state.name)
-            return [Text(self._drawable(symbol), style), name, Text(time_text, "dim"), Text(shortened(told, MAX_MESSAGE), style)]
-        bar = ProgressBar(total=max(1, row.width), completed=row.done, width=24)
-        return [Text(self._drawable("►"), "cyan"), name, bar, Text(_map_text(row))]
+            line.append(f"{seconds(took) if took is not None else '':>8}  ", "dim")
+            line.append(shortened(told, MAX_MESSAGE), "" if state.is_successful() else style)
+        elif row.width:
+            full = BAR * row.done // row.width
+            line.append(self._drawable("━") * full, "cyan")
+            line.append(self._drawable("─") * (BAR - full), "dim")
+            line.append(f"  {_map_text(row)}")
+        else:
+            line.append(f"{seconds(max(0.0, self._clock() - row.began)):>8}", "dim")
+        return line
 
     def _drawable(self, symbol: str) -> str:
         try:
@@ -304,11 +310,13 @@ class LiveProgress(Progress):
         return symbol
 
 
-_ASCII = {"✓": "+", "✗": "x", "↷": "-", "■": "#", "↻": "~", "‖": "=", "►": ">"}
+_ASCII = {"✓": "+", "✗": "x", "↷": "-", "■": "#", "↻": "~", "‖": "=", "►": ">", "━": "=", "─": "-"}
 
 
-def symbol_of(state: State) -> tuple[str, str]:
+def symbol_of(state: State | None) -> tuple[str, str]:
     """A symbol for a state, and a style of rich's."""
+    if state is None or state.is_running():
+        return "►", "cyan"
     if state.is_skipped():
         return "↷", "dim"
     if state.is_successful():

@@ -10,7 +10,6 @@ import contextlib
 import os
 import sys
 import threading
-from importlib.metadata import version
 from typing import NoReturn
 
 import click
@@ -23,7 +22,7 @@ __all__ = ["anabranch", "main"]
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
-@click.version_option(version("anabranch"), prog_name="anabranch", message="%(prog)s %(version)s")
+@click.version_option(package_name="anabranch", prog_name="anabranch", message="%(prog)s %(version)s")
 def anabranch() -> None:
     """Data workflows on Dask.
 

@@ -160,7 +160,7 @@ def value_of(texts: Sequence[Any], annotation: Any) -> Any:
         (text,) = texts
         if not isinstance(text, str):
             return text
-        if annotation is None:
+        if annotation in (None, Any, object):
             return untyped(text)
         if not _takes_text(annotation) and text.lstrip().startswith(("{", "[")):
             parsed_json(text)
@@ -246,7 +246,7 @@ def _is_list(annotation: Any) -> bool:
 
 
 def _takes_text(annotation: Any) -> bool:
-    return any(each in (str, bytes, Path, Any) for each in _alternatives(annotation))
+    return any(each in (str, bytes, Path) for each in _alternatives(annotation))
 
 
 def _alternatives(annotation: Any) -> tuple[Any, ...]:

@@ -15,7 +15,7 @@ from typing import Any
 from anabranch import context
 from anabranch.bindings import Const, Ref, evaluate
 from anabranch.engine.carried import Carried
-from anabranch.engine.columns import Aligned, whole_outcome
+from anabranch.engine.columns import Aligned, single_outcome, whole_outcome
 from anabranch.engine.failures import revive
 from anabranch.engine.task_runner import (
     Environment,
@@ -35,6 +35,7 @@ from anabranch.engine.units import (
     Outcome,
     Pieces,
     Report,
+    Sent,
     Unit,
     UnitOutcome,
 )
@@ -84,6 +85,7 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         columns=tuple(reports),
         indices=done,
         seconds=seconds,
+        last_s=max(stage.last_s for stage in stages),
         nbytes=nbytes,
         worker=environment.worker,
         started=began,
@@ -176,6 +178,8 @@ class Stage:
         self.records: dict[int, State] = {}
         """States of what is not plain Success, by position."""
         self.reached = 0
+        self.last_s = 0.0
+        """Seconds that the last element took before the deadline passed."""
         self.context = environment.task_context(node)
         self._seen: set[object] = set()
         self.whole = {slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in node.whole_upstreams}
@@ -198,8 +202,8 @@ class Stage:
                 self.lined[slug] = before[slug]
             elif isinstance(source := unit.inputs.get(slug), Pieces):
                 self.lined[slug] = Aligned(slug, source.keys, outcomes, self.indices)
-            elif isinstance(source, Held):
-                lists[slug] = self._cut(outcomes[source.key].singles[slug].value)
+            elif isinstance(source, (Held, Sent)):
+                lists[slug] = self._cut(single_outcome(slug, source, outcomes).value)
             else:
                 lists[slug] = self._cut(self.environment.program.values[slug])
         for name in self.node.mapped:
@@ -254,6 +258,7 @@ class Stage:
         positions = iter(range(low, high))
         position = low - 1
         raised: BaseException | None = None
+        before = clock()
         with context.entered(ctx):
             while True:
                 if raised is not None:  # outside of the handler: a next attempt has nothing to do with this exception
@@ -271,8 +276,11 @@ class Stage:
                             ctx.map_index = indices[position]
                             values[position] = call(position)
                             codes[position] = SUCCESS
-                        if clock() > deadline:
+                        now = clock()
+                        if now > deadline:
+                            self.last_s = now - before
                             break
+                        before = now
                     break
                 except BaseException as error:
                     if self.environment.is_main and isinstance(error, KeyboardInterrupt):

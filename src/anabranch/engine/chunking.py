@@ -1,8 +1,8 @@
 """How many elements the next chunk holds: pure arithmetic on measured durations.
 
 What a map costs on Dask is the number of chunks (some milliseconds each), not the elements. So: a small probe per
-slot; then chunks of a target duration, smaller as the end comes near, so that slots end together; then one last chunk
-per slot.
+slot; then chunks of a target duration, smaller as the end comes near, so that slots end together; then a last few per
+slot, shorter and shorter.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any, Literal
 PROBE_SHARE = 8  # a probe takes at most this part of a slot's share, so that a short map is still spread out
 LEFT_SHARE = 4  # a chunk takes at most this part of a slot's share of what is left, so that slots end together
 GIVE_UP_TARGETS = 4  # a chunk hands back its rest after so many targets: the pace it was cut for was wrong
+SHORTEST_S = 0.03  # the last chunks get shorter down to this: below, what a chunk costs is no longer small beside it
 CHUNKS_PER_SECOND = 300  # what a driver looks at with ease; with many slots, chunks get longer
 
 
@@ -72,16 +73,18 @@ class Pacer:
         if left * self.pace_s <= target * slots:
             if self._last is None:
                 self._last = math.ceil(left / slots)
-            return min(left, self._last)
-        size = min(target / max(self.pace_s, 1e-9), math.ceil(left / (slots * LEFT_SHARE)))
+            shortest = math.ceil(SHORTEST_S / self.pace_s) if self.pace_s else left
+            return min(left, self._last, max(math.ceil(left / (slots * 2)), shortest))
+        size = min(math.ceil(target / self.pace_s), math.ceil(left / (slots * LEFT_SHARE)))
         if self.element_nbytes:
-            size = min(size, self._chunk_nbytes / self.element_nbytes)
-        return min(left, max(1, int(size)))
+            size = min(size, int(self._chunk_nbytes / self.element_nbytes))
+        return min(left, max(1, size))
 
     def observe(self, *, width: int, seconds: float, nbytes: int = 0) -> None:
         """Learn from a chunk that is back: `width` elements in `seconds`.
 
-        The pace rises at once and falls by half steps: too small a chunk costs little, too large a one holds up the rest.
+        The pace rises at once and falls by half steps: a chunk that is too small costs little, one that is too large
+        holds up the rest.
         """
         if width < 1:
             return
@@ -93,6 +96,7 @@ class Pacer:
             self.pace_s = (self.pace_s + pace) / 2
         self.element_nbytes = max(self.element_nbytes, nbytes / width)
 
-    def handed_back(self) -> None:
-        """Elements came back unbegun: what was thought to be the end was not."""
+    def handed_back(self, last_s: float = 0.0) -> None:
+        """Elements came back unbegun, the one before them took `last_s`: a slow stretch has begun, so cut it small."""
         self._last = None
+        self.pace_s = max(self.pace_s or 0.0, last_s)

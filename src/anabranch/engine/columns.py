@@ -5,6 +5,7 @@ Elements are put together as a whole, or lined up with those of another chunk.
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -20,6 +21,7 @@ from anabranch.engine.units import (
     Outcome,
     Pieces,
     Program,
+    Sent,
     Unit,
     UnitOutcome,
 )
@@ -44,13 +46,20 @@ def whole_outcome(
     match source:
         case Known(state):
             return Outcome(state, None if state.is_successful() else revive(state.failure, state.message))
-        case Held(key):
-            outcome = outcomes[key].singles[slug]
+        case Held() | Sent():
+            outcome = single_outcome(slug, source, outcomes)
             if program.nodes[slug].kind in ("collect", "flatten") and isinstance(outcome.value, list) and not carrying:
                 return Outcome(outcome.state, uncarried(outcome.value))
             return outcome
         case Pieces(keys, state):
             return Outcome(state, joined(slug, keys, state, outcomes, carrying=carrying))
+
+
+def single_outcome(slug: str, source: Held | Sent, outcomes: Mapping[Key, UnitOutcome]) -> Outcome:
+    """Outcome of an upstream node that is no map, as it is."""
+    if isinstance(source, Held):
+        return outcomes[source.key].singles[slug]
+    return Outcome(source.state, pickle.loads(source.value))
 
 
 def found(slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome]) -> Iterator[Column]:

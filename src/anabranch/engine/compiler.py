@@ -11,10 +11,10 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import cloudpickle
 from dask._task_spec import DataNode, Task, TaskRef
 
 from anabranch.engine.units import Key, Program, Report, Unit, UnitOutcome
+from anabranch.engine.values import dumps
 from anabranch.executors.base import Region
 
 
@@ -33,25 +33,26 @@ def program_key(token: str) -> Key:
     return (f"anabranch.program-{token}", 0)
 
 
-def compile_program(program: Program, token: str) -> Region:
-    """A region that holds a run's program, as bytes, for as long as its key is held."""
+def compile_program(data: bytes, token: str) -> Region:
+    """A region that holds a run's pickled program for as long as its key is held."""
     key = program_key(token)
-    return Region({key: DataNode(key, cloudpickle.dumps(program))}, (key,), is_data=True)
+    return Region({key: DataNode(key, data)}, (key,), is_data=True)
 
 
 def compile_units(
     units: Sequence[Unit],
     token: str,
     *,
-    program: Program | None,
+    program: Program | bytes | None,
     resources: Callable[[Unit], dict[str, float]],
     priority: Callable[[Unit], int],
     is_main: bool = False,
 ) -> list[Region]:
     """Regions for units, one for each combination of resources and priority.
 
-    With a `program`, tasks hold it and the units themselves: for executors in this process. Without, they refer to the
-    key of `compile_program` and hold pickled units.
+    Tasks hold the `program`: as it is, with units as they are, for executors in this process; or pickled, with pickled
+    units, where it is small. Without one they refer to the key of `compile_program`, which makes Dask prefer the worker
+    that has it.
     """
     groups: dict[tuple[Any, int], dict[Key, Task]] = {}
     for unit in units:
@@ -61,7 +62,7 @@ def compile_units(
             enter,
             token,
             program if program is not None else TaskRef(program_key(token)),
-            unit if program is not None else cloudpickle.dumps(unit),
+            unit if isinstance(program, Program) else dumps(unit),
             keys,
             is_main,
             *(TaskRef(key) for key in keys),

@@ -9,6 +9,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
+import cloudpickle
+
 from anabranch.bindings import Const
 from anabranch.context import RunInfo
 from anabranch.engine.compiler import compile_program, compile_units, read_report
@@ -38,6 +40,7 @@ from anabranch.states import State
 
 _log = logging.getLogger("anabranch.driver")
 
+SMALL_PROGRAM_NBYTES = 65_536  # travels with each unit: few are on their way at a time, and any worker may take them
 TICK_S = 1.0  # how often slots are counted while nothing happens
 
 
@@ -114,7 +117,7 @@ class Driver:
         self._wake_at: float | None = None
         self._is_finished = False
         self._was_interrupted = False
-        self._program: Program | None = None
+        self._program: Program | bytes | None = None
 
     def run(self) -> FinishedRun:
         """Run until the machine says that nothing is left to do."""
@@ -159,8 +162,11 @@ class Driver:
             self._program = Program(info, self._graph.nodes, plan.parameters, plan.settings)
         else:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
-            program = Program(info, nodes, plan.parameters, plan.settings)
-            self._executor.submit(compile_program(program, plan.run_id))
+            data = cloudpickle.dumps(Program(info, nodes, plan.parameters, plan.settings))
+            if len(data) <= SMALL_PROGRAM_NBYTES:
+                self._program = data
+            else:
+                self._executor.submit(compile_program(data, plan.run_id))
 
     # Waiting ----------------------------------------------------------------------------------------------------------
 

@@ -12,8 +12,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anabranch.bindings import Const
-from anabranch.engine.blame import blamed
 from anabranch.engine.backlog import BUNDLE_S, QUICK_S, Backlog
+from anabranch.engine.blame import blamed
 from anabranch.engine.chunking import GIVE_UP_TARGETS, Pacer
 from anabranch.engine.maps import Chain, MapRun, as_range
 from anabranch.engine.stimuli import (
@@ -31,7 +31,7 @@ from anabranch.engine.stimuli import (
     WakeAt,
     Woke,
 )
-from anabranch.engine.units import Held, Input, Key, Known, Pieces, Report, SingleReport, Unit
+from anabranch.engine.units import Held, Input, Key, Known, Pieces, Report, Sent, SingleReport, Unit
 from anabranch.events import MapAdvanced, TaskChanged
 from anabranch.graph import FrozenGraph, FrozenNode
 from anabranch.signature import ascii_name
@@ -319,7 +319,7 @@ class Machine:
         return not (run.is_final or run.is_flying or is_waiting or run.elements is not None)
 
     def _is_due(self, run: NodeRun) -> bool:
-        """Whether a node may go out: Dask waits for what is on its way, but a quick one is better bundled when it can be."""
+        """Whether a node may go out: Dask waits for what is on its way, but a quick one had better be bundled."""
         upstreams = run.node.whole_upstreams
         if self._is_quick(run) and any(self.runs[up].is_flying for up in upstreams):
             return False
@@ -420,6 +420,8 @@ class Machine:
             return Pieces(tuple(run.elements.keys), run.state)
         if run.node.is_map and isinstance(run.state, Mapped):
             return Pieces((), run.state)
+        if run.value is not None and run.is_final:
+            return Sent(run.state, run.value)
         return Held(run.key) if run.key is not None else Known(run.state)
 
     def _new_key(self, node: FrozenNode) -> Key:
@@ -640,9 +642,9 @@ class Machine:
         batch = chain.in_flight.pop(unit.key)
         done = report.indices
         rest = unit.indices[len(done) :]
-        if len(rest):
-            chain.hand_back(replace(batch, indices=rest))
         chain.pacer.observe(width=len(done), seconds=report.seconds, nbytes=report.nbytes)
+        if len(rest):
+            chain.hand_back(replace(batch, indices=rest), report.last_s)
         finals = []
         for column in report.columns:
             run = self.runs[column.slug]

@@ -230,9 +230,9 @@ class Chain:
         self.ready[0] = replace(batch, indices=batch.indices[size:])
         return replace(batch, indices=batch.indices[:size])
 
-    def hand_back(self, batch: Batch) -> None:
-        """Elements that a chunk has not begun run next."""
-        self.pacer.handed_back()
+    def hand_back(self, batch: Batch, last_s: float) -> None:
+        """Elements that a chunk has not begun run next; `last_s` is what its last one took."""
+        self.pacer.handed_back(last_s)
         self.ready.appendleft(batch)
 
     def wait(self, index: int, number: int, state: State) -> None:

@@ -39,6 +39,15 @@ class Held:
 
 
 @dataclass(frozen=True, slots=True)
+class Sent:
+    """The outcome of an upstream node travels with the unit: a small value needs no worker to keep it, or be near."""
+
+    state: State
+    value: bytes
+    """The pickled value."""
+
+
+@dataclass(frozen=True, slots=True)
 class Pieces:
     """The elements of an upstream map are in the outcomes of these chunks."""
 
@@ -54,7 +63,7 @@ class Known:
     state: State
 
 
-Input: TypeAlias = Held | Pieces | Known
+Input: TypeAlias = Held | Sent | Pieces | Known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -174,6 +183,8 @@ class Report:
     """Elements that were begun; the rest of the unit's is handed back."""
     seconds: float = 0.0
     """Wall time of the elements."""
+    last_s: float = 0.0
+    """Of a chunk that hands elements back: seconds that the last one took."""
     nbytes: int = 0
     worker: str = ""
     started: float = 0.0

@@ -192,7 +192,10 @@ class DaskExecutor:
             dict(region.graph), keys, sync=False, resources=dict(region.resources) or None, priority=region.priority
         )
         self._futures.update(zip(keys, futures, strict=True))
-        if not region.is_data:
+        if region.is_data:
+            # Else all tasks would go to the one worker that has it.
+            self._client.replicate(futures)
+        else:
             self._expected.update(dict.fromkeys(keys))
 
     def _take_event(self, event: tuple[float, Any]) -> None:

@@ -1,0 +1,79 @@
+"""``anabranch demo``: the flow that comes with the package, over the Python files of this machine."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
+
+if TYPE_CHECKING:
+    from anabranch.runview import FlowRunView
+
+WORKERS = 2  # enough to see work in parallel, on any machine
+
+
+@click.command(short_help="See a flow run, over the Python files of this machine.")
+@click.option("--root", metavar="DIRECTORY", help="Where to look for Python files; default: this Python's own libraries.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take at most so many files.")
+@click.option("--output", metavar="DIRECTORY", default="corpus-report", show_default=True, help="Where the report goes.")
+@click.option("--report/--no-report", default=True, help="Whether to write corpus.html beside corpus.json.")
+@run_options(f"Where to run; default: a cluster made for the run, of {WORKERS} workers with one thread.")
+@click.pass_context
+def demo(
+    ctx: click.Context,
+    *,
+    root: str | None,
+    limit: int | None,
+    output: str,
+    report: bool,
+    executor: str | None,
+    workers: int | None,
+    progress: bool | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Count lines, functions and branches of every Python file below a directory, and write a report.
+
+    A map over thousands of files, some of which cannot be parsed: each of those is one failed element, and its
+    neighbours never notice.
+    """
+    refuse_both(quiet=quiet, verbose=verbose)
+    if executor is None or (executor == "dask" and workers is None):
+        place = executor_of("dask", workers or WORKERS)
+    else:
+        place = executor_of(executor, workers)
+    assert place is not None
+    mode = progress_mode(progress, quiet=quiet)
+
+    from anabranch.cli.session import Session
+    from anabranch.demo.corpus import flow
+
+    session = Session(
+        flow=flow,
+        parameters={"root": root, "limit": limit, "output": output, "report": report},
+        executor=place,
+        keep=("summarise",),
+        progress=mode,
+        quiet=quiet,
+        verbose=verbose,
+        as_json=as_json,
+    )
+    ctx.exit(session.run(show=show_summary))
+
+
+def show_summary(view: FlowRunView) -> None:
+    """A short table of what was found, and where the report lies."""
+    if not view:
+        return
+    from anabranch.demo.corpus import summary_lines
+
+    for line in summary_lines(view["summarise"].result):
+        click.echo(line)
+    paths: dict[str, Any] = {"data": view["write_json"], "report": view["write_report"]}
+    click.echo()
+    for name, state in paths.items():
+        if not state.is_skipped():
+            click.echo(f"{name}: {state.result}")

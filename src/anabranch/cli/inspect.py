@@ -1,0 +1,58 @@
+"""``anabranch validate`` and ``anabranch visualize``: look at a flow without running it."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import click
+
+from anabranch.cli.exits import exit_codes
+from anabranch.printable import printable
+
+FORMATS = ("dot", "mermaid", "svg", "png")
+
+
+@click.command(short_help="Load a flow and check it.")
+@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]")
+def validate(target: str) -> None:
+    """Load a flow and check that it is well formed, without running it.
+
+    Every problem is reported at once, with the line where it was written; the exit code is then 3.
+    """
+    from anabranch.cli.run import load
+
+    flow = load(target).flow
+    with exit_codes():
+        flow.validate()
+    parameters = len(flow.parameters())
+    tasks = sum(node.kind == "task" for node in flow.tasks)
+    click.echo(
+        f"{printable(target)}: flow {printable(flow.name)!r} is well formed: {tasks:,} task{'s' if tasks != 1 else ''}, "
+        f"{parameters:,} parameter{'s' if parameters != 1 else ''}"
+    )
+
+
+@click.command(short_help="Draw a flow.")
+@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]")
+@click.option("-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: as the suffix of the output says, else dot.")
+@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="File to write; default: standard output.")
+def visualize(target: str, format_: str | None, output: str | None) -> None:
+    """Draw a flow without running it. svg and png need Graphviz; dot and mermaid need nothing."""
+    from anabranch.cli.run import load
+    from anabranch.drawing import SUFFIXES, Format, draw
+    from anabranch.errors import OptionError
+
+    assert FORMATS == get_args(Format)
+    chosen: Format | None = format_  # type: ignore[assignment]  # Click has checked it
+    if output is not None and chosen is None and not output.lower().endswith(tuple(SUFFIXES)):
+        raise click.UsageError(f"--output {output}: expected --format, or one of the suffixes {', '.join(SUFFIXES)}")
+    flow = load(target).flow
+    with exit_codes():
+        flow.validate()
+        try:
+            drawn = draw(flow.graph, format=chosen, filename=output)
+        except OptionError as error:
+            raise click.UsageError(str(error)) from error
+        except OSError as error:
+            raise click.UsageError(f"--output {output}: {error.strerror}") from error
+    click.echo(drawn, nl=not drawn.endswith("\n"))

@@ -1,0 +1,155 @@
+"""``anabranch run``: run the flow of a file or module, with its parameters as options."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anabranch.cli.exits import USAGE, Problem, exit_codes
+from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
+from anabranch.cli.parameters import Given, ParameterOption, options_for, read_file
+from anabranch.printable import printable
+
+if TYPE_CHECKING:
+    from anabranch.flow import Flow
+    from anabranch.loading import LoadedFlow
+
+_LOADED = "anabranch.loaded"
+_OPTIONS = "anabranch.options"
+
+
+class RunCommand(click.Command):
+    """A command that loads the flow while its arguments are parsed, as the flow's parameters are options, too."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse twice: for the flow, then for all."""
+        if not ctx.resilient_parsing:  # that is shell completion, which should not execute anybody's file
+            target = self._target(ctx, args)
+            if target is not None:
+                loaded = load(target)
+                parameters = loaded.flow.parameters(by_name=True)
+                taken = [name for each in self.params for name in (*each.opts, *each.secondary_opts)]
+                ctx.meta[_LOADED] = loaded
+                ctx.info_name = f"{ctx.info_name} {printable(target)}"  # for usage messages: help is about this flow
+                ctx.meta[_OPTIONS] = options_for(parameters, [*taken, *ctx.help_option_names])
+        return super().parse_args(ctx, args)
+
+    def _target(self, ctx: click.Context, args: list[str]) -> str | None:
+        parser = self.make_parser(ctx)
+        parser.ignore_unknown_options = True
+        values, _, _ = parser.parse_args(args=list(args))
+        target = values.get("target")
+        if not isinstance(target, str):
+            return None
+        if target.startswith("-"):
+            raise click.UsageError(f"{target} is no option of 'run'; parameters of a flow come after its file", ctx)
+        return target
+
+    def get_params(self, ctx: click.Context) -> list[click.Parameter]:
+        """Our own, and those of the flow once it is loaded."""
+        return [*super().get_params(ctx), *ctx.meta.get(_OPTIONS, ())]
+
+    def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
+        """What stands behind the command's name, of which the file is a part once it is loaded."""
+        return [self.options_metavar or ""] if _LOADED in ctx.meta else super().collect_usage_pieces(ctx)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The flow's parameters, then our options."""
+        loaded: LoadedFlow | None = ctx.meta.get(_LOADED)
+        if loaded is not None:
+            options: list[ParameterOption] = ctx.meta[_OPTIONS]
+            records = [record for each in options if (record := each.get_help_record(ctx))]
+            shown = {each.parameter.name for each in options}
+            parameters = loaded.flow.parameters(by_name=True)
+            records += [(f"-p {name}=VALUE", "(the option is ours)") for name in parameters if name not in shown]
+            with formatter.section(f"Parameters of flow {printable(loaded.flow.name)!r}"):
+                formatter.write_dl(records or [("none", "")])
+        with formatter.section("Options"):
+            own = [each for each in super().get_params(ctx) if isinstance(each, click.Option)]
+            formatter.write_dl([record for each in own if (record := each.get_help_record(ctx))])
+
+
+def load(target: str) -> LoadedFlow:
+    """Load a flow; what its file prints goes to standard error."""
+    from anabranch.loading import load_flow
+
+    with exit_codes(), contextlib.redirect_stdout(sys.stderr):
+        return load_flow(target)
+
+
+def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
+    """Refuse names of tasks that the flow does not have."""
+    from anabranch.errors import listed, nearest
+
+    known = list(dict.fromkeys(each for node in flow.tasks for each in (node.slug, node.name)))
+    for name in names:
+        if name not in known:
+            text = f"flow {flow.name!r} has no task {name!r}{nearest(name, known)}; it has: {listed(known)}"
+            raise Problem(f"{option}: {text}", USAGE)
+
+
+@click.command(cls=RunCommand, short_help="Run a flow.")
+@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]")
+@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter: JSON, or else text. Again for more.")
+@click.option("--params", "params_file", metavar="FILE", help="Parameters from a YAML or JSON file; - is standard input. Those given here win.")
+@click.option("--keep", multiple=True, metavar="TASK", help="Keep the value of this task, too, or of 'all'; values are shown at the end.")
+@click.option("--approve", multiple=True, metavar="TASK", help="Let this task run, which waits for an approval.")
+@run_options("Where to run; default: the flow's executor, or local.")
+@click.pass_context
+def run(
+    ctx: click.Context,
+    *,
+    target: str,
+    pairs: tuple[str, ...],
+    params_file: str | None,
+    keep: tuple[str, ...],
+    approve: tuple[str, ...],
+    executor: str | None,
+    workers: int | None,
+    progress: bool | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+    **options: Any,  # the flow's parameters
+) -> None:
+    """Run the flow in a file (etl.py, or etl.py:name if it has several) or module (package.flows:name).
+
+    The flow's parameters are options: anabranch run etl.py --date 2026-11-20. They come after the file;
+    anabranch run etl.py --help lists them. Lists are given by repeating an option, or as JSON.
+    """
+    from anabranch.cli.session import Session
+    from anabranch.loading import shipped_by_value
+
+    loaded: LoadedFlow = ctx.meta[_LOADED]
+    flow = loaded.flow
+    refuse_both(quiet=quiet, verbose=verbose)
+    given = Given(flow.parameters(by_name=True))
+    given.take_options(options)
+    given.take_pairs(pairs)
+    values = given.values(below=read_file(params_file) if params_file is not None else {})
+    place = executor_of(executor, workers) or flow.executor or executor_of("local", None)
+    assert place is not None
+    keep_all = "all" in keep
+    with exit_codes():
+        check_names(flow, () if keep_all else keep, "--keep")
+        check_names(flow, approve, "--approve")
+    if loaded.stopped is not None and not quiet:
+        text = f'that line runs a flow, so nothing after it was executed; put it under `if __name__ == "__main__":`'
+        click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)
+    session = Session(
+        flow=flow,
+        parameters=values,
+        executor=place,
+        keep=[node.slug for node in flow.tasks] if keep_all else keep,
+        approve=approve,
+        progress=progress_mode(progress, quiet=quiet),
+        quiet=quiet,
+        verbose=verbose,
+        as_json=as_json,
+    )
+    is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
+    with shipped_by_value(loaded, with_neighbours=is_elsewhere):
+        ctx.exit(session.run())
