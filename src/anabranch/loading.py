@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib import import_module
-from importlib.machinery import SourceFileLoader
-from importlib.util import module_from_spec, spec_from_file_location
+from difflib import get_close_matches
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -57,6 +57,8 @@ def load_flow(target: str) -> LoadedFlow:
         A flow in it cannot be built.
     """
     place, name, is_file = split_target(target)
+    if not place:
+        raise FlowLoadError(f"expected a file such as etl.py, or a module; found {target!r}")
     if is_file:
         path = Path(os.path.abspath(place))
         module, stopped = _load_file(path, shown=place)
@@ -100,8 +102,7 @@ def _load_file(path: Path, *, shown: str) -> tuple[ModuleType, Where | None]:
     if path.is_dir():
         raise FlowLoadError(f"{shown} is a directory; name the file that has the flow")
     if not path.exists():
-        near = nearest(path.name, (each.name for each in path.parent.glob("*.py"))) if path.parent.is_dir() else ""
-        raise FlowLoadError(f"there is no file {shown}{near}")
+        raise FlowLoadError(f"there is no file {shown}{_similar(path)}")
     _put_first(path.parent)
     name = _module_name(path)
     loader = SourceFileLoader(name, str(path))
@@ -109,20 +110,19 @@ def _load_file(path: Path, *, shown: str) -> tuple[ModuleType, Where | None]:
     assert spec is not None  # there is a loader
     module = module_from_spec(spec)
 
-    def execute() -> ModuleType:
+    def execute() -> None:
         # Compiled here, each time: a cached byte code would be trusted if the file was changed within a second.
         code = loader.source_to_code(loader.get_data(str(path)), str(path))
         exec(code, module.__dict__)
-        return module
 
-    sys.modules[name] = module
     _OURS.add(name)
-    try:
-        _, stopped = _guarded(execute, path.parent, shown)
-    except BaseException:
-        sys.modules.pop(name, None)
-        raise
-    return module, stopped
+    return module, _execute(module, execute, path.parent, shown)
+
+
+def _similar(path: Path) -> str:
+    stems = [each.stem for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    close = get_close_matches(path.stem, stems, n=1, cutoff=0.7)
+    return f"; did you mean {path.with_name(close[0] + '.py').name!r}?" if close else ""
 
 
 def _module_name(path: Path) -> str:
@@ -134,18 +134,44 @@ def _module_name(path: Path) -> str:
 
 
 def _import(name: str) -> tuple[ModuleType, Where | None]:
-    _put_first(Path.cwd())
+    here = Path.cwd()
+    _put_first(here)
+    if name in sys.modules:
+        return sys.modules[name], None
+    found: list[ModuleSpec | None] = []
     try:
-        module, stopped = _guarded(lambda: import_module(name), Path.cwd(), name)
+        stopped = _guarded(lambda: found.append(find_spec(name)), here, name)  # imports the packages that it is in
     except FlowLoadError as error:
-        missing = error.__cause__
-        if isinstance(missing, ModuleNotFoundError) and missing.name and f"{name}.".startswith(f"{missing.name}."):
-            hint = f"; for a file, say {name}.py" if "." not in name else ""
-            raise FlowLoadError(f"there is no module {missing.name!r}, from here ({Path.cwd()}){hint}") from missing
-        raise
-    if module is None:
-        raise FlowLoadError(f"{name} runs a flow while it is imported ({stopped}); put that under {_GUARD}")
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
+        found = [None]
+        stopped = None
+    spec = found[0] if found else None
+    if stopped is not None:
+        raise FlowLoadError(f"a package of {name} runs a flow while it is imported ({stopped}); put that under {_GUARD}")
+    if spec is None or spec.loader is None:
+        hint = f"; for a file, say {name}.py" if "." not in name else ""
+        raise FlowLoadError(f"there is no module {name!r}, seen from {here}{hint}")
+    module, loader = module_from_spec(spec), spec.loader
+    # Not by an import statement, which would throw away a module that stops before its end.
+    stopped = _execute(module, lambda: loader.exec_module(module), here, name)
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
     return module, stopped
+
+
+def _execute(module: ModuleType, execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
+    """Run a module's code; the line where it wanted to run a flow, if it did."""
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    try:
+        return _guarded(execute, directory, shown)
+    except BaseException:
+        sys.modules.pop(module.__name__, None)
+        if before is not None:
+            sys.modules[module.__name__] = before
+        raise
 
 
 def _put_first(directory: Path) -> None:
@@ -163,8 +189,8 @@ class _RunReached(BaseException):
         self.where = where
 
 
-def _guarded(load: Any, directory: Path, shown: str) -> tuple[Any, Where | None]:  # load: () -> module
-    """What `load` gives, with the user's errors made ours; and the line that wanted to run a flow, if one did."""
+def _guarded(execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
+    """Execute the user's code, with errors in it made ours; the line that wanted to run a flow, if one did."""
 
     def reached(*args: object, **kwargs: object) -> None:
         raise _RunReached(caller())
@@ -172,16 +198,14 @@ def _guarded(load: Any, directory: Path, shown: str) -> tuple[Any, Where | None]
     run = Flow.run
     Flow.run = reached  # type: ignore[method-assign, assignment]  # only while the user's file is executed
     try:
-        return load(), None
+        execute()
     except _RunReached as end:
-        return None, end.where
+        return end.where
     except AnabranchError:
         raise  # its message says where
     except SystemExit as error:
-        where = _user_line(error, directory)
-        raise FlowLoadError(
-            f"{shown} ends the program while it is loaded, with exit({error.code!r}){where}; put that under {_GUARD}"
-        ) from error
+        text = f"{shown} ends the program while it is loaded, with exit({error.code!r}); put that under {_GUARD}"
+        raise FlowLoadError(f"{text}{_user_line(error, directory)}") from error
     except SyntaxError as error:
         raise FlowLoadError(f"{shown} cannot be loaded: {_syntax_error(error)}") from error
     except Exception as error:
@@ -189,6 +213,7 @@ def _guarded(load: Any, directory: Path, shown: str) -> tuple[Any, Where | None]
         raise FlowLoadError(f"{shown} cannot be loaded: {type(error).__name__}: {error}{where}") from error
     finally:
         Flow.run = run  # type: ignore[method-assign]
+    return None
 
 
 def _user_line(error: BaseException, directory: Path) -> str:

@@ -169,6 +169,9 @@ class Policies:
     """Elements of a map in one Dask task; "auto" follows their measured durations."""
     resources: Mapping[str, float] = field(default_factory=dict)
     priority: int = 0
+    reduce: bool = False
+    """Whether the function is associative on a list: ``f([f(a), f(b)]) == f(a + b)``, so that chunks can be reduced
+    where they are made."""
 
     def __post_init__(self) -> None:
         if self.timeout_s is not None:

@@ -69,8 +69,8 @@ class Row:
 
     def left_s(self) -> float | None:
         """Seconds until the map has ended, at that pace."""
-        pace = self.pace()
-        return (self.width - self.done) / pace if pace else None
+        pace, left = self.pace(), self.width - self.done - self.retrying  # nobody knows when those are due
+        return left / pace if pace and left > 0 else None
 
     def duration_s(self) -> float | None:
         """Seconds that it took, as far as is known."""
@@ -337,17 +337,18 @@ def _map_text(row: Row) -> str:
     pace, left = row.pace(), row.left_s()
     if pace is not None:
         parts.append(f"{pace:,.0f}/s" if pace >= 10 else f"{pace:.1f}/s")
-    if left is not None and row.done < row.width:
+    if left is not None:
         parts.append(f"{seconds(left)} left")
     return "  ".join(parts)
 
 
 def _counts_text(row: Row) -> str:
-    counts = row.state.counts if row.state is not None else None
-    if counts is None:
+    state = row.state
+    if state is None or state.counts is None:
         return ""
+    counts, word = state.counts, "cancelled" if state.is_cancelled() else "failed"
     parts = [f"{counts.total:,} elements"]
-    parts += [f"{counts.failed:,} failed"] if counts.failed else []
+    parts += [f"{counts.failed:,} {word}"] if counts.failed else []
     parts += [f"{counts.skipped:,} skipped"] if counts.skipped else []
     return ", ".join(parts)
 

@@ -8,20 +8,32 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import sys
 import threading
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import click
 
 from anabranch.cli.demo import demo
+from anabranch.cli.exits import SIGNALLED
 from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.run import run
 
 __all__ = ["anabranch", "main"]
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class _Group(click.Group):
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run a command; Ctrl-C before or after a run leaves with its own code, not with Click's."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            click.echo("interrupted", err=True)
+            ctx.exit(SIGNALLED + signal.SIGINT)
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="anabranch", prog_name="anabranch", message="%(prog)s %(version)s")
 def anabranch() -> None:
     """Data workflows on Dask.

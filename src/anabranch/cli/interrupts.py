@@ -37,7 +37,9 @@ class Interrupts:
 
     def __enter__(self) -> Self:
         if threading.current_thread() is threading.main_thread():  # elsewhere Python has no signals
-            self._before = {number: signal.signal(number, self._receive) for number in SIGNALS}
+            # A signal that the parent had us ignore, as shells do for background jobs, stays ignored.
+            wanted = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+            self._before = {number: signal.signal(number, self._receive) for number in wanted}
         return self
 
     def __exit__(

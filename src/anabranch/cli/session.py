@@ -95,7 +95,7 @@ class Session:
         elif view:
             for line in result_lines(view):
                 click.echo(line)
-        self._last_line(view, took_s)
+        self._last_line(view, took_s, interrupts)
         return code
 
     # The run ----------------------------------------------------------------------------------------------------------
@@ -162,14 +162,16 @@ class Session:
             for line in tolerated_lines(view):
                 click.echo(f"  {_paint(line, 'faint')}", err=True)
 
-    def _last_line(self, view: FlowRunView, took_s: float) -> None:
+    def _last_line(self, view: FlowRunView, took_s: float, interrupts: Interrupts) -> None:
         state = view.state
         if self.quiet and state.is_successful():
             return
         if state.is_cancelled() and not self.quiet:
             for line in salvage_lines(view):
                 click.echo(line, err=True)
-        message = f" ({shortened(state.message, 200)})" if state.is_cancelled() or state.is_paused() else ""
+        message = ""
+        if state.is_cancelled() or state.is_paused():
+            message = f" ({interrupts.received.name if interrupts.received else shortened(state.message, 200)})"
         line = f"{printable(self.flow.name)}: {state.name}{message} after {seconds(took_s)}; {counts_text(view)}"
         click.echo(_paint(line, "bad") if state.is_failed() else line, err=True)
         if state.is_paused() and not self.quiet:

@@ -16,7 +16,9 @@ from anabranch import context
 from anabranch.bindings import Const, Ref, evaluate
 from anabranch.engine.carried import Carried
 from anabranch.engine.columns import Aligned, single_outcome, whole_outcome
+from anabranch.engine.cutting import cut
 from anabranch.engine.failures import revive
+from anabranch.engine.reducing import partial
 from anabranch.engine.task_runner import (
     Environment,
     TaskRun,
@@ -29,6 +31,7 @@ from anabranch.engine.units import (
     SUCCESS,
     Column,
     ColumnReport,
+    CutFrom,
     Held,
     Indices,
     Key,
@@ -66,6 +69,7 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     done = indices[:reached]
     nbytes = 0
     columns: dict[str, Column] = {}
+    partials: dict[str, tuple[range, Any]] = {}
     reports = []
     for stage in stages:
         data, size = stage.check_values(reached)
@@ -74,7 +78,9 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         records = {indices[position]: state for position, state in stage.records.items()}
         small = data is not None and len(data) <= environment.setting("inline_nbytes")
         reports.append(ColumnReport(stage.node.slug, codes, records, data if small else None))
-        if stage.node.slug in unit.keep:
+        reducers = unit.reduces.get(stage.node.slug, ())
+        is_reduced = _reduce(stage, reducers, done, environment, partials)
+        if stage.node.slug in unit.keep or not is_reduced:
             columns[stage.node.slug] = Column(done, codes, stage.values[:reached], records)
         else:
             carried = _unfinished_below(stages, stage, reached)
@@ -90,7 +96,31 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         worker=environment.worker,
         started=began,
     )
-    return UnitOutcome(columns=columns, nbytes=nbytes), report
+    return UnitOutcome(columns=columns, partials=partials, nbytes=nbytes), report
+
+
+def _reduce(
+    stage: Stage,
+    reducers: tuple[str, ...],
+    done: Indices,
+    environment: Environment,
+    partials: dict[str, tuple[range, Any]],
+) -> bool:
+    """Reduce a map's values for the nodes that take them; whether the values themselves are not needed for that."""
+    if not reducers:
+        return True
+    if not isinstance(done, range) or min(stage.codes[: len(done)]) < FIRST_FINAL_CODE:
+        return False
+    try:
+        for slug in reducers:
+            node = environment.program.nodes[slug]
+            value, _, _ = measured(partial(node, stage.values[: len(done)], environment.program))
+            partials[slug] = (done, value)
+    except BaseException as error:  # the task itself, given the values, will fail in the same way and say so
+        if environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        return False
+    return True
 
 
 def _run_blocks(stages: list[Stage], width: int, deadline: float) -> int:
@@ -202,6 +232,9 @@ class Stage:
                 self.lined[slug] = before[slug]
             elif isinstance(source := unit.inputs.get(slug), Pieces):
                 self.lined[slug] = Aligned(slug, source.keys, outcomes, self.indices)
+            elif isinstance(source, CutFrom):
+                held = outcomes[source.key]
+                lists[slug] = held.cut if held.cut is not None else self._cut(held.singles[slug].value)
             elif isinstance(source, (Held, Sent)):
                 lists[slug] = self._cut(single_outcome(slug, source, outcomes).value)
             else:
@@ -217,12 +250,7 @@ class Stage:
                     self.carried[name] = expression.node
 
     def _cut(self, values: Sequence[Any]) -> Sequence[Any]:
-        """The elements of a list, or of anything with elements in order, that belong to the chunk."""
-        if isinstance(self.indices, range) and isinstance(values, (list, tuple, range)):
-            return values[self.indices.start : self.indices.stop]
-        if hasattr(values, "iloc"):  # a pandas Series: [] looks up labels
-            values = values.iloc
-        return [values[index] for index in self.indices]
+        return cut(values, self.indices)
 
     def _prepare_calls(self) -> None:
         """Arguments of a call with places left open for the elements."""

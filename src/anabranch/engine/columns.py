@@ -6,7 +6,7 @@ Elements are put together as a whole, or lined up with those of another chunk.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from anabranch.engine.carried import Carried, uncarried
@@ -14,6 +14,7 @@ from anabranch.engine.failures import revive
 from anabranch.engine.units import (
     SUCCESS,
     Column,
+    CutFrom,
     Held,
     Indices,
     Key,
@@ -35,24 +36,32 @@ def whole_outcome(
     outcomes: Mapping[Key, UnitOutcome],
     *,
     carrying: bool = False,
+    reduce: Callable[[tuple[Key, ...]], list[Any]] | None = None,
 ) -> Outcome:
     """Outcome of an upstream node as a whole: of a map, the list of its elements' values.
 
     `carrying`: an element that failed or was skipped is in the list with its state, not as an exception or None.
+    `reduce`: makes a shorter list, of what the values in these chunks reduce to.
     """
     if slug in program.values:
         return Outcome(Success(), program.values[slug])
     source = unit.inputs[slug]
-    match source:
-        case Known(state):
-            return Outcome(state, None if state.is_successful() else revive(state.failure, state.message))
-        case Held() | Sent():
-            outcome = single_outcome(slug, source, outcomes)
-            if program.nodes[slug].kind in ("collect", "flatten") and isinstance(outcome.value, list) and not carrying:
-                return Outcome(outcome.state, uncarried(outcome.value))
-            return outcome
-        case Pieces(keys, state):
-            return Outcome(state, joined(slug, keys, state, outcomes, carrying=carrying))
+    if isinstance(source, Known):
+        state = source.state
+        return Outcome(state, None if state.is_successful() else revive(state.failure, state.message))
+    if isinstance(source, Pieces):
+        values = (
+            reduce(source.keys)
+            if reduce is not None
+            else joined(slug, source.keys, source.state, outcomes, carrying=carrying)
+        )
+        return Outcome(source.state, values)
+    if isinstance(source, CutFrom):
+        raise AssertionError(f"{slug} is asked for as a whole, and its elements were sent")
+    outcome = single_outcome(slug, source, outcomes)
+    if program.nodes[slug].kind in ("collect", "flatten") and isinstance(outcome.value, list) and not carrying:
+        return Outcome(outcome.state, uncarried(outcome.value))
+    return outcome
 
 
 def single_outcome(slug: str, source: Held | Sent, outcomes: Mapping[Key, UnitOutcome]) -> Outcome:

@@ -13,9 +13,11 @@ from typing import Any
 
 from dask._task_spec import DataNode, Task, TaskRef
 
-from anabranch.engine.units import Key, Program, Report, Unit, UnitOutcome
+from anabranch.engine.units import CutFrom, Key, Program, Report, Unit
 from anabranch.engine.values import dumps
 from anabranch.executors.base import Region
+
+MAX_CUTS = 1_000  # lists that one chunk takes elements of, for keys that are all different
 
 
 def enter(token: str, program: Any, payload: Any, keys: Any, is_main: bool, /, *outcomes: Any) -> Any:
@@ -25,6 +27,14 @@ def enter(token: str, program: Any, payload: Any, keys: Any, is_main: bool, /, *
     return execute(token, program, payload, dict(zip(keys, outcomes, strict=True)), is_main=is_main)
 
 
+def enter_cut(slug: str, indices: bytes, outcome: Any, /) -> Any:
+    """Cut a chunk's elements from a list, where the list is."""
+    from anabranch.engine.worker import cut_elements
+
+    return cut_elements(slug, indices, outcome)
+
+
+enter_cut.__module__ = "__main__"
 enter.__module__ = "__main__"  # cloudpickle takes functions of __main__ by value, and Dask then asks cloudpickle
 
 
@@ -54,30 +64,35 @@ def compile_units(
     units, where it is small. Without one they refer to the key of `compile_program`, which makes Dask prefer the worker
     that has it.
     """
-    groups: dict[tuple[Any, int], dict[Key, Task]] = {}
+    graphs: dict[tuple[Any, int], dict[Key, Task]] = {}
+    wanted: dict[tuple[Any, int], list[Key]] = {}
     for unit in units:
-        keys = tuple(unit.keys())
-        task = Task(
+        group = (tuple(sorted(resources(unit).items())), priority(unit))
+        graph = graphs.setdefault(group, {})
+        wanted.setdefault(group, []).append(unit.key)
+        places = {key: key for key in unit.upstream_keys()}
+        if not isinstance(program, Program):
+            for number, (slug, source) in enumerate(unit.inputs.items()):
+                if isinstance(source, CutFrom):
+                    # Dask runs this where the list is, so that its elements and not all of it travel.
+                    name, _, run = unit.key[0].rpartition("-")
+                    place = (f"{name}_cut-{run}", unit.key[1] * MAX_CUTS + number)
+                    graph[place] = Task(place, enter_cut, slug, dumps(unit.indices), TaskRef(source.key))
+                    places[source.key] = place
+        graph[unit.key] = Task(
             unit.key,
             enter,
             token,
             program if program is not None else TaskRef(program_key(token)),
             unit if isinstance(program, Program) else dumps(unit),
-            keys,
+            tuple(places),
             is_main,
-            *(TaskRef(key) for key in keys),
+            *(TaskRef(key) for key in places.values()),
         )
-        amounts = resources(unit)
-        groups.setdefault((tuple(sorted(amounts.items())), priority(unit)), {})[unit.key] = task
     return [
-        Region(graph, tuple(graph), resources=dict(amounts), priority=level)
-        for (amounts, level), graph in groups.items()
+        Region(graph, tuple(wanted[group]), resources=dict(group[0]), priority=group[1])
+        for group, graph in graphs.items()
     ]
-
-
-def report_of(outcome: UnitOutcome) -> Report | None:
-    """The report that lies beside a unit's values."""
-    return outcome.report
 
 
 def read_report(payload: Any) -> Report:

@@ -15,7 +15,9 @@ from anabranch.bindings import Const
 from anabranch.engine.backlog import BUNDLE_S, QUICK_S, Backlog
 from anabranch.engine.blame import blamed
 from anabranch.engine.chunking import GIVE_UP_TARGETS, Pacer
+from anabranch.engine.cutting import cut
 from anabranch.engine.maps import Chain, MapRun, as_range
+from anabranch.engine.reducing import reduced_argument
 from anabranch.engine.stimuli import (
     CancelAsked,
     Command,
@@ -31,7 +33,7 @@ from anabranch.engine.stimuli import (
     WakeAt,
     Woke,
 )
-from anabranch.engine.units import Held, Input, Key, Known, Pieces, Report, Sent, SingleReport, Unit
+from anabranch.engine.units import CutFrom, Held, Input, Key, Known, Pieces, Report, Sent, SingleReport, Unit
 from anabranch.events import MapAdvanced, TaskChanged
 from anabranch.graph import FrozenGraph, FrozenNode
 from anabranch.signature import ascii_name
@@ -140,6 +142,11 @@ class Machine:
         """For each unit that holds values: the nodes there whose values may still be needed."""
         self._order = {slug: i for i, slug in enumerate(graph.nodes)}
         self._unfinished = len(graph.nodes)
+        self._reducers: dict[str, tuple[str, ...]] = {}
+        for node in graph.nodes.values():
+            argument = reduced_argument(node)
+            if argument is not None and graph.nodes[argument[1]].is_map:
+                self._reducers[argument[1]] = (*self._reducers.get(argument[1], ()), node.slug)
         self._now = 0.0
 
     def handle(self, stimulus: Stimulus) -> list[Command]:
@@ -562,7 +569,8 @@ class Machine:
                 if run.elements is not None:
                     inputs[up] = Pieces(run.elements.keys_of(batch.indices), Running())
                 else:
-                    inputs[up] = self._input(run)
+                    source = self._input(run)
+                    inputs[up] = CutFrom(source.key) if isinstance(source, Held) else source
         unit = Unit(
             key=self._new_key(self.graph.nodes[slugs[0]]),
             nodes=tuple(slugs),
@@ -572,6 +580,7 @@ class Machine:
             indices=batch.indices,
             slices=self._slices(slugs, batch.indices),
             keep=frozenset(slug for slug in slugs if self._is_kept(slug, chain)),
+            reduces={slug: self._reducers[slug] for slug in slugs if slug in self._reducers},
             give_up_s=None if batch.is_suspect else chain.pacer.give_up_s(self.slots),
             approved=self._approved.intersection(slugs),
         )
@@ -581,7 +590,8 @@ class Machine:
         return unit
 
     def _is_kept(self, slug: str, chain: Chain) -> bool:
-        return slug in self.keep or any(down not in chain.slugs for down in self.graph.downstream[slug])
+        users = [down for down in self.graph.downstream[slug] if down not in chain.slugs]
+        return slug in self.keep or any(down not in self._reducers.get(slug, ()) for down in users)
 
     def _slices(self, slugs: Iterable[str], indices: Any) -> dict[tuple[str, str], Any]:
         """Elements of constant arguments that a chunk needs."""
@@ -665,9 +675,7 @@ class Machine:
                 self._conclude(run, elements.state())
             else:
                 retrying = elements.codes.count(Retrying.code)
-                event = MapAdvanced(
-                    self._now, run.node.slug, elements.width, elements.done, elements.failed, retrying
-                )
+                event = MapAdvanced(self._now, run.node.slug, elements.width, elements.done, elements.failed, retrying)
                 self._commands.append(Tell(event))
 
     def _conclude(self, run: NodeRun, state: State) -> None:
@@ -811,15 +819,6 @@ class Machine:
         self.story.append(line[:300])
         if len(self.story) > 2000:
             del self.story[:1000]
-
-
-def cut(values: Any, indices: Any) -> Any:
-    """The elements at some indices of anything with elements in order."""
-    if isinstance(indices, range) and isinstance(values, (list, tuple, range)):
-        return values[indices.start : indices.stop]
-    if hasattr(values, "iloc"):  # a pandas Series: [] looks up labels
-        values = values.iloc
-    return [values[index] for index in indices]
 
 
 def _failed(node: FrozenNode, type_name: str, text: str) -> State:

@@ -47,8 +47,8 @@ class MapRun:
 
     def take(self, key: Key, indices: Indices, column: ColumnReport) -> Indices:
         """Write down a chunk's report; the elements that are final now and were not before."""
-        is_first = isinstance(indices, range) and not any(self.codes[indices.start : indices.stop])
-        if is_first and min(column.codes) >= FIRST_FINAL_CODE:
+        is_plain = isinstance(indices, range) and min(column.codes) >= FIRST_FINAL_CODE
+        if isinstance(indices, range) and is_plain and not any(self.codes[indices.start : indices.stop]):
             self.codes[indices.start : indices.stop] = column.codes
             fresh: Indices = indices
             if column.records:

@@ -9,10 +9,13 @@ from anabranch.bindings import evaluate
 from anabranch.engine import chunk_runner
 from anabranch.engine.carried import counted, flat, gather_parts
 from anabranch.engine.columns import whole_outcome
+from anabranch.engine.failures import revive
+from anabranch.engine.reducing import gathered_partials, reduced_argument
 from anabranch.engine.task_runner import Environment, TaskRun, consult_trigger, failed_state, run_task
 from anabranch.engine.units import (
     Key,
     Outcome,
+    Program,
     Report,
     SingleReport,
     Unit,
@@ -43,12 +46,20 @@ def run_singles(
         if place and unit.give_up_s is not None and environment.clock() - began > unit.give_up_s:
             reports.append(SingleReport(slug, Pending(message="handed back")))
             continue
-        upstreams = {
-            up: done[up]
-            if up in done
-            else whole_outcome(up, unit, environment.program, outcomes, carrying=node.kind == "flatten")
-            for up in node.whole_upstreams
-        }
+        try:
+            upstreams = {
+                up: done[up] if up in done else upstream_outcome(node, up, unit, environment.program, outcomes)
+                for up in node.whole_upstreams
+            }
+        except (
+            BaseException
+        ) as error:  # reducing runs the task's function, and loading what was sent the user's classes
+            if environment.is_main and isinstance(error, KeyboardInterrupt):
+                raise
+            state = replace(failed_state(error, root=slug), worker=environment.worker)
+            done[slug] = Outcome(state, revive(state.failure))
+            reports.append(report_single(node, done[slug], environment))
+            continue
         attempt = unit.attempts.get(-1, 1) if place == 0 else 1
         run = TaskRun(
             node,
@@ -74,6 +85,17 @@ def run_singles(
     )
     kept = {slug: Outcome(outcome.state, outcome.value) for slug, outcome in done.items()}
     return UnitOutcome(singles=kept, nbytes=nbytes), report
+
+
+def upstream_outcome(
+    node: FrozenNode, slug: str, unit: Unit, program: Program, outcomes: Mapping[Key, UnitOutcome]
+) -> Outcome:
+    """Outcome of something upstream of a node, from outside of the unit."""
+    reduce = None
+    argument = reduced_argument(node)
+    if argument is not None and argument[1] == slug:
+        reduce = lambda keys: gathered_partials(node, slug, keys, program, outcomes)  # noqa: E731  # one use, below
+    return whole_outcome(slug, unit, program, outcomes, carrying=node.kind == "flatten", reduce=reduce)
 
 
 def run_collection(run: TaskRun) -> Outcome:

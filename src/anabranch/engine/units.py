@@ -48,6 +48,13 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class CutFrom:
+    """The elements that a chunk needs of a list are cut from the outcome under this key, where that lies."""
+
+    key: Key
+
+
+@dataclass(frozen=True, slots=True)
 class Pieces:
     """The elements of an upstream map are in the outcomes of these chunks."""
 
@@ -63,7 +70,7 @@ class Known:
     state: State
 
 
-Input: TypeAlias = Held | Sent | Pieces | Known
+Input: TypeAlias = Held | CutFrom | Sent | Pieces | Known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,15 +93,17 @@ class Unit:
     """Nodes whose values are needed once the unit is done."""
     loops: Mapping[int, tuple[int, Any]] = field(default_factory=dict)
     """Round of the first node's loop, and what the round before gave, by element (-1: a single node)."""
+    reduces: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """For maps of the unit: nodes that reduce their values, chunk by chunk."""
     give_up_s: float | None = None
     """Seconds after which a chunk hands back what it has not begun."""
     approved: frozenset[str] = frozenset()
 
-    def keys(self) -> Iterator[Key]:
+    def upstream_keys(self) -> Iterator[Key]:
         """Keys of the units whose outcomes this one needs, each once."""
         seen: dict[Key, None] = {}
         for source in self.inputs.values():
-            if isinstance(source, Held):
+            if isinstance(source, (Held, CutFrom)):
                 seen[source.key] = None
             elif isinstance(source, Pieces):
                 seen.update(dict.fromkeys(source.keys))
@@ -140,6 +149,10 @@ class UnitOutcome:
     columns: dict[str, Column] = field(default_factory=dict)
     nbytes: int = 0
     """Size of the values, as far as it was measured."""
+    partials: dict[str, tuple[range, Any]] = field(default_factory=dict)
+    """By reducing node: what the values of these elements were reduced to."""
+    cut: list[Any] | None = None
+    """Elements cut from a list, in the order of the chunk they are for."""
     report: Report | None = None
     """Kept beside the values, for a driver that the report did not reach."""
 

@@ -47,7 +47,7 @@ def measured(value: Any) -> tuple[Any, bytes | None, int]:
             pickle.loads(data, buffers=buffers)
     except BaseException as error:  # pickling runs the user's code, which may raise anything
         raise UnstorableValueError(
-            f"a result of type {type(value).__module__}.{type(value).__qualname__} cannot leave the process that made it: "
+            f"a result of type {type(value).__module__}.{type(value).__qualname__} cannot leave the process of its task: "
             f"{type(error).__name__}: {error}"
         ) from None
     return value, None if buffers else data, nbytes

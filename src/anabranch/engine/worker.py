@@ -10,10 +10,12 @@ from typing import Any
 
 import cloudpickle
 
+from anabranch.engine.cutting import cut
 from anabranch.engine.failures import describe
 from anabranch.engine.task_runner import Environment
 from anabranch.engine.unit_runner import run_unit
 from anabranch.engine.units import Column, ColumnReport, Key, Outcome, Program, Report, SingleReport, Unit, UnitOutcome
+from anabranch.engine.values import width_of
 from anabranch.errors import CodeNotLoadable
 from anabranch.states import Failed
 
@@ -55,6 +57,13 @@ def execute(
         # Sent before the value is announced, so that it is there first; the run's token is the topic.
         worker.log_event(token, (*unit.key, cloudpickle.dumps(outcome.report)))
     return outcome
+
+
+def cut_elements(slug: str, indices: bytes, outcome: UnitOutcome) -> UnitOutcome:
+    """The elements of an upstream list that a chunk needs, to be sent to where the chunk runs."""
+    elements = cut(outcome.singles[slug].value, pickle.loads(indices))
+    share = len(elements) / max(1, width_of(outcome.singles[slug].value))
+    return UnitOutcome(cut=list(elements), nbytes=int(outcome.nbytes * share))
 
 
 def load_program(token: str, data: bytes) -> Program:

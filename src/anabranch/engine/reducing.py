@@ -1,0 +1,80 @@
+"""Reductions: an associative function of a map's values is applied to each chunk where it is made, then to the results.
+
+Memory is constant over any width, because a chunk's values do not outlive its Dask task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anabranch.bindings import Ref, evaluate
+from anabranch.engine.columns import found
+from anabranch.engine.units import Column, Key, Program, UnitOutcome
+from anabranch.graph import FrozenNode
+from anabranch.states import FIRST_FINAL_CODE
+
+
+def reduced_argument(node: FrozenNode) -> tuple[str, str] | None:
+    """Of a node that reduces a map: the argument that takes the values, and the slug upstream. None if it cannot.
+
+    Everything else it takes must be known before anything runs.
+    """
+    if not node.policies.reduce or node.is_map or node.checks:
+        return None
+    found = [(name, expression.node) for name, expression in node.arguments.items() if isinstance(expression, Ref)]
+    taken = [(edge.key, edge.upstream) for edge in node.edges if edge.kind == "data"]
+    return found[0] if len(found) == 1 and taken == found else None
+
+
+def partial(node: FrozenNode, values: list[Any], program: Program) -> Any:
+    """The function applied to some of the values, in order."""
+    argument = reduced_argument(node)
+    assert argument is not None
+    bound = {
+        name: values if name == argument[0] else evaluate(expression, program.values)
+        for name, expression in node.arguments.items()
+    }
+    args, kwargs = node.signature.split(bound)
+    return node.signature.function(*args, **kwargs)
+
+
+def gathered_partials(
+    node: FrozenNode, slug: str, keys: tuple[Key, ...], program: Program, outcomes: Mapping[Key, UnitOutcome]
+) -> list[Any]:
+    """What the chunks of a map were reduced to, in the order of their elements.
+
+    Chunks that could not be reduced where they were made (an element was to be retried) are reduced here.
+    """
+    pieces: list[tuple[int, int, Any]] = []
+    for key in keys:
+        outcome = outcomes[key]
+        if node.slug in outcome.partials:
+            indices, value = outcome.partials[node.slug]
+            pieces.append((indices.start, indices.stop, value))
+        else:
+            for column in found(slug, (key,), outcomes):
+                pieces += _elements(column)
+    pieces.sort(key=lambda piece: piece[0])
+    results: list[Any] = []
+    run: list[Any] = []
+    for _, stop, value in pieces:
+        if stop < 0:
+            run.append(value)
+            continue
+        if run:
+            results.append(partial(node, run, program))
+            run = []
+        results.append(value)
+    if run:
+        results.append(partial(node, run, program))
+    return results
+
+
+def _elements(column: Column) -> list[tuple[int, int, Any]]:
+    """Final elements of a column as pieces; a stop of -1 says that the value is an element's own."""
+    return [
+        (index, -1, value)
+        for index, code, value in zip(column.indices, column.codes, column.values, strict=True)
+        if code >= FIRST_FINAL_CODE
+    ]
