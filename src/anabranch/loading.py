@@ -142,13 +142,14 @@ def _import(name: str) -> tuple[ModuleType, Where | None]:
     try:
         stopped = _guarded(lambda: found.append(find_spec(name)), here, name)  # imports the packages that it is in
     except FlowLoadError as error:
-        if not isinstance(error.__cause__, ModuleNotFoundError):
+        missing = error.__cause__
+        if not isinstance(missing, ModuleNotFoundError) or not f"{name}.".startswith(f"{missing.name}."):
             raise
         found = [None]
         stopped = None
     spec = found[0] if found else None
     if stopped is not None:
-        raise FlowLoadError(f"a package of {name} runs a flow while it is imported ({stopped}); put that under {_GUARD}")
+        raise FlowLoadError(f"importing {name} runs a flow ({stopped}); put that under {_GUARD}")
     if spec is None or spec.loader is None:
         hint = f"; for a file, say {name}.py" if "." not in name else ""
         raise FlowLoadError(f"there is no module {name!r}, seen from {here}{hint}")
@@ -240,23 +241,18 @@ def _syntax_error(error: SyntaxError) -> str:
 
 
 def flows_in(module: ModuleType) -> dict[str, Flow]:
-    """Flows among a module's variables; a flow that is a group of another one, or came by import, is left out if it can.
-
-    A variable that is a second name of the same flow is not listed.
-    """
+    """Flows among a module's variables, each once, without groups of others, and without imported ones if it has own."""
     found: dict[str, Flow] = {}
     for name, value in list(vars(module).items()):
         if isinstance(value, Flow) and all(value is not each for each in found.values()):
             found[name] = value
-    for wanted in (lambda flow: flow.where.file == module.__file__, lambda flow: not _is_group(flow, found.values())):
-        some = {name: flow for name, flow in found.items() if wanted(flow)}
-        found = some or found
-    return found
+    own = {name: flow for name, flow in found.items() if flow.where.file == module.__file__} or found
+    return {name: flow for name, flow in own.items() if not _is_group(flow, own.values())}
 
 
 def _is_group(flow: Flow, others: Iterable[Flow]) -> bool:
     nodes = set(flow.graph)
-    return bool(nodes) and any(len(other.graph) > len(nodes) and all(n in other.graph for n in nodes) for other in others)
+    return bool(nodes) and any(nodes < set(other.graph) for other in others)
 
 
 def _only(module: ModuleType, place: str) -> Flow:

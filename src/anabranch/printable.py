@@ -1,4 +1,4 @@
-"""Texts made fit for one line of a terminal: no character of a user's can move a cursor, change a colour or end the line."""
+"""Texts made fit for a line of a terminal: no character in them can move a cursor, change a colour or end the line."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Progress of a run for a terminal: an observer that shows what happens as one live block, or as plain lines.
 
-What is known of the tasks is kept by `Board`, which prints nothing. rich is loaded when a live block is shown, not before.
+What is known of the tasks is kept by `Board`, which prints nothing. rich is loaded when a live block is shown.
 """
 
 from __future__ import annotations
@@ -59,6 +59,11 @@ class Row:
     def is_done(self) -> bool:
         """Whether it has ended."""
         return self.state is not None and self.state.is_finished()
+
+    @property
+    def is_mere_step(self) -> bool:
+        """Whether it is a node that the flow needs and nobody wrote, and has done what it should."""
+        return self.kind in STEPS and not (self.state is not None and self.state.is_failed())
 
     def pace(self) -> float | None:
         """Elements a second, of late; None if that is not known yet."""
@@ -137,9 +142,7 @@ class Board:
             The rows, and the number of others of which something is known.
         """
         known = [
-            row
-            for row in list(self.rows.values())
-            if (row.state is not None or row.width) and (row.kind not in STEPS or (row.state and not row.state.is_successful()))
+            row for row in list(self.rows.values()) if (row.state is not None or row.width) and not row.is_mere_step
         ]
         by_need = sorted(known, key=_need)
         chosen = {row.slug for row in by_need[:limit]}
@@ -205,7 +208,7 @@ class PlainProgress(Progress):
                 self._write(f"{printable(row.slug)}: {_map_text(row)}")
             return
         state = row.state
-        if state is None or state.is_running() or (row.kind in STEPS and (state.is_successful() or state.is_cancelled())):
+        if state is None or state.is_running() or row.is_mere_step:
             return
         took = row.duration_s()
         time_text = f" in {seconds(took)}" if took is not None and state.is_finished() else ""

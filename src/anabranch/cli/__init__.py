@@ -1,7 +1,7 @@
 """The command line: ``anabranch``, also as ``dask anabranch`` and ``python -m anabranch``.
 
-This module has the group and the way in; each command has a module of its own, `exits` the exit codes. What takes long to
-import, Dask above all, is imported by commands when they run.
+This module has the group and the way in; each command has a module of its own, `exits` has the exit codes. What takes
+long to import, Dask above all, is imported by commands when they run.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class _Group(click.Group):
 @click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="anabranch", prog_name="anabranch", message="%(prog)s %(version)s")
 def anabranch() -> None:
-    """Data workflows on Dask.
+    r"""Data workflows on Dask.
 
     \b
     anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameters are options
@@ -68,9 +68,13 @@ def main() -> NoReturn:
 
 def _leave(end: SystemExit) -> NoReturn:
     """Leave the process, without waiting for threads in which tasks of a cancelled run go on."""
-    if any(thread.name.startswith("anabranch") for thread in threading.enumerate()):
+    if (
+        isinstance(end.code, int)
+        and end.code > SIGNALLED
+        and any(thread.name.startswith("anabranch") for thread in threading.enumerate())
+    ):
         with contextlib.suppress(OSError, ValueError):
             sys.stdout.flush()
             sys.stderr.flush()
-        os._exit(end.code if isinstance(end.code, int) else int(end.code is not None))
+        os._exit(end.code)
     raise end

@@ -15,14 +15,17 @@ WORKERS = 2  # enough to see work in parallel, on any machine
 
 
 @click.command(short_help="See a flow run, over the Python files of this machine.")
-@click.option("--root", metavar="DIRECTORY", help="Where to look for Python files; default: this Python's own libraries.")
+@click.option("--root", metavar="DIRECTORY", help="Where to look; default: this Python's own libraries.")
 @click.option("--limit", type=click.IntRange(1), metavar="N", help="Take at most so many files.")
-@click.option("--output", metavar="DIRECTORY", default="corpus-report", show_default=True, help="Where the report goes.")
+@click.option(
+    "--output", metavar="DIRECTORY", default="corpus-report", show_default=True, help="Where the report goes."
+)
 @click.option("--report/--no-report", default=True, help="Whether to write corpus.html beside corpus.json.")
 @run_options(f"Where to run; default: a cluster made for the run, of {WORKERS} workers with one thread.")
 @click.pass_context
 def demo(
     ctx: click.Context,
+    /,
     *,
     root: str | None,
     limit: int | None,

@@ -37,7 +37,7 @@ class Problem(click.ClickException):
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__("\n".join(printable_lines(message)))
-        self.exit_code = exit_code
+        self.exit_code = exit_code  # type: ignore[misc]  # Click's way to say it, for classes
 
     def show(self, file: IO[Any] | None = None) -> None:
         """Write the message to standard error."""

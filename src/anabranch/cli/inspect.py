@@ -26,23 +26,25 @@ def validate(target: str) -> None:
         flow.validate()
     parameters = len(flow.parameters())
     tasks = sum(node.kind == "task" for node in flow.tasks)
-    click.echo(
-        f"{printable(target)}: flow {printable(flow.name)!r} is well formed: {tasks:,} task{'s' if tasks != 1 else ''}, "
-        f"{parameters:,} parameter{'s' if parameters != 1 else ''}"
-    )
+    counts = f"{tasks:,} task{'s' if tasks != 1 else ''}, {parameters:,} parameter{'s' if parameters != 1 else ''}"
+    click.echo(f"{printable(target)}: flow {printable(flow.name)!r} is well formed: {counts}")
 
 
 @click.command(short_help="Draw a flow.")
 @click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]")
-@click.option("-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: as the suffix of the output says, else dot.")
-@click.option("-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="File to write; default: standard output.")
+@click.option(
+    "-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: as the suffix of the output says, else dot."
+)
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="File to write; default: standard output."
+)
 def visualize(target: str, format_: str | None, output: str | None) -> None:
     """Draw a flow without running it. svg and png need Graphviz; dot and mermaid need nothing."""
     from anabranch.cli.run import load
     from anabranch.drawing import SUFFIXES, Format, draw
     from anabranch.errors import OptionError
 
-    assert FORMATS == get_args(Format)
+    assert get_args(Format) == FORMATS
     chosen: Format | None = format_  # type: ignore[assignment]  # Click has checked it
     if output is not None and chosen is None and not output.lower().endswith(tuple(SUFFIXES)):
         raise click.UsageError(f"--output {output}: expected --format, or one of the suffixes {', '.join(SUFFIXES)}")

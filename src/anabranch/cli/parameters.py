@@ -134,7 +134,8 @@ class Given:
         annotation = parameter.type if parameter is not None else None
         if len(texts) > 1 and not takes_list(annotation):
             shown = ", ".join(map(repr, texts))
-            raise click.BadParameter(f"parameter {name!r} is given {len(texts)} times: {shown}", param_hint=f"'{source}'")
+            text = f"parameter {name!r} is given {len(texts)} times: {shown}"
+            raise click.BadParameter(text, param_hint=f"'{source}'")
         try:
             self._values[name] = value_of(texts, annotation)
         except ValueError as error:
@@ -199,8 +200,8 @@ def parsed_json(text: str) -> Any:
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise ValueError(
-            f"{shortened(repr(text), MAX_SHOWN)} is not JSON: {error.msg} at {where}; for a text that begins like this, "
-            "write it as a JSON string"
+            f"{shortened(repr(text), MAX_SHOWN)} is not JSON: {error.msg} at {where}; "
+            "for a text that begins like this, write it as a JSON string"
         ) from None
     except RecursionError:
         raise ValueError(f"{shortened(repr(text), MAX_SHOWN)} is not usable JSON: {MAX_DEPTH_TEXT}") from None
@@ -281,7 +282,7 @@ def read_file(name: str) -> dict[str, Any]:
     hint = "'--params'"
     try:
         text = sys.stdin.read() if name == "-" else Path(name).read_text(encoding="utf-8")
-        content = yaml.load(text, Loader)  # noqa: S506  # a subclass of SafeLoader
+        content = yaml.load(text, Loader)  # a subclass of SafeLoader
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else str(error)
         raise click.BadParameter(f"{name} cannot be read: {reason}", param_hint=hint) from error

@@ -93,14 +93,15 @@ def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
 
 @click.command(cls=RunCommand, short_help="Run a flow.")
 @click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]")
-@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter: JSON, or else text. Again for more.")
-@click.option("--params", "params_file", metavar="FILE", help="Parameters from a YAML or JSON file; - is standard input. Those given here win.")
-@click.option("--keep", multiple=True, metavar="TASK", help="Keep the value of this task, too, or of 'all'; values are shown at the end.")
-@click.option("--approve", multiple=True, metavar="TASK", help="Let this task run, which waits for an approval.")
+@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter: JSON, or else text.")
+@click.option("--params", "params_file", metavar="FILE", help="Parameters from a YAML or JSON file, or -; options win.")
+@click.option("--keep", multiple=True, metavar="TASK", help="Keep and show the value of this task, too, or of 'all'.")
+@click.option("--approve", multiple=True, metavar="TASK", help="Let this task run; it waits for an approval.")
 @run_options("Where to run; default: the flow's executor, or local.")
 @click.pass_context
 def run(
     ctx: click.Context,
+    /,
     *,
     target: str,
     pairs: tuple[str, ...],
@@ -137,7 +138,7 @@ def run(
         check_names(flow, () if keep_all else keep, "--keep")
         check_names(flow, approve, "--approve")
     if loaded.stopped is not None and not quiet:
-        text = f'that line runs a flow, so nothing after it was executed; put it under `if __name__ == "__main__":`'
+        text = 'that line runs a flow, so nothing after it was executed; put it under `if __name__ == "__main__":`'
         click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)
     session = Session(
         flow=flow,

@@ -46,9 +46,9 @@ def measured(value: Any) -> tuple[Any, bytes | None, int]:
         if len(data) <= CHECK_NBYTES:
             pickle.loads(data, buffers=buffers)
     except BaseException as error:  # pickling runs the user's code, which may raise anything
+        name = f"{type(value).__module__}.{type(value).__qualname__}"
         raise UnstorableValueError(
-            f"a result of type {type(value).__module__}.{type(value).__qualname__} cannot leave the process of its task: "
-            f"{type(error).__name__}: {error}"
+            f"a result of type {name} cannot leave the process it was made in: {type(error).__name__}: {error}"
         ) from None
     return value, None if buffers else data, nbytes
 

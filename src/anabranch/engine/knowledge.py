@@ -1,0 +1,131 @@
+"""What the machine knows of a run: its nodes, the units on their way, and where outcomes are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anabranch.engine.maps import Chain, MapRun
+from anabranch.engine.units import Held, Input, Key, Known, Pieces, Sent, Unit
+from anabranch.graph import FrozenGraph, FrozenNode
+from anabranch.signature import ascii_name
+from anabranch.states import Finished, Mapped, Paused, Pending, Retrying, State
+
+
+@dataclass(slots=True)
+class NodeRun:
+    """What is known of one node."""
+
+    node: FrozenNode
+    state: State
+    key: Key | None = None
+    """Unit that has, or will have, the node's outcome."""
+    is_flying: bool = False
+    """Whether it is submitted and its report is not here."""
+    value: bytes | None = None
+    """The pickled value, where it came with the report."""
+    width: int | None = None
+    unmappable: str = ""
+    elements: MapRun | None = None
+    chain: Chain | None = None
+    attempt: int = 1
+    loop: tuple[int, Any] | None = None
+    losses: int = 0
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended."""
+        return isinstance(self.state, Finished)
+
+
+class Knowledge:
+    """Nodes, units and keys of one run; no decisions."""
+
+    def __init__(
+        self,
+        graph: FrozenGraph,
+        *,
+        name: str,
+        token: str,
+        settings: Mapping[str, Any],
+        slots: int,
+        keep: Iterable[str],
+        approved: Iterable[str],
+    ) -> None:
+        self.graph = graph
+        self.settings = settings
+        self.slots = slots
+        self.runs = {slug: NodeRun(node, Pending()) for slug, node in graph.nodes.items()}
+        self.keep = frozenset((*graph.reference, *graph.terminal, *keep))
+        """Nodes whose values are wanted after the run."""
+        self.approved = frozenset(approved)
+        self.order = {slug: i for i, slug in enumerate(graph.nodes)}
+        """Place of each node in the topological order."""
+        self.units: dict[Key, Unit] = {}
+        """Units on their way."""
+        self.to_start: dict[str, None] = {}
+        """Nodes that may be able to start, because something upstream has changed."""
+        self._users: dict[Key, set[str]] = {}
+        self._name, self._token = ascii_name(name), token
+        self._serial = 0
+
+    def new_key(self, node: FrozenNode) -> Key:
+        """A key for a unit that begins with this node; Dask's pages group by its name."""
+        self._serial += 1
+        return (f"{self._name}.{ascii_name(node.slug)}-{self._token}", self._serial)
+
+    def send(self, unit: Unit) -> Unit:
+        """Note that a unit is on its way."""
+        self.units[unit.key] = unit
+        self._users[unit.key] = set(unit.nodes)
+        return unit
+
+    def lose(self, key: Key) -> None:
+        """Note that a unit's outcome is gone."""
+        self._users.pop(key, None)
+
+    def forget(self, key: Key, slug: str) -> list[Key]:
+        """A node's value in a unit's outcome is not needed any more; the key, if nothing else there is."""
+        users = self._users.get(key)
+        if users is None:
+            return []
+        users.discard(slug)
+        if users:
+            return []
+        del self._users[key]
+        return [key]
+
+    def look_below(self, slug: str) -> None:
+        """The nodes downstream may be able to start."""
+        self.to_start.update(dict.fromkeys(self.graph.downstream[slug]))
+
+    def may_start(self, run: NodeRun) -> bool:
+        """Whether a node is neither on its way nor at its end, and waits for no time or approval."""
+        is_waiting = isinstance(run.state, (Retrying, Paused))
+        return not (run.is_final or run.is_flying or is_waiting or run.elements is not None)
+
+    def is_available(self, slug: str) -> bool:
+        """Whether a single node that needs this one may be submitted: it is final, or a single on its way."""
+        run = self.runs[slug]
+        return run.is_final or run.is_flying
+
+    def whole_inputs(self, slugs: Iterable[str]) -> dict[str, Input]:
+        """Where the outcomes are that nodes of one unit need as a whole."""
+        inputs: dict[str, Input] = {}
+        inside = set(slugs)
+        for slug in inside:
+            for up in self.graph.nodes[slug].whole_upstreams:
+                if up not in inside and self.runs[up].node.kind != "parameter":
+                    inputs[up] = self.input(self.runs[up])
+        return inputs
+
+    def input(self, run: NodeRun) -> Input:
+        """Where the whole outcome of an upstream node is."""
+        if run.elements is not None:
+            return Pieces(tuple(run.elements.keys), run.state)
+        if run.node.is_map and isinstance(run.state, Mapped):
+            return Pieces((), run.state)
+        if run.value is not None and run.is_final:
+            return Sent(run.state, run.value)
+        return Held(run.key) if run.key is not None else Known(run.state)

@@ -1,0 +1,123 @@
+"""Which single nodes go out now, and which of them in the same unit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from anabranch.engine.backlog import BUNDLE_S, QUICK_S, Backlog
+from anabranch.engine.chunking import GIVE_UP_TARGETS
+from anabranch.engine.knowledge import Knowledge, NodeRun
+from anabranch.engine.units import Unit
+from anabranch.states import State
+
+SINGLES_PER_SLOT = 32  # single nodes on their way: enough that no slot waits for the driver, whatever the graph
+MAX_ASIDE = 256  # nodes that do not fit into a bundle are looked at again later; so many at a time at the most
+
+
+class Singles:
+    """The single nodes of a run.
+
+    A straight line of nodes goes out as one unit. Where many can run and they are known to be quick, several go out as
+    a bundle: what a Dask task costs is shared.
+    """
+
+    def __init__(self, known: Knowledge) -> None:
+        self._known = known
+        self._backlog = Backlog(max_nbytes=known.settings["inline_nbytes"])
+
+    def __len__(self) -> int:
+        return len(self._backlog)
+
+    def add(self, run: NodeRun) -> None:
+        """A node may run, as far as its upstreams are concerned."""
+        if all(self._known.is_available(up) for up in run.node.whole_upstreams):
+            self._backlog.push(self._known.order[run.node.slug], run.node.slug)
+
+    def observe(self, run: NodeRun, state: State, *, is_small: bool) -> None:
+        """A node has ended: learn how long calls of its task take."""
+        self._backlog.observe(run.node.name, state, is_small=is_small)
+
+    def next_unit(self, in_flight: int) -> Unit | None:
+        """The next unit to send, if there is one and not too much is on its way."""
+        while self._backlog and in_flight < SINGLES_PER_SLOT * self._known.slots:
+            run = self._known.runs[self._backlog.pop()]
+            if self._known.may_start(run) and self._is_due(run):
+                return self._start(run)
+        return None
+
+    def _is_due(self, run: NodeRun) -> bool:
+        """Whether a node may go out: Dask waits for what is on its way, but a quick one had better be bundled."""
+        upstreams = run.node.whole_upstreams
+        if self._is_quick(run) and any(self._known.runs[up].is_flying for up in upstreams):
+            return False
+        return all(self._known.is_available(up) for up in upstreams)
+
+    def _is_quick(self, run: NodeRun) -> bool:
+        pace = self._backlog.pace_s(run.node.name)
+        return pace is not None and pace <= QUICK_S
+
+    def _start(self, run: NodeRun) -> Unit:
+        """Put a node into a unit, and with it what may well run in the same Dask task."""
+        is_bundle = bool(self._backlog) and self._can_bundle(run, {})
+        slugs = self._bundle_from(run) if is_bundle else self._line_from(run)
+        unit = Unit(
+            key=self._known.new_key(run.node),
+            nodes=tuple(slugs),
+            inputs=self._known.whole_inputs(slugs),
+            attempts={-1: run.attempt} if run.attempt > 1 else {},
+            loops={-1: run.loop} if run.loop is not None else {},
+            give_up_s=BUNDLE_S * GIVE_UP_TARGETS if is_bundle else None,
+            approved=self._known.approved.intersection(slugs),
+        )
+        for slug in slugs:
+            each = self._known.runs[slug]
+            each.key, each.is_flying = unit.key, True
+        for slug in slugs:
+            self._known.look_below(slug)
+        return self._known.send(unit)
+
+    def _line_from(self, run: NodeRun) -> list[str]:
+        """A node, and the nodes after it for as long as each is all that follows and has nothing else to wait for."""
+        slugs = [run.node.slug]
+        while True:
+            below = self._known.graph.downstream[slugs[-1]]
+            follower = self._known.runs[below[0]] if len(below) == 1 else None
+            if follower is None or follower.node.is_map or not self._go_together(self._known.runs[slugs[-1]], follower):
+                return slugs
+            if not all(up in slugs or self._known.runs[up].is_final for up in follower.node.whole_upstreams):
+                return slugs
+            slugs.append(follower.node.slug)
+
+    def _go_together(self, run: NodeRun, other: NodeRun) -> bool:
+        """Whether two nodes may share a unit: what was lost runs alone, and they ask the same of a worker."""
+        mine, theirs = run.node.policies, other.node.policies
+        same = (mine.resources, mine.priority) == (theirs.resources, theirs.priority)
+        return same and not run.losses and not other.losses and self._known.may_start(other)
+
+    def _bundle_from(self, run: NodeRun) -> list[str]:
+        """Nodes of the backlog, and nodes below them, that take a moment only: together about `BUNDLE_S`."""
+        slugs: dict[str, None] = {}
+        aside: list[str] = []
+        queue, budget_s = [run.node.slug], BUNDLE_S
+        while (queue or self._backlog) and budget_s > 0 and len(aside) < MAX_ASIDE:
+            comes_from_below = bool(queue)
+            slug = queue.pop() if queue else self._backlog.pop()
+            each = self._known.runs[slug]
+            if slug in slugs or not self._known.may_start(each):
+                continue
+            if not (self._go_together(run, each) and self._can_bundle(each, slugs)):
+                if not comes_from_below:
+                    aside.append(slug)
+                continue
+            slugs[slug] = None
+            budget_s -= self._backlog.pace_s(each.node.name) or 0.0
+            queue += [down for down in self._known.graph.downstream[slug] if not self._known.runs[down].node.is_map]
+        for slug in aside:
+            self._backlog.push(self._known.order[slug], slug)
+        return list(slugs)
+
+    def _can_bundle(self, run: NodeRun, inside: Mapping[str, None]) -> bool:
+        """Whether a node is known to be quick, and needs nothing that is still on its way elsewhere."""
+        if not self._is_quick(run) or run.losses or run.attempt > 1:
+            return False
+        return all(up in inside or self._known.runs[up].is_final for up in run.node.whole_upstreams)

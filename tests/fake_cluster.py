@@ -1,0 +1,237 @@
+"""A cluster that is a dictionary: it does what a machine commands, in whatever order a test likes.
+
+It keeps to what Dask promises and no more: a unit runs once all it needs is there; an outcome stays for as long as the
+driver holds its key or a submitted unit needs it; when a unit is lost, those that wait for it are lost too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from anabranch import Flow, config
+from anabranch.context import RunInfo
+from anabranch.engine.machine import Machine
+from anabranch.engine.stimuli import (
+    CancelAsked,
+    Command,
+    Finish,
+    Lost,
+    Release,
+    Reported,
+    SlotsChanged,
+    Started,
+    Stimulus,
+    Submit,
+    Tell,
+    WakeAt,
+    Woke,
+)
+from anabranch.engine.task_runner import Environment
+from anabranch.engine.unit_runner import run_unit
+from anabranch.engine.units import Key, Program, Report, Unit, UnitOutcome
+from anabranch.engine.values import width_of
+from anabranch.errors import UnmappableError
+from anabranch.events import Event
+
+
+class FakeCluster:
+    """A machine, and everything that a driver and a cluster would do around it.
+
+    Parameters
+    ----------
+    flow
+        What is run.
+    engine
+        Settings of the engine that differ from the usual.
+    slots
+        Task runs that can go on at the same time.
+    call_s
+        Seconds that a look at the clock takes; so the time that tasks seem to take.
+    """
+
+    def __init__(
+        self,
+        flow: Flow,
+        *,
+        engine: Mapping[str, Any] | None = None,
+        slots: int = 2,
+        call_s: float = 0.0,
+        approve: Iterable[str] = (),
+        keep: Iterable[str] = (),
+        parameters: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.graph = flow.graph.freeze(flow._reference)
+        self.settings = {**config.snapshot()["engine"], **(engine or {})}
+        self.now = 1_000.0
+        self.call_s = call_s
+        given = {node.slug: node.default for node in flow.parameters()} | dict(parameters or {})
+        self.machine = Machine(
+            self.graph,
+            name=flow.name,
+            token="run",
+            settings=self.settings,
+            slots=slots,
+            widths={slug: _width(value) for slug, value in given.items()},
+            keep=keep,
+            approved=approve,
+        )
+        program = Program(RunInfo(flow.name, "run", given), self.graph.nodes, given, self.settings)
+        self.environment = Environment(program, worker="fake", clock=self._clock, sleep=self._sleep)
+        self.submitted: dict[Key, Unit] = {}
+        """Units that have not been run."""
+        self.outcomes: dict[Key, UnitOutcome] = {}
+        self.held: set[Key] = set()
+        """Keys that were submitted and not released."""
+        self.units: list[Unit] = []
+        """Everything that was ever submitted."""
+        self.batches: list[list[Unit]] = []
+        """The same, by `Submit`."""
+        self.reports: list[Report] = []
+        """On their way to the driver."""
+        self.delivered: list[Report] = []
+        self.lost: list[Key] = []
+        """Losses of which the driver does not know yet."""
+        self.events: list[Event] = []
+        self.wake_at: float | None = None
+        self.is_finished = False
+
+    def _clock(self) -> float:
+        self.now += self.call_s
+        return self.now
+
+    def _sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    # What the driver does ---------------------------------------------------------------------------------------------
+
+    def tell(self, stimulus: Stimulus) -> list[Command]:
+        """Give the machine a stimulus and do what it commands."""
+        commands = self.machine.handle(stimulus)
+        for command in commands:
+            match command:
+                case Submit(units):
+                    self._submit(units)
+                case Release(keys):
+                    self._release(keys)
+                case WakeAt(when):
+                    self.wake_at = when
+                case Tell(event):
+                    self.events.append(event)
+                case Finish():
+                    self.is_finished = True
+        self.machine.validate()
+        return commands
+
+    def start(self) -> list[Command]:
+        """Begin the run."""
+        return self.tell(Started(self.now))
+
+    def _submit(self, units: Iterable[Unit]) -> None:
+        self.batches.append(list(units))
+        for unit in self.batches[-1]:
+            assert unit.key not in self.held, f"{unit.key} is used twice"
+            missing = [key for key in unit.upstream_keys() if key not in self.submitted and key not in self.outcomes]
+            assert not missing, f"{unit.nodes} needs {missing}, which are not there (any more)"
+            self.submitted[unit.key] = unit
+            self.held.add(unit.key)
+            self.units.append(unit)
+
+    def _release(self, keys: Iterable[Key]) -> None:
+        self.held.difference_update(keys)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Drop what nobody holds and nobody waits for, units that have not been run too."""
+        while True:
+            needed = {key for unit in self.submitted.values() for key in unit.upstream_keys()}
+            gone = [key for key in (*self.submitted, *self.outcomes) if key not in self.held and key not in needed]
+            if not gone:
+                return
+            for key in gone:
+                self.submitted.pop(key, None)
+                self.outcomes.pop(key, None)
+
+    # What the cluster does --------------------------------------------------------------------------------------------
+
+    def runnable(self) -> list[Unit]:
+        """Units whose inputs are all there."""
+        return [u for u in self.submitted.values() if all(key in self.outcomes for key in u.upstream_keys())]
+
+    def run(self, unit: Unit) -> Report:
+        """Run a unit; its report is on its way afterwards."""
+        del self.submitted[unit.key]
+        outcome, report = run_unit(unit, self.environment, {key: self.outcomes[key] for key in unit.upstream_keys()})
+        self.outcomes[unit.key] = outcome
+        self.reports.append(report)
+        self._forget()
+        return report
+
+    def lose(self, unit: Unit) -> None:
+        """Let a unit be lost, and all that wait for it."""
+        self.submitted.pop(unit.key, None)
+        self.outcomes.pop(unit.key, None)
+        self.lost.append(unit.key)
+        for other in list(self.submitted.values()):
+            if unit.key in other.upstream_keys():
+                self.lose(other)
+
+    # What arrives at the driver ---------------------------------------------------------------------------------------
+
+    def deliver(self, report: Report) -> list[Command]:
+        """Let a report arrive."""
+        self.reports.remove(report)
+        self.delivered.append(report)
+        return self.tell(Reported(self.now, report))
+
+    def deliver_loss(self, key: Key, reason: str = "KilledWorker") -> list[Command]:
+        """Let the driver learn of a loss."""
+        self.lost.remove(key)
+        return self.tell(Lost(self.now, key, reason))
+
+    def go(self, unit: Unit) -> list[Command]:
+        """Run a unit and let its report arrive."""
+        return self.deliver(self.run(unit))
+
+    def crash(self, unit: Unit) -> list[Command]:
+        """Lose a unit, and let the driver learn of it and of what is lost with it, in that order."""
+        self.lose(unit)
+        return [command for key in list(self.lost) for command in self.deliver_loss(key)]
+
+    def wake(self) -> list[Command]:
+        """Let time pass until the machine wants to be woken."""
+        assert self.wake_at is not None, "nothing waits for a time"
+        self.now, self.wake_at = max(self.now, self.wake_at), None
+        return self.tell(Woke(self.now))
+
+    def cancel(self, reason: str = "asked for") -> list[Command]:
+        """Ask for an end."""
+        return self.tell(CancelAsked(self.now, reason))
+
+    def change_slots(self, slots: int) -> list[Command]:
+        """Let workers come or go."""
+        return self.tell(SlotsChanged(self.now, slots))
+
+    def finish(self) -> None:
+        """Go on, first come first served, until nothing is left to do."""
+        for _ in range(100_000):
+            if self.is_finished:
+                return
+            if self.lost:
+                self.deliver_loss(self.lost[0])
+            elif self.reports:
+                self.deliver(self.reports[0])
+            elif runnable := self.runnable():
+                self.run(runnable[0])
+            elif self.wake_at is not None:
+                self.wake()
+            else:
+                raise AssertionError("nothing can go on, and the machine has not finished:\n" + "\n".join(self.machine.story))
+        raise AssertionError("the run does not come to an end:\n" + "\n".join(self.machine.story[-60:]))
+
+
+def _width(value: Any) -> int | str:
+    try:
+        return width_of(value)
+    except UnmappableError as error:
+        return str(error)

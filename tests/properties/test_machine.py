@@ -1,0 +1,171 @@
+"""Whatever a cluster does to a run, in whatever order, the machine brings it to the end that the flow means."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+
+from anabranch.engine.driver import FinishedRun, RunPlan
+from anabranch.engine.units import Unit
+from anabranch.runview import FlowRunView
+from anabranch.states import Crashed
+from tests.descriptions import Seen, Statement, approved, build, seen_in
+from tests.fake_cluster import FakeCluster
+from tests.properties.strategies import engine_settings, flows
+from tests.reference import interpret
+from tests.properties.test_same_everywhere import seen_from
+
+choices = st.integers(0, 1000)
+
+
+class AnyCluster(RuleBasedStateMachine):
+    """A run whose units are run, reported, lost and reported again as Hypothesis likes."""
+
+    cluster: FakeCluster
+    statements: list[Statement]
+    alone: Counter[tuple[str, int | None]]
+    """How often a single node, or a single element, was lost alone."""
+
+    @initialize(
+        statements=flows(max_size=6, delays=(0.0, 1.0, 100.0)),
+        engine=engine_settings,
+        slots=st.integers(1, 4),
+        max_losses=st.integers(0, 3),
+        call_s=st.sampled_from([0.0, 0.0001, 0.1]),
+    )
+    def start(self, statements: list[Statement], engine: dict[str, Any], slots: int, max_losses: int, call_s: float) -> None:
+        flow = build(statements)
+        self.flow, self.statements, self.alone = flow, statements, Counter()
+        self.cluster = FakeCluster(
+            flow,
+            engine={**engine, "max_losses": max_losses},
+            slots=slots,
+            call_s=call_s,
+            approve=[node.slug for node in approved(flow)],
+            keep=flow.graph.freeze().nodes,
+        )
+        self.cluster.start()
+
+    @precondition(lambda self: self.cluster.runnable())
+    @rule(choice=choices)
+    def run_a_unit(self, choice: int) -> None:
+        runnable = self.cluster.runnable()
+        self.cluster.run(runnable[choice % len(runnable)])
+
+    @precondition(lambda self: self.cluster.reports)
+    @rule(choice=choices)
+    def let_a_report_arrive(self, choice: int) -> None:
+        reports = self.cluster.reports
+        self.cluster.deliver(reports[choice % len(reports)])
+
+    @precondition(lambda self: self.cluster.delivered)
+    @rule(choice=choices)
+    def let_a_report_arrive_again(self, choice: int) -> None:
+        delivered = self.cluster.delivered
+        self.cluster.reports.append(delivered[choice % len(delivered)])
+
+    @precondition(lambda self: self.cluster.submitted)
+    @rule(choice=choices)
+    def lose_a_unit(self, choice: int) -> None:
+        units = list(self.cluster.submitted.values())
+        self._lose(units[choice % len(units)])
+
+    @precondition(lambda self: any(report.key in self.cluster.outcomes for report in self.cluster.reports))
+    @rule(choice=choices)
+    def lose_a_unit_that_has_run(self, choice: int) -> None:
+        keys = [report.key for report in self.cluster.reports if report.key in self.cluster.outcomes]
+        key = keys[choice % len(keys)]
+        self._lose(next(unit for unit in self.cluster.units if unit.key == key))
+
+    def _lose(self, unit: Unit) -> None:
+        if unit.key in self.cluster.lost:
+            return
+        self.cluster.lose(unit)
+        indices = unit.indices if unit.indices is not None else [None]
+        if len(indices) == 1:
+            self.alone[unit.nodes[0], indices[0]] += 1
+
+    @precondition(lambda self: self.cluster.lost)
+    @rule(choice=choices)
+    def let_a_loss_be_known(self, choice: int) -> None:
+        lost = self.cluster.lost
+        self.cluster.deliver_loss(lost[choice % len(lost)])
+
+    @rule(slots=st.integers(1, 4))
+    def change_the_slots(self, slots: int) -> None:
+        self.cluster.change_slots(slots)
+
+    @precondition(lambda self: self.cluster.wake_at is not None)
+    @rule()
+    def let_time_pass(self) -> None:
+        self.cluster.wake()
+
+    def teardown(self) -> None:
+        """The end is that of the reference, but for what was lost too often."""
+        if not hasattr(self, "cluster"):
+            return
+        cluster = self.cluster
+        cluster.finish()
+        crashed = self._crashed()
+        budget = cluster.settings["max_losses"]
+        assert all(self.alone[run] > budget for run in crashed), f"not lost often enough: {crashed} {self.alone}"
+        runs = interpret(
+            cluster.graph,
+            cluster.environment.program.values,
+            approved=frozenset(node.slug for node in approved(self.flow)),
+            crashed=frozenset(crashed),
+        )
+        expected = {slug: seen_from(run, is_map=cluster.graph.nodes[slug].is_map) for slug, run in runs.items()}
+        found = self._found()
+        differing = {slug: (expected[slug], found[slug]) for slug in expected if found[slug] != expected[slug]}
+        assert not differing, "\n".join(f"{slug}: expected {e}, found {f}" for slug, (e, f) in differing.items())
+        kept = {key for slug in cluster.machine.keep for key in self._keys_of(slug)}
+        assert cluster.held <= kept, f"held for nobody: {cluster.held - kept}"
+
+    def _crashed(self) -> list[tuple[str, int | None]]:
+        crashed: list[tuple[str, int | None]] = []
+        for slug, run in self.cluster.machine.runs.items():
+            if run.elements is not None:
+                crashed += [(slug, index) for index, s in run.elements.records.items() if isinstance(s, Crashed)]
+            elif isinstance(run.state, Crashed):
+                crashed.append((slug, None))
+        return crashed
+
+    def _keys_of(self, slug: str) -> list[Any]:
+        run = self.cluster.machine.runs[slug]
+        return list(run.elements.keys) if run.elements is not None else [run.key]
+
+    def _found(self) -> dict[str, Seen]:
+        cluster = self.cluster
+        plan = RunPlan(
+            graph=cluster.graph,
+            name="drawn",
+            run_id="run",
+            parameters=cluster.environment.program.values,
+            settings=cluster.settings,
+        )
+        now = cluster.environment.now()
+        whole = FinishedRun(
+            plan=plan,
+            state=cluster.machine.flow_state(),
+            runs=cluster.machine.runs,
+            outcomes={key: cluster.outcomes[key] for key in cluster.held},
+            started=now,
+            ended=now,
+        )
+        return seen_in(FlowRunView(whole, self.flow.graph))
+
+
+TestAnyCluster = AnyCluster.TestCase
+TestAnyCluster.settings = settings(
+    deadline=None,
+    derandomize=True,
+    database=None,
+    max_examples=80,
+    stateful_step_count=40,
+    suppress_health_check=list(HealthCheck),
+)
