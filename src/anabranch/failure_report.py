@@ -16,7 +16,6 @@ from anabranch.printable import printable, printable_lines, seconds, shortened
 from anabranch.states import Crashed, Failure, State, TimedOut
 
 if TYPE_CHECKING:
-    from anabranch.engine.machine import NodeRun
     from anabranch.runview import FlowRunView
 
 Ink: TypeAlias = Literal["bad", "strong", "faint"]
@@ -96,7 +95,8 @@ def failure_lines(view: FlowRunView, *, in_full: bool = False, paint: Paint = pl
         lines += [""]
     if not by_task and view.state.is_failed():
         lines += [*_block_of(view.state, "the flow run", in_full, paint), ""]
-    held = [held_up for slug, run in view._whole.runs.items() if slug not in by_task and (held_up := _held_up(run))]
+    states = ((slug, run.state) for slug, run in view._whole.runs.items() if slug not in by_task)
+    held = [text for slug, state in states if (text := _held_up(slug, state))]
     if by_task and held:
         lines += [paint(f"  held up by that: {_names(held)}", "faint"), ""]
     return lines[:-1]
@@ -153,7 +153,7 @@ def _block(view: FlowRunView, slug: str, groups: list[Alike], in_full: bool, pai
     # A kind whose traceback is here says more than one that happened oftener.
     group = next((each for each in groups if each.first.failure and each.first.failure.traceback), groups[0])
     lines = _block_of(group.first, group.name, in_full, paint)
-    if sum(each.count for each in groups) > 1:
+    if group.first.map_index is not None:
         lines += [f"  {_count(view, slug, groups)}"]
     return lines
 
@@ -234,14 +234,14 @@ def _count(view: FlowRunView, slug: str, groups: list[Alike]) -> str:
     return f"{failed:,} of {width:,} elements failed: {kinds}{more}"
 
 
-def _held_up(run: NodeRun) -> str:
+def _held_up(slug: str, state: State) -> str:
     """The node and what of it did not run; nothing if it did."""
-    counts = run.state.counts
-    if not run.state.is_failed():
+    counts = state.counts
+    if not state.is_failed():
         return ""
     if counts is None or not counts.total or counts.failed == counts.total:
-        return printable(run.node.slug)
-    return f"{printable(run.node.slug)} ({counts.failed:,} of {counts.total:,} elements)"
+        return printable(slug)
+    return f"{printable(slug)} ({counts.failed:,} of {counts.total:,} elements)"
 
 
 def _names(names: list[str]) -> str:

@@ -241,7 +241,7 @@ def _syntax_error(error: SyntaxError) -> str:
 
 
 def flows_in(module: ModuleType) -> dict[str, Flow]:
-    """Flows among a module's variables, each once, without groups of others, and without imported ones if it has own."""
+    """Flows among a module's variables, each once, without groups of others, or imported ones if it has own."""
     found: dict[str, Flow] = {}
     for name, value in list(vars(module).items()):
         if isinstance(value, Flow) and all(value is not each for each in found.values()):

@@ -210,10 +210,10 @@ class PlainProgress(Progress):
         state = row.state
         if state is None or state.is_running() or row.is_mere_step:
             return
-        took = row.duration_s()
-        time_text = f" in {seconds(took)}" if took is not None and state.is_finished() else ""
-        message = "" if state.message in ("", "done") else f": {shortened(state.message, MAX_MESSAGE)}"
-        self._write(f"{printable(row.slug)}: {state.name}{time_text}{message}")
+        took = row.duration_s() if state.is_finished() else None
+        time_text = f" in {seconds(took)}" if took is not None else ""
+        what, told = _counts_text(row) or state.name, _told(state)
+        self._write(f"{printable(row.slug)}: {what}{time_text}{f': {shortened(told, MAX_MESSAGE)}' if told else ''}")
 
 
 class LiveProgress(Progress):
@@ -291,11 +291,8 @@ class LiveProgress(Progress):
         line = Text.assemble((self._drawable(symbol), style), f" {name}  ")
         if state is not None and not state.is_running() and not (state.is_pending() and row.width):
             took = row.duration_s() if state.is_finished() else None
-            told = "" if state.message in ("", "done") else state.message
-            if state.is_finished() and (state.counts is not None or not told):
-                told = _counts_text(row) or ("" if state.is_successful() else state.name)
             line.append(f"{seconds(took) if took is not None else '':>8}  ", "dim")
-            line.append(shortened(told, MAX_MESSAGE), "" if state.is_successful() else style)
+            line.append(": ".join(filter(None, (_counts_text(row), shortened(_told(state), MAX_MESSAGE)))), style)
         elif row.width:
             full = BAR * row.done // row.width
             line.append(self._drawable("━") * full, "cyan")
@@ -346,14 +343,21 @@ def _map_text(row: Row) -> str:
 
 
 def _counts_text(row: Row) -> str:
+    """A map's elements, once it has ended: ``9 of 10,000 elements failed``."""
     state = row.state
-    if state is None or state.counts is None:
+    if state is None or not state.is_finished() or state.counts is None or not state.counts.total:
         return ""
-    counts, word = state.counts, "cancelled" if state.is_cancelled() else "failed"
-    parts = [f"{counts.total:,} elements"]
-    parts += [f"{counts.failed:,} {word}"] if counts.failed else []
-    parts += [f"{counts.skipped:,} skipped"] if counts.skipped else []
-    return ", ".join(parts)
+    counts = state.counts
+    if counts.failed:
+        return f"{counts.failed:,} of {counts.total:,} elements {'cancelled' if state.is_cancelled() else 'failed'}"
+    return f"{counts.total:,} elements{f', {counts.skipped:,} skipped' if counts.skipped else ''}"
+
+
+def _told(state: State) -> str:
+    """What there is to say of a state beside its name and counts."""
+    if state.counts is not None:
+        return state.failure.headline() if state.failure is not None else ""
+    return "" if state.message == "done" else state.message
 
 
 # Which one ------------------------------------------------------------------------------------------------------------

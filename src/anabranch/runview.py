@@ -10,7 +10,7 @@ from anabranch.engine.carried import uncarried
 from anabranch.engine.columns import place
 from anabranch.engine.driver import FinishedRun
 from anabranch.engine.failures import revive
-from anabranch.engine.machine import NodeRun
+from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.maps import MapRun
 from anabranch.errors import AmbiguousTaskError, FlowRunFailed, ResultReleased, UnknownNodeError, listed, nearest
 from anabranch.graph import Graph

@@ -163,10 +163,17 @@ def value_of(texts: Sequence[Any], annotation: Any) -> Any:
             return text
         if annotation in (None, Any, object):
             return untyped(text)
-        if not _takes_text(annotation) and text.lstrip().startswith(("{", "[")):
-            parsed_json(text)
+        if _takes_text(annotation):
             return text
-        if not takes_list(annotation) or text in ("null", "None") or text.lstrip().startswith("["):
+        if text.lstrip().startswith(("{", "[")):
+            try:
+                parsed_json(text)
+            except ValueError:
+                if not _takes_texts(annotation):
+                    raise
+                return [text]
+            return text
+        if not takes_list(annotation) or text in ("null", "None"):
             return text
     return list(texts)
 
@@ -181,9 +188,9 @@ def untyped(text: str) -> Any:
     """
     try:
         return parsed_json(text)
-    except ValueError:
+    except ValueError as error:
         if text.lstrip().startswith(("{", "[", '"')):
-            raise
+            raise ValueError(f"{error}; a text that begins like this has to be written as a JSON string") from None
         return text
 
 
@@ -199,10 +206,7 @@ def parsed_json(text: str) -> Any:
         return json.loads(text, object_pairs_hook=_unique, parse_constant=_refused, parse_int=_bounded_int)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
-        raise ValueError(
-            f"{shortened(repr(text), MAX_SHOWN)} is not JSON: {error.msg} at {where}; "
-            "for a text that begins like this, write it as a JSON string"
-        ) from None
+        raise ValueError(f"{shortened(repr(text), MAX_SHOWN)} is not JSON: {error.msg} at {where}") from None
     except RecursionError:
         raise ValueError(f"{shortened(repr(text), MAX_SHOWN)} is not usable JSON: {MAX_DEPTH_TEXT}") from None
 
@@ -250,6 +254,12 @@ def _takes_text(annotation: Any) -> bool:
     return any(each in (str, bytes, Path) for each in _alternatives(annotation))
 
 
+def _takes_texts(annotation: Any) -> bool:
+    """Whether its values are lists of texts."""
+    lists = [each for each in _alternatives(annotation) if _is_list(each)]
+    return any(not typing.get_args(each) or any(map(_takes_text, typing.get_args(each))) for each in lists)
+
+
 def _alternatives(annotation: Any) -> tuple[Any, ...]:
     origin = typing.get_origin(annotation)
     if origin is typing.Annotated:
@@ -295,7 +305,7 @@ def read_file(name: str) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise click.BadParameter(
-            f"{name}: expected parameters as NAME: VALUE, found a {type(content).__name__}", param_hint=hint
+            f"{name}: expected parameters as NAME: VALUE, found {type(content).__name__}", param_hint=hint
         )
     return {str(key): value for key, value in content.items()}
 

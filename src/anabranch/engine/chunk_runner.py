@@ -278,7 +278,8 @@ class Stage:
 
     def run(self, low: int, high: int, deadline: float) -> None:
         """Run the elements at positions from `low` to `high`, or to where the deadline has passed; at least one."""
-        retries = self.node.policies.retry.max_retries > 0
+        # With retries to come, an attempt must work on copies of what it could change: that is the long way's business.
+        retries = self.node.policies.retry.max_retries > 0 and not self._has_atoms_only()
         usual = self.is_plain and not self.carried and not self.attempts and not self.loops
         call = self._caller() if usual else None
         is_gated = bool(self.gates)
@@ -347,6 +348,12 @@ class Stage:
     def _is_open(self, position: int) -> bool:
         return all(codes[position] == SUCCESS for codes in self.gates)
 
+    def _has_atoms_only(self) -> bool:
+        """Whether all elements are known to be immutable."""
+        columns = [column for _, column in self.open]
+        given = {id(column) for column in self.elements.values()}  # those of other maps are not filled in yet
+        return all(isinstance(c, range) or (id(c) in given and set(map(type, c)) <= ATOMS) for c in columns)
+
     def _is_mutable(self, position: int) -> bool:
         return any(type(column[position]) not in ATOMS for _, column in self.open)
 
@@ -373,6 +380,7 @@ class Stage:
             wait_s=0.0,
             is_approved=self.approved,
             check_value=False,
+            is_new=self._is_new,
         )
 
     def _long_way(self, position: int) -> None:
@@ -383,7 +391,7 @@ class Stage:
         run = self._run_at(position)
         inputs = {name: column[position] for name, column in self.open}
         running = Running(start_time=self.environment.now())
-        outcome = conclude_exception(run, running, error, inputs, in_full=self._is_new(error))
+        outcome = conclude_exception(run, running, error, inputs)
         state = outcome.state
         if isinstance(error, LOOP):
             run.context.task_loop_count, run.context.task_loop_result = 2, state.result

@@ -14,7 +14,8 @@ import cloudpickle
 from anabranch.bindings import Const
 from anabranch.context import RunInfo
 from anabranch.engine.compiler import compile_program, compile_units, read_report
-from anabranch.engine.machine import Machine, NodeRun
+from anabranch.engine.knowledge import NodeRun
+from anabranch.engine.machine import Machine
 from anabranch.engine.stimuli import (
     CancelAsked,
     Command,

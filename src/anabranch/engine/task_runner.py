@@ -65,6 +65,10 @@ class Environment:
         )
 
 
+def _always(error: BaseException) -> bool:
+    return True
+
+
 @dataclass(slots=True)
 class TaskRun:
     """One task run: a node, or one element of a map."""
@@ -80,6 +84,8 @@ class TaskRun:
     """Longest delay before a retry that is waited for here; a longer one is the driver's."""
     is_approved: bool = False
     check_value: bool = True
+    is_new: Callable[[BaseException], bool] = _always
+    """Whether a failure is worth its traceback: the thousandth of a kind is not."""
 
 
 def run_task(run: TaskRun) -> Outcome:
@@ -180,9 +186,7 @@ def run_attempt(
     return _concluded(run, running, Success(message="done"), value, pickled=pickled, nbytes=nbytes)
 
 
-def conclude_exception(
-    run: TaskRun, running: State, error: BaseException, inputs: Mapping[str, Any], *, in_full: bool = True
-) -> Outcome:
+def conclude_exception(run: TaskRun, running: State, error: BaseException, inputs: Mapping[str, Any]) -> Outcome:
     """What becomes of an attempt that raised: the state a signal asks for, a retry, or a failure."""
     if isinstance(error, Signal) and not isinstance(error, (FAIL, RETRY)):
         state = error.state
@@ -191,11 +195,12 @@ def conclude_exception(
         if not isinstance(state, State):
             state = Failed(message=f"ENDRUN takes a state, found {type(state).__name__}")
         if state.is_failed() or state.is_cancelled():
-            state = replace(state, failure=describe(error, inputs, in_full=in_full, root=run.context.task_full_name))
+            failure = describe(error, inputs, in_full=run.is_new(error), root=run.context.task_full_name)
+            state = replace(state, failure=failure)
         return _concluded(run, running, state, state.result)
     if isinstance(error, RETRY):
         return _retrying(run, running, error.state, error.start_time or run.environment.now())
-    failed = failed_state(error, inputs, in_full=in_full, root=run.context.task_full_name)
+    failed = failed_state(error, inputs, in_full=run.is_new(error), root=run.context.task_full_name)
     retry, attempt = run.node.policies.retry, run.context.task_run_count
     try:
         again = retry.wants(error, attempt)
