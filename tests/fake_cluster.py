@@ -92,6 +92,7 @@ class FakeCluster:
         self.delivered: list[Report] = []
         self.lost: list[Key] = []
         """Losses of which the driver does not know yet."""
+        self._spare: dict[Key, UnitOutcome | None] = {}
         self.events: list[Event] = []
         self.wake_at: float | None = None
         self.is_finished = False
@@ -168,9 +169,12 @@ class FakeCluster:
         return report
 
     def lose(self, unit: Unit) -> None:
-        """Let a unit be lost, and all that wait for it."""
+        """Let a unit be lost, and all that wait for it.
+
+        If its report arrives before the news of the loss, there was none: Dask makes values again that are held.
+        """
         self.submitted.pop(unit.key, None)
-        self.outcomes.pop(unit.key, None)
+        self._spare[unit.key] = self.outcomes.pop(unit.key, None)
         self.lost.append(unit.key)
         for other in list(self.submitted.values()):
             if unit.key in other.upstream_keys():
@@ -182,11 +186,16 @@ class FakeCluster:
         """Let a report arrive."""
         self.reports.remove(report)
         self.delivered.append(report)
+        spare = self._spare.pop(report.key, None)
+        if report.key in self.lost and spare is not None:
+            self.lost.remove(report.key)
+            self.outcomes[report.key] = spare
         return self.tell(Reported(self.now, report))
 
     def deliver_loss(self, key: Key, reason: str = "KilledWorker") -> list[Command]:
         """Let the driver learn of a loss."""
         self.lost.remove(key)
+        self._spare.pop(key, None)
         return self.tell(Lost(self.now, key, reason))
 
     def go(self, unit: Unit) -> list[Command]:

@@ -74,16 +74,19 @@ class AnyCluster(RuleBasedStateMachine):
         units = list(self.cluster.submitted.values())
         self._lose(units[choice % len(units)])
 
-    @precondition(lambda self: any(report.key in self.cluster.outcomes for report in self.cluster.reports))
+    @precondition(lambda self: self._unreported())
     @rule(choice=choices)
     def lose_a_unit_that_has_run(self, choice: int) -> None:
-        keys = [report.key for report in self.cluster.reports if report.key in self.cluster.outcomes]
-        key = keys[choice % len(keys)]
-        self._lose(next(unit for unit in self.cluster.units if unit.key == key))
+        units = self._unreported()
+        self._lose(units[choice % len(units)])
+
+    def _unreported(self) -> list[Unit]:
+        """Units whose first report is on its way, perhaps after the news of their loss."""
+        known = {report.key for report in self.cluster.delivered} | set(self.cluster.lost)
+        on_their_way = {report.key for report in self.cluster.reports if report.key in self.cluster.outcomes}
+        return [unit for unit in self.cluster.units if unit.key in on_their_way - known]
 
     def _lose(self, unit: Unit) -> None:
-        if unit.key in self.cluster.lost:
-            return
         self.cluster.lose(unit)
         indices = unit.indices if unit.indices is not None else [None]
         if len(indices) == 1:

@@ -11,6 +11,7 @@ from typing import Any
 
 from anabranch.engine.carried import Carried, uncarried
 from anabranch.engine.failures import revive
+from anabranch.engine.map_state import map_state
 from anabranch.engine.units import (
     SUCCESS,
     Column,
@@ -50,12 +51,10 @@ def whole_outcome(
         state = source.state
         return Outcome(state, None if state.is_successful() else revive(state.failure, state.message))
     if isinstance(source, Pieces):
-        values = (
-            reduce(source.keys)
-            if reduce is not None
-            else joined(slug, source.keys, source.state, outcomes, carrying=carrying)
-        )
-        return Outcome(source.state, values)
+        state = source.state if source.state.is_finished() else summed(slug, source.keys, outcomes)
+        if reduce is not None:
+            return Outcome(state, reduce(source.keys))
+        return Outcome(state, joined(slug, source.keys, state, outcomes, carrying=carrying))
     if isinstance(source, CutFrom):
         raise AssertionError(f"{slug} is asked for as a whole, and its elements were sent")
     outcome = single_outcome(slug, source, outcomes)
@@ -77,6 +76,18 @@ def found(slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome])
         column = outcomes[key].columns.get(slug)
         if column is not None:
             yield column
+
+
+def summed(slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome]) -> State:
+    """A map's own state, seen from its chunks: where no driver has counted them."""
+    columns = list(found(slug, keys, outcomes))
+    codes = bytearray(sum(len(column.codes) for column in columns))
+    records: dict[int, State] = {}
+    for column in columns:
+        for index, code in zip(column.indices, column.codes, strict=True):
+            codes[index] = code
+        records.update(column.records)
+    return map_state(slug, codes, records)
 
 
 def joined(

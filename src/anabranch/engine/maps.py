@@ -10,15 +10,13 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anabranch.engine.chunking import Pacer
+from anabranch.engine.map_state import map_state
 from anabranch.engine.units import ColumnReport, Indices, Key
 from anabranch.states import (
     BY_CODE,
     FIRST_FAILED_CODE,
     FIRST_FINAL_CODE,
     Counts,
-    Failed,
-    Mapped,
-    Skipped,
     State,
     counts_of,
 )
@@ -136,19 +134,7 @@ class MapRun:
 
     def state(self) -> State:
         """The map's own state, once all elements have ended."""
-        counts = counts_of(self.codes)
-        if counts.failed:
-            first = next(i for i, code in enumerate(self.codes) if code >= FIRST_FAILED_CODE)
-            failure = self.records[first].failure
-            more = f" (+{counts.failed - 1:,} others)" if counts.failed > 1 else ""
-            headline = failure.headline() if failure else self.records[first].message
-            message = f"{self.slug}[{first}]: {headline}{more}; {counts}"
-            if failure is not None and not failure.root:
-                failure = replace(failure, root=f"{self.slug}[{first}]")
-            return Failed(message=message, counts=counts, failure=failure)
-        if counts.total and counts.skipped == counts.total:
-            return Skipped(message=f"all {counts.total:,} elements were skipped", counts=counts)
-        return Mapped(message=str(counts), counts=counts)
+        return map_state(self.slug, self.codes, self.records)
 
     def counts(self) -> Counts:
         """Counts of what has ended; the rest counts in the total only."""

@@ -10,8 +10,9 @@ from typing import Any
 
 import cloudpickle
 
+from anabranch.engine.columns import whole_outcome
 from anabranch.engine.cutting import cut
-from anabranch.engine.failures import describe
+from anabranch.engine.failures import describe, revive
 from anabranch.engine.task_runner import Environment
 from anabranch.engine.unit_runner import run_unit
 from anabranch.engine.units import Column, ColumnReport, Key, Outcome, Program, Report, SingleReport, Unit, UnitOutcome
@@ -64,6 +65,18 @@ def cut_elements(slug: str, indices: bytes, outcome: UnitOutcome) -> UnitOutcome
     elements = cut(outcome.singles[slug].value, pickle.loads(indices))
     share = len(elements) / max(1, width_of(outcome.singles[slug].value))
     return UnitOutcome(cut=list(elements), nbytes=int(outcome.nbytes * share))
+
+
+def collect_results(token: str, data: bytes, last: Unit, outcomes: dict[Key, UnitOutcome]) -> dict[str, Any]:
+    """Values of some nodes by slug; raises the exception of one that failed."""
+    program = load_program(token, data)
+    values: dict[str, Any] = {}
+    for slug in last.nodes:
+        outcome = whole_outcome(slug, last, program, outcomes)
+        if not outcome.state.is_successful():
+            raise revive(outcome.state.failure, outcome.state.message)
+        values[slug] = outcome.value
+    return values
 
 
 def load_program(token: str, data: bytes) -> Program:
