@@ -132,11 +132,14 @@ class FakeCluster:
         self.batches.append(list(units))
         for unit in self.batches[-1]:
             assert unit.key not in self.held, f"{unit.key} is used twice"
-            missing = [key for key in unit.upstream_keys() if key not in self.submitted and key not in self.outcomes]
+            there = {*self.submitted, *self.outcomes, *self.lost}
+            missing = [key for key in unit.upstream_keys() if key not in there]
             assert not missing, f"{unit.nodes} needs {missing}, which are not there (any more)"
             self.submitted[unit.key] = unit
             self.held.add(unit.key)
             self.units.append(unit)
+            if any(key in self.lost for key in unit.upstream_keys()):
+                self.lose(unit)
 
     def _release(self, keys: Iterable[Key]) -> None:
         self.held.difference_update(keys)

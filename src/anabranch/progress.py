@@ -32,7 +32,7 @@ SAMPLE_EVERY_S = 0.25
 REFRESH_HZ = 4  # more than that is not seen, and is paid for with time of the driver's
 MAX_ROWS = 15  # a block that is higher than the terminal cannot be redrawn
 MAX_NAME = 32
-BAR = 24  # characters
+BAR = 16  # characters: leaves room for the numbers where a terminal has 80
 MAX_MESSAGE = 300
 
 

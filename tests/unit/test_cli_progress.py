@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -216,7 +216,7 @@ def test_the_block_has_a_bar_for_what_goes_on_and_a_line_for_what_has_ended(cons
     )
     assert lines == [
         "✓ files     1.0 s",
-        "► parse  ━━━━━━━━━━━━────────────  500/1,000  9 failed  3 retrying  250/s  2.0 s",
+        "► parse  ━━━━━━━━────────  500/1,000  9 failed  3 retrying  250/s  2.0 s left",
         "► load      5.0 s",
         "  1 of 4 tasks have ended, 10.0 s",
         "  SIGINT: cancelling",
@@ -229,7 +229,7 @@ def test_a_line_is_never_longer_than_the_terminal_is_wide(console: Console) -> N
     lines = block_of(console, *events)
     assert all(len(line) <= 80 for line in lines)
     assert lines[0].startswith("✗ " + "x" * 31 + "…")
-    assert lines[1].startswith("✓ y  ")
+    assert lines[1] == "✓ y"
 
 
 def test_the_block_is_never_higher_than_the_terminal(console: Console) -> None:
@@ -279,9 +279,10 @@ def test_the_block_is_drawn_while_the_run_goes_on_and_stays_at_its_end(console: 
 
 
 def test_a_run_that_dies_leaves_the_terminal_as_it_was(console: Console) -> None:
-    with pytest.raises(RuntimeError), LiveProgress(console) as progress:
-        progress(started("a"))
-        raise RuntimeError
+    progress = LiveProgress(console)
+    progress(started("a"))
+    with pytest.raises(ZeroDivisionError), progress:
+        1 / 0  # noqa: B018  # anything that raises
     assert console.file.getvalue().rstrip().endswith("\x1b[?25h")  # type: ignore[attr-defined]
 
 
@@ -317,8 +318,8 @@ def test_the_block_can_be_drawn_while_events_come(console: Console) -> None:
 
 
 @pytest.fixture
-def terminal() -> Iterator[Terminal]:
-    yield Terminal()
+def terminal() -> Terminal:
+    return Terminal()
 
 
 def test_a_live_block_on_a_terminal_and_lines_elsewhere(terminal: Terminal) -> None:
@@ -337,9 +338,7 @@ def test_plain_lines_have_no_escapes_and_are_written_at_once() -> None:
     assert stream.getvalue() == "a: Success\n"
 
 
-def test_no_color_takes_the_colours_and_leaves_the_block(
-    terminal: Terminal, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_color_takes_the_colours_and_leaves_the_block(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     with observer("auto", terminal) as progress:

@@ -33,21 +33,24 @@ class _Group(click.Group):
             ctx.exit(SIGNALLED + signal.SIGINT)
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+HELP = """Data workflows on Dask.
+
+\b
+anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameters are options
+anabranch run etl.py --help                what parameters it has
+anabranch demo                             see one run
+
+\b
+Progress and logs go to standard error, results to standard output.
+Exit codes: 0 success, 1 the run failed, 2 usage or parameters, 3 the flow cannot be loaded or built,
+4 no scheduler or no workers, 5 cancelled or paused, 130 after Ctrl-C, 143 after SIGTERM.
+"""  # \b keeps Click from filling the lines that follow
+
+
+@click.group(cls=_Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="anabranch", prog_name="anabranch", message="%(prog)s %(version)s")
 def anabranch() -> None:
-    r"""Data workflows on Dask.
-
-    \b
-    anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameters are options
-    anabranch run etl.py --help                what parameters it has
-    anabranch demo                             see one run
-
-    \b
-    Progress and logs go to standard error, results to standard output. Exit codes: 0 success, 1 the run failed,
-    2 usage or parameters, 3 the flow cannot be loaded or built, 4 no scheduler or no workers, 5 cancelled,
-    130 and 143 interrupted.
-    """
+    """Data workflows on Dask."""
 
 
 for command in (run, validate, visualize, demo):

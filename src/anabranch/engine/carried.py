@@ -9,7 +9,7 @@ from typing import Any
 from anabranch.bindings import Build, Ref, evaluate
 from anabranch.engine.units import Outcome
 from anabranch.graph import FrozenNode
-from anabranch.states import Failed, State, Success, tally
+from anabranch.states import Counts, Failed, State, Success, tally
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +57,14 @@ def flat(elements: Iterable[Any]) -> list[Any]:
     return result
 
 
-def counted(values: Iterable[Any]) -> State | None:
-    """A tally of what is carried in a list, as a state with counts; None if nothing is."""
+def counted(values: Sequence[Any]) -> State | None:
+    """The state of a list some of whose elements carry states, with its counts; None if none does."""
     states = [value.outcome.state for value in values if isinstance(value, Carried)]
     if not states:
         return None
-    counts = tally(states)
-    cls = Failed if counts.failed else Success
+    plain = len(values) - len(states)
+    counts = tally(states) + Counts(plain, plain)
     first = next((state for state in states if not state.is_successful()), None)
-    return cls(message=f"carries {counts}", counts=counts, failure=first.failure if first else None)
+    failure = first.failure if first is not None else None
+    cls = Failed if counts.failed else Success
+    return cls(message=str(counts), counts=counts, failure=failure)

@@ -63,6 +63,8 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     for place, slug in enumerate(unit.nodes):
         before = {stage.node.slug: stage for stage in stages}
         stages.append(Stage(environment.program.nodes[slug], unit, environment, outcomes, before, is_first=place == 0))
+    for stage in stages[:-1]:
+        stage.is_followed = True
     reached = _run_blocks(stages, len(indices), deadline)
     seconds = clock() - start  # without waits: it is what the next chunk is cut by
     _wait_for_retries(stages, environment)
@@ -76,7 +78,8 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         nbytes += size if stage.node.slug in unit.keep else 0
         codes = bytes(stage.codes[:reached])
         records = {indices[position]: state for position, state in stage.records.items()}
-        small = data is not None and len(data) <= environment.setting("inline_nbytes")
+        is_final = min(codes) >= FIRST_FINAL_CODE  # else what comes here later would have to replace what came now
+        small = is_final and data is not None and len(data) <= environment.setting("inline_nbytes")
         reports.append(ColumnReport(stage.node.slug, codes, records, data if small else None))
         reducers = unit.reduces.get(stage.node.slug, ())
         is_reduced = _reduce(stage, reducers, done, environment, partials)
@@ -216,8 +219,12 @@ class Stage:
         self.lined: dict[str, Aligned | Stage] = {}
         self.elements: dict[str, Sequence[Any]] = {}
         """Elements that do not come from a map, by argument, in the order of the indices."""
-        self.carried: dict[str, str] = {}
-        """Slug of the upstream node for the arguments among these whose elements may carry a state."""
+        self.lists: dict[str, str] = {}
+        """Slug of the upstream node for those of these arguments that have one."""
+        self.has_carried = False
+        """Whether an element there carries a state."""
+        self.is_followed = False
+        """Whether another map of the chunk takes the values."""
         self._line_up(unit, outcomes, before)
         self.is_plain = node.policies.is_plain and all(
             outcome.state.is_successful() and not outcome.state.is_skipped() and not _has_failures(outcome.state)
@@ -230,7 +237,7 @@ class Stage:
         for slug in self.node.element_upstreams:
             if slug in before:
                 self.lined[slug] = before[slug]
-            elif isinstance(source := unit.inputs.get(slug), Pieces):
+            elif isinstance(source := unit.elements.get(slug), Pieces):
                 self.lined[slug] = Aligned(slug, source.keys, outcomes, self.indices)
             elif isinstance(source, CutFrom):
                 held = outcomes[source.key]
@@ -246,8 +253,8 @@ class Stage:
                 self.elements[name] = given if given is not None else self._cut(expression.value)
             elif isinstance(expression, Ref) and expression.node in lists:
                 self.elements[name] = lists[expression.node]
-                if any(type(value) is Carried for value in lists[expression.node]):
-                    self.carried[name] = expression.node
+                self.lists[name] = expression.node
+                self.has_carried |= any(type(value) is Carried for value in lists[expression.node])
 
     def _cut(self, values: Sequence[Any]) -> Sequence[Any]:
         return cut(values, self.indices)
@@ -280,9 +287,10 @@ class Stage:
         """Run the elements at positions from `low` to `high`, or to where the deadline has passed; at least one."""
         # With retries to come, an attempt must work on copies of what it could change: that is the long way's business.
         retries = self.node.policies.retry.max_retries > 0 and not self._has_atoms_only()
-        usual = self.is_plain and not self.carried and not self.attempts and not self.loops
+        usual = self.is_plain and not self.has_carried and not self.attempts and not self.loops
         call = self._caller() if usual else None
-        is_gated = bool(self.gates)
+        is_gated, is_followed = bool(self.gates), self.is_followed
+        max_width: int = self.environment.setting("max_width")
         clock, codes, values, ctx, indices = time.perf_counter, self.codes, self.values, self.context, self.indices
         positions = iter(range(low, high))
         position = low - 1
@@ -303,7 +311,10 @@ class Stage:
                             self._long_way(position)
                         else:
                             ctx.map_index = indices[position]
-                            values[position] = call(position)
+                            value = call(position)
+                            if is_followed and type(value) not in ATOMS:
+                                value = materialised(value, max_width)  # a map below and the join must see the same
+                            values[position] = value
                             codes[position] = SUCCESS
                         now = clock()
                         if now > deadline:
@@ -360,24 +371,23 @@ class Stage:
     def _run_at(self, position: int) -> TaskRun:
         """The task run of an element, for the long way."""
         index = self.indices[position]
-        upstreams = dict(self.whole)
-        for slug, source in self.lined.items():
-            upstreams[slug] = _outcome_at(source, position, index)
+        neighbours = {slug: _outcome_at(source, position, index) for slug, source in self.lined.items()}
         elements = {name: column[position] for name, column in self.elements.items()}
-        for name, slug in self.carried.items():
-            if isinstance(elements[name], Carried):
-                upstreams[slug] = elements[name].outcome
-                elements[name] = elements[name].outcome.value
+        for name, slug in self.lists.items():
+            element = elements[name]
+            neighbours[slug] = element.outcome if isinstance(element, Carried) else Outcome(Success(), element)
+            elements[name] = neighbours[slug].value
         ctx = self.environment.task_context(self.node, map_index=index, attempt=self.attempts.get(index, 1))
         if index in self.loops:
             ctx.task_loop_count, ctx.task_loop_result = self.loops[index]
         return TaskRun(
             self.node,
-            upstreams,
+            self.whole,
             elements,
             ctx,
             self.environment,
             wait_s=0.0,
+            neighbours=neighbours,
             is_approved=self.approved,
             check_value=False,
             is_new=self._is_new,

@@ -27,6 +27,7 @@ from anabranch.engine.units import (
     Unit,
     UnitOutcome,
 )
+from anabranch.graph import FrozenNode
 from anabranch.states import FIRST_FINAL_CODE, State, Success
 
 
@@ -58,7 +59,12 @@ def whole_outcome(
     if isinstance(source, CutFrom):
         raise AssertionError(f"{slug} is asked for as a whole, and its elements were sent")
     outcome = single_outcome(slug, source, outcomes)
-    if program.nodes[slug].kind in ("collect", "flatten") and isinstance(outcome.value, list) and not carrying:
+    return outcome if carrying else without_states(program.nodes[slug], outcome)
+
+
+def without_states(node: FrozenNode, outcome: Outcome) -> Outcome:
+    """An outcome as a task takes it: in a list that carries states, exceptions and None instead of them."""
+    if node.kind in ("collect", "flatten") and isinstance(outcome.value, list):
         return Outcome(outcome.state, uncarried(outcome.value))
     return outcome
 

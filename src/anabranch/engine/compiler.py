@@ -72,7 +72,7 @@ def compile_units(
         wanted.setdefault(group, []).append(unit.key)
         places = {key: key for key in unit.upstream_keys()}
         if not isinstance(program, Program):
-            for number, (slug, source) in enumerate(unit.inputs.items()):
+            for number, (slug, source) in enumerate(unit.elements.items()):
                 if isinstance(source, CutFrom):
                     # Dask runs this where the list is, so that its elements and not all of it travel.
                     name, _, run = unit.key[0].rpartition("-")

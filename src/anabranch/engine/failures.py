@@ -12,8 +12,8 @@ import traceback
 from collections.abc import Mapping
 from typing import Any
 
+from anabranch import errors
 from anabranch.engine.values import dumps
-from anabranch.errors import TaskFailure, UnmappableError, UpstreamFailure, WorkerLost
 from anabranch.states import Failure
 from anabranch.where import is_library
 
@@ -144,9 +144,11 @@ def revive(failure: Failure | None, message: str = "") -> BaseException:
         except BaseException:  # the class may not be importable in this process
             pass
     if failure is None:
-        return TaskFailure(message)
-    ours = {cls.__name__: cls for cls in (UpstreamFailure, WorkerLost, UnmappableError)}.get(failure.type_name)
-    return ours(failure.message) if ours is not None else TaskFailure(failure.headline())
+        return errors.TaskFailure(message)
+    ours = getattr(errors, failure.type_name, None)
+    if isinstance(ours, type) and issubclass(ours, (errors.TaskError, errors.MappingError)):
+        return ours(failure.message)
+    return errors.TaskFailure(failure.headline())
 
 
 class _Shortener(reprlib.Repr):

@@ -13,7 +13,7 @@ from anabranch.engine.cutting import cut
 from anabranch.engine.knowledge import Knowledge, NodeRun
 from anabranch.engine.maps import Chain, MapRun, as_range
 from anabranch.engine.reducing import reduced_argument
-from anabranch.engine.units import CutFrom, Held, Pieces, Report, Unit
+from anabranch.engine.units import CutFrom, Held, Input, Pieces, Report, Unit
 from anabranch.graph import FrozenNode
 from anabranch.states import Counts, Crashed, Failed, Failure, Mapped, Retrying, Running, Skipped, State, TriggerFailed
 from anabranch.triggers import EdgeName, Upstreams, all_finished, verdict
@@ -94,24 +94,30 @@ class FanOut:
             for edge in node.edges
             if not edge.mapped
         }
+        closed = next((e for e, state in whole.items() if e.kind == "gate" and state.is_skipped()), None)
+        if closed is not None:
+            return Skipped(message=f"{closed.upstream} is closed")
+        without = [source for source in sources if not self._has_elements(source)]
+        for source in without:
+            if not source.state.is_successful():
+                message = f"cannot map over {source.node.slug}"
+                return blamed(TriggerFailed(message=message), {source.node.slug: source.state})
         state = verdict(
             Upstreams(whole), trigger=all_finished, skip_on_upstream_skip=node.policies.skip_on_upstream_skip
         )
         if state is not None:
             return state
-        for source in sources:
-            if source.elements is not None or source.width is not None:
-                continue
-            if source.node.is_map and isinstance(source.state, Mapped):
-                continue
+        for source in without:
             if source.state.is_skipped():
                 return Skipped(message=f"upstream {source.node.slug} was skipped")
-            if source.unmappable:
-                return _failed(node, "UnmappableError", f"{source.node.slug}: {source.unmappable}")
-            if not source.state.is_successful():
-                message = f"cannot map over {source.node.slug}"
-                return blamed(TriggerFailed(message=message), {source.node.slug: source.state})
+            return _failed(node, "UnmappableError", f"{source.node.slug}: {source.unmappable}")
         return None
+
+    @staticmethod
+    def _has_elements(source: NodeRun) -> bool:
+        if source.elements is not None or source.width is not None:
+            return True
+        return source.node.is_map and isinstance(source.state, Mapped)
 
     def _widths_of(self, run: NodeRun, sources: list[NodeRun]) -> dict[str, int]:
         """Width by what gives it: the arguments with their upstream nodes, and the constants."""
@@ -178,21 +184,22 @@ class FanOut:
         chain.has_begun = True
         batch = chain.next_batch(self._known.slots)
         slugs = chain.slugs[batch.first :]
-        inputs = self._known.whole_inputs(slugs)
+        elements: dict[str, Input] = {}
         for slug in slugs:
             for up in self._known.graph.nodes[slug].element_upstreams:
                 run = self._known.runs[up]
                 if up in slugs or run.node.kind == "parameter":
                     continue
                 if run.elements is not None:
-                    inputs[up] = Pieces(run.elements.keys_of(batch.indices), Running())
+                    elements[up] = Pieces(run.elements.keys_of(batch.indices), Running())
                 else:
                     source = self._known.input(run)
-                    inputs[up] = CutFrom(source.key) if isinstance(source, Held) else source
+                    elements[up] = CutFrom(source.key) if isinstance(source, Held) else source
         unit = Unit(
             key=self._known.new_key(self._known.graph.nodes[slugs[0]]),
             nodes=tuple(slugs),
-            inputs=inputs,
+            inputs=self._known.whole_inputs(slugs),
+            elements=elements,
             attempts=batch.attempts,
             loops=batch.loops,
             indices=batch.indices,

@@ -353,7 +353,8 @@ class Machine:
         if run.elements is not None:
             inline = sum(len(indices) for indices, _ in run.elements.values)
             return inline >= run.elements.width
-        return run.value is not None or not run.state.is_successful() or run.state.is_skipped()
+        has_none = run.state.is_skipped() or (not run.state.is_successful() and run.state.counts is None)
+        return run.value is not None or has_none
 
     # Losses -----------------------------------------------------------------------------------------------------------
 

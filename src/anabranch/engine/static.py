@@ -113,7 +113,8 @@ class _Layout:
         return Unit(
             key=self.key(node.slug),
             nodes=(node.slug,),
-            inputs={**inputs, **above},
+            inputs=inputs,
+            elements=above,
             indices=indices,
             keep=frozenset([node.slug]),
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -75,13 +75,15 @@ class TaskRun:
 
     node: FrozenNode
     upstreams: Mapping[str, Outcome]
-    """Outcomes of everything upstream, by slug; for a map, those of the element."""
+    """Outcomes of what is upstream as a whole, by slug."""
     elements: Mapping[str, Any]
     """Values of mapped arguments that do not come from another map."""
     context: TaskContext
     environment: Environment
     wait_s: float
     """Longest delay before a retry that is waited for here; a longer one is the driver's."""
+    neighbours: Mapping[str, Outcome] = field(default_factory=dict)
+    """Outcomes of this element upstream, by slug."""
     is_approved: bool = False
     check_value: bool = True
     is_new: Callable[[BaseException], bool] = _always
@@ -90,7 +92,7 @@ class TaskRun:
 
 def run_task(run: TaskRun) -> Outcome:
     """State and value of a task run; Pending if something upstream is not final, Retrying if it is due later."""
-    for slug, upstream in run.upstreams.items():
+    for slug, upstream in (*run.upstreams.items(), *run.neighbours.items()):
         if not isinstance(upstream.state, Finished):
             return Outcome(Pending(message=f"waits for {slug}"))
     state = consult_trigger(run)
@@ -107,9 +109,8 @@ def consult_trigger(run: TaskRun) -> State | None:
     """None if the task may run, otherwise the state it gets from its upstreams."""
     node = run.node
     states = {
-        EdgeName(e.upstream, e.kind, e.key): run.upstreams[e.upstream].state
+        EdgeName(e.upstream, e.kind, e.key, e.mapped): (run.neighbours if e.mapped else run.upstreams)[e.upstream].state
         for e in node.edges
-        if e.upstream in run.upstreams
     }
     upstreams = Upstreams(states)
     state = verdict(
@@ -128,11 +129,12 @@ def arguments_of(run: TaskRun) -> tuple[list[Any], dict[str, Any], dict[str, Any
     node = run.node
     values: dict[str, Any] = dict(run.environment.program.values)
     values.update((slug, outcome.value) for slug, outcome in run.upstreams.items())
+    near = {slug: outcome.value for slug, outcome in run.neighbours.items()}
     for check in node.checks:
         evaluate(check, values)
     inputs = {
-        name: run.elements[name] if name in run.elements else evaluate(expression, values)
-        for name, expression in node.arguments.items()
+        name: run.elements[name] if name in run.elements else evaluate(each, near if name in node.mapped else values)
+        for name, each in node.arguments.items()
     }
     args, kwargs = node.signature.split(inputs)
     return args, kwargs, inputs
@@ -224,7 +226,8 @@ def failed_state(
     """The Failed state of an exception."""
     failure = describe(error, inputs, in_full=in_full, root=root)
     cls = TimedOut if isinstance(error, TaskTimeout) else Failed
-    return cls(message=failure.headline(), failure=failure)
+    said = error.message if isinstance(error, Signal) else ""
+    return cls(message=clean(said) or failure.headline(), failure=failure)
 
 
 def _retrying(run: TaskRun, before: State, state: State, due: datetime) -> Outcome:

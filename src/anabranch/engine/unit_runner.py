@@ -8,7 +8,7 @@ from dataclasses import replace
 from anabranch.bindings import evaluate
 from anabranch.engine import chunk_runner
 from anabranch.engine.carried import counted, flat, gather_parts
-from anabranch.engine.columns import whole_outcome
+from anabranch.engine.columns import whole_outcome, without_states
 from anabranch.engine.failures import revive
 from anabranch.engine.reducing import gathered_partials, reduced_argument
 from anabranch.engine.task_runner import Environment, TaskRun, consult_trigger, failed_state, run_task
@@ -48,7 +48,9 @@ def run_singles(
             continue
         try:
             upstreams = {
-                up: done[up] if up in done else upstream_outcome(node, up, unit, environment.program, outcomes)
+                up: taken(node, environment.program.nodes[up], done[up])
+                if up in done
+                else upstream_outcome(node, up, unit, environment.program, outcomes)
                 for up in node.whole_upstreams
             }
         except (
@@ -87,6 +89,11 @@ def run_singles(
     return UnitOutcome(singles=kept, nbytes=nbytes), report
 
 
+def taken(node: FrozenNode, upstream: FrozenNode, outcome: Outcome) -> Outcome:
+    """The outcome of an earlier node of the unit, as this one takes it."""
+    return outcome if node.kind == "flatten" else without_states(upstream, outcome)
+
+
 def upstream_outcome(
     node: FrozenNode, slug: str, unit: Unit, program: Program, outcomes: Mapping[Key, UnitOutcome]
 ) -> Outcome:
@@ -119,7 +126,8 @@ def run_collection(run: TaskRun) -> Outcome:
         try:
             width_of(nested)
         except UnmappableError as error:
-            return Outcome(failed_state(error, root=node.slug))
+            state = failed_state(error, root=node.slug)
+            return Outcome(state, revive(state.failure))
         values = flat(nested)
     state = counted(values) or Success(message="done")
     values, pickled, nbytes = measured(values)
@@ -134,9 +142,7 @@ def report_single(node: FrozenNode, outcome: Outcome, environment: Environment) 
     """The report of one node; its value rides along where that is small."""
     state: State = outcome.state
     limit: int = environment.setting("inline_nbytes")
-    value = None
-    if _has_value(state):
-        value = outcome.pickled if outcome.pickled is not None and len(outcome.pickled) <= limit else None
+    value = outcome.pickled if outcome.pickled is not None and len(outcome.pickled) <= limit else None
     width, reason = None, ""
     if (node.feeds_map and outcome.value is not None) or (node.feeds_map and state.is_successful()):
         try:

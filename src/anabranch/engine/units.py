@@ -83,7 +83,9 @@ class Unit:
     key: Key
     nodes: tuple[str, ...]
     inputs: Mapping[str, Input] = field(default_factory=dict)
-    """Where the outcomes of the upstream nodes outside of the unit are, by slug."""
+    """Where the outcomes are, by slug, of the upstream nodes outside of the unit that are needed as a whole."""
+    elements: Mapping[str, Input] = field(default_factory=dict)
+    """Where the elements are, by slug, of what the unit's maps go through element by element."""
     attempts: Mapping[int, int] = field(default_factory=dict)
     """Number of the first node's attempt by element (-1: a single node) where it is not the first."""
     indices: Indices | None = None
@@ -102,7 +104,7 @@ class Unit:
     def upstream_keys(self) -> Iterator[Key]:
         """Keys of the units whose outcomes this one needs, each once."""
         seen: dict[Key, None] = {}
-        for source in self.inputs.values():
+        for source in (*self.inputs.values(), *self.elements.values()):
             if isinstance(source, (Held, CutFrom)):
                 seen[source.key] = None
             elif isinstance(source, Pieces):
