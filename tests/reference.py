@@ -93,11 +93,11 @@ class Interpreter:
 
     def end_of_one(self, node: FrozenNode, seen: Seen, arguments: Callable[[], dict[str, Any]], index: int | None) -> Run:
         """How a single node, or one element, ends."""
+        if (node.slug, index) in self.crashed:
+            return Run("Crashed", WorkerLost())
         refused = verdict(node, seen, is_approved=node.slug in self.approved)
         if refused is not None:
             return refused
-        if (node.slug, index) in self.crashed:
-            return Run("Crashed", WorkerLost())
         if node.kind in COLLECTIONS:
             return self._list_of(node)
         if node.kind == "merge":

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from anabranch.printable import printable, printable_lines, seconds, shortened
 from anabranch.states import Crashed, Failure, State, TimedOut
+from anabranch.where import is_library
 
 if TYPE_CHECKING:
     from anabranch.runview import FlowRunView
@@ -128,13 +129,15 @@ def grouped(failures: Iterable[tuple[str, State]]) -> dict[str, list[Alike]]:
 
 
 def own_place(failure: Failure) -> Place | None:
-    """The innermost line that is the user's own, not a library's; else the innermost of all."""
+    """The innermost line that is the user's own; else a library's, if it is not ours."""
     frames = [Place(f["file"], int(f["line"]), f["function"]) for f in _FRAME.finditer(failure.traceback)]
-    own = [frame for frame in frames if not _FOREIGN.search(frame.file)]
+    own = [frame for frame in frames if not _FOREIGN.search(frame.file) and not is_library(frame.file)]
     if own:
         return own[-1]
     found = _LINE.fullmatch(failure.line)
-    return Place(found["file"], int(found["line"]), found["function"]) if found else None
+    if found is None or is_library(found["file"]):  # a timeout, say, is raised by our own code
+        return None
+    return Place(found["file"], int(found["line"]), found["function"])
 
 
 def shown_path(file: str) -> str:

@@ -355,7 +355,7 @@ def _counts_text(row: Row) -> str:
 
 def _told(state: State) -> str:
     """What there is to say of a state beside its name and counts."""
-    if state.counts is not None:
+    if state.counts is not None and state.counts.total:
         return state.failure.headline() if state.failure is not None else ""
     return "" if state.message == "done" else state.message
 

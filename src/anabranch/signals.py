@@ -31,10 +31,21 @@ class Signal(Exception):
         self.message = message
         self.result = result
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Exceptions pickle as their class called with their args, which are not what the constructors here take.
+        return _remade, (type(self), self.args, self.__dict__)
+
     @property
     def state(self) -> State:
         """The state that this signal asks for."""
         return self.state_class(message=self.message or f"{type(self).__name__} signal raised", result=self.result)
+
+
+def _remade(cls: type[Signal], args: tuple[Any, ...], attributes: dict[str, Any]) -> Signal:
+    signal = cls.__new__(cls)
+    signal.args = args
+    signal.__dict__.update(attributes)
+    return signal
 
 
 class SUCCESS(Signal):

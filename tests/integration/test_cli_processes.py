@@ -96,13 +96,13 @@ def test_python_m_says_its_own_name(here: Path) -> None:
 
 
 def test_help_loads_neither_distributed_nor_rich_and_no_engine() -> None:
+    heavy = {"distributed", "rich", "pydantic", "networkx", "bokeh", "anabranch.engine.driver", "anabranch.drawing"}
     code = (
         "import sys; sys.argv = ['anabranch', '--help']\n"
         "from anabranch.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'distributed', 'rich', 'pydantic', 'networkx', 'bokeh', 'anabranch.engine.driver', 'anabranch.demo'}\n"
-        "print(sorted(heavy & set(sys.modules)))\n"
+        f"print(sorted({heavy} & set(sys.modules)))\n"
     )
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert outcome.stdout.splitlines()[-1] == "[]", outcome.stderr
@@ -119,12 +119,12 @@ def test_there_are_no_escapes_where_there_is_no_terminal(here: Path) -> None:
     assert r"ValueError: \x1b[31mred" in outcome.stderr
 
 
-def test_a_stream_that_knows_ascii_only_gets_escapes_instead_of_an_error(here: Path) -> None:
-    (here / "bad.py").write_text(SLOW.replace("return sum(values)", "raise ValueError('é')"), encoding="utf-8")
-    outcome = call("run", "bad.py", "--count", "2", "--seconds", "0", cwd=here, PYTHONIOENCODING="ascii")
+def test_a_stream_that_lacks_a_character_gets_an_escape_instead_of_an_error(here: Path) -> None:
+    (here / "bad.py").write_text(SLOW.replace("return sum(values)", "raise ValueError('λ')"), encoding="utf-8")
+    outcome = call("run", "bad.py", "--count", "2", "--seconds", "0", cwd=here, PYTHONIOENCODING="latin-1")
     assert outcome.returncode == 1
     assert r"\u2717 total failed" in outcome.stderr
-    assert r"ValueError: \xe9" in outcome.stderr
+    assert r"ValueError: \u03bb" in outcome.stderr
 
 
 def test_a_reader_that_goes_away_is_no_error_of_ours(here: Path) -> None:
@@ -209,7 +209,7 @@ def test_a_second_signal_leaves_at_once(here: Path, place: list[str]) -> None:
                     pass
         """)
     (here / "slow.py").write_text(text)
-    with begun(here, *place, "--seconds", "0.4", "--count", "10000") as process:
+    with begun(here, *place, "--seconds", "0.2", "--count", "10000") as process:
         process.send_signal(signal.SIGINT)
         time.sleep(0.1)
         start = time.monotonic()
@@ -390,8 +390,9 @@ def test_a_file_runs_on_a_cluster_of_its_own(project: Path) -> None:
     outcome = call("run", "project/pipe.py", "--executor", "dask", "--workers", "2", cwd=project.parent)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout == "total = Thing(value=42)\n"
-    assert re.match(
-        r"pipe: run \w+ in a cluster on this machine; Dask's page: http://127\.0\.0\.1:\d+/status\n", outcome.stderr
+    page = r"http://127\.0\.0\.1:\d+/status"
+    assert re.search(
+        rf"^pipe: run \w+ in a cluster on this machine; Dask's page: {page}$", outcome.stderr, re.MULTILINE
     )
 
 
@@ -436,7 +437,7 @@ def test_workers_elsewhere_need_neither_the_file_nor_its_neighbours(project: Pat
         outcome = call("run", str(project / "pipe.py"), "--executor", scheduler, "--json", cwd=project.parent)
         assert outcome.returncode == 0, outcome.stderr
         assert json.loads(outcome.stdout)["results"] == {"total": {"value": 42}}
-        assert outcome.stderr.startswith("pipe: run ")
+        assert "pipe: run " in outcome.stderr
         assert f" in the cluster at {scheduler}" in outcome.stderr
 
 
@@ -449,4 +450,4 @@ def test_the_demo_makes_a_cluster_of_two_workers(tmp_path: Path) -> None:
     assert outcome.returncode == 0, outcome.stderr
     assert "20 of 20 files measured in source" in outcome.stdout
     assert outcome.stdout.splitlines()[-1] == f"report: {tmp_path / 'out' / 'corpus.html'}"
-    assert "in a cluster on this machine; Dask's page: " in outcome.stderr.splitlines()[0]
+    assert "in a cluster on this machine; Dask's page: " in outcome.stderr

@@ -238,6 +238,12 @@ def test_without_a_traceback_the_line_is_what_there_is() -> None:
     assert own_place(Failure("E", "m")) is None
 
 
+def test_a_line_of_our_own_is_not_shown() -> None:
+    import anabranch.engine.driver as engine
+
+    assert own_place(Failure("TaskTimeout", "too slow", line=f"{engine.__file__}:9 in f")) is None
+
+
 def test_a_path_is_shown_from_here_if_it_is_below(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert shown_path(str(tmp_path / "sub" / "etl.py")) == str(Path("sub", "etl.py"))

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from anabranch.progress import Mode, Progress
     from anabranch.runview import FlowRunView
 
-WAIT_S = 2.0  # without a word, while a scheduler or its workers are waited for
+WAIT_S = 2.0  # without a word, while a scheduler that should be there is waited for
+START_S = 5.0  # the same for a cluster that is made: that takes two or three
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,7 +134,8 @@ class Session:
         patience = config.engine.no_workers_timeout_s
         limit = f"up to {patience:g} s (engine.no_workers_timeout_s)"
         text = f"waiting for {place_of(self.executor)} and its first worker, {limit}"
-        timer = threading.Timer(WAIT_S, click.echo, [text], {"err": True})
+        silent_s = WAIT_S if getattr(self.executor, "address", None) else START_S
+        timer = threading.Timer(silent_s, click.echo, [text], {"err": True})
         timer.daemon = True
         timer.start()
         try:

@@ -110,7 +110,8 @@ class FanOut:
         for source in without:
             if source.state.is_skipped():
                 return Skipped(message=f"upstream {source.node.slug} was skipped")
-            return _failed(node, "UnmappableError", f"{source.node.slug}: {source.unmappable}")
+        if without:
+            return _failed(node, "UnmappableError", f"{without[0].node.slug}: {without[0].unmappable}")
         return None
 
     @staticmethod

@@ -48,6 +48,9 @@ class LocalDaskExecutor:
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._values: dict[Key, Any] = {}
         self._unwanted: set[Key] = set()
+        self._held: dict[Key, Any] = {}
+        """Tasks that wait for keys of regions that are still being computed."""
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"LocalDaskExecutor(scheduler={self.scheduler!r}, num_workers={self.num_workers})"
@@ -57,7 +60,7 @@ class LocalDaskExecutor:
 
     def start(self, token: str) -> None:
         """Start the threads."""
-        self._messages, self._values, self._unwanted = queue.SimpleQueue(), {}, set()
+        self._messages, self._values, self._unwanted, self._held = queue.SimpleQueue(), {}, set(), {}
         self._pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="anabranch")
 
     def stop(self) -> None:
@@ -72,19 +75,30 @@ class LocalDaskExecutor:
         return self.num_workers
 
     def submit(self, region: Region) -> None:
-        """Compute a region in the threads; a thread of its own looks after it."""
-        graph: dict[Key, Any] = {}
-        for key, task in region.graph.items():
-            graph[key] = Task(key, self._run, key, task.func, *task.args)
-            graph.update({up: DataNode(up, self._values[up]) for up in task.dependencies if up not in region.graph})
-        if len(region.keys) == 1:
-            assert self._pool is not None
-            (key,) = region.keys
-            node, values = graph[key], {up: graph[up].value for up in graph[key].dependencies}
-            self._pool.submit(self._guard, lambda: node(values), (key,))
+        """Compute the tasks of a region that have what they need; the others as soon as they do."""
+        with self._lock:
+            batch: dict[Key, Any] = {}
+            for key, task in region.graph.items():
+                is_ready = all(up in self._values or up in batch for up in task.dependencies)
+                (batch if is_ready else self._held)[key] = task
+        self._compute(batch)
+
+    def _compute(self, batch: dict[Key, Any]) -> None:
+        """Let Dask's local scheduler run tasks whose other inputs are here; a thread of its own looks after them."""
+        if not batch:
             return
-        compute = lambda: get_async(self._submit, self.num_workers, graph, list(region.keys))  # noqa: E731
-        threading.Thread(target=self._guard, args=(compute, region.keys), name="anabranch-region", daemon=True).start()
+        graph: dict[Key, Any] = {}
+        for key, task in batch.items():
+            graph[key] = Task(key, self._run, key, task.func, *task.args)
+            graph.update({up: DataNode(up, self._values[up]) for up in task.dependencies if up not in batch})
+        if len(batch) == 1:
+            (key,) = batch
+            values = {up: graph[up].value for up in graph[key].dependencies}
+            self._submit(self._guard, lambda: graph[key](values), (key,))
+            return
+        keys = tuple(batch)
+        compute = lambda: get_async(self._submit, self.num_workers, graph, list(keys))  # noqa: E731
+        threading.Thread(target=self._guard, args=(compute, keys), name="anabranch-region", daemon=True).start()
 
     def _submit(self, function: Any, *args: Any) -> Any:
         pool = self._pool
@@ -103,10 +117,15 @@ class LocalDaskExecutor:
 
     def _run(self, key: Key, function: Any, *args: Any) -> Any:
         outcome = function(*args)
-        if key not in self._unwanted:
-            self._values[key] = outcome
+        with self._lock:
+            if key not in self._unwanted:
+                self._values[key] = outcome
+            free = [k for k, task in self._held.items() if all(up in self._values for up in task.dependencies)]
+            ready = {k: self._held.pop(k) for k in free}
         # Only now: who gets the message may submit a region that needs the value.
         self._messages.put(Posted(outcome.report))
+        if self._pool is not None:
+            self._compute(ready)
         return outcome
 
     def next_message(self, timeout_s: float | None) -> Message | None:
@@ -118,9 +137,11 @@ class LocalDaskExecutor:
 
     def release(self, keys: Iterable[Key]) -> None:
         """Drop values."""
-        for key in keys:
-            self._unwanted.add(key)
-            self._values.pop(key, None)
+        with self._lock:
+            for key in keys:
+                self._unwanted.add(key)
+                self._values.pop(key, None)
+                self._held.pop(key, None)
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """Values by key."""
