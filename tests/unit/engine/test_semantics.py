@@ -287,3 +287,53 @@ def test_a_map_over_a_failed_list_has_failed_though_another_argument_was_skipped
     view = flow.run()
 
     assert view.result[node].state.name == "TriggerFailed"
+
+
+def test_a_map_over_a_cancelled_task_has_failed_by_its_trigger() -> None:
+    @task
+    def cancel() -> list[int]:
+        raise signals.CANCEL("not today")
+
+    with Flow("cancelled") as flow:
+        node = double.map(cancel())
+
+    view = flow.run()
+
+    assert view.result[node].state.name == "TriggerFailed"
+    assert "CANCEL" in view.result[node].message
+
+
+# Values that are large, late or both ----------------------------------------------------------------------------------
+
+
+def test_large_values_of_retried_elements_are_kept_for_the_caller() -> None:
+    @task(max_retries=1, retry_delay=0.001)
+    def later_large(x: int) -> Any:
+        from anabranch import context
+
+        if x < 2:
+            return x
+        return b"x" * 100_000 if context.task_run_count == 2 else fail.run(x)
+
+    with Flow("large") as flow:
+        node = later_large.map([0, 1, 2, 3])
+    with config.set(engine__inplace_retry_delay_s=0.0):
+        view = flow.run()
+
+    assert [x if isinstance(x, int) else len(x) for x in view.result[node].result] == [0, 1, 100_000, 100_000]
+
+
+def test_two_tasks_wait_for_one_that_is_retried_later() -> None:
+    @task(max_retries=1, retry_delay=0.001)
+    def second() -> int:
+        from anabranch import context
+
+        return 3 if context.task_run_count == 2 else fail.run()
+
+    with Flow("later") as flow:
+        node = second()
+        doubles = [double(node), double(node)]
+    with config.set(engine__inplace_retry_delay_s=0.0):
+        view = flow.run()
+
+    assert [view.result[each].result for each in doubles] == [6, 6]
