@@ -7,6 +7,7 @@ driver holds its key or a submitted unit needs it; when a unit is lost, those th
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from anabranch import Flow, config
@@ -33,6 +34,7 @@ from anabranch.engine.units import Key, Program, Report, Unit, UnitOutcome
 from anabranch.engine.values import width_of
 from anabranch.errors import UnmappableError
 from anabranch.events import Event
+from anabranch.states import BY_CODE, State
 
 
 class FakeCluster:
@@ -162,10 +164,11 @@ class FakeCluster:
         """Units whose inputs are all there."""
         return [u for u in self.submitted.values() if all(key in self.outcomes for key in u.upstream_keys())]
 
-    def run(self, unit: Unit) -> Report:
-        """Run a unit; its report is on its way afterwards."""
+    def run(self, unit: Unit, *, only: int | None = None) -> Report:
+        """Run a unit; its report is on its way afterwards. `only` so many elements are begun, if that is given."""
         del self.submitted[unit.key]
-        outcome, report = run_unit(unit, self.environment, {key: self.outcomes[key] for key in unit.upstream_keys()})
+        begun = unit if only is None or unit.indices is None else replace(unit, indices=unit.indices[:only])
+        outcome, report = run_unit(begun, self.environment, {key: self.outcomes[key] for key in unit.upstream_keys()})
         self.outcomes[unit.key] = outcome
         self.reports.append(report)
         self._forget()
@@ -201,9 +204,14 @@ class FakeCluster:
         self._spare.pop(key, None)
         return self.tell(Lost(self.now, key, reason))
 
-    def go(self, unit: Unit) -> list[Command]:
+    def go(self, unit: Unit, *, only: int | None = None) -> list[Command]:
         """Run a unit and let its report arrive."""
-        return self.deliver(self.run(unit))
+        return self.deliver(self.run(unit, only=only))
+
+    def unit_of(self, slug: str) -> Unit:
+        """The one unit with this node that has been submitted and not run."""
+        (unit,) = (unit for unit in self.submitted.values() if slug in unit.nodes)
+        return unit
 
     def crash(self, unit: Unit) -> list[Command]:
         """Lose a unit, and let the driver learn of it and of what is lost with it, in that order."""
@@ -223,6 +231,16 @@ class FakeCluster:
     def change_slots(self, slots: int) -> list[Command]:
         """Let workers come or go."""
         return self.tell(SlotsChanged(self.now, slots))
+
+    def state(self, node: object) -> State:
+        """State of a node."""
+        return self.machine.runs[node if isinstance(node, str) else node.slug].state  # type: ignore[attr-defined]
+
+    def element_states(self, node: object) -> list[str]:
+        """Names of the states of a map's elements."""
+        elements = self.machine.runs[node if isinstance(node, str) else node.slug].elements  # type: ignore[attr-defined]
+        assert elements is not None
+        return [BY_CODE[code].__name__ for code in elements.codes]
 
     def finish(self) -> None:
         """Go on, first come first served, until nothing is left to do."""

@@ -15,7 +15,7 @@ from anabranch import context, signals, states, triggers
 from anabranch.bindings import Const, evaluate
 from anabranch.context import RunInfo, TaskContext
 from anabranch.errors import UnmappableError, UpstreamFailure, WidthError, WorkerLost
-from anabranch.graph import Edge, FrozenGraph, FrozenNode
+from anabranch.frozen import Edge, FrozenGraph, FrozenNode
 
 FAILED = frozenset({"Failed", "TimedOut", "TriggerFailed", "ValidationFailed", "Crashed", "Cancelled"})
 COLLECTIONS = ("flatten", "collect")

@@ -8,7 +8,8 @@ from typing import Any
 
 from anabranch import scope
 from anabranch.errors import DefinitionError
-from anabranch.graph import Edge, Graph
+from anabranch.frozen import Edge
+from anabranch.graph import Graph
 from anabranch.node import FirstOf, Gate, Node, as_expression, call, condition, matcher, open_graphs, resolve, resolve_all, short
 from anabranch.policies import Policies
 from anabranch.triggers import not_all_skipped

@@ -21,7 +21,8 @@ from typing import Literal, TypeAlias, get_args
 from anabranch import states as st
 from anabranch.bindings import Const
 from anabranch.errors import DrawingError, GraphvizMissing, OptionError, nearest
-from anabranch.graph import Edge, EdgeKind, Entry, Graph, NodeLike
+from anabranch.frozen import Edge, EdgeKind
+from anabranch.graph import Entry, Graph, NodeLike
 from anabranch.states import State
 
 Format: TypeAlias = Literal["dot", "mermaid", "svg", "png"]

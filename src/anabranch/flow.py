@@ -18,7 +18,8 @@ from anabranch.errors import (
     OptionError,
     UnknownNodeError,
 )
-from anabranch.graph import Edge, Graph
+from anabranch.frozen import Edge
+from anabranch.graph import Graph
 from anabranch.node import Node, call, resolve, resolve_all
 from anabranch.policies import Handler
 from anabranch.settings import config

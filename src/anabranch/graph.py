@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from anabranch.bindings import Expression, refs, rename
 from anabranch.errors import DefinitionError, UnknownNodeError, listed
+from anabranch.frozen import Edge, EdgeKind, FrozenGraph, FrozenNode
 from anabranch.policies import Policies
 from anabranch.signature import Signature
 
@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     import networkx
 
     from anabranch.where import Where
-
-EdgeKind = Literal["data", "order", "gate"]
 
 
 class NodeLike(Protocol):
@@ -33,21 +31,6 @@ class NodeLike(Protocol):
     template: Any  # the Task this is a call of; tasks are above this module
     where: Where
     kind: str
-
-
-@dataclass(frozen=True, slots=True)
-class Edge:
-    """Upstream → downstream.
-
-    `key` is the argument a data edge feeds (None where it feeds none, as in a check of an output). `mapped` edges carry
-    elements: element by element from a mapped node, or the elements of a plain node's value.
-    """
-
-    upstream: Any  # a NodeLike while building, a slug once frozen
-    downstream: Any
-    kind: EdgeKind = "data"
-    key: str | None = None
-    mapped: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,58 +46,6 @@ class Entry:
     """Evaluated before the call and not passed: outputs that must exist."""
     groups: tuple[str, ...] = ()
     """Names of the nested flows the node was written in, outermost first."""
-
-
-@dataclass(frozen=True, slots=True)
-class FrozenNode:
-    """A node as the engine sees it: plain values, upstream nodes by slug."""
-
-    slug: str
-    name: str
-    kind: str
-    signature: Signature
-    policies: Policies
-    arguments: Mapping[str, Expression]
-    mapped: frozenset[str]
-    is_map: bool
-    checks: tuple[Expression, ...]
-    edges: tuple[Edge, ...]
-    """Edges into this node, with slugs at both ends."""
-    where: str
-    feeds_map: bool = False
-    """Whether a map takes its elements from this node's value."""
-
-    @property
-    def element_upstreams(self) -> tuple[str, ...]:
-        """Slugs of what this map goes through element by element, nodes whose value is a list included."""
-        return tuple(dict.fromkeys(edge.upstream for edge in self.edges if edge.mapped))
-
-    @property
-    def whole_upstreams(self) -> tuple[str, ...]:
-        """Slugs of what every element of this map (or this plain node) needs as a whole."""
-        return tuple(dict.fromkeys(edge.upstream for edge in self.edges if not edge.mapped))
-
-
-@dataclass(frozen=True)
-class FrozenGraph:
-    """A flow's nodes in topological order, ready to be run."""
-
-    nodes: Mapping[str, FrozenNode]
-    reference: tuple[str, ...]
-
-    @cached_property
-    def downstream(self) -> Mapping[str, tuple[str, ...]]:
-        """Slugs of the direct consumers of each node."""
-        found: dict[str, dict[str, None]] = {slug: {} for slug in self.nodes}
-        for node in self.nodes.values():
-            for edge in node.edges:
-                found[edge.upstream][node.slug] = None
-        return {slug: tuple(names) for slug, names in found.items()}
-
-    @cached_property
-    def terminal(self) -> tuple[str, ...]:
-        """Slugs of the nodes that nothing follows."""
-        return tuple(slug for slug, names in self.downstream.items() if not names)
 
 
 class Graph:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 from anabranch import scope
 from anabranch.bindings import Expression, Ref, express, refs
 from anabranch.errors import DefinitionError, MappingError, NodeValueError, OutsideFlowError, UnknownNodeError
-from anabranch.graph import Edge, Graph
+from anabranch.frozen import Edge
+from anabranch.graph import Graph
 from anabranch.policies import Policies
 from anabranch.signals import SKIP
 from anabranch.signature import Signature, named

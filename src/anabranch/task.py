@@ -23,7 +23,8 @@ from anabranch.errors import (
     listed,
     nearest,
 )
-from anabranch.graph import Edge, Graph
+from anabranch.frozen import Edge
+from anabranch.graph import Graph
 from anabranch.node import Node, as_expression, call, open_graphs, resolve_all, short
 from anabranch.policies import Delay, Handler, Policies, RetryOn, Seconds, retry_from
 from anabranch.signature import RESERVED, Signature, named

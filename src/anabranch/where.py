@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
+import sysconfig
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 _PACKAGE = str(Path(__file__).parent)
 # Frames of these files are never where a user wrote something.
 _LIBRARY = (_PACKAGE, "<frozen", "<string>")
+_INSTALLED = tuple(set(sysconfig.get_paths(vars={}).values()) - {sysconfig.get_path("data")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +33,13 @@ def caller() -> Where:
     return Where(frame.f_code.co_filename, frame.f_lineno)
 
 
+@lru_cache(maxsize=4096)
+def is_users(filename: str) -> bool:
+    """Whether a file is the user's own: neither this package's, nor installed, nor of the standard library."""
+    return not is_library(filename) and not filename.startswith(_INSTALLED)
+
+
+@lru_cache(maxsize=4096)
 def is_library(filename: str) -> bool:
     """Whether a file belongs to this package; the flows it ships are user code."""
     return filename.startswith(_LIBRARY) and "/demo/" not in filename.replace("\\", "/")

@@ -14,12 +14,12 @@ def blamed(state: State, upstreams: Mapping[str, State]) -> State:
     if not failed or state.failure is not None:
         return state
     slug, first = failed[0]
-    root, headline = slug, first.message
+    root, message = slug, f"upstream {slug} failed with {first.message}"
     if first.failure is not None:
-        root, headline = first.failure.root or slug, first.failure.headline()
-    if first.counts is None and first.failure is not None and first.failure.type_name == "UpstreamFailure":
-        message = first.failure.message  # it has been said already who failed
-    else:
-        others = sum(each.counts.failed if each.counts else 1 for _, each in failed) - 1
-        message = f"upstream {root} failed with {headline}" + (f" (+{others:,} others)" if others > 0 else "")
+        root = first.failure.root or slug
+        is_consequence = first.failure.type_name == "UpstreamFailure"  # then it has been said already who failed
+        message = first.failure.message if is_consequence else f"upstream {root} failed with {first.failure.headline()}"
+    others = sum(each.counts.failed if each.counts else 1 for _, each in failed) - 1
+    if others > 0 and not message.endswith(" others)"):
+        message += f" (+{others:,} others)"
     return replace(state, message=message, failure=Failure("UpstreamFailure", message, root=root))

@@ -8,7 +8,7 @@ from typing import Any
 
 from anabranch.bindings import Build, Ref, evaluate
 from anabranch.engine.units import Outcome
-from anabranch.graph import FrozenNode
+from anabranch.frozen import FrozenNode
 from anabranch.states import Counts, Failed, State, Success, tally
 
 

@@ -43,7 +43,7 @@ from anabranch.engine.units import (
     UnitOutcome,
 )
 from anabranch.engine.values import ATOMS, materialised, measured
-from anabranch.graph import FrozenNode
+from anabranch.frozen import FrozenNode
 from anabranch.signals import LOOP
 from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Retrying, Running, State, Success
 
@@ -399,7 +399,7 @@ class Stage:
     def _raised(self, position: int, error: BaseException) -> None:
         """An attempt on the short way raised: settle it, and go on with it where that is due at once."""
         run = self._run_at(position)
-        inputs = {name: column[position] for name, column in self.open}
+        inputs = {**self.template, **{name: column[position] for name, column in self.open}}
         running = Running(start_time=self.environment.now())
         outcome = conclude_exception(run, running, error, inputs)
         state = outcome.state
@@ -414,8 +414,7 @@ class Stage:
         else:
             self._record(position, outcome)
             return
-        arguments = {**self.template, **inputs}
-        self._record(position, run_attempts(run, *self.node.signature.split(arguments), arguments))
+        self._record(position, run_attempts(run, *self.node.signature.split(inputs), inputs))
 
     def _is_new(self, error: BaseException) -> bool:
         """Whether no failure like this one has been described in full in this chunk; a few kinds are."""

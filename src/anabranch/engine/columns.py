@@ -27,7 +27,7 @@ from anabranch.engine.units import (
     Unit,
     UnitOutcome,
 )
-from anabranch.graph import FrozenNode
+from anabranch.frozen import FrozenNode
 from anabranch.states import FIRST_FINAL_CODE, State, Success
 
 

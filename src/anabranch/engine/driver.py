@@ -14,6 +14,7 @@ import cloudpickle
 from anabranch.bindings import Const
 from anabranch.context import RunInfo
 from anabranch.engine.compiler import compile_program, compile_units, read_report
+from anabranch.engine.interrupts import interrupts_later
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.machine import Machine
 from anabranch.engine.stimuli import (
@@ -36,7 +37,7 @@ from anabranch.engine.values import copied, width_of
 from anabranch.errors import UnmappableError
 from anabranch.events import Event, Observer, RunFinished, RunStarted
 from anabranch.executors.base import Executor, Posted
-from anabranch.graph import FrozenGraph, FrozenNode
+from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.states import State
 
 _log = logging.getLogger("anabranch.driver")
@@ -129,15 +130,17 @@ class Driver:
         stimulus: Stimulus = Started(self._clock())
         while True:
             try:
-                self._carry_out(self._machine.handle(stimulus))
+                with interrupts_later():
+                    self._carry_out(self._machine.handle(stimulus))
                 if self._is_finished:
                     break
                 stimulus = self._next_stimulus()
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as interrupt:
                 if self._was_interrupted:
                     raise
                 self._was_interrupted = True
-                stimulus = CancelAsked(self._clock(), "interrupted by Ctrl-C")
+                if not self._is_finished:
+                    stimulus = CancelAsked(self._clock(), f"interrupted by {interrupt or 'Ctrl-C'}")
         outcomes = self._fetch_kept()
         ended = self._now()
         state = replace(self._machine.flow_state(), start_time=started, end_time=ended)

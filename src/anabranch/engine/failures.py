@@ -15,7 +15,7 @@ from typing import Any
 from anabranch import errors
 from anabranch.engine.values import dumps
 from anabranch.states import Failure
-from anabranch.where import is_library
+from anabranch.where import is_library, is_users
 
 MAX_MESSAGE = 8_192  # characters
 MAX_TRACEBACK = 32_768  # characters
@@ -74,14 +74,15 @@ def describe(
 
 
 def _last_line(exception: BaseException) -> str:
-    """``file:line in function`` of the innermost frame that is the user's, or of the innermost of all."""
-    found, trace = "", exception.__traceback__
+    """``file:line in function`` of the innermost frame of the user's own files, else of the innermost outside of ours."""
+    own, other, trace = "", "", exception.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if not found or not is_library(code.co_filename):
-            found = f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}"
+        if not is_library(code.co_filename):
+            other = f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}"
+            own = other if is_users(code.co_filename) else own
         trace = trace.tb_next
-    return clean(found, 500)
+    return clean(own or other, 500)
 
 
 def _user_frames(exception: BaseException) -> list[traceback.FrameSummary]:

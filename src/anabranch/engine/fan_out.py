@@ -14,7 +14,7 @@ from anabranch.engine.knowledge import Knowledge, NodeRun
 from anabranch.engine.maps import Chain, MapRun, as_range
 from anabranch.engine.reducing import reduced_argument
 from anabranch.engine.units import CutFrom, Held, Input, Pieces, Report, Unit
-from anabranch.graph import FrozenNode
+from anabranch.frozen import FrozenNode
 from anabranch.states import Counts, Crashed, Failed, Failure, Mapped, Retrying, Running, Skipped, State, TriggerFailed
 from anabranch.triggers import EdgeName, Upstreams, all_finished, verdict
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from anabranch.engine.maps import Chain, MapRun
 from anabranch.engine.units import Held, Input, Key, Known, Pieces, Sent, Unit
-from anabranch.graph import FrozenGraph, FrozenNode
+from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.signature import ascii_name
 from anabranch.states import Finished, Mapped, Paused, Pending, Retrying, State
 

@@ -31,7 +31,7 @@ from anabranch.engine.stimuli import (
 )
 from anabranch.engine.units import Key, Report, SingleReport, Unit
 from anabranch.events import MapAdvanced, TaskChanged
-from anabranch.graph import FrozenGraph
+from anabranch.frozen import FrozenGraph
 from anabranch.states import (
     Cancelled,
     Failed,
@@ -39,6 +39,7 @@ from anabranch.states import (
     Paused,
     Pending,
     Retrying,
+    Running,
     State,
     Success,
     TriggerFailed,
@@ -91,6 +92,7 @@ class Machine:
         self._commands: list[Command] = []
         self._consumers_left = {slug: len(down) for slug, down in graph.downstream.items()}
         self._unfinished = len(graph.nodes)
+        self._cancel_reason = ""
         self._now = 0.0
 
     @property
@@ -162,6 +164,7 @@ class Machine:
         self._look_at_candidates()
         while (unit := self._singles.next_unit(len(self._known.units) - self._fan_out.in_flight)) is not None:
             units.append(unit)
+            self._commands += [Tell(TaskChanged(self._now, slug, Running(message="submitted"))) for slug in unit.nodes]
             self._look_at_candidates()
         units += self._fan_out.next_chunks()
         if units:
@@ -203,7 +206,7 @@ class Machine:
             self._known.to_start[slug] = None
 
     def _cancel(self, reason: str) -> None:
-        self.is_cancelled = True
+        self.is_cancelled, self._cancel_reason = True, reason
         state = Cancelled(message=reason)
         self._fan_out.stop()
         self._waiting.clear()
@@ -229,8 +232,7 @@ class Machine:
         if not runs:
             return Success(message="the flow has no tasks")
         if self.is_cancelled:
-            reason = next((run.state.message for run in runs if run.state.is_cancelled()), "cancelled")
-            return Cancelled(message=reason)
+            return Cancelled(message=self._cancel_reason)
         if self._unfinished and self._is_paused():
             names = [run.node.slug for run in runs if not run.is_final and isinstance(run.state, Paused)]
             return Paused(message=f"waits for an approval: {', '.join(names) or 'elements of a map'}")

@@ -11,7 +11,7 @@ from typing import Any
 from anabranch.bindings import Ref, evaluate
 from anabranch.engine.columns import found
 from anabranch.engine.units import Column, Key, Program, UnitOutcome
-from anabranch.graph import FrozenNode
+from anabranch.frozen import FrozenNode
 from anabranch.states import FIRST_FINAL_CODE
 
 

@@ -16,7 +16,7 @@ from anabranch.engine.compiler import compile_units
 from anabranch.engine.units import Held, Input, Key, Pieces, Program, Unit
 from anabranch.engine.values import width_of
 from anabranch.errors import DefinitionError
-from anabranch.graph import FrozenGraph, FrozenNode
+from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.signature import ascii_name
 from anabranch.states import Counts, Running
 

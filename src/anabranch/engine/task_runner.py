@@ -21,7 +21,7 @@ from anabranch.engine.failures import clean, describe, message_of, revive, type_
 from anabranch.engine.units import Outcome, Program
 from anabranch.engine.values import ATOMS, copied, materialised, measured
 from anabranch.errors import TaskTimeout, UpstreamFailure
-from anabranch.graph import FrozenNode
+from anabranch.frozen import FrozenNode
 from anabranch.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.states import (
     Failed,

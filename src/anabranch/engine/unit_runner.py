@@ -23,7 +23,7 @@ from anabranch.engine.units import (
 )
 from anabranch.engine.values import measured, width_of
 from anabranch.errors import UnmappableError
-from anabranch.graph import FrozenNode
+from anabranch.frozen import FrozenNode
 from anabranch.states import Pending, State, Success
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from anabranch.context import RunInfo
-from anabranch.graph import FrozenNode
+from anabranch.frozen import FrozenNode
 from anabranch.states import BY_CODE, State, Success
 
 Key: TypeAlias = tuple[str, int]

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SWEEP_S = 0.25  # how often futures are looked at for trouble; good news comes by events, at once
 GRACE_S = 1.0  # a report that has not come so long after its value is asked for
+# Ctrl-C in a terminal goes to every process there. It is the driver's to act on, not that of workers in mid-task.
+DEAF_TO_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
 SLOTS_S = 1.0  # how often the workers are counted
 
 
@@ -117,7 +119,8 @@ class DaskExecutor:
                 f"({type(error).__name__}: {error}); start one with `dask scheduler`, or check the address"
             ) from error
         self._client.subscribe_topic(token, self._take_event)
-        self._wait_for_worker()
+        if self.adapt_kwargs is None:  # an adaptive cluster has no workers before there is work
+            self._wait_for_worker()
 
     def _make_cluster(self) -> Any:
         cluster_class, kwargs = self.cluster_class, dict(self.cluster_kwargs)
@@ -126,7 +129,7 @@ class DaskExecutor:
 
             cluster_class = LocalCluster
             # A page of Dask's own on a port that is free: two runs on one machine must not quarrel about 8787.
-            kwargs = {"dashboard_address": "127.0.0.1:0", "silence_logs": 50, **kwargs}
+            kwargs = {"dashboard_address": "127.0.0.1:0", "silence_logs": 50, "preload": [DEAF_TO_CTRL_C], **kwargs}
         elif isinstance(cluster_class, str):
             cluster_class = _imported(cluster_class)
         try:
@@ -238,7 +241,11 @@ class DaskExecutor:
 
     def _reason(self, key: Key, status: str | None) -> str:
         if status == "error":
+            from distributed import KilledWorker
+
             error = self._futures[key].exception(timeout=5)
+            if isinstance(error, KilledWorker):
+                return f"the workers it was sent to died, {error.last_worker.address} the last of them"
             return f"{type(error).__name__}: {error}"
         return f"the scheduler lost it ({status})"
 
