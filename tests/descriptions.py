@@ -373,6 +373,9 @@ class Builder:
 
     def _apply_map(self, over: Sequence[Source | Whole], body: Sequence[Statement]) -> None:
         arguments = [unmapped(self._argument(o.source)) if isinstance(o, Whole) else self._mapped(o) for o in over]
+        lists = [each for each in arguments if isinstance(each, list)]
+        for each in lists:  # as in _map
+            del each[min(map(len, lists)) :]
         if all(isinstance(each, unmapped) for each in arguments):
             return
         outside = list(self.nodes)

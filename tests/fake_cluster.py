@@ -67,7 +67,7 @@ class FakeCluster:
         self.settings = {**config.snapshot()["engine"], **(engine or {})}
         self.now = 1_000.0
         self.call_s = call_s
-        given = {node.slug: node.default for node in flow.parameters()} | dict(parameters or {})
+        given = {node.slug: node.default_value for node in flow.parameters()} | dict(parameters or {})
         self.machine = Machine(
             self.graph,
             name=flow.name,

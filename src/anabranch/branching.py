@@ -8,12 +8,15 @@ from typing import Any
 
 from anabranch import scope
 from anabranch.errors import DefinitionError
-from anabranch.frozen import Edge
-from anabranch.graph import Graph
-from anabranch.node import FirstOf, Gate, Node, as_expression, call, condition, matcher, open_graphs, resolve, resolve_all, short
+from anabranch.gates import FirstOf, Gate
+from anabranch.names import short
+from anabranch.node import Node, elementwise, matcher
+from anabranch.node import condition as condition_node
+from anabranch.places import each_of, home_of, node_of, nodes_of, open_graphs, path_of, stands_for_node
 from anabranch.policies import Policies
-from anabranch.triggers import not_all_skipped
+from anabranch.triggers import all_successful, not_all_skipped
 from anabranch.where import caller
+from anabranch.wiring import call, close
 
 
 def case(value: object, equals: object) -> Gate:
@@ -31,7 +34,7 @@ def case(value: object, equals: object) -> Gate:
 def when(value: object) -> Gate:
     """A block whose tasks run if `value` (a node, a task or a plain value) is truthy."""
     node = as_node(value, "when")
-    return Gate(condition(node, bool, f"if {node.name}"))
+    return Gate(condition_node(node, bool, f"if {node.name}"))
 
 
 class _Value:
@@ -46,13 +49,14 @@ class _Value:
 
 def as_node(value: object, what: str) -> Node:
     """A node for anything: nodes and tasks stand for themselves, other values get a node that gives them."""
-    graphs = scope.current().graphs
     if isinstance(value, Node):
         return value
-    graphs = graphs or open_graphs(f"{what}()")
-    if as_expression(value, graphs[0]) is not None:
-        return resolve(value, graphs[0], Node(what, bool))
-    return call(Node(f"value {short(value)}", _Value(value)), {}, graphs=graphs)
+    graphs = open_graphs(f"{what}()")
+    if stands_for_node(value):
+        found: Node = node_of(value, graphs[0])
+        return found
+    made: Node = call(Node(f"value {short(value)}", _Value(value)), {}, graphs=graphs)
+    return made
 
 
 class Switch(AbstractContextManager["Switch"]):
@@ -65,21 +69,21 @@ class Switch(AbstractContextManager["Switch"]):
 
     Examples
     --------
-    ``with Switch(kind) as s:`` then ``with s.case("a"): …`` and ``with s.default(): …``
+    ``with Switch(kind) as s:`` then ``with s.case("a"): …`` and ``with s.default(): …``. Inside the block,
+    ``kind.case("a")`` and ``kind.default()`` are the same.
     """
 
     def __init__(self, condition: object) -> None:
         self.node = as_node(condition, "Switch")
-        self._tests: list[Callable[[Any], bool]] = []
+        self._tests: tuple[Callable[[Any], bool], ...] = ()
         self._has_default = False
 
     def case(self, value: object) -> Gate:
         """A block that runs if this is the first case that holds; a function is asked, other values are compared."""
         if self._has_default:
             raise DefinitionError(f"Switch({self.node.name}): case({short(value)}) after default() ({caller()})")
-        self._tests.append(matcher(value))
-        place = len(self._tests) - 1
-        return Gate(condition(self.node, FirstOf(tuple(self._tests), place), f"case({short(value)})"))
+        self._tests = (*self._tests, matcher(value))
+        return Gate(condition_node(self.node, FirstOf(self._tests, len(self._tests) - 1), f"case({short(value)})"))
 
     def default(self) -> Gate:
         """A block that runs if no case holds."""
@@ -87,26 +91,19 @@ class Switch(AbstractContextManager["Switch"]):
             reason = "a second default()" if self._has_default else "default() without a case before it"
             raise DefinitionError(f"Switch({self.node.name}): {reason} ({caller()})")
         self._has_default = True
-        return Gate(condition(self.node, FirstOf(tuple(self._tests), None), f"default({self.node.name})"))
+        return Gate(condition_node(self.node, FirstOf(self._tests, None), f"default({self.node.name})"))
 
     def __enter__(self) -> Switch:
-        # Inside the block, `node.case(…)` means a case of this switch.
-        _SWITCHED.append((self.node, self.node.__dict__.get("case"), self.node.__dict__.get("default")))
-        self.node.__dict__.update(case=self.case, default=self.default)
+        scope.enter(switches=(*scope.current().switches, self))
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
-        node, *before = _SWITCHED.pop()
-        for name, method in zip(("case", "default"), before, strict=True):
-            node.__dict__.pop(name) if method is None else node.__dict__.update({name: method})
-        if not self._tests and exc_info[0] is None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        scope.leave()
+        if kind is None and not self._tests:
             raise DefinitionError(f"Switch({self.node.name}) has no case ({caller()})")
 
 
-_SWITCHED: list[tuple[Node, Any, Any]] = []
-
-
-def switch(condition: object, cases: Mapping[object, object], default: object = None) -> None:
+def switch(condition: object, cases: Mapping[Any, object], default: object = None) -> None:
     """Run the tasks given for the value that `condition` has; a branch is a node, a task or a list of these."""
     if not cases:
         raise DefinitionError(f"switch() without cases ({caller()})")
@@ -120,29 +117,24 @@ def switch(condition: object, cases: Mapping[object, object], default: object = 
 def ifelse(condition: object, if_true: object = None, if_false: object = None) -> None:
     """Run `if_true` if the condition is truthy, else `if_false`; each a node, a task, a list of these, or None."""
     node = as_node(condition, "ifelse")
-    for branch, test, name in ((if_true, bool, f"if {node.name}"), (if_false, _is_false, f"if not {node.name}")):
-        if branch is not None:
-            _gate_branch(_gate(node, test, name), branch)
+    if if_true is not None:
+        _gate_branch(when(node), if_true)
+    if if_false is not None:
+        _gate_branch(Gate(condition_node(node, _is_false, f"if not {node.name}")), if_false)
 
 
 def _is_false(value: Any) -> bool:
     return not value
 
 
-def _gate(node: Node, test: Callable[[Any], bool], name: str) -> Gate:
-    return Gate(condition(node, test, name))
-
-
 def _gate_branch(gate: Gate, branch: object) -> None:
     """Put the nodes of a branch behind a gate."""
-    graph: Graph = gate.node.graphs[0]
-    parts = branch if isinstance(branch, (list, tuple)) else [branch]
-    for part in parts:
-        for node in resolve_all(part, graph):
-            elementwise = graph.entry(gate.node).is_map and graph.entry(node).is_map
-            for home in node.graphs:
-                if gate.node in home:
-                    home.link(Edge(gate.node, node, "gate", mapped=elementwise))
+    graph = home_of(gate.node)
+    for each in each_of(branch):
+        for node in nodes_of(each, graph):
+            for inner in graph.family(node):
+                if gate.node in inner:
+                    close(gate.node, node, inner)
 
 
 def _first_taken(**branches: Any) -> Any:
@@ -153,16 +145,13 @@ def _first_taken(**branches: Any) -> Any:
 def merge(*branches: object) -> Any:
     """A node with the value of the branch taken: the first that is not None, in the order given.
 
-    Skipped if all branches were; fails if one failed.
+    Skipped if all branches were, unless one is a plain value, which is then taken; fails if one failed.
     """
     if not branches:
         raise DefinitionError(f"merge() needs at least one branch ({caller()})")
-    home = next((node.graphs for node in branches if isinstance(node, Node) and node.graphs), None)
-    graphs = scope.current().graphs or home or open_graphs("merge()")
-    policies = Policies(trigger=not_all_skipped, skip_on_upstream_skip=False)
-    node = Node("merge", _first_taken, policies=policies, kind="merge")
-    nodes = {f"branch_{i}": branch for i, branch in enumerate(branches)}
-    maps = frozenset(
-        name for name, each in nodes.items() if isinstance(each, Node) and each in graphs[0] and graphs[0].entry(each).is_map
-    )
-    return call(node, nodes, graphs=graphs, mapped=maps)
+    nodes = [each for each in branches if isinstance(each, Node)]
+    graphs = scope.current().graphs or (path_of(home_of(*nodes)) if nodes else open_graphs("merge()"))
+    has_constant = any(not stands_for_node(each) for each in branches)
+    policies = Policies(trigger=all_successful if has_constant else not_all_skipped, skip_on_upstream_skip=False)
+    arguments = {f"branch_{i}": elementwise(each, graphs[0]) for i, each in enumerate(branches)}
+    return call(Node("merge", _first_taken, policies=policies, kind="merge"), arguments, graphs=graphs)

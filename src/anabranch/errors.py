@@ -8,6 +8,7 @@
     │   ├── CallError (TypeError)            arguments that do not fit the signature
     │   ├── OutsideFlowError (RuntimeError)  a call with no flow open
     │   ├── NodeValueError (TypeError)       a node used as if it were its value
+    │   │   └── NodeAttributeError (AttributeError)
     │   ├── MappingError (TypeError)         something that cannot be mapped over
     │   │   └── WidthError (ValueError)        mapped arguments of different widths
     │   ├── UnknownNodeError (LookupError)   a node, task or name that the flow does not have
@@ -62,6 +63,10 @@ class OutsideFlowError(DefinitionError, RuntimeError):
 
 class NodeValueError(DefinitionError, TypeError):
     """A node was used as if it were the value it will have."""
+
+
+class NodeAttributeError(NodeValueError, AttributeError):
+    """An attribute was asked of a node that only its value may have."""
 
 
 class MappingError(DefinitionError, TypeError):

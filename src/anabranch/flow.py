@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import inspect
-import secrets
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 
 from anabranch import scope
-from anabranch.errors import (
-    DefinitionError,
-    FlowLoadError,
-    FlowValidationError,
-    OptionError,
-    UnknownNodeError,
-)
+from anabranch.definition import Task
+from anabranch.errors import DefinitionError, OptionError, ParameterError
 from anabranch.frozen import Edge
 from anabranch.graph import Graph
-from anabranch.node import Node, call, resolve, resolve_all
+from anabranch.names import check_name, short
+from anabranch.parameter import Parameter
+from anabranch.places import each_of
 from anabranch.policies import Handler
-from anabranch.settings import config
-from anabranch.signals import LOOP
-from anabranch.task import Parameter, Task, check_name
+from anabranch.signature import Signature, named
 from anabranch.where import caller
+from anabranch.writing import Writing
 
 if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
     from anabranch.events import Observer
     from anabranch.executors.base import Executor
     from anabranch.runview import FlowRunView
-    from anabranch.states import State
 
 
-class Flow:
+class Flow(Writing):
     """A named graph of nodes.
 
     Open it (``with Flow("name") as flow:``) and call tasks to add nodes. A flow opened inside another is a named group
@@ -68,243 +63,30 @@ class Flow:
         reference_tasks: Iterable[object] = (),
     ) -> None:
         self.name = check_name(name, "flow name")
+        self.where = caller()
         self.graph = Graph(self.name)
         self.executor = executor
         if isinstance(state_handlers, (str, bytes)) or not isinstance(state_handlers, Collection):
-            raise OptionError(f"flow {name!r}: state_handlers takes a list of functions, found {state_handlers!r}")
+            what = "state_handlers takes a list of functions"
+            raise OptionError(f"flow {name!r}: {what}, found {short(state_handlers)} ({self.where})")
+        wrong = [each for each in (*state_handlers, on_failure) if each is not None and not callable(each)]
+        if wrong:
+            raise OptionError(
+                f"flow {name!r}: state_handlers, on_failure: expected a function, found {short(wrong[0])}"
+            )
         self.state_handlers = tuple(state_handlers)
         self.on_failure = on_failure
-        self.where = caller()
-        self._reference: tuple[Node, ...] = ()
-        self._opened: list[AbstractContextManager[Any]] = []
+        self._reference = ()
         for each in tasks:
             self.add_task(each)
         for edge in edges:
             self.add_edge(edge.upstream, edge.downstream, key=edge.key, mapped=edge.mapped)
-        if reference_tasks:
-            self.set_reference_tasks(reference_tasks)
+        self.set_reference_tasks(reference_tasks)
 
     def __repr__(self) -> str:
         return f"<Flow {self.name!r}: {len(self.graph)} nodes>"
 
-    # Building ---------------------------------------------------------------------------------------------------------
-
-    def __enter__(self) -> Self:
-        around = scope.current()
-        graphs = (*around.graphs, self.graph) if self.graph not in around.graphs else around.graphs
-        opened = scope.opened(graphs=graphs) if around.graphs else scope.opened(graphs=graphs, gates=(), elements=())
-        opened.__enter__()
-        self._opened.append(opened)
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
-        ended = isinstance(error, LOOP) and self._holds(error.result)
-        try:
-            if (kind is None or ended) and not scope.current().graphs[:-1]:
-                self.graph.settle()
-        finally:
-            self._opened.pop().__exit__(kind, error, trace)
-        # A plain function that raised LOOP with the nodes it made: they are in the flow already.
-        return ended
-
-    def _holds(self, value: object) -> bool:
-        nodes = value if isinstance(value, (list, tuple)) else [value]
-        return bool(nodes) and all(isinstance(node, Node) and node in self.graph for node in nodes)
-
-    def _inside(self) -> AbstractContextManager[Any]:
-        around = scope.current()
-        if around.graphs[:1] == (self.graph,):
-            return scope.opened()
-        return scope.opened(graphs=(self.graph,), gates=(), elements=(), members=None)
-
-    def add_task(self, task: object) -> Node:
-        """Add a node, a parameter, or a call of a task that may still lack arguments. Returns the node."""
-        if isinstance(task, Parameter):
-            if task not in self.graph:
-                task._join((self.graph,))
-            return task
-        if isinstance(task, Node):
-            if task not in self.graph:
-                raise UnknownNodeError(f"node {task.name!r} belongs to another flow ({caller()}); use flow.update(other)")
-            return task
-        if isinstance(task, Task):
-            calls = self.graph.calls_of(task)
-            if calls:
-                return typing.cast(Node, calls[0])
-            with self._inside():
-                return call(task._node({}), {n: v for n, v in task.fixed.items()}, graphs=(self.graph,), slug=task.slug)
-        raise DefinitionError(f"add_task: expected a node or a task, found {task!r} ({caller()})")
-
-    def add_edge(self, upstream: object, downstream: object, *, key: str | None = None, mapped: bool = False) -> Edge:
-        """Add an edge; with `key`, the upstream value is passed as that argument."""
-        first, second = self._node(upstream), self._node(downstream)
-        second.set_upstream(first, key=key, mapped=mapped)
-        return Edge(first, second, "data" if key else "order", key, mapped)
-
-    def set_dependencies(
-        self,
-        task: object,
-        *,
-        upstream_tasks: Iterable[object] | None = None,
-        downstream_tasks: Iterable[object] | None = None,
-        keyword_tasks: Mapping[str, object] | None = None,
-        mapped: bool = False,
-    ) -> Node:
-        """Add edges around a node or task; plain values in `keyword_tasks` are bound as constants."""
-        node = self._node(task)
-        with self._inside():
-            for upstream in upstream_tasks or ():
-                self._node(upstream)
-            for downstream in downstream_tasks or ():
-                self._node(downstream)
-            return node.set_dependencies(
-                upstream_tasks=upstream_tasks, downstream_tasks=downstream_tasks, keyword_tasks=keyword_tasks, mapped=mapped
-            )
-
-    def _node(self, value: object) -> Node:
-        if isinstance(value, Task) and not self.graph.calls_of(value):
-            return self.add_task(value)
-        if isinstance(value, Node) and value not in self.graph:
-            return self.add_task(value)
-        return resolve(value, self.graph, value if isinstance(value, Node) else Node("flow", _nothing))
-
-    def chain(self, *stages: object) -> None:
-        """Run the stages one after the other; a list (of nodes, tasks or lists) is a parallel stage."""
-        with self._inside():
-            groups = [self._stage(stage) for stage in stages]
-            for before, after in zip(groups, groups[1:], strict=False):
-                for node in after:
-                    node.set_dependencies(upstream_tasks=before)
-
-    def _stage(self, stage: object) -> list[Node]:
-        if isinstance(stage, (list, tuple, set)):
-            return [node for each in stage for node in self._stage(each)]
-        if isinstance(stage, Node):
-            return [self.add_task(stage)]
-        return resolve_all(stage, self.graph)
-
-    def update(self, other: Flow, *, merge_parameters: bool = False) -> None:
-        """Add everything of another flow. Parameters of one name clash unless they are to be merged."""
-        mine = self.parameters(by_name=True)
-        theirs = other.parameters(by_name=True)
-        clash = [name for name in theirs if name in mine and theirs[name] is not mine[name]]
-        if clash and not merge_parameters:
-            raise DefinitionError(
-                f"flow {self.name!r} and flow {other.name!r} both have the parameters {', '.join(map(repr, clash))}; "
-                "pass merge_parameters=True to make each pair one"
-            )
-        other.graph.settle()
-        self.graph.include(other.graph)
-        for name in clash:
-            self.graph.substitute(theirs[name], mine[name])
-
-    def copy(self, name: str | None = None) -> Flow:
-        """A flow of the same nodes; adding to one does not change the other."""
-        self.graph.settle()
-        twin = Flow(name or self.name, executor=self.executor, state_handlers=self.state_handlers, on_failure=self.on_failure)
-        twin.graph = self.graph.copy(twin.name)
-        twin._reference = self._reference
-        return twin
-
-    # Asking -----------------------------------------------------------------------------------------------------------
-
-    @property
-    def tasks(self) -> list[Node]:
-        """All nodes, in the order they were written."""
-        self._settle()
-        return [typing.cast(Node, node) for node in self.graph]
-
-    @property
-    def edges(self) -> list[Edge]:
-        """All edges."""
-        self._settle()
-        return list(self.graph.edges())
-
-    def _settle(self) -> None:
-        if self.graph not in scope.current().graphs:
-            self.graph.settle()
-
-    def __iter__(self) -> typing.Iterator[Node]:
-        return iter(self.sorted_tasks())
-
-    def __contains__(self, task: object) -> bool:
-        return task in self.graph or bool(isinstance(task, Task) and self.graph.calls_of(task))
-
-    def __len__(self) -> int:
-        return len(self.graph)
-
-    def __bool__(self) -> bool:
-        return True
-
-    def sorted_tasks(self) -> list[Node]:
-        """Nodes in topological order."""
-        self._settle()
-        return [typing.cast(Node, node) for node in self.graph.sorted_nodes()]
-
-    def root_tasks(self) -> list[Node]:
-        """Nodes with nothing upstream."""
-        return [node for node in self.tasks if not self.graph.edges_into(node)]
-
-    def terminal_tasks(self) -> list[Node]:
-        """Nodes with nothing downstream."""
-        upstream = {edge.upstream for edge in self.edges}
-        return [node for node in self.tasks if node not in upstream]
-
-    def reference_tasks(self) -> list[Node]:
-        """Nodes that decide the state of a run."""
-        return list(self._reference) or self.terminal_tasks()
-
-    def set_reference_tasks(self, tasks: Iterable[object]) -> None:
-        """Choose the nodes that decide the state of a run; an empty list restores the terminal ones."""
-        self._settle()
-        self._reference = tuple(node for task in tasks for node in self._known(task))
-
-    def _known(self, task: object) -> list[Node]:
-        nodes = self.graph.calls_of(task) if isinstance(task, Task) else [task]
-        if not nodes:
-            raise UnknownNodeError(f"task {task!r} is not called in flow {self.name!r} ({caller()})")
-        for node in nodes:
-            self.graph.entry(node)  # type: ignore[arg-type]  # raises for what is no node of this flow
-        return typing.cast("list[Node]", nodes)
-
-    def upstream_tasks(self, task: object) -> list[Node]:
-        """Nodes directly upstream."""
-        (node,) = self._known(task)
-        return list(dict.fromkeys(edge.upstream for edge in self.graph.edges_into(node)))
-
-    def downstream_tasks(self, task: object) -> list[Node]:
-        """Nodes directly downstream."""
-        (node,) = self._known(task)
-        return list(dict.fromkeys(edge.downstream for edge in self.edges if edge.upstream is node))
-
-    def edges_to(self, task: object) -> list[Edge]:
-        """Edges into a node."""
-        (node,) = self._known(task)
-        return list(self.graph.edges_into(node))
-
-    def edges_from(self, task: object) -> list[Edge]:
-        """Edges out of a node."""
-        (node,) = self._known(task)
-        return [edge for edge in self.edges if edge.upstream is node]
-
-    def get_tasks(
-        self, name: str | None = None, *, slug: str | None = None, tags: Iterable[str] = (), task: Task[..., Any] | None = None
-    ) -> list[Node]:
-        """Nodes that have all of what is given: name, slug, tags (at least these), task."""
-        wanted = frozenset(tags)
-        return [
-            node
-            for node in self.tasks
-            if (name is None or node.name == name)
-            and (slug is None or node.slug == slug)
-            and wanted <= node.policies.tags
-            and (task is None or node.template is task)
-        ]
-
-    def parameters(self, *, by_name: bool = False) -> Any:
-        """The flow's parameters: a set, or a dict by name."""
-        found = {node.name: node for node in self.tasks if isinstance(node, Parameter)}
-        return found if by_name else set(found.values())
+    # Looking at it ----------------------------------------------------------------------------------------------------
 
     def validate(self) -> None:
         """Check that the flow is well formed.
@@ -316,29 +98,33 @@ class Flow:
         """
         from anabranch.validation import problems_of
 
-        problems: list[str] = []
-        try:
-            self.graph.settle()
-        except DefinitionError as error:
-            problems.append(str(error))
+        problems = [str(error) for error in self.graph.path[0].settle()]
         problems += problems_of(self.graph, self._reference)
         if problems:
-            word = "problem" if len(problems) == 1 else f"{len(problems)} problems"
-            raise FlowValidationError(f"flow {self.name!r} ({self.where}) has {'a ' if len(problems) == 1 else ''}{word}:", problems)
+            raise self._invalid(problems)
+
+    def copy(self, name: str | None = None) -> Flow:
+        """A flow of the same nodes; adding to one does not change the other."""
+        self._settle()
+        twin = Flow(
+            name or self.name, executor=self.executor, state_handlers=self.state_handlers, on_failure=self.on_failure
+        )
+        twin.graph = self.graph.copy(twin.name)
+        twin._reference = self._reference
+        return twin
 
     def visualize(
         self,
         state: FlowRunView | None = None,
         *,
-        format: Literal["dot", "mermaid", "svg", "png"] = "dot",
+        format: Literal["dot", "mermaid", "svg", "png"] | None = None,
         filename: str | Path | None = None,
     ) -> str:
         """The flow as a picture, coloured by the states of a run if one is given. Text, or the path of the file."""
         from anabranch.drawing import draw
 
         self._settle()
-        states = {slug: run.state for slug, run in state._whole.runs.items()} if state is not None else None
-        return draw(self.graph, format=format, states=states, filename=filename)
+        return draw(self.graph, format=format, states=state.states() if state is not None else None, filename=filename)
 
     # Running ----------------------------------------------------------------------------------------------------------
 
@@ -385,113 +171,81 @@ class Flow:
         ExecutorError
             The executor cannot run anything.
         """
-        from anabranch.engine.driver import RunPlan, run_flow
-        from anabranch.parameters import resolve_parameters
-        from anabranch.runview import FlowRunView
+        from anabranch.running import check_executor, plan_of, run_plan
 
         if scope.current().graphs:
-            raise DefinitionError(f"flow {self.name!r}: run() inside a `with Flow` block ({caller()}); run it after the block")
+            raise DefinitionError(
+                f"flow {self.name!r}: run() inside a `with Flow` block ({caller()}); run it after the block"
+            )
         self.validate()
-        clash = sorted(set(parameters or {}) & set(kwargs))
-        if clash:
-            raise DefinitionError(f"flow {self.name!r}: parameter {clash[0]!r} is given twice, in parameters= and by name")
-        values = resolve_parameters(self.name, self.parameters(), {**(parameters or {}), **kwargs})
-        graph = self.graph.freeze(self._reference)
-        named = {node.slug: node.name for node in graph.nodes.values() if node.kind == "parameter"}
-        plan = RunPlan(
-            graph=graph,
-            name=self.name,
-            run_id=run_id or secrets.token_hex(6),
-            parameters={slug: values[name] for slug, name in named.items()},
-            settings=config.snapshot()["engine"],
-            keep=frozenset(graph.nodes) if isinstance(keep, str) and keep == "all" else self._slugs(keep),
+        plan = plan_of(
+            self.graph,
+            self._reference,
+            self.parameters(by_name=True).values(),
+            self._given(parameters, kwargs),
+            run_id=run_id,
+            keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
             approved=self._slugs(approve),
         )
-        place = executor or self.executor or _default_executor()
-        self._call_handlers("Pending", "Running")
-        view = FlowRunView(run_flow(plan, place, observers), self.graph)
-        view = self._call_final_handlers(view)
+        view = run_plan(
+            plan,
+            self.graph,
+            check_executor(executor if executor is not None else self.executor),
+            flow=self,
+            state_handlers=self.state_handlers,
+            on_failure=self.on_failure,
+            observers=observers,
+        )
         if raise_on_failure:
             view.raise_failure()
         return view
 
+    def to_delayed(self, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> Delayed:
+        """The flow as one `dask.delayed.Delayed`, which any Dask scheduler computes.
+
+        Its value is a dict, from the slugs of the reference nodes to their values; a reference node that failed raises
+        its exception.
+
+        Raises
+        ------
+        DefinitionError
+            The width of a map depends on a value that only a run gives.
+        """
+        from anabranch.running import delayed_of, plan_of
+
+        self.validate()
+        known = self.parameters(by_name=True).values()
+        return delayed_of(plan_of(self.graph, self._reference, known, self._given(parameters, kwargs)))
+
+    def _given(self, parameters: object, by_name: Mapping[str, Any]) -> Mapping[str, Any]:
+        if parameters is None:
+            return by_name
+        if not isinstance(parameters, Mapping):
+            problem = f"parameters= takes a dict of values by name, found {short(parameters)}"
+            raise ParameterError(f"the parameters do not fit flow {self.name!r}", [problem])
+        twice = [f"{name}: given twice, in parameters= and by name" for name in parameters if name in by_name]
+        if twice:
+            raise ParameterError(f"the parameters do not fit flow {self.name!r}", twice)
+        return {**parameters, **by_name}
+
     def _slugs(self, tasks: object) -> frozenset[str]:
-        given = tasks if isinstance(tasks, (list, tuple, set, frozenset)) else [tasks]
-        slugs: list[str] = []
-        for task in given:
-            if isinstance(task, str):
-                slugs += [node.slug for node in self.tasks if task in (node.slug, node.name)]
-            else:
-                slugs += [self.graph.entry(node).slug for node in self._known(task)]
-        return frozenset(slugs)
-
-    def _call_handlers(self, old: str, new: str) -> None:
-        from anabranch import states
-
-        for handler in self.state_handlers:
-            handler(self, getattr(states, old)(), getattr(states, new)())
-
-    def _call_final_handlers(self, view: FlowRunView) -> FlowRunView:
-        """Let handlers see, and perhaps replace, the final state; one that raises fails the run."""
-        from dataclasses import replace
-
-        from anabranch.engine.task_runner import failed_state
-        from anabranch.runview import FlowRunView
-        from anabranch.states import Running, State
-
-        state: State = view.state
-        for handler in self.state_handlers:
-            try:
-                answer = handler(self, Running(), state)
-            except Exception as error:
-                answer = failed_state(error)
-            state = answer if isinstance(answer, State) else state
-        if self.on_failure is not None and state.is_failed():
-            self.on_failure(self, state)
-        return view if state is view.state else FlowRunView(replace(view._whole, state=state), self.graph)
+        return frozenset(self.graph.entry(node).slug for each in each_of(tasks) for node in self._known(each))
 
     # Keeping ----------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
         """Write the flow to a file with cloudpickle. Returns the path."""
-        import cloudpickle
+        from anabranch.saving import save
 
         self.validate()
-        path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        temporary.write_bytes(cloudpickle.dumps(self))
-        temporary.replace(path)
-        return path
+        return save(self, path)
 
     @classmethod
     def load(cls, path: str | Path) -> Flow:
         """Read a flow from a file that `save` wrote. Loading runs what the file says: trust it first."""
-        import pickle
+        from anabranch.saving import load
 
-        try:
-            flow = pickle.loads(Path(path).read_bytes())
-        except OSError:
-            raise
-        except Exception as error:
-            raise FlowLoadError(f"{path} does not hold a flow that loads here: {type(error).__name__}: {error}") from error
-        if not isinstance(flow, Flow):
-            raise FlowLoadError(f"{path} holds a {type(flow).__name__}, not a flow")
-        return flow
-
-    def __getstate__(self) -> dict[str, Any]:
-        self._settle()
-        return {**self.__dict__, "_opened": []}
-
-
-def _nothing() -> None:
-    """Stands for a function that is never called."""
-
-
-def _default_executor() -> Executor:
-    from anabranch.executors.local import LocalExecutor
-
-    return LocalExecutor()
+        return typing.cast(Flow, load(path, Flow))
 
 
 class FlowRunner:
@@ -522,7 +276,9 @@ def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = No
     """
     if function is None:
         return lambda decorated: flow(decorated, name=name, **options)
-    result = Flow(name or getattr(function, "__name__", "flow"), **options)
+    if not callable(function) or isinstance(function, (Flow, Task)) or inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"@flow needs a plain function that calls tasks, found {short(function)} ({caller()})")
+    result = Flow(name or named(function).strip("<>"), **options)
     try:
         hints = typing.get_type_hints(function)
     except Exception:  # names that only a type checker can see
@@ -531,10 +287,12 @@ def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = No
         parameters = {}
         for each in inspect.signature(function).parameters.values():
             if each.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
-                raise DefinitionError(f"@flow {result.name!r}: a flow's parameters have names, found {each} ({caller()})")
+                what = f"@flow {result.name!r}: a flow's parameters have names, found {each}"
+                raise DefinitionError(f"{what} ({caller()})")
             options_of = {} if each.default is inspect.Parameter.empty else {"default": each.default}
-            annotation = hints.get(each.name)
-            parameters[each.name] = Parameter(each.name, type=None if annotation is Parameter else annotation, **options_of)
-        function(**parameters)
+            hint = hints.get(each.name)
+            parameters[each.name] = Parameter(each.name, type=None if hint is Parameter else hint, **options_of)
+        arguments, keywords = Signature(function, result.name).split(parameters)
+        function(*arguments, **keywords)
     result.__doc__ = getattr(function, "__doc__", None)
     return result

@@ -1,7 +1,8 @@
-"""The graph of a flow: add, bind, check, walk, groups, freeze.
+"""The graph of a flow: add, bind, link, walk, nest, freeze.
 
-A `Graph` holds, for each node, its slug and what is bound to its arguments; networkx holds the edges. Nodes are only
-identities here (`anabranch.node.Node`, seen through `NodeLike`), so that one node can stand in several graphs.
+A `Graph` holds, for each node, its slug, what is bound to its arguments, and its edges. Nodes are only identities
+here (`anabranch.node.Node`, seen through `NodeLike`), so that one node can stand in several graphs: a flow's, its
+copy's, and those of flows nested in it.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ if TYPE_CHECKING:
 
     from anabranch.where import Where
 
+__all__ = ["Edge", "EdgeKind", "Entry", "FrozenGraph", "FrozenNode", "Graph", "NodeLike"]
+
 
 class NodeLike(Protocol):
-    """What a graph asks of a node."""
+    """What a graph, and those who write into it, ask of a node."""
 
     name: str
     signature: Signature
@@ -31,6 +34,13 @@ class NodeLike(Protocol):
     template: Any  # the Task this is a call of; tasks are above this module
     where: Where
     kind: str
+    home: Graph | None
+
+    def __hash__(self) -> int: ...
+
+    def helper(self, name: str, function: Callable[..., Any], **options: Any) -> NodeLike:
+        """A node of the library's own, written where this one was."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,27 +56,47 @@ class Entry:
     """Evaluated before the call and not passed: outputs that must exist."""
     groups: tuple[str, ...] = ()
     """Names of the nested flows the node was written in, outermost first."""
+    outside: tuple[str, ...] = ()
+    """In a nested flow: arguments that take their value from around it."""
 
 
 class Graph:
     """Nodes, what is bound to them, and the edges that follow from it."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, parent: Graph | None = None) -> None:
         self.name = name
+        self.parent = parent
+        """The graph that this one is nested in."""
+        self._children: list[Graph] = []
+        if parent is not None:
+            parent._children.append(self)
         self._entries: dict[NodeLike, Entry] = {}
         self._slugs: dict[str, NodeLike] = {}
         self._incoming: dict[NodeLike, dict[Edge, None]] = {}
+        self._outgoing: dict[NodeLike, dict[Edge, None]] = {}
         self._suffixes: dict[str, int] = {}
+        self._calls: dict[int, list[NodeLike]] | None = None
         self._pending: list[Callable[[], None]] = []
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_calls": None}  # its keys are ids, which mean nothing elsewhere
+
+    # Asking -----------------------------------------------------------------------------------------------------------
+
     def __contains__(self, node: object) -> bool:
-        return node in self._entries
+        try:
+            return node in self._entries
+        except TypeError:  # anything may be asked for, a list too
+            return False
 
     def __iter__(self) -> Iterator[NodeLike]:
         return iter(self._entries)
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def __bool__(self) -> bool:
+        return True
 
     def entry(self, node: NodeLike) -> Entry:
         """What is known of a node.
@@ -86,11 +116,45 @@ class Graph:
         """The node of that slug."""
         return self._slugs[slug]
 
+    def find(self, slug: str) -> NodeLike | None:
+        """The node of that slug, or None if there is none."""
+        return self._slugs.get(slug)
+
     def calls_of(self, template: object) -> list[NodeLike]:
         """Nodes that are calls of a task, or of an instance of a task class."""
         if isinstance(template, type):
             return [node for node in self._entries if isinstance(node.template, template)]
-        return [node for node in self._entries if node.template is template]
+        if self._calls is None:
+            self._calls = {}
+            for node in self._entries:
+                self._calls.setdefault(id(node.template), []).append(node)
+        return list(self._calls.get(id(template), ()))
+
+    def edges(self) -> Iterator[Edge]:
+        """All edges."""
+        for edges in self._incoming.values():
+            yield from edges
+
+    def edges_into(self, node: NodeLike) -> tuple[Edge, ...]:
+        """Edges whose downstream end is `node`."""
+        self.entry(node)
+        return tuple(self._incoming[node])
+
+    def edges_from(self, node: NodeLike) -> tuple[Edge, ...]:
+        """Edges whose upstream end is `node`."""
+        self.entry(node)
+        return tuple(self._outgoing[node])
+
+    @property
+    def path(self) -> tuple[Graph, ...]:
+        """The graphs that this one is nested in, outermost first, and itself."""
+        return (*self.parent.path, self) if self.parent is not None else (self,)
+
+    def family(self, node: NodeLike) -> tuple[Graph, ...]:
+        """The graph itself, and those nested in it that have the node."""
+        return (self, *(inner for child in self._children if node in child for inner in child.family(node)))
+
+    # Writing ----------------------------------------------------------------------------------------------------------
 
     def add(self, node: NodeLike, *, groups: tuple[str, ...] = (), slug: str | None = None) -> None:
         """Add a node without arguments; adding it again does nothing."""
@@ -100,6 +164,9 @@ class Graph:
         self._entries[node] = Entry(slug, groups=groups)
         self._slugs[slug] = node
         self._incoming[node] = {}
+        self._outgoing[node] = {}
+        if self._calls is not None:
+            self._calls.setdefault(id(node.template), []).append(node)
 
     def _free_slug(self, name: str) -> str:
         if name not in self._slugs:
@@ -117,63 +184,146 @@ class Graph:
         arguments: Mapping[str, Expression],
         *,
         mapped: Iterable[str] = (),
-        is_map: bool | None = None,
+        is_map: bool = False,
         checks: Iterable[Expression] = (),
     ) -> None:
         """Bind arguments of a node, adding the edges they need.
 
+        A nested flow leaves out what takes values from around it.
+
         Raises
         ------
         DefinitionError
-            An argument is bound already.
+            An argument is bound already, or the node would need itself.
         """
         entry = self.entry(node)
         twice = [name for name in arguments if name in entry.arguments]
         if twice:
             raise DefinitionError(f"{entry.slug}: argument {listed(twice)} is bound already (node of {node.where})")
-        mapped, checks = frozenset(mapped), tuple(checks)
+        mapped = frozenset(mapped)
+        inside = {name: each for name, each in arguments.items() if self._has_all(each)}
+        edges = [Edge(up, node, "data", name, name in mapped) for name, each in inside.items() for up in refs(each)]
+        checked = [each for each in checks if self._has_all(each)]
+        edges += [Edge(up, node, "data") for each in checked for up in refs(each)]
+        for edge in edges:
+            self._check_ends(edge)
         self._entries[node] = replace(
             entry,
-            arguments={**entry.arguments, **arguments},
+            arguments={**entry.arguments, **inside},
             mapped=entry.mapped | mapped,
-            is_map=entry.is_map or bool(mapped) if is_map is None else is_map,
-            checks=(*entry.checks, *checks),
+            is_map=entry.is_map or bool(mapped) or is_map,
+            checks=(*entry.checks, *checked),
+            outside=(*entry.outside, *(name for name in arguments if name not in inside)),
         )
-        for name, expression in arguments.items():
-            for upstream in refs(expression):
-                self.link(Edge(upstream, node, "data", name, mapped=name in mapped))
-        for expression in checks:
-            for upstream in refs(expression):
-                self.link(Edge(upstream, node, "data"))
+        for edge in edges:
+            self._put(edge)
+
+    def _has_all(self, expression: Expression) -> bool:
+        return all(up in self._entries for up in refs(expression))
 
     def link(self, edge: Edge) -> None:
         """Add an edge; adding it again does nothing."""
+        self._check_ends(edge)
+        self._put(edge)
+
+    def _check_ends(self, edge: Edge) -> None:
         for end in (edge.upstream, edge.downstream):
             self.entry(end)
         if edge.upstream is edge.downstream:
-            raise DefinitionError(f"{self.entry(edge.upstream).slug} cannot depend on itself")
+            slug, where = self.entry(edge.upstream).slug, edge.upstream.where
+            raise DefinitionError(f"{slug} cannot depend on itself (node of {where})")
         if edge.downstream.kind == "parameter":
-            raise DefinitionError(f"parameter {edge.downstream.name!r} cannot have anything upstream")
+            name, where = edge.downstream.name, edge.downstream.where
+            raise DefinitionError(f"parameter {name!r} cannot have anything upstream (written at {where})")
+
+    def _put(self, edge: Edge) -> None:
         self._incoming[edge.downstream][edge] = None
+        self._outgoing[edge.upstream][edge] = None
 
     def pend(self, action: Callable[[], None]) -> None:
         """Remember something to do once the flow is written: a declared dependency may name a task called later."""
         self._pending.append(action)
 
-    def settle(self) -> None:
-        """Do what is pending."""
+    def settle(self) -> list[DefinitionError]:
+        """Do what is pending. What cannot be done stays pending; its errors are returned."""
+        errors: list[DefinitionError] = []
+        failed: list[Callable[[], None]] = []
         while self._pending:
-            self._pending.pop(0)()
+            pending, self._pending = self._pending, []
+            for action in pending:
+                try:
+                    action()
+                except DefinitionError as error:
+                    errors.append(error)
+                    failed.append(action)
+        self._pending = failed
+        return errors
 
-    def edges(self) -> Iterator[Edge]:
-        """All edges."""
-        for edges in self._incoming.values():
-            yield from edges
+    # Graphs of graphs -------------------------------------------------------------------------------------------------
 
-    def edges_into(self, node: NodeLike) -> tuple[Edge, ...]:
-        """Edges whose downstream end is `node`."""
-        self.entry(node)
-        return tuple(self._incoming[node])
+    def nest(self, inner: Graph) -> None:
+        """Make `inner` a group of this graph; what it has already is then in this one too."""
+        inner.parent = self
+        self._children.append(inner)
+        for depth, outer in enumerate(self.path, start=1):
+            outer.include(inner, groups=tuple(graph.name for graph in inner.path[depth:]))
+        self.path[0]._pending += inner._pending
+        inner._pending = []
+
+    def include(self, other: Graph, *, groups: tuple[str, ...] = ()) -> None:
+        """Add the nodes, arguments and edges of another graph; slugs that are taken get a suffix."""
+        fresh = [node for node in other if node not in self]
+        for node in fresh:
+            entry = other.entry(node)
+            self.add(node, slug=entry.slug)
+            self._entries[node] = replace(entry, slug=self._entries[node].slug, groups=(*groups, *entry.groups))
+        for edge in other.edges():
+            self.link(edge)
+
+    def copy(self, name: str, parent: Graph | None = None) -> Graph:
+        """A graph of the same nodes that can be changed without changing this one."""
+        twin = Graph(name, parent)
+        for child in self._children:
+            child.copy(child.name, twin)
+        twin._entries = dict(self._entries)
+        twin._slugs = dict(self._slugs)
+        twin._incoming = {node: dict(edges) for node, edges in self._incoming.items()}
+        twin._outgoing = {node: dict(edges) for node, edges in self._outgoing.items()}
+        twin._suffixes = dict(self._suffixes)
+        return twin
+
+    def imitate(self, old: NodeLike, new: NodeLike) -> None:
+        """Give `new` what `old` has upstream: the arguments that are not bound yet, and the order."""
+        entry, bound = self.entry(old), self.entry(new).arguments
+        arguments = {name: each for name, each in entry.arguments.items() if name not in bound}
+        self.bind(new, arguments, mapped=entry.mapped, is_map=entry.is_map, checks=entry.checks)
+        for edge in self.edges_into(old):
+            if edge.kind != "data":
+                self.link(replace(edge, downstream=new))
+
+    def substitute(self, old: NodeLike, new: NodeLike) -> None:
+        """Let what needs `old` need `new`, another node of the graph, and remove `old`."""
+
+        def swap(node: NodeLike) -> NodeLike:
+            return new if node is old else node
+
+        if any(edge.downstream is new for edge in self.edges_from(old)):
+            raise DefinitionError(f"{self.entry(new).slug} needs {self.entry(old).slug}, so it cannot take its place")
+        del self._slugs[self.entry(old).slug]
+        self._calls = None
+        for edge in self._incoming.pop(old):
+            del self._outgoing[edge.upstream][edge]
+        for edge in self._outgoing.pop(old):
+            user = edge.downstream
+            entry = self._entries[user]
+            arguments = {name: rename(expression, swap) for name, expression in entry.arguments.items()}
+            checks = tuple(rename(expression, swap) for expression in entry.checks)
+            self._entries[user] = replace(entry, arguments=arguments, checks=checks)
+            del self._incoming[user][edge]
+            self._put(replace(edge, upstream=new))
+        del self._entries[old]
+
+    # Order ------------------------------------------------------------------------------------------------------------
 
     @property
     def digraph(self) -> networkx.DiGraph[NodeLike]:
@@ -185,48 +335,22 @@ class Graph:
         digraph.add_edges_from((edge.upstream, edge.downstream) for edge in self.edges())
         return digraph
 
-    def copy(self, name: str) -> Graph:
-        """A graph of the same nodes that can be changed without changing this one."""
-        twin = Graph(name)
-        twin._entries = dict(self._entries)
-        twin._slugs = dict(self._slugs)
-        twin._incoming = {node: dict(edges) for node, edges in self._incoming.items()}
-        twin._suffixes = dict(self._suffixes)
-        return twin
-
-    def include(self, other: Graph) -> None:
-        """Add the nodes, arguments and edges of another graph; slugs that are taken get a suffix."""
-        for node in other:
-            if node in self:
-                continue
-            entry = other.entry(node)
-            self.add(node, groups=entry.groups, slug=entry.slug)
-            self._entries[node] = replace(entry, slug=self._entries[node].slug)
-        for edge in other.edges():
-            self.link(edge)
-
-    def substitute(self, old: NodeLike, new: NodeLike) -> None:
-        """Put another node of the graph in the place that `old` has as an upstream, and remove `old`."""
-
-        def swap(node: NodeLike) -> NodeLike:
-            return new if node is old else node
-
-        del self._slugs[self.entry(old).slug]
-        del self._entries[old]
-        for node, entry in self._entries.items():
-            arguments = {name: rename(expression, swap) for name, expression in entry.arguments.items()}
-            checks = tuple(rename(expression, swap) for expression in entry.checks)
-            self._entries[node] = replace(entry, arguments=arguments, checks=checks)
-        del self._incoming[old]
-        for node, edges in self._incoming.items():
-            self._incoming[node] = {replace(edge, upstream=swap(edge.upstream)): None for edge in edges}
-
     def sorted_nodes(self) -> list[NodeLike]:
-        """Nodes in topological order, in the order they were written where that leaves a choice."""
+        """Nodes in topological order, in the order they were written where that leaves a choice.
+
+        Raises
+        ------
+        DefinitionError
+            There is a cycle.
+        """
         import networkx
 
         order = {node: i for i, node in enumerate(self._entries)}
-        return list(networkx.lexicographical_topological_sort(self.digraph, key=order.__getitem__))
+        try:
+            return list(networkx.lexicographical_topological_sort(self.digraph, key=order.__getitem__))
+        except networkx.NetworkXUnfeasible:
+            message = f"flow {self.name!r} has a cycle, so its nodes have no order; flow.validate() shows it"
+            raise DefinitionError(message) from None
 
     def freeze(self, reference: Iterable[NodeLike] = ()) -> FrozenGraph:
         """The graph as plain values; `reference` nodes default to the terminal ones."""
@@ -234,28 +358,23 @@ class Graph:
         def slug_of(node: NodeLike) -> str:
             return self._entries[node].slug
 
-        feeding = {
-            edge.upstream for edge in self.edges() if edge.mapped and not self._entries[edge.upstream].is_map
-        }
         nodes = {}
         for node in self.sorted_nodes():
             entry = self._entries[node]
+            edges = self._incoming[node]
             nodes[entry.slug] = FrozenNode(
                 slug=entry.slug,
                 name=node.name,
                 kind=node.kind,
                 signature=node.signature,
                 policies=node.policies,
-                arguments={name: rename(expr, slug_of) for name, expr in entry.arguments.items()},
+                arguments={name: rename(each, slug_of) for name, each in entry.arguments.items()},
                 mapped=entry.mapped,
                 is_map=entry.is_map,
-                checks=tuple(rename(expr, slug_of) for expr in entry.checks),
-                edges=tuple(
-                    replace(edge, upstream=slug_of(edge.upstream), downstream=entry.slug) for edge in self._incoming[node]
-                ),
+                checks=tuple(rename(each, slug_of) for each in entry.checks),
+                edges=tuple(replace(edge, upstream=slug_of(edge.upstream), downstream=entry.slug) for edge in edges),
                 where=str(node.where),
-                feeds_map=node in feeding,
+                feeds_map=not entry.is_map and any(edge.mapped for edge in self._outgoing[node]),
             )
         frozen = FrozenGraph(nodes, tuple(slug_of(node) for node in reference))
         return frozen if frozen.reference else replace(frozen, reference=frozen.terminal)
-

@@ -1,4 +1,4 @@
-"""Running a task once per element: ``map``, ``apply_map``, and the marks on arguments."""
+"""Running tasks once per element: ``map`` as a function, and ``apply_map``."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ from collections.abc import Callable
 from typing import Any
 
 from anabranch import scope
+from anabranch.definition import Task
 from anabranch.errors import DefinitionError, MappingError
 from anabranch.graph import Graph
-from anabranch.node import Node, as_expression, call, open_graphs, resolve, short
-from anabranch.task import Task, flatten, mappable, mapped, unmapped
+from anabranch.marks import Mark, flatten, mapped, unmapped
+from anabranch.names import short
+from anabranch.node import Node
+from anabranch.places import node_of, open_graphs, stands_for_node
 from anabranch.where import caller
+from anabranch.wiring import call, check_elements
 
 __all__ = ["apply_map", "flatten", "map", "mapped", "unmapped"]
 
@@ -20,11 +24,6 @@ def map(task: Task[..., Any]) -> Callable[..., Any]:
     if not isinstance(task, Task):
         raise DefinitionError(f"map() takes a task, found {short(task)} ({caller()}); decorate the function with @task")
     return task.map
-
-
-def _element(value: Any) -> Any:
-    """What the node does that stands for one element."""
-    return value
 
 
 def apply_map(function: Callable[..., Any], *args: object, flow: Any = None, **kwargs: object) -> Any:
@@ -46,30 +45,40 @@ def apply_map(function: Callable[..., Any], *args: object, flow: Any = None, **k
     MappingError
         Something cannot be mapped over, or nothing is.
     """
-    graphs = (flow.graph,) if flow is not None else open_graphs("apply_map()")
+    graphs = open_graphs("apply_map()", flow)
     if scope.current().members is not None:
         raise MappingError(f"apply_map() inside the function of another one ({caller()}); use flatten between two maps")
+    given = {**{f"argument {i}": value for i, value in enumerate(args)}, **kwargs}
+    mapped_over = {name: value for name, value in given.items() if not isinstance(value, unmapped)}
+    if not mapped_over:
+        raise MappingError(f"apply_map() has no argument to map over ({caller()})")
+    check_elements(mapped_over, "apply_map()")
     elements: list[Node] = []
 
-    def stand_in(value: object, name: str) -> object:
+    def stand_in(value: object) -> object:
         if isinstance(value, unmapped):
             return value.value
-        element = _element_of(value, name, graphs)
-        elements.append(element)
-        return element
+        elements.append(_element_of(value, graphs))
+        return elements[-1]
 
-    positional = [stand_in(value, f"argument {i}") for i, value in enumerate(args)]
-    keywords = {name: stand_in(value, name) for name, value in kwargs.items()}
-    if not elements:
-        raise MappingError(f"apply_map() has no argument to map over ({caller()})")
+    positional = [stand_in(value) for value in args]
+    keywords = {name: stand_in(value) for name, value in kwargs.items()}
     with scope.opened(graphs=graphs, elements=tuple(elements), members=set(elements)):
         return function(*positional, **keywords)
 
 
-def _element_of(value: object, name: str, graphs: tuple[Graph, ...]) -> Node:
-    source = mappable(value.value if isinstance(value, mapped) else value, "apply_map", name, graphs[0])
-    if as_expression(source, graphs[0]) is not None and not isinstance(source, flatten):
-        node = resolve(source, graphs[0], source if isinstance(source, Node) else Node("apply_map", _element))
+def _element_of(value: object, graphs: tuple[Graph, ...]) -> Node:
+    """The map that gives the elements of a value: itself, or one made for it."""
+    if isinstance(value, mapped):
+        value = value.value
+    if stands_for_node(value) and not isinstance(value, Mark):
+        node: Node = node_of(value, graphs[0])
         if node in graphs[0] and graphs[0].entry(node).is_map:
             return node
-    return call(Node("element", _element), {"value": source}, graphs=graphs, mapped=frozenset(["value"]))
+    made: Node = call(Node("element", _element), {"value": value}, graphs=graphs, is_mapped=True)
+    return made
+
+
+def _element(value: Any) -> Any:
+    """What the node does that stands for one element."""
+    return value

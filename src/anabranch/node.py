@@ -4,27 +4,24 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from anabranch import scope
-from anabranch.bindings import Expression, Ref, express, refs
-from anabranch.errors import DefinitionError, MappingError, NodeValueError, OutsideFlowError, UnknownNodeError
-from anabranch.frozen import Edge
+from anabranch.bindings import StandIn
+from anabranch.errors import DefinitionError, NodeAttributeError, NodeValueError
+from anabranch.gates import Equals, FirstOf, Gate, Holds
 from anabranch.graph import Graph
+from anabranch.marks import mapped
+from anabranch.names import short
+from anabranch.operators import Operators
+from anabranch.places import each_of, home_of, join, nodes_of, path_of
 from anabranch.policies import Policies
-from anabranch.signals import SKIP
-from anabranch.signature import Signature, named
+from anabranch.signature import Signature
 from anabranch.where import Where, caller
-
-if TYPE_CHECKING:
-    _Base = Any  # a type checker takes a Node wherever the value it stands for is wanted
-else:
-    _Base = object
+from anabranch.wiring import bind, call, link
 
 
-class Node(_Base):
+class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it stands for the value it will have
     """One call of a task in a flow; its place in the graph.
 
     Nodes are made by calling tasks. They are compared by identity.
@@ -32,6 +29,8 @@ class Node(_Base):
 
     kind: str
     """``task``, ``parameter``, or what the engine treats apart: ``condition``, ``merge``, ``flatten``, ``collect``."""
+    home: Graph | None
+    """The graph it was written in first."""
 
     def __init__(
         self,
@@ -50,8 +49,8 @@ class Node(_Base):
         self.template = template
         self.kind = kind
         self.where = where or caller()
-        self.graphs: tuple[Graph, ...] = ()
-        self.tests: list[Callable[[Any], bool]] = []
+        self.home = None
+        self.tests: tuple[Callable[[Any], bool], ...] = ()
         """Tests of the cases written for this node."""
 
     def __repr__(self) -> str:
@@ -60,35 +59,44 @@ class Node(_Base):
     @property
     def slug(self) -> str:
         """Name of this node in its flow, unique there."""
-        return self.graphs[0].entry(self).slug if self.graphs else self.name
+        return self.name if self.home is None else home_of(self).entry(self).slug
+
+    def nodes_in(self, graph: Graph) -> list[Node]:
+        """The node itself: what stands for nodes has this method."""
+        join(self, (graph,))
+        return [self]
+
+    def helper(self, name: str, function: Callable[..., Any], **options: Any) -> Node:
+        """A node of the library's own, written where this one was."""
+        return Node(name, function, where=self.where, **options)
 
     # Edges ------------------------------------------------------------------------------------------------------------
 
-    def set_upstream(self, task: object, *, key: str | None = None, mapped: bool = False) -> Node:
+    def set_upstream(self, task: object, *, key: str | None = None, mapped: bool = False, flow: Any = None) -> Node:
         """Run after `task`; with `key`, its value is passed as that argument. Returns this node."""
-        return self.set_dependencies(
-            upstream_tasks=None if key else [task], keyword_tasks={key: task} if key else None, mapped=mapped
-        )
+        if key is not None:
+            return self.set_dependencies(flow, keyword_tasks={key: task}, mapped=mapped)
+        return self.set_dependencies(flow, upstream_tasks=[task])
 
-    def set_downstream(self, task: object, *, key: str | None = None, mapped: bool = False) -> Node:
+    def set_downstream(self, task: object, *, key: str | None = None, mapped: bool = False, flow: Any = None) -> Node:
         """Run before `task`; with `key`, this node's value is passed as that argument. Returns this node."""
-        for graph in self._home():
-            resolve(task, graph, self).set_upstream(self, key=key, mapped=mapped)
-            break
+        for node in nodes_of(task, home_of(self, task, flow=flow)):
+            node.set_upstream(self, key=key, mapped=mapped, flow=flow)
         return self
 
     def depends_on(self, *tasks: object) -> Node:
-        """Run after all of `tasks`. Returns this node."""
-        for dependency in tasks:
-            depend = getattr(dependency, "bind_to", None)
-            if depend is not None:
-                depend(self)
+        """Run after all of `tasks`: nodes, tasks, or `Dependency` objects. Returns this node."""
+        for each in tasks:
+            bind_to = getattr(type(each), "bind_to", None)
+            if bind_to is not None:
+                bind_to(each, self)
             else:
-                self.set_dependencies(upstream_tasks=[dependency])
+                self.set_dependencies(upstream_tasks=[each])
         return self
 
     def set_dependencies(
         self,
+        flow: Any = None,
         *,
         upstream_tasks: Iterable[object] | None = None,
         downstream_tasks: Iterable[object] | None = None,
@@ -97,38 +105,46 @@ class Node(_Base):
     ) -> Node:
         """Add edges: `upstream_tasks` before this node, `downstream_tasks` after it, values to arguments by name.
 
-        A task that is not a node stands for its calls in this flow. Returns this node.
+        A task that is not a node stands for its calls in this flow. With `mapped`, the values are mapped over.
+        Returns this node.
         """
-        graph = self._home()[0]
-        for upstream in upstream_tasks or ():
-            for node in resolve_all(upstream, graph):
-                self._link(Edge(node, self, "order"))
-        for downstream in downstream_tasks or ():
-            for node in resolve_all(downstream, graph):
-                node._link(Edge(self, node, "order"))
+        for each in each_of(upstream_tasks):
+            graph = home_of(self, each, flow=flow)
+            for node in nodes_of(each, graph):
+                link(node, self, "order", graph)
+        for each in each_of(downstream_tasks):
+            graph = home_of(self, each, flow=flow)
+            for node in nodes_of(each, graph):
+                link(self, node, "order", graph)
         if keyword_tasks:
-            bind(self, dict(keyword_tasks), mapped=frozenset(keyword_tasks) if mapped else frozenset())
+            graph = home_of(self, *keyword_tasks.values(), flow=flow)
+            bind(self, keyword_tasks, graph, is_mapped=mapped)
         return self
 
-    def _link(self, edge: Edge) -> None:
-        for graph in self._home():
-            if edge.upstream in graph and edge.downstream in graph:
-                graph.link(edge)
-            elif graph is self._home()[0]:
-                other = edge.upstream if edge.upstream not in graph else edge.downstream
-                raise UnknownNodeError(_foreign(other, graph))
+    def __or__(self, other: Any) -> Any:
+        """``a | b``: run b after a, and stand for b."""
+        after = getattr(type(other), "run_after", None)
+        if after is None:
+            raise DefinitionError(
+                f"{self.name!r} | …: expected a node or a task on the right, found {short(other)} ({caller()}); "
+                "for a truth value use node.or_(…)"
+            )
+        return after(other, self)
 
-    def _home(self) -> tuple[Graph, ...]:
-        if not self.graphs:
-            raise OutsideFlowError(f"{self.name!r} (written at {self.where}) is in no flow yet: use it inside one first")
-        return self.graphs
+    def run_after(self, node: Node) -> Node:
+        """What ``node | self`` does."""
+        return self.set_upstream(node)
+
+    def pipe(self, task: Callable[..., Any], /, **kwargs: object) -> Any:
+        """``task(self, **kwargs)``: calls read in the order in which they run."""
+        return task(self, **kwargs)
 
     # What would silently be wrong -------------------------------------------------------------------------------------
 
     def __bool__(self) -> bool:
         raise NodeValueError(
-            f"{self.name!r} is a node, not its value, so it has no truth value while the flow is written ({caller()}); "
-            "use `with node:` or case(node, value) to run tasks only under a condition"
+            f"{self.name!r} is a node, not its value, so it has no truth value while the flow is written "
+            f"({caller()}); use `with node:` or case(node, value) to run tasks only under a condition"
         )
 
     def __len__(self) -> int:
@@ -138,12 +154,19 @@ class Node(_Base):
 
     def __iter__(self) -> Iterator[Node]:
         nout = self.policies.nout
-        if nout is None or (self.graphs and self.graphs[0].entry(self).is_map):
+        is_map = self.home is not None and home_of(self).entry(self).is_map
+        if nout is None or is_map:
+            reason = (
+                "it is a map: take its elements apart in a task" if is_map else "nothing says how many outputs it has"
+            )
+            cure = "" if is_map else "; use @task(nout=2) or a return annotation such as tuple[int, str]"
             raise NodeValueError(
-                f"{self.name!r} cannot be unpacked while the flow is written ({caller()}), because nothing says how many "
-                "outputs it has; use @task(nout=2) or a return annotation such as tuple[int, str]"
+                f"{self.name!r} cannot be unpacked while the flow is written ({caller()}), because {reason}{cure}"
             )
         return iter([self[i] for i in range(nout)])
+
+    def __contains__(self, value: object) -> bool:
+        raise NodeValueError(f"{self.name!r} is a node, not its value: `in` has no answer yet ({caller()})")
 
     def __hash__(self) -> int:
         return id(self)
@@ -158,141 +181,57 @@ class Node(_Base):
             return self is not other
         raise NodeValueError(_comparison(self, "!=", "is_not_equal"))
 
-    def __contains__(self, value: object) -> bool:
-        raise NodeValueError(f"{self.name!r} is a node, not its value: `in` has no answer yet ({caller()})")
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") or "name" not in self.__dict__:  # copy and pickle ask for methods that are not there
+            raise AttributeError(name)
+        raise NodeAttributeError(
+            f"{self.name!r} is a node, not its value, and has no attribute {name!r} ({caller()}); "
+            f"take {name!r} from the value inside a task"
+        )
 
     # Conditions -------------------------------------------------------------------------------------------------------
 
     def __enter__(self) -> Node:
-        gate = Gate(condition(self, bool, f"if {self.name}"))
-        _OPEN.append(gate)
-        gate.__enter__()
+        Gate(condition(self, bool, f"if {self.name}")).__enter__()
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        _OPEN.pop().__exit__(*exc_info)
+        scope.leave()
 
     def case(self, value: object) -> Gate:
-        """A block that runs if this node's value is `value` (equal to it, or accepted by it if it is a function)."""
+        """A block that runs if this node's value is `value` (equal to it, or accepted by it if it is a function).
+
+        Inside ``with Switch(node):``, it runs only if no case before it holds.
+        """
+        for each in reversed(scope.current().switches):
+            if each.node is self:
+                gate: Gate = each.case(value)
+                return gate
         test = matcher(value)
-        self.tests.append(test)
+        self.tests = (*self.tests, test)
         return Gate(condition(self, test, f"case({short(value)})"))
 
     def default(self) -> Gate:
         """A block that runs if none of the cases written for this node before holds."""
+        for each in reversed(scope.current().switches):
+            if each.node is self:
+                gate: Gate = each.default()
+                return gate
         if not self.tests:
             raise DefinitionError(f"default() of {self.name!r} without a case before it ({caller()})")
-        return Gate(condition(self, FirstOf(tuple(self.tests), None), f"default({self.name})"))
+        return Gate(condition(self, FirstOf(self.tests, None), f"default({self.name})"))
 
     # Items and operators ----------------------------------------------------------------------------------------------
 
     def __getitem__(self, key: object) -> Node:
-        return _operation(operator.getitem, f"{self.name}[{short(key)}]", self, key)
+        return self._operation(operator.getitem, f"{self.name}[{short(key)}]", self, key)
 
-    def __add__(self, other: object) -> Node:
-        return _operation(operator.add, "add", self, other)
-
-    def __radd__(self, other: object) -> Node:
-        return _operation(operator.add, "add", other, self)
-
-    def __sub__(self, other: object) -> Node:
-        return _operation(operator.sub, "sub", self, other)
-
-    def __rsub__(self, other: object) -> Node:
-        return _operation(operator.sub, "sub", other, self)
-
-    def __mul__(self, other: object) -> Node:
-        return _operation(operator.mul, "mul", self, other)
-
-    def __rmul__(self, other: object) -> Node:
-        return _operation(operator.mul, "mul", other, self)
-
-    def __truediv__(self, other: object) -> Node:
-        return _operation(operator.truediv, "truediv", self, other)
-
-    def __rtruediv__(self, other: object) -> Node:
-        return _operation(operator.truediv, "truediv", other, self)
-
-    def __floordiv__(self, other: object) -> Node:
-        return _operation(operator.floordiv, "floordiv", self, other)
-
-    def __rfloordiv__(self, other: object) -> Node:
-        return _operation(operator.floordiv, "floordiv", other, self)
-
-    def __mod__(self, other: object) -> Node:
-        return _operation(operator.mod, "mod", self, other)
-
-    def __rmod__(self, other: object) -> Node:
-        return _operation(operator.mod, "mod", other, self)
-
-    def __pow__(self, other: object) -> Node:
-        return _operation(operator.pow, "pow", self, other)
-
-    def __rpow__(self, other: object) -> Node:
-        return _operation(operator.pow, "pow", other, self)
-
-    def __neg__(self) -> Node:
-        return _operation(operator.neg, "neg", self)
-
-    def __abs__(self) -> Node:
-        return _operation(operator.abs, "abs", self)
-
-    def __and__(self, other: object) -> Node:
-        return _operation(_both, "and", self, other)
-
-    def __rand__(self, other: object) -> Node:
-        return _operation(_both, "and", other, self)
-
-    def __or__(self, other: object) -> Node:
-        """``a | b``: run b after a, and stand for b."""
-        if isinstance(other, Node):
-            return other.set_upstream(self)
-        node: Node = getattr(other, "call_after", _not_a_task)(self)
+    def _operation(self, function: Callable[..., Any], name: str, *operands: object) -> Node:
+        """A node for an operator; element by element where an operand is a map."""
+        graphs = scope.current().graphs or path_of(home_of(self, *operands))
+        arguments = {name: elementwise(each, graphs[0]) for name, each in zip("ab", operands, strict=False)}
+        node: Node = call(Node(name, function), arguments, graphs=graphs)
         return node
-
-    def __lt__(self, other: object) -> Node:
-        return _operation(operator.lt, "lt", self, other)
-
-    def __le__(self, other: object) -> Node:
-        return _operation(operator.le, "le", self, other)
-
-    def __gt__(self, other: object) -> Node:
-        return _operation(operator.gt, "gt", self, other)
-
-    def __ge__(self, other: object) -> Node:
-        return _operation(operator.ge, "ge", self, other)
-
-    def is_equal(self, other: object) -> Node:
-        """A node whose value is whether the two values are equal."""
-        return _operation(operator.eq, "is_equal", self, other)
-
-    def is_not_equal(self, other: object) -> Node:
-        """A node whose value is whether the two values differ."""
-        return _operation(operator.ne, "is_not_equal", self, other)
-
-    def not_(self) -> Node:
-        """A node whose value is whether this one's is false."""
-        return _operation(operator.not_, "not", self)
-
-    def or_(self, other: object) -> Node:
-        """A node whose value is whether one of the two values is true."""
-        return _operation(_either, "or", self, other)
-
-    def pipe(self, task: Callable[..., Any], /, **kwargs: object) -> Any:
-        """``task(self, **kwargs)``: calls read in the order in which they run."""
-        return task(self, **kwargs)
-
-
-def _both(left: Any, right: Any) -> bool:
-    return bool(left and right)
-
-
-def _either(left: Any, right: Any) -> bool:
-    return bool(left or right)
-
-
-def _not_a_task(node: Node) -> Node:
-    raise DefinitionError(f"{node.name!r} | …: expected a node or a task on the right; for a truth value use or_")
 
 
 def _comparison(node: Node, symbol: str, method: str) -> str:
@@ -302,226 +241,23 @@ def _comparison(node: Node, symbol: str, method: str) -> str:
     )
 
 
-def _foreign(node: object, graph: Graph) -> str:
-    name = getattr(node, "name", node)
-    homes = ", ".join(repr(g.name) for g in getattr(node, "graphs", ())) or "no flow"
-    return f"node {name!r} belongs to {homes}, not to flow {graph.name!r} ({caller()}); call its task in this flow"
-
-
-def short(value: object, limit: int = 40) -> str:
-    """A bounded one-line repr, for names."""
-    try:
-        text = repr(value) if not callable(value) else named(value)
-    except Exception:  # a user's repr may do anything; a name is not worth an error
-        text = type(value).__name__
-    return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-# Adding nodes ---------------------------------------------------------------------------------------------------------
-
-
-def open_graphs(what: str) -> tuple[Graph, ...]:
-    """Graphs of the open flow.
-
-    Raises
-    ------
-    OutsideFlowError
-        None is open.
-    """
-    graphs = scope.current().graphs
-    if not graphs:
-        raise OutsideFlowError(
-            f"{what} was called with no flow open ({caller()}); open one (`with Flow(…) as flow:`) to make it a node, "
-            f"or use {what.removesuffix('()')}.run(…) to call the function itself"
-        )
-    return graphs
-
-
-def insert(node: Node, graphs: tuple[Graph, ...], *, slug: str | None = None) -> Node:
-    """Add a node without arguments to graphs, under the gates and tags that are open."""
-    around = scope.current()
-    groups = tuple(graph.name for graph in graphs[1:])
-    for graph in graphs:
-        graph.add(node, groups=groups, slug=slug)
-    node.graphs = (*node.graphs, *(graph for graph in graphs if graph not in node.graphs))
-    if around.tags:
-        node.policies = replace(node.policies, tags=node.policies.tags | around.tags)
-    return node
-
-
-def call(
-    node: Node,
-    arguments: Mapping[str, object],
-    *,
-    graphs: tuple[Graph, ...],
-    mapped: frozenset[str] = frozenset(),
-    slug: str | None = None,
-) -> Node:
-    """Add a node with its arguments to graphs; what is written inside an ``apply_map`` becomes a map."""
-    insert(node, graphs, slug=slug)
-    bind(node, arguments, mapped=mapped)
-    around = scope.current()
-    if around.members is not None and graphs == around.graphs:
-        if not any(edge.mapped for edge in graphs[0].edges_into(node)):
-            for graph in graphs:
-                graph.bind(node, {}, is_map=True)
-                for element in around.elements:
-                    graph.link(Edge(element, node, "order", mapped=True))
-        around.members.add(node)
-    if around.gates:
-        gate = around.gates[-1]  # the others are gates of this one
-        for graph in graphs:
-            if gate in graph:
-                mapped_gate = graph.entry(gate).is_map and graph.entry(node).is_map
-                graph.link(Edge(gate, node, "gate", mapped=mapped_gate))
-    return node
-
-
-def bind(node: Node, arguments: Mapping[str, object], *, mapped: frozenset[str] = frozenset()) -> None:
-    """Bind arguments of a node in all its graphs; nodes that stand in them become its upstreams."""
-    graphs = node.graphs
-    members = scope.current().members
-    expressions: dict[str, Expression] = {}
-    for name, value in arguments.items():
-        expression = express(value, lambda each: as_expression(each, graphs[0]))
-        for upstream in refs(expression):
-            _adopt(upstream, graphs)
-        expressions[name] = expression
-    if members is not None:
-        inside = {n for n, e in expressions.items() if any(up in members for up in refs(e))}
-        for name in inside:
-            if not isinstance(expressions[name], Ref):
-                raise MappingError(f"{node.name}: inside apply_map, a collection cannot hold an element ({caller()})")
-        mapped = mapped | inside
-    for graph in graphs:
-        if all(up in graph for expression in expressions.values() for up in refs(expression)):
-            graph.bind(node, expressions, mapped=mapped)
-        else:  # a nested flow that takes a value from the flow around it: alone, it could not run
-            graph.bind(node, {n: e for n, e in expressions.items() if all(up in graph for up in refs(e))}, mapped=mapped)
-
-
-def _adopt(node: Node, graphs: tuple[Graph, ...]) -> None:
-    """Let a parameter join a flow by being used there; refuse nodes of other flows."""
-    if node in graphs[0]:
-        return
-    if node.kind != "parameter":
-        raise UnknownNodeError(_foreign(node, graphs[0]))
-    node.graphs = (*node.graphs, *graphs)
-    for graph in graphs:
-        graph.add(node, slug=node.name)
-
-
-def as_expression(value: object, graph: Graph) -> Expression | None:
-    """The expression of a node, or of something that stands for one; None for anything else."""
-    if isinstance(value, Node):
-        return Ref(value)
-    make = getattr(type(value), "as_expression", None)
-    if make is not None:
-        expression: Expression = make(value, graph)
-        return expression
-    return None
-
-
-def resolve_all(value: object, graph: Graph) -> list[Node]:
-    """The nodes that something stands for: a node itself; a task, its calls (called now if there are none)."""
-    if isinstance(value, Node):
-        if value not in graph and value.kind == "parameter":
-            _adopt(value, (graph,))
-        return [value]
-    nodes = getattr(value, "nodes_in", None)
-    if nodes is None:
-        raise DefinitionError(
-            f"expected a node or a task, found {short(value)} of type {type(value).__name__} ({caller()})"
-        )
-    return list(nodes(graph))
-
-
-def resolve(value: object, graph: Graph, for_node: Node) -> Node:
-    """The one node that something stands for."""
-    nodes = resolve_all(value, graph)
-    if len(nodes) != 1:
-        raise DefinitionError(f"{for_node.name}: {short(value)} stands for {len(nodes)} nodes, one is needed ({caller()})")
-    return nodes[0]
-
-
-def _operation(function: Callable[..., Any], name: str, *operands: object) -> Node:
-    """A node for an operator; element by element where an operand is a map."""
-    graphs = next(node.graphs for node in operands if isinstance(node, Node) and node.graphs)
-    if scope.current().graphs and graphs[0] is scope.current().graphs[0]:
-        graphs = scope.current().graphs
-    names = ("a", "b")[: len(operands)]
-    is_map = frozenset(
-        n for n, v in zip(names, operands, strict=True) if isinstance(v, Node) and graphs[0].entry(v).is_map
-    )
-    node = Node(name, function)
-    return call(node, dict(zip(names, operands, strict=True)), graphs=graphs, mapped=is_map)
-
-
-# Conditions -----------------------------------------------------------------------------------------------------------
-
-_OPEN: list[Gate] = []  # gates opened by `with node:`; a node may be entered several times
-
-
-class Gate(AbstractContextManager["Gate"]):
-    """A block whose tasks run only if a condition node holds."""
-
-    def __init__(self, node: Node) -> None:
-        self.node = node
-        self._opened: list[AbstractContextManager[object]] = []
-
-    def __enter__(self) -> Gate:
-        opened = scope.opened(gates=(*scope.current().gates, self.node))
-        opened.__enter__()
-        self._opened.append(opened)
-        return self
-
-    def __exit__(self, *exc_info: Any) -> None:
-        self._opened.pop().__exit__(*exc_info)
-
-
-class Equals:
-    """Whether a value equals another, or is the same; arrays and NaN never raise here."""
-
-    def __init__(self, value: object) -> None:
-        self.value = value
-
-    def __call__(self, found: object) -> bool:
-        return found is self.value or bool(found == self.value)
-
-
 def matcher(value: object) -> Callable[[Any], bool]:
     """The test that a case's value stands for: a function is asked, anything else is compared."""
     if isinstance(value, Node):
-        raise DefinitionError(f"case({value.name!r}): compare with a node by case(node.is_equal(other), True)")
+        raise DefinitionError(
+            f"case({value.name!r}) compares with a node ({caller()}); write case(node.is_equal(other), True) instead"
+        )
     return value if callable(value) and not isinstance(value, type) else Equals(value)
 
 
-class Holds:
-    """Gives True if a test holds and raises SKIP otherwise: the value of a condition node."""
-
-    def __init__(self, test: Callable[[Any], bool]) -> None:
-        self.test = test
-
-    def __call__(self, value: Any) -> bool:
-        if self.test(value):
-            return True
-        raise SKIP(f"the condition does not hold: {short(value)}")
-
-
-class FirstOf:
-    """Whether the test at `place` is the first of several that holds; None is the place after the last."""
-
-    def __init__(self, tests: tuple[Callable[[Any], bool], ...], place: int | None) -> None:
-        self.tests = tests
-        self.place = place
-
-    def __call__(self, value: Any) -> bool:
-        return next((i for i, test in enumerate(self.tests) if test(value)), None) == self.place
+def elementwise(value: object, graph: Graph) -> object:
+    """A value, marked to be taken element by element if it is a map."""
+    return mapped(value) if isinstance(value, Node) and value in graph and graph.entry(value).is_map else value
 
 
 def condition(on: Node, test: Callable[[Any], bool], name: str) -> Node:
     """A node that succeeds if `test` of another node's value holds, and is skipped otherwise."""
-    graphs = scope.current().graphs or on.graphs or open_graphs(f"{on.name}.case()")
-    _adopt(on, graphs)
-    elementwise = frozenset(["value"]) if graphs[0].entry(on).is_map else frozenset[str]()
-    return call(Node(name, Holds(test), kind="condition"), {"value": on}, graphs=graphs, mapped=elementwise)
+    graphs = scope.current().graphs or path_of(home_of(on))
+    arguments = {"value": elementwise(on, graphs[0])}
+    node: Node = call(Node(name, Holds(test), kind="condition"), arguments, graphs=graphs)
+    return node

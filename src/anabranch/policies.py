@@ -6,20 +6,22 @@ Checks happen here, when the option is written, so that a wrong one never surpri
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
 from anabranch import triggers
-from anabranch.errors import OptionError
+from anabranch.errors import OptionError, listed, nearest
 
 Seconds: TypeAlias = float | timedelta
 RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
 Delay: TypeAlias = Seconds | Sequence[Seconds] | Callable[[int], Seconds]
 
 MAX_RETRIES = 1_000_000  # more than that is a loop, or a mistake
+MAX_SECONDS = 10 * 366 * 86400.0  # ten years: no wait is longer, and datetimes would overflow
+MAX_TAG = 200  # characters, as in names
 
 
 def seconds(value: object, option: str, *, zero: bool = True) -> float:
@@ -29,9 +31,9 @@ def seconds(value: object, option: str, *, zero: bool = True) -> float:
     if isinstance(value, bool) or not isinstance(value, Real):
         raise OptionError(f"{option}: expected seconds as a number or a timedelta, found {value!r}")
     result = float(value)
-    if not math.isfinite(result) or result < 0 or (result == 0 and not zero):
-        least = "0 or more" if zero else "more than 0"
-        raise OptionError(f"{option}: expected {least} finite seconds, found {value!r}")
+    if not 0 <= result <= MAX_SECONDS or (result == 0 and not zero):
+        least = "0" if zero else "more than 0"
+        raise OptionError(f"{option}: expected {least} to {MAX_SECONDS:,.0f} seconds, found {value!r}")
     return result
 
 
@@ -73,7 +75,7 @@ class Retry:
         elif not callable(self.delay):
             object.__setattr__(self, "delay", seconds(self.delay, "retry_delay"))
         for option, value, least in (("retry_backoff", self.backoff, 1.0), ("retry_jitter", self.jitter, 0.0)):
-            if isinstance(value, bool) or not isinstance(value, Real) or not value >= least:
+            if isinstance(value, bool) or not isinstance(value, Real) or not least <= value < math.inf:
                 raise OptionError(f"{option}: expected a number of at least {least:g}, found {value!r}")
         if self.jitter > 1:
             raise OptionError(f"retry_jitter: expected a part of the delay from 0 to 1, found {self.jitter!r}")
@@ -103,7 +105,7 @@ class Retry:
             base = seconds(self.delay, "retry_delay")
         # The exponent is bounded because 2.0 ** 1100 is an OverflowError, and no wait is that long.
         grown = base * self.backoff ** min(attempt - 1, 64)
-        return min(grown * (1 + self.jitter * (2 * randomness - 1)), self.max_delay_s)
+        return min(grown * (1 + self.jitter * (2 * randomness - 1)), self.max_delay_s, MAX_SECONDS)
 
 
 def _is_exception_filter(value: object) -> bool:
@@ -114,29 +116,35 @@ def _is_exception_filter(value: object) -> bool:
     return callable(value)
 
 
-def retry_from(options: Mapping[str, Any]) -> Retry:
-    """The one `Retry` that the retry options of a task describe.
+def retry_from(options: Mapping[str, Any], base: Retry | None = None) -> Retry:
+    """The one `Retry` that the retry options of a task describe, seen as changes of `base`.
 
     Accepts ``max_retries, retry_delay, retry_backoff, retry_jitter, retry_max_delay, retry_on``, and ``retry_kwargs``,
     a dict of these with or without their prefix. An option given twice, and a delay without retries, are refused.
     """
     given = {name: value for name, value in options.items() if name != "retry_kwargs" and value is not None}
-    for name, value in dict(options.get("retry_kwargs") or {}).items():
+    extra = options.get("retry_kwargs") or {}
+    if not isinstance(extra, Mapping):
+        raise OptionError(f"retry_kwargs: expected a dict such as {{'max_retries': 3}}, found {extra!r}")
+    for name, value in extra.items():
         full = name if name in _RETRY_OPTIONS else f"retry_{name}"
         if full not in _RETRY_OPTIONS:
             raise OptionError(f"retry_kwargs: unknown key {name!r}; it takes: {', '.join(_RETRY_OPTIONS)}")
         if full in given:
             raise OptionError(f"{full} is given twice: as an option and in retry_kwargs")
         given[full] = value
-    if not given.get("max_retries") and len(given) > ("max_retries" in given):
-        others = ", ".join(name for name in given if name != "max_retries")
-        raise OptionError(f"{others} given without max_retries: nothing would ever be retried; add max_retries=1 or more")
     values = {_RETRY_OPTIONS[name]: value for name, value in given.items()}
     if "max_delay_s" in values:
         values["max_delay_s"] = seconds(values["max_delay_s"], "retry_max_delay")
     if isinstance(values.get("on"), list):
         values["on"] = tuple(values["on"])
-    return Retry(**values)
+    retry = replace(base or Retry(), **values)
+    others = ", ".join(name for name in given if name != "max_retries")
+    if not retry.max_retries and others:
+        raise OptionError(
+            f"{others} given without max_retries: nothing would ever be retried; add max_retries=1 or more"
+        )
+    return retry
 
 
 _RETRY_OPTIONS = {
@@ -176,17 +184,21 @@ class Policies:
     def __post_init__(self) -> None:
         if self.timeout_s is not None:
             object.__setattr__(self, "timeout_s", seconds(self.timeout_s, "timeout", zero=False))
-            if self.timeout_s < 0.001:  # type: ignore[operator]  # just made a float
+            if self.timeout_s < 0.001:
                 raise OptionError(f"timeout: expected at least a millisecond, found {self.timeout_s!r} s")
         if self.isolation != "thread":
             raise OptionError(
-                f"isolation: expected 'thread', found {self.isolation!r} (isolation in a child process is not there yet)"
+                f"isolation: expected 'thread', found {self.isolation!r} (isolation in a child process is not there "
+                "yet)"
             )
         if not callable(self.trigger):
             raise OptionError(f"trigger: expected a function of the upstream states, found {self.trigger!r}")
-        if isinstance(self.tags, str) or not all(isinstance(tag, str) for tag in self.tags):
+        is_collection = isinstance(self.tags, Collection) and not isinstance(self.tags, str)
+        if not is_collection or not all(isinstance(tag, str) for tag in self.tags):
             raise OptionError(f"tags: expected a collection of strings, found {self.tags!r}")
         object.__setattr__(self, "tags", frozenset(self.tags))
+        if any(len(tag) > MAX_TAG for tag in self.tags):
+            raise OptionError(f"tags: expected words of at most {MAX_TAG} characters, found a longer one")
         if isinstance(self.state_handlers, str) or not isinstance(self.state_handlers, Sequence):
             raise OptionError(f"state_handlers: expected a list of functions, found {self.state_handlers!r}")
         object.__setattr__(self, "state_handlers", tuple(self.state_handlers))
@@ -199,11 +211,40 @@ class Policies:
             isinstance(self.chunksize, bool) or not isinstance(self.chunksize, int) or self.chunksize < 1
         ):
             raise OptionError(f"chunksize: expected 'auto' or a whole number from 1, found {self.chunksize!r}")
+        for option in ("reduce", "log_stdout", "skip_on_upstream_skip"):
+            if not isinstance(getattr(self, option), bool):
+                raise OptionError(f"{option}: expected True or False, found {getattr(self, option)!r}")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):
             raise OptionError(f"priority: expected a whole number, found {self.priority!r}")
-        for resource, amount in dict(self.resources).items():
+        amounts = self.resources.items() if isinstance(self.resources, Mapping) else [(None, None)]
+        for resource, amount in amounts:
             if not isinstance(resource, str) or isinstance(amount, bool) or not isinstance(amount, Real) or amount <= 0:
-                raise OptionError(f"resources: expected names with amounts above 0, found {dict(self.resources)!r}")
+                raise OptionError(f"resources: expected names with amounts above 0, found {self.resources!r}")
+
+    @classmethod
+    def from_options(cls, options: Mapping[str, Any], base: Policies | None = None) -> Policies:
+        """The policies that a task's options describe; options that are None stay as they are in `base`.
+
+        Raises
+        ------
+        OptionError
+            An option is unknown or cannot have that value.
+        """
+        base = base or cls()
+        names = tuple(field.name for field in fields(cls) if field.name not in ("retry", "timeout_s"))
+        known = (*_RETRY_OPTIONS, "retry_kwargs", "timeout", *names)
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            hint = nearest(unknown[0], known)
+            raise OptionError(f"unknown task option {listed(unknown)}; there are: {', '.join(known)}{hint}")
+        given = {name: value for name, value in options.items() if value is not None}
+        changes = {name: value for name, value in given.items() if name in names}
+        if "timeout" in given:
+            changes["timeout_s"] = given["timeout"]
+        retry = {name: value for name, value in given.items() if name in _RETRY_OPTIONS or name == "retry_kwargs"}
+        if retry:
+            changes["retry"] = retry_from(retry, base.retry)
+        return replace(base, **changes)
 
     @property
     def is_plain(self) -> bool:

@@ -266,6 +266,10 @@ class FlowRunView(_Delegate):
         """States of all nodes, by node."""
         return FlowResults(self._whole, self._graph)
 
+    def states(self) -> dict[str, State]:
+        """States of all nodes, by slug."""
+        return {slug: run.state for slug, run in self._whole.runs.items()}
+
     @property
     def run_id(self) -> str:
         """Id of the run."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,6 +12,8 @@ from anabranch.errors import CallError, DefinitionError, listed, nearest
 
 RESERVED = ("upstream_tasks", "task_args", "mapped", "flow")
 """Keywords that a call of a task takes for itself."""
+
+_VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
 STAR = "*args"
 """Name under which the arguments of a ``*args`` parameter are bound, as one tuple."""
@@ -56,8 +58,10 @@ class Signature:
                 f"{listed(RESERVED)} themselves; rename it"
             )
 
-    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, taken: Collection[str] = ()) -> dict[str, Any]:
         """Arguments by name; those of a ``*args`` parameter are one tuple under `STAR`.
+
+        Positions of `taken` parameters are filled already: `args` go to those that are left.
 
         Raises
         ------
@@ -66,38 +70,49 @@ class Signature:
         """
         if self.parameters is None:
             return {STAR: args, **kwargs} if args else dict(kwargs)
-        bound: dict[str, Any] = dict(zip(self._positional, args, strict=False))
-        rest = args[len(self._positional) :]
+        free = [name for name in self._positional if name not in taken]
+        bound: dict[str, Any] = dict(zip(free, args, strict=False))
+        rest = args[len(free) :]
         if rest:
             if not any(p.kind is inspect.Parameter.VAR_POSITIONAL for p in self.parameters.values()):
                 raise CallError(
-                    f"{self.name}() takes {len(self._positional)} arguments ({self._shown()}), found {len(args)}; "
-                    "add a parameter to the function, or order the tasks with upstream_tasks=[…]"
+                    f"{self.name}() takes {len(free)} arguments by position ({', '.join(free) or 'none'}), found "
+                    f"{len(args)}; add a parameter to the function, or order the tasks with upstream_tasks=[…]"
                 )
             bound[STAR] = tuple(rest)
         for name, value in kwargs.items():
-            self._check_keyword(name, bound)
+            if name in bound:
+                raise CallError(f"{self.name}() got two values for {name!r}: by position and by name")
+            parameter = self.parameters.get(name)
+            if parameter is not None and parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
+                raise CallError(f"{self.name}() takes {name!r} by position only, found it by name")
+            self.check_name(name)
             bound[name] = value
         return bound
 
-    def _check_keyword(self, name: str, bound: Mapping[str, Any]) -> None:
-        if name in bound:
-            raise CallError(f"{self.name}() got two values for {name!r}: by position and by name")
-        parameter = (self.parameters or {}).get(name)
-        if parameter is not None and parameter.kind is inspect.Parameter.POSITIONAL_ONLY:
-            raise CallError(f"{self.name}() takes {name!r} by position only, found it by name")
-        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
-        if (parameter is None or parameter.kind in variadic) and not self.takes_any_keyword:
-            known = list(self.parameters or {})
+    def check_name(self, name: str) -> None:
+        """Refuse the name of an argument that the function does not take.
+
+        Raises
+        ------
+        CallError
+            It has no such parameter.
+        """
+        known = self.named_parameters
+        if name == STAR or (name not in known and not self.takes_any_keyword):
             raise CallError(f"{self.name}() has no parameter {name!r}; it has: {listed(known)}{nearest(name, known)}")
 
-    def missing(self, bound: Mapping[str, Any]) -> list[str]:
-        """Names of parameters without a default that are not bound."""
-        variadic = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
+    @cached_property
+    def named_parameters(self) -> tuple[str, ...]:
+        """Names of the parameters that take one argument each."""
+        return tuple(name for name, p in (self.parameters or {}).items() if p.kind not in _VARIADIC)
+
+    def missing(self, bound: Collection[str]) -> list[str]:
+        """Names of parameters without a default that are not among the `bound` ones."""
         return [
             name
             for name, p in (self.parameters or {}).items()
-            if name not in bound and p.default is inspect.Parameter.empty and p.kind not in variadic
+            if name not in bound and p.default is inspect.Parameter.empty and p.kind not in _VARIADIC
         ]
 
     def split(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
@@ -110,9 +125,6 @@ class Signature:
                 break
             positional.append(keywords.pop(name))
         return [*positional, *star], keywords
-
-    def _shown(self) -> str:
-        return ", ".join(self._positional) or "none"
 
 
 def named(function: Callable[..., Any]) -> str:

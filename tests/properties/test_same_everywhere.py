@@ -34,7 +34,7 @@ def expected_of(statements: Sequence[Statement]) -> dict[str, Seen]:
     """What the reference says of a description."""
     flow = build(statements)
     graph = flow.graph.freeze()
-    parameters = {node.slug: node.default for node in flow.parameters()}
+    parameters = {node.slug: node.default_value for node in flow.parameters()}
     runs = interpret(graph, parameters, approved=frozenset(node.slug for node in approved(flow)))
     return {slug: seen_from(run, is_map=graph.nodes[slug].is_map) for slug, run in runs.items()}
 

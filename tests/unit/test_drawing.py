@@ -205,7 +205,7 @@ def test_nested_flows_are_groups_in_groups():
     (inner,) = drawn.root.groups.values()
     (innermost,) = inner.groups.values()
     assert (inner.name, innermost.name) == ("inner", "innermost")
-    assert [each.title for each in inner.boxes] == ["parse-1", "flatten(parse)", "total"]
+    assert [each.title for each in inner.boxes] == ["flatten(parse)", "parse-1", "total"]
     assert [each.title for each in innermost.boxes] == ["load"]
 
 

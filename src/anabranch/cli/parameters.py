@@ -83,7 +83,7 @@ def kind_of(parameter: Parameter) -> str:
 
 def described(parameter: Parameter) -> str:
     """Whether a value is required, or what it is by default."""
-    text = "required" if parameter.required else f"default: {shortened(repr(parameter.default), MAX_SHOWN)}"
+    text = "required" if parameter.required else f"default: {shortened(repr(parameter.default_value), MAX_SHOWN)}"
     return f"{text}; may be repeated" if takes_list(parameter.type) else text
 
 

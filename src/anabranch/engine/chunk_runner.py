@@ -238,7 +238,7 @@ class Stage:
             if slug in before:
                 self.lined[slug] = before[slug]
             elif isinstance(source := unit.elements.get(slug), Pieces):
-                self.lined[slug] = Aligned(slug, source.keys, outcomes, self.indices)
+                self.lined[slug] = Aligned(slug, source, outcomes, self.indices)
             elif isinstance(source, CutFrom):
                 held = outcomes[source.key]
                 lists[slug] = held.cut if held.cut is not None else self._cut(held.singles[slug].value)

@@ -55,7 +55,11 @@ def whole_outcome(
         state = source.state if source.state.is_finished() else summed(slug, source.keys, outcomes)
         if reduce is not None:
             return Outcome(state, reduce(source.keys))
-        return Outcome(state, joined(slug, source.keys, state, outcomes, carrying=carrying))
+        values = joined(slug, source.keys, state, outcomes, carrying=carrying)
+        for index, settled in source.settled.items():
+            outcome = Outcome(settled, revive(settled.failure, settled.message))
+            values[index] = Carried(outcome) if carrying else outcome.value
+        return Outcome(state, values)
     if isinstance(source, CutFrom):
         raise AssertionError(f"{slug} is asked for as a whole, and its elements were sent")
     outcome = single_outcome(slug, source, outcomes)
@@ -159,12 +163,12 @@ def matches(these: Indices, those: Indices) -> Iterator[tuple[int, int]]:
 class Aligned:
     """Elements of an upstream map, lined up with a chunk."""
 
-    def __init__(self, slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome], indices: Indices) -> None:
+    def __init__(self, slug: str, source: Pieces, outcomes: Mapping[Key, UnitOutcome], indices: Indices) -> None:
         self.values: list[Any] = [None] * len(indices)
         self.codes = bytearray(len(indices))
         self.records: dict[int, State] = {}
         """States by position."""
-        for column in found(slug, keys, outcomes):
+        for column in found(slug, source.keys, outcomes):
             place(column, indices, self.values)
             for position, at in matches(column.indices, indices):
                 if column.codes[position] >= FIRST_FINAL_CODE:
@@ -172,3 +176,7 @@ class Aligned:
                     record = column.records.get(column.indices[position])
                     if record is not None:
                         self.records[at] = record
+        for index, state in source.settled.items():
+            at = indices.index(index)
+            self.codes[at], self.records[at] = state.code, state
+            self.values[at] = revive(state.failure, state.message)

@@ -140,7 +140,7 @@ class Driver:
                     raise
                 self._was_interrupted = True
                 if not self._is_finished:
-                    stimulus = CancelAsked(self._clock(), f"interrupted by {interrupt or 'Ctrl-C'}")
+                    stimulus = CancelAsked(self._clock(), f"interrupted by {str(interrupt) or 'Ctrl-C'}")
         outcomes = self._fetch_kept()
         ended = self._now()
         state = replace(self._machine.flow_state(), start_time=started, end_time=ended)

@@ -74,7 +74,7 @@ def describe(
 
 
 def _last_line(exception: BaseException) -> str:
-    """``file:line in function`` of the innermost frame of the user's own files, else of the innermost outside of ours."""
+    """``file:line in function`` of the innermost frame in a file of the user's, else of the innermost outside ours."""
     own, other, trace = "", "", exception.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code

@@ -11,11 +11,23 @@ from anabranch.engine.blame import blamed
 from anabranch.engine.chunking import Pacer
 from anabranch.engine.cutting import cut
 from anabranch.engine.knowledge import Knowledge, NodeRun
-from anabranch.engine.maps import Chain, MapRun, as_range
+from anabranch.engine.maps import Batch, Chain, MapRun, as_range
 from anabranch.engine.reducing import reduced_argument
 from anabranch.engine.units import CutFrom, Held, Input, Pieces, Report, Unit
 from anabranch.frozen import FrozenNode
-from anabranch.states import Counts, Crashed, Failed, Failure, Mapped, Retrying, Running, Skipped, State, TriggerFailed
+from anabranch.states import (
+    FIRST_FINAL_CODE,
+    Counts,
+    Crashed,
+    Failed,
+    Failure,
+    Mapped,
+    Retrying,
+    Running,
+    Skipped,
+    State,
+    TriggerFailed,
+)
 from anabranch.triggers import EdgeName, Upstreams, all_finished, verdict
 
 
@@ -54,8 +66,9 @@ class FanOut:
                 chain.wake(now)
 
     def stop(self) -> None:
-        """Nothing goes out any more."""
+        """Nothing goes out any more, and nothing that is on its way matters."""
         for chain in self.chains:
+            chain.in_flight.clear()
             chain.ready.clear()
             chain.due.clear()
 
@@ -184,7 +197,7 @@ class FanOut:
     def _chunk(self, chain: Chain) -> Unit:
         chain.has_begun = True
         batch = chain.next_batch(self._known.slots)
-        slugs = chain.slugs[batch.first :]
+        slugs = chain.slugs[batch.first : batch.first + 1 if batch.is_apart else None]
         elements: dict[str, Input] = {}
         for slug in slugs:
             for up in self._known.graph.nodes[slug].element_upstreams:
@@ -192,7 +205,8 @@ class FanOut:
                 if up in slugs or run.node.kind == "parameter":
                     continue
                 if run.elements is not None:
-                    elements[up] = Pieces(run.elements.keys_of(batch.indices), Running())
+                    settled = {i: state for i, state in run.elements.settled.items() if i in batch.indices}
+                    elements[up] = Pieces(run.elements.keys_of(batch.indices), Running(), settled)
                 else:
                     source = self._known.input(run)
                     elements[up] = CutFrom(source.key) if isinstance(source, Held) else source
@@ -205,7 +219,7 @@ class FanOut:
             loops=batch.loops,
             indices=batch.indices,
             slices=self._slices(slugs, batch.indices),
-            keep=frozenset(slug for slug in slugs if self._is_kept(slug, chain)),
+            keep=frozenset(slug for slug in slugs if self._is_kept(slug, slugs)),
             reduces={slug: self._reducers[slug] for slug in slugs if slug in self._reducers},
             give_up_s=None if batch.is_suspect else chain.pacer.give_up_s(self._known.slots),
             approved=self._known.approved.intersection(slugs),
@@ -213,8 +227,8 @@ class FanOut:
         chain.in_flight[unit.key] = batch
         return self._known.send(unit)
 
-    def _is_kept(self, slug: str, chain: Chain) -> bool:
-        users = [down for down in self._known.graph.downstream[slug] if down not in chain.slugs]
+    def _is_kept(self, slug: str, slugs: list[str]) -> bool:
+        users = [down for down in self._known.graph.downstream[slug] if down not in slugs]
         return slug in self._known.keep or any(down not in self._reducers.get(slug, ()) for down in users)
 
     def _slices(self, slugs: Iterable[str], indices: Any) -> dict[tuple[str, str], Any]:
@@ -240,6 +254,8 @@ class FanOut:
         chain.pacer.observe(width=len(done), seconds=report.seconds, nbytes=report.nbytes)
         if len(rest):
             chain.hand_back(replace(batch, indices=rest), report.last_s)
+        elif batch.is_apart and min(report.columns[-1].codes) >= FIRST_FINAL_CODE:
+            self._go_on(chain, batch, unit)
         finals = []
         for column in report.columns:
             run = self._known.runs[column.slug]
@@ -268,22 +284,27 @@ class FanOut:
                 chain.ready.appendleft(replace(batch, indices=half, is_suspect=True))
             return []
         (index,) = batch.indices
+        if len(unit.nodes) > 1:  # one of several maps is to blame: each runs alone now
+            chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
+            return []
         chain.losses[index] = chain.losses.get(index, 0) + 1
         if chain.losses[index] <= self._known.settings["max_losses"]:
-            chain.ready.append(replace(batch, is_suspect=True))
+            chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
             return []
-        state = replace(crashed(f"{first.node.slug}[{index}]", chain.losses[index], reason), map_index=index)
-        changed: list[NodeRun] = []
-        for slug in unit.nodes:
-            run = self._known.runs[slug]
-            assert run.elements is not None
-            run.elements.settle(index, state if run is first else blamed(
-                TriggerFailed(message="", map_index=index), {first.node.slug: state}
-            ))  # fmt: skip
-            for follower in self._followers.get(slug, ()):
-                follower.make_ready(as_range([index]))
-            changed.append(run)
-        return changed
+        assert first.elements is not None
+        slug = first.node.slug
+        state = crashed(f"{slug}[{index}]", chain.losses.pop(index), reason)
+        first.elements.settle(index, replace(state, map_index=index))
+        for follower in self._followers.get(slug, ()):
+            follower.make_ready(as_range([index]))
+        self._go_on(chain, batch, unit)
+        return [first]
+
+    def _go_on(self, chain: Chain, batch: Batch, unit: Unit) -> None:
+        """After a unit with some of the chain's maps only, the next one can run."""
+        after = chain.slugs.index(unit.nodes[-1]) + 1
+        if batch.is_apart and after < len(chain.slugs):
+            chain.ready.append(Batch(batch.indices, after, is_suspect=True, is_apart=True))
 
 
 def _failed(node: FrozenNode, type_name: str, text: str) -> State:

@@ -32,6 +32,9 @@ class NodeRun:
     attempt: int = 1
     loop: tuple[int, Any] | None = None
     losses: int = 0
+    """How often its unit was lost while it ran alone."""
+    is_suspect: bool = False
+    """Whether a unit with it was lost: it runs alone from then on."""
 
     @property
     def is_final(self) -> bool:
@@ -105,10 +108,13 @@ class Knowledge:
         is_waiting = isinstance(run.state, (Retrying, Paused))
         return not (run.is_final or run.is_flying or is_waiting or run.elements is not None)
 
-    def is_available(self, slug: str) -> bool:
-        """Whether a single node that needs this one may be submitted: it is final, or a single on its way."""
-        run = self.runs[slug]
-        return run.is_final or run.is_flying
+    def has_inputs(self, run: NodeRun) -> bool:
+        """Whether a single node may be submitted: each upstream is final, or a single on its way.
+
+        One that was lost before waits for what is on its way: it may have been lost with that.
+        """
+        upstreams = (self.runs[up] for up in run.node.whole_upstreams)
+        return all(up.is_final or (up.is_flying and not run.is_suspect) for up in upstreams)
 
     def whole_inputs(self, slugs: Iterable[str]) -> dict[str, Input]:
         """Where the outcomes are that nodes of one unit need as a whole."""
@@ -123,7 +129,7 @@ class Knowledge:
     def input(self, run: NodeRun) -> Input:
         """Where the whole outcome of an upstream node is."""
         if run.elements is not None:
-            return Pieces(tuple(run.elements.keys), run.state)
+            return Pieces(tuple(run.elements.keys), run.state, run.elements.settled)
         if run.node.is_map and isinstance(run.state, Mapped):
             return Pieces((), run.state)
         if run.value is not None and run.is_final:

@@ -257,7 +257,7 @@ class Machine:
         headline = why.headline() if why else first.state.message
         others = (
             sum(
-                run.state.counts.failed if run.state.counts else 1
+                _roots(run)
                 for run in self.runs.values()
                 if not run.state.is_successful() and not isinstance(run.state, TriggerFailed) and run.is_final
             )
@@ -373,14 +373,20 @@ class Machine:
                 self._follow(run)
 
     def _lose_singles(self, unit: Unit, reason: str) -> None:
+        """Send lost nodes again: each alone, so that the guilty one is found. It is blamed only if it can have run."""
         for slug in unit.nodes:
             run = self.runs[slug]
             run.is_flying, run.key = False, None
-            run.losses += 1  # what was fused runs apart from now on, so that the guilty one is found
-            if len(unit.nodes) == 1 and run.losses > self._known.settings["max_losses"]:
-                self._conclude(run, crashed(slug, run.losses, reason))
-            else:
-                self._known.to_start[slug] = None
+        for slug in unit.nodes:
+            run = self.runs[slug]
+            run.is_suspect = True
+            can_have_run = all(self.runs[up].is_final for up in run.node.whole_upstreams)
+            if len(unit.nodes) == 1 and can_have_run:
+                run.losses += 1
+                if run.losses > self._known.settings["max_losses"]:
+                    self._conclude(run, crashed(slug, run.losses, reason))
+                    continue
+            self._known.to_start[slug] = None
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
@@ -423,3 +429,10 @@ class Machine:
         self.story.append(line[:300])
         if len(self.story) > 2000:
             del self.story[:1000]
+
+
+def _roots(run: NodeRun) -> int:
+    """How many task runs of a node failed by themselves."""
+    if run.elements is not None:
+        return run.elements.failed - run.elements.codes.count(TriggerFailed.code)
+    return run.state.counts.failed if run.state.counts else 1

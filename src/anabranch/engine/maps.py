@@ -36,6 +36,8 @@ class MapRun:
         """Values that came with reports, as pickled lists."""
         self.done = 0
         self.failed = 0
+        self.settled: dict[int, State] = {}
+        """States of elements that are in no chunk."""
         self._ranges: list[tuple[int, int, Key]] = []
         self._places: dict[int, Key] = {}
         self.keys: dict[Key, None] = {}
@@ -95,9 +97,9 @@ class MapRun:
         return replace(state, failure=replace(failure, traceback="", inputs={}))
 
     def settle(self, index: int, state: State) -> None:
-        """Give an element a final state without having run it."""
+        """Give an element a final state although no chunk has reported it."""
         self.codes[index] = state.code
-        self.records[index] = state
+        self.records[index] = self.settled[index] = state
         self.done += 1
         self.failed += state.code >= FIRST_FAILED_CODE
 
@@ -150,6 +152,8 @@ class Batch:
     """Number of the map in the chain at which they begin."""
     attempts: Mapping[int, int] = field(default_factory=dict)
     loops: Mapping[int, tuple[int, Any]] = field(default_factory=dict)
+    is_apart: bool = False
+    """Whether only the first of the maps runs: each in a unit of its own, to see which one is to blame."""
     is_suspect: bool = False
     """Whether a chunk with these elements was lost: they run as they stand, and alone."""
 

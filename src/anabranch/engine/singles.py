@@ -30,7 +30,7 @@ class Singles:
 
     def add(self, run: NodeRun) -> None:
         """A node may run, as far as its upstreams are concerned."""
-        if all(self._known.is_available(up) for up in run.node.whole_upstreams):
+        if self._known.has_inputs(run):
             self._backlog.push(self._known.order[run.node.slug], run.node.slug)
 
     def observe(self, run: NodeRun, state: State, *, is_small: bool) -> None:
@@ -50,7 +50,7 @@ class Singles:
         upstreams = run.node.whole_upstreams
         if self._is_quick(run) and any(self._known.runs[up].is_flying for up in upstreams):
             return False
-        return all(self._known.is_available(up) for up in upstreams)
+        return self._known.has_inputs(run)
 
     def _is_quick(self, run: NodeRun) -> bool:
         pace = self._backlog.pace_s(run.node.name)
@@ -92,7 +92,7 @@ class Singles:
         """Whether two nodes may share a unit: what was lost runs alone, and they ask the same of a worker."""
         mine, theirs = run.node.policies, other.node.policies
         same = (mine.resources, mine.priority) == (theirs.resources, theirs.priority)
-        return same and not run.losses and not other.losses and self._known.may_start(other)
+        return same and not run.is_suspect and not other.is_suspect and self._known.may_start(other)
 
     def _bundle_from(self, run: NodeRun) -> list[str]:
         """Nodes of the backlog, and nodes below them, that take a moment only: together about `BUNDLE_S`."""
@@ -118,6 +118,6 @@ class Singles:
 
     def _can_bundle(self, run: NodeRun, inside: Mapping[str, None]) -> bool:
         """Whether a node is known to be quick, and needs nothing that is still on its way elsewhere."""
-        if not self._is_quick(run) or run.losses or run.attempt > 1:
+        if not self._is_quick(run) or run.is_suspect or run.attempt > 1:
             return False
         return all(up in inside or self._known.runs[up].is_final for up in run.node.whole_upstreams)

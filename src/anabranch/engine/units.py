@@ -61,6 +61,8 @@ class Pieces:
     keys: tuple[Key, ...]
     state: State
     """The map's own state, with its counts; Running where only some elements are asked for."""
+    settled: Mapping[int, State] = field(default_factory=dict)
+    """Elements that are in no chunk, because each one with them was lost."""
 
 
 @dataclass(frozen=True, slots=True)

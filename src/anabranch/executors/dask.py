@@ -153,8 +153,8 @@ class DaskExecutor:
             where = self.address or type(self._cluster).__name__
             self.stop()
             raise NoWorkersError(
-                f"the scheduler at {where} has no workers and none came within {limit:g} s; start one with `dask worker`, "
-                "or wait longer with the setting engine.no_workers_timeout_s"
+                f"the scheduler at {where} has no workers and none came within {limit:g} s; start one with "
+                "`dask worker`, or wait longer with the setting engine.no_workers_timeout_s"
             ) from None
 
     def stop(self) -> None:

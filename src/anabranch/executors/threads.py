@@ -81,19 +81,19 @@ class LocalDaskExecutor:
             for key, task in region.graph.items():
                 is_ready = all(up in self._values or up in batch for up in task.dependencies)
                 (batch if is_ready else self._held)[key] = task
-        self._compute(batch)
+            values = {up: self._values[up] for task in batch.values() for up in task.dependencies if up not in batch}
+        self._compute(batch, values)
 
-    def _compute(self, batch: dict[Key, Any]) -> None:
+    def _compute(self, batch: dict[Key, Any], values: dict[Key, Any]) -> None:
         """Let Dask's local scheduler run tasks whose other inputs are here; a thread of its own looks after them."""
         if not batch:
             return
         graph: dict[Key, Any] = {}
         for key, task in batch.items():
             graph[key] = Task(key, self._run, key, task.func, *task.args)
-            graph.update({up: DataNode(up, self._values[up]) for up in task.dependencies if up not in batch})
+            graph.update({up: DataNode(up, values[up]) for up in task.dependencies if up not in batch})
         if len(batch) == 1:
             (key,) = batch
-            values = {up: graph[up].value for up in graph[key].dependencies}
             self._submit(self._guard, lambda: graph[key](values), (key,))
             return
         keys = tuple(batch)
@@ -118,15 +118,22 @@ class LocalDaskExecutor:
     def _run(self, key: Key, function: Any, *args: Any) -> Any:
         outcome = function(*args)
         with self._lock:
-            if key not in self._unwanted:
-                self._values[key] = outcome
+            self._values[key] = outcome
             free = [k for k, task in self._held.items() if all(up in self._values for up in task.dependencies)]
             ready = {k: self._held.pop(k) for k in free}
+            values = {up: self._values[up] for task in ready.values() for up in task.dependencies}
+            self._drop()
         # Only now: who gets the message may submit a region that needs the value.
         self._messages.put(Posted(outcome.report))
         if self._pool is not None:
-            self._compute(ready)
+            self._compute(ready, values)
         return outcome
+
+    def _drop(self) -> None:
+        """Drop values that nobody wants and no held task needs."""
+        needed = {up for task in self._held.values() for up in task.dependencies}
+        for key in self._unwanted.intersection(self._values) - needed:
+            del self._values[key]
 
     def next_message(self, timeout_s: float | None) -> Message | None:
         """The next report."""
@@ -140,8 +147,8 @@ class LocalDaskExecutor:
         with self._lock:
             for key in keys:
                 self._unwanted.add(key)
-                self._values.pop(key, None)
                 self._held.pop(key, None)
+            self._drop()
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """Values by key."""

@@ -1,0 +1,274 @@
+"""What a task is, and what a call of it does."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import typing
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from anabranch import context, scope
+from anabranch.errors import CallError, DefinitionError, OptionError, OutsideFlowError, listed
+from anabranch.graph import Graph
+from anabranch.marks import unmapped
+from anabranch.names import check_name, short
+from anabranch.node import Node
+from anabranch.parameter import FlowParameter
+from anabranch.places import each_of, holds_node, nodes_of, open_graphs
+from anabranch.policies import Policies
+from anabranch.signature import STAR, Signature
+from anabranch.template import Template
+from anabranch.where import caller
+from anabranch.wiring import call, link
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+
+class Task(Template, Generic[P, R]):
+    """A definition: a function with policies. Calling it in an open flow adds a node.
+
+    Make one with `task`, or subclass it and define ``run``. Arguments of the constructor are the options of `task`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        slug: str | None = None,
+        depends_on: object = (),
+        parameters: Mapping[str, object] | Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        self.where = caller()
+        self.name = check_name(name if name is not None else type(self).__name__, "task name")
+        self.slug = check_name(slug, "task slug") if slug is not None else None
+        try:
+            self.policies = Policies.from_options(options)
+        except OptionError as error:
+            raise OptionError(f"task {self.name!r} ({self.where}): {error}") from None
+        function = self._function()
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise DefinitionError(
+                f"task {self.name!r} ({self.where}) is an async function; tasks are plain functions, "
+                "so call asyncio.run(…) inside one"
+            )
+        self.signature = Signature(function, self.name)
+        self.signature.check_reserved()
+        if self.policies.nout is None:
+            self.policies = replace(self.policies, nout=_annotated_nout(function))
+        self.depends_on(*each_of(depends_on))
+        self.fixed = {}
+        self._by_position: frozenset[str] = frozenset()  # fixed arguments that later positional ones come after
+        self._called_in = weakref.WeakSet()
+        if parameters is not None:
+            self._fix(self._bound((), self._given(parameters)), frozenset())
+
+    def _given(self, parameters: Mapping[str, object] | Sequence[str]) -> dict[str, object]:
+        if isinstance(parameters, Mapping):
+            return dict(parameters)
+        if isinstance(parameters, str) or not all(isinstance(name, str) for name in parameters):
+            raise OptionError(
+                f"task {self.name!r} ({self.where}): parameters takes a dict of arguments, or a list of names that "
+                f"become parameters of the flow; found {short(parameters)}"
+            )
+        return {name: FlowParameter(name) for name in parameters}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_called_in"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _called_in=weakref.WeakSet())
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("name", "policies", "signature", "fixed", "dependencies"):
+            cls = type(self).__name__
+            raise DefinitionError(f"{cls}.__init__ does not call super().__init__(): a task class has to ({caller()})")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _function(self) -> Callable[..., Any]:
+        method: Callable[..., Any] = type(self).run.__get__(self)
+        return method
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The plain function, with the arguments that are fixed."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method run(self, …)")
+
+    # Calls ------------------------------------------------------------------------------------------------------------
+
+    # A call is typed as the value it will have, so that wiring is checked; the reserved keywords have overloads of
+    # their own because a ParamSpec cannot be extended by keywords.
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(self, *args: Any, mapped: Literal[True], **kwargs: Any) -> list[R]: ...
+    @overload
+    def __call__(self, *args: Any, upstream_tasks: Iterable[object], **kwargs: Any) -> R: ...
+    @overload
+    def __call__(self, *args: Any, task_args: Mapping[str, Any], **kwargs: Any) -> R: ...
+    @overload
+    def __call__(self, *args: Any, flow: Any, **kwargs: Any) -> R: ...
+    def __call__(  # type: ignore[misc]  # P has none of the reserved names: see Signature.check_reserved
+        self,
+        *args: Any,
+        upstream_tasks: Iterable[object] | None = None,
+        task_args: Mapping[str, Any] | None = None,
+        mapped: bool = False,
+        flow: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Add a node to the open flow (or to `flow`) and return it.
+
+        Raises
+        ------
+        CallError
+            The arguments do not fit the signature.
+        OutsideFlowError
+            No flow is open.
+        """
+        return self._call(
+            args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks, task_args=task_args, is_mapped=mapped
+        )
+
+    def map(
+        self,
+        *args: Any,
+        upstream_tasks: Iterable[object] | None = None,
+        task_args: Mapping[str, Any] | None = None,
+        flow: Any = None,
+        **kwargs: Any,
+    ) -> list[R]:
+        """Add a node that runs once per element of the arguments; wrap in `unmapped` what every element gets whole."""
+        node: Any = self._call(
+            args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks, task_args=task_args, is_mapped=True
+        )
+        result: list[R] = node
+        return result
+
+    def bind(self, *args: Any, upstream_tasks: Iterable[object] | None = None, **kwargs: Any) -> Any:
+        """A task with these arguments fixed; in an open flow, with nodes among the arguments, a call.
+
+        Later calls may give other values by name; positional arguments of theirs come after those given here.
+        """
+        graphs = scope.current().graphs
+        if graphs and (upstream_tasks or holds_node([*args, *kwargs.values()])):
+            return self._call(args, kwargs, graphs, upstream_tasks=upstream_tasks)
+        twin = copy.copy(self)
+        by_position = self._by_position | self._bound(args, {}).keys()
+        twin._fix(self._with_fixed(self._bound(args, kwargs)), by_position)
+        return twin
+
+    def _fix(self, arguments: Mapping[str, object], by_position: Collection[str]) -> None:
+        self.fixed, self._by_position = arguments, frozenset(by_position)
+        self.run = _Run(self)  # type: ignore[method-assign]  # the fixed arguments hold for a plain call too
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by name, without the fixed ones."""
+        try:
+            return self.signature.bind(args, kwargs, taken=self._by_position)
+        except CallError as error:
+            raise CallError(f"{error} (call at {caller()}; task of {self.where})") from None
+
+    def _with_fixed(self, bound: Mapping[str, Any], mark: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+        """Arguments with the fixed ones that they do not replace; of ``*args``, the fixed ones come first."""
+        mark = mark or (lambda value: value)
+        star: Any = self.fixed.get(STAR, ())
+        fixed = {name: mark(value) for name, value in self.fixed.items() if name not in bound and name != STAR}
+        return fixed | dict(bound) | ({STAR: (*map(mark, star), *bound.get(STAR, ()))} if star else {})
+
+    def _call(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        graphs: tuple[Graph, ...],
+        *,
+        upstream_tasks: Iterable[object] | None = None,
+        task_args: Mapping[str, Any] | None = None,
+        is_mapped: bool = False,
+        is_partial: bool = False,
+    ) -> Node:
+        if is_mapped and scope.current().members is not None:
+            raise DefinitionError(
+                f"{self.name}.map() inside the function of apply_map ({caller()}): each of its tasks runs per element "
+                f"already, so call {self.name}(…)"
+            )
+        # What is fixed is the same for all elements of a map.
+        arguments = self._with_fixed(self._bound(args, kwargs), unmapped)
+        upstreams = [node for each in each_of(upstream_tasks) for node in nodes_of(each, graphs[0])]
+        self._check_complete(arguments, is_partial=is_partial)
+        options = dict(task_args or {})
+        slug = check_name(options.pop("slug"), "task slug") if "slug" in options else self.slug
+        node = self._node(options)
+        call(node, arguments, graphs=graphs, is_mapped=is_mapped, slug=slug)
+        self._called_in.add(graphs[0])
+        for upstream in upstreams:
+            link(upstream, node, "order", graphs[0])
+        for dependency in self.dependencies:
+            dependency.declare(node, graphs[0])
+        return node
+
+    def _check_complete(self, arguments: Mapping[str, object], *, is_partial: bool) -> None:
+        missing = self.signature.missing(arguments)
+        declared = sum(
+            dependency.key is not None for dependency in self.dependencies
+        )  # these may bring what is missing
+        if missing and not is_partial and len(missing) > declared:
+            raise CallError(
+                f"{self.name}() is missing {listed(missing)} (call at {caller()}; task of {self.where}): "
+                "pass a value or another task's node"
+            )
+
+    def _node(self, options: dict[str, Any]) -> Node:
+        name = check_name(options.pop("name", self.name), "task name")
+        try:
+            policies = Policies.from_options(options, self.policies) if options else self.policies
+        except OptionError as error:
+            raise OptionError(f"{self.name}(task_args=…): {error} ({caller()})") from None
+        # One Signature for all calls: looking at a function is slow, and it travels to workers once.
+        signature = self.signature if name == self.name else Signature(self.signature.function, name)
+        return Node(name, signature.function, policies=policies, signature=signature, template=self)
+
+    def _graphs(self, flow: Any) -> tuple[Graph, ...]:
+        if flow is None and not scope.current().graphs and context.is_running():
+            raise OutsideFlowError(
+                f"task {self.name!r} was called inside a running task ({caller()}); calls made while a flow runs are "
+                f"not there yet: use {self.name}.run(…) to call the function itself"
+            )
+        return open_graphs(f"{self.name}()", flow)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name!r}>"
+
+
+class _Run:
+    """What ``t.run`` is for a task with fixed arguments."""
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        self.task = task
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = self.task._with_fixed(self.task._bound(args, kwargs))
+        given = {name: value for name, value in bound.items() if not isinstance(value, FlowParameter)}
+        positional, keywords = self.task.signature.split(given)
+        return self.task._function()(*positional, **keywords)
+
+
+def _annotated_nout(function: Callable[..., Any]) -> int | None:
+    """Number of outputs that a ``tuple[int, str]`` return annotation gives, or None."""
+    annotation = getattr(function, "__annotations__", {}).get("return")
+    if annotation is None:
+        return None
+    try:
+        annotation = typing.get_type_hints(function)["return"]
+    except Exception:  # annotations may name anything, importable here or not; they are only a hint
+        return None
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple and arguments and Ellipsis not in arguments:
+        return len(arguments)
+    return None
