@@ -11,7 +11,21 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from anabranch import Flow, Parameter, Task, case, context, flatten, ifelse, merge, signals, states, task, triggers, unmapped
+from anabranch import (
+    Flow,
+    Parameter,
+    Task,
+    case,
+    context,
+    flatten,
+    ifelse,
+    merge,
+    signals,
+    states,
+    task,
+    triggers,
+    unmapped,
+)
 from anabranch.branching import Switch as SwitchBlock
 from anabranch.mapping import apply_map
 from anabranch.node import Node
@@ -54,7 +68,11 @@ def _looped(n: int, *, retried: bool) -> int:
     if retried and context.task_run_count == 1:
         raise ValueError("first attempt of a round")
     so_far = context.task_loop_result or 0
-    return n + so_far if context.task_loop_count == 3 else _raise(signals.LOOP(result=so_far + 1000 * context.task_loop_count))
+    return (
+        n + so_far
+        if context.task_loop_count == 3
+        else _raise(signals.LOOP(result=so_far + 1000 * context.task_loop_count))
+    )
 
 
 def _mutated(n: int, given: Sequence[Any]) -> int:
@@ -362,7 +380,9 @@ class Builder:
             del each[min(map(len, lists)) :]
         return self._task(spec).map(*arguments, upstream_tasks=self._several(after))
 
-    def _switch(self, condition: int, bodies: Sequence[Sequence[Statement]], default: Sequence[Statement] | None) -> None:
+    def _switch(
+        self, condition: int, bodies: Sequence[Sequence[Statement]], default: Sequence[Statement] | None
+    ) -> None:
         with SwitchBlock(self._node(condition)) as switch:
             for value, body in enumerate(bodies):
                 with switch.case(value):

@@ -256,7 +256,9 @@ class FakeCluster:
             elif self.wake_at is not None:
                 self.wake()
             else:
-                raise AssertionError("nothing can go on, and the machine has not finished:\n" + "\n".join(self.machine.story))
+                raise AssertionError(
+                    "nothing can go on, and the machine has not finished:\n" + "\n".join(self.machine.story)
+                )
         raise AssertionError("the run does not come to an end:\n" + "\n".join(self.machine.story[-60:]))
 
 

@@ -91,7 +91,9 @@ class Interpreter:
         arguments = lambda: {name: evaluate(each, self._values()) for name, each in node.arguments.items()}  # noqa: E731
         return self.end_of_one(node, seen, arguments, None)
 
-    def end_of_one(self, node: FrozenNode, seen: Seen, arguments: Callable[[], dict[str, Any]], index: int | None) -> Run:
+    def end_of_one(
+        self, node: FrozenNode, seen: Seen, arguments: Callable[[], dict[str, Any]], index: int | None
+    ) -> Run:
         """How a single node, or one element, ends."""
         if (node.slug, index) in self.crashed:
             return Run("Crashed", WorkerLost())
@@ -160,11 +162,14 @@ class Interpreter:
         return {slug: run.value for slug, run in self.runs.items()}
 
     def _list_of(self, node: FrozenNode) -> Run:
-        """The list of a `flatten` or `collect` node: parts that failed or were skipped stand in it with their states."""
+        """The list of a `flatten` or `collect` node: parts that failed or were skipped are in it with their states."""
         expression = node.arguments["parts"]
         if node.kind == "collect":
             parts = getattr(expression, "parts", (expression,))
-            found = [carried(self.runs[p.node]) if hasattr(p, "node") else Run("Success", evaluate(p, self._values())) for p in parts]
+            found = [
+                carried(self.runs[p.node]) if hasattr(p, "node") else Run("Success", evaluate(p, self._values()))
+                for p in parts
+            ]
         elif isinstance(expression, Const):
             found = list(flat(elements_of(Run("Success", expression.value))))
         else:
@@ -252,7 +257,9 @@ def is_skipped_by(node: FrozenNode, seen: Seen) -> bool:
     """The skip rule: "Skipped if a data or gate upstream was skipped, or if all its order upstreams (≥ 1) were"."""
     if not node.policies.skip_on_upstream_skip or counted(seen).failed:
         return False
-    skipped = {kind: [run.state == "Skipped" for edge, run in seen if edge.kind == kind] for kind in ("data", "gate", "order")}
+    skipped = {
+        kind: [run.state == "Skipped" for edge, run in seen if edge.kind == kind] for kind in ("data", "gate", "order")
+    }
     return any(skipped["data"]) or any(skipped["gate"]) or (bool(skipped["order"]) and all(skipped["order"]))
 
 
@@ -282,7 +289,9 @@ def holds(trigger: Any, seen: Seen, counts: Counts) -> bool:
         return plain[trigger](counts)
     if type(trigger) is type(triggers.some_failed()):
         found = counts.failed if trigger.name == "some_failed" else counts.successful
-        low, high = (b * counts.total if b is not None and 0 < b < 1 else b for b in (trigger.at_least, trigger.at_most))
+        low, high = (
+            b * counts.total if b is not None and 0 < b < 1 else b for b in (trigger.at_least, trigger.at_most)
+        )
         return (low is None or found >= low) and (high is None or found <= high)
     try:
         return bool(trigger({(e.upstream, e.kind, e.key): getattr(states, run.state)() for e, run in seen}))

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anabranch import executors as executors
     from anabranch import tasks as tasks
 
-__all__ = [
+__all__ = [  # noqa: RUF022  # in groups, as above
     # Writing flows
     "Dependency",
     "Flow",

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anabranch.errors import DefinitionError, MissingOutputError, listed
+from anabranch.where import caller
 
 if TYPE_CHECKING:
     StandIn: TypeAlias = Any
@@ -117,7 +118,8 @@ def express(
     if not holds(value, is_node):
         return Const(value)
     if depth > MAX_DEPTH:
-        raise DefinitionError(f"an argument holds nodes more than {MAX_DEPTH} levels deep, or holds itself")
+        what = f"an argument holds nodes more than {MAX_DEPTH} levels deep, or holds itself"
+        raise DefinitionError(f"{what} ({caller()}); pass fewer levels, or put it together in a task")
     maker, parts = _taken_apart(value)
     return Build(maker, tuple(express(part, is_node, as_ref, depth=depth + 1) for part in parts))
 

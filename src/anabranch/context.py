@@ -118,7 +118,7 @@ def entered(task: TaskContext | None) -> Iterator[TaskContext | None]:
 def __getattr__(name: str) -> Any:
     task = None if name.startswith("__") else _TASK.get()
     if task is None:
-        raise AttributeError(f"context.{name}: no task is running here; the context is there inside a running task only")
+        raise AttributeError(f"context.{name}: no task is running here; there is a context inside a running task only")
     if not hasattr(task, name):
         there = [n for n in dir(task) if not n.startswith("_")]
         raise AttributeError(f"the context has no {name!r}; it has: {', '.join(there)}")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
 from anabranch import context, scope
-from anabranch.errors import CallError, DefinitionError, OptionError, OutsideFlowError, listed
+from anabranch.errors import CallError, DefinitionError, MappingError, OptionError, OutsideFlowError, listed
 from anabranch.graph import Graph
 from anabranch.marks import unmapped
 from anabranch.names import check_name, short
@@ -19,7 +19,7 @@ from anabranch.node import Node
 from anabranch.parameter import FlowParameter
 from anabranch.places import each_of, holds_node, nodes_of, open_graphs
 from anabranch.policies import Policies
-from anabranch.signature import STAR, Signature
+from anabranch.signature import RESERVED, STAR, Signature
 from anabranch.template import Template
 from anabranch.where import caller
 from anabranch.wiring import call, link
@@ -44,7 +44,7 @@ class Task(Template, Generic[P, R]):
         **options: Any,
     ) -> None:
         self.where = caller()
-        self.name = check_name(name if name is not None else type(self).__name__, "task name")
+        self.name = self.__name__ = check_name(name if name is not None else type(self).__name__, "task name")
         self.slug = check_name(slug, "task slug") if slug is not None else None
         try:
             self.policies = Policies.from_options(options)
@@ -57,7 +57,7 @@ class Task(Template, Generic[P, R]):
                 "so call asyncio.run(…) inside one"
             )
         self.signature = Signature(function, self.name)
-        self.signature.check_reserved()
+        self._check_reserved()
         if self.policies.nout is None:
             self.policies = replace(self.policies, nout=_annotated_nout(function))
         self.depends_on(*each_of(depends_on))
@@ -76,6 +76,14 @@ class Task(Template, Generic[P, R]):
                 f"become parameters of the flow; found {short(parameters)}"
             )
         return {name: FlowParameter(name) for name in parameters}
+
+    def _check_reserved(self) -> None:
+        clash = [name for name in (self.signature.parameters or {}) if name in RESERVED]
+        if clash:
+            raise DefinitionError(
+                f"task {self.name!r} ({self.where}): a parameter cannot be named {listed(clash)}, because calls of a "
+                f"task use {listed(RESERVED)} themselves; rename it"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_called_in"}
@@ -111,7 +119,7 @@ class Task(Template, Generic[P, R]):
     def __call__(self, *args: Any, task_args: Mapping[str, Any], **kwargs: Any) -> R: ...
     @overload
     def __call__(self, *args: Any, flow: Any, **kwargs: Any) -> R: ...
-    def __call__(  # type: ignore[misc]  # P has none of the reserved names: see Signature.check_reserved
+    def __call__(  # type: ignore[misc]  # P has none of the reserved names: see _check_reserved
         self,
         *args: Any,
         upstream_tasks: Iterable[object] | None = None,
@@ -191,7 +199,7 @@ class Task(Template, Generic[P, R]):
         is_partial: bool = False,
     ) -> Node:
         if is_mapped and scope.current().members is not None:
-            raise DefinitionError(
+            raise MappingError(
                 f"{self.name}.map() inside the function of apply_map ({caller()}): each of its tasks runs per element "
                 f"already, so call {self.name}(…)"
             )
@@ -212,9 +220,8 @@ class Task(Template, Generic[P, R]):
 
     def _check_complete(self, arguments: Mapping[str, object], *, is_partial: bool) -> None:
         missing = self.signature.missing(arguments)
-        declared = sum(
-            dependency.key is not None for dependency in self.dependencies
-        )  # these may bring what is missing
+        # A declared dependency on an output may bring an argument later.
+        declared = sum(dependency.key is not None for dependency in self.dependencies)
         if missing and not is_partial and len(missing) > declared:
             raise CallError(
                 f"{self.name}() is missing {listed(missing)} (call at {caller()}; task of {self.where}): "

@@ -54,7 +54,14 @@ class Dependency:
 
     def declare(self, node: Node, graph: Graph) -> None:
         """Let `node` have this dependency once it is known which calls of the task there are."""
-        graph.path[0].pend(lambda: self.bind_to(node, graph.path[0]))
+
+        def settle() -> None:
+            try:
+                self.bind_to(node, graph.path[0])
+            except DefinitionError as error:
+                raise type(error)(f"{node.name} (written at {node.where}): {error}") from None
+
+        graph.path[0].pend(settle)
 
     def bind_to(self, node: Node, graph: Graph | None = None) -> None:
         """Add the edges of this dependency to a node.
@@ -92,10 +99,7 @@ class Dependency:
         if self.arg is not None:
             node.signature.check_name(self.arg)
             if self.arg in bound:
-                raise CallError(
-                    f"{node.name} (written at {node.where}): Dependency(arg={self.arg!r}) names an argument that the "
-                    "call has bound"
-                )
+                raise CallError(f"Dependency(arg={self.arg!r}) names an argument that the call has bound")
             return self.arg
         free = [name for name in node.signature.named_parameters if name not in bound]
         if self.key in free:
@@ -103,7 +107,6 @@ class Dependency:
         missing = node.signature.missing(bound)
         if len(missing) > 1:
             raise CallError(
-                f"{node.name} (written at {node.where}): Dependency(key={self.key!r}) does not say which of "
-                f"{listed(missing)} takes the output; add arg=…"
+                f"Dependency(key={self.key!r}) does not say which of {listed(missing)} takes the output; add arg=…"
             )
         return missing[0] if missing else free[0] if len(free) == 1 else None

@@ -15,6 +15,7 @@
     │   ├── AmbiguousTaskError (LookupError) a task that stands for several nodes
     │   └── FlowValidationError (ValueError) every problem of a flow at once
     ├── ParameterError (ValueError)        every problem of a run's parameters at once
+    ├── UnsendableError (TypeError)        what cannot be sent to workers, all of it at once
     ├── SettingError (AttributeError)      a setting that is unknown or of the wrong type
     ├── FlowLoadError (ImportError)        a file that does not give the flow asked for
     ├── DrawingError (RuntimeError)        a picture of a flow that cannot be made
@@ -109,6 +110,10 @@ class FlowValidationError(ProblemsError, DefinitionError, ValueError):
 
 class ParameterError(ProblemsError, ValueError):
     """A run's parameters do not fit the flow; ``problems`` lists all of them."""
+
+
+class UnsendableError(ProblemsError, TypeError):
+    """Code, constants or parameters of a flow that cannot leave this process; ``problems`` lists all of them."""
 
 
 class SettingError(AnabranchError, AttributeError):

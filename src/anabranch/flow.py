@@ -6,7 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, overload
 
 from anabranch import scope
 from anabranch.definition import Task
@@ -71,9 +71,8 @@ class Flow(Writing):
             raise OptionError(f"flow {name!r}: {what}, found {short(state_handlers)} ({self.where})")
         wrong = [each for each in (*state_handlers, on_failure) if each is not None and not callable(each)]
         if wrong:
-            raise OptionError(
-                f"flow {name!r}: state_handlers, on_failure: expected a function, found {short(wrong[0])}"
-            )
+            what = "state_handlers and on_failure take functions"
+            raise OptionError(f"flow {name!r}: {what}, found {short(wrong[0])} ({self.where})")
         self.state_handlers = tuple(state_handlers)
         self.on_failure = on_failure
         self._reference = ()
@@ -259,6 +258,16 @@ class FlowRunner:
         return self.flow.run(parameters, **kwargs)
 
 
+@overload
+def flow(function: Callable[..., Any], /) -> Flow: ...
+@overload
+def flow(
+    *,
+    name: str | None = ...,
+    executor: Executor | None = ...,
+    state_handlers: Sequence[Handler] = ...,
+    on_failure: Callable[[Any, Any], Any] | None = ...,
+) -> Callable[[Callable[..., Any]], Flow]: ...
 def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
     """Make a `Flow` of a function: parameters from its signature (typed, validated), the graph from its body.
 
@@ -275,7 +284,11 @@ def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = No
     10
     """
     if function is None:
-        return lambda decorated: flow(decorated, name=name, **options)
+        return lambda decorated: _flow_of(decorated, name, options)
+    return _flow_of(function, name, options)
+
+
+def _flow_of(function: Callable[..., Any], name: str | None, options: Mapping[str, Any]) -> Flow:
     if not callable(function) or isinstance(function, (Flow, Task)) or inspect.iscoroutinefunction(function):
         raise DefinitionError(f"@flow needs a plain function that calls tasks, found {short(function)} ({caller()})")
     result = Flow(name or named(function).strip("<>"), **options)

@@ -16,11 +16,10 @@ from anabranch.errors import DefinitionError, UnknownNodeError, listed
 from anabranch.frozen import Edge, EdgeKind, FrozenGraph, FrozenNode
 from anabranch.policies import Policies
 from anabranch.signature import Signature
+from anabranch.where import Where, caller
 
 if TYPE_CHECKING:
     import networkx
-
-    from anabranch.where import Where
 
 __all__ = ["Edge", "EdgeKind", "Entry", "FrozenGraph", "FrozenNode", "Graph", "NodeLike"]
 
@@ -308,7 +307,8 @@ class Graph:
             return new if node is old else node
 
         if any(edge.downstream is new for edge in self.edges_from(old)):
-            raise DefinitionError(f"{self.entry(new).slug} needs {self.entry(old).slug}, so it cannot take its place")
+            what = f"{self.entry(new).slug} needs {self.entry(old).slug}, so it cannot take its place"
+            raise DefinitionError(f"{what} ({caller()})")
         del self._slugs[self.entry(old).slug]
         self._calls = None
         for edge in self._incoming.pop(old):

@@ -64,11 +64,11 @@ def home_of(node: NodeLike, *others: object, flow: Any = None) -> Graph:
     UnknownNodeError
         The nodes are of different flows.
     """
-    nodes: list[Any] = [node, *(other for other in others if hasattr(type(other), "helper"))]
+    nodes: list[Any] = [node, *(other for other in others if is_node(other))]
     if flow is not None:
         candidates = [open_graphs(node.name, flow)[0]]
     else:
-        candidates = [*scope.current().graphs[:1], *(each.home for each in nodes if each.home is not None)]
+        candidates = [*scope.current().graphs[:1], *(each.home.path[0] for each in nodes if each.home is not None)]
     for graph in candidates:
         if all(each in graph or each.kind == "parameter" for each in nodes):
             return graph
@@ -106,6 +106,11 @@ def join(node: NodeLike, graphs: Iterable[Graph]) -> None:
 
 
 # What stands for nodes ------------------------------------------------------------------------------------------------
+
+
+def is_node(value: object) -> bool:
+    """Whether a value is a node."""
+    return hasattr(type(value), "nodes_in") and hasattr(type(value), "helper")
 
 
 def stands_for_node(value: object) -> bool:

@@ -6,13 +6,14 @@ Scopes form a stack of their own for each thread and each asyncio task, so that 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from typing import Any
 
 from anabranch.errors import OptionError
 from anabranch.graph import Graph
+from anabranch.where import caller
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,11 +63,9 @@ def opened(**changes: Any) -> Iterator[Scope]:
         leave()
 
 
-@contextmanager
-def tags(*names: str) -> Iterator[None]:
+def tags(*names: str) -> AbstractContextManager[Scope]:
     """Add tags to every task called inside the block."""
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
-        raise OptionError(f"tags: expected strings, as in tags('a', 'b'), found {wrong[0]!r}")
-    with opened(tags=current().tags | frozenset(names)):
-        yield
+        raise OptionError(f"tags: expected strings, as in tags('a', 'b'), found {wrong[0]!r} ({caller()})")
+    return opened(tags=current().tags | frozenset(names))

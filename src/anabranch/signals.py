@@ -109,6 +109,7 @@ class RETRY(Signal):
 
     @property
     def state(self) -> State:
+        """A `Retrying` state with the time."""
         return states.Retrying(message=self.message or "RETRY signal raised", start_time=self.start_time)
 
 
@@ -121,4 +122,5 @@ class ENDRUN(Signal):
 
     @property
     def state(self) -> State:
+        """The state that was given."""
         return self._state

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from anabranch.errors import CallError, DefinitionError, listed, nearest
+from anabranch.errors import CallError, listed, nearest
 
 RESERVED = ("upstream_tasks", "task_args", "mapped", "flow")
 """Keywords that a call of a task takes for itself."""
@@ -48,15 +48,6 @@ class Signature:
         if self.parameters is None:
             return True
         return any(p.kind is inspect.Parameter.VAR_KEYWORD for p in self.parameters.values())
-
-    def check_reserved(self) -> None:
-        """Refuse a function one of whose parameters has a name that calls take for themselves."""
-        clash = [name for name in (self.parameters or {}) if name in RESERVED]
-        if clash:
-            raise DefinitionError(
-                f"task {self.name!r}: a parameter cannot be named {listed(clash)}, because calls of a task use "
-                f"{listed(RESERVED)} themselves; rename it"
-            )
 
     def bind(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], *, taken: Collection[str] = ()) -> dict[str, Any]:
         """Arguments by name; those of a ``*args`` parameter are one tuple under `STAR`.

@@ -8,7 +8,7 @@ from typing import Any
 
 from anabranch import scope
 from anabranch.bindings import Const, Expression, Ref, evaluate, express, refs, rename
-from anabranch.errors import MappingError, WidthError
+from anabranch.errors import CallError, MappingError, WidthError
 from anabranch.frozen import Edge, EdgeKind
 from anabranch.graph import Graph, NodeLike
 from anabranch.marks import Mark, flatten, mapped, unmappable, unmapped
@@ -41,8 +41,8 @@ def call(
     is_member = around.members is not None and graphs[0] is around.graphs[0]
     for graph in graphs:
         graph.bind(node, expressions, mapped=elementwise, is_map=is_member)
-        if is_member and not elementwise:
-            for element in around.elements:
+        for element in around.elements if is_member and not elementwise else ():
+            if element in graph:
                 graph.link(Edge(element, node, "order", mapped=True))
         for gate in around.gates:
             if gate in graph:
@@ -70,7 +70,10 @@ def link(upstream: NodeLike, downstream: NodeLike, kind: EdgeKind, graph: Graph)
 def bind(node: NodeLike, arguments: Mapping[str, object], graph: Graph, *, is_mapped: bool = False) -> None:
     """Bind arguments of a node that is there already."""
     for name in arguments:
-        node.signature.check_name(name)
+        try:
+            node.signature.check_name(name)
+        except CallError as error:
+            raise CallError(f"{error} ({caller()})") from None
     graphs = graph.family(node)
     expressions, elementwise = expressed(node, arguments, graphs=graphs, is_mapped=is_mapped)
     for each in graphs:
@@ -182,7 +185,9 @@ def _tuples(values: tuple[Any, ...], node: NodeLike, graphs: tuple[Graph, ...], 
 
 def _flat(value: object, node: NodeLike, graphs: tuple[Graph, ...]) -> NodeLike:
     """A node whose value is the flat list: of all elements, also inside the function of an ``apply_map``."""
-    check_elements({"flatten": value}, node.name)
+    reason = "" if stands_for_node(value) else unmappable(value)
+    if reason:
+        raise MappingError(f"{node.name}: cannot flatten {reason} ({caller()})")
     about = getattr(value, "name", None) or short(value)
     helper = node.helper(f"flatten({about})", list, kind="flatten", policies=_LENIENT)
     with scope.opened(elements=(), members=None):

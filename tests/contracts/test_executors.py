@@ -11,12 +11,12 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.contracts.misbehaviour import RAISES, RETURNS, HoldsLock
 
 from anabranch import Flow, FlowRunner, config, context, signals, task, triggers, unmapped
 from anabranch.errors import AnabranchError, OptionError, SchedulerUnreachable
 from anabranch.events import TaskChanged
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
-from tests.contracts.misbehaviour import RAISES, RETURNS, HoldsLock
 
 SECONDS = 8.0
 """Longest that a run of a few tasks may take, on a busy machine; what hangs takes for ever."""
@@ -517,7 +517,9 @@ def test_a_task_that_changes_its_input_changes_it_for_nobody_else(place: Place) 
     constant = [1, 2]
     with Flow("changes") as flow:
         first = task(spoil, name="first")(constant)
-        retried = task(lambda xs: spoil(xs) if context.task_run_count == 2 else _fail(spoil(xs)), name="again", max_retries=1)
+        retried = task(
+            lambda xs: spoil(xs) if context.task_run_count == 2 else _fail(spoil(xs)), name="again", max_retries=1
+        )
         second = retried(constant)
 
     views = [flow.run(executor=place.executor) for _ in range(2)]
@@ -796,7 +798,7 @@ def test_an_address_where_nobody_answers_is_named_within_the_time_that_was_set()
         fine(1)
     began = time.monotonic()
 
-    with config.set(engine__connect_timeout_s=0.5), pytest.raises(SchedulerUnreachable, match="tcp://127.0.0.1:9"):
+    with config.set(engine__connect_timeout_s=0.5), pytest.raises(SchedulerUnreachable, match=r"tcp://127\.0\.0\.1:9"):
         flow.run(executor=DaskExecutor("tcp://127.0.0.1:9"))
 
     assert time.monotonic() - began < 5

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 from hypothesis import strategies as st
-
 from tests import descriptions as d
 
 QUIET = ("number", "small", "list", "nested", "none", "iterator", "second attempt", "LOOP", "SUCCESS", "RETRY")
@@ -67,7 +66,9 @@ def statements(*, delays: tuple[float, ...] = (0.0,)) -> st.SearchStrategy[d.Sta
     def simple(single: st.SearchStrategy[d.Call]) -> st.SearchStrategy[d.Statement]:
         return single | single | merges | st.builds(d.IfElse, numbers, single, single)
 
-    def blocks(single: st.SearchStrategy[d.Call], inner: st.SearchStrategy[d.Statement]) -> st.SearchStrategy[d.Statement]:
+    def blocks(
+        single: st.SearchStrategy[d.Call], inner: st.SearchStrategy[d.Statement]
+    ) -> st.SearchStrategy[d.Statement]:
         # A block in which no task is written is refused.
         body = st.builds(lambda first, rest: (first, *rest), single, st.lists(inner, max_size=2))
         switches = st.builds(d.Switch, numbers, st.lists(body, min_size=1, max_size=2).map(tuple), st.none() | body)

@@ -8,16 +8,16 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
+from tests.descriptions import Seen, Statement, approved, build, seen_in
+from tests.fake_cluster import FakeCluster
+from tests.properties.strategies import engine_settings, flows
+from tests.properties.test_same_everywhere import seen_from
+from tests.reference import interpret
 
 from anabranch.engine.driver import FinishedRun, RunPlan
 from anabranch.engine.units import Unit
 from anabranch.runview import FlowRunView
 from anabranch.states import Crashed
-from tests.descriptions import Seen, Statement, approved, build, seen_in
-from tests.fake_cluster import FakeCluster
-from tests.properties.strategies import engine_settings, flows
-from tests.reference import interpret
-from tests.properties.test_same_everywhere import seen_from
 
 choices = st.integers(0, 1000)
 
@@ -37,7 +37,9 @@ class AnyCluster(RuleBasedStateMachine):
         max_losses=st.integers(0, 3),
         call_s=st.sampled_from([0.0, 0.0001, 0.1]),
     )
-    def start(self, statements: list[Statement], engine: dict[str, Any], slots: int, max_losses: int, call_s: float) -> None:
+    def start(
+        self, statements: list[Statement], engine: dict[str, Any], slots: int, max_losses: int, call_s: float
+    ) -> None:
         flow = build(statements)
         self.flow, self.statements, self.alone = flow, statements, Counter()
         self.cluster = FakeCluster(

@@ -7,13 +7,13 @@ from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, Phase, given, settings
+from tests.descriptions import Seen, Statement, approved, build, seen_in, shown
+from tests.properties.strategies import engine_settings, flows
+from tests.reference import Run, interpret
 
 from anabranch import config
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.executors.base import Executor
-from tests.descriptions import Seen, Statement, approved, build, seen_in, shown
-from tests.properties.strategies import engine_settings, flows
-from tests.reference import Run, interpret
 
 ANY_EXECUTOR = settings(
     deadline=None,
@@ -46,14 +46,18 @@ def check(statements: Sequence[Statement], engine: Mapping[str, Any], executor: 
         view = flow.run(executor=executor, keep="all", approve=approved(flow))
     expected = expected_of(statements)
     found = seen_in(view)
-    differing = {slug: {"expected": expected[slug], "found": found[slug]} for slug in expected if found[slug] != expected[slug]}
+    differing = {
+        slug: {"expected": expected[slug], "found": found[slug]} for slug in expected if found[slug] != expected[slug]
+    }
     assert not differing, "\n".join(f"{slug}: {each}" for slug, each in differing.items())
     assert list(found) == list(expected)
 
 
 @settings(ANY_EXECUTOR, max_examples=400)
 @given(flows(delays=(0.0, 0.0, 0.001)), engine_settings)
-def test_in_this_thread_flows_give_what_the_reference_gives(statements: list[Statement], engine: dict[str, Any]) -> None:
+def test_in_this_thread_flows_give_what_the_reference_gives(
+    statements: list[Statement], engine: dict[str, Any]
+) -> None:
     check(statements, engine, LocalExecutor())
 
 
@@ -68,9 +72,7 @@ def address() -> Iterator[str]:
     """A cluster of two one-thread worker processes."""
     from distributed import LocalCluster
 
-    with LocalCluster(
-        n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50
-    ) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
         yield cluster.scheduler_address
 
 

@@ -42,7 +42,7 @@ from anabranch.engine.units import (
     Unit,
     UnitOutcome,
 )
-from anabranch.engine.values import ATOMS, materialised, measured
+from anabranch.engine.values import ATOMS, dumps, materialised, measured
 from anabranch.frozen import FrozenNode
 from anabranch.signals import LOOP
 from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Retrying, Running, State, Success
@@ -78,8 +78,9 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         nbytes += size if stage.node.slug in unit.keep else 0
         codes = bytes(stage.codes[:reached])
         records = {indices[position]: state for position, state in stage.records.items()}
-        is_final = min(codes) >= FIRST_FINAL_CODE  # else what comes here later would have to replace what came now
-        small = is_final and data is not None and len(data) <= environment.setting("inline_nbytes")
+        if min(codes) < FIRST_FINAL_CODE:  # the values of the others come with their last attempt
+            data = dumps([value for value, code in zip(stage.values, codes, strict=False) if code >= FIRST_FINAL_CODE])
+        small = data is not None and len(data) <= environment.setting("inline_nbytes")
         reports.append(ColumnReport(stage.node.slug, codes, records, data if small else None))
         reducers = unit.reduces.get(stage.node.slug, ())
         is_reduced = _reduce(stage, reducers, done, environment, partials)

@@ -14,7 +14,7 @@ from typing import Any, Literal
 PROBE_SHARE = 8  # a probe takes at most this part of a slot's share, so that a short map is still spread out
 LEFT_SHARE = 4  # a chunk takes at most this part of a slot's share of what is left, so that slots end together
 GIVE_UP_TARGETS = 4  # a chunk hands back its rest after so many targets: the pace it was cut for was wrong
-SHORTEST_S = 0.03  # the last chunks get shorter down to this: below, what a chunk costs is no longer small beside it
+SHORTEST_SHARE = 0.2  # the last chunks get shorter, down to this part of the target: below, costs outgrow work
 CHUNKS_PER_SECOND = 300  # what a driver looks at with ease; with many slots, chunks get longer
 
 
@@ -48,11 +48,18 @@ class Pacer:
         """Seconds a chunk should take on so many slots."""
         return max(self._target_s, slots / CHUNKS_PER_SECOND)
 
-    def give_up_s(self, slots: int) -> float | None:
-        """Seconds after which a chunk hands back its rest; None for chunks of a fixed size."""
+    def give_up_s(self, slots: int, width: int | None = None) -> float | None:
+        """Seconds after which a chunk (of that width) hands back its rest; None for chunks of a fixed size.
+
+        Four times what it should take, but never less than a target: what it should take is only known so well.
+        """
         if self._chunksize != "auto":
             return None
-        return self.target_s(slots) * (1 if self.is_probing else GIVE_UP_TARGETS)
+        target = self.target_s(slots)
+        if self.pace_s is None:
+            return target
+        expected = target if width is None else min(target, width * self.pace_s)
+        return max(self._target_s, GIVE_UP_TARGETS * expected)
 
     def next_size(self, *, left: int, slots: int) -> int:
         """Number of elements the next chunk should hold, from 1 to `left`.
@@ -73,9 +80,10 @@ class Pacer:
         if left * self.pace_s <= target * slots:
             if self._last is None:
                 self._last = math.ceil(left / slots)
-            shortest = math.ceil(SHORTEST_S / self.pace_s) if self.pace_s else left
-            return min(left, self._last, max(math.ceil(left / (slots * 2)), shortest))
-        size = min(math.ceil(target / self.pace_s), math.ceil(left / (slots * LEFT_SHARE)))
+            shortest = math.ceil(target * SHORTEST_SHARE / self.pace_s) if self.pace_s else left
+            size = min(self._last, max(math.ceil(left / (slots * 2)), shortest))
+        else:
+            size = min(math.ceil(target / self.pace_s), math.ceil(left / (slots * LEFT_SHARE)))
         if self.element_nbytes:
             size = min(size, int(self._chunk_nbytes / self.element_nbytes))
         return min(left, max(1, size))

@@ -11,10 +11,12 @@ import pickle
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import cloudpickle
 from dask._task_spec import DataNode, Task, TaskRef
 
 from anabranch.engine.units import CutFrom, Key, Program, Report, Unit
 from anabranch.engine.values import dumps
+from anabranch.errors import UnsendableError
 from anabranch.executors.base import Region
 
 MAX_CUTS = 1_000  # lists that one chunk takes elements of, for keys that are all different
@@ -36,6 +38,36 @@ def enter_cut(slug: str, indices: bytes, outcome: Any, /) -> Any:
 
 enter_cut.__module__ = "__main__"
 enter.__module__ = "__main__"  # cloudpickle takes functions of __main__ by value, and Dask then asks cloudpickle
+
+
+def pickled_program(program: Program) -> bytes:
+    """A run's program as bytes.
+
+    Raises
+    ------
+    UnsendableError
+        Functions, constants or parameters that do not pickle; all of them are named.
+    """
+    try:
+        data: bytes = cloudpickle.dumps(program)
+    except Exception as error:  # pickling runs the user's code
+        raise UnsendableError("this flow cannot be sent to workers:", _unsendable(program) or [str(error)]) from error
+    return data
+
+
+def _unsendable(program: Program) -> list[str]:
+    parts: list[tuple[str, Any]] = [(f"parameter {slug!r}", value) for slug, value in program.values.items()]
+    for node in program.nodes.values():
+        parts.append((f"the function of task {node.slug!r} ({node.where})", node.signature.function))
+        parts.append((f"an option of task {node.slug!r} ({node.where})", node.policies))
+        parts += [(f"argument {name!r} of {node.slug!r} ({node.where})", each) for name, each in node.arguments.items()]
+    problems = []
+    for name, part in parts:
+        try:
+            cloudpickle.dumps(part)
+        except Exception as error:
+            problems.append(f"{name}: {type(error).__name__}: {error}")
+    return problems
 
 
 def program_key(token: str) -> Key:

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import logging
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import cloudpickle
-
 from anabranch.bindings import Const
 from anabranch.context import RunInfo
-from anabranch.engine.compiler import compile_program, compile_units, read_report
+from anabranch.engine.compiler import compile_program, compile_units, pickled_program, read_report
 from anabranch.engine.interrupts import interrupts_later
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.machine import Machine
@@ -32,7 +31,7 @@ from anabranch.engine.stimuli import (
     WakeAt,
 )
 from anabranch.engine.stimuli import Woke as WokeUp
-from anabranch.engine.units import Key, Program, Unit, UnitOutcome
+from anabranch.engine.units import Key, Printed, Program, Sealed, Unit, UnitOutcome
 from anabranch.engine.values import copied, width_of
 from anabranch.errors import UnmappableError
 from anabranch.events import Event, Observer, RunFinished, RunStarted
@@ -115,6 +114,7 @@ class Driver:
             widths=_parameter_widths(plan),
             keep=plan.keep,
             approved=plan.approved,
+            fuses=not executor.is_sequential,
         )
         self._wake_at: float | None = None
         self._is_finished = False
@@ -166,7 +166,7 @@ class Driver:
             self._program = Program(info, self._graph.nodes, plan.parameters, plan.settings)
         else:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
-            data = cloudpickle.dumps(Program(info, nodes, plan.parameters, plan.settings))
+            data = pickled_program(Program(info, nodes, plan.parameters, plan.settings))
             if len(data) <= SMALL_PROGRAM_NBYTES:
                 self._program = data
             else:
@@ -187,12 +187,23 @@ class Driver:
             timeout = TICK_S if self._wake_at is None else min(TICK_S, self._wake_at - now)
             message = self._executor.next_message(timeout)
             if isinstance(message, Posted):
-                return Reported(self._clock(), read_report(message.payload))
+                report = read_report(message.payload)
+                self._show(report.prints)
+                return Reported(self._clock(), report)
             if message is not None:
                 return Lost(self._clock(), message.key, message.reason)
             if self._executor.is_sequential and self._wake_at is not None:
                 # Nothing is queued, and nothing will be before that time.
                 time.sleep(max(0.0, self._wake_at - self._clock()))
+
+    def _show(self, prints: Sequence[Printed]) -> None:
+        """Print what tasks printed elsewhere, or log it where the task asks for that."""
+        for line in prints:
+            node = self._graph.nodes.get(line.slug)
+            if node is not None and node.policies.log_stdout:
+                logging.getLogger(f"anabranch.task.{node.name}").info("%s", line.text)
+            else:
+                sys.stdout.write(f"{line.text}\n")
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -240,7 +251,13 @@ class Driver:
                     keys.update(run.elements.keys)
             elif run.key is not None and run.value is None and run.state.is_finished():
                 keys[run.key] = None
-        return self._executor.gather(keys) if keys else {}
+        outcomes = {}
+        for key, outcome in (self._executor.gather(keys) if keys else {}).items():
+            try:
+                outcomes[key] = outcome.open() if isinstance(outcome, Sealed) else outcome
+            except BaseException:  # a class that only the workers have; who asks for the value is told
+                _log.warning("values of %s cannot be loaded here", key[0], exc_info=True)
+        return outcomes
 
 
 def _private(graph: FrozenGraph) -> FrozenGraph:

@@ -221,7 +221,7 @@ class FanOut:
             slices=self._slices(slugs, batch.indices),
             keep=frozenset(slug for slug in slugs if self._is_kept(slug, slugs)),
             reduces={slug: self._reducers[slug] for slug in slugs if slug in self._reducers},
-            give_up_s=None if batch.is_suspect else chain.pacer.give_up_s(self._known.slots),
+            give_up_s=None if batch.is_suspect else chain.pacer.give_up_s(self._known.slots, len(batch.indices)),
             approved=self._known.approved.intersection(slugs),
         )
         chain.in_flight[unit.key] = batch

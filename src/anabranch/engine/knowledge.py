@@ -55,10 +55,13 @@ class Knowledge:
         slots: int,
         keep: Iterable[str],
         approved: Iterable[str],
+        fuses: bool,
     ) -> None:
         self.graph = graph
         self.settings = settings
         self.slots = slots
+        self.fuses = fuses
+        """Whether several single nodes may share a unit."""
         self.runs = {slug: NodeRun(node, Pending()) for slug, node in graph.nodes.items()}
         self.keep = frozenset((*graph.reference, *graph.terminal, *keep))
         """Nodes whose values are wanted after the run."""

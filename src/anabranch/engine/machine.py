@@ -63,6 +63,8 @@ class Machine:
         The ``engine`` settings.
     slots
         Task runs that can go on at the same time.
+    fuses
+        Whether several single nodes may share a unit: it saves what a Dask task costs, where there is one.
     """
 
     def __init__(
@@ -76,9 +78,10 @@ class Machine:
         widths: Mapping[str, int | str] | None = None,
         keep: Iterable[str] = (),
         approved: Iterable[str] = (),
+        fuses: bool = True,
     ) -> None:
         self._known = Knowledge(
-            graph, name=name, token=token, settings=settings, slots=slots, keep=keep, approved=approved
+            graph, name=name, token=token, settings=settings, slots=slots, keep=keep, approved=approved, fuses=fuses
         )
         self._singles = Singles(self._known)
         self._fan_out = FanOut(self._known)

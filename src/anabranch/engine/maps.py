@@ -60,7 +60,9 @@ class MapRun:
         if column.records:
             self._take_records(column.records)
         if column.values is not None:
-            self.values.append((indices, column.values))
+            is_final = min(column.codes) >= FIRST_FINAL_CODE
+            final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
+            self.values.append((indices if is_final else tuple(final), column.values))
         if isinstance(indices, range):
             insort(self._ranges, (indices.start, indices.stop, key))
         else:

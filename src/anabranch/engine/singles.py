@@ -48,7 +48,7 @@ class Singles:
     def _is_due(self, run: NodeRun) -> bool:
         """Whether a node may go out: Dask waits for what is on its way, but a quick one had better be bundled."""
         upstreams = run.node.whole_upstreams
-        if self._is_quick(run) and any(self._known.runs[up].is_flying for up in upstreams):
+        if self._known.fuses and self._is_quick(run) and any(self._known.runs[up].is_flying for up in upstreams):
             return False
         return self._known.has_inputs(run)
 
@@ -92,7 +92,9 @@ class Singles:
         """Whether two nodes may share a unit: what was lost runs alone, and they ask the same of a worker."""
         mine, theirs = run.node.policies, other.node.policies
         same = (mine.resources, mine.priority) == (theirs.resources, theirs.priority)
-        return same and not run.is_suspect and not other.is_suspect and self._known.may_start(other)
+        return (
+            self._known.fuses and same and not run.is_suspect and not other.is_suspect and self._known.may_start(other)
+        )
 
     def _bundle_from(self, run: NodeRun) -> list[str]:
         """Nodes of the backlog, and nodes below them, that take a moment only: together about `BUNDLE_S`."""
@@ -118,6 +120,6 @@ class Singles:
 
     def _can_bundle(self, run: NodeRun, inside: Mapping[str, None]) -> bool:
         """Whether a node is known to be quick, and needs nothing that is still on its way elsewhere."""
-        if not self._is_quick(run) or run.is_suspect or run.attempt > 1:
+        if not self._known.fuses or not self._is_quick(run) or run.is_suspect or run.attempt > 1:
             return False
         return all(up in inside or self._known.runs[up].is_final for up in run.node.whole_upstreams)

@@ -7,11 +7,13 @@ share an element space. Its *outcome* (states and values) stays where it was mad
 
 from __future__ import annotations
 
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from anabranch.context import RunInfo
+from anabranch.engine.values import dumps_with_buffers
 from anabranch.frozen import FrozenNode
 from anabranch.states import BY_CODE, State, Success
 
@@ -163,6 +165,39 @@ class UnitOutcome:
     def __sizeof__(self) -> int:
         return 512 + self.nbytes
 
+    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
+        # Dask moves outcomes between workers and loads them there. What does not load must not do so in Dask's hands,
+        # where it would be fetched again for ever: it stays closed until a unit opens it.
+        buffers: list[pickle.PickleBuffer] = []
+        parts = (self.singles, self.columns, self.partials, self.cut)
+        data = dumps_with_buffers(parts, buffers)
+        kept = buffers if protocol >= 5 else [buffer.raw().tobytes() for buffer in buffers]
+        return Sealed, (self.nbytes, data, kept, self.report)
+
+
+class Sealed:
+    """An outcome that has come from another process and has not been opened."""
+
+    def __init__(self, nbytes: int, data: bytes, buffers: list[Any], report: Report | None) -> None:
+        self.nbytes = nbytes
+        self.report = report
+        self._data = data
+        self._buffers = buffers
+        self._opened: UnitOutcome | None = None
+
+    def __sizeof__(self) -> int:
+        return 512 + self.nbytes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Sealed, (self.nbytes, self._data, [bytes(buffer) for buffer in self._buffers], self.report)
+
+    def open(self) -> UnitOutcome:
+        """The outcome; whatever loading the user's values raises comes out."""
+        if self._opened is None:
+            singles, columns, partials, cut = pickle.loads(self._data, buffers=self._buffers)
+            self._opened = UnitOutcome(singles, columns, self.nbytes, partials, cut, self.report)
+        return self._opened
+
 
 @dataclass(frozen=True, slots=True)
 class SingleReport:
@@ -186,7 +221,16 @@ class ColumnReport:
     codes: bytes
     records: Mapping[int, State]
     values: bytes | None = None
-    """The pickled list of values where it is small."""
+    """The pickled list of values, of the final elements only, where it is small."""
+
+
+@dataclass(frozen=True, slots=True)
+class Printed:
+    """A line that a task run printed."""
+
+    slug: str
+    map_index: int | None
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +242,8 @@ class Report:
     columns: tuple[ColumnReport, ...] = ()
     indices: Indices | None = None
     """Elements that were begun; the rest of the unit's is handed back."""
+    prints: tuple[Printed, ...] = ()
+    """What task code printed, where that is not this process's own terminal."""
     seconds: float = 0.0
     """Wall time of the elements."""
     last_s: float = 0.0

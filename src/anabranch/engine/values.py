@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pickle
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
@@ -41,7 +42,9 @@ def measured(value: Any) -> tuple[Any, bytes | None, int]:
         return value, data, len(data)
     buffers: list[pickle.PickleBuffer] = []
     try:
-        data = _dumps_with_buffers(value, buffers)
+        if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
+            raise TypeError("an open file belongs to its process")  # cloudpickle would silently copy what is in it
+        data = dumps_with_buffers(value, buffers)
         nbytes = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
         if len(data) <= CHECK_NBYTES:
             pickle.loads(data, buffers=buffers)
@@ -53,7 +56,8 @@ def measured(value: Any) -> tuple[Any, bytes | None, int]:
     return value, None if buffers else data, nbytes
 
 
-def _dumps_with_buffers(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+def dumps_with_buffers(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+    """As `dumps`, with large buffers (arrays) beside the pickle and not in it."""
     try:
         data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
         if b"__main__" not in data:

@@ -6,6 +6,7 @@ import pickle
 import threading
 import time
 from collections import OrderedDict
+from dataclasses import replace
 from typing import Any
 
 import cloudpickle
@@ -13,9 +14,21 @@ import cloudpickle
 from anabranch.engine.columns import whole_outcome
 from anabranch.engine.cutting import cut
 from anabranch.engine.failures import describe, revive
+from anabranch.engine.prints import captured
 from anabranch.engine.task_runner import Environment
 from anabranch.engine.unit_runner import run_unit
-from anabranch.engine.units import Column, ColumnReport, Key, Outcome, Program, Report, SingleReport, Unit, UnitOutcome
+from anabranch.engine.units import (
+    Column,
+    ColumnReport,
+    Key,
+    Outcome,
+    Program,
+    Report,
+    Sealed,
+    SingleReport,
+    Unit,
+    UnitOutcome,
+)
 from anabranch.engine.values import width_of
 from anabranch.errors import CodeNotLoadable
 from anabranch.states import Failed
@@ -48,20 +61,34 @@ def execute(
     unit: Unit = pickle.loads(payload) if isinstance(payload, bytes) else payload
     try:
         loaded = load_program(token, program) if isinstance(program, bytes) else program
-    except BaseException as error:  # the user's modules run while they are imported
+        opened = {key: each.open() if isinstance(each, Sealed) else each for key, each in outcomes.items()}
+    except BaseException as error:  # the user's modules run while they are imported, and their classes while loaded
         outcome = _not_loadable(unit, error)
     else:
         environment = Environment(loaded, worker=worker.address if worker is not None else "local", is_main=is_main)
-        outcome, report = run_unit(unit, environment, outcomes)
-        outcome.report = report
+        outcome = _run(unit, environment, opened, captures=worker is not None)
     if worker is not None:
         # Sent before the value is announced, so that it is there first; the run's token is the topic.
         worker.log_event(token, (*unit.key, cloudpickle.dumps(outcome.report)))
     return outcome
 
 
-def cut_elements(slug: str, indices: bytes, outcome: UnitOutcome) -> UnitOutcome:
+def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome], *, captures: bool) -> UnitOutcome:
+    """Run a unit; take its prints where they must travel or be logged."""
+    nodes = environment.program.nodes
+    if not captures and not any(nodes[slug].policies.log_stdout for slug in unit.nodes):
+        outcome, report = run_unit(unit, environment, outcomes)
+    else:
+        with captured() as lines:
+            outcome, report = run_unit(unit, environment, outcomes)
+        report = replace(report, prints=lines.all())
+    outcome.report = report
+    return outcome
+
+
+def cut_elements(slug: str, indices: bytes, sealed: UnitOutcome | Sealed) -> UnitOutcome:
     """The elements of an upstream list that a chunk needs, to be sent to where the chunk runs."""
+    outcome = sealed.open() if isinstance(sealed, Sealed) else sealed
     elements = cut(outcome.singles[slug].value, pickle.loads(indices))
     share = len(elements) / max(1, width_of(outcome.singles[slug].value))
     return UnitOutcome(cut=list(elements), nbytes=int(outcome.nbytes * share))
@@ -70,9 +97,10 @@ def cut_elements(slug: str, indices: bytes, outcome: UnitOutcome) -> UnitOutcome
 def collect_results(token: str, data: bytes, last: Unit, outcomes: dict[Key, UnitOutcome]) -> dict[str, Any]:
     """Values of some nodes by slug; raises the exception of one that failed."""
     program = load_program(token, data)
+    opened = {key: each.open() if isinstance(each, Sealed) else each for key, each in outcomes.items()}
     values: dict[str, Any] = {}
     for slug in last.nodes:
-        outcome = whole_outcome(slug, last, program, outcomes)
+        outcome = whole_outcome(slug, last, program, opened)
         if not outcome.state.is_successful():
             raise revive(outcome.state.failure, outcome.state.message)
         values[slug] = outcome.value
@@ -105,7 +133,7 @@ def _dask_worker() -> Any:  # a distributed.Worker, or None outside of one
 
 def _not_loadable(unit: Unit, error: BaseException) -> UnitOutcome:
     """The outcome of a unit whose code cannot be loaded here: each of its task runs has failed."""
-    text = f"the code of this flow cannot be loaded on the worker: {type(error).__name__}: {error}"
+    text = f"code or values of this flow cannot be loaded on the worker: {type(error).__name__}: {error}"
     now = time.time()
     failure = describe(CodeNotLoadable(text))
     state = Failed(message=text, failure=failure)

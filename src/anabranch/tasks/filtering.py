@@ -9,7 +9,9 @@ from anabranch.task import FunctionTask
 from anabranch.triggers import all_finished
 
 
-def filter(predicate: Callable[[Any], object] | None = None, *, name: str = "filter") -> FunctionTask[[Iterable[Any]], list[Any]]:
+def filter(
+    predicate: Callable[[Any], object] | None = None, *, name: str = "filter"
+) -> FunctionTask[[Iterable[Any]], list[Any]]:
     """A task that gives the elements for which `predicate` is true.
 
     Without one it drops None and exceptions: what was skipped, and what failed. It runs however its upstreams ended.

@@ -8,13 +8,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, context, signals, task, triggers, unmapped
 from anabranch.engine.stimuli import Finish, Release, Reported, Submit, Tell, WakeAt
 from anabranch.engine.units import Unit
 from anabranch.events import MapAdvanced, TaskChanged
 from anabranch.states import Cancelled, Crashed, Paused
-from tests.fake_cluster import FakeCluster
 
 
 @task

@@ -172,7 +172,12 @@ def test_a_flatten_that_failed_gives_its_exception_to_a_task_that_wants_to_know(
 
 @pytest.mark.parametrize(
     "signal",
-    [signals.FAIL("why"), signals.CANCEL("why"), signals.TRIGGERFAIL("why"), signals.ENDRUN(states.Failed(message="why"))],
+    [
+        signals.FAIL("why"),
+        signals.CANCEL("why"),
+        signals.TRIGGERFAIL("why"),
+        signals.ENDRUN(states.Failed(message="why")),
+    ],
     ids=lambda signal: type(signal).__name__,
 )
 def test_a_signal_that_ends_badly_is_the_value(signal: signals.Signal) -> None:
