@@ -59,7 +59,7 @@ class Pacer:
         if self.pace_s is None:
             return target
         expected = target if width is None else min(target, width * self.pace_s)
-        return max(self._target_s, GIVE_UP_TARGETS * expected)
+        return max(target, GIVE_UP_TARGETS * expected)
 
     def next_size(self, *, left: int, slots: int) -> int:
         """Number of elements the next chunk should hold, from 1 to `left`.
