@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import sys
 from dataclasses import asdict
@@ -24,20 +25,21 @@ from benchmarks.rows import MEASURES, Bench, Row
 def main(quick: bool, only: tuple[str, ...], output: Path) -> None:
     """Measure anabranch beside bare Dask, on two one-thread workers of this machine."""
     rows: list[Row] = []
-    with started() as cluster, started(saturation="inf") as saturated:
-        with (
-            Client(cluster.address, set_as_default=False) as client,
-            Client(saturated.address, set_as_default=False) as other,
-        ):
-            bench = Bench(cluster, client, quick, other)
-            for name in only or MEASURES:
-                for row in MEASURES[name](bench):
-                    rows.append(row)
-                    print(line(row), flush=True)
+    with (
+        started() as cluster,
+        started(saturation="inf") as saturated,
+        Client(cluster.address, set_as_default=False) as client,
+        Client(saturated.address, set_as_default=False) as other,
+    ):
+        bench = Bench(cluster, client, quick, other)
+        for name in only or MEASURES:
+            for row in MEASURES[name](bench):
+                rows.append(row)
+                print(line(row), flush=True)
     output.mkdir(parents=True, exist_ok=True)
     about = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": f"{platform.machine()}, {__import__('os').cpu_count()} cores, Python {platform.python_version()}",
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}",
         "dask": dask.__version__,
     }
     (output / "results.json").write_text(json.dumps({"about": about, "rows": [asdict(row) for row in rows]}, indent=1))

@@ -1,4 +1,7 @@
-"""Runs one flow in this process and prints its memory as JSON: ``python -m benchmarks.driver_memory ADDRESS FLOW WIDTH``."""
+"""Runs one flow in this process and prints its memory as JSON.
+
+``python -m benchmarks.driver_memory ADDRESS FLOW WIDTH``
+"""
 
 from __future__ import annotations
 

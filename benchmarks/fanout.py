@@ -1,4 +1,7 @@
-"""Map fan-out on a cluster of yours: ``python -m benchmarks.fanout --address tcp://… --elements 100000 --work 0.01``."""
+"""Map fan-out on a cluster of yours.
+
+``python -m benchmarks.fanout --address tcp://… --elements 100000 --work 0.01``
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from benchmarks import bare, flows
 @click.option("--address", help="Of a scheduler; default: a LocalCluster of two one-thread workers.")
 @click.option("--elements", default=100_000, show_default=True, type=click.IntRange(min=1), help="Width of the map.")
 @click.option("--work", default=0.0, show_default=True, type=click.FloatRange(min=0), help="Seconds an element sleeps.")
-@click.option("--bare", "bare_elements", default=1_000, show_default=True, help="Elements to give to client.map; 0: none.")
+@click.option("--bare", "bare_elements", default=1_000, show_default=True, help="Elements for client.map.")
 def main(address: str | None, elements: int, work: float, bare_elements: int) -> None:
     """Map over ELEMENTS and sum, and compare with client.map per element."""
     if address is None:
@@ -35,7 +38,8 @@ def measure(address: str, elements: int, work: float, bare_elements: int) -> Non
     began = time.perf_counter()
     state = flow.run(executor=executor)
     seconds = time.perf_counter() - began
-    print(f"anabranch   {elements:>10,} elements {seconds:10.3f} s {seconds / elements * 1e6:10.2f} µs/element  {state.name}")
+    per_element = seconds / elements * 1e6
+    print(f"anabranch   {elements:>10,} elements {seconds:10.3f} s {per_element:10.2f} µs/element  {state.name}")
     with Client(address, set_as_default=False) as client:
         slots = sum(worker["nthreads"] for worker in client.scheduler_info(n_workers=-1)["workers"].values())
         if work:

@@ -104,6 +104,4 @@ def layered(size: int, parents: int) -> Flow:
 def layered_edges(size: int, parents: int) -> list[list[int]]:
     """For each task of `layered`, the numbers of those it needs."""
     chance = random.Random(7)
-    return [
-        [] if i < 20 else chance.sample(range(max(0, i - 100), i), parents) for i in range(size)
-    ]
+    return [[] if i < 20 else chance.sample(range(max(0, i - 100), i), parents) for i in range(size)]

@@ -62,9 +62,9 @@ Measure = Callable[[Bench], Iterator[Row]]
 def fan_out(bench: Bench) -> Iterator[Row]:
     """A map of a no-op and a sum, at widths from a thousand on, per element beside ``client.map``."""
     bench.seconds(flows.fan_out(100))  # the first run on a cluster loads the library there
-    widths = [1_000, 10_000] if bench.quick else [1_000, 10_000]
-    costs = {width: bare.fan_out_s(bench.client, width // (10 if bench.quick else 1)) for width in widths}
-    per_element = {width: cost / (width // (10 if bench.quick else 1)) for width, cost in costs.items()}
+    part = 10 if bench.quick else 1
+    costs = {width: bare.fan_out_s(bench.client, width // part) for width in (1_000, 10_000)}
+    per_element = {width: cost / (width // part) for width, cost in costs.items()}
     bench.bare_element_s = per_element[10_000]
     saturated = ""
     if bench.saturated is not None:
@@ -101,7 +101,9 @@ def fan_out(bench: Bench) -> Iterator[Row]:
 def _per_element(times: dict[int, float]) -> Iterator[Row]:
     loop = _plain_loop_s(1_000_000)
     extra = (times[1_000_000] - loop / 2) / 1_000_000
-    yield Row("over a plain Python loop on both workers, 10^6", f"{extra * 1e6:.2f} µs/element", "≤ 2 µs", extra <= 2e-6)
+    yield Row(
+        "over a plain Python loop on both workers, 10^6", f"{extra * 1e6:.2f} µs/element", "≤ 2 µs", extra <= 2e-6
+    )
     marginal = (times[10_000_000] - times[1_000_000]) / 9e6
     earlier = (times[1_000_000] - times[100_000]) / 9e5
     yield Row(
