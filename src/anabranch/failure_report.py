@@ -169,9 +169,11 @@ def _block_of(state: State, name: str, in_full: bool, paint: Paint) -> list[str]
     place = own_place(failure)
     if place is not None:
         lines += [f"  {place} in {printable(place.function)}", *_excerpt(place, paint)]
-        deeper = _LINE.fullmatch(failure.line)
-        if deeper and (deeper["file"], int(deeper["line"])) != (place.file, place.line):
-            lines += [paint(f"  raised in {printable(failure.line)}", "faint")]
+        frames = list(_FRAME.finditer(failure.traceback))
+        deepest = frames[-1] if frames else None
+        if deepest and (deepest["file"], int(deepest["line"])) != (place.file, place.line):
+            where = f"{deepest['file']}:{deepest['line']} in {deepest['function']}"
+            lines += [paint(f"  raised in {printable(where)}", "faint")]
     lines += [paint(f"  {line}", "strong") for line in _exception(failure)]
     cause, led, _ = failure.traceback.partition("\n(which led to)\n")
     if led:

@@ -103,8 +103,10 @@ class Retry:
             base = seconds(self.delay(attempt), "retry_delay")
         else:
             base = seconds(self.delay, "retry_delay")
-        # The exponent is bounded because 2.0 ** 1100 is an OverflowError, and no wait is that long.
-        grown = base * self.backoff ** min(attempt - 1, 64)
+        try:
+            grown = base * self.backoff ** (attempt - 1)
+        except OverflowError:  # as 2.0 ** 1100 is
+            grown = MAX_SECONDS if base else 0.0
         return min(grown * (1 + self.jitter * (2 * randomness - 1)), self.max_delay_s, MAX_SECONDS)
 
 

@@ -437,12 +437,13 @@ def test_fused_tasks_that_are_lost_run_apart_and_only_the_guilty_one_crashes() -
     assert value_of(cluster, last) == "WorkerLost"
 
 
+@pytest.mark.parametrize("max_losses", [0, 3])
 @pytest.mark.parametrize("order", ["upstream first", "downstream first"])
-def test_what_waits_for_a_lost_task_is_lost_with_it_and_not_blamed(order: str) -> None:
+def test_what_waits_for_a_lost_task_is_lost_with_it_and_not_blamed(order: str, max_losses: int) -> None:
     with Flow("blame") as flow:
         guilty, other = one(), one()
         both = task(lambda xs: len(xs), name="both", trigger=triggers.all_finished)([guilty, other])
-    cluster = FakeCluster(flow, engine={"max_losses": 3})
+    cluster = FakeCluster(flow, engine={"max_losses": max_losses})
     cluster.start()
 
     while not cluster.is_finished:
