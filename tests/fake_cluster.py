@@ -95,6 +95,7 @@ class FakeCluster:
         self.lost: list[Key] = []
         """Losses of which the driver does not know yet."""
         self._spare: dict[Key, UnitOutcome | None] = {}
+        self._causes: dict[Key, Key | None] = {}
         self.events: list[Event] = []
         self.wake_at: float | None = None
         self.is_finished = False
@@ -140,8 +141,10 @@ class FakeCluster:
             self.submitted[unit.key] = unit
             self.held.add(unit.key)
             self.units.append(unit)
-            if any(key in self.lost for key in unit.upstream_keys()):
-                self.lose(unit)
+            for key in unit.upstream_keys():
+                if key in self.lost:
+                    self.lose(unit, because_of=key)
+                    break
 
     def _release(self, keys: Iterable[Key]) -> None:
         self.held.difference_update(keys)
@@ -174,17 +177,26 @@ class FakeCluster:
         self._forget()
         return report
 
-    def lose(self, unit: Unit) -> None:
+    def lose(self, unit: Unit, *, because_of: Key | None = None) -> None:
         """Let a unit be lost, and all that wait for it.
 
         If its report arrives before the news of the loss, there was none: Dask makes values again that are held.
         """
         self.submitted.pop(unit.key, None)
         self._spare[unit.key] = self.outcomes.pop(unit.key, None)
+        self._causes[unit.key] = because_of
         self.lost.append(unit.key)
         for other in list(self.submitted.values()):
             if unit.key in other.upstream_keys():
-                self.lose(other)
+                self.lose(other, because_of=unit.key)
+
+    def _find_again(self, key: Key) -> None:
+        """What was lost only because of this unit is there again."""
+        for unit in self.units:
+            if unit.key in self.lost and self._causes[unit.key] == key:
+                self.lost.remove(unit.key)
+                self.submitted[unit.key] = unit
+                self._find_again(unit.key)
 
     # What arrives at the driver ---------------------------------------------------------------------------------------
 
@@ -196,6 +208,7 @@ class FakeCluster:
         if report.key in self.lost and spare is not None:
             self.lost.remove(report.key)
             self.outcomes[report.key] = spare
+            self._find_again(report.key)
         return self.tell(Reported(self.now, report))
 
     def deliver_loss(self, key: Key, reason: str = "KilledWorker") -> list[Command]:

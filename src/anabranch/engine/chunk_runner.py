@@ -10,6 +10,7 @@ import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial as partial_function
 from typing import Any
 
 from anabranch import context
@@ -215,7 +216,8 @@ class Stage:
         self.last_s = 0.0
         """Seconds that the last element took before the deadline passed."""
         self.context = environment.task_context(node)
-        self._seen: set[object] = set()
+        self._seen: dict[object, int] = {}
+        """Position of the first failure of each kind."""
         self.whole = {slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in node.whole_upstreams}
         self.lined: dict[str, Aligned | Stage] = {}
         self.elements: dict[str, Sequence[Any]] = {}
@@ -391,7 +393,7 @@ class Stage:
             neighbours=neighbours,
             is_approved=self.approved,
             check_value=False,
-            is_new=self._is_new,
+            is_new=partial_function(self._is_new, position),
         )
 
     def _long_way(self, position: int) -> None:
@@ -417,16 +419,15 @@ class Stage:
             return
         self._record(position, run_attempts(run, *self.node.signature.split(inputs), inputs))
 
-    def _is_new(self, error: BaseException) -> bool:
-        """Whether no failure like this one has been described in full in this chunk; a few kinds are."""
+    def _is_new(self, position: int, error: BaseException) -> bool:
+        """Whether to describe a failure in full: the first element with one of its kind is, in each of its attempts."""
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
         kind = (type(error), trace.tb_lineno if trace is not None else None)
-        if kind in self._seen or len(self._seen) >= self.environment.setting("max_tracebacks"):
-            return False
-        self._seen.add(kind)
-        return True
+        if kind not in self._seen and len(self._seen) < self.environment.setting("max_tracebacks"):
+            self._seen[kind] = position
+        return self._seen.get(kind) == position
 
     def _record(self, position: int, outcome: Outcome) -> None:
         state = outcome.state

@@ -446,6 +446,7 @@ def test_what_waits_for_a_lost_task_is_lost_with_it_and_not_blamed(order: str, m
     cluster = FakeCluster(flow, engine={"max_losses": max_losses})
     cluster.start()
 
+    cluster.go(cluster.unit_of(other.slug))
     while not cluster.is_finished:
         unit = cluster.runnable()[0]
         if guilty.slug in unit.nodes:
