@@ -83,6 +83,8 @@ class FakeCluster:
         self.submitted: dict[Key, Unit] = {}
         """Units that have not been run."""
         self.outcomes: dict[Key, UnitOutcome] = {}
+        self.used: set[Key] = set()
+        """Keys of outcomes that another unit was run with."""
         self.held: set[Key] = set()
         """Keys that were submitted and not released."""
         self.units: list[Unit] = []
@@ -173,6 +175,7 @@ class FakeCluster:
         begun = unit if only is None or unit.indices is None else replace(unit, indices=unit.indices[:only])
         outcome, report = run_unit(begun, self.environment, {key: self.outcomes[key] for key in unit.upstream_keys()})
         self.outcomes[unit.key] = outcome
+        self.used.update(unit.upstream_keys())
         self.reports.append(report)
         self._forget()
         return report

@@ -83,10 +83,10 @@ class AnyCluster(RuleBasedStateMachine):
         self._lose(units[choice % len(units)])
 
     def _unreported(self) -> list[Unit]:
-        """Units whose first report is on its way, perhaps after the news of their loss."""
+        """Units that have run, of which nobody knows or has seen anything."""
         known = {report.key for report in self.cluster.delivered} | set(self.cluster.lost)
         on_their_way = {report.key for report in self.cluster.reports if report.key in self.cluster.outcomes}
-        return [unit for unit in self.cluster.units if unit.key in on_their_way - known]
+        return [unit for unit in self.cluster.units if unit.key in on_their_way - known - self.cluster.used]
 
     def _lose(self, unit: Unit) -> None:
         self.cluster.lose(unit)
@@ -136,8 +136,8 @@ class AnyCluster(RuleBasedStateMachine):
         for slug, run in self.cluster.machine.runs.items():
             if run.elements is not None:
                 crashed += [(slug, index) for index, s in run.elements.records.items() if isinstance(s, Crashed)]
-            elif isinstance(run.state, Crashed):
-                crashed.append((slug, None))
+            elif isinstance(run.state, Crashed) and (run.node.kind != "flatten" or self.alone[slug, None]):
+                crashed.append((slug, None))  # a `flatten` carries the state of what it flattens, too
         return crashed
 
     def _keys_of(self, slug: str) -> list[Any]:

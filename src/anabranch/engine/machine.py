@@ -29,7 +29,7 @@ from anabranch.engine.stimuli import (
     WakeAt,
     Woke,
 )
-from anabranch.engine.units import Key, Report, SingleReport, Unit
+from anabranch.engine.units import Held, Key, Report, SingleReport, Unit
 from anabranch.events import MapAdvanced, TaskChanged
 from anabranch.frozen import FrozenGraph
 from anabranch.states import (
@@ -383,13 +383,18 @@ class Machine:
         for slug in unit.nodes:
             run = self.runs[slug]
             run.is_suspect = True
-            can_have_run = all(self.runs[up].is_final for up in run.node.whole_upstreams)
-            if len(unit.nodes) == 1 and can_have_run:
+            if len(unit.nodes) == 1 and self._can_have_run(unit):
                 run.losses += 1
                 if run.losses > self._known.settings["max_losses"]:
                     self._conclude(run, crashed(slug, run.losses, reason))
                     continue
             self._known.to_start[slug] = None
+
+    def _can_have_run(self, unit: Unit) -> bool:
+        """Whether all that a unit waited for was there: else it was lost with that, and is not to blame."""
+        upstreams = {up for slug in unit.nodes for up in self._known.graph.nodes[slug].whole_upstreams}
+        held = {up: source.key for up, source in unit.inputs.items() if isinstance(source, Held)}
+        return all(self.runs[up].is_final and held.get(up, self.runs[up].key) == self.runs[up].key for up in upstreams)
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
