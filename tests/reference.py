@@ -264,8 +264,11 @@ def is_skipped_by(node: FrozenNode, seen: Seen) -> bool:
 
 
 def counted(seen: Seen) -> Counts:
-    """A plain node counts once, whatever its edges; a map, and a list that carries states, as their elements."""
-    by_node = {edge.upstream: run for edge, run in sorted(seen, key=lambda each: not each[0].mapped)}
+    """A plain node counts once, whatever its edges; a map, and a list that carries states, as their elements.
+
+    What an element takes from a map, and the map as a whole, are two.
+    """
+    by_node = {(edge.upstream, edge.mapped): run for edge, run in seen}
     runs: list[Run] = []
     for run in by_node.values():
         as_elements = run.elements and (run.state == "Mapped" or any(each.state != "Success" for each in run.elements))
@@ -294,6 +297,6 @@ def holds(trigger: Any, seen: Seen, counts: Counts) -> bool:
         )
         return (low is None or found >= low) and (high is None or found <= high)
     try:
-        return bool(trigger({(e.upstream, e.kind, e.key): getattr(states, run.state)() for e, run in seen}))
+        return bool(trigger({(e.upstream, e.kind, e.key, e.mapped): getattr(states, run.state)() for e, run in seen}))
     except Exception:
         return False

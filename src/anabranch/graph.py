@@ -368,7 +368,9 @@ class Graph:
                 kind=node.kind,
                 signature=node.signature,
                 policies=node.policies,
-                arguments={name: rename(each, slug_of) for name, each in entry.arguments.items()},
+                arguments={
+                    name: rename(each, slug_of) for name, each in node.signature.in_order(entry.arguments).items()
+                },
                 mapped=entry.mapped,
                 is_map=entry.is_map,
                 checks=tuple(rename(each, slug_of) for each in entry.checks),

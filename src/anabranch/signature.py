@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, TypeVar
 
 from anabranch.errors import CallError, listed, nearest
+
+V = TypeVar("V")
 
 RESERVED = ("upstream_tasks", "task_args", "mapped", "flow")
 """Keywords that a call of a task takes for itself."""
@@ -105,6 +107,11 @@ class Signature:
             for name, p in (self.parameters or {}).items()
             if name not in bound and p.default is inspect.Parameter.empty and p.kind not in _VARIADIC
         ]
+
+    def in_order(self, bound: Mapping[str, V]) -> dict[str, V]:
+        """What is bound, in the order of the parameters, however the call was written."""
+        known = [name for name in (self.parameters or {}) if name in bound]
+        return {name: bound[name] for name in (*known, *(name for name in bound if name not in known))}
 
     def split(self, bound: Mapping[str, Any]) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments of the call that passes what is bound."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -136,7 +136,11 @@ def expressed(
 def _unmarked(value: Any, is_mapped: bool, name: str) -> tuple[Any, bool]:
     """A value without its mark, and whether it takes elements."""
     if name == STAR:
-        return value, any(isinstance(each, mapped) or (is_mapped and not isinstance(each, unmapped)) for each in value)
+        is_elementwise = any(
+            isinstance(each, mapped) or (is_mapped and not isinstance(each, unmapped)) for each in value
+        )
+        whole = tuple(each.value if isinstance(each, unmapped) else each for each in value)
+        return value if is_elementwise else whole, is_elementwise
     if isinstance(value, unmapped):
         return value.value, False
     if isinstance(value, mapped):
@@ -171,9 +175,15 @@ def _elements(value: Any, node: NodeLike, graphs: tuple[Graph, ...]) -> Expressi
         return Const(value)
     if not holds_node(value):
         return Const(list(value))
-    helper = node.helper(f"collect({len(value)})", list, kind="collect", policies=_LENIENT)
+    return Ref(_collected(value, node, graphs))
+
+
+def _collected(values: Sequence[Any], node: NodeLike, graphs: tuple[Graph, ...]) -> NodeLike:
+    """A node that makes a list of values, some of which are nodes'."""
+    helper = node.helper(f"collect({len(values)})", list, kind="collect", policies=_LENIENT)
     with scope.opened(elements=(), members=None):
-        return Ref(call(helper, {"parts": list(value)}, graphs=graphs))
+        found: NodeLike = call(helper, {"parts": list(values)}, graphs=graphs)
+    return found
 
 
 def _tuples(values: tuple[Any, ...], node: NodeLike, graphs: tuple[Graph, ...], *, is_mapped: bool) -> NodeLike:
@@ -189,6 +199,8 @@ def _flat(value: object, node: NodeLike, graphs: tuple[Graph, ...]) -> NodeLike:
     if reason:
         raise MappingError(f"{node.name}: cannot flatten {reason} ({caller()})")
     about = getattr(value, "name", None) or short(value)
+    if isinstance(value, (list, tuple)) and holds_node(value):
+        value = _collected(value, node, graphs)
     helper = node.helper(f"flatten({about})", list, kind="flatten", policies=_LENIENT)
     with scope.opened(elements=(), members=None):
         found: NodeLike = call(helper, {"parts": value}, graphs=graphs)

@@ -717,6 +717,7 @@ def test_a_value_of_a_class_that_only_one_worker_has_hangs_nothing() -> None:
         import sys
         import types
 
+        time.sleep(2)  # a second worker may come later than the first: it has time to come, and to take the other task
         module = types.ModuleType("only_here")
         module.Thing = type("Thing", (), {"__module__": "only_here"})  # type: ignore[attr-defined]
         sys.modules["only_here"] = module

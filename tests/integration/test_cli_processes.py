@@ -264,6 +264,10 @@ def on_a_terminal(here: Path, *arguments: str, interrupt: bool = False, **more: 
     import struct
     import termios
 
+    def take_the_terminal() -> None:
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)  # so that ^C is a signal
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a background job would inherit that it is ignored
+
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, 100, 0, 0))
     process = subprocess.Popen(
@@ -274,7 +278,7 @@ def on_a_terminal(here: Path, *arguments: str, interrupt: bool = False, **more: 
         stdout=theirs,
         stderr=theirs,
         start_new_session=True,
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # so that ^C is a signal
+        preexec_fn=take_the_terminal,
     )
     os.close(theirs)
     seen, end = b"", time.monotonic() + 60

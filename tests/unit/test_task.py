@@ -410,11 +410,11 @@ def test_a_task_without_calls_is_called_once():
 
 
 def test_a_task_that_cannot_be_called_without_arguments_is_refused_by_name():
-    with Flow("f"):
-        with refused(
-            DefinitionError, "task 'needs' is named as a dependency but not called in flow 'f'", "arguments 'x'"
-        ):
-            value(1, upstream_tasks=[needs])
+    with (
+        Flow("f"),
+        refused(DefinitionError, "task 'needs' is named as a dependency but not called in flow 'f'", "arguments 'x'"),
+    ):
+        value(1, upstream_tasks=[needs])
 
 
 def test_a_task_with_several_calls_stands_for_all_of_them_in_order_and_for_none_as_a_value():
@@ -440,7 +440,7 @@ def test_edges_can_be_written_between_tasks():
     # then
     assert slugs(flow.upstream_tasks(node)) == ["transform"]
     assert len(flow.tasks) == 4
-    assert slugs(flow.sorted_tasks())[:2] == ["fetch", "transform"] or "transform" in slugs(flow.sorted_tasks())
+    assert slugs(flow.sorted_tasks()) == ["fetch", "transform", "load", "value"]
 
 
 def test_edges_between_tasks_can_be_written_once_the_block_has_closed():
@@ -619,7 +619,7 @@ def test_outputs_that_more_than_one_argument_could_take_are_refused():
     use = task(name="use")(lambda a, b, c=0: a)
     use.depends_on(Dependency(fetch, "output"), Dependency(fetch, "rows"))
     flow = Flow("f")
-    with refused(CallError, "use (written at ", "does not say which of 'a', 'b' takes the output", at=""), flow:
+    with refused(FlowValidationError, "Dependency(key='rows') does not say which of 'a', 'b' takes", at=__file__), flow:
         use()
 
 
