@@ -71,6 +71,7 @@ def task(
     chunksize: int | Literal["auto"] | None = ...,
     resources: Mapping[str, float] | None = ...,
     priority: int | None = ...,
+    reduce: bool | None = ...,
 ) -> Callable[[Callable[P, R]], FunctionTask[P, R]]: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a task of a function.
@@ -101,6 +102,9 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         Elements of a map in one Dask task, or "auto".
     resources, priority
         Dask worker resources, and priority (larger first).
+    reduce
+        Whether the function is associative on a list, ``f([f(a), f(b)]) == f(a + b)``: where it takes a whole map, it is
+        applied to each chunk where that is made, then to the results.
 
     Raises
     ------

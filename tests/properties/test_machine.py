@@ -136,8 +136,10 @@ class AnyCluster(RuleBasedStateMachine):
         for slug, run in self.cluster.machine.runs.items():
             if run.elements is not None:
                 crashed += [(slug, index) for index, s in run.elements.records.items() if isinstance(s, Crashed)]
-            elif isinstance(run.state, Crashed) and (run.node.kind != "flatten" or self.alone[slug, None]):
-                crashed.append((slug, None))  # a `flatten` carries the state of what it flattens, too
+            elif isinstance(run.state, Crashed):
+                # a `flatten` carries the state of what it flattens, too
+                if run.node.kind != "flatten" or self.alone[slug, None] > self.cluster.settings["max_losses"]:
+                    crashed.append((slug, None))
         return crashed
 
     def _keys_of(self, slug: str) -> list[Any]:
