@@ -190,7 +190,7 @@ class FakeCluster:
         self._causes[unit.key] = because_of
         self.lost.append(unit.key)
         for other in list(self.submitted.values()):
-            if unit.key in other.upstream_keys():
+            if other.key in self.submitted and unit.key in other.upstream_keys():
                 self.lose(other, because_of=unit.key)
 
     def _find_again(self, key: Key) -> None:

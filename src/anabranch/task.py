@@ -103,7 +103,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     resources, priority
         Dask worker resources, and priority (larger first).
     reduce
-        Whether the function is associative on a list, ``f([f(a), f(b)]) == f(a + b)``: where it takes a whole map, it is
+        Whether the function is associative on a list, ``f([f(a), f(b)]) == f(a + b)``: on a whole map it is then
         applied to each chunk where that is made, then to the results.
 
     Raises

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -15,7 +15,7 @@ from anabranch.marks import Mark, flatten, mapped, unmappable, unmapped
 from anabranch.names import short
 from anabranch.places import holds_node, join, node_of, stands_for_node
 from anabranch.policies import Policies
-from anabranch.signature import STAR
+from anabranch.signature import STAR, Signature
 from anabranch.triggers import all_finished
 from anabranch.where import caller
 
@@ -69,15 +69,26 @@ def link(upstream: NodeLike, downstream: NodeLike, kind: EdgeKind, graph: Graph)
 
 def bind(node: NodeLike, arguments: Mapping[str, object], graph: Graph, *, is_mapped: bool = False) -> None:
     """Bind arguments of a node that is there already."""
-    for name in arguments:
-        try:
-            node.signature.check_name(name)
-        except CallError as error:
-            raise CallError(f"{error} ({caller()})") from None
+    check_names(node.signature, arguments)
     graphs = graph.family(node)
     expressions, elementwise = expressed(node, arguments, graphs=graphs, is_mapped=is_mapped)
     for each in graphs:
         each.bind(node, expressions, mapped=elementwise)
+
+
+def check_names(signature: Signature, names: Iterable[str]) -> None:
+    """Refuse names of arguments that a function does not take.
+
+    Raises
+    ------
+    CallError
+        It has no such parameter.
+    """
+    for name in names:
+        try:
+            signature.check_name(name)
+        except CallError as error:
+            raise CallError(f"{error} ({caller()})") from None
 
 
 # Arguments ------------------------------------------------------------------------------------------------------------

@@ -19,6 +19,7 @@ from anabranch.places import each_of, foreign, join, node_of, nodes_of, stands_f
 from anabranch.queries import Queries
 from anabranch.signals import LOOP
 from anabranch.where import Where, caller
+from anabranch.wiring import check_names
 
 
 class Writing(Queries):
@@ -135,8 +136,7 @@ class Writing(Queries):
         node = self._known_one(old)
         graph = self.graph.path[0]
         if isinstance(new, Task) and new not in self:
-            for name in graph.entry(node).arguments:
-                new.signature.check_name(name)
+            check_names(new.signature, graph.entry(node).arguments)
             substitute = new._call((), {}, self.graph.path, is_partial=True)
             for each in graph.family(node):
                 each.imitate(node, substitute)
