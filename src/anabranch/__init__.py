@@ -16,6 +16,7 @@ from anabranch.branching import Switch, case, ifelse, merge, switch, when
 from anabranch.flow import Flow, FlowRunner, flow
 from anabranch.mapping import apply_map, flatten, mapped, unmapped
 from anabranch.node import Node
+from anabranch.resources import resource_manager
 from anabranch.scope import tags
 from anabranch.settings import config
 from anabranch.signals import CANCEL, ENDRUN, FAIL, LOOP, PAUSE, RETRY, SKIP, SUCCESS, TRIGGERFAIL, VALIDATIONFAIL
@@ -41,6 +42,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "ifelse",
     "mapped",
     "merge",
+    "resource_manager",
     "switch",
     "tags",
     "task",

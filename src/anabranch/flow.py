@@ -48,7 +48,7 @@ class Flow(Writing):
     tasks, edges
         What is in it from the start.
     reference_tasks
-        Nodes that decide the state of runs; default: the terminal ones.
+        Nodes that decide the state of runs; default: the terminal ones, cleanups of resources excepted.
     """
 
     def __init__(
@@ -179,7 +179,7 @@ class Flow(Writing):
         self.validate()
         plan = plan_of(
             self.graph,
-            self._reference,
+            self.reference_tasks(),
             self.parameters(by_name=True).values(),
             self._given(parameters, kwargs),
             run_id=run_id,
@@ -214,7 +214,7 @@ class Flow(Writing):
 
         self.validate()
         known = self.parameters(by_name=True).values()
-        return delayed_of(plan_of(self.graph, self._reference, known, self._given(parameters, kwargs)))
+        return delayed_of(plan_of(self.graph, self.reference_tasks(), known, self._given(parameters, kwargs)))
 
     def _given(self, parameters: object, by_name: Mapping[str, Any]) -> Mapping[str, Any]:
         if parameters is None:

@@ -28,7 +28,8 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
     """
 
     kind: str
-    """``task``, ``parameter``, or what the engine treats apart: ``condition``, ``merge``, ``flatten``, ``collect``."""
+    """``task``, ``parameter``, or what is treated apart: ``condition``, ``merge``, ``flatten``, ``collect``,
+    ``cleanup``."""
     home: Graph | None
     """The graph it was written in first."""
 

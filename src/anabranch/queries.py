@@ -72,8 +72,12 @@ class Queries:
         return [node for node in self.tasks if not self.graph.edges_from(node)]
 
     def reference_tasks(self) -> list[Node]:
-        """Nodes that decide the state of a run."""
-        return list(self._reference) or self.terminal_tasks()
+        """Nodes that decide the state of a run: those chosen, else those that nothing but a cleanup follows."""
+        return list(self._reference) or [
+            node
+            for node in self.tasks
+            if node.kind != "cleanup" and all(edge.downstream.kind == "cleanup" for edge in self.graph.edges_from(node))
+        ]
 
     def edges_to(self, task: object) -> list[Edge]:
         """Edges into a node."""

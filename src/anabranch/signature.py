@@ -117,7 +117,7 @@ class Signature:
         """Positional and keyword arguments of the call that passes what is bound."""
         positional: list[Any] = []
         keywords = dict(bound)
-        star = keywords.pop(STAR, ())
+        star = keywords.pop(STAR, None) or ()  # None where the engine only asks for the shape of a call
         for name in self._positional:
             if name not in keywords:
                 break

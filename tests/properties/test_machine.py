@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
@@ -168,11 +169,12 @@ class AnyCluster(RuleBasedStateMachine):
 
 
 TestAnyCluster = AnyCluster.TestCase
+TestAnyCluster.pytestmark = [pytest.mark.timeout(400)]  # when it fails, Hypothesis takes its time to find out why
 TestAnyCluster.settings = settings(
     deadline=None,
     derandomize=True,
     database=None,
-    max_examples=80,
+    max_examples=300,
     stateful_step_count=40,
     suppress_health_check=list(HealthCheck),
 )

@@ -15,6 +15,8 @@ from anabranch import config
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.executors.base import Executor
 
+pytestmark = pytest.mark.timeout(400)  # when one fails, Hypothesis takes its time to find out why
+
 ANY_EXECUTOR = settings(
     deadline=None,
     derandomize=True,
@@ -53,7 +55,7 @@ def check(statements: Sequence[Statement], engine: Mapping[str, Any], executor: 
     assert list(found) == list(expected)
 
 
-@settings(ANY_EXECUTOR, max_examples=400)
+@settings(ANY_EXECUTOR, max_examples=1000)
 @given(flows(delays=(0.0, 0.0, 0.001)), engine_settings)
 def test_in_this_thread_flows_give_what_the_reference_gives(
     statements: list[Statement], engine: dict[str, Any]
@@ -61,7 +63,7 @@ def test_in_this_thread_flows_give_what_the_reference_gives(
     check(statements, engine, LocalExecutor())
 
 
-@settings(ANY_EXECUTOR, max_examples=60)
+@settings(ANY_EXECUTOR, max_examples=400)
 @given(flows(), engine_settings)
 def test_in_threads_flows_give_what_the_reference_gives(statements: list[Statement], engine: dict[str, Any]) -> None:
     check(statements, engine, LocalDaskExecutor(num_workers=3))
@@ -72,12 +74,12 @@ def address() -> Iterator[str]:
     """A cluster of two one-thread worker processes."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, silence_logs=50) as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
         yield cluster.scheduler_address
 
 
 @pytest.mark.cluster
-@settings(ANY_EXECUTOR, max_examples=15)
+@settings(ANY_EXECUTOR, max_examples=40)
 @given(statements=flows(), engine=engine_settings)
 def test_on_a_cluster_flows_give_what_the_reference_gives(
     address: str, statements: list[Statement], engine: dict[str, Any]

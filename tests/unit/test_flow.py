@@ -431,6 +431,14 @@ def test_a_function_can_be_a_flow():
     }  # fmt: skip
 
 
+def test_a_type_that_only_a_type_checker_sees_is_no_type():
+    @flow
+    def f(x: "Nowhere" = 1):  # noqa: F821
+        value(x)
+
+    assert f.run(x="anything").is_successful()
+
+
 def test_a_flow_of_a_function_has_options():
     executor = LocalExecutor()
 

@@ -79,6 +79,20 @@ def test_downstream_is_the_other_way_round():
     assert results(flow, b) == [1]
 
 
+def test_downstream_tasks_come_after():
+    with Flow("f") as flow:
+        a, b = value(1), value(2)
+        a.set_dependencies(downstream_tasks=[b, add.bind(1)])
+    assert flow.downstream_tasks(a) == [b, flow.tasks[-1]]
+
+
+def test_a_parameter_has_nothing_upstream():
+    with Flow("f"):
+        p = Parameter("p", default=1)
+        with refused(DefinitionError, "parameter 'p' cannot have anything upstream", at=str(p.where)):
+            p.set_upstream(value(1))
+
+
 def test_setting_edges_gives_the_node_back():
     with Flow("f"):
         a, b, c = value(1), value(2), value(3)

@@ -69,8 +69,17 @@ def execute(
         outcome = _run(unit, environment, opened, captures=worker is not None)
     if worker is not None:
         # Sent before the value is announced, so that it is there first; the run's token is the topic.
-        worker.log_event(token, (*unit.key, cloudpickle.dumps(outcome.report)))
+        worker.log_event(token, (*unit.key, dumps_report(outcome.report)))
     return outcome
+
+
+def dumps_report(report: Report | None) -> bytes:
+    """A report as bytes: by plain pickle, which is many times quicker, where that can."""
+    try:
+        return pickle.dumps(report, protocol=5)
+    except Exception:  # a state that task code made may hold anything
+        data: bytes = cloudpickle.dumps(report)
+        return data
 
 
 def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome], *, captures: bool) -> UnitOutcome:

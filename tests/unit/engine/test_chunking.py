@@ -111,7 +111,7 @@ def test_one_element_larger_than_the_bound_is_still_a_chunk() -> None:
 
 
 observations = st.lists(
-    st.tuples(st.integers(0, 10_000), st.floats(0, 1e4, allow_subnormal=False), st.integers(0, 1 << 40), st.booleans())
+    st.tuples(st.integers(0, 10_000), st.just(0.0) | st.floats(1e-9, 1e4), st.integers(0, 1 << 40), st.booleans())
 )
 
 

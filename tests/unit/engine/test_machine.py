@@ -504,6 +504,25 @@ def test_a_later_map_in_the_same_chunks_that_ends_its_worker_leaves_the_earlier_
     assert value_of(cluster, seen) == [0, 1]
 
 
+def test_each_map_of_an_element_has_its_own_losses() -> None:
+    with Flow("poison") as flow:
+        first = task(lambda x: x, name="first").map([0])
+        second = task(lambda x: x, name="second").map(first)
+    cluster = FakeCluster(flow, slots=1, engine={"max_losses": 1})
+    cluster.start()
+    killed: list[tuple[str, ...]] = []
+
+    def kills_each_once(unit: Unit) -> bool:
+        is_new = unit.nodes not in killed
+        killed.append(unit.nodes)
+        return is_new
+
+    run_until_done(cluster, kills_each_once)
+
+    assert cluster.element_states(first) == ["Success"]
+    assert cluster.element_states(second) == ["Success"]
+
+
 # Ends before the end --------------------------------------------------------------------------------------------------
 
 
