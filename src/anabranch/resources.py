@@ -70,6 +70,9 @@ class ResourceManager:
             what = "@resource_manager needs a class with a method cleanup(self, resource)"
             raise DefinitionError(f"{what}, found {short(cls)} ({caller()})")
         self.name = name or cls.__name__
+        self.cls = cls
+        # The module's name for the class is ours now; pickle finds the class where it says that it is.
+        cls.__qualname__ = f"{cls.__qualname__}.cls"
         self.init = FunctionTask(cls, **{"name": self.name, **(init_task_kwargs or {})})
         self.setup = FunctionTask(_setup, **{"name": f"{self.name}.setup", **(setup_task_kwargs or {})})
         last = {"name": f"{self.name}.cleanup", "trigger": _if_set_up, "skip_on_upstream_skip": False}

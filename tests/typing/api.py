@@ -21,6 +21,7 @@ from anabranch import (
     flow,
     mapped,
     merge,
+    resource_manager,
     task,
     unmapped,
     when,
@@ -28,6 +29,7 @@ from anabranch import (
 from anabranch.frozen import Edge
 from anabranch.gates import Gate
 from anabranch.node import Node
+from anabranch.resources import ResourceManager
 from anabranch.runview import ElementView, FlowRunView, TaskRunView
 
 
@@ -143,6 +145,20 @@ def blocks() -> None:
                 right = paths("..")
         total(merge(left, right))
         total(apply_map(lambda path: parse(path), paths(".")))
+
+
+class Lock:
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def cleanup(self, held: object) -> None: ...
+
+
+def a_resource_is_a_block() -> None:
+    lock = resource_manager(Lock)  # mypy does not see what a decorator makes of a class
+    assert_type(lock, ResourceManager)
+    with lock("a") as held:
+        paths(held)
 
 
 def what_a_run_gives() -> None:

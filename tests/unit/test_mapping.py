@@ -155,7 +155,6 @@ def variadic(*args, **kwargs):
     return args, kwargs
 
 
-@pytest.mark.xfail(strict=True, reason="engine: chunk_runner._caller splits a template whose *args is None")
 def test_star_arguments_pair_up_too():
     with Flow("f") as flow:
         a = variadic.map([1, 2], [3, 4])

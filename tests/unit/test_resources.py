@@ -146,12 +146,13 @@ def test_setup_may_be_missing_and_tasks_have_options():
     @resource_manager(name="lock", setup_task_kwargs={"max_retries": 2}, cleanup_task_kwargs={"tags": ["last"]})
     class Lock:
         def cleanup(self, nothing):
-            LOG.append(f"cleanup {nothing}")
+            return f"cleaned up {nothing}"
 
     with Flow("f") as flow, Lock() as held:
-        note(held)
-    assert flow.run().is_successful()
-    assert LOG == ["None", "cleanup None"]
+        work = note(held)
+    view = flow.run(keep="all")
+    assert view.result[work].result == (None,)
+    assert view.result["lock.cleanup"].result == "cleaned up None"
     assert flow.get_tasks("lock.setup")[0].policies.retry.max_retries == 2
     assert flow.get_tasks(tags=["last"])[0].name == "lock.cleanup"
 

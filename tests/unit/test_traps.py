@@ -356,6 +356,24 @@ def test_the_level_of_the_log_changes_at_once() -> None:
         config.logging.level = before
 
 
+POKED: list[str] = []
+
+
+@pytest.mark.xfail(
+    strict=True, reason="engine: values.measured loads what cloudpickle wrote, which redefines the class"
+)
+def test_returning_an_object_does_nothing_to_its_class() -> None:
+    class Thing:
+        def poke(self) -> None:
+            POKED.append("poked")
+
+    with Flow("f") as flow:
+        value(task(Thing)())
+    flow.run()
+    Thing().poke()
+    assert POKED == ["poked"]
+
+
 @pytest.mark.xfail(strict=True, reason="engine: values with out-of-band buffers never come with the report")
 def test_a_small_array_is_kept_for_the_caller() -> None:
     np = pytest.importorskip("numpy")

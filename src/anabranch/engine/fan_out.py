@@ -287,13 +287,14 @@ class FanOut:
         if len(unit.nodes) > 1:  # one of several maps is to blame: each runs alone now
             chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
             return []
-        chain.losses[index] = chain.losses.get(index, 0) + 1
-        if chain.losses[index] <= self._known.settings["max_losses"]:
+        lost = (first.node.slug, index)
+        chain.losses[lost] = chain.losses.get(lost, 0) + 1
+        if chain.losses[lost] <= self._known.settings["max_losses"]:
             chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
             return []
         assert first.elements is not None
         slug = first.node.slug
-        state = crashed(f"{slug}[{index}]", chain.losses.pop(index), reason)
+        state = crashed(f"{slug}[{index}]", chain.losses.pop(lost), reason)
         first.elements.settle(index, replace(state, map_index=index))
         for follower in self._followers.get(slug, ()):
             follower.make_ready(as_range([index]))

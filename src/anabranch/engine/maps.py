@@ -173,7 +173,8 @@ class Chain:
         """Retries that wait: time, element, number of the map, its Retrying state. A heap."""
         self.missing: bytearray | None = None
         """Per element, how many maps upstream have not finished it; None where nothing is missing."""
-        self.losses: dict[int, int] = {}
+        self.losses: dict[tuple[str, int], int] = {}
+        """How often an element was lost alone, by map."""
         self.has_begun = False
         self.needs: set[str] = set()
         """Maps upstream, outside of the chain."""
