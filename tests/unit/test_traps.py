@@ -175,7 +175,6 @@ def test_a_constant_is_the_same_in_every_run() -> None:
     assert constant == ["mine"]
 
 
-@pytest.mark.xfail(strict=True, reason="engine: driver._private copies constants, but not those beside nodes")
 def test_a_constant_beside_a_node_is_the_same_in_every_run() -> None:
     spoil_second = task(name="spoil_second")(lambda pair: spoil.run(pair[1]))
     with Flow("f") as flow:
@@ -359,9 +358,6 @@ def test_the_level_of_the_log_changes_at_once() -> None:
 POKED: list[str] = []
 
 
-@pytest.mark.xfail(
-    strict=True, reason="engine: values.measured loads what cloudpickle wrote, which redefines the class"
-)
 def test_returning_an_object_does_nothing_to_its_class() -> None:
     class Thing:
         def poke(self) -> None:
@@ -374,7 +370,6 @@ def test_returning_an_object_does_nothing_to_its_class() -> None:
     assert POKED == ["poked"]
 
 
-@pytest.mark.xfail(strict=True, reason="engine: values with out-of-band buffers never come with the report")
 def test_a_small_array_is_kept_for_the_caller() -> None:
     np = pytest.importorskip("numpy")
     with Flow("f") as flow:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from anabranch.bindings import Const
+from anabranch.bindings import Build, Const, Expression
 from anabranch.context import RunInfo
 from anabranch.engine.compiler import compile_program, compile_units, pickled_program, read_report
 from anabranch.engine.interrupts import interrupts_later
@@ -264,10 +264,17 @@ def _private(graph: FrozenGraph) -> FrozenGraph:
     """The graph with copies of its constants: a task that changes one must not change it for the next run."""
 
     def own(node: FrozenNode) -> FrozenNode:
-        arguments = {n: Const(copied(e.value)) if isinstance(e, Const) else e for n, e in node.arguments.items()}
-        return replace(node, arguments=arguments)
+        return replace(node, arguments={name: _own_constants(each) for name, each in node.arguments.items()})
 
     return FrozenGraph({slug: own(node) for slug, node in graph.nodes.items()}, graph.reference)
+
+
+def _own_constants(expression: Expression) -> Expression:
+    if isinstance(expression, Const):
+        return Const(copied(expression.value))
+    if isinstance(expression, Build):
+        return replace(expression, parts=tuple(map(_own_constants, expression.parts)))
+    return expression
 
 
 def _without_elements(node: FrozenNode) -> FrozenNode:

@@ -14,6 +14,7 @@ from anabranch.errors import UnmappableError, UnstorableValueError
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
 """Types whose values are immutable, hold nothing else, and always pickle."""
 
+SMALL_NBYTES = 65_536
 CHECK_NBYTES = 1 << 20  # loading a larger pickle again only to see that it loads would cost as much as the work
 
 
@@ -46,14 +47,21 @@ def measured(value: Any) -> tuple[Any, bytes | None, int]:
             raise TypeError("an open file belongs to its process")  # cloudpickle would silently copy what is in it
         data = dumps_with_buffers(value, buffers)
         nbytes = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
-        if len(data) <= CHECK_NBYTES:
+        if len(data) <= CHECK_NBYTES and not _is_by_value(data):
             pickle.loads(data, buffers=buffers)
+        if buffers and nbytes <= SMALL_NBYTES:  # small enough to travel in one piece
+            data, buffers = dumps(value), []
     except BaseException as error:  # pickling runs the user's code, which may raise anything
         name = f"{type(value).__module__}.{type(value).__qualname__}"
         raise UnstorableValueError(
             f"a result of type {name} cannot leave the process it was made in: {type(error).__name__}: {error}"
         ) from None
     return value, None if buffers else data, nbytes
+
+
+def _is_by_value(data: bytes) -> bool:
+    """Whether a pickle holds classes or functions by value: loading it here would give their names to copies."""
+    return b"cloudpickle.cloudpickle" in data
 
 
 def dumps_with_buffers(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
