@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -312,6 +313,7 @@ class Builder:
     def __init__(self) -> None:
         self.nodes: list[Any] = []
         self._names: Iterator[int] = iter(range(10**6))
+        self._switched: list[Any] = []
 
     def write(self, statements: Sequence[Statement]) -> None:
         """Write statements into the open flow."""
@@ -332,7 +334,9 @@ class Builder:
                     self.nodes.append(merge(*found))
             case Case(condition, value, body):
                 if self.nodes:
-                    with case(self._node(condition), value):
+                    on = self._node(condition)
+                    # inside a `with Switch(on)`, a case of the same node would be one of its branches
+                    with nullcontext() if on in self._switched else case(on, value):
                         self.write(body)
             case Switch(condition, bodies, default):
                 if self.nodes and bodies:
@@ -383,13 +387,16 @@ class Builder:
     def _switch(
         self, condition: int, bodies: Sequence[Sequence[Statement]], default: Sequence[Statement] | None
     ) -> None:
-        with SwitchBlock(self._node(condition)) as switch:
+        on = self._node(condition)
+        self._switched.append(on)
+        with SwitchBlock(on) as switch:
             for value, body in enumerate(bodies):
                 with switch.case(value):
                     self.write(body)
             if default is not None:
                 with switch.default():
                     self.write(default)
+        self._switched.pop()
 
     def _apply_map(self, over: Sequence[Source | Whole], body: Sequence[Statement]) -> None:
         arguments = [unmapped(self._argument(o.source)) if isinstance(o, Whole) else self._mapped(o) for o in over]

@@ -197,6 +197,10 @@ class FakeCluster:
         """What was lost only because of this unit is there again."""
         for unit in self.units:
             if unit.key in self.lost and self._causes[unit.key] == key:
+                missing = [up for up in unit.upstream_keys() if up not in self.submitted and up not in self.outcomes]
+                if missing:
+                    self._causes[unit.key] = missing[0]
+                    continue
                 self.lost.remove(unit.key)
                 self.submitted[unit.key] = unit
                 self._find_again(unit.key)

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anabranch import errors
-from anabranch.engine.values import dumps
+from anabranch.engine.values import ATOMS, dumps
 from anabranch.states import Failure
 from anabranch.where import is_library, is_users
 
@@ -126,13 +126,23 @@ def _portable(exception: BaseException, limit: int = MAX_EXCEPTION_NBYTES) -> by
         # Dask teaches pickle to take tracebacks and causes along; the text has them, and they are large.
         exception.__traceback__ = exception.__cause__ = exception.__context__ = None
         data = dumps(exception)
-        if len(data) > limit or type(pickle.loads(data)).__name__ != type(exception).__name__:
+        if len(data) > limit:
+            return None
+        if _is_simple(exception):
+            return data
+        if type(pickle.loads(data)).__name__ != type(exception).__name__:
             return None
     except BaseException:  # pickling runs the user's code; whatever it raises, the text is there
         return None
     finally:
         exception.__traceback__, exception.__cause__, exception.__context__, exception.__suppress_context__ = chained
     return data
+
+
+def _is_simple(exception: BaseException) -> bool:
+    """Whether an exception is sure to load again: one of Python's own, made of nothing but atoms."""
+    is_own = type(exception).__module__ == "builtins" and not isinstance(exception, BaseExceptionGroup)
+    return is_own and not vars(exception) and all(type(each) in ATOMS for each in exception.args)
 
 
 def revive(failure: Failure | None, message: str = "") -> BaseException:

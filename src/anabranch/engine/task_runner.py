@@ -25,6 +25,7 @@ from anabranch.frozen import FrozenNode
 from anabranch.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.states import (
     Failed,
+    Failure,
     Finished,
     Looped,
     Pending,
@@ -202,22 +203,30 @@ def conclude_exception(run: TaskRun, running: State, error: BaseException, input
         return _concluded(run, running, state, state.result)
     if isinstance(error, RETRY):
         return _retrying(run, running, error.state, error.start_time or run.environment.now())
-    failed = failed_state(error, inputs, in_full=run.is_new(error), root=run.context.task_full_name)
-    retry, attempt = run.node.policies.retry, run.context.task_run_count
+    policies, attempt, root = run.node.policies, run.context.task_run_count, run.context.task_full_name
+    retry = policies.retry
     try:
         again = retry.wants(error, attempt)
         delay_s = retry.delay_s(attempt, random.random()) if again else 0.0
     except BaseException as problem:  # retry_on and retry_delay may be functions of the user's
-        return _concluded(run, running, failed_state(problem, inputs, root=run.context.task_full_name))
+        return _concluded(run, running, failed_state(problem, inputs, root=root))
+    due = run.environment.now() + timedelta(seconds=delay_s)
+    if again and not policies.state_handlers and policies.on_failure is None:
+        # Nobody is shown the state of an attempt that is repeated, so it is not described at length.
+        failure = Failure(type_name(error), clean(message_of(error), 300), root=root)
+        return _retrying(run, running, _next_attempt(attempt, retry.max_retries, failure.headline(), failure), due)
+    failed = failed_state(error, inputs, in_full=run.is_new(error), root=root)
     if not again:
         return _concluded(run, running, failed)
     handled = change(run, running, failed)
     _call_on_failure(run, handled)
     if not handled.is_failed():
         return _concluded(run, handled, handled, handled.result, announced=True)
-    due = run.environment.now() + timedelta(seconds=delay_s)
-    message = f"attempt {attempt} of {retry.max_retries + 1} failed with {failed.message}"
-    return _retrying(run, handled, Retrying(message=message, failure=failed.failure), due)
+    return _retrying(run, handled, _next_attempt(attempt, retry.max_retries, failed.message, failed.failure), due)
+
+
+def _next_attempt(attempt: int, max_retries: int, reason: str, failure: Failure | None) -> State:
+    return Retrying(message=f"attempt {attempt} of {max_retries + 1} failed with {reason}", failure=failure)
 
 
 def failed_state(
