@@ -68,12 +68,10 @@ def _looped(n: int, *, retried: bool) -> int:
     """Three rounds that count up; with `retried`, the first attempt of each fails."""
     if retried and context.task_run_count == 1:
         raise ValueError("first attempt of a round")
-    so_far = context.task_loop_result or 0
-    return (
-        n + so_far
-        if context.task_loop_count == 3
-        else _raise(signals.LOOP(result=so_far + 1000 * context.task_loop_count))
-    )
+    so_far, count = context.task_loop_result or 0, context.task_loop_count
+    if count < 3:
+        raise signals.LOOP(result=so_far + 1000 * count)
+    return n + so_far + 10_000 * count
 
 
 def _mutated(n: int, given: Sequence[Any]) -> int:

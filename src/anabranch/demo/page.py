@@ -378,7 +378,7 @@ def _colour_bar(mapper: Any, title: str, *, ticks: Sequence[int]) -> Any:  # Bok
     )
 
 
-def _source(data: Mapping[str, object]) -> Any:  # a ColumnDataSource, imported here only
+def _source(data: Mapping[str, Any]) -> Any:  # a ColumnDataSource, imported here only
     from bokeh.models import ColumnDataSource
 
     return ColumnDataSource(dict(data))

@@ -10,6 +10,7 @@ import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from functools import partial as partial_function
 from typing import Any
 
@@ -43,10 +44,10 @@ from anabranch.engine.units import (
     Unit,
     UnitOutcome,
 )
-from anabranch.engine.values import ATOMS, dumps, materialised, measured
+from anabranch.engine.values import ATOMS, copied, dumps, materialised, measured
 from anabranch.frozen import FrozenNode
-from anabranch.signals import LOOP
-from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Retrying, Running, State, Success
+from anabranch.signals import LOOP, Signal
+from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Retrying, Running, State, Success
 
 FIRST_BLOCK = 1
 LONGEST_BLOCK = 1024
@@ -270,6 +271,11 @@ class Stage:
         self.open: list[tuple[str, Sequence[Any]]] = []
         self.gates: list[bytearray] = [source.codes for source in self.lined.values()]
         """Codes of the elements upstream: where one is not a plain Success, the short way is closed."""
+        self._call: Callable[[int], Any] | None = None
+        self._snapshots: dict[str, _Snapshot] = {}
+        """Whole arguments that an attempt could change before the next, by name."""
+        if self.node.policies.retry.max_retries:
+            self._note_whole_arguments(values)
         if not self.is_plain:
             return
         try:
@@ -281,8 +287,21 @@ class Stage:
                 elif name in self.node.mapped and isinstance(expression, Ref):
                     self.open.append((name, self.lined[expression.node].values))
                 self.template[name] = None if name in self.node.mapped else evaluate(expression, values)
+            self.template.update((name, snapshot.own) for name, snapshot in self._snapshots.items())
         except BaseException:  # the long way makes it each element's failure, with its message
             self.is_plain = False
+
+    def _note_whole_arguments(self, values: Mapping[str, Any]) -> None:
+        """Pickle, once for all elements, the whole arguments that an attempt which is repeated could change."""
+        for name, expression in self.node.arguments.items():
+            if name in self.node.mapped or not isinstance(expression, (Const, Ref)):
+                continue
+            try:
+                value = evaluate(expression, values)
+                if type(value) not in ATOMS and not callable(value):
+                    self._snapshots[name] = _Snapshot(value)
+            except Exception:  # the long way says what is wrong with it; what does not pickle cannot be copied either
+                continue
 
     # Running ----------------------------------------------------------------------------------------------------------
 
@@ -291,7 +310,7 @@ class Stage:
         # With retries to come, an attempt must work on copies of what it could change: that is the long way's business.
         retries = self.node.policies.retry.max_retries > 0 and not self._has_atoms_only()
         usual = self.is_plain and not self.has_carried and not self.attempts and not self.loops
-        call = self._caller() if usual else None
+        call = self._call = self._caller() if usual else None
         is_gated, is_followed = bool(self.gates), self.is_followed
         max_width: int = self.environment.setting("max_width")
         clock, codes, values, ctx, indices = time.perf_counter, self.codes, self.values, self.context, self.indices
@@ -303,7 +322,7 @@ class Stage:
             while True:
                 if raised is not None:  # outside of the handler: a next attempt has nothing to do with this exception
                     self._raised(position, raised)
-                    raised = None
+                    raised, call = None, self._call
                 try:
                     for position in positions:
                         if (
@@ -394,6 +413,7 @@ class Stage:
             is_approved=self.approved,
             check_value=False,
             is_new=partial_function(self._is_new, position),
+            copied=self._copied,
         )
 
     def _long_way(self, position: int) -> None:
@@ -401,7 +421,26 @@ class Stage:
 
     def _raised(self, position: int, error: BaseException) -> None:
         """An attempt on the short way raised: settle it, and go on with it where that is due at once."""
+        ctx, began = self.context, self.environment.now()
+        try:
+            while self._call is not None and self._is_repeated_at_once(error, ctx.task_run_count):
+                ctx.task_run_count += 1
+                self._restore_inputs()
+                try:
+                    value = materialised(self._call(position), self.environment.setting("max_width"))
+                except BaseException as again:
+                    if self.environment.is_main and isinstance(again, KeyboardInterrupt):
+                        raise
+                    error = again
+                else:
+                    self._record(position, Outcome(self._late_success(position, began), value))
+                    return
+            attempt = ctx.task_run_count
+        finally:
+            ctx.task_run_count = 1
         run = self._run_at(position)
+        run.context.task_run_count = attempt
+        self._restore_inputs()
         inputs = {**self.template, **{name: column[position] for name, column in self.open}}
         running = Running(start_time=self.environment.now())
         outcome = conclude_exception(run, running, error, inputs)
@@ -418,6 +457,39 @@ class Stage:
             self._record(position, outcome)
             return
         self._record(position, run_attempts(run, *self.node.signature.split(inputs), inputs))
+
+    def _is_repeated_at_once(self, error: BaseException, attempt: int) -> bool:
+        """Whether a next attempt follows without delay, and without anybody being told of the one that failed."""
+        retry = self.node.policies.retry
+        if retry.delay != 0 or retry.jitter or isinstance(error, Signal):
+            return False
+        try:
+            return retry.wants(error, attempt)
+        except BaseException:  # a predicate of the user's: the long way asks it again, and says what it raised
+            return False
+
+    def _late_success(self, position: int, began: datetime) -> State:
+        return Success(
+            message="done",
+            attempt=self.context.task_run_count,
+            map_index=self.indices[position],
+            worker=self.environment.worker,
+            start_time=began,
+            end_time=self.environment.now(),
+        )
+
+    def _restore_inputs(self) -> None:
+        """Give the next attempt the whole arguments as they were before the last one."""
+        if self._call is not None and self._snapshots:
+            self.template.update((name, snapshot.renewed()) for name, snapshot in self._snapshots.items())
+            self._call = self._caller()
+
+    def _copied(self, value: Any, attempt: int) -> Any:
+        """What an attempt may work on: a copy; of whole arguments the chunk's own, new for every second attempt."""
+        for snapshot in self._snapshots.values():
+            if snapshot.original is value:
+                return snapshot.own if attempt == 1 else snapshot.renewed()
+        return copied(value)
 
     def _is_new(self, position: int, error: BaseException) -> bool:
         """Whether to describe a failure in full: the first element with one of its kind is, in each of its attempts."""
@@ -457,11 +529,11 @@ class Stage:
 
     def check_values(self, reached: int) -> tuple[bytes | None, int]:
         """Make sure that all values can travel; those that cannot are their elements' failures. Pickle and size."""
-        values = self.values[:reached]
+        values = self._travelling(reached)
         kinds = set(map(type, values))
         if not kinds <= ATOMS:
             self._materialise(values, kinds)
-            values = self.values[:reached]
+            values = self._travelling(reached)
             samples = {type(value): value for value in values}
             try:
                 for sample in samples.values():
@@ -471,9 +543,17 @@ class Stage:
             except BaseException:  # some element is guilty: the loop finds out which
                 for position, value in enumerate(values):
                     self._check_value(position, value)
-                values = self.values[:reached]
+                values = self._travelling(reached)
         data = pickle.dumps(values, protocol=5)
         return data, len(data)
+
+    def _travelling(self, reached: int) -> list[Any]:
+        """The values, without the exceptions: these are pickled in the states already."""
+        values = self.values[:reached]
+        for position, state in self.records.items():
+            if state.code >= FIRST_FAILED_CODE:
+                values[position] = None
+        return values
 
     def _materialise(self, values: list[Any], kinds: set[type]) -> None:
         if not any(hasattr(kind, "__next__") for kind in kinds):
@@ -495,6 +575,19 @@ class Stage:
         state = failed_state(error, root=f"{self.node.slug}[{index}]")
         state = replace(state, map_index=index, worker=self.environment.worker)
         self._record(position, Outcome(state, revive(state.failure)))
+
+
+class _Snapshot:
+    """A value of which each attempt gets a copy that no failed attempt has changed."""
+
+    def __init__(self, original: Any) -> None:
+        self.original = original
+        self._data = dumps(original)
+        self.own = self.renewed()
+
+    def renewed(self) -> Any:
+        self.own = pickle.loads(self._data)
+        return self.own
 
 
 def _outcome_at(source: Aligned | Stage, position: int, index: int) -> Outcome:

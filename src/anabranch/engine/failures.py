@@ -125,11 +125,13 @@ def _portable(exception: BaseException, limit: int = MAX_EXCEPTION_NBYTES) -> by
     try:
         # Dask teaches pickle to take tracebacks and causes along; the text has them, and they are large.
         exception.__traceback__ = exception.__cause__ = exception.__context__ = None
+        if _is_simple(exception):
+            # As a whole, tblib would pickle it, which takes ten times as long.
+            data = pickle.dumps(exception.__reduce__()[:2], protocol=5)
+            return data if len(data) <= limit else None
         data = dumps(exception)
         if len(data) > limit:
             return None
-        if _is_simple(exception):
-            return data
         if type(pickle.loads(data)).__name__ != type(exception).__name__:
             return None
     except BaseException:  # pickling runs the user's code; whatever it raises, the text is there
@@ -150,6 +152,9 @@ def revive(failure: Failure | None, message: str = "") -> BaseException:
     if failure is not None and failure.exception is not None:
         try:
             exception = pickle.loads(failure.exception)
+            if isinstance(exception, tuple):  # how `_portable` keeps simple ones
+                cls, args = exception
+                exception = cls(*args)
             if isinstance(exception, BaseException):
                 return exception
         except BaseException:  # the class may not be importable in this process

@@ -70,6 +70,10 @@ def _always(error: BaseException) -> bool:
     return True
 
 
+def _copied(value: Any, attempt: int) -> Any:
+    return copied(value)
+
+
 @dataclass(slots=True)
 class TaskRun:
     """One task run: a node, or one element of a map."""
@@ -89,6 +93,8 @@ class TaskRun:
     check_value: bool = True
     is_new: Callable[[BaseException], bool] = _always
     """Whether a failure is worth its traceback: the thousandth of a kind is not."""
+    copied: Callable[[Any, int], Any] = _copied
+    """What an attempt that may be repeated gets of an argument, by the number of the attempt."""
 
 
 def run_task(run: TaskRun) -> Outcome:
@@ -152,9 +158,11 @@ def run_attempts(run: TaskRun, args: list[Any], kwargs: dict[str, Any], inputs: 
         if isinstance(state, Finished):
             return _concluded(run, state, state, announced=True)
         # An attempt that may be repeated works on copies: the next one must not see what this one did to its inputs.
-        given = (
-            ([copied(a) for a in args], {k: copied(v) for k, v in kwargs.items()}) if keeps_snapshot else (args, kwargs)
-        )
+        given: tuple[list[Any], dict[str, Any]] = (args, kwargs)
+        if keeps_snapshot:
+            number = run.context.task_run_count
+            own = [run.copied(value, number) for value in args]
+            given = own, {name: run.copied(value, number) for name, value in kwargs.items()}
         outcome = run_attempt(run, state, *given, inputs)
         state = outcome.state
         ctx = run.context

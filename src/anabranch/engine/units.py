@@ -13,9 +13,10 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from anabranch.context import RunInfo
+from anabranch.engine.failures import revive
 from anabranch.engine.values import dumps_with_buffers
 from anabranch.frozen import FrozenNode
-from anabranch.states import BY_CODE, State, Success
+from anabranch.states import BY_CODE, FIRST_FAILED_CODE, State, Success
 
 Key: TypeAlias = tuple[str, int]
 Indices: TypeAlias = range | tuple[int, ...]
@@ -146,6 +147,24 @@ class Column:
             state = BY_CODE[self.codes[position]](map_index=index)
         return Outcome(state, self.values[position])
 
+    def without_exceptions(self) -> Column:
+        """The same without the exceptions that the records can give back: pickled once is enough."""
+        if not self.records:
+            return self
+        values = self.values[:]
+        for index in self._failed():
+            values[self.indices.index(index)] = None
+        return Column(self.indices, self.codes, values, self.records)
+
+    def revive_exceptions(self) -> None:
+        """Put back what `without_exceptions` left out."""
+        for index in self._failed():
+            state = self.records[index]
+            self.values[self.indices.index(index)] = revive(state.failure, state.message)
+
+    def _failed(self) -> Iterator[int]:
+        return (index for index, state in self.records.items() if state.code >= FIRST_FAILED_CODE)
+
 
 @dataclass(slots=True)
 class UnitOutcome:
@@ -169,7 +188,8 @@ class UnitOutcome:
         # Dask moves outcomes between workers and loads them there. What does not load must not do so in Dask's hands,
         # where it would be fetched again for ever: it stays closed until a unit opens it.
         buffers: list[pickle.PickleBuffer] = []
-        parts = (self.singles, self.columns, self.partials, self.cut)
+        columns = {slug: column.without_exceptions() for slug, column in self.columns.items()}
+        parts = (self.singles, columns, self.partials, self.cut)
         data = dumps_with_buffers(parts, buffers)
         kept = buffers if protocol >= 5 else [buffer.raw().tobytes() for buffer in buffers]
         return Sealed, (self.nbytes, data, kept, self.report)
@@ -195,6 +215,8 @@ class Sealed:
         """The outcome; whatever loading the user's values raises comes out."""
         if self._opened is None:
             singles, columns, partials, cut = pickle.loads(self._data, buffers=self._buffers)
+            for column in columns.values():
+                column.revive_exceptions()
             self._opened = UnitOutcome(singles, columns, self.nbytes, partials, cut, self.report)
         return self._opened
 

@@ -342,3 +342,21 @@ def test_two_tasks_wait_for_one_that_is_retried_later() -> None:
         view = flow.run()
 
     assert [view.result[each].result for each in doubles] == [6, 6]
+
+
+def test_a_next_attempt_sees_whole_arguments_of_a_map_as_they_were() -> None:
+    @task(max_retries=1)
+    def spoil(x: int, xs: list[int]) -> list[int]:
+        from anabranch import context
+
+        xs.append(x)
+        return list(xs) if context.task_run_count == 2 else fail.run(x)
+
+    with Flow("spoil") as flow:
+        constant = spoil.map([1, 2], unmapped([0]))
+        computed = spoil.map([1, 2], unmapped(numbers(1)))
+
+    view = flow.run()
+
+    assert view.result[constant].result == [[0, 1], [0, 2]]
+    assert view.result[computed].result == [[0, 1], [0, 2]]
