@@ -1,0 +1,119 @@
+"""Tables of the run store, and the numbered steps that make them, for SQLite and PostgreSQL alike.
+
+A new store takes all steps, an older one those it lacks: there is no other way to make a table, so the two cannot come
+apart. A step that was released is never edited; a change is a new step at the end. (Alembic does the same at 0.9 s of
+import time; what is needed of it here are these few lines.)
+
+Times are microseconds since 1970, UTC.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+APPLICATION_ID = 0x616E6272
+"""``anbr`` in the header of a SQLite file: it is ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as the statements see it; `columns` begin with the key."""
+
+    name: str
+    key: tuple[str, ...]
+    columns: tuple[str, ...]
+
+    def insert(self) -> str:
+        """Statement that adds a row, unless there is one with its key."""
+        return f"{self._insert()} DO NOTHING"
+
+    def upsert(self) -> str:
+        """Statement that adds a row, or replaces the one with its key."""
+        values = ", ".join(f"{column} = excluded.{column}" for column in self.columns[len(self.key) :])
+        return f"{self._insert()} DO UPDATE SET {values}"
+
+    def select(self, where: str) -> str:
+        """Statement that reads all columns of the rows for which the condition holds."""
+        return f"SELECT {', '.join(self.columns)} FROM {self.name} WHERE {where}"
+
+    def _insert(self) -> str:
+        marks = ", ".join("?" * len(self.columns))
+        return (
+            f"INSERT INTO {self.name} ({', '.join(self.columns)}) VALUES ({marks}) ON CONFLICT ({', '.join(self.key)})"
+        )
+
+
+def _table(name: str, key: str, rest: str) -> Table:
+    keys = tuple(key.split())
+    return Table(f"anabranch_{name}", keys, (*keys, *rest.split()))
+
+
+RUNS = _table(
+    "runs",
+    "run_id",
+    "flow_name flow_version state message started ended parent_run_id labels owner epoch token held_since lease_until",
+)
+# Apart from the runs, since a database writes a row anew as a whole each time a lease is renewed.
+DETAILS = _table("run_details", "run_id", "parameters parameters_pickle code versions plan")
+TASK_RUNS = _table(
+    "task_runs",
+    "run_id slug",
+    "task_name state code attempt loop_count started ended worker message failure value result fingerprint width",
+)
+CHUNKS = _table("chunks", "run_id slug serial", "indices codes element_values result worker started seconds")
+ELEMENTS = _table("elements", "run_id slug element", "code attempt due message failure")
+LOGS = _table("logs", "run_id epoch serial", "logged level line slug element attempt worker")
+TABLES = (RUNS, DETAILS, TASK_RUNS, CHUNKS, ELEMENTS, LOGS)
+
+SQLITE = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "bytes": "BLOB", "clustered": " WITHOUT ROWID"}
+# Collation "C": ids and names sort by code point in both.
+POSTGRESQL = {
+    "text": 'TEXT COLLATE "C"',
+    "integer": "BIGINT",
+    "real": "DOUBLE PRECISION",
+    "bytes": "BYTEA",
+    "clustered": "",
+}
+
+STEPS: tuple[tuple[str, ...], ...] = (
+    # 1: runs and what became of their tasks
+    (
+        """CREATE TABLE anabranch_runs (
+            run_id {text} NOT NULL PRIMARY KEY, flow_name {text} NOT NULL, flow_version {text} NOT NULL,
+            state {text} NOT NULL, message {text} NOT NULL, started {integer} NOT NULL, ended {integer},
+            parent_run_id {text}, labels {text} NOT NULL, owner {text} NOT NULL, epoch {integer} NOT NULL,
+            token {text} NOT NULL, held_since {integer} NOT NULL, lease_until {integer}){clustered}""",
+        "CREATE INDEX anabranch_runs_started ON anabranch_runs (started)",
+        "CREATE INDEX anabranch_runs_flow_name ON anabranch_runs (flow_name, started)",
+        """CREATE TABLE anabranch_run_details (
+            run_id {text} NOT NULL PRIMARY KEY, parameters {text} NOT NULL, parameters_pickle {bytes},
+            code {text} NOT NULL, versions {text} NOT NULL, plan {bytes})""",
+        """CREATE TABLE anabranch_task_runs (
+            run_id {text} NOT NULL, slug {text} NOT NULL, task_name {text} NOT NULL, state {text} NOT NULL,
+            code {integer} NOT NULL, attempt {integer} NOT NULL, loop_count {integer} NOT NULL, started {integer},
+            ended {integer}, worker {text} NOT NULL, message {text} NOT NULL, failure {bytes}, value {bytes},
+            result {text}, fingerprint {text} NOT NULL, width {integer}, PRIMARY KEY (run_id, slug))""",
+        """CREATE TABLE anabranch_chunks (
+            run_id {text} NOT NULL, slug {text} NOT NULL, serial {integer} NOT NULL, indices {bytes} NOT NULL,
+            codes {bytes} NOT NULL, element_values {bytes}, result {text}, worker {text} NOT NULL, started {integer},
+            seconds {real} NOT NULL, PRIMARY KEY (run_id, slug, serial))""",
+        """CREATE TABLE anabranch_elements (
+            run_id {text} NOT NULL, slug {text} NOT NULL, element {integer} NOT NULL, code {integer} NOT NULL,
+            attempt {integer} NOT NULL, due {integer}, message {text} NOT NULL, failure {bytes},
+            PRIMARY KEY (run_id, slug, element)){clustered}""",
+    ),
+    # 2: log lines
+    (
+        """CREATE TABLE anabranch_logs (
+            run_id {text} NOT NULL, epoch {integer} NOT NULL, serial {integer} NOT NULL, logged {integer} NOT NULL,
+            level {integer} NOT NULL, line {text} NOT NULL, slug {text}, element {integer}, attempt {integer},
+            worker {text} NOT NULL, PRIMARY KEY (run_id, epoch, serial)){clustered}""",
+    ),
+)
+VERSION = len(STEPS)
+
+
+def statements(types: Mapping[str, str], *, since: int = 0) -> list[str]:
+    """The statements of all steps after the one numbered `since`, in one dialect (`SQLITE` or `POSTGRESQL`)."""
+    return [statement.format_map(types) for step in STEPS[since:] for statement in step]
