@@ -10,6 +10,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 
+from dask.utils import parse_bytes
+
 from anabranch import context, scope
 from anabranch.errors import CallError, DefinitionError, MappingError, OptionError, OutsideFlowError, listed
 from anabranch.graph import Graph
@@ -47,7 +49,7 @@ class Task(Template, Generic[P, R]):
         self.name = self.__name__ = check_name(name if name is not None else type(self).__name__, "task name")
         self.slug = check_name(slug, "task slug") if slug is not None else None
         try:
-            self.policies = Policies.from_options(options)
+            self.policies = Policies.from_options(_with_nbytes(options))
         except OptionError as error:
             raise OptionError(f"task {self.name!r} ({self.where}): {error}") from None
         function = self._function()
@@ -231,7 +233,7 @@ class Task(Template, Generic[P, R]):
     def _node(self, options: dict[str, Any]) -> Node:
         name = check_name(options.pop("name", self.name), "task name")
         try:
-            policies = Policies.from_options(options, self.policies) if options else self.policies
+            policies = Policies.from_options(_with_nbytes(options), self.policies) if options else self.policies
         except OptionError as error:
             raise OptionError(f"{self.name}(task_args=…): {error} ({caller()})") from None
         # One Signature for all calls: looking at a function is slow, and it travels to workers once.
@@ -264,6 +266,17 @@ class _Run:
         given = {name: value for name, value in bound.items() if not isinstance(value, FlowParameter)}
         positional, keywords = self.task.signature.split(given)
         return self.task._function()(*positional, **keywords)
+
+
+def _with_nbytes(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options with the memory limit in bytes; Dask, whose texts these are, is no business of the policies."""
+    limit = options.get("memory_limit")
+    if not isinstance(limit, str):
+        return options
+    try:
+        return {**options, "memory_limit": parse_bytes(limit)}
+    except ValueError as error:
+        raise OptionError(f"memory_limit: expected bytes, or a text such as '500 MB', found {limit!r}") from error
 
 
 def _annotated_nout(function: Callable[..., Any]) -> int | None:

@@ -21,6 +21,7 @@ Delay: TypeAlias = Seconds | Sequence[Seconds] | Callable[[int], Seconds]
 
 MAX_RETRIES = 1_000_000  # more than that is a loop, or a mistake
 MAX_SECONDS = 10 * 366 * 86400.0  # ten years: no wait is longer, and datetimes would overflow
+MIN_MEMORY = 64_000_000  # bytes; a new interpreter with this library has 32 MB
 MAX_TAG = 200  # characters, as in names
 
 
@@ -168,6 +169,9 @@ class Policies:
     retry: Retry = field(default_factory=Retry)
     timeout_s: float | None = None
     isolation: Literal["thread", "process"] = "thread"
+    """Where attempts run: in the worker's own process, or in one that can be killed."""
+    memory_limit: int | None = None
+    """Bytes of resident memory for the process of an attempt and all that it starts."""
     trigger: triggers.Trigger = triggers.all_successful
     skip_on_upstream_skip: bool = True
     tags: frozenset[str] = frozenset()
@@ -188,11 +192,10 @@ class Policies:
             object.__setattr__(self, "timeout_s", seconds(self.timeout_s, "timeout", zero=False))
             if self.timeout_s < 0.001:
                 raise OptionError(f"timeout: expected at least a millisecond, found {self.timeout_s!r} s")
-        if self.isolation != "thread":
-            raise OptionError(
-                f"isolation: expected 'thread', found {self.isolation!r} (isolation in a child process is not there "
-                "yet)"
-            )
+        if self.isolation not in ("thread", "process"):
+            raise OptionError(f"isolation: expected 'thread' or 'process', found {self.isolation!r}")
+        if self.memory_limit is not None:
+            self._check_memory_limit(self.memory_limit)
         if not callable(self.trigger):
             raise OptionError(f"trigger: expected a function of the upstream states, found {self.trigger!r}")
         is_collection = isinstance(self.tags, Collection) and not isinstance(self.tags, str)
@@ -222,6 +225,16 @@ class Policies:
         for resource, amount in amounts:
             if not isinstance(resource, str) or isinstance(amount, bool) or not isinstance(amount, Real) or amount <= 0:
                 raise OptionError(f"resources: expected names with amounts above 0, found {self.resources!r}")
+
+    def _check_memory_limit(self, limit: object) -> None:
+        if isinstance(limit, bool) or not isinstance(limit, int):
+            raise OptionError(f"memory_limit: expected bytes, or a text such as '500 MB', found {limit!r}")
+        if limit < MIN_MEMORY:
+            raise OptionError(
+                f"memory_limit: expected at least {MIN_MEMORY:,} bytes, of which Python takes half, found {limit!r}"
+            )
+        if self.isolation != "process":
+            raise OptionError("memory_limit needs isolation='process': only a process of its own can be killed")
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any], base: Policies | None = None) -> Policies:
@@ -253,6 +266,7 @@ class Policies:
         """Whether running the function and keeping its value is all there is to do."""
         return (
             self.timeout_s is None
+            and self.isolation == "thread"
             and self.trigger is triggers.all_successful
             and not self.state_handlers
             and self.on_failure is None

@@ -59,7 +59,8 @@ def task(
     retry_on: RetryOn | list[type[BaseException]] | None = ...,
     retry_kwargs: Mapping[str, Any] | None = ...,
     timeout: Seconds | None = ...,
-    isolation: Literal["thread"] | None = ...,
+    isolation: Literal["thread", "process"] | None = ...,
+    memory_limit: int | str | None = ...,
     trigger: Trigger | None = ...,
     skip_on_upstream_skip: bool | None = ...,
     nout: int | None = ...,
@@ -86,6 +87,9 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         See `anabranch.policies.Retry`; `retry_kwargs` is a dict of the others. Delays are seconds or timedeltas.
     timeout
         Seconds or timedelta after which an attempt ends as `TimedOut`.
+    isolation, memory_limit
+        With "process", attempts run in a child process of the worker: at the timeout, or with more resident memory than
+        `memory_limit` (bytes, or a text such as ``"500 MB"``), it is killed with everything that it has started.
     trigger, skip_on_upstream_skip
         When to run, seen from upstream states; see `anabranch.triggers`.
     nout

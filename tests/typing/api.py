@@ -43,6 +43,11 @@ def total(records: list[dict[str, int]]) -> int:
     return len(records)
 
 
+@task(isolation="process", memory_limit="500 MB", timeout=2.5)
+def convert(path: str) -> bytes:
+    return path.encode()
+
+
 @task
 def paths(root: str) -> list[str]:
     return [root]
