@@ -1,0 +1,79 @@
+"""Results in this process's memory, for tests and notebooks."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+from uuid import uuid4
+from weakref import WeakValueDictionary
+
+from anabranch.results.base import Result
+
+
+class MemoryStore:
+    """Objects in a dict. A copy made by pickle is the same store within the process, and an empty one in another."""
+
+    def __new__(cls, token: str | None = None) -> MemoryStore:  # noqa: D102  # a copy is the same object
+        token = token or uuid4().hex
+        with _LOCK:
+            if (store := _STORES.get(token)) is None:
+                store = _STORES[token] = super().__new__(cls)
+                store._token = token
+                store.objects = {}
+        return store
+
+    _token: str
+    objects: dict[str, bytes]
+    """The objects by location, for a test to look at, or to damage."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return MemoryStore, (self._token,)
+
+    def __repr__(self) -> str:
+        return "memory"
+
+    def put(self, location: str, parts: list[bytes], *, replace: bool) -> bool:
+        """As `Store.put`."""
+        with _LOCK:
+            if location in self.objects and not replace:
+                return False
+            self.objects[location] = b"".join(parts)
+            return True
+
+    def get(self, location: str, nbytes: int | None = None) -> bytes:
+        """As `Store.get`."""
+        if (data := self.objects.get(location)) is None:
+            raise FileNotFoundError(location)
+        return data[:nbytes]
+
+    def exists(self, location: str) -> bool:
+        """As `Store.exists`."""
+        return location in self.objects
+
+    def delete(self, location: str) -> None:
+        """As `Store.delete`."""
+        self.objects.pop(location, None)
+
+    def sweep(self, older_than_s: float) -> int:
+        """None: there are no temporary objects."""
+        return 0
+
+    def close(self) -> None:
+        """Nothing: there is no connection."""
+
+
+class InMemoryResult(Result):
+    """Results in this process's memory.
+
+    Parameters
+    ----------
+    **options
+        `serializer` and `location`, as for `Result`.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(MemoryStore(), **options)
+
+
+_LOCK = threading.Lock()
+_STORES: WeakValueDictionary[str, MemoryStore] = WeakValueDictionary()

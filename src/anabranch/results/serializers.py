@@ -1,0 +1,366 @@
+"""Values as bytes and back: what a stored result's body is made of.
+
+A serializer gives back an equal value, or refuses. `safe_load` is the one place where stored bytes are unpickled;
+whoever calls it has checked the object's envelope.
+"""
+
+from __future__ import annotations
+
+import bz2
+import importlib.util
+import io
+import json
+import lzma
+import pickle
+import zlib
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, Protocol, TypeAlias
+
+import cloudpickle
+
+from anabranch.errors import ExtraMissing, OptionError, UnstorableValueError, listed
+from anabranch.signature import named
+
+Codec: TypeAlias = Literal["zlib", "lzma", "bz2"]
+Bytes: TypeAlias = bytes | memoryview
+
+CHECK_NBYTES = 1 << 20  # loading a larger pickle only to see that it loads would cost as much as the work
+_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
+
+
+class Serializer(Protocol):
+    """What a result needs to know of the format of its values. Instances are picklable and safe in threads."""
+
+    @property
+    def name(self) -> str:
+        """What the object's header calls it."""
+        ...
+
+    @property
+    def takes_lists(self) -> bool:
+        """Whether a list of values that it takes is a value that it takes: elements are then stored in groups."""
+        ...
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether reading may run code that the bytes name, so that their origin must be trusted."""
+        ...
+
+    def dumps(self, value: Any) -> bytes:
+        """The value as bytes.
+
+        Raises
+        ------
+        UnstorableValueError
+            It would not come back as it is.
+        """
+        ...
+
+    def loads(self, data: Bytes) -> Any:
+        """The value again; any exception means that it cannot be had from these bytes."""
+        ...
+
+
+class _Named:
+    """Serializers are what their name says: equal if that is, and written as it is made."""
+
+    name: str
+    takes_lists = True
+    runs_code = False
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and other.name == self.name
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+
+def safe_load(data: Bytes) -> Any:
+    """The value of a pickle that was stored. Nothing else in the library unpickles what comes from a store.
+
+    Call it with what this process has just pickled, or with the body of an envelope that has been checked.
+    """
+    return pickle.loads(data)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+class PickleSerializer(_Named):
+    """Any value that pickles, with cloudpickle for what only that can do."""
+
+    name = "pickle"
+    runs_code = True
+
+    def dumps(self, value: Any) -> bytes:
+        """The value as a pickle of protocol 5, which is known to load again if it is small.
+
+        Raises
+        ------
+        UnstorableValueError
+            It does not pickle, or does not load.
+        """
+        try:
+            if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
+                raise TypeError("an open file belongs to its process")  # cloudpickle would silently copy what is in it
+            data = _pickled(value)
+            # Loading classes and functions that were pickled by value would give their names to copies, here.
+            if type(value) not in _ATOMS and len(data) <= CHECK_NBYTES and b"cloudpickle.cloudpickle" not in data:
+                safe_load(data)
+        except (Exception, SystemExit, GeneratorExit) as error:  # pickling runs the user's code
+            raise _unstorable(
+                value, self, f"{type(error).__name__}: {error}; return plain data, or what it takes to make it again"
+            ) from error
+        return data
+
+    def loads(self, data: Bytes) -> Any:
+        """As `safe_load`."""
+        return safe_load(data)
+
+
+def _pickled(value: Any) -> bytes:
+    try:
+        data = pickle.dumps(value, protocol=5)
+        if b"__main__" not in data:  # what is defined there has no module that others could import
+            return data
+    except Exception:
+        pass
+    result: bytes = cloudpickle.dumps(value, protocol=5)
+    return result
+
+
+class JSONSerializer(_Named):
+    """Values that JSON has: None, booleans, numbers, texts, lists, and dicts with texts as keys."""
+
+    name = "json"
+
+    def dumps(self, value: Any) -> bytes:
+        """The value as JSON text.
+
+        Raises
+        ------
+        UnstorableValueError
+            Something in it would come back as something else, such as a tuple as a list.
+        """
+        try:
+            text = json.dumps(value, separators=(",", ":"))
+            if json.loads(text) != value and (culprit := _not_json(value, "$")):  # NaN differs and is fine
+                raise TypeError(culprit)
+        except (Exception, SystemExit, GeneratorExit) as error:  # comparing runs the user's code
+            raise _unstorable(value, self, f"{error}; use PickleSerializer, or return what JSON has") from error
+        return text.encode()
+
+    def loads(self, data: Bytes) -> Any:
+        """The value again."""
+        return json.loads(bytes(data))
+
+
+def _not_json(value: Any, path: str) -> str | None:
+    """The first part of a value that JSON would change."""
+    kind = type(value)
+    if kind is dict:
+        for key, part in value.items():
+            if type(key) is not str:
+                return f"{path} has a key that is not a text, {key!r:.40}"
+            if found := _not_json(part, f"{path}.{key:.40}"):
+                return found
+        return None
+    if kind is list:
+        return next((found for i, part in enumerate(value) if (found := _not_json(part, f"{path}[{i}]"))), None)
+    return None if kind in (int, float, bool, str, type(None)) else f"{path} is of type {named(kind)}"
+
+
+class BytesSerializer(_Named):
+    """Bytes as they are."""
+
+    name = "bytes"
+    takes_lists = False
+
+    def dumps(self, value: Any) -> bytes:
+        """The value itself.
+
+        Raises
+        ------
+        UnstorableValueError
+            It is not of type bytes.
+        """
+        if type(value) is not bytes:
+            raise _unstorable(value, self, "it takes bytes only; return bytes, or use PickleSerializer")
+        return value
+
+    def loads(self, data: Bytes) -> Any:
+        """The bytes."""
+        return bytes(data)
+
+
+class ParquetSerializer(_Named):
+    """Arrow tables and pandas frames.
+
+    Raises
+    ------
+    ExtraMissing
+        pyarrow is not installed.
+    """
+
+    name = "parquet"
+    takes_lists = False
+    _KIND = b"anabranch.kind"
+
+    def __init__(self) -> None:
+        need("pyarrow", "arrow", "ParquetSerializer")
+
+    def dumps(self, value: Any) -> bytes:
+        """The table as a Parquet file.
+
+        Raises
+        ------
+        UnstorableValueError
+            It is neither kind of table, or has columns that Parquet cannot hold.
+        """
+        import pyarrow
+        from pyarrow import parquet
+
+        kind = type(value).__module__.partition(".")[0]
+        try:
+            if isinstance(value, pyarrow.Table):
+                table = value
+            elif kind == "pandas" and type(value).__name__ == "DataFrame":
+                if value.columns.inferred_type.startswith("mixed"):
+                    raise TypeError("names of its columns are of several types, and would all become texts")
+                table = pyarrow.Table.from_pandas(value)
+            else:
+                raise TypeError("it takes Arrow tables and pandas frames only")
+            sink = io.BytesIO()
+            metadata = {**(table.schema.metadata or {}), self._KIND: b"pandas" if table is not value else b"arrow"}
+            parquet.write_table(table.replace_schema_metadata(metadata), sink)
+        except Exception as error:
+            raise _unstorable(value, self, f"{error}; use PickleSerializer, or return a table") from error
+        return sink.getvalue()
+
+    def loads(self, data: Bytes) -> Any:
+        """The table, of the kind that it was."""
+        import pyarrow
+        from pyarrow import parquet
+
+        table = parquet.read_table(pyarrow.BufferReader(pyarrow.py_buffer(data)))
+        metadata = dict(table.schema.metadata or {})
+        kind = metadata.pop(self._KIND, None)
+        table = table.replace_schema_metadata(metadata or None)
+        return table.to_pandas() if kind == b"pandas" else table
+
+
+_CODECS: Mapping[str, tuple[Callable[[bytes], bytes], Callable[[Bytes], bytes]]] = {
+    "zlib": (zlib.compress, zlib.decompress),
+    "lzma": (lzma.compress, lzma.decompress),
+    "bz2": (bz2.compress, bz2.decompress),
+}
+
+
+class CompressedSerializer(_Named):
+    """Another serializer's bytes, compressed.
+
+    Parameters
+    ----------
+    inner
+        The other serializer.
+    codec
+        ``zlib`` is quick, ``lzma`` is small, ``bz2`` is between.
+
+    Raises
+    ------
+    OptionError
+        There is no such codec, or `inner` is no serializer.
+    """
+
+    def __init__(self, inner: Serializer | None = None, codec: Codec = "zlib") -> None:
+        self.inner = check_serializer(inner)
+        if codec not in _CODECS:
+            raise OptionError(f"CompressedSerializer: expected one of the codecs {listed(_CODECS)}, found {codec!r}")
+        self.codec = codec
+        self.name = f"{self.inner.name}+{codec}"
+        self.takes_lists = self.inner.takes_lists
+        self.runs_code = self.inner.runs_code
+
+    def __repr__(self) -> str:
+        return f"CompressedSerializer({self.inner!r}, {self.codec!r})"
+
+    def dumps(self, value: Any) -> bytes:
+        """The other's bytes, compressed."""
+        return _CODECS[self.codec][0](self.inner.dumps(value))
+
+    def loads(self, data: Bytes) -> Any:
+        """The value that the other makes of the decompressed bytes."""
+        return self.inner.loads(_CODECS[self.codec][1](data))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+_BY_NAME: Mapping[str, Callable[[], Serializer]] = {
+    "pickle": PickleSerializer,
+    "json": JSONSerializer,
+    "bytes": BytesSerializer,
+    "parquet": ParquetSerializer,
+}
+
+
+def by_name(name: str) -> Serializer:
+    """The serializer of that name.
+
+    Raises
+    ------
+    OptionError
+        There is none.
+
+    Examples
+    --------
+    >>> by_name("json+zlib")
+    CompressedSerializer(JSONSerializer(), 'zlib')
+    """
+    if name in _BY_NAME:
+        return _BY_NAME[name]()
+    inner, plus, codec = name.rpartition("+")
+    if plus and codec in _CODECS and inner.partition("+")[0] in _BY_NAME:
+        return CompressedSerializer(by_name(inner), codec)  # type: ignore[arg-type]  # it is one of the codecs
+    raise OptionError(
+        f"there is no serializer {name!r:.60}; there are {listed(_BY_NAME)}, and these followed by "
+        f"{listed(f'+{each}' for each in _CODECS)}"
+    )
+
+
+def check_serializer(serializer: object) -> Serializer:
+    """A serializer: the one given, the one of that name, or by default the one for pickles.
+
+    Raises
+    ------
+    OptionError
+        It is none.
+    """
+    if serializer is None:
+        return PickleSerializer()
+    if isinstance(serializer, str):
+        return by_name(serializer)
+    wanted = ("name", "takes_lists", "runs_code", "dumps", "loads")
+    if isinstance(serializer, type) or not all(hasattr(serializer, each) for each in wanted):
+        raise OptionError(f"expected a serializer, such as JSONSerializer(), found {serializer!r:.80}")
+    return serializer  # type: ignore[return-value]  # it has all that the protocol asks for
+
+
+def need(module: str, extra: str, what: str) -> None:
+    """Refuse, before anything is run, what a package that is not there would have to do.
+
+    Raises
+    ------
+    ExtraMissing
+        With the command that installs it.
+    """
+    if importlib.util.find_spec(module) is None:
+        raise ExtraMissing(f'{what} needs the package {module}: pip install "anabranch[{extra}]"')
+
+
+def _unstorable(value: object, serializer: Serializer, why: str) -> UnstorableValueError:
+    return UnstorableValueError(
+        f"a value of type {named(type(value))} cannot be stored by {type(serializer).__name__}: {why}"
+    )
