@@ -25,6 +25,7 @@ from anabranch.engine.stimuli import (
     Stimulus,
     Submit,
     Tell,
+    Uprooted,
     WakeAt,
     Woke,
 )
@@ -68,7 +69,7 @@ class FakeCluster:
         self.now = 1_000.0
         self.call_s = call_s
         given = {node.slug: node.default_value for node in flow.parameters()} | dict(parameters or {})
-        self.machine = Machine(
+        self._new_machine = lambda: Machine(
             self.graph,
             name=flow.name,
             token="run",
@@ -78,6 +79,7 @@ class FakeCluster:
             keep=keep,
             approved=approve,
         )
+        self.machine = self._new_machine()
         program = Program(RunInfo(flow.name, "run", given), self.graph.nodes, given, self.settings)
         self.environment = Environment(program, worker="fake", clock=self._clock, sleep=self._sleep)
         self.submitted: dict[Key, Unit] = {}
@@ -98,6 +100,8 @@ class FakeCluster:
         """Losses of which the driver does not know yet."""
         self._spare: dict[Key, UnitOutcome | None] = {}
         self._causes: dict[Key, Key | None] = {}
+        self._ran: set[Key] = set()
+        """Lost units that had all they needed, so that they can have run."""
         self.events: list[Event] = []
         self.wake_at: float | None = None
         self.is_finished = False
@@ -185,6 +189,8 @@ class FakeCluster:
 
         If its report arrives before the news of the loss, there was none: Dask makes values again that are held.
         """
+        if because_of is None and all(key in self.outcomes for key in unit.upstream_keys()):
+            self._ran.add(unit.key)
         self.submitted.pop(unit.key, None)
         self._spare[unit.key] = self.outcomes.pop(unit.key, None)
         self._causes[unit.key] = because_of
@@ -222,7 +228,9 @@ class FakeCluster:
         """Let the driver learn of a loss."""
         self.lost.remove(key)
         self._spare.pop(key, None)
-        return self.tell(Lost(self.now, key, reason))
+        unit = next(unit for unit in self.units if unit.key == key)
+        ran_s = 0.0 if unit.is_suspect and key in self._ran else None
+        return self.tell(Lost(self.now, key, reason, is_death=True, ran_s=ran_s))
 
     def go(self, unit: Unit, *, only: int | None = None) -> list[Command]:
         """Run a unit and let its report arrive."""
@@ -232,6 +240,26 @@ class FakeCluster:
         """The one unit with this node that has been submitted and not run."""
         (unit,) = (unit for unit in self.submitted.values() if slug in unit.nodes)
         return unit
+
+    def lose_value(self, key: Key) -> list[Command]:
+        """Lose the outcome of a unit that has been reported, and let the driver know."""
+        if key in self.lost or any(report.key == key for report in self.reports):
+            return []
+        del self.outcomes[key]
+        return self.tell(Lost(self.now, key, "its value was lost", is_death=True))
+
+    def uproot(self) -> list[Command]:
+        """Lose everything that is and was there, and let the driver know, who has found another cluster."""
+        for everything in (self.submitted, self.outcomes, self._spare, self.held, self.lost, self.reports):
+            everything.clear()
+        return self.tell(Uprooted(self.now))
+
+    def replace_driver(self) -> list[Command]:
+        """Let the driver die, and with it what was on the cluster; another one knows the reports that had arrived."""
+        for everything in (self.submitted, self.outcomes, self._spare, self.held, self.lost, self.reports, self.units):
+            everything.clear()
+        self.machine, self.wake_at = self._new_machine(), None
+        return self.tell(Started(self.now, tuple(self.delivered)))
 
     def crash(self, unit: Unit) -> list[Command]:
         """Lose a unit, and let the driver learn of it and of what is lost with it, in that order."""
@@ -276,9 +304,9 @@ class FakeCluster:
             elif self.wake_at is not None:
                 self.wake()
             else:
-                raise AssertionError(
-                    "nothing can go on, and the machine has not finished:\n" + "\n".join(self.machine.story)
-                )
+                left = {slug: run.state for slug, run in self.machine.runs.items() if not run.is_final}
+                story = "\n".join(self.machine.story)
+                raise AssertionError(f"nothing can go on, and the machine has not finished {left}:\n{story}")
         raise AssertionError("the run does not come to an end:\n" + "\n".join(self.machine.story[-60:]))
 
 

@@ -25,6 +25,7 @@ from anabranch.task import Dependency, Parameter, Task, task
 if TYPE_CHECKING:
     from anabranch import engine as engine
     from anabranch import executors as executors
+    from anabranch import results as results
     from anabranch import tasks as tasks
 
 __all__ = [  # noqa: RUF022  # in groups, as above
@@ -53,6 +54,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "config",
     "context",
     "executors",
+    "results",
     # What tasks can say
     "CANCEL",
     "ENDRUN",
@@ -69,7 +71,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "triggers",
 ]
 
-_LAZY = ("engine", "executors", "tasks")
+_LAZY = ("engine", "executors", "results", "tasks")
 
 
 def __getattr__(name: str) -> Any:

@@ -22,7 +22,25 @@
     │   └── GraphvizMissing
     ├── ExecutorError (RuntimeError)       the place where tasks should run
     │   ├── SchedulerUnreachable (ConnectionError)
-    │   └── NoWorkersError (TimeoutError)
+    │   ├── NoWorkersError (TimeoutError)
+    │   └── PreflightError                   every reason at once why a cluster cannot run the flow
+    ├── RunStoreError (RuntimeError)       the history of runs, which cannot be read or written
+    │   ├── RunStoreDamaged (ValueError)     a file or row that no run store wrote, or not whole
+    │   ├── RunStoreUnavailable (ConnectionError)
+    │   ├── RunQueryError (ValueError)       a question that cannot be asked of it
+    │   ├── RunNotFound (LookupError)
+    │   ├── RunExists (ValueError)           a new run with the id of another
+    │   ├── RunHeld                          a run whose owner is alive
+    │   ├── ResumeError (ValueError)         a run that cannot be gone on with like this
+    │   └── StaleOwner                       a write by a former owner of a run
+    ├── ResultError                        a stored value
+    │   ├── ResultMissing (LookupError)
+    │   ├── ResultDamaged (ValueError)       one that is not whole, not the one asked for, or does not load
+    │   ├── ResultConflict (ValueError)      a place that is somebody else's
+    │   ├── LocationError (ValueError)       a name that no store should be given
+    │   └── ResultStoreError (OSError)       the place where values are stored
+    ├── ExtraMissing (ImportError)         a package that only some need
+    ├── RunHandleError (LookupError)       a detached run that a scheduler does not know, or has lost
     ├── ResultReleased (LookupError)       a value that was not kept
     ├── FlowRunFailed (RuntimeError)       asked for by ``raise_on_failure``, without a user's exception
     └── TaskError                          how a task run can fail, seen as a value
@@ -33,6 +51,8 @@
         ├── MissingOutputError (LookupError)
         ├── UnstorableValueError (TypeError)
         ├── CodeNotLoadable (ImportError)
+        ├── VersionMismatch (ImportError)
+        ├── ProcessDied (RuntimeError)       the task's own process ended, or was killed for its memory
         └── WorkerLost (RuntimeError)
 """
 
@@ -144,6 +164,78 @@ class NoWorkersError(ExecutorError, TimeoutError):
     """The cluster has no worker that can run the tasks."""
 
 
+class PreflightError(ProblemsError, ExecutorError):
+    """A cluster that was found unfit before anything was sent to it; ``problems`` lists everything."""
+
+
+class RunStoreError(AnabranchError, RuntimeError):
+    """The history of runs cannot be read or written."""
+
+
+class RunStoreDamaged(RunStoreError, ValueError):
+    """A file or row where the run store should be was not written by one, or is not whole."""
+
+
+class RunStoreUnavailable(RunStoreError, ConnectionError):
+    """The database of the run store does not answer, or is locked, for longer than is waited."""
+
+
+class RunQueryError(RunStoreError, ValueError):
+    """The run store was asked for something that it cannot be asked for."""
+
+
+class RunNotFound(RunStoreError, LookupError):
+    """The run store has no such run, or several that it could be."""
+
+
+class RunExists(RunStoreError, ValueError):
+    """A new run was given the id of another."""
+
+
+class RunHeld(RunStoreError):
+    """A run was to be taken over or deleted while its owner is alive."""
+
+
+class ResumeError(RunStoreError, ValueError):
+    """A recorded run cannot be resumed with this flow, or in this way."""
+
+
+class StaleOwner(RunStoreError):
+    """A process wrote to a run that it does not own any more."""
+
+
+class ResultError(AnabranchError):
+    """A value cannot be stored or had back."""
+
+
+class ResultMissing(ResultError, LookupError):
+    """There is no stored value at this location."""
+
+
+class ResultDamaged(ResultError, ValueError):
+    """What is stored is not whole, is not the value asked for, or cannot be loaded."""
+
+
+class ResultConflict(ResultError, ValueError):
+    """The location of a result has the value of another task run, or a file that is no result."""
+
+
+class LocationError(ResultError, ValueError):
+    """The name of a result could leave its store, or cannot be a name everywhere."""
+
+
+class ResultStoreError(ResultError, OSError):
+    """The place where values are stored cannot be read or written."""
+
+
+class ExtraMissing(AnabranchError, ImportError):
+    """A package that only some users need is not installed; the message has the command that installs it."""
+
+
+class RunHandleError(AnabranchError, LookupError):
+    """A detached run that a scheduler does not know, or whose driver it has lost."""
+
+
 class ResultReleased(AnabranchError, LookupError):
     """The value of this task run was not kept after the run."""
 
@@ -182,6 +274,14 @@ class UnstorableValueError(TaskError, TypeError):
 
 class CodeNotLoadable(TaskError, ImportError):
     """The code of a task cannot be loaded where it should run."""
+
+
+class ProcessDied(TaskError, RuntimeError):
+    """The process of an attempt with ``isolation="process"`` ended by itself, or was killed for its memory."""
+
+
+class VersionMismatch(TaskError, ImportError):
+    """A task was sent to a worker with another version of Python, or of this library."""
 
 
 class WorkerLost(TaskError, RuntimeError):

@@ -42,6 +42,14 @@ class MapAdvanced:
 
 
 @dataclass(frozen=True, slots=True)
+class Noticed:
+    """Something about the run as a whole that its user should know: what it waits for, and how long."""
+
+    now: float
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
 class RunFinished:
     """A flow run ended."""
 
@@ -49,5 +57,5 @@ class RunFinished:
     state: State
 
 
-Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | RunFinished
+Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | Noticed | RunFinished
 Observer: TypeAlias = Callable[[Event], None]

@@ -205,9 +205,10 @@ class ElementStates(Sequence[ElementView]):
 class FlowResults(Mapping[Any, TaskRunView]):
     """States of a run's nodes by node; a task, or a name, works as the key where it is one node."""
 
-    def __init__(self, whole: FinishedRun, graph: Graph) -> None:
+    def __init__(self, whole: FinishedRun, graph: Graph | None) -> None:
         self._whole = whole
         self._graph = graph
+        """None in a process that does not have the flow: nodes are known by their names only."""
 
     def __getitem__(self, key: Any) -> TaskRunView:
         return TaskRunView(self._whole, self._whole.runs[self._slug_of(key)])
@@ -220,6 +221,8 @@ class FlowResults(Mapping[Any, TaskRunView]):
             slugs = [slug for slug, run in runs.items() if run.node.name == key]
             if not slugs:
                 raise UnknownNodeError(f"no node is called {key!r}; there are: {listed(runs)}{nearest(key, runs)}")
+        elif self._graph is None:
+            raise UnknownNodeError(f"this process does not have the flow of the run; ask by name: {listed(runs)}")
         elif key in self._graph:
             return self._graph.entry(key).slug
         else:
@@ -233,7 +236,7 @@ class FlowResults(Mapping[Any, TaskRunView]):
         return slugs[0]
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._graph.by_slug(slug) for slug in self._whole.runs)
+        return (self._graph.by_slug(slug) if self._graph is not None else slug for slug in self._whole.runs)
 
     def __len__(self) -> int:
         return len(self._whole.runs)
@@ -253,10 +256,10 @@ class FlowRunView(_Delegate):
     """
 
     _whole: FinishedRun
-    _graph: Graph
+    _graph: Graph | None
     state: State
 
-    def __init__(self, whole: FinishedRun, graph: Graph) -> None:
+    def __init__(self, whole: FinishedRun, graph: Graph | None) -> None:
         self._whole = whole
         self._graph = graph
         self.state = whole.state

@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import dask.config
+import yaml
 
 from anabranch.errors import SettingError, listed
 
@@ -25,7 +27,16 @@ _LOCAL_FILE = "anabranch.yaml"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _PROGRESS = ("auto", "always", "never")
 # Numbers must be more than zero, except these, for which none, or no waiting, is a sensible wish.
-_MAY_BE_ZERO = {"engine.max_losses", "engine.inline_nbytes", "engine.inplace_retry_delay_s", "engine.max_tracebacks"}
+_MAY_BE_ZERO = {
+    "engine.max_losses",
+    "engine.inline_nbytes",
+    "engine.rescued_nbytes",
+    "engine.inplace_retry_delay_s",
+    "engine.max_tracebacks",
+}
+_MIN_KEY = 16  # characters: a shorter key can be guessed
+# Shown to nobody, not in messages either.
+_SECRET = {"results.key"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -55,7 +66,7 @@ class Section:
         return [*super().__dir__(), *_names_in(self._prefix)]
 
     def __repr__(self) -> str:
-        values = (f"{name}={getattr(self, name)!r}" for name in _names_in(self._prefix))
+        values = (f"{name}={_masked(self._prefix + name, getattr(self, name))}" for name in _names_in(self._prefix))
         return f"{type(self).__name__}({', '.join(values)})"
 
 
@@ -71,6 +82,7 @@ class EngineSettings(Section):
 
     max_losses: int
     inline_nbytes: int
+    rescued_nbytes: int
     inplace_retry_delay_s: float
     target_chunk_s: float
     probe_elements: int
@@ -79,8 +91,23 @@ class EngineSettings(Section):
     max_width: int
     max_tracebacks: int
     connect_timeout_s: float
+    reconnect_timeout_s: float
     no_workers_timeout_s: float
     watchdog_s: float
+
+
+class ResultsSettings(Section):
+    """How stored values are guarded."""
+
+    key: str
+
+
+class RunsSettings(Section):
+    """Where the history of runs is, and how long is waited for it."""
+
+    path: str
+    lease_s: float
+    patience_s: float
 
 
 class Settings(Section):
@@ -106,11 +133,15 @@ class Settings(Section):
     progress: str
     logging: LoggingSettings
     engine: EngineSettings
+    results: ResultsSettings
+    runs: RunsSettings
 
     def __init__(self) -> None:
         super().__init__()
         self.__dict__["logging"] = LoggingSettings("logging.")
         self.__dict__["engine"] = EngineSettings("engine.")
+        self.__dict__["results"] = ResultsSettings("results.")
+        self.__dict__["runs"] = RunsSettings("runs.")
 
     def set(self, values: Mapping[str, object] | None = None, /, **named: object) -> _Assignment:
         """Assign several settings: at once and all or none of them; as a context manager, until it closes.
@@ -210,7 +241,12 @@ def _complaint(name: str, value: object) -> str | None:
         wanted = _TEXTS[name](value)
     else:
         wanted = _number_wanted(value, whole=kind is int, zero=name in _MAY_BE_ZERO)
-    return wanted and f"setting {name!r}: expected {wanted}; found {value!r} ({type(value).__name__})"
+    return wanted and f"setting {name!r}: expected {wanted}; found {_masked(name, value)} ({type(value).__name__})"
+
+
+def _masked(name: str, value: object) -> str:
+    """A value for people, who must not see secrets."""
+    return repr("***") if name in _SECRET and value else repr(value)
 
 
 def _number_wanted(value: object, *, whole: bool, zero: bool) -> str | None:
@@ -221,11 +257,21 @@ def _number_wanted(value: object, *, whole: bool, zero: bool) -> str | None:
 
 
 def _backend_wanted(value: object) -> str | None:
-    return None if isinstance(value, str) and (value == "local" or "://" in value) else "'local' or a database URL"
+    is_backend = isinstance(value, str) and (value in ("local", "none") or "://" in value)
+    return None if is_backend else "'local', 'none' or a database URL"
 
 
 def _progress_wanted(value: object) -> str | None:
     return None if value in _PROGRESS else f"one of {listed(_PROGRESS)}"
+
+
+def _key_wanted(value: object) -> str | None:
+    is_key = isinstance(value, str) and (not value or len(value) >= _MIN_KEY)
+    return None if is_key else f"a secret text of at least {_MIN_KEY} characters, or none"
+
+
+def _path_wanted(value: object) -> str | None:
+    return None if isinstance(value, str) and "\0" not in value else "the path of a file"
 
 
 def _level_wanted(value: object) -> str | None:
@@ -246,6 +292,8 @@ def _format_wanted(value: object) -> str | None:
 _TEXTS: dict[str, Callable[[object], str | None]] = {
     "backend": _backend_wanted,
     "progress": _progress_wanted,
+    "results.key": _key_wanted,
+    "runs.path": _path_wanted,
     "logging.level": _level_wanted,
     "logging.format": _format_wanted,
 }
@@ -393,7 +441,7 @@ def apply_logging() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-_defaults = next(dask.config.collect_yaml([str(Path(__file__).with_name("anabranch.yaml"))]))
+_defaults = yaml.safe_load(pkgutil.get_data("anabranch", "anabranch.yaml") or b"")  # also from memory, on workers
 _DEFAULTS: dict[str, Any] = _flat(_defaults["anabranch"])
 _SECTIONS = tuple(dict.fromkeys(name.rpartition(".")[0] for name in _DEFAULTS if "." in name))
 _problems: list[str] = []

@@ -435,7 +435,7 @@ def test_workers_elsewhere_need_neither_the_file_nor_its_neighbours(project: Pat
         ANABRANCH__ENGINE__NO_WORKERS_TIMEOUT_S="1",
     )  # fmt: skip
     assert alone.returncode == 4
-    assert f"Error: the scheduler at {scheduler} has no workers and none came within 1 s" in alone.stderr
+    assert f"Error: no workers at {scheduler}, and none came within 1 s" in alone.stderr
 
     with background("worker", scheduler, "--nthreads", "1", "--no-dashboard", cwd=project.parent / "elsewhere"):
         outcome = call("run", str(project / "pipe.py"), "--executor", scheduler, "--json", cwd=project.parent)

@@ -30,6 +30,9 @@ class AnyCluster(RuleBasedStateMachine):
     statements: list[Statement]
     alone: Counter[tuple[str, int | None]]
     """How often a single node, or a single element, was lost alone."""
+    is_replaced: bool = False
+    """Whether values that had been there are made again: from then on no unit is lost, because one that succeeded
+    first and crashed then has two states, of which the reference knows one."""
 
     @initialize(
         statements=flows(max_size=6, delays=(0.0, 1.0, 100.0)),
@@ -71,13 +74,13 @@ class AnyCluster(RuleBasedStateMachine):
         delivered = self.cluster.delivered
         self.cluster.reports.append(delivered[choice % len(delivered)])
 
-    @precondition(lambda self: self.cluster.submitted)
+    @precondition(lambda self: self.cluster.submitted and not self.is_replaced)
     @rule(choice=choices)
     def lose_a_unit(self, choice: int) -> None:
         units = list(self.cluster.submitted.values())
         self._lose(units[choice % len(units)])
 
-    @precondition(lambda self: self._unreported())
+    @precondition(lambda self: self._unreported() and not self.is_replaced)
     @rule(choice=choices)
     def lose_a_unit_that_has_run(self, choice: int) -> None:
         units = self._unreported()
@@ -100,6 +103,25 @@ class AnyCluster(RuleBasedStateMachine):
     def let_a_loss_be_known(self, choice: int) -> None:
         lost = self.cluster.lost
         self.cluster.deliver_loss(lost[choice % len(lost)])
+
+    @precondition(lambda self: not self.cluster.is_finished)
+    @rule()
+    def lose_everything(self) -> None:
+        self.is_replaced = True
+        self.cluster.uproot()
+
+    @precondition(lambda self: not self.cluster.is_finished)
+    @rule()
+    def replace_the_driver(self) -> None:
+        self.is_replaced = True
+        self.cluster.replace_driver()
+
+    @precondition(lambda self: not self.cluster.is_finished and self.cluster.outcomes)
+    @rule(choice=choices)
+    def lose_a_value_that_cannot_be_made_again(self, choice: int) -> None:
+        self.is_replaced = True
+        outcomes = list(self.cluster.outcomes)
+        self.cluster.lose_value(outcomes[choice % len(outcomes)])
 
     @rule(slots=st.integers(1, 4))
     def change_the_slots(self, slots: int) -> None:

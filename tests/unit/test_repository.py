@@ -27,6 +27,7 @@ UNLAYERED = {
     "engine.signals",
     "engine.state",
     "executors.__init__",
+    "results.__init__",
 }
 HEAVY = ("bokeh", "click", "distributed", "networkx", "pydantic", "rich", "sqlalchemy")
 

@@ -201,7 +201,7 @@ def test_snapshot_is_a_copy():
     config.engine.max_losses = 7
     assert before["engine"]["max_losses"] == 3
     assert config.snapshot()["engine"]["max_losses"] == 7
-    assert set(before) == {"backend", "checkpointing", "progress", "logging", "engine"}
+    assert set(before) == {"backend", "checkpointing", "progress", "logging", "engine", "results", "runs"}
     assert all(type(part) is dict for part in (before, before["engine"], before["logging"]))
 
 
@@ -237,9 +237,9 @@ def test_unknown_names_are_refused_with_the_nearest(name: str, hint: str):
     [
         ("checkpointing", 1, "expected true or false; found 1 (int)"),
         ("checkpointing", "yes", "expected true or false; found 'yes' (str)"),
-        ("backend", 5, "expected 'local' or a database URL; found 5 (int)"),
-        ("backend", "server", "expected 'local' or a database URL; found 'server' (str)"),
-        ("backend", None, "expected 'local' or a database URL; found None (NoneType)"),
+        ("backend", 5, "expected 'local', 'none' or a database URL; found 5 (int)"),
+        ("backend", "server", "expected 'local', 'none' or a database URL; found 'server' (str)"),
+        ("backend", None, "expected 'local', 'none' or a database URL; found None (NoneType)"),
         ("progress", True, "expected one of 'auto', 'always', 'never'; found True (bool)"),
         ("logging.level", "LOUD", "expected one of 'DEBUG', 'INFO', 'WARNING', 'ERROR', 'CRITICAL'; found 'LOUD'"),
         ("logging.level", 10, "found 10 (int)"),
@@ -285,7 +285,7 @@ def test_all_mistakes_in_files_and_environment_are_reported_at_once_with_their_p
     assert len(lines) == 5
     found = "\n".join(lines)
     assert f"found 'often' (str) (from {world.searched})" in found
-    assert "'engine.chunk_bytes'; did you mean 'engine.chunk_nbytes'?" in found
+    assert "'engine.chunk_bytes'; did you mean 'engine.chunk_nbytes'" in found
     assert f"(from {world.local})" in found
     assert "found 'three' (str) (from ANABRANCH__ENGINE__MAX_LOSSES)" in found
     assert "'engine' is a section" in found
@@ -404,9 +404,10 @@ def test_a_handler_of_the_application_on_our_logger_silences_our_own():
 
 
 def test_the_annotations_and_the_file_have_the_same_settings():
+    parts = ("", "logging", "engine", "results", "runs")
     annotated = {
         f"{prefix}{name}": hint
-        for prefix, view in [("", config), ("logging.", config.logging), ("engine.", config.engine)]
+        for prefix, view in [(f"{part}." if part else "", getattr(config, part) if part else config) for part in parts]
         for name, hint in typing.get_type_hints(type(view)).items()
         if not name.startswith("_") and not issubclass(hint, settings.Section)
     }

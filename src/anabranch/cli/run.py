@@ -97,6 +97,7 @@ def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
 @click.option("--params", "params_file", metavar="FILE", help="Parameters from a YAML or JSON file, or -; options win.")
 @click.option("--keep", multiple=True, metavar="TASK", help="Keep and show the value of this task, too, or of 'all'.")
 @click.option("--approve", multiple=True, metavar="TASK", help="Let this task run; it waits for an approval.")
+@click.option("--detach", is_flag=True, help="Send the run to --executor ADDRESS, driver and all, and return.")
 @run_options("Where to run; default: the flow's executor, or local.")
 @click.pass_context
 def run(
@@ -108,6 +109,7 @@ def run(
     params_file: str | None,
     keep: tuple[str, ...],
     approve: tuple[str, ...],
+    detach: bool,
     executor: str | None,
     workers: int | None,
     progress: bool | None,
@@ -140,6 +142,10 @@ def run(
     if loaded.stopped is not None and not quiet:
         text = 'that line runs a flow, so nothing after it was executed; put it under `if __name__ == "__main__":`'
         click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)
+    if detach:
+        with shipped_by_value(loaded, with_neighbours=True):
+            _detach(flow, values, place, keep="all" if keep_all else keep, approve=approve)
+        return
     session = Session(
         flow=flow,
         parameters=values,
@@ -154,3 +160,10 @@ def run(
     is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):
         ctx.exit(session.run())
+
+
+def _detach(flow: Flow, values: dict[str, Any], place: Any, **options: Any) -> None:
+    """Send the run to a cluster, and say how to find it."""
+    with exit_codes(), flow.submit(values, executor=place, **options) as handle:
+        click.echo(handle.run_id)
+        click.echo(f"follow it with: anabranch attach {printable(handle.address)} {handle.run_id}", err=True)

@@ -38,32 +38,36 @@ def whole_outcome(
     outcomes: Mapping[Key, UnitOutcome],
     *,
     carrying: bool = False,
-    reduce: Callable[[tuple[Key, ...]], list[Any]] | None = None,
+    reduce: Callable[[Pieces], list[Any]] | None = None,
 ) -> Outcome:
     """Outcome of an upstream node as a whole: of a map, the list of its elements' values.
 
     `carrying`: an element that failed or was skipped is in the list with its state, not as an exception or None.
-    `reduce`: makes a shorter list, of what the values in these chunks reduce to.
+    `reduce`: makes a shorter list, of what the values reduce to.
     """
     if slug in program.values:
         return Outcome(Success(), program.values[slug])
     source = unit.inputs[slug]
     if isinstance(source, Known):
-        state = source.state
-        return Outcome(state, None if state.is_successful() else revive(state.failure, state.message))
+        return without_value(source.state)
     if isinstance(source, Pieces):
         state = source.state if source.state.is_finished() else summed(slug, source.keys, outcomes)
         if reduce is not None:
-            return Outcome(state, reduce(source.keys))
-        values = joined(slug, source.keys, state, outcomes, carrying=carrying)
+            return Outcome(state, reduce(source))
+        values = joined(slug, source, state, outcomes, carrying=carrying)
         for index, settled in source.settled.items():
-            outcome = Outcome(settled, revive(settled.failure, settled.message))
+            outcome = without_value(settled)
             values[index] = Carried(outcome) if carrying else outcome.value
         return Outcome(state, values)
     if isinstance(source, CutFrom):
         raise AssertionError(f"{slug} is asked for as a whole, and its elements were sent")
     outcome = single_outcome(slug, source, outcomes)
     return outcome if carrying else without_states(program.nodes[slug], outcome)
+
+
+def without_value(state: State) -> Outcome:
+    """The outcome of which the state says all: None, or the exception of a failure."""
+    return Outcome(state, None if state.is_successful() else revive(state.failure, state.message))
 
 
 def without_states(node: FrozenNode, outcome: Outcome) -> Outcome:
@@ -80,8 +84,15 @@ def single_outcome(slug: str, source: Held | Sent, outcomes: Mapping[Key, UnitOu
     return Outcome(source.state, pickle.loads(source.value))
 
 
-def found(slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome]) -> Iterator[Column]:
-    """The columns of a map in several chunks."""
+def found(
+    slug: str,
+    keys: tuple[Key, ...],
+    outcomes: Mapping[Key, UnitOutcome],
+    given: tuple[tuple[Indices, bytes], ...] = (),
+) -> Iterator[Column]:
+    """The columns of a map in several chunks, after those that travelled with the unit."""
+    for indices, data in given:
+        yield Column(indices, bytes([SUCCESS]) * len(indices), pickle.loads(data), {})
     for key in keys:
         column = outcomes[key].columns.get(slug)
         if column is not None:
@@ -102,7 +113,7 @@ def summed(slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome]
 
 def joined(
     slug: str,
-    keys: tuple[Key, ...],
+    source: Pieces,
     state: State,
     outcomes: Mapping[Key, UnitOutcome],
     *,
@@ -114,7 +125,7 @@ def joined(
     """
     width = state.counts.total if state.counts is not None else 0
     values: list[Any] = [None] * width
-    for column in found(slug, keys, outcomes):
+    for column in found(slug, source.keys, outcomes, source.given):
         place(column, range(width), values, carrying=carrying)
     return values
 
@@ -168,7 +179,7 @@ class Aligned:
         self.codes = bytearray(len(indices))
         self.records: dict[int, State] = {}
         """States by position."""
-        for column in found(slug, source.keys, outcomes):
+        for column in found(slug, source.keys, outcomes, source.given):
             place(column, indices, self.values)
             for position, at in matches(column.indices, indices):
                 if column.codes[position] >= FIRST_FINAL_CODE:
@@ -179,4 +190,4 @@ class Aligned:
         for index, state in source.settled.items():
             at = indices.index(index)
             self.codes[at], self.records[at] = state.code, state
-            self.values[at] = revive(state.failure, state.message)
+            self.values[at] = without_value(state).value

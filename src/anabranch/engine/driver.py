@@ -8,18 +8,21 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeAlias
 
 from anabranch.bindings import Build, Const, Expression
 from anabranch.context import RunInfo
-from anabranch.engine.compiler import compile_program, compile_units, pickled_program, read_report
+from anabranch.engine.compiler import compile_program, compile_units, read_report, wants_code
 from anabranch.engine.interrupts import interrupts_later
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.machine import Machine
+from anabranch.engine.patience import Patience
+from anabranch.engine.shipping import Shipment, have_code, is_on_other_machines, pack, probe_call
 from anabranch.engine.stimuli import (
     CancelAsked,
     Command,
     Finish,
+    GivenUp,
     Lost,
     Release,
     Reported,
@@ -28,21 +31,25 @@ from anabranch.engine.stimuli import (
     Stimulus,
     Submit,
     Tell,
+    Uprooted,
     WakeAt,
 )
 from anabranch.engine.stimuli import Woke as WokeUp
-from anabranch.engine.units import Key, Printed, Program, Sealed, Unit, UnitOutcome
+from anabranch.engine.units import Key, Printed, Program, Report, Unit, UnitOutcome
 from anabranch.engine.values import copied, width_of
-from anabranch.errors import UnmappableError
-from anabranch.events import Event, Observer, RunFinished, RunStarted
-from anabranch.executors.base import Executor, Posted
+from anabranch.engine.worker import opened_outcome
+from anabranch.errors import ExecutorError, UnmappableError
+from anabranch.events import Event, Noticed, Observer, RunFinished, RunStarted
+from anabranch.executors.base import CancelWanted, Disconnected, Executor, Posted
 from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.states import State
 
 _log = logging.getLogger("anabranch.driver")
 
-SMALL_PROGRAM_NBYTES = 65_536  # travels with each unit: few are on their way at a time, and any worker may take them
 TICK_S = 1.0  # how often slots are counted while nothing happens
+
+
+Journal: TypeAlias = Callable[[Report], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +67,10 @@ class RunPlan:
     """Slugs of nodes whose values are wanted afterwards, beside the reference and terminal ones."""
     approved: frozenset[str] = frozenset()
     date: datetime | None = None
+    first_serial: int = 0
+    """Keys of units are numbered from here: no two drivers of a run may use the same key."""
+    recorded: tuple[Report, ...] = ()
+    """What is known of the run already, from an earlier driver's journal."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,9 +89,19 @@ class FinishedRun:
 
 
 def run_flow(
-    plan: RunPlan, executor: Executor, observers: Sequence[Observer] = (), *, clock: Callable[[], float] = time.time
+    plan: RunPlan,
+    executor: Executor,
+    observers: Sequence[Observer] = (),
+    *,
+    journal: Journal | None = None,
+    clock: Callable[[], float] = time.time,
 ) -> FinishedRun:
     """Run a flow to its end.
+
+    Parameters
+    ----------
+    journal
+        Is given each report before anything is done about it.
 
     Raises
     ------
@@ -89,7 +110,7 @@ def run_flow(
     """
     executor.start(plan.run_id)
     try:
-        return Driver(plan, executor, observers, clock).run()
+        return Driver(plan, executor, observers, journal, clock).run()
     finally:
         executor.stop()
 
@@ -98,10 +119,16 @@ class Driver:
     """One flow run: an inbox, a machine, and one method per command."""
 
     def __init__(
-        self, plan: RunPlan, executor: Executor, observers: Sequence[Observer], clock: Callable[[], float]
+        self,
+        plan: RunPlan,
+        executor: Executor,
+        observers: Sequence[Observer],
+        journal: Journal | None,
+        clock: Callable[[], float],
     ) -> None:
         self._plan = plan
         self._executor = executor
+        self._journal = journal
         self._observers = list(observers)
         self._clock = clock
         self._graph = _private(plan.graph) if executor.in_process else plan.graph
@@ -115,19 +142,22 @@ class Driver:
             keep=plan.keep,
             approved=plan.approved,
             fuses=not executor.is_sequential,
+            first_serial=plan.first_serial,
         )
+        self._started = self._now()
+        self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
         self._wake_at: float | None = None
         self._is_finished = False
         self._was_interrupted = False
-        self._program: Program | bytes | None = None
+        self._program: Program | Shipment
 
     def run(self) -> FinishedRun:
         """Run until the machine says that nothing is left to do."""
-        started = self._now()
+        started = self._started
         nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
         self._tell(RunStarted(self._clock(), self._plan.name, self._plan.run_id, nodes))
         self._ship_program(started)
-        stimulus: Stimulus = Started(self._clock())
+        stimulus: Stimulus = Started(self._clock(), self._plan.recorded)
         while True:
             try:
                 with interrupts_later():
@@ -166,11 +196,35 @@ class Driver:
             self._program = Program(info, self._graph.nodes, plan.parameters, plan.settings)
         else:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
-            data = pickled_program(Program(info, nodes, plan.parameters, plan.settings))
-            if len(data) <= SMALL_PROGRAM_NBYTES:
-                self._program = data
-            else:
-                self._executor.submit(compile_program(data, plan.run_id))
+            program = Program(info, nodes, plan.parameters, plan.settings)
+            is_elsewhere = is_on_other_machines(self._executor)
+            has_code = not is_elsewhere or have_code(self._executor)
+            shipment = pack(program, is_elsewhere=is_elsewhere, has_code=has_code)
+            self._check_place(shipment, is_elsewhere=is_elsewhere)
+            self._send_program(shipment)
+
+    def _check_place(self, shipment: Shipment, *, is_elsewhere: bool) -> None:
+        """Have the cluster looked at, where the executor can do that, before anything is sent to it."""
+        check = getattr(self._executor, "check", None)
+        if check is None:
+            return
+        from anabranch.executors.preflight import Needs
+
+        wanted = {node.name: dict(node.policies.resources) for node in self._graph.nodes.values()}
+        needs = Needs(
+            resources={name: amounts for name, amounts in wanted.items() if amounts},
+            payload_nbytes=len(shipment.program),
+        )
+        if is_elsewhere and shipment.is_inline:  # what is large goes by Dask's own ways, and is looked at there
+            probe, data = probe_call(shipment, self._plan.run_id)
+            needs = replace(needs, probe=probe, probe_data=data)
+        check(needs)
+
+    def _send_program(self, shipment: Shipment) -> None:
+        """Units need this from now on; what is too large to travel with each of them goes ahead."""
+        self._program = shipment
+        if not shipment.is_inline:
+            self._executor.submit(compile_program(shipment, self._plan.run_id))
 
     # Waiting ----------------------------------------------------------------------------------------------------------
 
@@ -182,19 +236,44 @@ class Driver:
                 self._wake_at = None
                 return WokeUp(now)
             slots = self._executor.slots()
-            if slots != self._machine.slots:
+            if max(1, slots) != self._machine.slots:
                 return SlotsChanged(now, slots)
+            if self._patience.is_over(slots, now):
+                return GivenUp(now, self._patience.reason)
             timeout = TICK_S if self._wake_at is None else min(TICK_S, self._wake_at - now)
             message = self._executor.next_message(timeout)
             if isinstance(message, Posted):
+                if wants_code(message.payload) and isinstance(self._program, Shipment) and not self._program.archive:
+                    self._send_program(self._program.with_code())
                 report = read_report(message.payload)
+                if self._journal is not None:
+                    self._journal(report)
                 self._show(report.prints)
                 return Reported(self._clock(), report)
+            if isinstance(message, CancelWanted):
+                return CancelAsked(self._clock(), message.reason)
+            if isinstance(message, Disconnected):
+                return self._reconnect(message.reason)
             if message is not None:
-                return Lost(self._clock(), message.key, message.reason)
+                return Lost(self._clock(), message.key, message.reason, message.is_death, message.ran_s)
             if self._executor.is_sequential and self._wake_at is not None:
                 # Nothing is queued, and nothing will be before that time.
                 time.sleep(max(0.0, self._wake_at - self._clock()))
+
+    def _reconnect(self, reason: str) -> Stimulus:
+        """The executor has lost its place; that is its loss and not the run's, if there is another within bounds."""
+        self._say(f"run {self._plan.run_id} is interrupted: {reason}")
+        try:
+            self._executor.recover(self._say)
+            self._ship_program(self._started)
+        except ExecutorError as error:
+            return GivenUp(self._clock(), f"{reason}, and there is no other to go on with: {error}")
+        return Uprooted(self._clock())
+
+    def _say(self, text: str) -> None:
+        """Tell the user something about the run that is no state of a task."""
+        _log.warning("%s", text)
+        self._tell(Noticed(self._clock(), text))
 
     def _show(self, prints: Sequence[Printed]) -> None:
         """Print what tasks printed elsewhere, or log it where the task asks for that."""
@@ -254,7 +333,7 @@ class Driver:
         outcomes = {}
         for key, outcome in (self._executor.gather(keys) if keys else {}).items():
             try:
-                outcomes[key] = outcome.open() if isinstance(outcome, Sealed) else outcome
+                outcomes[key] = opened_outcome(outcome)
             except BaseException:  # a class that only the workers have; who asks for the value is told
                 _log.warning("values of %s cannot be loaded here", key[0], exc_info=True)
         return outcomes

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import heapq
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -11,9 +12,9 @@ from anabranch.engine.blame import blamed
 from anabranch.engine.chunking import Pacer
 from anabranch.engine.cutting import cut
 from anabranch.engine.knowledge import Knowledge, NodeRun
-from anabranch.engine.maps import Batch, Chain, MapRun, as_range
+from anabranch.engine.maps import Batch, Chain, MapRun, as_range, stretches
 from anabranch.engine.reducing import reduced_argument
-from anabranch.engine.units import CutFrom, Held, Input, Pieces, Report, Unit
+from anabranch.engine.units import ColumnReport, CutFrom, Held, Indices, Input, Key, Pieces, Report, Unit
 from anabranch.frozen import FrozenNode
 from anabranch.states import (
     FIRST_FINAL_CODE,
@@ -22,6 +23,7 @@ from anabranch.states import (
     Failed,
     Failure,
     Mapped,
+    Paused,
     Retrying,
     Running,
     Skipped,
@@ -29,6 +31,9 @@ from anabranch.states import (
     TriggerFailed,
 )
 from anabranch.triggers import EdgeName, Upstreams, all_finished, verdict
+
+_SHARED = ("resources", "chunksize", "priority", "concurrency")  # policies that maps of one chunk must agree on
+RECORD_NBYTES = 500  # about what the state of a failed element weighs
 
 
 class FanOut:
@@ -39,6 +44,10 @@ class FanOut:
         self.chains: list[Chain] = []
         self._followers: dict[str, list[Chain]] = {}
         self._reducers: dict[str, tuple[str, ...]] = {}
+        self._pending: dict[str, dict[int, Batch]] = {}
+        """By map that has no chain for a while: what is known of elements' next attempts."""
+        self._due: dict[str, list[tuple[float, int, int, State]]] = {}
+        """By map that has no chain for a while: retries that wait."""
         for node in known.graph.nodes.values():
             argument = reduced_argument(node)
             if argument is not None and known.graph.nodes[argument[1]].is_map:
@@ -64,6 +73,104 @@ class FanOut:
         for chain in self.chains:
             if chain.due and chain.due[0][0] <= now:
                 chain.wake(now)
+
+    def rebuild(self) -> None:
+        """Give each map that has not ended a chain of its own again, with what has to run of it.
+
+        Nothing may be on its way. Attempts, loops, times of retries and suspicions stay what they were.
+        """
+        for chain in self.chains:
+            for batch in (*chain.in_flight.values(), *chain.ready):
+                if batch.attempts or batch.loops or batch.is_suspect:
+                    pending = self._pending.setdefault(chain.slugs[batch.first], {})
+                    pending.update(dict.fromkeys(batch.indices, batch))
+            for time, index, number, state in chain.due:
+                self._due.setdefault(chain.slugs[number], []).append((time, index, 0, state))
+        self.chains.clear()
+        self._followers.clear()
+        for slug in self._known.graph.nodes:
+            run = self._known.runs[slug]
+            run.chain = None
+            if run.elements is not None and not run.is_final:
+                self.resume(run)
+
+    def recall(self, run: NodeRun, key: Key, indices: Indices, column: ColumnReport) -> bool:
+        """Take what was recorded of some elements; whether that was all there was to know of the map."""
+        elements = run.elements
+        assert elements is not None
+        if not len(indices) or indices[-1] >= elements.width:
+            return False
+        is_all_here = column.values is not None and min(column.codes) >= FIRST_FINAL_CODE
+        elements.take(None if is_all_here else key, indices, column)
+        waiting = ((i, state) for i, state in column.records.items() if isinstance(state, Retrying))
+        for index, state in waiting:
+            if elements.codes[index] == Retrying.code:
+                time = state.start_time.timestamp() if state.start_time else 0.0
+                known = self._due.setdefault(run.node.slug, [])
+                known[:] = [each for each in known if each[1] != index]
+                known.append((time, index, 0, state))
+        return elements.is_final
+
+    def resume(self, run: NodeRun) -> State | None:
+        """Give a map whose elements are known a chain again, once all it needs is there; its state if that cannot be.
+
+        A list that was lost and made again may have another width: then nobody knows which element is which.
+        """
+        elements, slug = run.elements, run.node.slug
+        assert elements is not None
+        singles = [up for up in map(self._known.runs.get, run.node.element_upstreams) if up and up.elements is None]
+        whole = [self._known.runs[up] for up in run.node.whole_upstreams]
+        if not all(up.is_final for up in (*singles, *whole)):
+            return None
+        for up in singles:
+            if up.width is not None and up.width != elements.width:
+                text = f"{up.node.slug} gave {up.width:,} elements when it ran again, and {elements.width:,} before"
+                return _failed(run.node, "WidthError", text)
+        chain = run.chain = Chain(slug, elements.width, self._pacer(run))
+        chain.has_begun = True
+        waiting = self._due.pop(slug, [])
+        chain.due = [each for each in waiting if elements.codes[each[1]] < FIRST_FINAL_CODE]
+        heapq.heapify(chain.due)
+        self.chains.append(chain)
+        self._refill(run, elements, chain, self._pending.pop(slug, {}))
+        return None
+
+    def _refill(self, run: NodeRun, elements: MapRun, chain: Chain, pending: Mapping[int, Batch]) -> None:
+        """Make ready the elements of a map that have not ended and whose elements upstream all have."""
+        sources = [self._known.runs[up] for up in run.node.element_upstreams]
+        unfinished = [up for up in sources if up.elements is not None and not up.is_final]
+        for up in unfinished:
+            self._followers.setdefault(up.node.slug, []).append(chain)
+            chain.needs.add(up.node.slug)
+        waiting = {index for _, index, _, _ in chain.due}
+        left = [
+            index
+            for index, code in enumerate(elements.codes)
+            if code < FIRST_FINAL_CODE and code != Paused.code and index not in waiting
+        ]
+        missing = bytearray(chain.width)
+        for up in unfinished:
+            assert up.elements is not None
+            for index in left:
+                missing[index] += up.elements.codes[index] < FIRST_FINAL_CODE
+        if len(unfinished) > 1:
+            chain.missing = missing
+        plain = []
+        for index in left:
+            if missing[index]:
+                continue
+            batch = pending.get(index)
+            if batch is None:
+                plain.append(index)
+                continue
+            attempts = {index: batch.attempts[index]} if index in batch.attempts else {}
+            loops = {index: batch.loops[index]} if index in batch.loops else {}
+            chain.ready.append(Batch(range(index, index + 1), 0, attempts, loops, is_suspect=batch.is_suspect))
+        for indices in stretches(plain):
+            chain.ready.append(Batch(indices))
+
+    def _pacer(self, run: NodeRun) -> Pacer:
+        return Pacer(self._known.settings, run.node.policies.chunksize)
 
     def stop(self) -> None:
         """Nothing goes out any more, and nothing that is on its way matters."""
@@ -156,7 +263,7 @@ class FanOut:
                 chain.slugs.append(run.node.slug)
                 run.chain = chain
                 return
-        chain = Chain(run.node.slug, run.elements.width, Pacer(self._known.settings, run.node.policies.chunksize))
+        chain = Chain(run.node.slug, run.elements.width, self._pacer(run))
         run.chain = chain
         self.chains.append(chain)
         unfinished = [source for source in maps if not source.is_final]
@@ -176,7 +283,7 @@ class FanOut:
     def _same_policies(self, run: NodeRun, chain: Chain) -> bool:
         first = self._known.graph.nodes[chain.slugs[0]].policies
         mine = run.node.policies
-        return (first.resources, first.chunksize, first.priority) == (mine.resources, mine.chunksize, mine.priority)
+        return all(getattr(first, name) == getattr(mine, name) for name in _SHARED)
 
     def next_chunks(self) -> list[Unit]:
         """Hand out chunks while there are fewer in flight than the slots can have at hand."""
@@ -187,6 +294,7 @@ class FanOut:
         while open_chains and in_flight < window:
             chain = min(open_chains, key=lambda each: len(each.in_flight))
             is_full = chain.pacer.is_probing and len(chain.in_flight) >= self._known.slots
+            is_full = is_full or not self._known.limits.have_room(self._known.graph.nodes[chain.slugs[0]])
             if not is_full:
                 units.append(self._chunk(chain))
                 in_flight += 1
@@ -206,7 +314,8 @@ class FanOut:
                     continue
                 if run.elements is not None:
                     settled = {i: state for i, state in run.elements.settled.items() if i in batch.indices}
-                    elements[up] = Pieces(run.elements.keys_of(batch.indices), Running(), settled)
+                    given = run.elements.rescued_of(batch.indices)
+                    elements[up] = Pieces(run.elements.keys_of(batch.indices), Running(), settled, given)
                 else:
                     source = self._known.input(run)
                     elements[up] = CutFrom(source.key) if isinstance(source, Held) else source
@@ -223,6 +332,7 @@ class FanOut:
             reduces={slug: self._reducers[slug] for slug in slugs if slug in self._reducers},
             give_up_s=None if batch.is_suspect else chain.pacer.give_up_s(self._known.slots, len(batch.indices)),
             approved=self._known.approved.intersection(slugs),
+            is_suspect=batch.is_suspect,
         )
         chain.in_flight[unit.key] = batch
         return self._known.send(unit)
@@ -252,32 +362,71 @@ class FanOut:
         done = report.indices
         rest = unit.indices[len(done) :]
         chain.pacer.observe(width=len(done), seconds=report.seconds, nbytes=report.nbytes)
+        if unit.is_suspect:
+            name = (unit.nodes[0], done[0]) if len(done) == len(unit.nodes) == 1 else unit.key
+            self._known.verdicts.survived(name, report.seconds)
         if len(rest):
             chain.hand_back(replace(batch, indices=rest), report.last_s)
         elif batch.is_apart and min(report.columns[-1].codes) >= FIRST_FINAL_CODE:
             self._go_on(chain, batch, unit)
         finals = []
+        key = None if self._is_all_here(unit, report) else unit.key
         for column in report.columns:
             run = self._known.runs[column.slug]
             assert run.elements is not None
-            fresh = run.elements.take(unit.key, done, column)
+            fresh = run.elements.take(key, done, column)
             number = chain.slugs.index(column.slug)
             for index, state in column.records.items():
                 if isinstance(state, Retrying):
                     chain.wait(index, number, state)
             if len(fresh):
-                for follower in self._followers.get(column.slug, ()):
-                    follower.make_ready(fresh)
+                self._pass_on(column.slug, fresh)
             finals.append(run)
         return finals
 
-    def lose(self, unit: Unit, reason: str) -> list[NodeRun]:
-        """A chunk is lost: halve it to find the guilty element, and give that up in the end. The maps that changed."""
+    def _is_all_here(self, unit: Unit, report: Report) -> bool:
+        """Whether a chunk's outcome is not needed, because all that anybody may want of it came with the report.
+
+        What is here cannot be lost with a worker. Of a map that is so much that it must not travel through the
+        scheduler in one piece, the rest stays where it is.
+        """
+        if not report.columns:  # it was handed back whole
+            return True
+        nbytes = sum(len(column.values or b"") + RECORD_NBYTES * len(column.records) for column in report.columns)
+        held = max(self._elements_of(column.slug).rescued_nbytes for column in report.columns)
+        return (
+            not unit.reduces
+            and held + nbytes <= self._known.settings["rescued_nbytes"]
+            and all(column.values is not None and min(column.codes) >= FIRST_FINAL_CODE for column in report.columns)
+        )
+
+    def _elements_of(self, slug: str) -> MapRun:
+        elements = self._known.runs[slug].elements
+        assert elements is not None
+        return elements
+
+    def _pass_on(self, slug: str, fresh: Indices) -> None:
+        """Elements of a map have ended: those below, that have not, may go on."""
+        for follower in self._followers.get(slug, ()):
+            codes = self._elements_of(follower.slugs[0]).codes
+            if isinstance(fresh, range) and not any(codes[fresh.start : fresh.stop]):
+                follower.make_ready(fresh)
+            else:  # some were made again only because their value was lost
+                follower.make_ready(as_range(i for i in fresh if codes[i] < FIRST_FINAL_CODE))
+
+    def lose(self, unit: Unit, reason: str, ran_s: float | None) -> list[NodeRun]:
+        """A chunk is lost: halve it to find the guilty element, and give that up in the end. The maps that changed.
+
+        `ran_s`: seconds that it ran alone in its process before that died; None if it did not.
+        """
         first = self._known.runs[unit.nodes[0]]
         chain = first.chain
         assert chain is not None
         assert unit.indices is not None
         batch = chain.in_flight.pop(unit.key)
+        if ran_s is None and batch.is_suspect:
+            chain.ready.append(batch)
+            return []
         if len(batch.indices) > 1:
             middle = len(batch.indices) // 2
             for half in (batch.indices[middle:], batch.indices[:middle]):
@@ -287,17 +436,14 @@ class FanOut:
         if len(unit.nodes) > 1:  # one of several maps is to blame: each runs alone now
             chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
             return []
-        lost = (first.node.slug, index)
-        chain.losses[lost] = chain.losses.get(lost, 0) + 1
-        if chain.losses[lost] <= self._known.settings["max_losses"]:
+        slug, verdicts = first.node.slug, self._known.verdicts
+        if ran_s is None or not verdicts.died((slug, index), ran_s):
             chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
             return []
         assert first.elements is not None
-        slug = first.node.slug
-        state = crashed(f"{slug}[{index}]", chain.losses.pop(lost), reason)
+        state = crashed(f"{slug}[{index}]", verdicts.deaths((slug, index)), reason)
         first.elements.settle(index, replace(state, map_index=index))
-        for follower in self._followers.get(slug, ()):
-            follower.make_ready(as_range([index]))
+        self._pass_on(slug, as_range([index]))
         self._go_on(chain, batch, unit)
         return [first]
 
@@ -315,6 +461,6 @@ def _failed(node: FrozenNode, type_name: str, text: str) -> State:
 
 def crashed(name: str, losses: int, reason: str) -> State:
     """The state of a task run that was lost more often than the budget allows."""
-    message = f"its worker died {losses} times while {name} ran, the last times alone: {reason}"
+    message = f"its worker died {losses} times while {name} ran alone: {reason}"
     failure = Failure("WorkerLost", message, root=name)
     return Crashed(message=message, failure=failure, end_time=None)

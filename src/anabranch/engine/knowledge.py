@@ -6,8 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anabranch.engine.limits import Limits
 from anabranch.engine.maps import Chain, MapRun
 from anabranch.engine.units import Held, Input, Key, Known, Pieces, Sent, Unit
+from anabranch.engine.verdicts import Verdicts
 from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.signature import ascii_name
 from anabranch.states import Finished, Mapped, Paused, Pending, Retrying, State
@@ -31,8 +33,6 @@ class NodeRun:
     chain: Chain | None = None
     attempt: int = 1
     loop: tuple[int, Any] | None = None
-    losses: int = 0
-    """How often its unit was lost while it ran alone."""
     is_suspect: bool = False
     """Whether a unit with it was lost: it runs alone from then on."""
 
@@ -72,6 +72,9 @@ class Knowledge:
         """Units on their way."""
         self.to_start: dict[str, None] = {}
         """Nodes that may be able to start, because something upstream has changed."""
+        self.limits = Limits(graph.nodes.values())
+        self.verdicts = Verdicts(settings["max_losses"] + 1)
+        """On what may have killed its worker."""
         self._users: dict[Key, set[str]] = {}
         self._name, self._token = ascii_name(name), token
         self._serial = 0
@@ -81,15 +84,35 @@ class Knowledge:
         self._serial += 1
         return (f"{self._name}.{ascii_name(node.slug)}-{self._token}", self._serial)
 
+    def skip_key(self, key: Key) -> None:
+        """A unit of an earlier driver had this key: no other may have it."""
+        self._serial = max(self._serial, key[1])
+
     def send(self, unit: Unit) -> Unit:
         """Note that a unit is on its way."""
         self.units[unit.key] = unit
+        self.limits.hold(self.graph.nodes[slug] for slug in unit.nodes)
         self._users[unit.key] = set(unit.nodes)
+        return unit
+
+    def arrived(self, key: Key) -> Unit | None:
+        """Note that a unit is not on its way any more; None if it was not."""
+        unit = self.units.pop(key, None)
+        if unit is not None:
+            self.limits.free(self.graph.nodes[slug] for slug in unit.nodes)
         return unit
 
     def lose(self, key: Key) -> None:
         """Note that a unit's outcome is gone."""
         self._users.pop(key, None)
+
+    def held(self) -> tuple[Key, ...]:
+        """Units whose outcomes are there and may be needed."""
+        return tuple(key for key in self._users if key not in self.units)
+
+    def is_held(self, key: Key) -> bool:
+        """Whether a unit's outcome is, or will be, there because something may need it."""
+        return key in self._users
 
     def forget(self, key: Key, slug: str) -> list[Key]:
         """A node's value in a unit's outcome is not needed any more; the key, if nothing else there is."""
@@ -132,7 +155,7 @@ class Knowledge:
     def input(self, run: NodeRun) -> Input:
         """Where the whole outcome of an upstream node is."""
         if run.elements is not None:
-            return Pieces(tuple(run.elements.keys), run.state, run.elements.settled)
+            return Pieces(tuple(run.elements.keys), run.state, run.elements.settled, tuple(run.elements.rescued))
         if run.node.is_map and isinstance(run.state, Mapped):
             return Pieces((), run.state)
         if run.value is not None and run.is_final:

@@ -7,17 +7,19 @@ What it knows is in `Knowledge`; which single nodes go out is decided by `Single
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from anabranch.engine.fan_out import FanOut, crashed
 from anabranch.engine.knowledge import Knowledge, NodeRun
+from anabranch.engine.recovery import ALL, reopen
 from anabranch.engine.singles import Singles
 from anabranch.engine.stimuli import (
     CancelAsked,
     Command,
     Finish,
+    GivenUp,
     Lost,
     Release,
     Reported,
@@ -26,15 +28,18 @@ from anabranch.engine.stimuli import (
     Stimulus,
     Submit,
     Tell,
+    Uprooted,
     WakeAt,
     Woke,
 )
-from anabranch.engine.units import Held, Key, Report, SingleReport, Unit
+from anabranch.engine.units import Key, Report, SingleReport, Unit
 from anabranch.events import MapAdvanced, TaskChanged
 from anabranch.frozen import FrozenGraph
 from anabranch.states import (
     Cancelled,
+    Crashed,
     Failed,
+    Failure,
     Finished,
     Paused,
     Pending,
@@ -63,6 +68,8 @@ class Machine:
         The ``engine`` settings.
     slots
         Task runs that can go on at the same time.
+    first_serial
+        Number after which keys begin.
     fuses
         Whether several single nodes may share a unit: it saves what a Dask task costs, where there is one.
     """
@@ -79,14 +86,17 @@ class Machine:
         keep: Iterable[str] = (),
         approved: Iterable[str] = (),
         fuses: bool = True,
+        first_serial: int = 0,
     ) -> None:
         self._known = Knowledge(
             graph, name=name, token=token, settings=settings, slots=slots, keep=keep, approved=approved, fuses=fuses
         )
+        self._known.skip_key(("", first_serial))
         self._singles = Singles(self._known)
         self._fan_out = FanOut(self._known)
-        self.is_cancelled = False
         self.is_finished = False
+        self._ending: State | None = None
+        """The state in which everything ended that had not, when the run was stopped."""
         self.story: list[str] = []
         """What happened, in short, for errors that would be a riddle otherwise; the last thousand lines."""
         self._widths = dict(widths or {})
@@ -95,7 +105,6 @@ class Machine:
         self._commands: list[Command] = []
         self._consumers_left = {slug: len(down) for slug, down in graph.downstream.items()}
         self._unfinished = len(graph.nodes)
-        self._cancel_reason = ""
         self._now = 0.0
 
     @property
@@ -120,16 +129,22 @@ class Machine:
         match stimulus:
             case _ if self.is_finished:
                 return []
-            case Started():
+            case Started(_, recorded):
                 self._start_run()
+                if recorded:
+                    self._recall(recorded)
             case Reported(_, report):
                 self._take_report(report)
-            case Lost(_, key, reason):
-                self._lose(key, reason)
+            case Lost(_, key, reason, is_death, ran_s):
+                self._lose(key, reason, ran_s if is_death else 0.0)
+            case Uprooted():
+                self._start_again(ALL)
+            case GivenUp(_, reason):
+                self._end(Crashed(message=reason, failure=Failure("WorkerLost", reason)))
             case SlotsChanged(_, slots):
                 self._known.slots = max(1, slots)
             case CancelAsked(_, reason):
-                self._cancel(reason)
+                self._end(Cancelled(message=reason))
             case Woke():
                 pass
         self._wake()
@@ -149,21 +164,40 @@ class Machine:
             else:
                 self._known.to_start[slug] = None
 
+    def _recall(self, reports: Iterable[Report]) -> None:
+        """Take what was recorded as if it had just been reported; what has no value now runs again if it is needed."""
+        for report in reports:
+            self._known.skip_key(report.key)
+            for single in report.singles:
+                if single.slug in self.runs and self.runs[single.slug].elements is None:
+                    self._take_single(single)
+            for column in report.columns:
+                run = self.runs.get(column.slug)
+                if run is None or run.is_final or report.indices is None:
+                    continue
+                if run.elements is None and self._known.may_start(run):
+                    self._fan_out.expand(run)
+                if run.elements is not None and self._fan_out.recall(run, report.key, report.indices, column):
+                    self._conclude(run, run.elements.state())
+        self._start_again(ALL)
+
     def _advance(self) -> None:
-        if not self.is_cancelled:
+        if self._ending is None:
             self._send()
         wake = self._next_wake()
         if wake is not None:
             self._commands.append(WakeAt(wake))
         if not self._known.units and not self._fan_out.has_work and wake is None:
-            if self._unfinished and not self.is_cancelled and not self._is_paused():
-                raise AssertionError("the run is stuck; its story:\n" + "\n".join(self.story[-60:]))
+            if self._unfinished and self._ending is None and not self._is_paused():
+                left = {slug: str(run.state) for slug, run in self.runs.items() if not run.is_final}
+                raise AssertionError(f"the run is stuck with {left}; its story:\n" + "\n".join(self.story[-60:]))
             self.is_finished = True
             self._commands.append(Finish())
 
     def _send(self) -> None:
         """Send what can run and has room."""
         units: list[Unit] = []
+        self._singles.look_again()
         self._look_at_candidates()
         while (unit := self._singles.next_unit(len(self._known.units) - self._fan_out.in_flight)) is not None:
             units.append(unit)
@@ -182,6 +216,8 @@ class Machine:
             candidates.clear()
             for slug in batch:
                 run = self.runs[slug]
+                if run.elements is not None and run.chain is None and not run.is_final:
+                    self._resume(run)
                 if not self._known.may_start(run):
                     continue
                 if not run.node.is_map:
@@ -190,6 +226,15 @@ class Machine:
                 state = self._fan_out.expand(run)
                 if state is not None:
                     self._conclude(run, state)
+
+    def _resume(self, run: NodeRun) -> None:
+        """A map whose inputs were lost may go on, if they are there again."""
+        refused = self._fan_out.resume(run)
+        if refused is not None and run.elements is not None:
+            for index, code in enumerate(run.elements.codes):
+                if code < Success.code:
+                    run.elements.settle(index, replace(refused, map_index=index))
+            self._conclude(run, replace(refused, counts=run.elements.counts()))
 
     def _is_paused(self) -> bool:
         return any(
@@ -205,16 +250,18 @@ class Machine:
         self._fan_out.wake(self._now)
         while self._waiting and self._waiting[0][0] <= self._now:
             _, slug = heapq.heappop(self._waiting)
-            self.runs[slug].state = Pending(message="due")
-            self._known.to_start[slug] = None
+            if isinstance(self.runs[slug].state, Retrying):
+                self.runs[slug].state = Pending(message="due")
+                self._known.to_start[slug] = None
 
-    def _cancel(self, reason: str) -> None:
-        self.is_cancelled, self._cancel_reason = True, reason
-        state = Cancelled(message=reason)
+    def _end(self, state: State) -> None:
+        """Give everything that has not ended this state, and let nothing more go out."""
+        self._ending, reason = state, state.message
         self._fan_out.stop()
         self._waiting.clear()
         self._release(list(self._known.units))
-        self._known.units.clear()
+        for key in tuple(self._known.units):
+            self._known.arrived(key)
         for run in self.runs.values():
             if run.is_final:
                 continue
@@ -234,8 +281,8 @@ class Machine:
         runs = list(self.runs.values())
         if not runs:
             return Success(message="the flow has no tasks")
-        if self.is_cancelled:
-            return Cancelled(message=self._cancel_reason)
+        if self._ending is not None:
+            return self._ending
         if self._unfinished and self._is_paused():
             names = [run.node.slug for run in runs if not run.is_final and isinstance(run.state, Paused)]
             return Paused(message=f"waits for an approval: {', '.join(names) or 'elements of a map'}")
@@ -271,13 +318,19 @@ class Machine:
     # Reports ----------------------------------------------------------------------------------------------------------
 
     def _take_report(self, report: Report) -> None:
-        unit = self._known.units.pop(report.key, None)
+        unit = self._known.arrived(report.key)
         if unit is None:
             return  # a second report of a unit that ran twice, or one of a run that was cancelled
         if unit.indices is not None:
-            for run in self._fan_out.take(unit, report):
+            runs = self._fan_out.take(unit, report)
+            if not any(unit.key in run.elements.keys for run in runs if run.elements is not None):
+                self._known.lose(unit.key)
+                self._release([unit.key])
+            for run in runs:
                 self._follow(run)
             return
+        if unit.is_suspect:
+            self._known.verdicts.survived(unit.nodes[0], report.seconds)
         for single in report.singles:
             self._take_single(single)
 
@@ -363,38 +416,49 @@ class Machine:
 
     # Losses -----------------------------------------------------------------------------------------------------------
 
-    def _lose(self, key: Key, reason: str) -> None:
-        unit = self._known.units.pop(key, None)
+    def _lose(self, key: Key, reason: str, ran_s: float | None) -> None:
+        """A unit is lost; `ran_s`: seconds that it ran alone in its process, None if it is not to blame."""
+        unit = self._known.arrived(key)
         if unit is None:
+            if self._known.is_held(key):
+                self._start_again({key})
             return
         self._known.lose(key)
         self._release([key])
         if unit.indices is None:
-            self._lose_singles(unit, reason)
+            self._lose_singles(unit, reason, ran_s)
         else:
-            for run in self._fan_out.lose(unit, reason):
+            for run in self._fan_out.lose(unit, reason, ran_s):
                 self._follow(run)
 
-    def _lose_singles(self, unit: Unit, reason: str) -> None:
-        """Send lost nodes again: each alone, so that the guilty one is found. It is blamed only if it can have run."""
+    def _lose_singles(self, unit: Unit, reason: str, ran_s: float | None) -> None:
+        """Send lost nodes again: each alone, so that the guilty one is found."""
+        verdicts = self._known.verdicts
         for slug in unit.nodes:
             run = self.runs[slug]
             run.is_flying, run.key = False, None
         for slug in unit.nodes:
             run = self.runs[slug]
             run.is_suspect = True
-            if len(unit.nodes) == 1 and self._can_have_run(unit):
-                run.losses += 1
-                if run.losses > self._known.settings["max_losses"]:
-                    self._conclude(run, crashed(slug, run.losses, reason))
-                    continue
-            self._known.to_start[slug] = None
+            if len(unit.nodes) == 1 and ran_s is not None and verdicts.died(slug, ran_s):
+                self._conclude(run, crashed(slug, verdicts.deaths(slug), reason))
+            else:
+                self._known.to_start[slug] = None
 
-    def _can_have_run(self, unit: Unit) -> bool:
-        """Whether all that a unit waited for was there: else it was lost with that, and is not to blame."""
-        upstreams = {up for slug in unit.nodes for up in self._known.graph.nodes[slug].whole_upstreams}
-        held = {up: source.key for up, source in unit.inputs.items() if isinstance(source, Held)}
-        return all(self.runs[up].is_final and held.get(up, self.runs[up].key) == self.runs[up].key for up in upstreams)
+    def _start_again(self, gone: Container[Key]) -> None:
+        """Outcomes are gone: call back what is on its way, and run again what is needed and cannot be had otherwise."""
+        self._release([*self._known.units, *(key for key in self._known.held() if key in gone)])
+        for key, unit in tuple(self._known.units.items()):
+            self._known.arrived(key)
+            self._known.lose(key)
+            for slug in unit.nodes if unit.indices is None else ():
+                self.runs[slug].is_flying, self.runs[slug].key = False, None
+        for run in reopen(self._known, gone):
+            self._unfinished += 1
+            for up in {edge.upstream for edge in run.node.edges}:
+                self._consumers_left[up] += 1
+        self._fan_out.rebuild()
+        self._known.to_start.update(dict.fromkeys(slug for slug, run in self.runs.items() if not run.is_final))
 
     # Checks -----------------------------------------------------------------------------------------------------------
 

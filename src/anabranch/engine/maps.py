@@ -17,10 +17,12 @@ from anabranch.states import (
     FIRST_FAILED_CODE,
     FIRST_FINAL_CODE,
     Counts,
+    Skipped,
     State,
     counts_of,
 )
 
+MAX_STRETCHES = 1_000  # batches of a map: each is a Dask task at least
 FAILED_CODES = tuple(code for code in BY_CODE if code >= FIRST_FAILED_CODE)
 
 
@@ -42,11 +44,17 @@ class MapRun:
         self._places: dict[int, Key] = {}
         self.keys: dict[Key, None] = {}
         """Units whose outcomes hold elements of this map."""
+        self.rescued: list[tuple[Indices, bytes]] = []
+        """Those of `values` that are nowhere else, by first index: they travel with the units that need them."""
+        self.rescued_nbytes = 0
         self._max_tracebacks = max_tracebacks
         self._described: set[tuple[str, str]] = set()
 
-    def take(self, key: Key, indices: Indices, column: ColumnReport) -> Indices:
-        """Write down a chunk's report; the elements that are final now and were not before."""
+    def take(self, key: Key | None, indices: Indices, column: ColumnReport) -> Indices:
+        """Write down a chunk's report; the elements that are final now and were not before.
+
+        Without a key, the chunk's values are in the report, and nowhere else from now on.
+        """
         is_plain = isinstance(indices, range) and min(column.codes) >= FIRST_FINAL_CODE
         if isinstance(indices, range) and is_plain and not any(self.codes[indices.start : indices.stop]):
             self.codes[indices.start : indices.stop] = column.codes
@@ -63,6 +71,11 @@ class MapRun:
             is_final = min(column.codes) >= FIRST_FINAL_CODE
             final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
             self.values.append((indices if is_final else tuple(final), column.values))
+        if key is None:
+            assert column.values is not None
+            self._rescue(indices, column.values)
+            self.settled.update((i, state) for i, state in column.records.items() if _says_all(state.code))
+            return fresh
         if isinstance(indices, range):
             insort(self._ranges, (indices.start, indices.stop, key))
         else:
@@ -105,6 +118,52 @@ class MapRun:
         self.done += 1
         self.failed += state.code >= FIRST_FAILED_CODE
 
+    def lose(self, keys: Iterable[Key]) -> Lost:
+        """Forget outcomes; the states stay. What is lost with them: elements whose value is nowhere else."""
+        gone = dict.fromkeys(keys)
+        indices: dict[int, None] = {}
+        for start, stop, key in self._ranges:
+            if key in gone:
+                indices.update((i, None) for i in range(start, stop) if self._places.get(i, key) in gone)
+        indices.update((i, None) for i, key in self._places.items() if key in gone)
+        self._ranges = [each for each in self._ranges if each[2] not in gone]
+        self._places = {i: key for i, key in self._places.items() if key not in gone}
+        for key in gone:
+            del self.keys[key]
+        lost = [i for i in indices if self.codes[i] >= FIRST_FINAL_CODE]
+        for index in lost:
+            if _says_all(self.codes[index]):
+                self.settled.setdefault(index, self.records[index])
+        for held, data in self.values:
+            if any(index in indices for index in held):
+                self._rescue(held, data)
+        held_here = {index for held, _ in self.rescued for index in held}
+        return Lost(tuple(gone), [i for i in lost if i not in self.settled and i not in held_here])
+
+    def _rescue(self, indices: Indices, data: bytes) -> None:
+        insort(self.rescued, (indices, data), key=lambda each: each[0][0])
+        self.rescued_nbytes += len(data)
+
+    def reopen(self, indices: Iterable[int]) -> None:
+        """Let elements that have ended run again."""
+        for index in indices:
+            self.codes[index] = 0
+            self.records.pop(index, None)
+            self.done -= 1
+
+    def rescued_of(self, indices: Indices) -> tuple[tuple[Indices, bytes], ...]:
+        """Values that must travel with a unit that needs these elements."""
+        if not self.rescued or not len(indices):
+            return ()
+        last = bisect_right(self.rescued, indices[-1], key=lambda each: each[0][0])
+        found = []
+        for held, data in reversed(self.rescued[:last]):
+            if held[-1] >= indices[0]:
+                found.append((held, data))
+            elif isinstance(held, range):  # ranges do not overlap: what begins before has ended before
+                break
+        return tuple(reversed(found))
+
     @property
     def is_final(self) -> bool:
         """Whether every element has ended."""
@@ -145,6 +204,15 @@ class MapRun:
         return counts_of(self.codes)
 
 
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """Outcomes of a map that are gone."""
+
+    keys: tuple[Key, ...]
+    indices: list[int]
+    """Elements that succeeded and whose value is gone with them."""
+
+
 @dataclass(slots=True)
 class Batch:
     """Elements that can run now."""
@@ -173,8 +241,6 @@ class Chain:
         """Retries that wait: time, element, number of the map, its Retrying state. A heap."""
         self.missing: bytearray | None = None
         """Per element, how many maps upstream have not finished it; None where nothing is missing."""
-        self.losses: dict[tuple[str, int], int] = {}
-        """How often an element was lost alone, by map."""
         self.has_begun = False
         self.needs: set[str] = set()
         """Maps upstream, outside of the chain."""
@@ -252,3 +318,25 @@ def as_range(indices: Iterable[int]) -> Indices:
     if given and given[-1] - given[0] + 1 == len(given):
         return range(given[0], given[-1] + 1)
     return given
+
+
+def _says_all(code: int) -> bool:
+    """Whether an element with this code has no value, or one that its state can give."""
+    return code == Skipped.code or code >= FIRST_FAILED_CODE
+
+
+def stretches(indices: Iterable[int]) -> list[Indices]:
+    """Indices in order as ranges without gaps, where these are long; what lies scattered, together.
+
+    >>> stretches([0, 1, 2, 5, 6, 7, 8])
+    [range(0, 3), range(5, 9)]
+    """
+    runs: list[range] = []
+    for index in indices:
+        if runs and runs[-1].stop == index:
+            runs[-1] = range(runs[-1].start, index + 1)
+        else:
+            runs.append(range(index, index + 1))
+    if len(runs) <= MAX_STRETCHES:
+        return list(runs)
+    return [tuple(index for stretch in runs for index in stretch)]

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from anabranch.bindings import Ref, evaluate
-from anabranch.engine.columns import found
-from anabranch.engine.units import Column, Key, Program, UnitOutcome
+from anabranch.engine.columns import found, without_value
+from anabranch.engine.units import Column, Key, Pieces, Program, UnitOutcome
 from anabranch.frozen import FrozenNode
 from anabranch.states import FIRST_FINAL_CODE
 
@@ -40,14 +40,20 @@ def partial(node: FrozenNode, values: list[Any], program: Program) -> Any:
 
 
 def gathered_partials(
-    node: FrozenNode, slug: str, keys: tuple[Key, ...], program: Program, outcomes: Mapping[Key, UnitOutcome]
+    node: FrozenNode,
+    slug: str,
+    source: Pieces,
+    program: Program,
+    outcomes: Mapping[Key, UnitOutcome],
 ) -> list[Any]:
     """What the chunks of a map were reduced to, in the order of their elements.
 
     Chunks that could not be reduced where they were made (an element was to be retried) are reduced here.
     """
-    pieces: list[tuple[int, int, Any]] = []
-    for key in keys:
+    pieces = [(index, -1, without_value(state).value) for index, state in source.settled.items()]
+    for column in found(slug, (), outcomes, source.given):
+        pieces += [piece for piece in _elements(column) if piece[0] not in source.settled]
+    for key in source.keys:
         outcome = outcomes[key]
         if node.slug in outcome.partials:
             indices, value = outcome.partials[node.slug]

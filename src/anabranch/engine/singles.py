@@ -24,6 +24,8 @@ class Singles:
     def __init__(self, known: Knowledge) -> None:
         self._known = known
         self._backlog = Backlog(max_nbytes=known.settings["inline_nbytes"])
+        self._waiting: list[NodeRun] = []
+        """Nodes that could run if a limit had room."""
 
     def __len__(self) -> int:
         return len(self._backlog)
@@ -41,9 +43,17 @@ class Singles:
         """The next unit to send, if there is one and not too much is on its way."""
         while self._backlog and in_flight < SINGLES_PER_SLOT * self._known.slots:
             run = self._known.runs[self._backlog.pop()]
-            if self._known.may_start(run) and self._is_due(run):
+            if not self._known.limits.have_room(run.node):
+                self._waiting.append(run)
+            elif self._known.may_start(run) and self._is_due(run):
                 return self._start(run)
         return None
+
+    def look_again(self) -> None:
+        """What waits for room below a limit may have it now."""
+        waiting, self._waiting = self._waiting, []
+        for run in waiting:
+            self._backlog.push(self._known.order[run.node.slug], run.node.slug)
 
     def _is_due(self, run: NodeRun) -> bool:
         """Whether a node may go out: Dask waits for what is on its way, but a quick one had better be bundled."""
@@ -68,6 +78,7 @@ class Singles:
             loops={-1: run.loop} if run.loop is not None else {},
             give_up_s=BUNDLE_S * GIVE_UP_TARGETS if is_bundle else None,
             approved=self._known.approved.intersection(slugs),
+            is_suspect=run.is_suspect,
         )
         for slug in slugs:
             each = self._known.runs[slug]
@@ -92,6 +103,7 @@ class Singles:
         """Whether two nodes may share a unit: what was lost runs alone, and they ask the same of a worker."""
         mine, theirs = run.node.policies, other.node.policies
         same = (mine.resources, mine.priority) == (theirs.resources, theirs.priority)
+        same = same and not mine.concurrency and not theirs.concurrency
         return (
             self._known.fuses and same and not run.is_suspect and not other.is_suspect and self._known.may_start(other)
         )
@@ -121,5 +133,7 @@ class Singles:
     def _can_bundle(self, run: NodeRun, inside: Mapping[str, None]) -> bool:
         """Whether a node is known to be quick, and needs nothing that is still on its way elsewhere."""
         if not self._known.fuses or not self._is_quick(run) or run.is_suspect or run.attempt > 1:
+            return False
+        if run.node.policies.concurrency:
             return False
         return all(up in inside or self._known.runs[up].is_final for up in run.node.whole_upstreams)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from dask._task_spec import Task, TaskRef
 from dask.delayed import Delayed
 from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 
 from anabranch.bindings import Const
-from anabranch.engine.compiler import compile_units
+from anabranch.engine.compiler import compile_program, compile_units, program_key
+from anabranch.engine.entry import Sourced
+from anabranch.engine.shipping import Shipment, origin
 from anabranch.engine.units import Held, Input, Key, Pieces, Program, Unit
 from anabranch.engine.values import width_of
 from anabranch.errors import DefinitionError
@@ -38,22 +40,34 @@ def compile_flow(graph: FrozenGraph, program: Program, token: str, data: bytes) 
     DefinitionError
         The width of a map depends on a value that only a run gives.
     """
+    shipment = Shipment((*origin()[:2], None), data)
     layout = _Layout(graph, program, token)
     units = [unit for node in graph.nodes.values() for unit in layout.units_of(node)]
     regions = compile_units(
         units,
         token,
-        program=data,
+        program=shipment,
         resources=lambda unit: dict(graph.nodes[unit.nodes[0]].policies.resources),
         priority=lambda unit: graph.nodes[unit.nodes[0]].policies.priority,
+        is_told=False,
     )
+    if not shipment.is_inline:
+        regions.append(compile_program(shipment, token))
     layers: dict[str, MaterializedLayer] = {}
     for number, region in enumerate(regions):
         annotations = {"resources": dict(region.resources)} if region.resources else None
         layers[f"{token}-{number}"] = MaterializedLayer(dict(region.graph), annotations=annotations)
     last = Unit(key=layout.key("results"), nodes=graph.reference, inputs=layout.inputs_of(graph.reference))
     keys = tuple(last.upstream_keys())
-    task = Task(last.key, enter_results, token, data, last, keys, *(TaskRef(key) for key in keys))
+    task = Task(
+        last.key,
+        Sourced("enter_results", (shipment.origin,)),
+        token,
+        data if shipment.is_inline else TaskRef(program_key(shipment, token)),
+        pickle.dumps(last),
+        keys,
+        *(TaskRef(key) for key in keys),
+    )
     name = f"{token}-results"
     dependencies: dict[str, set[str]] = {layer: set() for layer in layers}
     return Delayed(
@@ -61,13 +75,6 @@ def compile_flow(graph: FrozenGraph, program: Program, token: str, data: bytes) 
         HighLevelGraph({**layers, name: MaterializedLayer({last.key: task})}, {**dependencies, name: set(layers)}),
         layer=name,
     )
-
-
-def enter_results(token: str, data: bytes, last: Unit, keys: tuple[Key, ...], /, *outcomes: Any) -> Any:
-    """Values of the reference nodes; raises the exception of one that failed."""
-    from anabranch.engine.worker import collect_results
-
-    return collect_results(token, data, last, dict(zip(keys, outcomes, strict=True)))
 
 
 @dataclass

@@ -11,9 +11,11 @@ from anabranch.events import Event
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """The run begins."""
+    """The run begins, or goes on from what was recorded of it."""
 
     now: float
+    recorded: tuple[Report, ...] = ()
+    """What is known already, in the order in which it became known."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,25 @@ class Lost:
 
     now: float
     key: Key
+    reason: str
+    is_death: bool = False
+    """Whether a process died, of which the unit need not be the cause."""
+    ran_s: float | None = None
+    """Seconds that a suspect ran alone in its process before that died; None if it did not."""
+
+
+@dataclass(frozen=True, slots=True)
+class Uprooted:
+    """The place where units ran is gone, with all outcomes; there is another one now."""
+
+    now: float
+
+
+@dataclass(frozen=True, slots=True)
+class GivenUp:
+    """Nothing can run any more, and nothing will."""
+
+    now: float
     reason: str
 
 
@@ -56,7 +77,7 @@ class CancelAsked:
     reason: str
 
 
-Stimulus: TypeAlias = Started | Reported | Lost | Woke | SlotsChanged | CancelAsked
+Stimulus: TypeAlias = Started | Reported | Lost | Uprooted | GivenUp | Woke | SlotsChanged | CancelAsked
 
 
 @dataclass(frozen=True, slots=True)

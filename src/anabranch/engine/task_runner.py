@@ -18,12 +18,14 @@ from anabranch.context import TaskContext
 from anabranch.engine.attempts import call_within
 from anabranch.engine.blame import blamed
 from anabranch.engine.failures import clean, describe, message_of, revive, type_name
+from anabranch.engine.processes import call_in_process
 from anabranch.engine.units import Outcome, Program
 from anabranch.engine.values import ATOMS, copied, materialised, measured
-from anabranch.errors import TaskTimeout, UpstreamFailure
+from anabranch.errors import ProcessDied, TaskTimeout, UpstreamFailure
 from anabranch.frozen import FrozenNode
 from anabranch.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.states import (
+    Crashed,
     Failed,
     Failure,
     Finished,
@@ -149,8 +151,11 @@ def arguments_of(run: TaskRun) -> tuple[list[Any], dict[str, Any], dict[str, Any
 
 def run_attempts(run: TaskRun, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]) -> Outcome:
     """Attempts, loops and short waits between them, until there is a state that lasts."""
-    keeps_snapshot = run.node.policies.retry.max_retries > 0 and any(
-        type(value) not in ATOMS for value in (*args, *kwargs.values())
+    policies = run.node.policies  # a child process has its own copies
+    keeps_snapshot = (
+        policies.isolation == "thread"
+        and policies.retry.max_retries > 0
+        and any(type(value) not in ATOMS for value in (*args, *kwargs.values()))
     )
     state: State = Pending()
     while True:
@@ -182,10 +187,22 @@ def run_attempt(
     run: TaskRun, running: State, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]
 ) -> Outcome:
     """One call of the function; Retrying if there will be another."""
+    function, policies = run.node.signature.function, run.node.policies
+    max_width: int = run.environment.setting("max_width")
     try:
         with context.entered(run.context):
-            value = call_within(run.node.policies.timeout_s, run.node.signature.function, args, kwargs)
-            value = materialised(value, run.environment.setting("max_width"))
+            if policies.isolation == "process":
+                value = call_in_process(
+                    function,
+                    args,
+                    kwargs,
+                    context=run.context,
+                    timeout_s=policies.timeout_s,
+                    memory_limit=policies.memory_limit,
+                    max_width=max_width,
+                )
+            else:
+                value = materialised(call_within(policies.timeout_s, function, args, kwargs), max_width)
         if run.check_value:
             value, pickled, nbytes = measured(value)
         else:
@@ -242,7 +259,7 @@ def failed_state(
 ) -> State:
     """The Failed state of an exception."""
     failure = describe(error, inputs, in_full=in_full, root=root)
-    cls = TimedOut if isinstance(error, TaskTimeout) else Failed
+    cls = TimedOut if isinstance(error, TaskTimeout) else Crashed if isinstance(error, ProcessDied) else Failed
     said = error.message if isinstance(error, Signal) else ""
     return cls(message=clean(said) or failure.headline(), failure=failure)
 

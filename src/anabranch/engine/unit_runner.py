@@ -101,7 +101,7 @@ def upstream_outcome(
     reduce = None
     argument = reduced_argument(node)
     if argument is not None and argument[1] == slug:
-        reduce = lambda keys: gathered_partials(node, slug, keys, program, outcomes)  # noqa: E731  # one use, below
+        reduce = lambda source: gathered_partials(node, slug, source, program, outcomes)  # noqa: E731  # one use, below
     return whole_outcome(slug, unit, program, outcomes, carrying=node.kind == "flatten", reduce=reduce)
 
 

@@ -13,8 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from anabranch.context import RunInfo
+from anabranch.engine.entry import Sourced
 from anabranch.engine.failures import revive
-from anabranch.engine.values import dumps_with_buffers
+from anabranch.engine.values import dumps, dumps_with_buffers
 from anabranch.frozen import FrozenNode
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, State, Success
 
@@ -65,7 +66,9 @@ class Pieces:
     state: State
     """The map's own state, with its counts; Running where only some elements are asked for."""
     settled: Mapping[int, State] = field(default_factory=dict)
-    """Elements that are in no chunk, because each one with them was lost."""
+    """Elements without a value that are in no chunk, because each one with them was lost."""
+    given: tuple[tuple[Indices, bytes], ...] = ()
+    """Pickled lists of values of elements that are in no chunk any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +107,8 @@ class Unit:
     """For maps of the unit: nodes that reduce their values, chunk by chunk."""
     give_up_s: float | None = None
     """Seconds after which a chunk hands back what it has not begun."""
+    is_suspect: bool = False
+    """Whether it was on a worker that died: it runs alone in its process, and says when it begins."""
     approved: frozenset[str] = frozenset()
 
     def upstream_keys(self) -> Iterator[Key]:
@@ -178,8 +183,8 @@ class UnitOutcome:
     """By reducing node: what the values of these elements were reduced to."""
     cut: list[Any] | None = None
     """Elements cut from a list, in the order of the chunk they are for."""
-    report: Report | None = None
-    """Kept beside the values, for a driver that the report did not reach."""
+    report: Report | bytes | None = None
+    """Kept beside the values, for a driver that the report did not reach; pickled once it has travelled."""
 
     def __sizeof__(self) -> int:
         return 512 + self.nbytes
@@ -192,13 +197,14 @@ class UnitOutcome:
         parts = (self.singles, columns, self.partials, self.cut)
         data = dumps_with_buffers(parts, buffers)
         kept = buffers if protocol >= 5 else [buffer.raw().tobytes() for buffer in buffers]
-        return Sealed, (self.nbytes, data, kept, self.report)
+        report = self.report if isinstance(self.report, bytes | None) else dumps(self.report)
+        return Sourced("seal"), (self.nbytes, data, kept, report)
 
 
 class Sealed:
     """An outcome that has come from another process and has not been opened."""
 
-    def __init__(self, nbytes: int, data: bytes, buffers: list[Any], report: Report | None) -> None:
+    def __init__(self, nbytes: int, data: bytes, buffers: list[Any], report: bytes | None) -> None:
         self.nbytes = nbytes
         self.report = report
         self._data = data
@@ -209,7 +215,7 @@ class Sealed:
         return 512 + self.nbytes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Sealed, (self.nbytes, self._data, [bytes(buffer) for buffer in self._buffers], self.report)
+        return Sourced("seal"), (self.nbytes, self._data, [bytes(buffer) for buffer in self._buffers], self.report)
 
     def open(self) -> UnitOutcome:
         """The outcome; whatever loading the user's values raises comes out."""

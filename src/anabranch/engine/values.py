@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -47,7 +48,7 @@ def measured(value: Any) -> tuple[Any, bytes | None, int]:
             raise TypeError("an open file belongs to its process")  # cloudpickle would silently copy what is in it
         data = dumps_with_buffers(value, buffers)
         nbytes = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
-        if len(data) <= CHECK_NBYTES and not _is_by_value(data):
+        if len(data) <= CHECK_NBYTES and not (_is_by_value(data) and _is_at_home(type(value))):
             pickle.loads(data, buffers=buffers)
         if buffers and nbytes <= SMALL_NBYTES:  # small enough to travel in one piece
             data, buffers = dumps(value), []
@@ -60,8 +61,18 @@ def measured(value: Any) -> tuple[Any, bytes | None, int]:
 
 
 def _is_by_value(data: bytes) -> bool:
-    """Whether a pickle holds classes or functions by value: loading it here would give their names to copies."""
+    """Whether a pickle holds classes or functions by value: loading it where they are at home would overwrite them."""
     return b"cloudpickle.cloudpickle" in data
+
+
+def _is_at_home(cls: type) -> bool:
+    """Whether a class may have been made in this process; if not, it has travelled here, and is a copy itself."""
+    found: Any = sys.modules.get(cls.__module__)
+    if found is not None and "<locals>" in cls.__qualname__:
+        return True  # nobody can tell
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is cls
 
 
 def dumps_with_buffers(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import pickle
 import threading
 import time
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -15,11 +18,13 @@ from anabranch.engine.columns import whole_outcome
 from anabranch.engine.cutting import cut
 from anabranch.engine.failures import describe, revive
 from anabranch.engine.prints import captured
+from anabranch.engine.seclusion import PROCESS
 from anabranch.engine.task_runner import Environment
 from anabranch.engine.unit_runner import run_unit
 from anabranch.engine.units import (
     Column,
     ColumnReport,
+    Indices,
     Key,
     Outcome,
     Program,
@@ -30,8 +35,8 @@ from anabranch.engine.units import (
     UnitOutcome,
 )
 from anabranch.engine.values import width_of
-from anabranch.errors import CodeNotLoadable
-from anabranch.states import Failed
+from anabranch.errors import CodeNotLoadable, VersionMismatch
+from anabranch.states import Failed, Pending
 
 _PROGRAMS: OrderedDict[str, Program] = OrderedDict()
 _LOCK = threading.Lock()
@@ -43,6 +48,8 @@ def execute(
     program: Program | bytes,
     payload: Unit | bytes,
     outcomes: dict[Key, UnitOutcome],
+    key: Key,
+    outline: bytes | None,
     *,
     is_main: bool = False,
 ) -> UnitOutcome:
@@ -56,24 +63,38 @@ def execute(
         The program and the unit, or their pickles.
     outcomes
         Outcomes of other units that this one needs.
+    key, outline
+        The unit's, which are known even where the payload does not load.
     """
     worker = _dask_worker()
-    unit: Unit = pickle.loads(payload) if isinstance(payload, bytes) else payload
     try:
         loaded = load_program(token, program) if isinstance(program, bytes) else program
-        opened = {key: each.open() if isinstance(each, Sealed) else each for key, each in outcomes.items()}
+        unit: Unit = pickle.loads(payload) if isinstance(payload, bytes) else payload
+        opened = {each: opened_outcome(outcome) for each, outcome in outcomes.items()}
     except BaseException as error:  # the user's modules run while they are imported, and their classes while loaded
-        outcome = _not_loadable(unit, error)
+        nodes, indices = (payload.nodes, payload.indices) if isinstance(payload, Unit) else read_outline(outline)
+        outcome = not_loaded(key, nodes, indices, error)
     else:
         environment = Environment(loaded, worker=worker.address if worker is not None else "local", is_main=is_main)
-        outcome = _run(unit, environment, opened, captures=worker is not None)
+        with PROCESS.entered(alone=unit.is_suspect):
+            if unit.is_suspect and worker is not None:
+                announce(worker, token, unit.key)
+            outcome = _run(unit, environment, opened, captures=worker is not None)
     if worker is not None:
         # Sent before the value is announced, so that it is there first; the run's token is the topic.
-        worker.log_event(token, (*unit.key, dumps_report(outcome.report)))
+        worker.log_event(token, (*key, dumps_report(outcome.report)))
     return outcome
 
 
-def dumps_report(report: Report | None) -> bytes:
+def announce(worker: Any, token: str, key: Key) -> None:
+    """Tell the driver that a unit begins, and wait until the scheduler knows: the next moment may be the last."""
+    from distributed.utils import sync
+
+    with contextlib.suppress(Exception):  # without an announcement a death is not held against the unit: that is all
+        sync(worker.loop, worker.scheduler.log_event, topic=token, msg=(*key, None), callback_timeout=10)
+
+
+def dumps_report(report: object) -> bytes:
     """A report as bytes: by plain pickle, which is many times quicker, where that can."""
     try:
         return pickle.dumps(report, protocol=5)
@@ -97,7 +118,7 @@ def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome],
 
 def cut_elements(slug: str, indices: bytes, sealed: UnitOutcome | Sealed) -> UnitOutcome:
     """The elements of an upstream list that a chunk needs, to be sent to where the chunk runs."""
-    outcome = sealed.open() if isinstance(sealed, Sealed) else sealed
+    outcome = opened_outcome(sealed)
     elements = cut(outcome.singles[slug].value, pickle.loads(indices))
     share = len(elements) / max(1, width_of(outcome.singles[slug].value))
     return UnitOutcome(cut=list(elements), nbytes=int(outcome.nbytes * share))
@@ -106,7 +127,7 @@ def cut_elements(slug: str, indices: bytes, sealed: UnitOutcome | Sealed) -> Uni
 def collect_results(token: str, data: bytes, last: Unit, outcomes: dict[Key, UnitOutcome]) -> dict[str, Any]:
     """Values of some nodes by slug; raises the exception of one that failed."""
     program = load_program(token, data)
-    opened = {key: each.open() if isinstance(each, Sealed) else each for key, each in outcomes.items()}
+    opened = {key: opened_outcome(each) for key, each in outcomes.items()}
     values: dict[str, Any] = {}
     for slug in last.nodes:
         outcome = whole_outcome(slug, last, program, opened)
@@ -121,7 +142,7 @@ def load_program(token: str, data: bytes) -> Program:
     with _LOCK:
         program = _PROGRAMS.get(token)
         if program is None:
-            program = _PROGRAMS[token] = pickle.loads(data)
+            program = _PROGRAMS[token] = _loaded(data)
             while len(_PROGRAMS) > MAX_PROGRAMS:
                 _PROGRAMS.popitem(last=False)
         return program
@@ -140,21 +161,118 @@ def _dask_worker() -> Any:  # a distributed.Worker, or None outside of one
         return None
 
 
-def _not_loadable(unit: Unit, error: BaseException) -> UnitOutcome:
-    """The outcome of a unit whose code cannot be loaded here: each of its task runs has failed."""
-    text = f"code or values of this flow cannot be loaded on the worker: {type(error).__name__}: {error}"
+def _loaded(data: bytes) -> Program:
+    try:
+        program: Program = pickle.loads(data)
+    except Exception as error:
+        lenient = _Lenient(io.BytesIO(data))
+        try:
+            program = lenient.load()
+        except Exception:
+            raise error from None
+        for missing in lenient.missing:
+            missing.is_loading = False
+    return program
+
+
+class _Missing:
+    """Stands for something that cannot be imported here; a task that uses it fails, and the others do not."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+        self.is_loading = True
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        if self.is_loading:  # what is made of it is as good as missing
+            return self
+        raise CodeNotLoadable(f"the worker cannot import what this task needs: {self._error}") from self._error
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return self()
+
+
+class _Lenient(pickle.Unpickler):
+    """Loads a pickle without what cannot be imported."""
+
+    def __init__(self, file: io.BytesIO) -> None:
+        super().__init__(file)
+        self.missing: list[_Missing] = []
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) == ("cloudpickle.cloudpickle", "subimport"):
+            return self._imported
+        try:
+            return super().find_class(module, name)
+        except Exception as error:  # modules of the user's run while they are imported
+            return self._stand_in(error)
+
+    def _imported(self, name: str) -> Any:
+        try:
+            return cloudpickle.cloudpickle.subimport(name)
+        except Exception as error:
+            return self._stand_in(error)
+
+    def _stand_in(self, error: Exception) -> _Missing:
+        self.missing.append(_Missing(error))
+        return self.missing[-1]
+
+
+def forget_program(token: str) -> None:
+    """Forget a run that has ended."""
+    with _LOCK:
+        _PROGRAMS.pop(token, None)
+
+
+def opened_outcome(outcome: Any) -> UnitOutcome:
+    """An outcome that can be looked into: of what came from another process, and of what a worker refused.
+
+    Loading the user's values may raise anything.
+    """
+    if isinstance(outcome, Sealed):
+        return outcome.open()
+    if isinstance(outcome, dict):
+        return refused_outcome(outcome)
+    found: UnitOutcome = outcome
+    return found
+
+
+def refused_outcome(refusal: Mapping[str, Any]) -> UnitOutcome:
+    """The outcome of a unit that a worker refused to run, see `anabranch.engine.entry`; a Failed state for all of it.
+
+    Where all that a worker lacks is our code, the unit is handed back instead.
+    """
+    key: Key = tuple(refusal["key"])
+    nodes, indices = read_outline(refusal["outline"])
+    if refusal["kind"] == "code":
+        back = tuple(SingleReport(slug, Pending(message="handed back")) for slug in nodes) if indices is None else ()
+        return UnitOutcome(report=Report(key, singles=back, indices=None if indices is None else ()))
+    kind = CodeNotLoadable if refusal["kind"] == "load" else VersionMismatch
+    return not_loaded(key, nodes, indices, kind(refusal["refused"]))
+
+
+def read_outline(outline: bytes | None) -> tuple[tuple[str, ...], Indices | None]:
+    """Nodes and indices of a unit from what travels beside its pickle."""
+    nodes, indices = pickle.loads(outline or b"")
+    return nodes, indices
+
+
+def not_loaded(key: Key, nodes: Iterable[str], indices: Indices | None, error: BaseException) -> UnitOutcome:
+    """The outcome of a unit whose code cannot be loaded where it is: each of its task runs has failed."""
+    if not isinstance(error, (CodeNotLoadable, VersionMismatch)):
+        text = f"code or values of this flow cannot be loaded on the worker: {type(error).__name__}: {error}"
+        error = CodeNotLoadable(text)
+    state = Failed(message=str(error), failure=describe(error))
     now = time.time()
-    failure = describe(CodeNotLoadable(text))
-    state = Failed(message=text, failure=failure)
-    value = CodeNotLoadable(text)
-    if unit.indices is None:
-        singles = tuple(SingleReport(slug, state) for slug in unit.nodes)
-        outcome = UnitOutcome(singles={slug: Outcome(state, value) for slug in unit.nodes})
-        outcome.report = Report(unit.key, singles=singles, started=now)
+    if indices is None:
+        singles = tuple(SingleReport(slug, state) for slug in nodes)
+        outcome = UnitOutcome(singles={slug: Outcome(state, error) for slug in nodes})
+        outcome.report = Report(key, singles=singles, started=now)
         return outcome
-    width = len(unit.indices)
-    codes, records = bytes([Failed.code]) * width, dict.fromkeys(unit.indices, state)
-    outcome = UnitOutcome(columns={s: Column(unit.indices, codes, [value] * width, records) for s in unit.nodes})
-    columns = tuple(ColumnReport(slug, codes, records) for slug in unit.nodes)
-    outcome.report = Report(unit.key, columns=columns, indices=unit.indices, started=now)
+    width = len(indices)
+    codes, records = bytes([Failed.code]) * width, dict.fromkeys(indices, state)
+    outcome = UnitOutcome(columns={slug: Column(indices, codes, [error] * width, records) for slug in nodes})
+    columns = tuple(ColumnReport(slug, codes, records) for slug in nodes)
+    outcome.report = Report(key, columns=columns, indices=indices, started=now)
     return outcome

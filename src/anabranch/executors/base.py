@@ -6,7 +6,7 @@ post, and says which keys will never come.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeAlias
 
@@ -38,13 +38,31 @@ class Posted:
 
 @dataclass(frozen=True, slots=True)
 class Dropped:
-    """A key will not be computed."""
+    """A key will not be computed, or its value is gone for good."""
 
     key: Key
     reason: str
+    is_death: bool = False
+    """Whether that is because a process died, of which the task need not be the cause."""
+    ran_s: float | None = None
+    """Seconds since the task announced that it ran alone; None if it has not."""
 
 
-Message: TypeAlias = Posted | Dropped
+@dataclass(frozen=True, slots=True)
+class Disconnected:
+    """The place where tasks run is gone, with all that was held there."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class CancelWanted:
+    """Somebody who can reach the place where tasks run wants the run to be cancelled."""
+
+    reason: str
+
+
+Message: TypeAlias = Posted | Dropped | Disconnected | CancelWanted
 
 
 class Executor(Protocol):
@@ -69,8 +87,18 @@ class Executor(Protocol):
         """Drop everything of the run."""
         ...
 
+    def recover(self, say: Callable[[str], None]) -> None:
+        """After `Disconnected`: find or make another place; `say` is told what is waited for, and how long.
+
+        Raises
+        ------
+        ExecutorError
+            There is none within the time that is allowed.
+        """
+        ...
+
     def slots(self) -> int:
-        """Tasks that can run at the same time now."""
+        """Tasks that can run at the same time now; 0 if there is nothing that could run one."""
         ...
 
     def submit(self, region: Region) -> None:

@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import contextlib
+import logging
+import os
 import queue
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from anabranch.errors import ExecutorError, NoWorkersError, OptionError, SchedulerUnreachable
-from anabranch.executors.base import Dropped, Key, Message, Posted, Region
+from anabranch.engine.entry import Sourced
+from anabranch.errors import ExecutorError, OptionError
+from anabranch.executors.base import CancelWanted, Disconnected, Dropped, Key, Message, Posted, Region
+from anabranch.executors.clusters import ClusterClass, MadeCluster, is_cluster, make_cluster, performance_report
+from anabranch.executors.preflight import Needs, check, wait_for_workers
+from anabranch.executors.security import as_security, connect
 from anabranch.settings import config
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Security
 
+TICK_S = 1.0  # how often the connection is looked at while nothing happens
 SWEEP_S = 0.25  # how often futures are looked at for trouble; good news comes by events, at once
 GRACE_S = 1.0  # a report that has not come so long after its value is asked for
-# Ctrl-C in a terminal goes to every process there. It is the driver's to act on, not that of workers in mid-task.
-DEAF_TO_CTRL_C = "import signal; signal.signal(signal.SIGINT, signal.SIG_IGN)"
+FIRST_WORKER_S = 5.0  # an adaptive cluster that has no worker after so long is counted as one without
 SLOTS_S = 1.0  # how often the workers are counted
+REPLACE_S = 10.0  # starting a worker takes seconds: it is not asked for twice meanwhile
+FORGET_S = 0.5  # what a worker that is busy remembers of a run is dropped later, for others
+ANSWER_S = 5.0  # how long a scheduler that is there may take to count them
+ALIVE = ("pending", "finished")
+
+_log = logging.getLogger("anabranch.executors")
 
 
 class DaskExecutor:
@@ -30,11 +43,20 @@ class DaskExecutor:
     address
         Of a scheduler (``"tcp://host:8786"``). None: a cluster is made for the run.
     cluster_class
-        Class, function or dotted name that makes the cluster; default: ``distributed.LocalCluster``.
+        Class, function or dotted name that makes the cluster, or a cluster that is there, which is used and not closed;
+        default: ``distributed.LocalCluster``.
     cluster_kwargs, adapt_kwargs, client_kwargs
         Arguments for making the cluster, for its ``adapt`` method (called if given), and for the client.
     security
-        A ``distributed.Security``, for TLS.
+        For TLS: a ``distributed.Security``, a dict of its arguments, or True for temporary certificates of a cluster
+        that is made here.
+    performance_report
+        Path of an HTML file to which Dask's performance report of the run is written.
+
+    Raises
+    ------
+    OptionError
+        Arguments that exclude each other, or cannot work.
     """
 
     in_process = False
@@ -44,11 +66,12 @@ class DaskExecutor:
         self,
         address: str | None = None,
         *,
-        cluster_class: str | Callable[..., Any] | None = None,
+        cluster_class: ClusterClass | None = None,
         cluster_kwargs: Mapping[str, Any] | None = None,
         adapt_kwargs: Mapping[str, Any] | None = None,
         client_kwargs: Mapping[str, Any] | None = None,
-        security: Security | None = None,
+        security: Security | Mapping[str, Any] | bool | None = None,
+        performance_report: str | os.PathLike[str] | None = None,
     ) -> None:
         if address is not None and (
             cluster_class is not None or cluster_kwargs is not None or adapt_kwargs is not None
@@ -56,25 +79,33 @@ class DaskExecutor:
             raise OptionError("DaskExecutor: give an address, or cluster_class and its arguments, not both")
         if address is not None and (not isinstance(address, str) or "://" not in address):
             raise OptionError(f"DaskExecutor: expected an address such as 'tcp://host:8786', found {address!r}")
+        if address is not None and security is True:
+            raise OptionError(
+                "DaskExecutor: security=True is for a new cluster; one at an address has its certificates"
+            )
         self.address = address
         self.cluster_class = cluster_class
         self.cluster_kwargs = dict(cluster_kwargs or {})
         self.adapt_kwargs = dict(adapt_kwargs) if adapt_kwargs is not None else None
         self.client_kwargs = dict(client_kwargs or {})
-        self.security = security
+        self.security = as_security(security)
+        self.performance_report = performance_report
         self._client: Client | None = None
-        self._cluster: Any = None
+        self._made: MadeCluster | None = None
         self._reset()
 
     def __repr__(self) -> str:
         return f"DaskExecutor({self.address!r})" if self.address else "DaskExecutor()"
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+        kept = {name: value for name, value in self.__dict__.items() if not name.startswith("_")}
+        if is_cluster(self.cluster_class):
+            kept["cluster_class"] = None  # it belongs to this process
+        return kept
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._client, self._cluster = None, None
+        self._client, self._made = None, None
         self._reset()
 
     def _reset(self) -> None:
@@ -82,8 +113,17 @@ class DaskExecutor:
         self._futures: dict[Key, Future[Any]] = {}
         self._expected: dict[Key, float | None] = {}
         """Keys whose report is not here; since when their value is, or None."""
+        self._begun: dict[Key, float] = {}
+        """When tasks announced that they run alone."""
+        self._causes: dict[str, str] = {}
+        """How workers died, by address."""
         self._next_sweep = 0.0
         self._slots = (0.0, 1)
+        self._only: list[str] | None = None
+        """Workers that may be used, if others do not fit."""
+        self._around = contextlib.ExitStack()
+        self._replaced = 0.0
+        self._alone_since: float | None = None
         self._token = ""
 
     @property
@@ -100,110 +140,224 @@ class DaskExecutor:
             Nothing answers at the address.
         NoWorkersError
             No worker came within ``engine.no_workers_timeout_s``.
+        PreflightError
+            The versions there do not fit.
         """
-        from distributed import Client
-
         self._reset()
         self._token = token
-        kwargs = {"set_as_default": False, "timeout": config.engine.connect_timeout_s, **self.client_kwargs}
-        if self.security is not None:
-            kwargs["security"] = self.security
         if self.address is None:
-            self._cluster = self._make_cluster()
+            self._made = make_cluster(self.cluster_class, self.cluster_kwargs, self.adapt_kwargs, self.security)
         try:
-            self._client = Client(self._cluster if self._cluster is not None else self.address, **kwargs)
-        except (OSError, ValueError, TypeError) as error:
-            self._close_cluster()
-            raise SchedulerUnreachable(
-                f"no Dask scheduler answers at {self.address} within {kwargs['timeout']:g} s "
-                f"({type(error).__name__}: {error}); start one with `dask scheduler`, or check the address"
-            ) from error
-        self._client.subscribe_topic(token, self._take_event)
-        if self.adapt_kwargs is None:  # an adaptive cluster has no workers before there is work
-            self._wait_for_worker()
-
-    def _make_cluster(self) -> Any:
-        cluster_class, kwargs = self.cluster_class, dict(self.cluster_kwargs)
-        if cluster_class is None:
-            from distributed import LocalCluster
-
-            cluster_class = LocalCluster
-            # A page of Dask's own on a port that is free: two runs on one machine must not quarrel about 8787.
-            kwargs = {"dashboard_address": "127.0.0.1:0", "silence_logs": 50, "preload": [DEAF_TO_CTRL_C], **kwargs}
-        elif isinstance(cluster_class, str):
-            cluster_class = _imported(cluster_class)
-        try:
-            cluster = cluster_class(**kwargs)
-        except Exception as error:
-            name = getattr(cluster_class, "__name__", cluster_class)
-            raise ExecutorError(
-                f"{name}({_shown(kwargs)}) could not be made: {type(error).__name__}: {error}"
-            ) from error
-        if self.adapt_kwargs is not None:
-            cluster.adapt(**self.adapt_kwargs)
-        return cluster
-
-    def _wait_for_worker(self) -> None:
-        assert self._client is not None
-        limit = config.engine.no_workers_timeout_s
-        try:
-            if not self._client.scheduler_info()["workers"]:
-                self._client.wait_for_workers(1, timeout=limit)
-        except TimeoutError:
-            where = self.address or type(self._cluster).__name__
+            self._connect(config.engine.no_workers_timeout_s)
+            if self.performance_report is not None:
+                report = performance_report(self._connected, self.performance_report, title=f"run {token}")
+                self._around.enter_context(report)
+        except BaseException:
             self.stop()
-            raise NoWorkersError(
-                f"the scheduler at {where} has no workers and none came within {limit:g} s; start one with "
-                "`dask worker`, or wait longer with the setting engine.no_workers_timeout_s"
-            ) from None
+            raise
+
+    def new_client(self) -> Client:
+        """A client of the scheduler, of the caller's own.
+
+        Raises
+        ------
+        SchedulerUnreachable
+            Nothing answers at the address.
+        """
+        where = self._made.cluster if self._made is not None else self.address
+        timeout_s = config.engine.connect_timeout_s
+        return connect(where, self.security, timeout_s=timeout_s, client_kwargs=self.client_kwargs)
+
+    @property
+    def _connected(self) -> Client:
+        assert self._client is not None, "the executor has not been started"
+        return self._client
+
+    @property
+    def _is_of_this_machine(self) -> bool:
+        """Whether the workers were started here, in the environment of this process."""
+        return self._made is not None and self._made.is_ours and self.cluster_class is None
+
+    def _connect(self, patience_s: float) -> None:
+        from anabranch.executors.deaths import HandBack, plugin_name
+
+        self._client = self.new_client()
+        if self._made is None or not self._made.is_adaptive:  # an adaptive cluster has no workers before there is work
+            address = self._client.scheduler.address if self._client.scheduler is not None else ""
+            wait_for_workers(self._client, patience_s, _log.warning, address=address)
+        self.check(Needs())  # before anything that carries code goes anywhere
+        self._client.subscribe_topic(self._token, self._take_event)
+        self._client.subscribe_topic(f"{self._token}-control", self._take_control)
+        try:
+            self._client.register_plugin(HandBack(self._token), name=plugin_name(self._token))
+        except Exception as error:  # `distributed.scheduler.pickle: False`, say: a death is told later then
+            _log.info("the scheduler takes no plug-in (%s): lost tasks come back after allowed-failures deaths", error)
+
+    def recover(self, say: Callable[[str], None]) -> None:
+        """After `Disconnected`: make the cluster again, or wait for a scheduler that has workers.
+
+        Raises
+        ------
+        ExecutorError
+            There was none within ``engine.reconnect_timeout_s``.
+        """
+        token = self._token
+        self._let_go(timeout_s=0.1)
+        if self.address is None:
+            say("the cluster of this run is gone; another one is started")
+            self._close_cluster()
+            self.start(token)
+            return
+        limit = config.engine.reconnect_timeout_s
+        say(f"waiting up to {limit:g} s for a scheduler with workers at {self.address}")
+        deadline = time.monotonic() + limit
+        while True:
+            try:
+                self._reset()
+                self._token = token
+                self._connect(max(1.0, deadline - time.monotonic()))
+                break
+            except ExecutorError:
+                self._let_go(timeout_s=0.1)
+                if time.monotonic() >= deadline:
+                    raise
+                time.sleep(0.5)
+        say(f"the scheduler at {self.address} is back")
+
+    def check(self, needs: Needs) -> None:
+        """See whether the cluster can run what is to be run; what is odd and no reason to refuse is logged.
+
+        Raises
+        ------
+        PreflightError
+            It cannot; all reasons at once.
+        """
+        if self._is_of_this_machine and not needs.resources:
+            return
+        report = check(self._connected, replace(needs, is_adaptive=self._made is not None and self._made.is_adaptive))
+        for warning in report.warnings:
+            _log.warning("%s", warning)
+        report.raise_problems(self.address or "hand")
+        if needs.probe is not None and report.good_workers:
+            all_workers = set(self._workers())
+            self._only = sorted(report.good_workers) if all_workers - report.good_workers else None
+
+    def ask_workers(self, question: Callable[[], Any], timeout_s: float = ANSWER_S) -> list[Any]:
+        """What each worker answers to a function that loads anywhere; nothing if they do not all answer in time."""
+        client = self._client
+        if client is None or client.status != "running":
+            return []
+        try:
+            answers = client.sync(client._run, question, on_error="return", callback_timeout=timeout_s)
+        except Exception as error:  # the connection may end at any time, which others notice
+            _log.info("the workers could not be asked: %s", error)
+            return []
+        return [] if any(isinstance(each, BaseException) for each in answers.values()) else list(answers.values())
+
+    def _workers(self) -> Mapping[str, Any]:
+        scheduler: Any = self._connected.scheduler
+        # Without a limit, a scheduler that hangs would hang the driver.
+        info = self._connected.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER_S)
+        workers: Mapping[str, Any] = info["workers"]
+        return workers
 
     def stop(self) -> None:
         """Leave the cluster without a key of this run; close it if it was made for the run."""
-        client, self._client = self._client, None
-        if client is not None:
+        self._let_go(timeout_s=2)
+        self._close_cluster()
+
+    def _let_go(self, timeout_s: float) -> None:
+        from anabranch.executors.deaths import plugin_name
+
+        client = self._client
+        if client is None:
+            return
+        with contextlib.suppress(Exception):
+            self._around.close()
+        if client.status == "running":
+            if not self._is_of_this_machine:
+                self.ask_workers(Sourced("forget", (self._token,)), FORGET_S)
             with contextlib.suppress(Exception):  # a lost scheduler is no reason to fail now
                 client.unsubscribe_topic(self._token)
+                client.unsubscribe_topic(f"{self._token}-control")
             for future in self._futures.values():
                 with contextlib.suppress(Exception):
                     future.release()
-            self._futures.clear()
             with contextlib.suppress(Exception):
-                client.close(timeout=2)
-        self._close_cluster()
+                client.unregister_scheduler_plugin(plugin_name(self._token))
+        self._client = None
+        self._futures.clear()
+        with contextlib.suppress(Exception), _quiet("distributed.utils", "distributed.client"):
+            client.close(timeout=timeout_s)
 
     def _close_cluster(self) -> None:
-        cluster, self._cluster = self._cluster, None
-        if cluster is not None:
-            with contextlib.suppress(Exception):
-                cluster.close(timeout=5)
+        made, self._made = self._made, None
+        if made is not None:
+            made.close()
 
     def slots(self) -> int:
-        """Threads of all workers."""
+        """Threads of all workers, or those that an adaptive cluster may come to have; 0 if there are no workers."""
         counted, slots = self._slots
         now = time.monotonic()
-        if self._client is not None and now - counted > SLOTS_S:
-            workers = self._client.scheduler_info(n_workers=-1)["workers"].values()
-            slots = sum(worker["nthreads"] for worker in workers) or 1
-            self._slots = (now, slots)
+        client = self._client
+        if client is not None and client.status == "running" and now - counted > SLOTS_S:
+            try:
+                slots = sum(worker["nthreads"] for worker in self._workers().values())
+            except (OSError, TimeoutError):
+                _log.warning("the scheduler did not say within %g s which workers it has", ANSWER_S)
+            self._slots = (time.monotonic(), slots)
+            self._replace_lost_workers()
+        if self._made is not None and (slots or not self._has_waited_long(slots)):
+            return self._made.window_slots(slots)
         return slots
+
+    def _has_waited_long(self, slots: int) -> bool:
+        """Whether an adaptive cluster, which begins without workers, has had time to get one."""
+        now = time.monotonic()
+        self._alone_since = None if slots else self._alone_since or now
+        return self._alone_since is not None and now - self._alone_since > FIRST_WORKER_S
+
+    def _replace_lost_workers(self) -> None:
+        """A worker that dies while it starts takes its nanny along, and Dask's clusters leave it at that."""
+        made = self._made
+        if made is None or made.is_adaptive or not made.is_ours or not hasattr(made.cluster, "worker_spec"):
+            return
+        cluster = made.cluster
+        wanted, now = len(cluster.worker_spec), time.monotonic()
+        if len(cluster.workers) < wanted and now - self._replaced > REPLACE_S:
+            self._replaced = now
+            _log.info("%d of %d workers are gone for good; starting them again", wanted - len(cluster.workers), wanted)
+            cluster.scale(wanted)
 
     def submit(self, region: Region) -> None:
         """Send a region to the scheduler."""
         assert self._client is not None
         keys = list(region.keys)
         futures = self._client.get(
-            dict(region.graph), keys, sync=False, resources=dict(region.resources) or None, priority=region.priority
+            dict(region.graph),
+            keys,
+            sync=False,
+            resources=dict(region.resources) or None,
+            priority=region.priority,
+            workers=self._only,
         )
         self._futures.update(zip(keys, futures, strict=True))
         if region.is_data:
-            # Else all tasks would go to the one worker that has it.
-            self._client.replicate(futures)
+            if self._slots[1]:  # without workers that would wait, without a limit
+                self._client.replicate(futures)  # else all tasks would go to the one worker that has it
         else:
             self._expected.update(dict.fromkeys(keys))
 
+    def _take_control(self, event: tuple[float, Any]) -> None:
+        self._messages.put(CancelWanted(str(event[1])))
+
     def _take_event(self, event: tuple[float, Any]) -> None:
         name, number, payload = event[1]
+        if payload is None:
+            self._begun[name, number] = time.monotonic()
+            return
         self._expected.pop((name, number), None)
+        self._begun.pop((name, number), None)
         self._messages.put(Posted(payload))
 
     def next_message(self, timeout_s: float | None) -> Message | None:
@@ -211,9 +365,11 @@ class DaskExecutor:
         now = time.monotonic()
         end = now + timeout_s if timeout_s is not None else float("inf")
         while True:
+            if self._client is not None and self._client.status != "running" and self._messages.empty():
+                return Disconnected(f"the connection to the scheduler is lost ({self._client.status})")
             if self._expected and now >= self._next_sweep:
                 self._sweep(now)
-            until = min(end, self._next_sweep if self._expected else end)
+            until = min(end, self._next_sweep if self._expected else end, now + TICK_S)
             try:
                 message: Message = self._messages.get(timeout=max(0.0, until - now) if until < float("inf") else None)
                 return message
@@ -236,24 +392,51 @@ class DaskExecutor:
                     del self._expected[key]
                     self._ask(key)
                 continue
+            if status == "cancelled" and self._client is not None and self._client.status != "running":
+                return  # everything is: the connection is lost
             del self._expected[key]
-            self._messages.put(Dropped(key, self._reason(key, status)))
+            self._drop(key, status)
 
-    def _reason(self, key: Key, status: str | None) -> str:
-        if status == "error":
-            from distributed import KilledWorker
+    def _drop(self, key: Key, status: str | None) -> None:
+        """Tell why a key will not come."""
+        from distributed import KilledWorker
 
-            error = self._futures[key].exception(timeout=5)
-            if isinstance(error, KilledWorker):
-                return f"the workers it was sent to died, {error.last_worker.address} the last of them"
-            return f"{type(error).__name__}: {error}"
-        return f"the scheduler lost it ({status})"
+        began = self._begun.pop(key, None)
+        error = self._futures[key].exception(timeout=5) if status == "error" else None
+        if isinstance(error, KilledWorker):
+            ran_s = time.monotonic() - began if began is not None else None
+            if error.task != str(key) and error.task != key:  # it waited for a value that could not be made again
+                ran_s = None
+                self._drop_lost_inputs()
+            worker = error.last_worker
+            # The cause takes its time, and is worth it where it may be the end of a task run.
+            reason = self._cause(worker) if ran_s is not None else f"worker {worker.address} was lost"
+            self._messages.put(Dropped(key, reason, is_death=True, ran_s=ran_s))
+        elif error is not None:
+            self._messages.put(Dropped(key, f"{type(error).__name__}: {error}"))
+        else:
+            self._messages.put(Dropped(key, f"the scheduler lost it ({status})"))
+
+    def _drop_lost_inputs(self) -> None:
+        """Tell of values that were here, died with their worker, and took others along when they were made again."""
+        for key, future in list(self._futures.items()):
+            if key not in self._expected and future.status not in ALIVE:
+                self._messages.put(Dropped(key, "its value was lost with its worker", is_death=True))
+
+    def _cause(self, worker: Any) -> str:
+        """How a worker died, in words."""
+        from anabranch.executors.deaths import cause_of_death
+
+        if worker.address not in self._causes and self._client is not None:
+            cause = cause_of_death(self._client, getattr(worker, "nanny", None), getattr(worker, "pid", None))
+            self._causes[worker.address] = f"worker {worker.address} was lost" + (f": {cause}" if cause else "")
+        return self._causes[worker.address]
 
     def _ask(self, key: Key) -> None:
         """Get the report that lies beside a value."""
         try:
             outcome = self.gather([key])[key]
-            self._messages.put(Posted(outcome.report))
+            self._messages.put(Posted(getattr(outcome, "report", outcome)))  # a worker may have refused it
         except Exception as error:
             self._messages.put(Dropped(key, f"{type(error).__name__}: {error}"))
 
@@ -261,6 +444,7 @@ class DaskExecutor:
         """Let the scheduler forget keys."""
         for key in keys:
             self._expected.pop(key, None)
+            self._begun.pop(key, None)
             future = self._futures.pop(key, None)
             if future is not None:
                 future.release()
@@ -273,15 +457,15 @@ class DaskExecutor:
         return gathered
 
 
-def _imported(name: str) -> Any:
-    import importlib
-
-    module, _, attribute = name.rpartition(".")
+@contextlib.contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    """Keep loggers silent: closing a client that tries to reconnect makes Dask log its own cancellation."""
+    loggers = [logging.getLogger(name) for name in names]
+    before = [logger.disabled for logger in loggers]
+    for logger in loggers:
+        logger.disabled = True
     try:
-        return getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise OptionError(f"DaskExecutor: cluster_class {name!r} cannot be imported: {error}") from error
-
-
-def _shown(kwargs: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in kwargs.items())
+        yield
+    finally:
+        for logger, was in zip(loggers, before, strict=True):
+            logger.disabled = was

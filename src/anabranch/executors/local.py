@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+from anabranch.errors import ExecutorError
 from anabranch.executors.base import Key, Message, Posted, Region
 
 
@@ -38,6 +39,16 @@ class LocalExecutor:
     def stop(self) -> None:
         """Forget everything."""
         self._reset()
+
+    def recover(self, say: Callable[[str], None]) -> None:
+        """There is no other place.
+
+        Raises
+        ------
+        ExecutorError
+            Always.
+        """
+        raise ExecutorError("tasks run in this process, which cannot be replaced")
 
     def slots(self) -> int:
         """One."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from dask._task_spec import DataNode, Task
 from dask.local import get_async
 
-from anabranch.errors import OptionError
+from anabranch.errors import ExecutorError, OptionError
 from anabranch.executors.base import Dropped, Key, Message, Posted, Region
 
 
@@ -69,6 +69,16 @@ class LocalDaskExecutor:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
         self._values = {}
+
+    def recover(self, say: Callable[[str], None]) -> None:
+        """There is no other place.
+
+        Raises
+        ------
+        ExecutorError
+            Always.
+        """
+        raise ExecutorError("tasks run in this process, which cannot be replaced")
 
     def slots(self) -> int:
         """Number of threads."""

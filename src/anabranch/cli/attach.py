@@ -1,0 +1,135 @@
+"""``anabranch attach`` and ``anabranch cancel``: runs whose driver is on a cluster, from any process."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anabranch.cli.exits import CANCELLED, RUN_FAILED, SUCCESS, exit_codes
+from anabranch.printable import printable, printable_lines
+
+if TYPE_CHECKING:
+    from anabranch.handle import RunHandle, RunStatus
+
+FOLLOW_S = 0.5  # the driver writes its standing down as often
+
+
+@click.command(short_help="Look at a run on a cluster.")
+@click.argument("address", metavar="ADDRESS")
+@click.argument("run", metavar="[RUN]", required=False)
+@click.option("--wait/--no-wait", default=True, help="Follow the run to its end, or show how it stands.")
+@click.option("--forget", is_flag=True, help="Once it has ended, remove what the scheduler keeps of it.")
+@click.option("--json", "as_json", is_flag=True, help="How it stands as JSON on standard output.")
+@click.pass_context
+def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, forget: bool, as_json: bool) -> None:
+    """Follow a run that was sent to the scheduler at ADDRESS with its driver, by flow.submit() or run --detach.
+
+    RUN is its id, or the beginning of it; without one, the runs that the scheduler knows are listed. Ctrl-C stops the
+    following, not the run.
+    """
+    from anabranch import handle as handles
+
+    with exit_codes():
+        if run is None:
+            _list_runs(address, as_json=as_json)
+            return
+        with handles.attach(address, run) as handle:
+            status = _follow(handle) if wait else handle.status()
+            if as_json:
+                click.echo(json.dumps(_as_json(status), indent=2))
+            else:
+                for line in _lines(status):
+                    click.echo(line)
+            if forget and status.is_finished:
+                handle.forget()
+            ctx.exit(_code_of(status))
+
+
+@click.command(short_help="Cancel a run on a cluster.")
+@click.argument("address", metavar="ADDRESS")
+@click.argument("run", metavar="RUN")
+@click.option("--reason", default="asked for on the command line", show_default=True, help="Recorded with the run.")
+@click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait.")
+def cancel(*, address: str, run: str, reason: str, timeout: float) -> None:
+    """Cancel a run whose driver is on the cluster at ADDRESS, and wait until it has ended."""
+    from anabranch import handle as handles
+
+    with exit_codes(), handles.attach(address, run) as handle:
+        handle.cancel(reason)
+        for line in _lines(handle.wait(timeout)):
+            click.echo(line)
+
+
+def _list_runs(address: str, *, as_json: bool) -> None:
+    from anabranch.handle import RunHandle, runs_of
+
+    with RunHandle(address, "") as handle:
+        found = []
+        for run_id in runs_of(handle.client):
+            handle.run_id = run_id
+            found.append(handle.status())
+    if as_json:
+        click.echo(json.dumps([_as_json(status) for status in found], indent=2))
+        return
+    for status in found:
+        click.echo(f"{status.run_id}  {status.state:10}  {printable(status.flow_name)}")
+    if not found:
+        click.echo(f"the scheduler at {printable(address)} knows no runs", err=True)
+
+
+def _follow(handle: RunHandle) -> RunStatus:
+    """Say what changes until the run has ended."""
+    import time
+
+    said: dict[str, str] = {}
+    while True:
+        status = handle.status()
+        for slug, text in _tasks(status).items():
+            if said.get(slug) != text:
+                said[slug] = text
+                click.echo(f"  {printable(slug)}: {text}", err=True)
+        if status.is_finished:
+            return handle.wait(timeout=60)
+        time.sleep(FOLLOW_S)
+
+
+def _lines(status: RunStatus) -> list[str]:
+    again = f" (driver number {status.drivers})" if status.drivers > 1 else ""
+    lines = [*printable_lines(str(status))]
+    lines[0] += again
+    return [*lines, *(f"  {printable(slug)}: {text}" for slug, text in _tasks(status).items())]
+
+
+def _tasks(status: RunStatus) -> dict[str, str]:
+    return {slug: _standing(each) for slug, each in status.tasks.items()}
+
+
+def _standing(task: Any) -> str:
+    text = str(task.get("state", "Pending"))
+    if "width" in task and text == "Running":
+        text += f" {task['done']:,}/{task['width']:,}"
+        text += "".join(f", {task[word]:,} {word}" for word in ("failed", "retrying") if task.get(word))
+    message = str(task.get("message") or "")
+    return text + (f": {printable(message[:200])}" if message and text not in ("Running", "Pending") else "")
+
+
+def _as_json(status: RunStatus) -> dict[str, Any]:
+    return {
+        "run_id": status.run_id,
+        "flow": status.flow_name,
+        "state": status.state,
+        "message": status.message,
+        "tasks": {slug: dict(each) for slug, each in status.tasks.items()},
+        "driver": status.driver,
+        "drivers": status.drivers,
+        "started": status.started.isoformat() if status.started else None,
+        "updated": status.updated.isoformat() if status.updated else None,
+    }
+
+
+def _code_of(status: RunStatus) -> int:
+    if status.state in ("Success", "Pending", "Running"):
+        return SUCCESS
+    return CANCELLED if status.state in ("Cancelled", "Paused") else RUN_FAILED

@@ -1,0 +1,146 @@
+"""A run whose driver is on the cluster: a Dask task of its own, which outlives the client that sent it.
+
+What the driver knows is written down on the scheduler as it learns it: how the run stands, for those who ask, and the
+reports, for the next driver. If the worker with the driver dies, Dask starts the driver again on another one, and it
+goes on from there.
+"""
+
+from __future__ import annotations
+
+import logging
+import pickle
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import cloudpickle
+
+from anabranch.engine.driver import RunPlan
+from anabranch.engine.handlers import FlowHandlers, not_run, run_handled
+from anabranch.engine.task_runner import failed_state
+from anabranch.engine.units import Report
+from anabranch.events import Event, MapAdvanced, RunStarted, TaskChanged
+from anabranch.executors.dask import DaskExecutor
+from anabranch.states import State
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+STATUS_S = 0.5  # how often the run's standing is written down: people ask a few times a minute
+MAX_JOURNAL_NBYTES = 32 << 20  # of reports on the scheduler; past that they are kept without values
+KEYS_OF_A_DRIVER = 10**9  # no two drivers of a run may use the same key
+ROOT = "anabranch"
+"""Of our keys in the scheduler's metadata."""
+
+_log = logging.getLogger("anabranch.detached")
+
+
+def control_topic(run_id: str) -> str:
+    """Topic of the scheduler's events under which a run's driver is told to cancel."""
+    return f"{run_id}-control"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetachedRun:
+    """What the driver's task is given."""
+
+    plan: RunPlan
+    handlers: FlowHandlers
+
+
+def drive(data: bytes) -> bytes:
+    """Be the driver of a run, on a worker; the pickled `FinishedRun`."""
+    from distributed import Client, get_worker, secede
+
+    run: DetachedRun = pickle.loads(data)
+    worker = get_worker()
+    address, security = worker.scheduler.address, worker.security
+    secede()  # the driver waits most of the time: its slot is for tasks
+    with Client(address, security=security, set_as_default=False) as client:
+        ledger = Ledger(run.plan, client, worker.address)
+        plan = replace(run.plan, recorded=ledger.recorded(), first_serial=ledger.epoch * KEYS_OF_A_DRIVER)
+        executor = DaskExecutor(address, security=security)
+        try:
+            done = run_handled(plan, executor, run.handlers, [ledger.observe], journal=ledger.write)
+        except Exception as error:  # nobody is there to whom it could be raised
+            _log.exception("the driver of run %s failed", plan.run_id)
+            done = not_run(plan, failed_state(error))
+        ledger.close(done.state)
+    result: bytes = cloudpickle.dumps(replace(done, plan=replace(done.plan, recorded=())))
+    return result
+
+
+class Ledger:
+    """What is known of a detached run, on the scheduler: its standing, and its reports."""
+
+    def __init__(self, plan: RunPlan, client: Client, worker: str) -> None:
+        self._run_id = plan.run_id
+        self._client = client
+        self._count = 0
+        self._nbytes = 0
+        self._written = 0.0
+        known = client.get_metadata([ROOT, plan.run_id], default=None) or {}
+        self.epoch = int(known.get("epoch", 0)) + 1
+        """Which driver of the run this is, from 1."""
+        self._journal: dict[str, bytes] = dict(known.get("journal") or {})
+        client.set_metadata([ROOT, plan.run_id, "epoch"], self.epoch)
+        before = known.get("status") or {}
+        self._status: dict[str, Any] = {
+            "state": "Running",
+            "message": "",
+            "driver": worker,
+            "drivers": self.epoch,
+            "tasks": dict(before.get("tasks", {})),
+            "started": before.get("started", time.time()),
+        }
+
+    def recorded(self) -> tuple[Report, ...]:
+        """What an earlier driver has written down."""
+        entries = sorted(self._journal.items(), key=lambda each: tuple(map(int, each[0].split("."))))
+        self._nbytes = sum(len(data) for _, data in entries)
+        return tuple(pickle.loads(data) for _, data in entries)
+
+    def write(self, report: Report) -> None:
+        """Write a report down, before anything is done about it."""
+        if self._nbytes > MAX_JOURNAL_NBYTES:
+            report = replace(
+                report,
+                singles=tuple(replace(each, value=None) for each in report.singles),
+                columns=tuple(replace(each, values=None) for each in report.columns),
+            )
+        data = pickle.dumps(replace(report, prints=()), protocol=5)
+        self._nbytes += len(data)
+        self._note("journal", f"{self.epoch}.{self._count}", value=data)
+        self._count += 1
+
+    def close(self, state: State) -> None:
+        """Write down how the run ended; the reports have served."""
+        self._status.update(state=state.name, message=state.message[:2_000], updated=time.time())
+        self._client.set_metadata([ROOT, self._run_id, "status"], self._status)
+        self._client.set_metadata([ROOT, self._run_id, "journal"], {})
+
+    def _note(self, *keys: str, value: Any) -> None:
+        """Write something down without waiting for it: a journal that is a moment late costs a chunk at the most."""
+        scheduler: Any = self._client.scheduler
+        loop: Any = self._client.loop
+        loop.add_callback(scheduler.set_metadata, keys=[ROOT, self._run_id, *keys], value=value)
+
+    def observe(self, event: Event) -> None:
+        """Keep the run's standing up to date."""
+        tasks: dict[str, Any] = self._status["tasks"]
+        is_worth_it = False
+        match event:
+            case RunStarted(_, _, _, nodes):
+                tasks.update({slug: {"state": "Pending"} for slug, kind in nodes.items() if kind != "parameter"})
+                is_worth_it = True
+            case TaskChanged(_, slug, state):
+                tasks.setdefault(slug, {}).update(state=state.name, message=state.message[:500])
+            case MapAdvanced(_, slug, width, done, failed, retrying):
+                tasks.setdefault(slug, {}).update(
+                    state="Running", width=width, done=done, failed=failed, retrying=retrying
+                )
+        now = time.monotonic()
+        if is_worth_it or now - self._written > STATUS_S:
+            self._written = now
+            status = {**self._status, "tasks": {slug: dict(each) for slug, each in tasks.items()}}
+            self._note("status", value={**status, "updated": time.time()})

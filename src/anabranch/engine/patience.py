@@ -1,0 +1,46 @@
+"""How long a run waits where nothing can run, and what it says meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+FIRST_WORD_S = 10.0  # a pod takes about so long; who waits longer wonders
+
+
+class Patience:
+    """Watches the number of slots.
+
+    Parameters
+    ----------
+    limit_s
+        Seconds without any worker after which nothing is expected any more.
+    say
+        Is told once that the run waits.
+    """
+
+    def __init__(self, limit_s: float, say: Callable[[str], None]) -> None:
+        self._limit_s = limit_s
+        self._say = say
+        self._since: float | None = None
+        self._has_spoken = False
+
+    @property
+    def reason(self) -> str:
+        """Why the run ends, if it does."""
+        return (
+            f"no workers for {self._limit_s:g} s; start one with `dask worker`, or wait longer with the setting "
+            "engine.no_workers_timeout_s"
+        )
+
+    def is_over(self, slots: int, now: float) -> bool:
+        """Whether there has been no slot for too long."""
+        if slots > 0:
+            self._since, self._has_spoken = None, False
+            return False
+        if self._since is None:
+            self._since = now
+        waited_s = now - self._since
+        if waited_s >= FIRST_WORD_S and not self._has_spoken:
+            self._has_spoken = True
+            self._say(f"no workers for {waited_s:.0f} s; waiting up to {self._limit_s:g} s in all")
+        return waited_s >= self._limit_s

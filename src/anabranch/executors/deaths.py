@@ -1,0 +1,103 @@
+"""Deaths of workers: told at once, and with their cause.
+
+Left to itself, Dask sends what was on a dead worker to the next one, and after the fourth death blames all of it. A
+plug-in of ours on the scheduler, for the time of a run, makes it hand back our tasks after the first: the driver knows
+better which of them to suspect. It travels as source text, so that the scheduler needs no anabranch.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+import signal
+from typing import TYPE_CHECKING, Any
+
+from distributed.diagnostics.plugin import SchedulerPlugin
+
+if TYPE_CHECKING:
+    from distributed import Client
+
+NANNY_S = 3.0  # how long a nanny is given to say how its worker died
+
+_SOURCE = """
+from distributed.diagnostics.plugin import SchedulerPlugin
+class HandBack(SchedulerPlugin):
+    def __init__(self, token):
+        self.token, self.done = token, set()
+    async def start(self, scheduler):
+        self.scheduler = scheduler
+    def transition(self, key, start, finish, *args, **kwargs):
+        if not (isinstance(key, tuple) and isinstance(key[0], str) and key[0].endswith(self.token)):
+            return
+        if finish == "memory":
+            self.done.add(key)
+        elif finish == "forgotten":
+            self.done.discard(key)
+        elif finish == "processing":
+            task = self.scheduler.tasks.get(key)
+            if task is not None and key not in self.done:
+                task.suspicious = self.scheduler.allowed_failures
+            elif task is not None and start == "waiting":
+                task.suspicious = 0
+"""
+
+
+class HandBack(SchedulerPlugin):
+    """Makes the scheduler give up a run's task when its worker dies, unless it had been computed before.
+
+    What was computed and lost with its worker is Dask's to compute again, as often as ``allowed-failures`` allows.
+    """
+
+    def __init__(self, token: str) -> None:
+        self.token = token
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        expression = f"(lambda names: (exec({_SOURCE!r}, names), names['HandBack'])[1])({{}})({self.token!r})"
+        return eval, (expression,)
+
+
+def plugin_name(token: str) -> str:
+    """Name under which a run's plug-in is registered."""
+    return f"anabranch-{token}"
+
+
+def cause_of_death(client: Client, nanny: str | None, pid: int | None) -> str:
+    """How a worker process ended, as far as its nanny knows: ``killed by signal 9 (SIGKILL)``; "" if it does not."""
+    if nanny is None or pid is None:
+        return ""
+    with contextlib.suppress(Exception):  # the nanny may be gone too, or not be reachable from here
+        lines: list[str] = client.sync(_ask, client, nanny, pid, callback_timeout=NANNY_S + 1)
+        return read_cause(lines, pid)
+    return ""
+
+
+async def _ask(client: Client, nanny: str, pid: int) -> list[str]:
+    lines: list[str] = []
+    for _ in range(int(NANNY_S / 0.25)):
+        logs = await asyncio.wait_for(client.rpc(nanny).get_logs(), NANNY_S)
+        lines = [line for _, line in logs]
+        if read_cause(lines, pid):
+            break
+        await asyncio.sleep(0.25)  # the nanny looks after its process in its own time
+    return lines
+
+
+def read_cause(lines: list[str], pid: int) -> str:
+    """The cause in what a nanny wrote about a process.
+
+    >>> read_cause(["distributed.nanny - INFO - Worker process 7 was killed by signal 11"], 7)
+    'killed by signal 11 (SIGSEGV)'
+    """
+    for line in lines:
+        if f"pid={pid}) exceeded" in line:
+            return f"killed for memory: {line.split(f'(pid={pid}) ')[1].split('. Restarting')[0]}"
+    for line in lines:
+        found = re.search(rf"Worker process {pid} (?:was )?((killed) by signal (\d+)|exited with status (\d+))", line)
+        if found is None:
+            continue
+        if found[3]:
+            with contextlib.suppress(ValueError):
+                return f"killed by signal {found[3]} ({signal.Signals(int(found[3])).name})"
+        return found[1]
+    return ""

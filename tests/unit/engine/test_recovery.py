@@ -1,0 +1,169 @@
+"""What runs again when outcomes are gone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from tests.fake_cluster import FakeCluster
+
+from anabranch import Flow, task, unmapped
+
+LARGE = {"inline_nbytes": 0}  # no value comes with its report: each is on the cluster only
+
+
+def _counted() -> tuple[Counter[str], Flow]:
+    """A flow a → b → c, whose calls are counted."""
+    calls: Counter[str] = Counter()
+
+    @task
+    def a() -> int:
+        calls["a"] += 1
+        return 1
+
+    @task
+    def b(x: int) -> int:
+        calls["b"] += 1
+        return x + 1
+
+    @task
+    def c(x: int) -> int:
+        calls["c"] += 1
+        return x + 1
+
+    with Flow("line") as flow:
+        first = a()
+        second = b(first)
+        c(second).set_upstream(a(task_args={"name": "other"}))
+    return calls, flow
+
+
+def test_a_value_that_nobody_takes_any_more_is_not_made_again() -> None:
+    calls, flow = _counted()
+    cluster = FakeCluster(flow, engine=LARGE)
+    cluster.start()
+    cluster.go(cluster.runnable()[0])
+
+    cluster.uproot()
+    cluster.finish()
+
+    assert all(run.state.is_successful() for run in cluster.machine.runs.values())
+    assert calls["c"] == 1
+
+
+def test_values_that_came_with_reports_survive_the_cluster() -> None:
+    calls, flow = _counted()
+    cluster = FakeCluster(flow)
+    cluster.start()
+    while not all(run.is_final for slug, run in cluster.machine.runs.items() if slug != "c"):
+        cluster.go(cluster.runnable()[0])
+    before = Counter(calls)
+
+    cluster.uproot()
+    cluster.finish()
+
+    assert (calls["a"], calls["b"], calls["c"]) == (before["a"], before["b"], 1)
+
+
+def test_of_a_map_only_the_elements_run_again_that_somebody_needs() -> None:
+    seen: Counter[int] = Counter()
+
+    @task
+    def grow(x: int) -> int:
+        seen[x] += 1
+        return x + 1
+
+    @task
+    def shrink(x: int) -> int:
+        return x - 1
+
+    with Flow("map") as flow:
+        shrink.map(grow.map(list(range(8))))
+    cluster = FakeCluster(flow, engine={**LARGE, "probe_elements": 1, "target_chunk_s": 1e-6})
+    cluster.start()
+    done = cluster.go(cluster.runnable()[0])
+
+    cluster.uproot()
+    cluster.finish()
+
+    assert done
+    assert cluster.element_states("shrink") == ["Success"] * 8
+    assert set(seen) == set(range(8))
+    assert max(seen.values()) <= 2
+
+
+def test_the_state_of_what_has_ended_stays_and_is_told_to_what_follows() -> None:
+    @task
+    def fail_some(x: int) -> int:
+        if x % 2:
+            raise ValueError(x)
+        return x
+
+    @task(trigger=lambda upstreams: True)
+    def kinds(xs: list[object]) -> list[str]:
+        return [type(x).__name__ for x in xs]
+
+    with Flow("states") as flow:
+        mapped = fail_some.map([0, 1, 2, 3])
+        kinds(mapped)
+    cluster = FakeCluster(flow, engine=LARGE, keep=["kinds"])
+    cluster.start()
+    while not cluster.machine.runs["fail_some"].is_final:
+        cluster.go(cluster.runnable()[0])
+
+    cluster.uproot()
+    assert cluster.element_states("fail_some") == ["Pending", "Failed", "Pending", "Failed"]
+    cluster.finish()
+
+    assert cluster.element_states("fail_some") == ["Success", "Failed", "Success", "Failed"]
+    (outcome,) = [each for each in cluster.outcomes.values() if "kinds" in each.singles]
+    assert outcome.singles["kinds"].value == ["int", "ValueError", "int", "ValueError"]
+
+
+def test_a_list_that_changes_its_width_when_it_is_made_again_fails_the_map_below() -> None:
+    widths = iter([3, 4])
+
+    @task
+    def numbers() -> list[int]:
+        return list(range(next(widths)))
+
+    @task
+    def same(x: int, other: int) -> int:
+        return x
+
+    with Flow("width") as flow:
+        same.map(numbers(), unmapped(1))
+    cluster = FakeCluster(flow, engine={**LARGE, "probe_elements": 1, "target_chunk_s": 1e-6})
+    cluster.start()
+    cluster.go(cluster.runnable()[0])
+
+    cluster.uproot()
+    cluster.finish()
+
+    assert "numbers gave 4 elements when it ran again, and 3 before" in cluster.state("same").message
+
+
+def test_attempts_and_times_of_retries_are_kept() -> None:
+    attempts: list[int] = []
+
+    @task(max_retries=2, retry_delay=100)
+    def flaky(x: int) -> int:
+        from anabranch import context
+
+        attempts.append(context.task_run_count)
+        if context.task_run_count < 3:
+            raise ValueError(x)
+        return x
+
+    with Flow("retries") as flow:
+        flaky.map([1])
+    cluster = FakeCluster(flow, engine=LARGE)
+    cluster.start()
+    cluster.go(cluster.runnable()[0])
+
+    cluster.uproot()
+    due = cluster.wake_at
+    cluster.finish()
+
+    assert due is not None
+    assert due >= 1_100
+    assert attempts == [1, 2, 3]
