@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 from anabranch.bindings import Build, Const, Expression
 from anabranch.context import RunInfo
 from anabranch.engine.compiler import compile_program, compile_units, read_report, wants_code
+from anabranch.engine.entry import Sourced
 from anabranch.engine.interrupts import interrupts_later
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.machine import Machine
@@ -46,6 +47,7 @@ from anabranch.states import State
 
 _log = logging.getLogger("anabranch.driver")
 
+KILL_S = 5.0  # for all workers together to kill what runs there
 TICK_S = 1.0  # how often slots are counted while nothing happens
 
 
@@ -162,6 +164,8 @@ class Driver:
             try:
                 with interrupts_later():
                     self._carry_out(self._machine.handle(stimulus))
+                    if isinstance(stimulus, (CancelAsked, GivenUp)):
+                        self._kill_attempts()
                 if self._is_finished:
                     break
                 stimulus = self._next_stimulus()
@@ -269,6 +273,17 @@ class Driver:
         except ExecutorError as error:
             return GivenUp(self._clock(), f"{reason}, and there is no other to go on with: {error}")
         return Uprooted(self._clock())
+
+    def _kill_attempts(self) -> None:
+        """End the attempts of a run that is over, where they have processes of their own: others cannot be ended."""
+        if all(node.policies.isolation == "thread" for node in self._graph.nodes.values()):
+            return
+        kill = Sourced("kill", (self._plan.run_id,))
+        ask = getattr(self._executor, "ask_workers", None)
+        if ask is None:
+            kill()
+        else:
+            ask(kill, KILL_S)
 
     def _say(self, text: str) -> None:
         """Tell the user something about the run that is no state of a task."""

@@ -267,6 +267,12 @@ class _Use:
 # On request -----------------------------------------------------------------------------------------------------------
 
 
+def kill(token: str) -> int:
+    """End the processes of a run's attempts that run here; how many there were."""
+    processes: Any = sys.modules.get("anabranch.engine.processes")
+    return int(processes.kill_all(token)) if processes is not None else 0
+
+
 def forget(token: str) -> None:
     """Forget what a run has brought here. Its code stays until another version of it comes."""
     shelf = _shelf()
