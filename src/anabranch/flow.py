@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
@@ -24,8 +25,11 @@ from anabranch.writing import Writing
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
+    from anabranch.continuation import Request
+    from anabranch.engine.handlers import FlowHandlers
     from anabranch.events import Observer
     from anabranch.executors.base import Executor
+    from anabranch.handle import RunHandle
     from anabranch.runview import FlowRunView
 
 
@@ -137,14 +141,23 @@ class Flow(Writing):
         approve: Iterable[object] = (),
         observers: Sequence[Observer] = (),
         run_id: str | None = None,
+        resume: str | None = None,
+        resume_only: Literal["failed"] | None = None,
+        resume_from: object = (),
+        resume_element: str | None = None,
+        rerun_changed: bool = False,
         **kwargs: Any,
     ) -> FlowRunView:
-        """Run the flow to its end.
+        """Run the flow to its end, or go on with a run of it.
+
+        The run is recorded in the run store (``config.backend``). A run that is resumed keeps its id and parameters;
+        what had succeeded is not run again, unless it took something that failed, or its value is needed and was not
+        recorded.
 
         Parameters
         ----------
         parameters, **kwargs
-            Values of the flow's parameters.
+            Values of the flow's parameters. To resume, only those that were not recorded, because they are secret.
         executor
             Where to run; default: the flow's, else in this thread.
         raise_on_failure
@@ -157,6 +170,16 @@ class Flow(Writing):
             Functions of an `Event`, told what happens; one that fails never changes the run.
         run_id
             Id of the run; made up by default.
+        resume
+            Id, or the beginning of an id, of the run to go on with.
+        resume_only
+            ``"failed"``: run what had failed and what is below it; what was cancelled, or had not begun, stays undone.
+        resume_from
+            Nodes that run again whatever they came to, with all that is below them.
+        resume_element
+            ``"parse[7]"``: the element that runs again, with all that is below it, beside what had not ended.
+        rerun_changed
+            Run nodes again whose code has changed since, with all that is below them; by default there is a warning.
 
         Returns
         -------
@@ -165,36 +188,35 @@ class Flow(Writing):
 
         Raises
         ------
-        FlowValidationError, ParameterError
+        FlowValidationError, ParameterError, RunStoreError
             Nothing was run.
         ExecutorError
             The executor cannot run anything.
         """
-        from anabranch.running import check_executor, plan_of, run_plan
+        from anabranch.running import check_executor, recorded_plan, run_plan
 
         if scope.current().graphs:
             raise DefinitionError(
                 f"flow {self.name!r}: run() inside a `with Flow` block ({caller()}); run it after the block"
             )
         self.validate()
-        plan = plan_of(
+        place = check_executor(executor if executor is not None else self.executor)
+        given = self._given(parameters, kwargs)
+        request = self._request(resume, given, resume_only, resume_from, resume_element, rerun_changed)
+        if request is not None and run_id is not None:
+            raise OptionError(f"flow {self.name!r}: run_id= is for a new run, found resume={resume!r} ({caller()})")
+        plan, recorder = recorded_plan(
             self.graph,
             self.reference_tasks(),
             self.parameters(by_name=True).values(),
-            self._given(parameters, kwargs),
+            given,
+            source=f"{self.where.file}:{self.name}",
+            request=request,
             run_id=run_id,
             keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
             approved=self._slugs(approve),
         )
-        view = run_plan(
-            plan,
-            self.graph,
-            check_executor(executor if executor is not None else self.executor),
-            flow=self,
-            state_handlers=self.state_handlers,
-            on_failure=self.on_failure,
-            observers=observers,
-        )
+        view = run_plan(plan, self.graph, place, handlers=self._handlers(), observers=observers, recorder=recorder)
         if raise_on_failure:
             view.raise_failure()
         return view
@@ -215,6 +237,106 @@ class Flow(Writing):
         self.validate()
         known = self.parameters(by_name=True).values()
         return delayed_of(plan_of(self.graph, self.reference_tasks(), known, self._given(parameters, kwargs)))
+
+    def submit(
+        self,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        executor: object = None,
+        keep: object = (),
+        approve: object = (),
+        run_id: str | None = None,
+        **kwargs: Any,
+    ) -> RunHandle:
+        """Run the flow with its driver on the cluster, and return at once: the run goes on without this process.
+
+        Parameters
+        ----------
+        parameters, keep, approve, run_id
+            As for `run`.
+        executor
+            A ``DaskExecutor`` with an address: the cluster must be there before the run, and after it.
+
+        Returns
+        -------
+        RunHandle
+            Asks for the run's status, waits for it, cancels it, gets its result; so does ``anabranch attach``.
+
+        Raises
+        ------
+        FlowValidationError, ParameterError
+            Nothing was run.
+        ExecutorError
+            There is no such cluster, or it has no workers.
+        """
+        from anabranch.handle import submit_run
+        from anabranch.running import check_executor, plan_of
+
+        self.validate()
+        plan = plan_of(
+            self.graph,
+            self.reference_tasks(),
+            self.parameters(by_name=True).values(),
+            self._given(parameters, kwargs),
+            run_id=run_id,
+            keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
+            approved=self._slugs(approve),
+        )
+        checked = check_executor(executor if executor is not None else self.executor)
+        return submit_run(plan, self.graph, checked, self._handlers())
+
+    def _handlers(self) -> FlowHandlers:
+        from anabranch.engine.handlers import FlowHandlers
+
+        return FlowHandlers(self, self.state_handlers, self.on_failure)
+
+    def _request(
+        self,
+        run_id: str | None,
+        given: Mapping[str, Any],
+        only: str | None,
+        start: object,
+        element: str | None,
+        rerun_changed: bool,
+    ) -> Request | None:
+        """Which run is to go on, and how; None if a new one begins."""
+        from anabranch.continuation import Request
+
+        again = self._slugs(start)
+        choices = {
+            "resume_only": only is not None,
+            "resume_from": bool(again),
+            "resume_element": element is not None,
+            "rerun_changed": rerun_changed,
+        }
+        named = [name for name, is_chosen in choices.items() if is_chosen]
+        if run_id is None:
+            if named:
+                raise OptionError(f"flow {self.name!r}: {named[0]}= goes with resume=RUN ({caller()})")
+            return None
+        if not isinstance(run_id, str) or not run_id:
+            raise OptionError(f"resume: expected the id of a run, found {short(run_id)} ({caller()})")
+        if only not in (None, "failed"):
+            raise OptionError(f"resume_only: expected 'failed', found {short(only)} ({caller()})")
+        if element is not None and (len(named) > 1 or not isinstance(element, str)):
+            raise OptionError(
+                f"resume_element: expected one element such as 'parse[7]' and no other choice ({caller()})"
+            )
+        return Request(
+            run_id=run_id,
+            only_failed=only == "failed",
+            start=again,
+            element=self._element(element) if element is not None else None,
+            rerun_changed=rerun_changed,
+            given=given,
+        )
+
+    def _element(self, name: str) -> tuple[str, int]:
+        found = re.fullmatch(r"(.+)\[(\d+)\]", name)
+        slugs = self._slugs(found[1]) if found is not None else frozenset[str]()
+        if found is None or len(slugs) != 1 or not self.graph.entry(self.graph.by_slug(min(slugs))).is_map:
+            raise OptionError(f"resume_element: expected an element of a map such as 'parse[7]', found {short(name)}")
+        return min(slugs), int(found[2])
 
     def _given(self, parameters: object, by_name: Mapping[str, Any]) -> Mapping[str, Any]:
         if parameters is None:

@@ -14,7 +14,7 @@ from anabranch.parameter import Parameter
 
 MAX_BITS = 14_000  # of an int: CPython refuses to show one of more than 4,300 digits
 MAX_NBYTES = 64 << 20  # every task would carry it; what is larger belongs into a file or a task
-_SECRET = re.compile(r"pass(word|wd|phrase)|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
+SECRET_NAME = re.compile(r"pass(word|wd|phrase)|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
 
 
 def resolve_parameters(flow_name: str, parameters: Iterable[Parameter], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def _from_text(adapter: Any, value: str) -> Any:
 
 def _found(parameter: Parameter, value: Any) -> str:
     kind = f"of type {type(value).__name__}"
-    return f"a value {kind} (not shown)" if _SECRET.search(parameter.name) else f"{short(value, 80)} {kind}"
+    return f"a value {kind} (not shown)" if SECRET_NAME.search(parameter.name) else f"{short(value, 80)} {kind}"
 
 
 def shown_type(annotation: Any) -> str:

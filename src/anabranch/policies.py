@@ -183,6 +183,8 @@ class Policies:
     """Elements of a map in one Dask task; "auto" follows their measured durations."""
     resources: Mapping[str, float] = field(default_factory=dict)
     priority: int = 0
+    concurrency: Mapping[str, int] = field(default_factory=dict)
+    """Named limits: of all task runs that share a name, at most so many go on at the same time in a run."""
     reduce: bool = False
     """Whether the function is associative on a list: ``f([f(a), f(b)]) == f(a + b)``, so that chunks can be reduced
     where they are made."""
@@ -225,6 +227,13 @@ class Policies:
         for resource, amount in amounts:
             if not isinstance(resource, str) or isinstance(amount, bool) or not isinstance(amount, Real) or amount <= 0:
                 raise OptionError(f"resources: expected names with amounts above 0, found {self.resources!r}")
+        limits = self.concurrency.items() if isinstance(self.concurrency, Mapping) else [(None, None)]
+        for limit, most in limits:
+            if not isinstance(limit, str) or isinstance(most, bool) or not isinstance(most, int) or most < 1:
+                raise OptionError(
+                    "concurrency: expected names with whole numbers from 1, such as {'db': 4}, "
+                    f"found {self.concurrency!r}"
+                )
 
     def _check_memory_limit(self, limit: object) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,30 +12,29 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from anabranch.context import RunInfo
-from anabranch.engine.driver import FinishedRun, RunPlan, run_flow
-from anabranch.engine.failures import message_of, type_name
-from anabranch.engine.knowledge import NodeRun
+from anabranch.engine.driver import RunPlan
+from anabranch.engine.handlers import FlowHandlers, run_handled
 from anabranch.engine.static import compile_flow
-from anabranch.engine.task_runner import failed_state
 from anabranch.engine.units import Program
 from anabranch.errors import OptionError
 from anabranch.events import Observer
-from anabranch.executors.base import Executor
+from anabranch.executors.base import CancelWanted, Executor, Message
 from anabranch.graph import Graph, NodeLike
+from anabranch.history import begin
 from anabranch.names import short
 from anabranch.parameter import Parameter
 from anabranch.parameters import resolve_parameters
-from anabranch.policies import Handler
+from anabranch.recording import Recorder
+from anabranch.runs import Heart
 from anabranch.runview import FlowRunView
 from anabranch.settings import config
-from anabranch.signals import Signal
-from anabranch.states import Finished, Pending, Running, State
+from anabranch.states import Cancelled, Crashed
 from anabranch.where import caller
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
-_log = logging.getLogger("anabranch.flow")
+    from anabranch.continuation import Request
 
 
 def plan_of(
@@ -70,6 +68,49 @@ def plan_of(
     )
 
 
+def recorded_plan(
+    graph: Graph,
+    reference: Iterable[NodeLike],
+    parameters: Iterable[Parameter],
+    given: Mapping[str, Any],
+    *,
+    source: str,
+    request: Request | None = None,
+    **options: Any,
+) -> tuple[RunPlan, Recorder | None]:
+    """What is to be run, and who records it: of a new run, or of the one that is to go on.
+
+    Parameters
+    ----------
+    source
+        Where the flow is, as ``file:name``.
+    request
+        Which run is to go on, and how.
+    **options
+        As for `plan_of`.
+
+    Raises
+    ------
+    ParameterError
+        The parameters given do not fit.
+    RunStoreError
+        There is no such run, it is held, or the run store that was asked for cannot be used.
+    """
+    parameters = list(parameters)
+    if request is None:
+        plan = plan_of(graph, reference, parameters, given, **options)
+        return plan, begin(plan, parameters, source=source)
+    from anabranch.continuation import go_on, take
+
+    taken = take(request, graph.name)
+    try:
+        plan = plan_of(graph, reference, parameters, taken.parameters, **options)
+        return go_on(taken, plan, parameters, request)
+    except BaseException:
+        taken.give_back()
+        raise
+
+
 def check_executor(executor: object) -> Executor:
     """An executor, or the one there is by default.
 
@@ -99,44 +140,41 @@ def run_plan(
     graph: Graph,
     executor: Executor,
     *,
-    flow: object,
-    state_handlers: Sequence[Handler] = (),
-    on_failure: Callable[[Any, Any], Any] | None = None,
+    handlers: FlowHandlers,
     observers: Sequence[Observer] = (),
+    recorder: Recorder | None = None,
 ) -> FlowRunView:
     """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned."""
-    began = handled(state_handlers, flow, Pending(), Running())
-    done = run_flow(plan, executor, observers) if began.is_running() else _not_run(plan, began)
-    state = handled(state_handlers, flow, Running(), done.state) if began.is_running() else began
-    if on_failure is not None and state.is_failed():
-        try:
-            on_failure(flow, state)
-        except Exception as error:  # it is told; what it does changes nothing
-            _log.error("on_failure of flow %s raised %s: %s", plan.name, type_name(error), message_of(error))
-    return FlowRunView(done if state is done.state else replace(done, state=state), graph)
+    if recorder is None:
+        return FlowRunView(run_handled(plan, executor, handlers, observers), graph)
+    guarded: Any = _Guarded(executor, recorder)  # an executor by delegation
+    try:
+        with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost):
+            done = run_handled(plan, guarded, handlers, [recorder.observe, *observers], journal=recorder.write)
+    except BaseException as error:
+        kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
+        recorder.put_down(kind(message=f"{type(error).__name__}: {error}"))
+        raise
+    if recorder.end is not None:
+        done = replace(done, state=replace(recorder.end, start_time=done.started, end_time=done.ended))
+    recorder.finish(done.state, done.runs)
+    return FlowRunView(done, graph)
 
 
-def handled(handlers: Iterable[Handler], flow: object, old: State, new: State) -> State:
-    """The state after the flow's handlers have seen the change from `old` to `new`; one that raises fails the run."""
-    for handler in handlers:
-        try:
-            answer = handler(flow, old, new)
-        except Signal as signal:
-            answer = signal.state
-        except Exception as error:
-            answer = failed_state(error)
-        if isinstance(answer, State):
-            new = answer
-    return new
+class _Guarded:
+    """An executor that ends the run when it must not go on, or cannot be recorded any more."""
 
+    def __init__(self, executor: Executor, recorder: Recorder) -> None:
+        self._executor = executor
+        self._recorder = recorder
 
-def _not_run(plan: RunPlan, state: State) -> FinishedRun:
-    """The outcome of a run that a handler ended before it began."""
-    now = datetime.now(UTC)
-    if not isinstance(state, Finished):
-        state = replace(state, message=state.message or "a state handler did not let the flow run")
-    runs = {slug: NodeRun(node, Pending()) for slug, node in plan.graph.nodes.items()}
-    return FinishedRun(plan=plan, state=state, runs=runs, outcomes={}, started=now, ended=now)
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def next_message(self, timeout_s: float | None) -> Message | None:
+        if self._recorder.end is not None:
+            return CancelWanted(self._recorder.end.message)
+        return self._executor.next_message(timeout_s)
 
 
 def delayed_of(plan: RunPlan) -> Delayed:

@@ -71,6 +71,7 @@ def task(
     parameters: Mapping[str, object] | Sequence[str] | None = ...,
     chunksize: int | Literal["auto"] | None = ...,
     resources: Mapping[str, float] | None = ...,
+    concurrency: Mapping[str, int] | None = ...,
     priority: int | None = ...,
     reduce: bool | None = ...,
 ) -> Callable[[Callable[P, R]], FunctionTask[P, R]]: ...
@@ -106,6 +107,9 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         Elements of a map in one Dask task, or "auto".
     resources, priority
         Dask worker resources, and priority (larger first).
+    concurrency
+        Named limits, such as ``{"db": 4}``: of all task runs of a flow run that share a name, at most so many go on at
+        the same time. Who waits takes no worker's slot; of several limits of one name, the lowest counts.
     reduce
         Whether the function is associative on a list, ``f([f(a), f(b)]) == f(a + b)``: on a whole map it is then
         applied to each chunk where that is made, then to the results.

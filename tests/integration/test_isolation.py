@@ -18,7 +18,7 @@ import psutil
 import pytest
 from tests.contracts.misbehaviour import RAISES, RETURNS
 
-from anabranch import LOOP, RETRY, SKIP, Flow, context, task, triggers
+from anabranch import LOOP, RETRY, SKIP, Flow, config, context, task, triggers
 from anabranch.engine import children, processes
 from anabranch.errors import OptionError
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
@@ -335,7 +335,8 @@ def test_a_worker_that_is_killed_takes_its_processes_along(tmp_path: Path, nothi
     views = []
     with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", processes=True) as made:
         run = lambda: views.append(flow.run(executor=DaskExecutor(made.scheduler_address)))  # noqa: E731
-        threading.Thread(target=run, daemon=True).start()
+        running = threading.Thread(target=run, daemon=True)
+        running.start()
         with os.fdopen(os.open(begun, os.O_RDONLY | os.O_NONBLOCK)) as pipe:
             assert select.select([pipe], [], [], 20)[0], views
             child = psutil.Process(int(pipe.read()))
@@ -347,6 +348,9 @@ def test_a_worker_that_is_killed_takes_its_processes_along(tmp_path: Path, nothi
 
         assert len(tree) >= 2
         assert not left_of(tree)
+    with config.set(engine__reconnect_timeout_s=0.5):  # the run notices within a second that the cluster is gone
+        running.join(30)
+    assert not running.is_alive()
 
 
 # Options --------------------------------------------------------------------------------------------------------------

@@ -15,8 +15,10 @@ from typing import Any, NoReturn
 
 import click
 
+from anabranch.cli.attach import attach, cancel
 from anabranch.cli.demo import demo
 from anabranch.cli.exits import SIGNALLED
+from anabranch.cli.history import list_runs, prune, resume, show
 from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.run import run
 
@@ -38,6 +40,8 @@ HELP = """Data workflows on Dask.
 \b
 anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameters are options
 anabranch run etl.py --help                what parameters it has
+anabranch ls                               the runs there were; anabranch show RUN
+anabranch resume RUN                       go on with one that failed or was stopped
 anabranch demo                             see one run
 
 \b
@@ -53,7 +57,7 @@ def anabranch() -> None:
     """Data workflows on Dask."""
 
 
-for command in (run, validate, visualize, demo):
+for command in (run, list_runs, show, resume, prune, attach, cancel, validate, visualize, demo):
     anabranch.add_command(command)
 
 

@@ -76,8 +76,10 @@ def salvage_lines(view: FlowRunView) -> list[str]:
     more = f" and {len(done) - MAX_NAMES:,} more" if len(done) > MAX_NAMES else ""
     names = f" ({', '.join(map(printable, done[:MAX_NAMES]))}{more})" if done else ""
     lines = [f"  ended before: {len(done):,} of {len(runs):,} tasks{names}{''.join(f', {part}' for part in parts)}"]
-    if done or parts:
-        lines.append("  what they wrote is there; their values are not kept, so the next run begins at the start")
+    from anabranch.settings import config
+
+    if config.backend != "none":
+        lines.append(f"  go on with: anabranch resume {view.run_id}")
     return lines
 
 

@@ -10,7 +10,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -46,6 +46,8 @@ class Session:
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
+    resume: Mapping[str, Any] = field(default_factory=dict)
+    """Options of `Flow.run` for going on with a recorded run."""
 
     def run(self, show: Callable[[FlowRunView], None] | None = None) -> int:
         """Run the flow and tell what comes of it.
@@ -102,6 +104,7 @@ class Session:
                 keep=list(self.keep),
                 approve=list(self.approve),
                 observers=observers,
+                **self.resume,
             )
         except AnabranchError:
             if interrupts.received is None:

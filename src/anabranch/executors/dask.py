@@ -179,17 +179,17 @@ class DaskExecutor:
         return self._made is not None and self._made.is_ours and self.cluster_class is None
 
     def _connect(self, patience_s: float) -> None:
-        from anabranch.executors.deaths import HandBack, plugin_name
+        from anabranch.executors.deaths import HandBack, plugin_name, topics
 
         self._client = self.new_client()
         if self._made is None or not self._made.is_adaptive:  # an adaptive cluster has no workers before there is work
             address = self._client.scheduler.address if self._client.scheduler is not None else ""
             wait_for_workers(self._client, patience_s, _log.warning, address=address)
         self.check(Needs())  # before anything that carries code goes anywhere
-        self._client.subscribe_topic(self._token, self._take_event)
-        self._client.subscribe_topic(f"{self._token}-control", self._take_control)
+        for topic, take in zip(topics(self._token), (self._take_event, self._take_control), strict=True):
+            self._client.subscribe_topic(topic, take)
         try:
-            self._client.register_plugin(HandBack(self._token), name=plugin_name(self._token))
+            self._client.register_plugin(HandBack(self._token, self._client.id), name=plugin_name(self._token))
         except Exception as error:  # `distributed.scheduler.pickle: False`, say: a death is told later then
             _log.info("the scheduler takes no plug-in (%s): lost tasks come back after allowed-failures deaths", error)
 
@@ -267,8 +267,6 @@ class DaskExecutor:
         self._close_cluster()
 
     def _let_go(self, timeout_s: float) -> None:
-        from anabranch.executors.deaths import plugin_name
-
         client = self._client
         if client is None:
             return
@@ -283,8 +281,6 @@ class DaskExecutor:
             for future in self._futures.values():
                 with contextlib.suppress(Exception):
                     future.release()
-            with contextlib.suppress(Exception):
-                client.unregister_scheduler_plugin(plugin_name(self._token))
         self._client = None
         self._futures.clear()
         with contextlib.suppress(Exception), _quiet("distributed.utils", "distributed.client"):
@@ -450,8 +446,9 @@ class DaskExecutor:
                 future.release()
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        """Bring values here."""
-        assert self._client is not None
+        """Bring values here; of a cluster that is gone, none."""
+        if self._client is None:
+            return {}
         futures = {key: self._futures[key] for key in keys if key in self._futures}
         gathered: dict[Key, Any] = self._client.gather(futures, errors="skip")
         return gathered

@@ -1,0 +1,349 @@
+"""``anabranch ls``, ``show``, ``resume`` and ``prune``: the recorded runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anabranch.cli.exits import USAGE, Problem, exit_codes
+from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
+from anabranch.cli.parameters import Given
+from anabranch.cli.run import check_names, load
+from anabranch.printable import printable, printable_lines, seconds, shortened
+
+if TYPE_CHECKING:
+    from anabranch.recorded import RecordedFailure, RecordedRun, RecordedTask
+    from anabranch.runs import RunRecord, RunStore
+
+MAX_FAILURES = 5  # described; the rest is counted
+MAX_SLOWEST = 3
+_PAGE = 200  # runs that are read at a time
+
+
+@contextmanager
+def _store(*, read_only: bool = True) -> Iterator[RunStore | None]:
+    """The run store of the settings; None if nothing has ever been recorded. What is wrong with it ends the command."""
+    from anabranch.errors import RunNotFound, RunQueryError
+    from anabranch.runs import default_path, open_store
+    from anabranch.settings import config
+
+    with exit_codes():
+        try:
+            if config.backend == "none" or (config.backend == "local" and not default_path().exists()):
+                yield None
+                return
+            with open_store(read_only=read_only) as store:
+                yield store
+        except (RunNotFound, RunQueryError) as error:
+            raise Problem(str(error), USAGE) from error
+
+
+# ls -------------------------------------------------------------------------------------------------------------------
+
+
+@click.command("ls", short_help="List recorded runs.")
+@click.option("--flow", metavar="NAME", help="Only runs of this flow.")
+@click.option("--state", metavar="STATE", help="Only runs in this state: Running, Success, Failed, Interrupted, …")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="So many at the most.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool) -> None:
+    """List the recorded runs, newest first."""
+    from anabranch.history import as_it_stands
+    from anabranch.runs import RunQuery
+
+    with _store() as store:
+        query = RunQuery(flow_name=flow, state=state.capitalize() if state else None, limit=limit)
+        found = [as_it_stands(record) for record in store.list_runs(query)] if store is not None else []
+    if as_json:
+        click.echo(json.dumps([_run_data(record) for record in found], indent=2))
+        return
+    if not found:
+        click.echo("no such runs are recorded" if flow or state else "no runs are recorded", err=True)
+    width = max((len(shortened(record.flow_name, 30)) for record in found), default=0)
+    for record in found:
+        name = f"{shortened(record.flow_name, 30):{width}}"
+        line = f"{printable(record.run_id)}  {record.state:11}  {name}  {_local(record.start)}  {_took(record):>9}"
+        click.echo(f"{line}  {shortened(record.message, 80) if record.state != 'Success' else ''}".rstrip())
+
+
+def _run_data(record: RunRecord) -> dict[str, Any]:
+    return {
+        "run_id": record.run_id,
+        "flow": record.flow_name,
+        "state": record.state,
+        "message": record.message,
+        "started": record.start.isoformat(),
+        "ended": record.end.isoformat() if record.end else None,
+        "owner": record.owner,
+        "epoch": record.epoch,
+    }
+
+
+def _local(time: datetime) -> str:
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+
+
+def _took(record: RunRecord) -> str:
+    return seconds((record.end - record.start).total_seconds()) if record.end else ""
+
+
+# show -----------------------------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Show a recorded run.")
+@click.argument("run", metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+def show(*, run: str, as_json: bool) -> None:
+    """Show how a run stands or ended: its tasks, what failed and why, what took longest. RUN may be shortened."""
+    from anabranch.recorded import read_run
+
+    with _store() as store:
+        if store is None:
+            raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
+        found = read_run(store, run)
+    if as_json:
+        click.echo(json.dumps(_as_data(found), indent=2))
+        return
+    for line in _run_lines(found):
+        click.echo(line)
+
+
+def _run_lines(run: RecordedRun) -> list[str]:
+    record = run.record
+    took = f", {_took(record)}" if record.end else ""
+    message = f": {shortened(record.message, 300)}" if record.message else ""
+    lines = [
+        f"{printable(record.flow_name)}: run {printable(record.run_id)}, {record.state}{message}",
+        f"  began {_local(record.start)}{took}; driver {printable(record.owner)}"
+        + (f" (number {record.epoch})" if record.epoch > 1 else ""),
+    ]
+    given = record.details.parameters if record.details is not None else {}
+    lines += [f"  {printable(name)} = {shortened(value, 100)}" for name, value in given.items()]
+    lines.append("")
+    width = max((len(shortened(task.slug, 40)) for task in run.tasks), default=0)
+    lines += [_task_line(task, width) for task in run.tasks]
+    slowest = sorted((task for task in run.tasks if task.seconds), key=lambda task: -(task.seconds or 0))
+    if len(slowest) > MAX_SLOWEST:
+        shown = ", ".join(f"{printable(task.slug)} {seconds(task.seconds or 0)}" for task in slowest[:MAX_SLOWEST])
+        lines += ["", f"slowest: {shown}"]
+    for failure in run.failures[:MAX_FAILURES]:
+        lines += ["", *_failure_lines(failure)]
+    if run.failed > min(MAX_FAILURES, len(run.failures)):
+        lines += ["", f"{run.failed - min(MAX_FAILURES, len(run.failures)):,} more failed"]
+    return lines
+
+
+def _task_line(task: RecordedTask, width: int) -> str:
+    line = f"  {shortened(task.slug, 40):{width}}  {task.state:13}"
+    line += f"  {seconds(task.seconds) if task.seconds is not None else '':>9}"
+    if task.counts is not None:
+        line += f"  {task.counts}"
+    elif task.message and task.state not in ("Success", "Pending"):
+        line += f"  {shortened(task.message, 100)}"
+    return line.rstrip()
+
+
+def _failure_lines(failure: RecordedFailure) -> list[str]:
+    tries = f" after {failure.attempt} tries" if failure.attempt > 1 else ""
+    why = failure.failure
+    lines = [f"✗ {printable(failure.name)} {failure.state}{tries}"]
+    lines += [f"    {printable(name)} = {printable(value)}" for name, value in why.inputs.items()]
+    text = why.traceback.rstrip("\n") or why.headline()
+    return [*lines, *(f"  {line}" for line in printable_lines(text))]
+
+
+def _as_data(run: RecordedRun) -> dict[str, Any]:
+    details = run.record.details
+    return {
+        **_run_data(run.record),
+        "parameters": dict(details.parameters) if details is not None else {},
+        "versions": dict(details.versions) if details is not None else {},
+        "tasks": {task.slug: _task_data(task) for task in run.tasks},
+        "failed": run.failed,
+        "failures": [
+            {
+                "task_run": each.name,
+                "state": each.state,
+                "attempt": each.attempt,
+                "exception": each.failure.type_name,
+                "message": each.failure.message,
+                "where": each.failure.line,
+                "inputs": dict(each.failure.inputs),
+                "traceback": each.failure.traceback,
+            }
+            for each in run.failures
+        ],
+    }
+
+
+def _task_data(task: RecordedTask) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "state": task.state,
+        "message": task.message,
+        "attempt": task.attempt,
+        "seconds": task.seconds,
+        "worker": task.worker,
+    }
+    if task.counts is not None:
+        counts = task.counts
+        data["elements"] = {
+            "total": counts.total,
+            "successful": counts.successful,
+            "failed": counts.failed,
+            "skipped": counts.skipped,
+        }
+    return data
+
+
+# resume ---------------------------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Go on with a recorded run.")
+@click.argument("run", metavar="RUN")
+@click.argument("target", metavar="[FILE[:FLOW]|MODULE[:FLOW]]", required=False)
+@click.option("--only-failed", is_flag=True, help="Run what had failed, and what is below it, and nothing else.")
+@click.option("--from", "start", multiple=True, metavar="TASK", help="Run this task again, and what is below it.")
+@click.option("--element", metavar="TASK[7]", help="Run this element again, and what is below it.")
+@click.option("--approve", multiple=True, metavar="TASK", help="Let this task run; it waits for an approval.")
+@click.option("--rerun-changed", is_flag=True, help="Run again what has other code now, and what is below it.")
+@click.option("--keep", multiple=True, metavar="TASK", help="Keep and show the value of this task, too.")
+@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter that is not recorded.")
+@run_options("Where to run; default: the flow's executor, or local.")
+@click.pass_context
+def resume(
+    ctx: click.Context,
+    *,
+    run: str,
+    target: str | None,
+    only_failed: bool,
+    start: tuple[str, ...],
+    element: str | None,
+    approve: tuple[str, ...],
+    rerun_changed: bool,
+    keep: tuple[str, ...],
+    pairs: tuple[str, ...],
+    executor: str | None,
+    workers: int | None,
+    progress: bool | None,
+    as_json: bool,
+    quiet: bool,
+    verbose: bool,
+) -> None:
+    """Go on with a run that failed, was cancelled, paused or killed: what had finished is not run again.
+
+    RUN is its id, or the beginning of it. The flow is looked for where it was; say FILE if it is elsewhere now.
+    """
+    from anabranch.cli.session import Session
+    from anabranch.history import source_of
+    from anabranch.loading import shipped_by_value
+
+    refuse_both(quiet=quiet, verbose=verbose)
+    if element is not None and (only_failed or start or rerun_changed):
+        raise click.UsageError("--element goes with no other choice of what to run")
+    with _store() as store:
+        if store is None:
+            raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
+        record = store.get_run(run)
+    target = target or source_of(record)
+    if not target:
+        raise Problem(
+            f"the file of flow {record.flow_name!r} is not where it was: anabranch resume {record.run_id} FILE", USAGE
+        )
+    loaded = load(target)
+    flow = loaded.flow
+    with exit_codes():
+        check_names(flow, start, "--from")
+        check_names(flow, approve, "--approve")
+        check_names(flow, keep, "--keep")
+        check_names(flow, (element.partition("[")[0],) if element else (), "--element")
+    given = Given(flow.parameters(by_name=True))
+    given.take_pairs(pairs)
+    named = {pair.partition("=")[0] for pair in pairs}
+    place = executor_of(executor, workers) or flow.executor or executor_of("local", None)
+    assert place is not None
+    session = Session(
+        flow=flow,
+        resume={
+            "resume": record.run_id,
+            "resume_only": "failed" if only_failed else None,
+            "resume_from": list(start),
+            "resume_element": element,
+            "rerun_changed": rerun_changed,
+        },
+        parameters={name: value for name, value in given.values(below={}).items() if name in named},
+        executor=place,
+        keep=keep,
+        approve=approve,
+        progress=progress_mode(progress, quiet=quiet),
+        quiet=quiet,
+        verbose=verbose,
+        as_json=as_json,
+    )
+    is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
+    with shipped_by_value(loaded, with_neighbours=is_elsewhere):
+        ctx.exit(session.run())
+
+
+# prune ----------------------------------------------------------------------------------------------------------------
+
+
+class _Age(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of Click only
+    """A length of time such as ``30d`` or ``12h``."""
+
+    name = "age"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        from dask.utils import parse_timedelta
+
+        if isinstance(value, timedelta):
+            return value
+        try:
+            length = parse_timedelta(value, default=False)
+            return timedelta(seconds=float(length))
+        except (ValueError, KeyError, TypeError, OverflowError):
+            self.fail(f"expected a length of time such as 30d or 12h, found {value!r}", param, ctx)
+
+
+@click.command(short_help="Delete old runs.")
+@click.option("--older-than", type=_Age(), metavar="AGE", help="Only runs that began longer ago: 30d, 12h.")
+@click.option("--keep-last", type=click.IntRange(0), metavar="N", help="Never the newest N of a flow.")
+@click.option("--dry-run", is_flag=True, help="Only say which.")
+def prune(*, older_than: timedelta | None, keep_last: int | None, dry_run: bool) -> None:
+    """Delete runs from the record, but none that goes on. What they wrote elsewhere stays."""
+    if older_than is None and keep_last is None:
+        raise click.UsageError("say --older-than AGE, --keep-last N or both: without them every run would be deleted")
+    before = None if older_than is None else datetime.now(UTC) - older_than
+    with _store(read_only=dry_run) as store:
+        if store is None:
+            found = []
+        elif dry_run:
+            found = _prunable(store, before, keep_last or 0)
+        else:
+            found = store.prune(older_than=before, keep_last=keep_last)
+    for run_id in found:
+        click.echo(printable(run_id))
+    word = "would be deleted" if dry_run else "deleted"
+    click.echo(f"{len(found):,} run{'s' if len(found) != 1 else ''} {word}", err=True)
+
+
+def _prunable(store: RunStore, before: datetime | None, keep_last: int) -> list[str]:
+    """Runs that would be pruned, oldest first."""
+    from anabranch.runs import INTERRUPTED, RunQuery
+
+    counted: dict[str, int] = {}
+    found: list[str] = []
+    offset = 0
+    while page := store.list_runs(RunQuery(limit=_PAGE, offset=offset)):
+        offset += len(page)
+        for record in page:
+            counted[record.flow_name] = counted.get(record.flow_name, 0) + 1
+            is_kept = counted[record.flow_name] <= keep_last
+            is_held = record.lease_until is not None and record.state != INTERRUPTED
+            if not is_kept and not is_held and (before is None or record.start < before):
+                found.append(record.run_id)
+    return found[::-1]

@@ -1,0 +1,107 @@
+"""A recorded run as people look at it: how its tasks stand, what failed and why. Nothing of the user's is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from anabranch.history import as_it_stands
+from anabranch.report_rows import codes_of, failure_of
+from anabranch.runs import ElementRow, RunRecord, RunStore, TaskRunRow
+from anabranch.states import BY_CODE, FIRST_FAILED_CODE, Cancelled, Counts, Failure, TriggerFailed, counts_of
+
+MAX_FAILURES = 100  # that are described; all of them are counted
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTask:
+    """How a node stands."""
+
+    slug: str
+    state: str
+    message: str = ""
+    attempt: int = 1
+    seconds: float | None = None
+    worker: str = ""
+    counts: Counts | None = None
+    """Of a map's elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFailure:
+    """A task run that failed by itself."""
+
+    name: str
+    """``parse[777]``."""
+    state: str
+    attempt: int
+    failure: Failure
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A run, its tasks in topological order, and what failed in it."""
+
+    record: RunRecord
+    tasks: Sequence[RecordedTask]
+    failures: Sequence[RecordedFailure]
+    """The first hundred."""
+    failed: int
+    """How many task runs and elements failed by themselves."""
+
+
+def read_run(store: RunStore, run_id: str) -> RecordedRun:
+    """A recorded run, by its id or a beginning of it.
+
+    Raises
+    ------
+    RunStoreError
+        There is none, or several, or its rows cannot be read.
+    """
+    record = as_it_stands(store.get_run(run_id))
+    rows = {row.slug: row for row in store.task_runs(record.run_id)}
+    elements: dict[str, list[ElementRow]] = {}
+    for element in store.elements(record.run_id):
+        elements.setdefault(element.slug, []).append(element)
+    known = record.details.code if record.details is not None else {}
+    tasks: list[RecordedTask] = []
+    failures: list[RecordedFailure] = []
+    failed = 0
+    for slug in dict.fromkeys((*known, *rows)):
+        row = rows.get(slug)
+        codes = codes_of(store.chunks(record.run_id, slug)) if row is None or row.width is not None else bytearray()
+        tasks.append(_task(slug, row, codes))
+        if codes:
+            own = [each for each in elements.get(slug, ()) if codes[each.index] == each.code]
+            failed += sum(codes.count(code) for code in BY_CODE if _is_own(code))
+            failures += _failures([(f"{slug}[{each.index}]", each) for each in own])
+        elif row is not None and _is_own(row.code):
+            failed += 1
+            failures += _failures([(slug, row)])
+    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed)
+
+
+def _is_own(code: int) -> bool:
+    return code >= FIRST_FAILED_CODE and code not in (TriggerFailed.code, Cancelled.code)
+
+
+def _failures(named: list[tuple[str, ElementRow]] | list[tuple[str, TaskRunRow]]) -> list[RecordedFailure]:
+    found: list[RecordedFailure] = []
+    for name, row in named:
+        if _is_own(row.code) and len(found) < MAX_FAILURES:
+            state = BY_CODE[row.code].__name__
+            failure = failure_of(row) or Failure(state, row.message)
+            found.append(RecordedFailure(name, state, row.attempt, failure))
+    return found
+
+
+def _task(slug: str, row: TaskRunRow | None, codes: bytearray) -> RecordedTask:
+    counts = None
+    if codes or (row is not None and row.width is not None):
+        ended = counts_of(codes)
+        width = max(len(codes), (row.width if row is not None else None) or 0)
+        counts = Counts(width, ended.successful, ended.skipped, ended.failed)
+    if row is None:
+        return RecordedTask(slug, "Running" if codes else "Pending", counts=counts)
+    took = (row.end - row.start).total_seconds() if row.start is not None and row.end is not None else None
+    return RecordedTask(slug, row.state, row.message, row.attempt, took, row.worker, counts)

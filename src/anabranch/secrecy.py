@@ -1,0 +1,99 @@
+"""Secret parameters: their values are taken out of what is about to be recorded."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from anabranch.bindings import Build, Const, Expression
+from anabranch.frozen import FrozenGraph
+from anabranch.report_rows import facts_of
+from anabranch.runs import Batch, ElementRow, TaskRunRow
+from anabranch.states import Failure
+
+_MIN_SECRET = 4  # characters: masking every "1" would make texts useless and hide nothing
+
+
+class Secrets:
+    """Takes the values of secret parameters out of what is about to be recorded.
+
+    Parameters
+    ----------
+    values
+        The secret values, by slug of the parameter.
+    graph
+        The flow: arguments that are made of secret parameters are masked as a whole.
+    """
+
+    MASK = "***"
+
+    def __init__(self, values: Mapping[str, Any], graph: FrozenGraph) -> None:
+        texts = {text for value in values.values() for text in _spellings(value)}
+        self._texts = sorted(texts, key=len, reverse=True)
+        self._data = [text.encode(errors="surrogatepass") for text in self._texts]
+        self._arguments = {
+            slug: frozenset(name for name, each in node.arguments.items() if _mentions(each, values))
+            for slug, node in (graph.nodes.items() if values else ())
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._arguments)
+
+    def masked(self, batch: Batch) -> Batch:
+        """The batch without them; a value that has one inside is left out, and made again if it is needed."""
+        if not self:
+            return batch
+        return replace(
+            batch,
+            task_runs=[replace(each, value=self._clean(each.value), **self._told(each)) for each in batch.task_runs],
+            chunks=[replace(each, values=self._clean(each.values)) for each in batch.chunks],
+            elements=[replace(each, **self._told(each)) for each in batch.elements],
+        )
+
+    def text(self, text: str) -> str:
+        """The text with a mask in their place."""
+        for secret in self._texts:
+            text = text.replace(secret, self.MASK)
+        return text
+
+    def _clean(self, data: bytes | None) -> bytes | None:
+        return None if data is None or any(secret in data for secret in self._data) else data
+
+    def _told(self, row: TaskRunRow | ElementRow) -> dict[str, Any]:
+        facts = facts_of(row.failure)
+        failure = facts.get("failure")
+        if isinstance(failure, Failure):
+            hidden = self._arguments.get(row.slug, frozenset())
+            facts["failure"] = replace(
+                failure,
+                message=self.text(failure.message),
+                traceback=self.text(failure.traceback),
+                inputs={n: self.MASK if n in hidden else self.text(text) for n, text in failure.inputs.items()},
+                exception=self._clean(failure.exception),
+            )
+        if self._clean(facts.get("result")) is None:
+            facts.pop("result", None)
+        if "unmappable" in facts:
+            facts["unmappable"] = self.text(facts["unmappable"])
+        packed = pickle.dumps(facts, protocol=5) if facts else None
+        return {"message": self.text(row.message), "failure": packed}
+
+
+def _spellings(value: Any) -> list[str]:
+    """How a secret may turn up in texts: as it is, as its repr, and as the ends of a repr that was shortened."""
+    value = value.get_secret_value() if hasattr(value, "get_secret_value") else value
+    text = value if isinstance(value, str) else value.decode(errors="replace") if isinstance(value, bytes) else ""
+    if not text:
+        text = "" if value is None or isinstance(value, bool) else repr(value)
+    found = [text, repr(text)[1:-1]]
+    if len(text) > 40:
+        found += [text[:12], text[-12:]]
+    return [each for each in found if len(each) >= _MIN_SECRET]
+
+
+def _mentions(expression: Expression, slugs: Mapping[str, Any]) -> bool:
+    if isinstance(expression, Build):
+        return any(_mentions(part, slugs) for part in expression.parts)
+    return not isinstance(expression, Const) and expression.node in slugs
