@@ -79,7 +79,7 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return import_module(f"anabranch.{name}")
     if name == "__version__":
-        from importlib.metadata import version
+        from anabranch.version import VERSION
 
-        return version("anabranch")
+        return VERSION
     raise AttributeError(f"module 'anabranch' has no attribute {name!r}")

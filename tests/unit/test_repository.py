@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import re
 import subprocess
 import sys
@@ -82,7 +83,7 @@ def test_importing_the_library_loads_nothing_heavy():
 
 
 def test_the_version_is_the_one_of_the_distribution():
-    assert anabranch.__version__ == PYPROJECT["project"]["version"]
+    assert anabranch.__version__ == importlib.metadata.version("anabranch")
 
 
 def test_extras_and_dependency_groups_are_the_same_lists():

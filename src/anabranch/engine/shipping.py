@@ -15,7 +15,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeAlias
@@ -27,6 +26,7 @@ from anabranch.engine.shelf import digest_of
 from anabranch.engine.units import Program, Unit
 from anabranch.engine.values import dumps
 from anabranch.errors import UnsendableError
+from anabranch.version import VERSION
 from anabranch.where import is_users
 
 Origin: TypeAlias = tuple[tuple[int, int], str, str | None]
@@ -258,11 +258,7 @@ def _files_of(own: dict[str, ModuleType], roots: set[str]) -> Iterator[tuple[str
 @cache
 def origin() -> Origin:
     """Where runs of this process are sent from."""
-    try:
-        number = version("anabranch")
-    except PackageNotFoundError:  # it is on the path only
-        number = "of an unknown version"
-    return (sys.version_info[0], sys.version_info[1]), number, digest_of(str(_ROOT))
+    return (sys.version_info[0], sys.version_info[1]), VERSION, digest_of(str(_ROOT))
 
 
 @cache
