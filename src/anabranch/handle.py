@@ -224,7 +224,7 @@ def submit_run(plan: RunPlan, graph: Graph, executor: Executor, handlers: FlowHa
         graph=graph,
         client_kwargs=executor.client_kwargs,
     )
-    run = DetachedRun(plan=plan, handlers=handlers if handlers else FlowHandlers())
+    run = DetachedRun(plan=plan, handlers=handlers or FlowHandlers())
     call, arguments = driver_call(run, plan.run_id)
     client = handle.client
     client.set_metadata([ROOT, plan.run_id], {"flow": plan.name, "sent": time.time()})

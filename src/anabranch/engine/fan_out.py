@@ -397,7 +397,7 @@ class FanOut:
         return (
             not unit.reduces
             and held + nbytes <= self._known.settings["rescued_nbytes"]
-            and all(column.values is not None and min(column.codes) >= FIRST_FINAL_CODE for column in report.columns)
+            and all(column.values is not None for column in report.columns)
         )
 
     def _elements_of(self, slug: str) -> MapRun:

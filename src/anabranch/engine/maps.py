@@ -72,8 +72,9 @@ class MapRun:
             final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
             self.values.append((indices if is_final else tuple(final), column.values))
         if key is None:
-            assert column.values is not None
-            self._rescue(indices, column.values)
+            held, data = self.values[-1]
+            if len(held):
+                self._rescue(held, data)
             self.settled.update((i, state) for i, state in column.records.items() if _says_all(state.code))
             return fresh
         if isinstance(indices, range):

@@ -122,9 +122,9 @@ def driver_call(run: Any, token: str) -> tuple[Sourced, tuple[Any, ...]]:
         The run does not pickle.
     """
     own = own_modules()
-    wanted = tuple(_mentioned(cloudpickle.dumps(run), own))
-    by_value = _pickling(run, wanted)
     try:
+        wanted = tuple(_mentioned(cloudpickle.dumps(run), own))
+        by_value = _pickling(run, wanted)
         data = _pickled(run, by_value)
     except Exception as error:
         raise UnsendableError("this run cannot be sent to a cluster:", [f"{type(error).__name__}: {error}"]) from error

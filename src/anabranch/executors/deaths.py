@@ -2,7 +2,8 @@
 
 Left to itself, Dask sends what was on a dead worker to the next one, and after the fourth death blames all of it. A
 plug-in of ours on the scheduler, for the time of a run, makes it hand back our tasks after the first: the driver knows
-better which of them to suspect. It travels as source text, so that the scheduler needs no anabranch.
+better which of them to suspect. It travels as source text, so that the scheduler needs no anabranch. When the driver's
+client leaves, however that happens, it removes itself and what the scheduler would keep of the run for ever.
 """
 
 from __future__ import annotations
@@ -18,13 +19,16 @@ from distributed.diagnostics.plugin import SchedulerPlugin
 if TYPE_CHECKING:
     from distributed import Client
 
+LATE_S = 60.0  # reports of what was cancelled may come after its driver has gone, and make the topic anew
 NANNY_S = 3.0  # how long a nanny is given to say how its worker died
 
 _SOURCE = """
+import asyncio
 from distributed.diagnostics.plugin import SchedulerPlugin
 class HandBack(SchedulerPlugin):
-    def __init__(self, token):
-        self.token, self.done = token, set()
+    def __init__(self, token, name, topics, client, late_s):
+        self.token, self.name, self.topics, self.client, self.late_s = token, name, topics, client, late_s
+        self.done = set()
     async def start(self, scheduler):
         self.scheduler = scheduler
     def transition(self, key, start, finish, *args, **kwargs):
@@ -40,6 +44,19 @@ class HandBack(SchedulerPlugin):
                 task.suspicious = self.scheduler.allowed_failures
             elif task is not None and start == "waiting":
                 task.suspicious = 0
+    def remove_client(self, scheduler, client):
+        if client == self.client:
+            if scheduler.plugins.get(self.name) is self:
+                del scheduler.plugins[self.name]
+            self.drop_topics()
+            asyncio.get_running_loop().call_later(self.late_s, self.drop_topics)
+    def drop_topics(self):
+        known = self.scheduler._broker._topics
+        for name in self.topics:
+            if name in known:
+                known[name].unsubscribe(self.client)
+                if not known[name].subscribers:
+                    del known[name]
 """
 
 
@@ -47,14 +64,29 @@ class HandBack(SchedulerPlugin):
     """Makes the scheduler give up a run's task when its worker dies, unless it had been computed before.
 
     What was computed and lost with its worker is Dask's to compute again, as often as ``allowed-failures`` allows.
+
+    Parameters
+    ----------
+    token
+        Of the run.
+    client
+        Id of the driver's client. With it go this plug-in and the run's topics, of which Dask keeps the last thousand
+        events each, for as long as the scheduler lives.
     """
 
-    def __init__(self, token: str) -> None:
+    def __init__(self, token: str, client: str) -> None:
         self.token = token
+        self.client = client
 
     def __reduce__(self) -> tuple[Any, ...]:
-        expression = f"(lambda names: (exec({_SOURCE!r}, names), names['HandBack'])[1])({{}})({self.token!r})"
+        arguments = (self.token, plugin_name(self.token), topics(self.token), self.client, LATE_S)
+        expression = f"(lambda names: (exec({_SOURCE!r}, names), names['HandBack'])[1])({{}})(*{arguments!r})"
         return eval, (expression,)
+
+
+def topics(token: str) -> tuple[str, str]:
+    """Of the scheduler's events: where a run's reports go, and where its driver is told to cancel."""
+    return token, f"{token}-control"
 
 
 def plugin_name(token: str) -> str:

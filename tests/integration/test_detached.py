@@ -1,0 +1,210 @@
+"""Runs whose driver is on the cluster: they need nobody, are found by name, and survive the worker that drives them."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from distributed import Client
+from tests.killable_cluster import KillableCluster, kill_and_wait, killable_cluster, left_behind
+from tests.ledger import Ledger, complaints
+
+from anabranch import Flow, task, unmapped
+from anabranch.errors import ExecutorError, OptionError, RunHandleError, UnsendableError
+from anabranch.executors import DaskExecutor, LocalExecutor
+from anabranch.handle import RunHandle, attach
+
+pytestmark = pytest.mark.cluster
+
+WIDTH = 400
+
+
+@task
+def square(x: int, ledger: Ledger) -> int:
+    import time
+
+    ledger.note()
+    time.sleep(0.004)
+    return x * x
+
+
+@task
+def total(xs: list[int]) -> int:
+    return sum(xs)
+
+
+def squares(ledger: Ledger) -> Flow:
+    with Flow("squares") as flow:
+        total(square.map(range(WIDTH), unmapped(ledger)))
+    return flow
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableCluster]:
+    with killable_cluster(tmp_path_factory.mktemp("cluster"), workers=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(made: KillableCluster) -> Iterator[KillableCluster]:
+    """Two workers, and nothing of a run afterwards."""
+    made.heal(2)
+    yield made
+    wait_until(lambda: left_behind(made.address) == [])
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+def wait_until(claim: Any, seconds: float = 20.0) -> None:
+    end = time.monotonic() + seconds
+    while not claim():
+        assert time.monotonic() < end, "it does not become true"
+        time.sleep(0.02)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_is_sent_followed_and_read(cluster: KillableCluster, ledger: Ledger) -> None:
+    flow = squares(ledger)
+
+    with flow.submit(executor=DaskExecutor(cluster.address), run_id="followed-1") as handle:
+        begun = handle.status()
+        with pytest.raises(TimeoutError, match=r"run followed-1 is \w+ after 0 s; it goes on"):
+            handle.wait(0)
+        ended = handle.wait(30)
+        view = handle.result()
+
+        assert begun.state == "Running"
+        assert (begun.flow_name, begun.drivers) == ("squares", 1)
+        assert ended.state == "Success"
+        assert ended.tasks["square"]["state"] == "Mapped"
+        assert view.run_id == "followed-1"
+        assert view.result["total"].result == sum(x * x for x in range(WIDTH))
+        assert view.result[flow.get_tasks(name="square")[0]].map_states[3].result == 9
+        assert len(ledger.executions()) == WIDTH
+        handle.forget()
+        with pytest.raises(RunHandleError, match="knows no run 'followed-1'"):
+            handle.status()
+
+
+def test_a_failed_run_tells_its_failure_to_who_asks(cluster: KillableCluster) -> None:
+    def bad(x: int) -> int:
+        return x // 0
+
+    with Flow("fails") as flow:
+        task(bad).map([1, 2])
+
+    with flow.submit(executor=DaskExecutor(cluster.address)) as handle:
+        status = handle.wait(30)
+        view = handle.result()
+        handle.forget()
+
+    assert status.state == "Failed"
+    assert "ZeroDivisionError" in status.message
+    assert isinstance(view.result["bad"].map_states[0].result, ZeroDivisionError)
+
+
+CLIENT = """
+import sys
+from tests.integration.test_detached import squares
+from tests.ledger import Ledger
+from anabranch.executors import DaskExecutor
+handle = squares(Ledger(sys.argv[1])).submit(executor=DaskExecutor(sys.argv[2]), run_id="orphan-7")
+print(handle.run_id, flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_run_goes_on_when_its_client_is_killed_and_is_found_by_name(cluster: KillableCluster, ledger: Ledger) -> None:
+    root = Path(__file__).parents[2]
+    with subprocess.Popen(
+        [sys.executable, "-c", CLIENT, ledger.path, cluster.address],
+        cwd=root,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(root), os.environ.get("PYTHONPATH", "")])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    ) as client:
+        assert client.stdout is not None
+        sent = client.stdout.readline().decode().strip()
+        client.kill()
+
+    with attach(cluster.address, "orph") as handle:
+        status = handle.wait(30)
+        view = handle.result()
+        handle.forget()
+
+    assert (sent, handle.run_id) == ("orphan-7", "orphan-7")
+    assert (status.state, status.drivers) == ("Success", 1)
+    assert view.result["total"].result == sum(x * x for x in range(WIDTH))
+    assert len(ledger.executions()) == WIDTH
+
+
+def test_another_driver_goes_on_when_the_worker_with_the_first_is_killed(
+    cluster: KillableCluster, ledger: Ledger
+) -> None:
+    with squares(ledger).submit(executor=DaskExecutor(cluster.address)) as handle:
+        with Client(cluster.address, set_as_default=False) as client:
+            pids = client.run(os.getpid)
+        wait_until(lambda: handle.status().tasks.get("square", {}).get("done", 0) >= WIDTH // 4)
+        known = handle.status().tasks["square"]["done"]
+        victim = pids[handle.status().driver]
+
+        kill_and_wait(victim)
+        status = handle.wait(60)
+        view = handle.result()
+        handle.forget()
+
+    assert (status.state, status.drivers) == ("Success", 2)
+    assert view.result["square"].result == [x * x for x in range(WIDTH)]
+    assert view.result["total"].result == sum(x * x for x in range(WIDTH))
+    executions = ledger.executions()
+    # The reports that nobody took when the driver had died are of chunks of the other worker.
+    assert complaints(executions, dead={victim}, reported={}, allowed=WIDTH - known) == []
+
+
+def test_a_run_needs_a_cluster_that_outlives_its_client(ledger: Ledger) -> None:
+    for executor in (None, LocalExecutor(), DaskExecutor()):
+        with pytest.raises(OptionError, match="expected executor=DaskExecutor"):
+            squares(ledger).submit(executor=executor)
+
+
+def test_code_that_cannot_travel_is_refused_before_anything_is_sent(cluster: KillableCluster) -> None:
+    import threading
+
+    lock = threading.Lock()
+    with Flow("closure") as flow:
+        task(lambda: lock.locked(), name="locked")()
+
+    with pytest.raises(UnsendableError, match="lock"):
+        flow.submit(executor=DaskExecutor(cluster.address))
+
+
+def test_runs_that_a_scheduler_does_not_know_are_told_from_those_it_does(
+    cluster: KillableCluster, ledger: Ledger
+) -> None:
+    with squares(ledger).submit(executor=DaskExecutor(cluster.address), run_id="known-1") as handle:
+        with pytest.raises(RunHandleError, match=r"knows no run 'other'; it knows known-1 \(squares\)"):
+            attach(cluster.address, "other")
+        with RunHandle(cluster.address, "gone") as other:
+            with pytest.raises(RunHandleError, match="knows no run 'gone'"):
+                other.status()
+            with pytest.raises(RunHandleError, match="has no result of run 'gone'"):
+                other.wait(1)
+        handle.wait(30)
+        handle.forget()
+
+
+def test_a_cluster_without_workers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anabranch.handle.START_S", 0.5)
+    with killable_cluster(tmp_path, workers=0) as empty, pytest.raises(ExecutorError, match="no worker at"):
+        squares(Ledger(tmp_path / "ledger")).submit(executor=DaskExecutor(empty.address))
