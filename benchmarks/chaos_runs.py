@@ -33,7 +33,7 @@ import sys, time
 from anabranch.executors import DaskExecutor
 from benchmarks import chaos_flows as flows
 from tests.ledger import Ledger
-flow = flows.mapped(Ledger(sys.argv[1]), 4_000, 0.005, 0.010)
+flow = flows.mapped(Ledger(sys.argv[1]), int(sys.argv[3]), 0.005, 0.010)
 print(flow.submit(executor=DaskExecutor(sys.argv[2])).run_id, flush=True)
 time.sleep(600)
 """
@@ -289,10 +289,10 @@ def nested(stage: Stage) -> Iterator[Row]:
 
 def client_killed(stage: Stage) -> Iterator[Row]:
     """A detached run goes on without its client."""
-    width, ledger = 4_000, stage.new_ledger()
+    width, ledger = 1_000 if stage.quick else 4_000, stage.new_ledger()
     with stage.cluster(workers=2, threads=1) as cluster:
         with _driver(
-            ["-c", SUBMITS, ledger.path, cluster.address], stage.new_folder(), "-", stdout=subprocess.PIPE
+            ["-c", SUBMITS, ledger.path, cluster.address, str(width)], stage.new_folder(), "-", stdout=subprocess.PIPE
         ) as client:
             assert client.stdout is not None
             run_id = client.stdout.readline().decode().strip()
@@ -322,7 +322,8 @@ def client_killed(stage: Stage) -> Iterator[Row]:
 
 def driver_killed(stage: Stage) -> Iterator[Row]:
     """The worker with the driver of a detached run is killed; again and again."""
-    width, wanted, ledger = 4_000, 1 if stage.quick else 3, stage.new_ledger()
+    width, wanted = (1_000, 1) if stage.quick else (4_000, 3)
+    ledger = stage.new_ledger()
     dead: list[int] = []
     with stage.cluster(workers=2, threads=1) as cluster:
         began = time.monotonic()
@@ -375,7 +376,7 @@ def _detached_problems(view: FlowRunView, ledger: Ledger, width: int, dead: list
 
 
 def soak(stage: Stage) -> Iterator[Row]:
-    """Many flows on one cluster that lives on: memory must be flat once Dask's own logs, which are bounded, are full."""
+    """Many flows on one cluster: memory must be flat once Dask's own logs, which are bounded, are full."""
     full, number = (5, 20) if stage.quick else (200, 300)
     seen: dict[int, dict[str, float]] = {}
     with stage.cluster(workers=2, threads=1) as cluster:
