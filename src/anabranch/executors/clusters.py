@@ -34,7 +34,7 @@ DEAF_TO_CTRL_C = (
     "import signal, threading\n"
     "if threading.current_thread() is threading.main_thread(): signal.signal(signal.SIGINT, signal.SIG_IGN)"
 )
-CLOSE_S = 5.0  # workers are given this long to end; then their nannies end them
+CLOSE_S = 30.0  # on a busy machine nannies take seconds to end their workers; one that takes longer is left alone
 REPORT_S = 30.0  # a scheduler that has served hours of tasks takes seconds to draw its report
 WORKER_NBYTES = 64 << 20  # of memory that a worker process takes before it has done anything
 FIRST_SLOTS = 4  # an adaptive cluster without a maximum is asked for this much to begin with
