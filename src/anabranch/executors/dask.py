@@ -288,8 +288,12 @@ class DaskExecutor:
 
     def _close_cluster(self) -> None:
         made, self._made = self._made, None
-        if made is not None:
-            made.close()
+        if made is None:
+            return
+        scheduler = getattr(made.cluster, "scheduler", None)
+        if made.is_ours and getattr(getattr(scheduler, "status", None), "name", "") == "closed":
+            made.cluster.shutdown_scheduler = False  # else Dask asks it to end, and waits half a minute for an answer
+        made.close()
 
     def slots(self) -> int:
         """Threads of all workers, or those that an adaptive cluster may come to have; 0 if there are no workers."""
