@@ -125,6 +125,7 @@ class DaskExecutor:
         self._replaced = 0.0
         self._alone_since: float | None = None
         self._token = ""
+        self._comm: Any = None
 
     @property
     def dashboard_link(self) -> str | None:
@@ -174,6 +175,11 @@ class DaskExecutor:
         return self._client
 
     @property
+    def _is_cut_off(self) -> bool:
+        """Whether the connection was lost. The client may have another by now, but all that it held there is gone."""
+        return self._connected.status != "running" or self._connected.scheduler_comm is not self._comm
+
+    @property
     def _is_of_this_machine(self) -> bool:
         """Whether the workers were started here, in the environment of this process."""
         return self._made is not None and self._made.is_ours and self.cluster_class is None
@@ -182,6 +188,7 @@ class DaskExecutor:
         from anabranch.executors.deaths import HandBack, plugin_name, topics
 
         self._client = self.new_client()
+        self._comm = self._client.scheduler_comm
         if self._made is None or not self._made.is_adaptive:  # an adaptive cluster has no workers before there is work
             address = self._client.scheduler.address if self._client.scheduler is not None else ""
             wait_for_workers(self._client, patience_s, _log.warning, address=address)
@@ -365,8 +372,8 @@ class DaskExecutor:
         now = time.monotonic()
         end = now + timeout_s if timeout_s is not None else float("inf")
         while True:
-            if self._client is not None and self._client.status != "running" and self._messages.empty():
-                return Disconnected(f"the connection to the scheduler is lost ({self._client.status})")
+            if self._client is not None and self._is_cut_off and self._messages.empty():
+                return Disconnected("the connection to the scheduler is lost")
             if self._expected and now >= self._next_sweep:
                 self._sweep(now)
             until = min(end, self._next_sweep if self._expected else end, now + TICK_S)
@@ -392,7 +399,7 @@ class DaskExecutor:
                     del self._expected[key]
                     self._ask(key)
                 continue
-            if status == "cancelled" and self._client is not None and self._client.status != "running":
+            if status == "cancelled" and self._is_cut_off:
                 return  # everything is: the connection is lost
             del self._expected[key]
             self._drop(key, status)
