@@ -14,6 +14,7 @@ import queue
 import socket
 import ssl
 import threading
+import time
 import warnings
 from collections.abc import Coroutine, Mapping
 from typing import TYPE_CHECKING, Any
@@ -31,6 +32,7 @@ DOCS = "docs/clusters.md"
 CONNECT_SHARE = 0.7  # of the limit; the rest is for finding out what is there instead, in three attempts
 GREETING_S = 0.5  # at most, for each of them: what a server says first arrives within a round trip
 CLOSING_S = 1.0  # on top of the limit, where a thread hangs in a look-up
+RETRY_S = 0.05  # between attempts at a port where nothing listens yet
 _SCHEMES = ("tcp", "tls", "ws", "wss", "ucx", "inproc")
 _PLAIN_SCHEMES = ("tcp", "ws", "ucx")
 _FILES = ("tls_ca_file", "tls_client_cert", "tls_client_key")
@@ -176,16 +178,39 @@ def reach(address: str, security: Security | None, *, timeout_s: float) -> None:
 
 async def _greet(address: str, security: Security | None, timeout_s: float) -> str:
     """What kind of Dask server answers at an address."""
-    from distributed.comm.core import connect as connect_comm
     from distributed.core import send_recv
 
     arguments = security.get_connection_args("client") if security is not None else _configured()
-    comm = await connect_comm(address, timeout=timeout_s, **arguments)
+    comm = await _open(address, timeout_s, arguments)
     try:
+        # Dask's own `connect` shakes hands too, and leaves the connection open to whatever does not understand it.
+        ours = comm.handshake_info()
+        await comm.write(ours)
+        comm.handshake_options = comm.handshake_configuration(ours, await comm.read())
         identity = await send_recv(comm, op="identity")
     finally:
         comm.abort()
     return str(identity.get("type", "Nanny"))
+
+
+async def _open(address: str, timeout_s: float, arguments: Mapping[str, Any]) -> Any:
+    """A connection to an address, which may begin to listen within the limit."""
+    from distributed.comm.addressing import parse_address
+    from distributed.comm.core import FatalCommClosedError
+    from distributed.comm.registry import get_backend
+
+    scheme, location = parse_address(address)
+    connector: Any = get_backend(scheme).get_connector()
+    end = time.monotonic() + timeout_s
+    while True:
+        try:
+            return await connector.connect(location, deserialize=True, **arguments)
+        except FatalCommClosedError:
+            raise
+        except OSError:
+            if time.monotonic() + RETRY_S > end:
+                raise
+            await asyncio.sleep(RETRY_S)
 
 
 def _configured() -> dict[str, Any]:
@@ -212,11 +237,13 @@ def _bounded(work: Coroutine[Any, Any, str], timeout_s: float) -> str:
         except BaseException as error:  # carried to the thread that waits
             box.put(error)
 
-    threading.Thread(target=run, name="anabranch-reach", daemon=True).start()
+    thread = threading.Thread(target=run, name="anabranch-reach", daemon=True)
+    thread.start()
     try:
         found = box.get(timeout=timeout_s + CLOSING_S)
     except queue.Empty:
         raise TimeoutError(f"no answer within {timeout_s:g} s") from None
+    thread.join()  # it holds the connection as long as it lives
     if isinstance(found, BaseException):
         raise found
     return found
