@@ -101,7 +101,9 @@ def _packed(state: State, **more: Any) -> bytes | None:
     """What the columns of a row do not say of a state; only classes of this library are in the pickle."""
     facts = {name: value for name, value in more.items() if value not in (None, "")}
     if state.failure is not None:
-        facts["failure"] = replace(state.failure, inputs=dict(state.failure.inputs))
+        failure = state.failure
+        is_plain = type(failure.inputs) is dict  # as workers make it; a map of failures has thousands of them
+        facts["failure"] = failure if is_plain else replace(failure, inputs=dict(failure.inputs))
     if state.counts is not None:
         facts["counts"] = state.counts
     if state.result is not None:
