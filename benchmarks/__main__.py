@@ -6,9 +6,11 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
+from unittest import mock
 
 import click
 import dask
@@ -26,6 +28,8 @@ def main(quick: bool, only: tuple[str, ...], output: Path) -> None:
     """Measure anabranch beside bare Dask, on two one-thread workers of this machine."""
     rows: list[Row] = []
     with (
+        tempfile.TemporaryDirectory() as home,
+        mock.patch.dict(os.environ, ANABRANCH_HOME=home),  # the history of these runs is nobody's
         started() as cluster,
         started(saturation="inf") as saturated,
         Client(cluster.address, set_as_default=False) as client,

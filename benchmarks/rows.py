@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ from typing import Any
 
 from distributed import Client
 
-from anabranch import Flow
+from anabranch import Flow, config
 from anabranch.executors import DaskExecutor
 from benchmarks import bare, flows
 from benchmarks.cluster import Cluster
@@ -234,6 +235,26 @@ def failures(bench: Bench) -> Iterator[Row]:
     )
 
 
+def history(bench: Bench) -> Iterator[Row]:
+    """What it costs to record a run: a map of a no-op, with and without a run store, in turns."""
+    width = 1_000 if bench.quick else 100_000
+    times: dict[str, list[float]] = {"none": [], "local": []}
+    for _ in range(1 if bench.quick else 15):
+        for backend, taken in times.items():
+            with config.set(backend=backend):
+                taken.append(bench.seconds(flows.fan_out(width)))
+    plain, recorded = (statistics.median(taken) for taken in times.values())
+    share = recorded / plain - 1
+    yield Row(
+        f"recording the states of {width:,} no-ops",
+        f"{share:+.1%} of {plain:.3f} s (medians of {len(times['none'])} runs in turns)",
+        "≤ 5 %",
+        None if bench.quick else share <= 0.05,
+        recorded,
+        plain,
+    )
+
+
 def memory(bench: Bench) -> Iterator[Row]:
     """What a driver and the scheduler hold, in a process of its own per flow."""
     for name, which, width, limit in (
@@ -300,6 +321,7 @@ MEASURES: dict[str, Measure] = {
     "efficiency": efficiency,
     "singles": singles,
     "failures": failures,
+    "history": history,
     "memory": memory,
     "starting": starting,
 }
