@@ -157,6 +157,9 @@ def run_plan(
         raise
     if recorder.end is not None:
         done = replace(done, state=replace(recorder.end, start_time=done.started, end_time=done.ended))
+    elif done.state.is_crashed():
+        message = f"{done.state.message}; what had finished is recorded: anabranch resume {plan.run_id}"
+        done = replace(done, state=replace(done.state, message=message))
     recorder.finish(done.state, done.runs)
     return FlowRunView(done, graph)
 

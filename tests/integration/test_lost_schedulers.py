@@ -105,6 +105,7 @@ def test_a_run_without_another_scheduler_ends_within_the_time_that_it_said(
     state = view.result["square"].state
     assert state.name == "Crashed"
     assert "there is no other to go on with" in state.message
+    assert f"anabranch resume {view.run_id}" in view.state.message
     assert any("waiting up to 1 s" in each for each in watch.notices)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ import pytest
 from tests.killable_cluster import KillableCluster, kill_and_wait, killable_cluster
 from tests.ledger import SINGLE, Ledger, WatchedExecutor, complaints, lost_unreported, repeated
 
-from anabranch import Flow, context, task, triggers, unmapped
-from anabranch.events import Event, MapAdvanced, TaskChanged
+from anabranch import Flow, config, context, task, triggers, unmapped
+from anabranch.events import Event, MapAdvanced, Noticed, TaskChanged
+from anabranch.executors import DaskExecutor
 
 pytestmark = pytest.mark.cluster
 
@@ -270,3 +272,27 @@ def test_a_single_task_that_kills_its_workers_crashes_alone(cluster: KillableClu
     assert "exited with status 3" in view.result[bad].message
     assert view.result[seen].state.name == "Success"
     assert view.result[apart].result == 3
+
+
+def test_a_run_without_news_says_what_it_waits_for(cluster: KillableCluster, tmp_path: Path) -> None:
+    gate = tmp_path / "gate"
+    notices: list[str] = []
+
+    @task
+    def wait(path: Path) -> None:
+        while not path.exists():
+            time.sleep(0.01)
+
+    def open_gate(event: Event) -> None:
+        if isinstance(event, Noticed):
+            notices.append(event.text)
+            gate.touch()
+
+    with Flow("waiting") as flow:
+        wait(gate)
+
+    with config.set(engine__watchdog_s=0.5):
+        view = flow.run(executor=DaskExecutor(cluster.address), observers=[open_gate])
+
+    assert view.is_successful()
+    assert re.fullmatch(r"no report for \d s: 1 task of waiting\.wait with tcp://127\.0\.0\.1:\d+", notices[0])

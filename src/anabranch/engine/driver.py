@@ -38,6 +38,7 @@ from anabranch.engine.stimuli import (
 from anabranch.engine.stimuli import Woke as WokeUp
 from anabranch.engine.units import Key, Printed, Program, Report, Unit, UnitOutcome
 from anabranch.engine.values import copied, width_of
+from anabranch.engine.watchdog import Watchdog
 from anabranch.engine.worker import opened_outcome
 from anabranch.errors import ExecutorError, UnmappableError
 from anabranch.events import Event, Noticed, Observer, RunFinished, RunStarted
@@ -148,6 +149,8 @@ class Driver:
         )
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
+        look: Callable[[], Sequence[str]] = getattr(executor, "situation", tuple)
+        self._watchdog = Watchdog(plan.settings["watchdog_s"], look, self._say)
         self._wake_at: float | None = None
         self._is_finished = False
         self._was_interrupted = False
@@ -246,6 +249,10 @@ class Driver:
                 return GivenUp(now, self._patience.reason)
             timeout = TICK_S if self._wake_at is None else min(TICK_S, self._wake_at - now)
             message = self._executor.next_message(timeout)
+            if message is None:
+                self._watchdog.look(self._clock())
+            else:
+                self._watchdog.calm()
             if isinstance(message, Posted):
                 if wants_code(message.payload) and isinstance(self._program, Shipment) and not self._program.archive:
                     self._send_program(self._program.with_code())

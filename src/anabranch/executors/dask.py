@@ -117,6 +117,8 @@ class DaskExecutor:
         """When tasks announced that they run alone."""
         self._causes: dict[str, str] = {}
         """How workers died, by address."""
+        self._wanted: dict[Key, Mapping[str, float]] = {}
+        """What keys ask for that ask for something."""
         self._next_sweep = 0.0
         self._slots = (0.0, 1)
         self._only: list[str] | None = None
@@ -354,6 +356,29 @@ class DaskExecutor:
                 self._client.replicate(futures)  # else all tasks would go to the one worker that has it
         else:
             self._expected.update(dict.fromkeys(keys))
+            if region.resources:
+                self._wanted.update(dict.fromkeys(keys, region.resources))
+
+    def situation(self) -> list[str]:
+        """Where the tasks are that have not reported, and what keeps workers from them; in words."""
+        from anabranch.executors.situation import situation
+
+        client = self._client
+        if client is None or client.status != "running" or not self._expected:
+            return []
+        scheduler: Any = client.scheduler
+        keys = list(self._expected)
+
+        def ask(question: Callable[..., Any], **arguments: Any) -> Any:
+            return client.sync(question, callback_timeout=ANSWER_S, **arguments)
+
+        try:
+            workers = self._workers()
+            states = ask(scheduler.get_task_status, keys=keys)
+            processing = ask(scheduler.processing, workers=None)
+        except (OSError, TimeoutError):
+            return [f"the scheduler does not answer within {ANSWER_S:g} s"]
+        return situation(workers, states, processing, {key: self._wanted[key] for key in keys if key in self._wanted})
 
     def _take_control(self, event: tuple[float, Any]) -> None:
         self._messages.put(CancelWanted(str(event[1])))
@@ -451,6 +476,7 @@ class DaskExecutor:
         """Let the scheduler forget keys."""
         for key in keys:
             self._expected.pop(key, None)
+            self._wanted.pop(key, None)
             self._begun.pop(key, None)
             future = self._futures.pop(key, None)
             if future is not None:
