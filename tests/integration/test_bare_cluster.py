@@ -8,7 +8,7 @@ import subprocess
 import sys
 import textwrap
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -20,6 +20,7 @@ from tests.bare_cluster import BareCluster, bare_cluster, make_environment
 from anabranch import Flow, task, triggers, unmapped
 from anabranch.engine import shipping
 from anabranch.errors import CodeNotLoadable, VersionMismatch
+from anabranch.events import Event, Noticed, Observer
 from anabranch.executors import DaskExecutor
 from anabranch.states import Failed
 
@@ -354,18 +355,58 @@ def test_a_worker_that_joins_later_and_has_nothing_is_sent_the_code(bare_python:
         assert state[names].result == ["anabranch"] * 8
 
 
-def _run_and_join(flow: Flow, cluster: BareCluster, marks: Path) -> Any:
+def test_a_worker_that_joins_later_with_another_python_gets_nothing_more(bare_python: Path, tmp_path: Path):
+    # Given a run at a cluster with one worker, which is busy until another one has refused something
+    preload = tmp_path / "other_python.py"
+    preload.write_text(
+        "import collections, sys\n"
+        "version = collections.namedtuple('version', 'major minor micro releaselevel serial')\n"
+        "sys.version_info = version(3, 99, 0, 'final', 0)\n",
+        encoding="ascii",
+    )
+    marks = tmp_path / "marks"
+    marks.mkdir()
+    refused = marks / "refused"
+
+    def notice(event: Event) -> None:
+        if isinstance(event, Noticed) and "gets nothing of this run" in event.text:
+            refused.touch(exist_ok=False)
+
+    def wait(number: int, folder: str) -> int:
+        import time
+
+        Path(folder, "begun").touch()
+        end = time.monotonic() + 20
+        while number == 0 and not Path(folder, "refused").exists():
+            if time.monotonic() > end:
+                raise TimeoutError("the other worker has refused nothing")
+            time.sleep(0.01)
+        return number
+
+    with Flow("unfit") as flow:
+        numbers = task(wait, chunksize=1).map(list(range(20)), folder=unmapped(str(marks)))
+    with bare_cluster(bare_python, tmp_path, workers=1) as cluster:
+        # When one joins that seems to have another Python
+        state = _run_and_join(flow, cluster, marks, "--preload", str(preload), observers=[notice])
+    # Then what it refused has run elsewhere.
+    assert refused.exists()
+    assert state[numbers].result == list(range(20))
+
+
+def _run_and_join(
+    flow: Flow, cluster: BareCluster, marks: Path, *options: str, observers: Sequence[Observer] = ()
+) -> Any:
     import threading
     import time
 
     def join() -> None:
         while not any(marks.iterdir()):
             time.sleep(0.01)
-        cluster.add_worker("bare")
+        cluster.add_worker("bare", None, *options)
 
     thread = threading.Thread(target=join)
     thread.start()
     try:
-        return flow.run(executor=DaskExecutor(cluster.address))
+        return flow.run(executor=DaskExecutor(cluster.address), observers=observers)
     finally:
         thread.join()

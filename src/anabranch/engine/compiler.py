@@ -102,3 +102,15 @@ def read_report(payload: Any) -> Report:
 def wants_code(payload: Any) -> bool:
     """Whether a worker has refused a unit only because it does not have this package."""
     return isinstance(payload, Mapping) and payload["kind"] == "code"
+
+
+def unfit_worker(payload: Any) -> str | None:
+    """Address of a worker that has refused a unit and would refuse any other of this run."""
+    if isinstance(payload, Mapping) and payload["kind"] in ("python", "version"):
+        return payload.get("worker")
+    return None
+
+
+def handed_back(payload: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a worker says that refused a unit, where another one is to have it."""
+    return {**payload, "kind": "code"}

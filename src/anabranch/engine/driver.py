@@ -12,7 +12,14 @@ from typing import Any, TypeAlias
 
 from anabranch.bindings import Build, Const, Expression
 from anabranch.context import RunInfo
-from anabranch.engine.compiler import compile_program, compile_units, read_report, wants_code
+from anabranch.engine.compiler import (
+    compile_program,
+    compile_units,
+    handed_back,
+    read_report,
+    unfit_worker,
+    wants_code,
+)
 from anabranch.engine.entry import Sourced
 from anabranch.engine.interrupts import interrupts_later
 from anabranch.engine.knowledge import NodeRun
@@ -151,6 +158,8 @@ class Driver:
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
         look: Callable[[], Sequence[str]] = getattr(executor, "situation", tuple)
         self._watchdog = Watchdog(plan.settings["watchdog_s"], look, self._say)
+        self._unfit: set[str] = set()
+        """Workers that refuse whatever they get."""
         self._wake_at: float | None = None
         self._is_finished = False
         self._was_interrupted = False
@@ -256,7 +265,7 @@ class Driver:
             if isinstance(message, Posted):
                 if wants_code(message.payload) and isinstance(self._program, Shipment) and not self._program.archive:
                     self._send_program(self._program.with_code())
-                report = read_report(message.payload)
+                report = read_report(self._sent_elsewhere(message.payload))
                 if self._journal is not None:
                     self._journal(report)
                 self._show(report.prints)
@@ -280,6 +289,17 @@ class Driver:
         except ExecutorError as error:
             return GivenUp(self._clock(), f"{reason}, and there is no other to go on with: {error}")
         return Uprooted(self._clock())
+
+    def _sent_elsewhere(self, payload: Any) -> Any:
+        """What a worker says; a unit that it refused, as it will refuse any, goes to others if there are any."""
+        address = unfit_worker(payload)
+        avoid: Callable[[str], bool] | None = getattr(self._executor, "avoid", None)
+        if address is None or avoid is None or not avoid(address):
+            return payload
+        if address not in self._unfit:  # what was on its way to it comes back too
+            self._unfit.add(address)
+            self._say(f"{payload['refused']}; that worker, {address}, gets nothing of this run")
+        return handed_back(payload)
 
     def _kill_attempts(self) -> None:
         """End the attempts of a run that is over, where they have processes of their own: others cannot be ended."""

@@ -110,8 +110,10 @@ def enter(
 def enter_cut(origin: Any, token: str, program: Any, slug: str, indices: Any, outcome: Any, /) -> Any:
     """Cut a chunk's elements from a list, where the list is."""
     refusal = refused(origin, token, program)
-    if refusal is not None or isinstance(outcome, dict):
-        return refusal or outcome
+    if refusal is not None:
+        return {**refusal, "worker": _dask_worker().address}
+    if isinstance(outcome, dict):
+        return outcome
     return _worker().cut_elements(slug, indices, _closed((0,), (outcome,))[0])
 
 
@@ -142,9 +144,15 @@ def _worker() -> Any:
 
 
 def _post(token: str, refusal: dict[str, Any]) -> dict[str, Any]:
-    """Tell the driver that a unit was not run; the outcome is what it is told."""
-    import_module("distributed.worker").get_worker().log_event(token, (*refusal["key"], refusal))
+    """Tell the driver that a unit was not run, and because of which worker; the outcome is what it is told."""
+    worker = _dask_worker()
+    refusal = {"worker": worker.address, **refusal}
+    worker.log_event(token, (*refusal["key"], refusal))
     return refusal
+
+
+def _dask_worker() -> Any:
+    return import_module("distributed.worker").get_worker()
 
 
 # Outcomes -------------------------------------------------------------------------------------------------------------

@@ -121,8 +121,10 @@ class DaskExecutor:
         """What keys ask for that ask for something."""
         self._next_sweep = 0.0
         self._slots = (0.0, 1)
-        self._only: list[str] | None = None
-        """Workers that may be used, if others do not fit."""
+        self._addresses: frozenset[str] = frozenset()
+        """Workers that there were a moment ago."""
+        self._unfit: set[str] = set()
+        """Workers that nothing is sent to."""
         self._around = contextlib.ExitStack()
         self._replaced = 0.0
         self._alone_since: float | None = None
@@ -248,8 +250,17 @@ class DaskExecutor:
             _log.warning("%s", warning)
         report.raise_problems(self.address or "hand")
         if needs.probe is not None and report.good_workers:
-            all_workers = set(self._workers())
-            self._only = sorted(report.good_workers) if all_workers - report.good_workers else None
+            self._unfit = set(self._workers()) - report.good_workers
+
+    def avoid(self, address: str) -> bool:
+        """Send nothing to a worker any more, if there are others; whether there are."""
+        self._unfit.add(address)
+        return bool(self._addresses - self._unfit)
+
+    @property
+    def _only(self) -> list[str] | None:
+        """Workers that may be used, if not all of them may."""
+        return sorted(self._addresses - self._unfit) or None if self._unfit & self._addresses else None
 
     def ask_workers(self, question: Callable[[], Any], timeout_s: float = ANSWER_S) -> list[Any]:
         """What each worker answers to a function that loads anywhere; nothing if they do not all answer in time."""
@@ -268,6 +279,7 @@ class DaskExecutor:
         # Without a limit, a scheduler that hangs would hang the driver.
         info = self._connected.sync(scheduler.identity, n_workers=-1, callback_timeout=ANSWER_S)
         workers: Mapping[str, Any] = info["workers"]
+        self._addresses = frozenset(workers)
         return workers
 
     def stop(self) -> None:
@@ -311,7 +323,8 @@ class DaskExecutor:
         client = self._client
         if client is not None and client.status == "running" and now - counted > SLOTS_S:
             try:
-                slots = sum(worker["nthreads"] for worker in self._workers().values())
+                workers = self._workers()
+                slots = sum(workers[address]["nthreads"] for address in self._only or workers)
             except (OSError, TimeoutError):
                 _log.warning("the scheduler did not say within %g s which workers it has", ANSWER_S)
             self._slots = (time.monotonic(), slots)

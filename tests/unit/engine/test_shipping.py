@@ -22,7 +22,14 @@ import pytest
 from anabranch import Flow, config, task
 from anabranch.context import RunInfo
 from anabranch.engine import entry, shelf, shipping
-from anabranch.engine.compiler import compile_program, compile_units, read_report, wants_code
+from anabranch.engine.compiler import (
+    compile_program,
+    compile_units,
+    handed_back,
+    read_report,
+    unfit_worker,
+    wants_code,
+)
 from anabranch.engine.entry import Parcel, Sourced
 from anabranch.engine.shipping import archive_of, origin, own_modules, pack
 from anabranch.engine.units import Program, Report, Unit
@@ -282,6 +289,18 @@ def test_a_worker_that_only_wants_the_code_hands_its_unit_back():
     single = read_report({**refusal, "outline": pickle.dumps((("a", "b"), None))})
     assert [type(each.state) for each in single.singles] == [Pending, Pending]
     assert not wants_code(pickle.dumps(single))
+
+
+def test_a_worker_that_will_never_do_is_told_from_one_that_lacks_the_code():
+    refusal = {"refused": "no", "key": ("k", 1), "outline": pickle.dumps((("a",), range(4))), "worker": "tcp://w:1"}
+    assert [unfit_worker({**refusal, "kind": kind}) for kind in ("python", "version", "code", "load")] == [
+        "tcp://w:1",
+        "tcp://w:1",
+        None,
+        None,
+    ]
+    assert unfit_worker(b"a report") is None
+    assert read_report(handed_back({**refusal, "kind": "python"})) == Report(("k", 1), indices=())
 
 
 # On a worker ----------------------------------------------------------------------------------------------------------
