@@ -17,6 +17,7 @@ from pathlib import Path
 import psutil
 from distributed import Client
 from tests.killable_cluster import kill, left_behind
+from tests.killed_driver import KilledDriver
 from tests.ledger import Execution, Ledger, WatchedExecutor, complaints, repeated
 
 from anabranch import Flow, task, unmapped
@@ -375,6 +376,30 @@ def _detached_problems(view: FlowRunView, ledger: Ledger, width: int, dead: list
     return problems
 
 
+def driver_killed_and_resumed(stage: Stage) -> Iterator[Row]:
+    """C9: the driver of three maps is killed again and again, and each time another process resumes the run."""
+    width, times = (200, 5) if stage.quick else (5_000, 50)
+    for executor in ("local", "dask"):
+        driver = KilledDriver(stage.new_folder(), executor=executor, width=width)
+        began = time.monotonic()
+        seen = driver.be_killed(times, seed=stage.seed)
+        executions = len(driver.ledger())
+        wanted = len(driver.elements) + 3
+        ends_well = seen.output == f"Success {driver.total}" and driver.elements <= set(driver.ledger())
+        yield Row(
+            f"C9 {executor}",
+            f"3 maps × {width:,}, SIGKILL of the driver at {times} random moments, each time resumed",
+            "Success; nothing that was recorded ran again; the store is whole each time",
+            f"{'Success' if ends_well else seen.output}, {sum(seen.again.values())} recorded ones ran again, "
+            f"{len(seen.complaints)} complaints of the store",
+            ends_well and not seen.again and not seen.complaints and seen.kills > times // 2,
+            kills=seen.kills,
+            executions=executions,
+            elements=wanted,
+            seconds=time.monotonic() - began,
+        )
+
+
 def soak(stage: Stage) -> Iterator[Row]:
     """Many flows on one cluster: memory must be flat once Dask's own logs, which are bounded, are full."""
     full, number = (5, 20) if stage.quick else (200, 300)
@@ -519,6 +544,7 @@ def _gaps(executions: list[Execution]) -> float:
 
 
 CASES = {
+    "C9": driver_killed_and_resumed,
     "C10": signalled,
     "C19": hangs,
     "C20": cancelled,
