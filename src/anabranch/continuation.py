@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from anabranch.checking import checked
 from anabranch.engine.driver import RunPlan
 from anabranch.errors import ParameterError, ResumeError, RunStoreError, listed
 from anabranch.fingerprints import changes, fingerprints
@@ -15,6 +16,7 @@ from anabranch.frozen import FrozenGraph
 from anabranch.history import facts_of, find, is_dead, secret_slugs, secrets_of
 from anabranch.names import short
 from anabranch.parameter import Parameter
+from anabranch.persisting import going_on
 from anabranch.recording import SERIALS_OF_AN_OWNER, Recorder
 from anabranch.report_rows import columns_of, single_of
 from anabranch.resuming import Choice, Recorded, held
@@ -129,9 +131,11 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
     recorded = load(taken.store, taken.record.run_id, plan.graph)
     if request.element is not None:
         _check_element(recorded, *request.element)
+    recorded = checked(plan.graph, recorded, repairs=not request.only_failed)
     kept = held(plan.graph, recorded, choice)
     plan = replace(
         plan,
+        graph=going_on(plan.graph),
         run_id=taken.record.run_id,
         date=taken.record.start,
         first_serial=taken.ownership.epoch * SERIALS_OF_AN_OWNER,

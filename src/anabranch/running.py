@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
 
     from anabranch.continuation import Request
+    from anabranch.results.base import Result
 
 
 def plan_of(
@@ -46,8 +47,9 @@ def plan_of(
     run_id: str | None = None,
     keep: frozenset[str] | None = frozenset(),
     approved: frozenset[str] = frozenset(),
+    result: Result | None = None,
 ) -> RunPlan:
-    """What is to be run, with every parameter's value; `keep` None is everything.
+    """What is to be run, with every parameter's value; `keep` None is everything; `result`: the flow's.
 
     Raises
     ------
@@ -56,6 +58,10 @@ def plan_of(
     """
     values = resolve_parameters(graph.name, parameters, given)
     frozen = graph.freeze(reference)
+    if result is not None or config.checkpointing or any(node.policies.storing for node in frozen.nodes.values()):
+        from anabranch.persisting import with_storing
+
+        frozen = with_storing(frozen, result, checkpointing=config.checkpointing)
     named = {node.slug: node.name for node in frozen.nodes.values() if node.kind == "parameter"}
     return RunPlan(
         graph=frozen,

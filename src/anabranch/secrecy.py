@@ -47,8 +47,13 @@ class Secrets:
             return batch
         return replace(
             batch,
-            task_runs=[replace(each, value=self._clean(each.value), **self._told(each)) for each in batch.task_runs],
-            chunks=[replace(each, values=self._clean(each.values)) for each in batch.chunks],
+            task_runs=[
+                replace(each, value=self._clean(each.value), result=self._place(each.result), **self._told(each))
+                for each in batch.task_runs
+            ],
+            chunks=[
+                replace(each, values=self._clean(each.values), result=self._place(each.result)) for each in batch.chunks
+            ],
             elements=[replace(each, **self._told(each)) for each in batch.elements],
         )
 
@@ -57,6 +62,10 @@ class Secrets:
         for secret in self._texts:
             text = text.replace(secret, self.MASK)
         return text
+
+    def _place(self, text: str | None) -> str | None:
+        """Where a value is stored, of which its short text is a part."""
+        return None if text is None else self.text(text)
 
     def _clean(self, data: bytes | None) -> bytes | None:
         return None if data is None or any(secret in data for secret in self._data) else data

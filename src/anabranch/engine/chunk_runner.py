@@ -12,18 +12,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial as partial_function
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anabranch import context
 from anabranch.bindings import Const, Ref, evaluate
 from anabranch.engine.carried import Carried
-from anabranch.engine.columns import Aligned, single_outcome, whole_outcome
+from anabranch.engine.columns import Aligned, single_outcome, stored_columns, whole_outcome
 from anabranch.engine.cutting import cut
 from anabranch.engine.failures import revive
 from anabranch.engine.reducing import partial
 from anabranch.engine.task_runner import (
     Environment,
     TaskRun,
+    arguments_of,
     conclude_exception,
     failed_state,
     run_attempts,
@@ -37,20 +38,29 @@ from anabranch.engine.units import (
     Held,
     Indices,
     Key,
+    Note,
     Outcome,
     Pieces,
+    Refs,
     Report,
     Sent,
+    Stored,
     Unit,
     UnitOutcome,
 )
 from anabranch.engine.values import ATOMS, copied, dumps, materialised, measured
+from anabranch.errors import ResultError, UnstorableValueError
 from anabranch.frozen import FrozenNode
+from anabranch.results.reference import ResultRef
 from anabranch.signals import LOOP, Signal
-from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Retrying, Running, State, Success
+from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Retrying, Running, State, Success
+
+if TYPE_CHECKING:
+    from anabranch.engine.storage import Errand, Storage
 
 FIRST_BLOCK = 1
 LONGEST_BLOCK = 1024
+_WITH_VALUE = frozenset({Success.code, Cached.code})
 BLOCK_S = 0.01  # a block of several maps should take no longer, so that a chunk can give up soon after its deadline
 
 
@@ -75,15 +85,23 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     columns: dict[str, Column] = {}
     partials: dict[str, tuple[range, Any]] = {}
     reports = []
-    for stage in stages:
+    for place, stage in enumerate(stages):
         data, size = stage.check_values(reached)
+        refused = stage.store(reached, unit.key[1])
+        if refused:
+            data, size = stage.check_values(reached)
+            for position in refused:
+                for below in stages[place + 1 :]:
+                    below.forget(position)
         nbytes += size if stage.node.slug in unit.keep else 0
         codes = bytes(stage.codes[:reached])
         records = {indices[position]: state for position, state in stage.records.items()}
         if min(codes) < FIRST_FINAL_CODE:  # the values of the others come with their last attempt
             data = dumps([value for value, code in zip(stage.values, codes, strict=False) if code >= FIRST_FINAL_CODE])
         small = data is not None and len(data) <= environment.setting("inline_nbytes")
-        reports.append(ColumnReport(stage.node.slug, codes, records, data if small else None))
+        notes = {indices[position]: note for position, note in stage.notes.items() if position < reached}
+        values = data if small else None
+        reports.append(ColumnReport(stage.node.slug, codes, records, values, stage.refs_of(reached), notes))
         reducers = unit.reduces.get(stage.node.slug, ())
         is_reduced = _reduce(stage, reducers, done, environment, partials)
         if stage.node.slug in unit.keep or not is_reduced:
@@ -103,6 +121,21 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         started=began,
     )
     return UnitOutcome(columns=columns, partials=partials, nbytes=nbytes), report
+
+
+def failed_chunk(unit: Unit, environment: Environment, error: Exception) -> tuple[UnitOutcome, Report]:
+    """The outcome of a chunk whose inputs are not to be had: all its elements have failed."""
+    indices = unit.indices
+    assert indices is not None
+    columns, reports, began = {}, [], environment.clock()
+    for slug in unit.nodes:
+        state = replace(failed_state(error, root=f"{slug}[{indices[0]}]"), worker=environment.worker)
+        records: dict[int, State] = {index: replace(state, map_index=index) for index in indices}
+        codes = bytes([state.code]) * len(indices)
+        columns[slug] = Column(indices, codes, [revive(state.failure)] * len(indices), records)
+        reports.append(ColumnReport(slug, codes, records))
+    report = Report(unit.key, columns=tuple(reports), indices=indices, worker=environment.worker, started=began)
+    return UnitOutcome(columns=columns), report
 
 
 def _reduce(
@@ -208,6 +241,7 @@ class Stage:
         self.attempts = unit.attempts if is_first else {}
         self.loops = unit.loops if is_first else {}
         self.approved = node.slug in unit.approved
+        self.is_suspect = unit.is_suspect
         width = len(unit.indices)
         self.codes = bytearray(width)
         self.values: list[Any] = [None] * width
@@ -217,6 +251,15 @@ class Stage:
         self.last_s = 0.0
         """Seconds that the last element took before the deadline passed."""
         self.context = environment.task_context(node)
+        self.storage = environment.storage(node)
+        self.refs: dict[int, ResultRef] = {}
+        """Where values are stored that have an object of their own, by position."""
+        self.notes: dict[int, Note] = {}
+        """What looking for cached values came to, by position."""
+        self._object: tuple[tuple[int, ...], ResultRef] | None = None
+        """Where values are stored that share one, with their indices."""
+        self._errands: dict[int, Errand] = {}
+        self._prefetched: Mapping[str, bytes | None] = {}
         self._seen: dict[object, int] = {}
         """Position of the first failure of each kind."""
         self.whole = {slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in node.whole_upstreams}
@@ -230,7 +273,8 @@ class Stage:
         self.is_followed = False
         """Whether another map of the chunk takes the values."""
         self._line_up(unit, outcomes, before)
-        self.is_plain = node.policies.is_plain and all(
+        is_by_element = self.storage is not None and self.storage.goes_by_element
+        self.is_plain = (not is_by_element and node.policies.is_plain) and all(
             outcome.state.is_successful() and not outcome.state.is_skipped() and not _has_failures(outcome.state)
             for outcome in self.whole.values()
         )
@@ -242,12 +286,13 @@ class Stage:
             if slug in before:
                 self.lined[slug] = before[slug]
             elif isinstance(source := unit.elements.get(slug), Pieces):
-                self.lined[slug] = Aligned(slug, source, outcomes, self.indices)
+                stored = stored_columns(self.environment.program.nodes[slug], source.stored, self.indices)
+                self.lined[slug] = Aligned(slug, source, outcomes, self.indices, stored)
             elif isinstance(source, CutFrom):
                 held = outcomes[source.key]
                 lists[slug] = held.cut if held.cut is not None else self._cut(held.singles[slug].value)
-            elif isinstance(source, (Held, Sent)):
-                lists[slug] = self._cut(single_outcome(slug, source, outcomes).value)
+            elif isinstance(source, (Held, Sent, Stored)):
+                lists[slug] = self._cut(single_outcome(slug, source, outcomes, self.environment.program).value)
             else:
                 lists[slug] = self._cut(self.environment.program.values[slug])
         for name in self.node.mapped:
@@ -317,6 +362,7 @@ class Stage:
         positions = iter(range(low, high))
         position = low - 1
         raised: BaseException | None = None
+        self._prefetch(low, high)
         before = clock()
         with context.entered(ctx):
             while True:
@@ -414,7 +460,33 @@ class Stage:
             check_value=False,
             is_new=partial_function(self._is_new, position),
             copied=self._copied,
+            storage=self.storage if self.storage is not None and self.storage.goes_by_element else None,
+            errand=self._errands.get(position),
+            prefetched=self._prefetched,
+            looks_back=self.is_suspect,
         )
+
+    def _prefetch(self, low: int, high: int) -> None:
+        """Look for what is stored of elements that other runs may have stored, for all of them in one go."""
+        if self.storage is None or not self.storage.is_shared:
+            return
+        from anabranch.engine.storage import prefetch
+
+        self._errands = {}
+        for position in range(low, high):
+            run = self._run_at(position)
+            near = [outcome.state for outcome in run.neighbours.values()]
+            if not all(state.is_successful() and not state.is_skipped() for state in near):
+                continue  # its trigger decides
+            try:
+                self._errands[position] = self.storage.errand(arguments_of(run)[2], self.indices[position])
+            except BaseException as error:  # the element's own affair, which it will be told of
+                if self.environment.is_main and isinstance(error, KeyboardInterrupt):
+                    raise
+        try:
+            self._prefetched = prefetch(self._errands.values(), self.storage.result)
+        except ResultError:  # elements will find out for themselves
+            self._prefetched = {}
 
     def _long_way(self, position: int) -> None:
         self._record(position, run_task(self._run_at(position)))
@@ -505,6 +577,10 @@ class Stage:
         state = outcome.state
         self.codes[position] = state.code
         self.values[position] = outcome.value
+        if outcome.ref is not None:
+            self.refs[position] = outcome.ref
+        if outcome.note is not None:
+            self.notes[position] = outcome.note
         if type(state) is Success and state.attempt == 1:
             self.records.pop(position, None)
         else:
@@ -524,6 +600,11 @@ class Stage:
         if self.codes[position] < FIRST_FINAL_CODE:
             self.records.pop(position, None)
             self._long_way(position)
+
+    def forget(self, position: int) -> None:
+        """Decide anew about an element whose value was made of one that could not be stored."""
+        self.records.pop(position, None)
+        self._long_way(position)
 
     # Afterwards -------------------------------------------------------------------------------------------------------
 
@@ -547,6 +628,60 @@ class Stage:
         data = pickle.dumps(values, protocol=5)
         return data, len(data)
 
+    def store(self, reached: int, serial: int) -> list[int]:
+        """Store the values as one object, if they go by chunk; positions of those that could not be, and have failed.
+
+        Parameters
+        ----------
+        serial
+            Of the unit.
+        """
+        storage = self.storage
+        if storage is None or storage.goes_by_element:
+            return []
+        refused: list[int] = []
+        while True:
+            positions = [position for position in range(reached) if self.codes[position] in _WITH_VALUE]
+            if not positions:
+                return refused
+            try:
+                whole = partial_function(self._whole_inputs, storage)
+                indices = tuple(self.indices[position] for position in positions)
+                ref, stored = storage.commit_chunk(indices, [self.values[p] for p in positions], serial, whole)
+            except UnstorableValueError as error:
+                guilty = {p: why for p in positions if (why := storage.unstorable(self.values[p])) is not None}
+                for position in guilty or positions:
+                    self._fail(position, guilty.get(position, error))
+                    refused.append(position)
+            except BaseException as error:
+                if self.environment.is_main and isinstance(error, KeyboardInterrupt):
+                    raise
+                self._fail_all(positions, error)
+                return [*refused, *positions]
+            else:
+                for position, value in zip(positions, stored or (), strict=False):
+                    self.values[position] = value
+                self._object = indices, ref
+                return refused
+
+    def _whole_inputs(self, storage: Storage) -> dict[str, Any]:
+        from anabranch.engine.storage import whole_inputs
+
+        values = {slug: outcome.value for slug, outcome in self.whole.items()}
+        return whole_inputs(self.node, {**storage.values, **values})
+
+    def refs_of(self, reached: int) -> Refs:
+        """Where the values are stored."""
+        if self._object is not None:
+            indices, ref = self._object
+            whole = range(indices[0], indices[-1] + 1)
+            return ((whole if len(whole) == len(indices) else indices, ref),)
+        return tuple(
+            (range(self.indices[position], self.indices[position] + 1), ref)
+            for position, ref in sorted(self.refs.items())
+            if position < reached and self.codes[position] in _WITH_VALUE
+        )
+
     def _travelling(self, reached: int) -> list[Any]:
         """The values, without the exceptions: these are pickled in the states already."""
         values = self.values[:reached]
@@ -569,6 +704,15 @@ class Stage:
             measured(value)
         except BaseException as error:
             self._fail(position, error)
+
+    def _fail_all(self, positions: Sequence[int], error: BaseException) -> None:
+        """Give elements that one fault has befallen one failure: thousands of descriptions would say the same."""
+        first = self.indices[positions[0]]
+        state = failed_state(error, root=f"{self.node.slug}[{first}]")
+        exception = revive(state.failure)
+        for position in positions:
+            own = replace(state, map_index=self.indices[position], worker=self.environment.worker)
+            self._record(position, Outcome(own, exception))
 
     def _fail(self, position: int, error: BaseException) -> None:
         index = self.indices[position]

@@ -368,9 +368,10 @@ class Driver:
         for slug in self._machine.keep:
             run = self._machine.runs[slug]
             if run.elements is not None:
-                if sum(len(indices) for indices, _ in run.elements.values) < run.elements.width:
+                inline = sum(len(indices) for indices, _ in run.elements.values)
+                if inline < run.elements.width and not run.elements.is_stored:
                     keys.update(run.elements.keys)
-            elif run.key is not None and run.value is None and run.state.is_finished():
+            elif run.key is not None and run.value is None and run.ref is None and run.state.is_finished():
                 keys[run.key] = None
         outcomes = {}
         for key, outcome in (self._executor.gather(keys) if keys else {}).items():

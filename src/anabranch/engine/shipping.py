@@ -78,6 +78,8 @@ class Shipment:
     def with_code(self) -> Shipment:
         """The same for workers that do not have this package."""
         named = {match.decode() for match in _NAMED.findall(self.program)}
+        if "anabranch.storing" in named:
+            named.add("anabranch.engine.storage")  # which is loaded where it is needed only
         return replace(self, archive=archive_of(frozenset(named)))
 
 

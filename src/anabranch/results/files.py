@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -79,6 +79,14 @@ class LocalStore:
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     raise _wrong_kind(location, os.fstat(handle).st_mode)
                 return file.read(-1 if nbytes is None else nbytes)
+
+    def get_many(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """As `Store.get_many`."""
+        found = {}
+        for location in locations:
+            with suppress(FileNotFoundError):
+                found[location] = self.get(location)
+        return found
 
     def exists(self, location: str) -> bool:
         """As `Store.exists`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -45,6 +46,11 @@ class MemoryStore:
         if (data := self.objects.get(location)) is None:
             raise FileNotFoundError(location)
         return data[:nbytes]
+
+    def get_many(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """As `Store.get_many`."""
+        with _LOCK:
+            return {location: self.objects[location] for location in locations if location in self.objects}
 
     def exists(self, location: str) -> bool:
         """As `Store.exists`."""
