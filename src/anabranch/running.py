@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ from anabranch.errors import OptionError
 from anabranch.events import Observer
 from anabranch.executors.base import CancelWanted, Executor, Message
 from anabranch.graph import Graph, NodeLike
-from anabranch.history import begin
+from anabranch.history import begin, facts_of
 from anabranch.names import short
 from anabranch.parameter import Parameter
 from anabranch.parameters import resolve_parameters
@@ -48,8 +49,11 @@ def plan_of(
     keep: frozenset[str] | None = frozenset(),
     approved: frozenset[str] = frozenset(),
     result: Result | None = None,
+    checkpointing: bool | None = None,
 ) -> RunPlan:
-    """What is to be run, with every parameter's value; `keep` None is everything; `result`: the flow's.
+    """What is to be run, with every parameter's value; `keep` None is everything.
+
+    `result` is the flow's; `checkpointing` None: as the settings say.
 
     Raises
     ------
@@ -58,10 +62,11 @@ def plan_of(
     """
     values = resolve_parameters(graph.name, parameters, given)
     frozen = graph.freeze(reference)
-    if result is not None or config.checkpointing or any(node.policies.storing for node in frozen.nodes.values()):
+    checkpointing = config.checkpointing if checkpointing is None else checkpointing
+    if result is not None or checkpointing or any(node.policies.storing for node in frozen.nodes.values()):
         from anabranch.persisting import with_storing
 
-        frozen = with_storing(frozen, result, checkpointing=config.checkpointing)
+        frozen = with_storing(frozen, result, checkpointing=checkpointing)
     named = {node.slug: node.name for node in frozen.nodes.values() if node.kind == "parameter"}
     return RunPlan(
         graph=frozen,
@@ -110,7 +115,8 @@ def recorded_plan(
 
     taken = take(request, graph.name)
     try:
-        plan = plan_of(graph, reference, parameters, taken.parameters, **options)
+        checkpointing = config.checkpointing or bool(facts_of(taken.record).get("checkpointing"))
+        plan = plan_of(graph, reference, parameters, taken.parameters, checkpointing=checkpointing, **options)
         return go_on(taken, plan, parameters, request)
     except BaseException:
         taken.give_back()
@@ -151,6 +157,30 @@ def run_plan(
     recorder: Recorder | None = None,
 ) -> FlowRunView:
     """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned."""
+    with _stores(plan):
+        return _run_plan(plan, graph, executor, handlers, observers, recorder)
+
+
+@contextmanager
+def _stores(plan: RunPlan) -> Iterator[None]:
+    """The stores of a run, kept in order: swept of what dead writers left, and closed."""
+    if all(node.policies.storing is None for node in plan.graph.nodes.values()):
+        yield
+        return
+    from anabranch.persisting import Housekeeping
+
+    with Housekeeping(plan.graph):
+        yield
+
+
+def _run_plan(
+    plan: RunPlan,
+    graph: Graph,
+    executor: Executor,
+    handlers: FlowHandlers,
+    observers: Sequence[Observer],
+    recorder: Recorder | None,
+) -> FlowRunView:
     if recorder is None:
         return FlowRunView(run_handled(plan, executor, handlers, observers), graph)
     guarded: Any = _Guarded(executor, recorder)  # an executor by delegation

@@ -25,6 +25,7 @@ from anabranch.engine.interrupts import interrupts_later
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.machine import Machine
 from anabranch.engine.patience import Patience
+from anabranch.engine.reach import check_reach
 from anabranch.engine.shipping import Shipment, have_code, is_on_other_machines, pack, probe_call
 from anabranch.engine.stimuli import (
     CancelAsked,
@@ -214,6 +215,8 @@ class Driver:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
             program = Program(info, nodes, plan.parameters, plan.settings)
             is_elsewhere = is_on_other_machines(self._executor)
+            if any(node.policies.storing is not None for node in self._graph.nodes.values()):
+                check_reach(self._graph.nodes.values(), self._executor, is_elsewhere=is_elsewhere)
             has_code = not is_elsewhere or have_code(self._executor)
             shipment = pack(program, is_elsewhere=is_elsewhere, has_code=has_code)
             self._check_place(shipment, is_elsewhere=is_elsewhere)

@@ -23,6 +23,8 @@ class MemoryStore:
                 store.objects = {}
         return store
 
+    of_one_process = True
+    """What is written elsewhere is not found here."""
     _token: str
     objects: dict[str, bytes]
     """The objects by location, for a test to look at, or to damage."""
