@@ -64,8 +64,7 @@ def checked(graph: FrozenGraph, recorded: Recorded, *, repairs: bool = True) -> 
     if not bad:
         return recorded
     for each, text in bad[:_MAX_TOLD]:
-        what = each.slug if each.indices is None else f"{each.slug}[{each.indices[0]}…{each.indices[-1]}]"
-        _log.warning("%s runs again: %s", what, text)
+        _log.warning("%s runs again: %s", _name(each), text)
     if len(bad) > _MAX_TOLD:
         _log.warning("%d more stored values are missing or damaged, and are computed again", len(bad) - _MAX_TOLD)
     nodes = {each.slug for each, _ in bad if each.indices is None}
@@ -74,6 +73,13 @@ def checked(graph: FrozenGraph, recorded: Recorded, *, repairs: bool = True) -> 
         if each.indices is not None:
             elements.setdefault(each.slug, set()).update(each.indices)
     return without(recorded, nodes, elements)
+
+
+def _name(stored: _Stored) -> str:
+    if stored.indices is None:
+        return stored.slug
+    first, last = stored.indices[0], stored.indices[-1]
+    return f"{stored.slug}[{first}]" if first == last else f"{stored.slug}[{first}] to [{last}]"
 
 
 def _with_known_places(graph: FrozenGraph, recorded: Recorded) -> Recorded:

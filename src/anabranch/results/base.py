@@ -410,7 +410,7 @@ class Result:
             self.store.delete(location)
 
     def put_note(self, location: str, data: bytes, *, replace: bool = False) -> bool:
-        """Leave bytes that are no value; False if there are some and `replace` is not set.
+        """Leave bytes that are no value, and need not survive the machine; False if there are some, without `replace`.
 
         Raises
         ------
@@ -418,7 +418,8 @@ class Result:
             The store cannot be written to.
         """
         with self._using("written", location):
-            return self.store.put(check_location(location), [data], replace=replace)
+            put = getattr(self.store, "put_quickly", self.store.put)
+            return bool(put(check_location(location), [data], replace=replace))
 
     def get_note(self, location: str) -> bytes | None:
         """Such bytes; None if there are none.

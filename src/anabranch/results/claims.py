@@ -94,10 +94,15 @@ def value_or_claim(
         has_looked = False
         claim = _claim(result, location, seen, clock)
         if isinstance(claim, Claim):
-            if (value := look()) is not None:  # it was computed between the look and the claim
+            try:
+                value = look()
+            except BaseException:
                 claim.release()
-                return value
-            return claim
+                raise
+            if value is None:
+                return claim
+            claim.release()  # it was computed between the look and the claim
+            return value
         if not is_told and clock() - began > _TELL_S:
             is_told = True
             _log.info("waiting for %s, which %s computes", location, claim)
@@ -112,9 +117,14 @@ def _claim(
     number = 0
     while True:
         mine = Claim(result, location, number)
-        if result.put_note(_place(location, number), mine.content()):
-            _HEART.add(mine)
-            return mine
+        _HEART.add(mine)  # before others see it
+        try:
+            if result.put_note(_place(location, number), mine.content()):
+                return mine
+        except BaseException:
+            _HEART.forget(mine)
+            raise
+        _HEART.forget(mine)
         data = result.get_note(_place(location, number))
         if data is None:  # it was released this moment
             continue
@@ -140,10 +150,12 @@ def _holder(data: bytes) -> dict[str, object]:
 
 
 def _is_gone(holder: dict[str, object]) -> bool:
-    """Whether the process is known to be dead; another machine's is not known."""
+    """Whether nobody holds it any more, as far as that can be known: of another machine's processes it cannot."""
     pid = holder.get("pid")
     if holder.get("host") != socket.gethostname() or not isinstance(pid, int):
         return False
+    if pid == os.getpid():  # one that could not be deleted
+        return not _HEART.holds(holder.get("owner"))
     import psutil
 
     try:
@@ -172,6 +184,10 @@ class _Heart:
     def forget(self, claim: Claim) -> None:
         with self._lock:
             self._claims.discard(claim)
+
+    def holds(self, owner: object) -> bool:
+        with self._lock:
+            return any(claim.owner == owner for claim in self._claims)
 
     def _beat(self) -> None:
         while True:
