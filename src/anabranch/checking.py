@@ -29,13 +29,15 @@ class _Stored:
     ref: ResultRef
 
 
-def checked(graph: FrozenGraph, recorded: Recorded, *, repairs: bool = True) -> Recorded:
+def checked(graph: FrozenGraph, recorded: Recorded, *, repairs: bool = True, loads: bool = False) -> Recorded:
     """The record without what is not stored any more, or not whole; a warning names what that is.
 
     Parameters
     ----------
     repairs
         Whether that may run again. If not, whoever takes such a value is told.
+    loads
+        Whether to load the values, too: another Python wrote them.
 
     Raises
     ------
@@ -50,7 +52,12 @@ def checked(graph: FrozenGraph, recorded: Recorded, *, repairs: bool = True) -> 
     def complaint(each: _Stored) -> str | None:
         result = result_of(graph.nodes[each.slug])
         try:
-            result.check(each.ref, whole=each.ref.nbytes <= MAX_WHOLE_NBYTES)
+            if not loads:
+                result.check(each.ref, whole=each.ref.nbytes <= MAX_WHOLE_NBYTES)
+            elif each.ref.width is None:
+                result.read(each.ref)
+            else:
+                result.read_elements(each.ref, each.indices)
         except (ResultMissing, ResultDamaged) as error:
             return str(error)
         return None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -131,7 +132,8 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
     recorded = load(taken.store, taken.record.run_id, plan.graph)
     if request.element is not None:
         _check_element(recorded, *request.element)
-    recorded = checked(plan.graph, recorded, repairs=not request.only_failed)
+    is_foreign = _python_of(taken.record) != sys.version_info[:2]
+    recorded = checked(plan.graph, recorded, repairs=not request.only_failed, loads=is_foreign)
     kept = held(plan.graph, recorded, choice)
     plan = replace(
         plan,
@@ -143,6 +145,12 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
     )
     known = {slug: single.state for slug, single in kept.singles.items()}
     return plan, Recorder(taken.store, taken.ownership, plan.graph, secrets=secrets, known=known)
+
+
+def _python_of(record: RunRecord) -> tuple[int, ...]:
+    """Version of the Python that began a run, in two numbers."""
+    text = record.details.versions.get("python", "") if record.details is not None else ""
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
 
 
 def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:

@@ -36,13 +36,12 @@ class Ledger:
         os.truncate(self.path, 0)
 
 
-@pytest.fixture
-def ledger(tmp_path: Path) -> Ledger:
-    return Ledger(tmp_path / "ledger")
-
-
 class StoredRunContract:
     """The tests; a subclass gives the fixtures `result`, an empty store, and `executor`."""
+
+    @pytest.fixture
+    def ledger(self, tmp_path: Path) -> Ledger:
+        return Ledger(tmp_path / "ledger")
 
     def test_values_are_stored_and_read_back_when_they_are_asked_for(self, result: Result, executor: Any):
         with Flow("etl", result=result) as flow:

@@ -15,8 +15,11 @@ from tests.faulty_results import faulty_result
 
 from anabranch import Flow, config, signals, task
 from anabranch.caching import duration_only, never_use
+from anabranch.context import RunInfo
+from anabranch.engine.storage import Storage
 from anabranch.errors import ResultMissing, ResultStoreError
 from anabranch.executors import LocalDaskExecutor
+from anabranch.persisting import Housekeeping, with_storing
 from anabranch.results import InMemoryResult, JSONSerializer, LocalResult
 from anabranch.results.claims import LEASE_S, Claim, value_or_claim
 
@@ -541,3 +544,103 @@ def test_a_store_error_while_a_directory_is_read_for_resuming_is_an_error_of_the
         flow.run(resume=first.run_id)
     store.arm(None)
     assert flow.run(resume=first.run_id).is_successful()
+
+
+class Fickle:
+    """Loads as long as it may."""
+
+    may_load = True
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _fickle, ()
+
+
+def _fickle() -> Fickle:
+    if not Fickle.may_load:
+        raise ImportError("no such class in this version")
+    return Fickle()
+
+
+def test_a_value_of_another_python_that_does_not_load_here_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    ran, is_fixed = Ran(), Event()
+
+    def make() -> list[Any]:
+        ran.note("make")
+        return [Fickle() if Fickle.may_load else "new", "x" * LARGE]
+
+    def take(value: list[Any]) -> str:
+        if not is_fixed.is_set():
+            raise ValueError("later")
+        return type(value[0]).__name__
+
+    with Flow("etl", result=LocalResult(tmp_path)) as flow:
+        task(take)(task(make)())
+    with monkeypatch.context() as patch:
+        patch.setattr("anabranch.history._versions", lambda: {"python": "3.9.1"})
+        first = flow.run()
+    is_fixed.set()
+    monkeypatch.setattr(Fickle, "may_load", False)
+
+    second = flow.run(resume=first.run_id)
+
+    assert second.is_successful(), second.state
+    assert second.result["take"].result == "str"
+    assert ran.names == ["make", "make"]
+
+
+def test_a_list_that_chunks_are_cut_from_is_read_once_when_the_run_goes_on():
+    is_fixed = Event()
+
+    def half(x: int, rest: str) -> int:
+        if x % 2 and not is_fixed.is_set():
+            raise ValueError("odd")
+        return x
+
+    result, store = faulty_result(no_space)
+    with Flow("etl", result=result) as flow:
+        rows = task(lambda: [(i, f"{i:0500}") for i in range(100)], name="rows")()
+        task(lambda row: half(*row), name="half", chunksize=10, checkpoint=False).map(rows)
+    first = flow.run()
+    assert first.result["half"].map_states[1].is_failed()
+    is_fixed.set()
+    store.arm(None)
+
+    second = flow.run(resume=first.run_id)
+
+    assert second.is_successful(), second.state
+    assert second.result["half"].result == list(range(100))
+    assert store.calls == 2  # once to see that it is whole, once for all chunks
+
+
+def test_what_writers_that_died_have_left_is_swept_when_a_run_begins(tmp_path: Path):
+    old, new = tmp_path / ".anabranch-tmp-old", tmp_path / ".anabranch-tmp-new"
+    for path in (old, new):
+        path.touch()
+    os.utime(old, (0, 0))
+    with Flow("etl", result=LocalResult(tmp_path)) as flow:
+        task(lambda: 1, name="one")()
+    with Housekeeping(with_storing(flow.graph.freeze(), flow.result, checkpointing=False)) as keeping:
+        keeping.sweeper.join(30)
+    assert not old.exists()
+    assert new.exists()
+
+
+def test_a_zombies_late_commit_is_ignored(tmp_path: Path):
+    """The worker of a former owner writes after the run has gone on and stored another value in its place."""
+    result = LocalResult(tmp_path)
+    counter = iter(range(1, 9))
+    with Flow("etl", result=result) as flow:
+        task(counter.__next__, name="count")()
+    first = flow.run()
+    graph = with_storing(flow.graph.freeze(), flow.result, checkpointing=False)
+    info = RunInfo("etl", first.run_id)
+    zombie = Storage(graph.nodes["count"], info, {}).errand({}, None)
+    second = flow.run(resume=first.run_id, resume_from="count")
+
+    value, ref = zombie.commit(99)
+
+    assert value == 2
+    assert ref == second.result["count"].ref
+    assert result.read(second.result["count"].ref) == 2

@@ -30,6 +30,7 @@ from anabranch.engine.units import (
     UnitOutcome,
 )
 from anabranch.frozen import FrozenNode
+from anabranch.results.reference import ResultRef
 from anabranch.states import FIRST_FINAL_CODE, State, Success
 
 
@@ -86,7 +87,7 @@ def single_outcome(
     if isinstance(source, Held):
         return outcomes[source.key].singles[slug]
     if isinstance(source, Stored):
-        return Outcome(source.state, result_of(program.nodes[slug]).read(source.ref))
+        return Outcome(source.state, stored_value(program, slug, source.ref))
     return Outcome(source.state, pickle.loads(source.value))
 
 
@@ -110,6 +111,30 @@ def found(
 def result_of(node: FrozenNode) -> Any:  # a Result, of which what decides, and imports this, must know nothing
     """Where a node's values are stored."""
     return node.policies.storing.result
+
+
+_recent: list[tuple[tuple[str, str, str], Any]] = []
+_MAX_RECENT = 2  # lists: each chunk of a map is cut from the same one, and would read it again
+
+
+def stored_value(program: Program, slug: str, ref: ResultRef) -> Any:
+    """A value that is read back from where it is stored; a list that maps are cut from is kept for the next chunk.
+
+    Raises
+    ------
+    ResultError
+        What is stored is missing, or not what it was.
+    """
+    node = program.nodes[slug]
+    if not node.feeds_map:
+        return result_of(node).read(ref)
+    name = (program.run.run_id, slug, ref.checksum)
+    for known, value in tuple(_recent):
+        if known == name:
+            return value
+    value = result_of(node).read(ref)
+    _recent[:] = [(name, value), *_recent[: _MAX_RECENT - 1]]  # at once, whichever thread looks
+    return value
 
 
 def stored_columns(node: FrozenNode, refs: Refs, wanted: Indices | None = None) -> Iterator[Column]:
