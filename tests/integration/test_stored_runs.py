@@ -217,6 +217,32 @@ def test_a_driver_that_is_killed_again_and_again_loses_no_stored_value(tmp_path:
     assert min(file.stat().st_size for file in objects) > LARGE  # no torn one
 
 
+@pytest.mark.cluster
+def test_a_run_without_a_client_and_a_delayed_flow_store_their_values_as_well(tmp_path: Path):
+    from distributed import LocalCluster
+
+    result = LocalResult(tmp_path)
+    with Flow("etl", result=result) as flow:
+        one = task(lambda: bytes(LARGE), name="one", location="{flow_name}/one")()
+        many = task(lambda x: x + 1, name="many", cache_for=60).map([1, 2])
+        task(lambda one, many: len(one) + sum(many), name="total")(one, many)
+    options = {"n_workers": 1, "threads_per_worker": 2, "dashboard_address": "127.0.0.1:0", "silence_logs": 50}
+    with (
+        LocalCluster(**options) as cluster,
+        flow.submit(executor=DaskExecutor(cluster.scheduler_address)) as handle,
+    ):
+        view = handle.result(timeout=60)
+        handle.forget()
+    assert view.is_successful(), view.state
+    assert view.result["total"].result == LARGE + 5
+    assert view.result["one"].result == bytes(LARGE)
+    assert view.result["many"].map_states[1].result == 3
+
+    (tmp_path / "etl" / "one").unlink()
+    assert flow.to_delayed().compute(scheduler="threads") == {"total": LARGE + 5}
+    assert result.read("etl/one") == bytes(LARGE)
+
+
 # Workers that have nothing but Dask -----------------------------------------------------------------------------------
 
 

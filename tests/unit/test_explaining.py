@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from anabranch import Flow, case, signals, task, unmapped
+from anabranch.caching import digest, inputs, parameters
 from anabranch.errors import RunQueryError, RunStoreDamaged
 from anabranch.explaining import Explanation, explain
 from anabranch.history import current_store
@@ -152,10 +153,15 @@ def test_a_secret_in_a_value_is_not_in_the_row_that_says_where_it_is():
     from anabranch import Parameter
 
     with Flow("hush", result=InMemoryResult()) as flow:
-        task(lambda token: f"token {token}", name="tell")(Parameter("token"))
+        token = Parameter("token")
+        task(lambda token: f"token {token}", name="tell")(token)
+        task(lambda token, x: x, name="keyed", cache_for=60, cache_key=inputs + parameters)(token, 1)
+        task(lambda x, token: x, name="each", cache_for=60).map([1], token=unmapped(token))
     view = flow.run(token="swordfish-42")
     store = current_store()
     assert store is not None
-    (row,) = [row for row in store.task_runs(view.run_id) if row.slug == "tell"]
-    assert row.result is not None
-    assert "swordfish" not in row.result
+    rows = {row.slug: row for row in store.task_runs(view.run_id)}
+    assert rows["tell"].result is not None
+    assert "swordfish" not in rows["tell"].result
+    assert load_note(rows["keyed"].fingerprint) == ("miss", {"input x": digest(1)})
+    assert set(explained(view, "each[0]").digests or ()) == {"input x", "code"}

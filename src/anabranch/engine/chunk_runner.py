@@ -581,7 +581,7 @@ class Stage:
             self.refs[position] = outcome.ref
         if outcome.note is not None:
             self.notes[position] = outcome.note
-        if type(state) is Success and state.attempt == 1:
+        if type(state) in (Success, Cached) and state.attempt == 1:
             self.records.pop(position, None)
         else:
             self.records[position] = state
