@@ -24,7 +24,6 @@ from anabranch.engine.reducing import partial
 from anabranch.engine.task_runner import (
     Environment,
     TaskRun,
-    arguments_of,
     conclude_exception,
     failed_state,
     run_attempts,
@@ -38,10 +37,8 @@ from anabranch.engine.units import (
     Held,
     Indices,
     Key,
-    Note,
     Outcome,
     Pieces,
-    Refs,
     Report,
     Sent,
     Stored,
@@ -49,18 +46,15 @@ from anabranch.engine.units import (
     UnitOutcome,
 )
 from anabranch.engine.values import ATOMS, copied, dumps, materialised, measured
-from anabranch.errors import ResultError, UnstorableValueError
 from anabranch.frozen import FrozenNode
-from anabranch.results.reference import ResultRef
 from anabranch.signals import LOOP, Signal
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Retrying, Running, State, Success
 
 if TYPE_CHECKING:
-    from anabranch.engine.storage import Errand, Storage
+    from anabranch.engine.chunk_storage import ChunkStorage
 
 FIRST_BLOCK = 1
 LONGEST_BLOCK = 1024
-_WITH_VALUE = frozenset({Success.code, Cached.code})
 BLOCK_S = 0.01  # a block of several maps should take no longer, so that a chunk can give up soon after its deadline
 
 
@@ -99,9 +93,10 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         if min(codes) < FIRST_FINAL_CODE:  # the values of the others come with their last attempt
             data = dumps([value for value, code in zip(stage.values, codes, strict=False) if code >= FIRST_FINAL_CODE])
         small = data is not None and len(data) <= environment.setting("inline_nbytes")
-        notes = {indices[position]: note for position, note in stage.notes.items() if position < reached}
-        values = data if small else None
-        reports.append(ColumnReport(stage.node.slug, codes, records, values, stage.refs_of(reached), notes))
+        column = ColumnReport(stage.node.slug, codes, records, data if small else None)
+        if stage.stored is not None:
+            column = replace(column, refs=stage.stored.refs(reached), notes=stage.stored.notes(reached))
+        reports.append(column)
         reducers = unit.reduces.get(stage.node.slug, ())
         is_reduced = _reduce(stage, reducers, done, environment, partials)
         if stage.node.slug in unit.keep or not is_reduced:
@@ -241,7 +236,6 @@ class Stage:
         self.attempts = unit.attempts if is_first else {}
         self.loops = unit.loops if is_first else {}
         self.approved = node.slug in unit.approved
-        self.is_suspect = unit.is_suspect
         width = len(unit.indices)
         self.codes = bytearray(width)
         self.values: list[Any] = [None] * width
@@ -251,15 +245,7 @@ class Stage:
         self.last_s = 0.0
         """Seconds that the last element took before the deadline passed."""
         self.context = environment.task_context(node)
-        self.storage = environment.storage(node)
-        self.refs: dict[int, ResultRef] = {}
-        """Where values are stored that have an object of their own, by position."""
-        self.notes: dict[int, Note] = {}
-        """What looking for cached values came to, by position."""
-        self._object: tuple[tuple[int, ...], ResultRef] | None = None
-        """Where values are stored that share one, with their indices."""
-        self._errands: dict[int, Errand] = {}
-        self._prefetched: Mapping[str, bytes | None] = {}
+        self.stored = self._chunk_storage(unit)
         self._seen: dict[object, int] = {}
         """Position of the first failure of each kind."""
         self.whole = {slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in node.whole_upstreams}
@@ -273,12 +259,28 @@ class Stage:
         self.is_followed = False
         """Whether another map of the chunk takes the values."""
         self._line_up(unit, outcomes, before)
-        is_by_element = self.storage is not None and self.storage.goes_by_element
+        is_by_element = self.stored is not None and self.stored.by_element
         self.is_plain = (not is_by_element and node.policies.is_plain) and all(
             outcome.state.is_successful() and not outcome.state.is_skipped() and not _has_failures(outcome.state)
             for outcome in self.whole.values()
         )
         self._prepare_calls()
+
+    def _chunk_storage(self, unit: Unit) -> ChunkStorage | None:
+        """Where the values go; None if they are not stored."""
+        storage = self.environment.storage(self.node)
+        if storage is None:
+            return None
+        from anabranch.engine.chunk_storage import ChunkStorage
+
+        return ChunkStorage(
+            storage,
+            self.indices,
+            self.codes,
+            self.values,
+            looks_back=unit.is_suspect,
+            is_main=self.environment.is_main,
+        )
 
     def _line_up(self, unit: Unit, outcomes: Mapping[Key, UnitOutcome], before: Mapping[str, Stage]) -> None:
         lists: dict[str, Sequence[Any]] = {}
@@ -362,7 +364,8 @@ class Stage:
         positions = iter(range(low, high))
         position = low - 1
         raised: BaseException | None = None
-        self._prefetch(low, high)
+        if self.stored is not None:
+            self.stored.look_ahead((position, self._run_at(position)) for position in range(low, high))
         before = clock()
         with context.entered(ctx):
             while True:
@@ -448,7 +451,7 @@ class Stage:
         ctx = self.environment.task_context(self.node, map_index=index, attempt=self.attempts.get(index, 1))
         if index in self.loops:
             ctx.task_loop_count, ctx.task_loop_result = self.loops[index]
-        return TaskRun(
+        run = TaskRun(
             self.node,
             self.whole,
             elements,
@@ -460,33 +463,8 @@ class Stage:
             check_value=False,
             is_new=partial_function(self._is_new, position),
             copied=self._copied,
-            storage=self.storage if self.storage is not None and self.storage.goes_by_element else None,
-            errand=self._errands.get(position),
-            prefetched=self._prefetched,
-            looks_back=self.is_suspect,
         )
-
-    def _prefetch(self, low: int, high: int) -> None:
-        """Look for what is stored of elements that other runs may have stored, for all of them in one go."""
-        if self.storage is None or not self.storage.is_shared:
-            return
-        from anabranch.engine.storage import prefetch
-
-        self._errands = {}
-        for position in range(low, high):
-            run = self._run_at(position)
-            near = [outcome.state for outcome in run.neighbours.values()]
-            if not all(state.is_successful() and not state.is_skipped() for state in near):
-                continue  # its trigger decides
-            try:
-                self._errands[position] = self.storage.errand(arguments_of(run)[2], self.indices[position])
-            except BaseException as error:  # the element's own affair, which it will be told of
-                if self.environment.is_main and isinstance(error, KeyboardInterrupt):
-                    raise
-        try:
-            self._prefetched = prefetch(self._errands.values(), self.storage.result)
-        except ResultError:  # elements will find out for themselves
-            self._prefetched = {}
+        return run if self.stored is None else self.stored.equip(run, position)
 
     def _long_way(self, position: int) -> None:
         self._record(position, run_task(self._run_at(position)))
@@ -577,10 +555,8 @@ class Stage:
         state = outcome.state
         self.codes[position] = state.code
         self.values[position] = outcome.value
-        if outcome.ref is not None:
-            self.refs[position] = outcome.ref
-        if outcome.note is not None:
-            self.notes[position] = outcome.note
+        if self.stored is not None:
+            self.stored.note(position, outcome)
         if type(state) in (Success, Cached) and state.attempt == 1:
             self.records.pop(position, None)
         else:
@@ -629,58 +605,29 @@ class Stage:
         return data, len(data)
 
     def store(self, reached: int, serial: int) -> list[int]:
-        """Store the values as one object, if they go by chunk; positions of those that could not be, and have failed.
+        """Store the values, if they go by chunk; positions of those that could not be, and have failed.
 
         Parameters
         ----------
         serial
             Of the unit.
         """
-        storage = self.storage
-        if storage is None or storage.goes_by_element:
+        if self.stored is None:
             return []
-        refused: list[int] = []
-        while True:
-            positions = [position for position in range(reached) if self.codes[position] in _WITH_VALUE]
-            if not positions:
-                return refused
-            try:
-                whole = partial_function(self._whole_inputs, storage)
-                indices = tuple(self.indices[position] for position in positions)
-                ref, stored = storage.commit_chunk(indices, [self.values[p] for p in positions], serial, whole)
-            except UnstorableValueError as error:
-                guilty = {p: why for p in positions if (why := storage.unstorable(self.values[p])) is not None}
-                for position in guilty or positions:
-                    self._fail(position, guilty.get(position, error))
-                    refused.append(position)
-            except BaseException as error:
-                if self.environment.is_main and isinstance(error, KeyboardInterrupt):
-                    raise
-                self._fail_all(positions, error)
-                return [*refused, *positions]
-            else:
-                for position, value in zip(positions, stored or (), strict=False):
-                    self.values[position] = value
-                self._object = indices, ref
-                return refused
+        refused = self.stored.store(reached, serial, self._whole_inputs)
+        errors = {id(error): error for error in refused.values()}
+        if len(errors) == 1:
+            self._fail_all(list(refused), next(iter(errors.values())))
+        else:
+            for position, error in refused.items():
+                self._fail(position, error)
+        return list(refused)
 
-    def _whole_inputs(self, storage: Storage) -> dict[str, Any]:
-        from anabranch.engine.storage import whole_inputs
-
-        values = {slug: outcome.value for slug, outcome in self.whole.items()}
-        return whole_inputs(self.node, {**storage.values, **values})
-
-    def refs_of(self, reached: int) -> Refs:
-        """Where the values are stored."""
-        if self._object is not None:
-            indices, ref = self._object
-            whole = range(indices[0], indices[-1] + 1)
-            return ((whole if len(whole) == len(indices) else indices, ref),)
-        return tuple(
-            (range(self.indices[position], self.indices[position] + 1), ref)
-            for position, ref in sorted(self.refs.items())
-            if position < reached and self.codes[position] in _WITH_VALUE
-        )
+    def _whole_inputs(self) -> dict[str, Any]:
+        """Arguments that are the same for all elements."""
+        values = {**self.environment.program.values, **{slug: each.value for slug, each in self.whole.items()}}
+        names = (name for name in self.node.arguments if name not in self.node.mapped)
+        return {name: evaluate(self.node.arguments[name], values) for name in names}
 
     def _travelling(self, reached: int) -> list[Any]:
         """The values, without the exceptions: these are pickled in the states already."""

@@ -40,7 +40,7 @@ _ALWAYS = (
     "anabranch.engine.worker",
     "anabranch.engine.entry",
     "anabranch.engine.shelf",
-    "anabranch.engine.storage",
+    "anabranch.engine.chunk_storage",
     "anabranch.results.memory",
     "anabranch.results.remote",
     "anabranch.results.sql",

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeAlias
 
-from anabranch.bindings import evaluate
 from anabranch.caching import Digests, Facts, key_of
 from anabranch.context import RunInfo
 from anabranch.engine.units import Note, Outcome
@@ -257,8 +256,3 @@ def prefetch(errands: Collection[Errand], result: Result) -> Prefetched:
     """What is stored at the locations of several errands, in as few trips as the store can do with."""
     locations = list(dict.fromkeys(errand.location for errand in errands))
     return {**dict.fromkeys(locations), **result.fetch(locations)}
-
-
-def whole_inputs(node: FrozenNode, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a map that are the same for all elements."""
-    return {name: evaluate(each, values) for name, each in node.arguments.items() if name not in node.mapped}
