@@ -193,21 +193,40 @@ def digest(value: Any, what: str = "a value") -> str:
     UnstorableValueError
         There is no such text, since the value is known by its identity only.
     """
+    hasher = hashlib.sha256()
+    try:
+        _feed(hasher.update, value)
+    except Exception as error:  # hashing runs the user's code
+        kind = type(value)
+        raise UnstorableValueError(
+            f"{what}, a {kind.__module__}.{kind.__qualname__}, has no digest that is the same in every process, so "
+            f"that nothing can be cached by it; give the class a method __dask_tokenize__, or choose what counts: "
+            f"cache_key=inputs('…') ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
+    return hasher.hexdigest()[:_NDIGITS]
+
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    """Give a value to a hasher: collections by their parts, without regard to an order that means nothing.
+
+    What Dask's `tokenize` says of a frozenset is another thing in each process.
+    """
     kind = type(value)
     if kind in _ATOMS:
-        text = f"{kind.__name__} {value!r}"
+        text = f"{kind.__name__} {value!r};"
+    elif kind in (list, tuple):
+        text = f"{kind.__name__} {len(value)};"
+    elif kind in (set, frozenset, dict):
+        parts = value.items() if kind is dict else value
+        text = f"{kind.__name__} {sorted(digest(part) for part in parts)};"
     else:
         from dask.base import tokenize
 
-        try:
-            text = f"{kind.__module__}.{kind.__qualname__} {tokenize(value, ensure_deterministic=True)}"
-        except Exception as error:  # hashing runs the user's code
-            raise UnstorableValueError(
-                f"{what}, a {kind.__module__}.{kind.__qualname__}, has no digest that is the same in every process, so "
-                f"that nothing can be cached by it; give the class a method __dask_tokenize__, or choose what counts: "
-                f"cache_key=inputs('…') ({type(error).__name__}: {str(error)[:200]})"
-            ) from error
-    return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:_NDIGITS]
+        text = f"{kind.__module__}.{kind.__qualname__} {tokenize(value, ensure_deterministic=True)};"
+    update(text.encode(errors="surrogatepass"))
+    if kind in (list, tuple):
+        for part in value:
+            _feed(update, part)
 
 
 def key_of(scope: str, digests: Mapping[str, str]) -> str:

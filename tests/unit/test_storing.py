@@ -164,7 +164,7 @@ def test_validators_of_prefect_1_are_keys():
 
 
 def test_digests_are_the_same_in_another_process():
-    values = "[1, 'a', 2.5, None, (1, 'b'), {'k': [1]}, frozenset({'p', 'q', 'r'})]"
+    values = "[1, 'a', 2.5, None, (1, 'b'), [1, 'b'], {'k': [1], 'l': {'p', 'q', 'r'}}, [frozenset({'p', 'q', 'r'})]]"
     program = f"from anabranch.caching import digest; print(*(digest(value) for value in {values}))"
     found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     assert found == [digest(value) for value in eval(values)]
