@@ -153,7 +153,7 @@ def _ended(
     if found.note is None:
         reasons = [_plain(state, message, where)]
         failure = failure_of(found.row) if found.row is not None else None
-        if failure is not None and failure.root and failure.root != name:
+        if failure is not None and failure.root and failure.root != name and failure.root not in message:
             reasons.append(f"it began with {failure.root}: {failure.headline()}")
         if issubclass(state, Success) and state not in (Skipped, Cached):
             reasons.append("no cache or target is set for it, so that it runs in each run")
