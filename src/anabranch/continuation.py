@@ -9,7 +9,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anabranch.checking import checked
 from anabranch.engine.driver import RunPlan
 from anabranch.errors import ParameterError, ResumeError, RunStoreError, listed
 from anabranch.fingerprints import changes, fingerprints
@@ -17,7 +16,6 @@ from anabranch.frozen import FrozenGraph
 from anabranch.history import facts_of, find, is_dead, secret_slugs, secrets_of
 from anabranch.names import short
 from anabranch.parameter import Parameter
-from anabranch.persisting import going_on
 from anabranch.recording import SERIALS_OF_AN_OWNER, Recorder
 from anabranch.report_rows import columns_of, single_of
 from anabranch.resuming import Choice, Recorded, held
@@ -120,6 +118,9 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
     ResumeError
         The record cannot be used like this.
     """
+    from anabranch.checking import checked  # every run loads this module, and few go on with one
+    from anabranch.persisting import going_on
+
     secrets = secrets_of(plan, secret_slugs(plan.graph, parameters))
     start = request.start | _changed(taken.record, plan.graph, rerun=request.rerun_changed)
     choice = Choice(

@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from threading import Event, Thread
@@ -501,8 +503,6 @@ def test_a_claim_that_gives_signs_of_life_is_waited_for():
 def test_a_claim_of_a_process_of_this_machine_that_is_gone_is_passed_over_at_once():
     import json
     import socket
-    import subprocess
-    import sys
 
     process = subprocess.Popen([sys.executable, "-c", ""])
     process.wait()
@@ -644,3 +644,17 @@ def test_a_zombies_late_commit_is_ignored(tmp_path: Path):
     assert value == 2
     assert ref == second.result["count"].ref
     assert result.read(second.result["count"].ref) == 2
+
+
+def test_a_run_that_stores_nothing_loads_nothing_for_it(tmp_path: Path):
+    program = """
+import sys
+from anabranch import Flow, task
+with Flow("etl") as flow:
+    task(sum)([1, 2])
+assert flow.run().is_successful()
+print(*[name for name in sys.modules if name.startswith(("anabranch.results.base", "anabranch.storing"))])
+"""
+    environment = {**os.environ, "ANABRANCH_HOME": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment)
+    assert found.stdout.strip() == ""
