@@ -6,7 +6,7 @@ import random
 import time
 from typing import Any
 
-from anabranch import Flow, context, task
+from anabranch import Flow, Parameter, context, task
 from anabranch.triggers import all_finished
 
 
@@ -105,3 +105,35 @@ def layered_edges(size: int, parents: int) -> list[list[int]]:
     """For each task of `layered`, the numbers of those it needs."""
     chance = random.Random(7)
     return [[] if i < 20 else chance.sample(range(max(0, i - 100), i), parents) for i in range(size)]
+
+
+@task
+def expand(x):
+    """The nodes below one of a tree, of which ten are below each."""
+    return [10 * x + digit for digit in range(1, 11)]
+
+
+@task
+def join(lists):
+    return [x for xs in lists for x in xs]
+
+
+@task
+def crawl(nodes, levels):
+    """Visit a tree breadth first: each level is a deferred map over what the level above has found."""
+    return join([nodes]) if not levels else crawl(join(expand.map(nodes)), levels - 1)
+
+
+def breadth_first(levels: int) -> Flow:
+    """A crawl that visits ten to the power of each level up to the last."""
+    with Flow("crawl") as flow:
+        crawl([0], levels)
+    return flow
+
+
+def visited(levels: int) -> Flow:
+    """The visits of that crawl as one plain map, whose nodes are known beforehand."""
+    with Flow("visited") as flow:
+        nodes = Parameter("nodes", default=range(sum(10**level for level in range(levels))))
+        join(expand.map(nodes))
+    return flow

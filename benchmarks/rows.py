@@ -132,6 +132,23 @@ def stages(bench: Bench) -> Iterator[Row]:
     yield Row(f"three-stage map chain, {width:,}", f"{ratio:.2f}× one stage ({three:.3f} s)", "≤ 3.3×", met, three)
 
 
+def deferral(bench: Bench) -> Iterator[Row]:
+    """A crawl that finds its nodes as it goes, beside a plain map over the same nodes."""
+    levels = 4 if bench.quick else 6
+    width = sum(10**level for level in range(levels))
+    plain = bench.seconds(flows.visited(levels), repeat=3)
+    seconds = bench.seconds(flows.breadth_first(levels), repeat=3)
+    ratio = seconds / plain
+    yield Row(
+        f"breadth-first crawl, {width:,} generated nodes",
+        f"{ratio:.2f}× the same visits as a plain map ({seconds:.3f} s, {plain:.3f} s)",
+        "≤ 5×",
+        None if bench.quick else ratio <= 5,
+        seconds=seconds,
+        width=width,
+    )
+
+
 def efficiency(bench: Bench) -> Iterator[Row]:
     """Sleeping elements beside the ideal, and beside ``client.map``."""
     cases: list[tuple[str, Flow, float, Callable[[], float], float]] = [
@@ -318,6 +335,7 @@ def starting(bench: Bench) -> Iterator[Row]:
 MEASURES: dict[str, Measure] = {
     "fan_out": fan_out,
     "stages": stages,
+    "deferral": deferral,
     "efficiency": efficiency,
     "singles": singles,
     "failures": failures,

@@ -112,6 +112,51 @@ ACTS: dict[str, Callable[[int, Sequence[Any]], Any]] = {
     "LOOP, each round twice": lambda n, given: _looped(n, retried=True),
     "mutate": _mutated,
 }
+# Tasks that tasks call. What they give does not depend on where they stand among their caller's calls.
+INNER = task(lambda n, *rest: n * 7 % 101 if isinstance(n, int) else len(str(shown(n))) % 5, name="inner")
+FRAGILE = task(
+    lambda n: _raise(ValueError(n)) if n % 5 == 0 else _raise(signals.SKIP()) if n % 5 == 1 else n, name="fragile"
+)
+LISTER = task(lambda n: list(range(n, n + n % 4)), name="lister")
+JOIN = task(lambda xs: [shown(x) for x in xs], name="join")
+LENIENT = task(lambda xs: [shown(x) for x in xs], name="lenient", trigger=triggers.all_finished)
+RETRIED = task(lambda n: _until(2, n, ValueError(n)), name="retried", max_retries=1, retry_delay=0)
+
+
+def _grow(depth: int, n: int) -> Any:
+    """Calls that call on, four deep."""
+    if depth >= 4 or n % 4 == 0:
+        return n
+    below = [GROW(depth + 1, n // 2 + i) for i in range(n % 3)]
+    return [below, FRAGILE(n + 2), n] if n % 2 else (below, INNER(n))
+
+
+GROW = task(_grow, name="grow")
+PATIENT = task(lambda n: [FRAGILE(n + i) for i in range(4)], name="patient", trigger=triggers.all_finished)
+
+ACTS.update(
+    {
+        "defer": lambda n, given: INNER(n),
+        "defer a list": lambda n, given: [INNER(n + i) for i in range(n % 4)],
+        "defer what fails": lambda n, given: [FRAGILE(n + i) for i in range(n % 5)],
+        "defer what fails, and bear it": lambda n, given: [PATIENT(n), INNER(PATIENT(n))],
+        "defer what is retried": lambda n, given: (RETRIED(n), RETRIED(n + 1)),
+        "defer a chain": lambda n, given: INNER(INNER(INNER(n)), INNER(n)),
+        "defer a join": lambda n, given: JOIN([FRAGILE(n + i) for i in range(n % 4)]),
+        "defer a lenient join": lambda n, given: LENIENT([FRAGILE(n), n, FRAGILE(n + 1)]),
+        "defer a map": lambda n, given: INNER.map(list(range(n, n + n % 4))),
+        "defer a join of a map": lambda n, given: [JOIN(FRAGILE.map([n, n + 2])), LENIENT(FRAGILE.map(range(n % 3)))],
+        "defer maps over maps": lambda n, given: INNER.map(FRAGILE.map([n, n + 1, n + 2]), unmapped(n)),
+        "defer a map over a call": lambda n, given: [INNER.map(LISTER(n)), INNER.map(flatten([[n], [1, 2]]))],
+        "defer in a nest": lambda n, given: [[INNER(n)], n, (FRAGILE(n + 2), [INNER(n + 3)]), []],
+        "defer what defers": lambda n, given: GROW(0, n),
+        "defer in order": lambda n, given: INNER(n, upstream_tasks=[FRAGILE(n)]),
+        "defer the same twice": lambda n, given: [(call := FRAGILE(n)), INNER(call, call), call],
+        "defer operators": lambda n, given: [INNER(n) + 1, INNER.map([n, 2]) * 2, LISTER(4 * n + 1)[0]],
+        "defer in LOOP": lambda n, given: _raise(signals.LOOP(result=[INNER(n), FRAGILE(n)])),
+    }
+)
+DEFERRING = tuple(act for act in ACTS if act.startswith("defer"))
 NEEDS_RETRIES = ("LOOP, each round twice", "mutate")
 """Acts that make sense for a task with retries only: without, nobody promises copies."""
 
@@ -428,7 +473,7 @@ class Seen:
 def seen_in(view: FlowRunView) -> dict[str, Seen]:
     """How every node of a run ended."""
     found = {}
-    for slug in view._whole.runs:
+    for slug in view._whole.plan.graph.nodes:
         run = view.result[slug]
         elements = tuple(Seen(each.state.name, shown(each.result)) for each in run.map_states)
         found[slug] = Seen(run.state.name, shown(run.result), elements)

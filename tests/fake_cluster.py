@@ -12,6 +12,7 @@ from typing import Any
 
 from anabranch import Flow, config
 from anabranch.context import RunInfo
+from anabranch.engine.calls import Placed
 from anabranch.engine.machine import Machine
 from anabranch.engine.stimuli import (
     CancelAsked,
@@ -30,11 +31,11 @@ from anabranch.engine.stimuli import (
     Woke,
 )
 from anabranch.engine.task_runner import Environment
-from anabranch.engine.unit_runner import run_unit
+from anabranch.engine.unit_runner import learn, run_unit
 from anabranch.engine.units import Key, Program, Report, Unit, UnitOutcome
 from anabranch.engine.values import width_of
 from anabranch.errors import UnmappableError
-from anabranch.events import Event
+from anabranch.events import CallsMade, Event
 from anabranch.states import BY_CODE, State
 
 
@@ -80,7 +81,7 @@ class FakeCluster:
             approved=approve,
         )
         self.machine = self._new_machine()
-        program = Program(RunInfo(flow.name, "run", given), self.graph.nodes, given, self.settings)
+        program = Program(RunInfo(flow.name, "run", given), dict(self.graph.nodes), given, self.settings)
         self.environment = Environment(program, worker="fake", clock=self._clock, sleep=self._sleep)
         self.submitted: dict[Key, Unit] = {}
         """Units that have not been run."""
@@ -96,6 +97,8 @@ class FakeCluster:
         self.reports: list[Report] = []
         """On their way to the driver."""
         self.delivered: list[Report] = []
+        self.journal: list[Report | Placed] = []
+        """What another driver would know."""
         self.lost: list[Key] = []
         """Losses of which the driver does not know yet."""
         self._spare: dict[Key, UnitOutcome | None] = {}
@@ -128,6 +131,8 @@ class FakeCluster:
                     self.wake_at = when
                 case Tell(event):
                     self.events.append(event)
+                    if isinstance(event, CallsMade) and event.is_new:
+                        self.journal.append(event.record)
                 case Finish():
                     self.is_finished = True
         self.machine.validate()
@@ -176,6 +181,7 @@ class FakeCluster:
     def run(self, unit: Unit, *, only: int | None = None) -> Report:
         """Run a unit; its report is on its way afterwards. `only` so many elements are begun, if that is given."""
         del self.submitted[unit.key]
+        learn(self.environment.program, unit)
         begun = unit if only is None or unit.indices is None else replace(unit, indices=unit.indices[:only])
         outcome, report = run_unit(begun, self.environment, {key: self.outcomes[key] for key in unit.upstream_keys()})
         self.outcomes[unit.key] = outcome
@@ -217,6 +223,7 @@ class FakeCluster:
         """Let a report arrive."""
         self.reports.remove(report)
         self.delivered.append(report)
+        self.journal.append(replace(report, expansions=()))
         spare = self._spare.pop(report.key, None)
         if report.key in self.lost and spare is not None:
             self.lost.remove(report.key)
@@ -259,7 +266,7 @@ class FakeCluster:
         for everything in (self.submitted, self.outcomes, self._spare, self.held, self.lost, self.reports, self.units):
             everything.clear()
         self.machine, self.wake_at = self._new_machine(), None
-        return self.tell(Started(self.now, tuple(self.delivered)))
+        return self.tell(Started(self.now, tuple(self.journal)))
 
     def crash(self, unit: Unit) -> list[Command]:
         """Lose a unit, and let the driver learn of it and of what is lost with it, in that order."""

@@ -9,11 +9,13 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, TypeAlias
 
 from anabranch import context, signals, states, triggers
 from anabranch.bindings import Const, evaluate
 from anabranch.context import RunInfo, TaskContext
+from anabranch.deferred import DeferredCall, DeferredMap
 from anabranch.errors import UnmappableError, UpstreamFailure, WidthError, WorkerLost
 from anabranch.frozen import Edge, FrozenGraph, FrozenNode
 
@@ -194,8 +196,11 @@ class Interpreter:
                 args, kwargs = node.signature.split(given)
                 with context.entered(ctx):
                     value = node.signature.function(*args, **kwargs)
-                    return Run("Success", list(value) if isinstance(value, Iterator) else value)
+                    value = list(value) if isinstance(value, Iterator) else value
+                    return Called(self).value_of(node, value) if calls_in(value) else Run("Success", value)
             except signals.LOOP as loop:
+                if calls_in(loop.result):
+                    return Called(self).value_of(node, loop.result)
                 attempt, loop_round, carried = 1, loop_round + 1, loop.result
             except signals.RETRY:
                 attempt += 1
@@ -205,6 +210,84 @@ class Interpreter:
                 if attempt > retries:
                     return Run("Failed", error)
                 attempt += 1
+
+
+class Called:
+    """The deferred calls of one task run: each is run once, when it is asked for."""
+
+    def __init__(self, interpreter: Interpreter) -> None:
+        self.interpreter = interpreter
+        self.runs: dict[int, Run] = {}
+
+    def value_of(self, node: Any, value: Any) -> Run:
+        """How a task run ends that returned a value with calls in it: all these together are upstream as one map."""
+        runs: list[Run] = []
+        for call in calls_in(value):
+            run = self.run_of(call)
+            runs += run.elements if isinstance(call, DeferredMap) and run.elements is not None else [run]
+        edge = Edge("calls", node.slug, "data", "calls", mapped=True)
+        refused = verdict(node, [(edge, as_map(runs))], is_approved=True)
+        return refused or Run("Success", replaced(value, lambda call: self.run_of(call).value))
+
+    def run_of(self, call: Any) -> Run:
+        """How a call, or a map, ends."""
+        if id(call) not in self.runs:
+            if isinstance(call, DeferredMap):
+                self.runs[id(call)] = as_map([self._end_of(call, position) for position in range(call.width)])
+            else:
+                self.runs[id(call)] = self._end_of(call, None)
+        return self.runs[id(call)]
+
+    def _end_of(self, call: Any, position: int | None) -> Run:
+        seen: list[tuple[Edge, Run]] = []
+        given: dict[str, Any] = {}
+        seen += [(_edge(each, call.name, None), self.run_of(each)) for each in call.upstreams]
+        for name, value in call.arguments.items():
+            if position is not None and name in call.elementwise:
+                if isinstance(value, DeferredMap):
+                    run = elements_of(self.run_of(value))[position]
+                    seen.append((Edge(f"{id(value)}[{position}]", call.name, "data", name, mapped=True), run))
+                    given[name] = run.value
+                    continue
+                value = value[position]
+            seen += [(_edge(each, call.name, name), self.run_of(each)) for each in calls_in(value)]
+            given[name] = replaced(value, lambda each: self.run_of(each).value)
+        node = SimpleNamespace(
+            slug=call.name, name=call.name, kind="task", policies=call.policies, signature=call.signature
+        )
+        return self.interpreter.end_of_one(node, seen, lambda: given, None)  # type: ignore[arg-type]  # looks like one
+
+
+def _edge(call: Any, to: str, key: str | None) -> Edge:
+    return Edge(f"{id(call)}", to, "data" if key is not None else "order", key, mapped=True)
+
+
+def as_map(runs: Sequence[Run]) -> Run:
+    """Runs as one map."""
+    values = [run.value for run in runs]
+    if any(run.state in FAILED for run in runs):
+        return Run("Failed", values, tuple(runs))
+    if runs and all(run.state == "Skipped" for run in runs):
+        return Run("Skipped", values, tuple(runs))
+    return Run("Mapped", values, tuple(runs))
+
+
+def calls_in(value: Any) -> list[Any]:
+    """The deferred calls in a value, each as often as it is there."""
+    if isinstance(value, DeferredCall):
+        return [value]
+    if isinstance(value, (list, tuple)):
+        return [call for each in value for call in calls_in(each)]
+    return []
+
+
+def replaced(value: Any, found: Callable[[Any], Any]) -> Any:
+    """A value with something else in place of each call."""
+    if isinstance(value, DeferredCall):
+        return found(value)
+    if isinstance(value, (list, tuple)):
+        return type(value)(replaced(each, found) for each in value)
+    return value
 
 
 def ended_by(signal: signals.Signal) -> Run:

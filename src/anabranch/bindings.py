@@ -32,12 +32,19 @@ class Const:
 
     value: Any  # the user's
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Records of deferred calls hold thousands: what dataclasses do to pickle frozen slots takes ten times as long.
+        return Const, (self.value,)
+
 
 @dataclass(frozen=True, slots=True)
 class Ref:
     """The value of an upstream node; `node` is a Node while building and its slug once frozen."""
 
     node: Any  # a Node or a str: this module is below both
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ref, (self.node,)
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +62,9 @@ class Build:
     maker: Callable[[list[Any]], Any]
     """Makes the collection from the list of its parts' values."""
     parts: tuple[Expression, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Build, (self.maker, self.parts)
 
 
 Expression: TypeAlias = Const | Ref | Output | Build

@@ -102,7 +102,7 @@ def _with_known_places(graph: FrozenGraph, recorded: Recorded) -> Recorded:
         else [replace(each, columns=tuple(replace(column, refs=()) for column in each.columns)) for each in reports]
         for slug, reports in recorded.columns.items()
     }
-    return Recorded(singles, columns, recorded.widths)
+    return Recorded(singles, columns, recorded.widths, recorded.calls)
 
 
 def _stored(recorded: Recorded) -> Iterator[_Stored]:

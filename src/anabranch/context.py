@@ -42,6 +42,10 @@ class TaskContext:
     """Which round of a loop this is, from 1."""
     task_loop_result: Any = None
     """What the round before gave with ``LOOP(result=…)``; None in the first."""
+    calls: list[Any] | None = field(default=None, repr=False)
+    """Deferred calls that the task has made so far."""
+    names: Mapping[int, tuple[str, int]] | None = field(default=None, repr=False)
+    """Of deferred calls: by map index, the caller with the task's name, and the number of the call."""
 
     @property
     def flow_name(self) -> str:
@@ -78,14 +82,25 @@ class TaskContext:
         """The day after `today`."""
         return (self.date + timedelta(days=1)).strftime("%Y-%m-%d") if self.date else None
 
+    def seen(self, name: str, default: Any = None) -> Any:
+        """An attribute as task code sees it: of a deferred call, the map index is its number among its caller's."""
+        if name == "map_index" and self.names is not None and self.map_index is not None:
+            return self.names[self.map_index][1]
+        return getattr(self, name, default)
+
     @property
     def task_full_name(self) -> str:
-        """The task run as it is shown: ``parse[777]``."""
+        """The task run as it is shown: ``parse[777]``, of a deferred call ``crawl[3]/fetch[17]``."""
+        if self.names is not None and self.map_index is not None:
+            called, number = self.names[self.map_index]
+            return f"{called}[{number}]"
         return self.task_slug if self.map_index is None else f"{self.task_slug}[{self.map_index}]"
 
     @property
     def idempotency_key(self) -> str:
         """The same for every attempt at this task run, whatever happens: ``run_id/slug/index``."""
+        if self.names is not None:
+            return f"{self.run.run_id}/{self.task_full_name}"
         return f"{self.run.run_id}/{self.task_slug}" + ("" if self.map_index is None else f"/{self.map_index}")
 
     @property
@@ -102,7 +117,16 @@ def is_running() -> bool:
 def get(name: str, default: Any = None) -> Any:
     """One attribute of the running task's context, or `default` where no task is running or there is no such thing."""
     task = _TASK.get()
-    return getattr(task, name, default) if task is not None else default
+    return task.seen(name, default) if task is not None else default
+
+
+def note_call(call: object) -> None:
+    """Remember that the running task has made a deferred call."""
+    task = _TASK.get()
+    if task is not None:
+        if task.calls is None:
+            task.calls = []
+        task.calls.append(call)
 
 
 @contextmanager
@@ -122,4 +146,4 @@ def __getattr__(name: str) -> Any:
     if not hasattr(task, name):
         there = [n for n in dir(task) if not n.startswith("_")]
         raise AttributeError(f"the context has no {name!r}; it has: {', '.join(there)}")
-    return getattr(task, name)
+    return task.seen(name)

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from anabranch.call_rows import calls_of, with_calls
 from anabranch.engine.driver import RunPlan
 from anabranch.errors import ParameterError, ResumeError, RunStoreError, listed
 from anabranch.fingerprints import changes, fingerprints
@@ -133,9 +134,10 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
     recorded = load(taken.store, taken.record.run_id, plan.graph)
     if request.element is not None:
         _check_element(recorded, *request.element)
+    graph = with_calls(plan.graph, recorded.calls)
     is_foreign = _python_of(taken.record) != sys.version_info[:2]
-    recorded = checked(plan.graph, recorded, repairs=not request.only_failed, loads=is_foreign)
-    kept = held(plan.graph, recorded, choice)
+    recorded = checked(graph, recorded, repairs=not request.only_failed, loads=is_foreign)
+    kept = held(graph, recorded, choice)
     plan = replace(
         plan,
         graph=going_on(plan.graph),
@@ -155,12 +157,17 @@ def _python_of(record: RunRecord) -> tuple[int, ...]:
 
 
 def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
-    """What is recorded of the nodes of a graph. A row that cannot be read is told of, and counts for nothing."""
+    """What is recorded of the nodes of a graph, and of those that deferred calls have added.
+
+    A row that cannot be read is told of, and counts for nothing.
+    """
     recorded = Recorded(widths={})
     by_slug: dict[str, list[Any]] = {}
     for element in store.elements(run_id):
         by_slug.setdefault(element.slug, []).append(element)
     rows = {row.slug: row for row in store.task_runs(run_id)}
+    recorded.calls = calls_of(store, run_id, rows, graph)
+    graph = with_calls(graph, recorded.calls)
     widths: dict[str, int] = {}
     for slug, node in graph.nodes.items():
         row = rows.get(slug)
@@ -175,11 +182,14 @@ def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
                 recorded.singles[slug] = single_of(row)
         except RunStoreError as error:
             _log.warning("%s runs again, because what is recorded of it cannot be used: %s", slug, error)
+    for placed in recorded.calls:
+        for slug, base, group in zip(placed.slugs, placed.bases, placed.expansion.groups, strict=True):
+            widths[slug] = base + group.width
     return replace(recorded, widths=widths)
 
 
 def _says_something(row: TaskRunRow) -> bool:
-    return row.state not in ("Pending", "Running", "Looped", "Scheduled")
+    return row.state not in ("Pending", "Running", "Looped", "Scheduled", "Deferred")
 
 
 def _changed(record: RunRecord, graph: FrozenGraph, *, rerun: bool) -> frozenset[str]:

@@ -13,7 +13,8 @@ from typing import Any, Generic, Literal, ParamSpec, TypeVar, overload
 from dask.utils import parse_bytes
 
 from anabranch import context, scope
-from anabranch.errors import CallError, DefinitionError, MappingError, OptionError, OutsideFlowError, listed
+from anabranch.deferred import DeferredCall, deferred
+from anabranch.errors import CallError, DefinitionError, MappingError, OptionError, listed
 from anabranch.graph import Graph
 from anabranch.marks import unmapped
 from anabranch.names import check_name, short
@@ -130,15 +131,17 @@ class Task(Template, Generic[P, R]):
         flow: Any = None,
         **kwargs: Any,
     ) -> Any:
-        """Add a node to the open flow (or to `flow`) and return it.
+        """Add a node to the open flow (or to `flow`) and return it; in a running task, make a deferred call.
 
         Raises
         ------
         CallError
             The arguments do not fit the signature.
         OutsideFlowError
-            No flow is open.
+            No flow is open, and no task is running.
         """
+        if _is_deferred(flow):
+            return self._defer(args, kwargs, upstream_tasks, task_args, is_mapped=mapped)
         return self._call(
             args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks, task_args=task_args, is_mapped=mapped
         )
@@ -152,6 +155,10 @@ class Task(Template, Generic[P, R]):
         **kwargs: Any,
     ) -> list[R]:
         """Add a node that runs once per element of the arguments; wrap in `unmapped` what every element gets whole."""
+        if _is_deferred(flow):
+            calls: Any = self._defer(args, kwargs, upstream_tasks, task_args, is_mapped=True)
+            made: list[R] = calls
+            return made
         node: Any = self._call(
             args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks, task_args=task_args, is_mapped=True
         )
@@ -230,7 +237,48 @@ class Task(Template, Generic[P, R]):
                 "pass a value or another task's node"
             )
 
-    def _node(self, options: dict[str, Any]) -> Node:
+    def _defer(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        upstream_tasks: Iterable[object] | None,
+        task_args: Mapping[str, Any] | None,
+        *,
+        is_mapped: bool,
+    ) -> DeferredCall:
+        """A call made by a running task, with the parameters of the flow in place of what stands for them."""
+        arguments = self._with_fixed(self._bound(args, kwargs), unmapped)
+        parameters = context.get("parameters", {}) if self.fixed else {}
+        for name, value in list(arguments.items()) if self.fixed else ():
+            meant = value.value if isinstance(value, unmapped) else value
+            if isinstance(meant, FlowParameter):
+                del arguments[name]
+                if meant.name in parameters:
+                    arguments[name] = unmapped(parameters[meant.name])
+        self._check_complete(arguments, is_partial=False)
+        if self.dependencies:
+            raise DefinitionError(
+                f"task {self.name!r} ({self.where}) depends on other tasks, whose calls are in a flow, and was called "
+                f"inside a running task ({caller()}): say there what it runs after, with upstream_tasks=[…]"
+            )
+        after = each_of(upstream_tasks) if upstream_tasks is not None else ()
+        upstreams = tuple(each for each in after if isinstance(each, DeferredCall))
+        strangers = [each for each in after if not isinstance(each, DeferredCall)]
+        if strangers:
+            raise DefinitionError(
+                f"{self.name}(upstream_tasks=…) inside a running task takes calls that were made there, found "
+                f"{short(strangers[0])} ({caller()})"
+            )
+        name, policies, signature = self.name, self.policies, self.signature
+        if task_args:
+            name, policies, signature = self._call_options(dict(task_args))
+        return deferred(
+            name, signature, policies, arguments, is_mapped=is_mapped, upstreams=upstreams, where=str(self.where)
+        )
+
+    def _call_options(self, options: dict[str, Any]) -> tuple[str, Policies, Signature]:
+        """Name, policies and signature of a call with these options of its own."""
+        options.pop("slug", None)
         name = check_name(options.pop("name", self.name), "task name")
         try:
             policies = _policies(options, self.policies) if options else self.policies
@@ -238,14 +286,13 @@ class Task(Template, Generic[P, R]):
             raise OptionError(f"{self.name}(task_args=…): {error} ({caller()})") from None
         # One Signature for all calls: looking at a function is slow, and it travels to workers once.
         signature = self.signature if name == self.name else Signature(self.signature.function, name)
+        return name, policies, signature
+
+    def _node(self, options: dict[str, Any]) -> Node:
+        name, policies, signature = self._call_options(options)
         return Node(name, signature.function, policies=policies, signature=signature, template=self)
 
     def _graphs(self, flow: Any) -> tuple[Graph, ...]:
-        if flow is None and not scope.current().graphs and context.is_running():
-            raise OutsideFlowError(
-                f"task {self.name!r} was called inside a running task ({caller()}); calls made while a flow runs are "
-                f"not there yet: use {self.name}.run(…) to call the function itself"
-            )
         return open_graphs(f"{self.name}()", flow)
 
     def __bool__(self) -> bool:
@@ -253,6 +300,11 @@ class Task(Template, Generic[P, R]):
 
     def __repr__(self) -> str:
         return f"<Task {self.name!r}>"
+
+
+def _is_deferred(flow: Any) -> bool:
+    """Whether a call is written inside a running task."""
+    return flow is None and context.is_running() and not scope.current().graphs
 
 
 class _Run:

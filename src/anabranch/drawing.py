@@ -148,6 +148,7 @@ def picture(graph: Graph, states: Mapping[str, State] | None = None, *, legend: 
         entry = graph.entry(node)
         root.at(entry.groups).boxes.append(_box(id_, node, entry, states))
     result = Picture(root, list(_lines(graph, ids)))
+    _add_calls(result, graph, ids, states or {})
     if legend:
         _add_legend(result)
     return result
@@ -235,6 +236,30 @@ def _lines(graph: Graph, ids: Mapping[NodeLike, str]) -> Iterator[Line]:
             keys = [edge.key for edge in edges if edge.key] if is_labelled else []
             label = _one_line(", ".join(keys), MAX_TITLE)
             yield Line(ids[edges[0].upstream], ids[node], kind, label, mapped)
+
+
+def _add_calls(drawn: Picture, graph: Graph, ids: Mapping[NodeLike, str], states: Mapping[str, State]) -> None:
+    """Add the deferred calls of a run: those of a caller to a task are one box, below the caller."""
+    places = {graph.entry(node).slug: (id_, graph.entry(node).groups) for node, id_ in ids.items()}
+    for slug, state in states.items():
+        caller = slug
+        while caller not in places and "/" in caller:
+            caller = caller.rpartition("/")[0]
+        if slug in places or caller not in places:
+            continue
+        above, groups = places[caller]
+        id_ = f"c{len(places)}"
+        places[slug] = (id_, groups)
+        look, name = look_of(state), slug[len(caller) + 1 :]
+        counts = state.counts
+        detail = f"{TIMES} {counts.total:,}" if counts is not None else ""
+        if counts is not None and counts.successful < counts.total:
+            detail = f"{counts.successful:,}/{counts.total:,}"
+        title = " ".join(filter(None, (look.symbol, _one_line(name, MAX_TITLE))))
+        tooltip = "\n".join(_one_line(text, MAX_TOOLTIP) for text in (slug, str(state)))
+        box = Box(id_, "task", title, look, is_map=True, detail=detail, tooltip=tooltip)
+        drawn.root.at(groups).boxes.append(box)
+        drawn.lines.append(Line(above, id_, "data", "calls", mapped=True))
 
 
 def _add_legend(drawn: Picture) -> None:

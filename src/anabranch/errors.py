@@ -50,6 +50,7 @@
         ├── UnmappableError (TypeError)
         ├── MissingOutputError (LookupError)
         ├── UnstorableValueError (TypeError)
+        ├── DeferDepthError (RecursionError)  deferred calls that make deferred calls, too deep
         ├── CodeNotLoadable (ImportError)
         ├── VersionMismatch (ImportError)
         ├── ProcessDied (RuntimeError)       the task's own process ended, or was killed for its memory
@@ -273,6 +274,10 @@ class MissingOutputError(TaskError, LookupError):
 
 class UnstorableValueError(TaskError, TypeError):
     """A task returned a value that cannot leave the process it was made in."""
+
+
+class DeferDepthError(TaskError, RecursionError):
+    """Deferred calls make deferred calls, more callers deep than ``engine.max_defer_depth`` allows."""
 
 
 class CodeNotLoadable(TaskError, ImportError):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from anabranch.states import State
 
@@ -42,6 +42,20 @@ class MapAdvanced:
 
 
 @dataclass(frozen=True, slots=True)
+class CallsMade:
+    """Task runs have made deferred calls; what is needed to run them again is in `record`, for who keeps a journal."""
+
+    now: float
+    caller: str
+    nodes: Mapping[str, Any]
+    """New nodes, by slug: maps whose elements are calls of one task."""
+    record: Any
+    """An `anabranch.engine.calls.Placed`."""
+    is_new: bool = True
+    """Whether they were made now, and not by an earlier driver of the run."""
+
+
+@dataclass(frozen=True, slots=True)
 class Noticed:
     """Something about the run as a whole that its user should know: what it waits for, and how long."""
 
@@ -57,5 +71,5 @@ class RunFinished:
     state: State
 
 
-Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | Noticed | RunFinished
+Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | CallsMade | Noticed | RunFinished
 Observer: TypeAlias = Callable[[Event], None]

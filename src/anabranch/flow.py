@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from anabranch.handle import RunHandle
     from anabranch.results.base import Result
     from anabranch.runview import FlowRunView
+    from anabranch.task import FunctionTask
 
 
 class Flow(Writing):
@@ -259,6 +260,23 @@ class Flow(Writing):
         known = self.parameters(by_name=True).values()
         given = self._given(parameters, kwargs)
         return delayed_of(plan_of(self.graph, self.reference_tasks(), known, given, result=self.result))
+
+    def as_task(self, *, executor: Executor | None = None, **options: Any) -> FunctionTask[..., Any]:
+        """A task that runs this flow, for use in another: called, mapped or deferred, with parameters by name.
+
+        Each run of the task is a run of the flow with a record of its own. The task's value is that of the reference
+        task, or a dict of them by name; if the run fails, the task fails with its exception.
+
+        Parameters
+        ----------
+        executor
+            Where each run of the flow runs; default: in the slot of the task.
+        **options
+            Of the task, see `anabranch.task`.
+        """
+        from anabranch.subflows import task_of
+
+        return task_of(self, executor=executor, **options)
 
     def submit(
         self,

@@ -47,6 +47,8 @@ class FrozenNode:
     where: str
     feeds_map: bool = False
     """Whether a map takes its elements from this node's value."""
+    depth: int = 0
+    """Number of callers around deferred calls; 0 for what is written in the flow."""
 
     @property
     def element_upstreams(self) -> tuple[str, ...]:

@@ -197,6 +197,12 @@ class Policies:
     priority: int = 0
     concurrency: Mapping[str, int] = field(default_factory=dict)
     """Named limits: of all task runs that share a name, at most so many go on at the same time in a run."""
+    min_success: float | None = None
+    """Share of a map's elements that is enough for its success; past what it allows to fail, the rest is not run."""
+    first_n: int | None = None
+    """Successful elements of a map that are enough: the rest is skipped."""
+    stop_when: Callable[[Any], object] | None = None
+    """Predicate on the value of an element after which the rest of a map is skipped."""
     reduce: bool = False
     """Whether the function is associative on a list: ``f([f(a), f(b)]) == f(a + b)``, so that chunks can be reduced
     where they are made."""
@@ -232,6 +238,15 @@ class Policies:
             isinstance(self.chunksize, bool) or not isinstance(self.chunksize, int) or self.chunksize < 1
         ):
             raise OptionError(f"chunksize: expected 'auto' or a whole number from 1, found {self.chunksize!r}")
+        share = self.min_success
+        if share is not None and (isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1):
+            raise OptionError(f"min_success: expected a share above 0 and up to 1, such as 0.95, found {share!r}")
+        if self.first_n is not None and (
+            isinstance(self.first_n, bool) or not isinstance(self.first_n, int) or self.first_n < 1
+        ):
+            raise OptionError(f"first_n: expected a whole number from 1, found {self.first_n!r}")
+        if self.stop_when is not None and not callable(self.stop_when):
+            raise OptionError(f"stop_when: expected a function of an element's value, found {self.stop_when!r}")
         for option in ("reduce", "log_stdout", "skip_on_upstream_skip"):
             if not isinstance(getattr(self, option), bool):
                 raise OptionError(f"{option}: expected True or False, found {getattr(self, option)!r}")
@@ -285,6 +300,11 @@ class Policies:
         return replace(base, **changes)
 
     @property
+    def may_stop_early(self) -> bool:
+        """Whether a map may end before all of its elements have run."""
+        return self.min_success is not None or self.first_n is not None or self.stop_when is not None
+
+    @property
     def is_plain(self) -> bool:
         """Whether running the function and keeping its value is all there is to do."""
         return (
@@ -293,4 +313,5 @@ class Policies:
             and self.trigger is triggers.all_successful
             and not self.state_handlers
             and self.on_failure is None
+            and self.stop_when is None
         )

@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from anabranch.call_rows import row_of
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.units import Report, SingleReport
 from anabranch.errors import RunStoreError, StaleOwner
-from anabranch.events import Event, MapAdvanced, TaskChanged
+from anabranch.events import CallsMade, Event, MapAdvanced, TaskChanged
 from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.report_rows import batch_of, element_row, task_run_row
 from anabranch.runs import Batch, ChunkRow, ElementRow, Ownership, RunStore, TaskRunRow
@@ -91,7 +92,9 @@ class Recorder:
     ) -> None:
         self.store = store
         self.ownership = ownership
-        self._graph = graph
+        self._graph = FrozenGraph(dict(graph.nodes), graph.reference)
+        self._calls = 0
+        """Number of times that deferred calls were made."""
         self._secrets = secrets or Secrets({}, graph)
         self._clock = clock
         self._pending = _Pending()
@@ -137,7 +140,9 @@ class Recorder:
 
     def observe(self, event: Event) -> None:
         """Note what no report says: maps as a whole, and states that the driver gave; written with what comes next."""
-        if isinstance(event, TaskChanged):
+        if isinstance(event, CallsMade):
+            self._note_calls(event)
+        elif isinstance(event, TaskChanged):
             node = self._graph.nodes[event.slug]
             is_said = self._said.get(event.slug) is event.state
             if node.kind != "parameter" and not is_said and isinstance(event.state, Finished):
@@ -145,6 +150,22 @@ class Recorder:
         elif isinstance(event, MapAdvanced) and event.slug not in self._said:
             state = Running(message=f"{event.width:,} elements", counts=Counts(event.width))
             self._note(self._graph.nodes[event.slug], state)
+
+    def _note_calls(self, event: CallsMade) -> None:
+        """Note deferred calls; they are in the store before anything that comes of them is."""
+        assert isinstance(self._graph.nodes, dict)
+        self._graph.nodes.update(event.nodes)
+        if not event.is_new:
+            return
+        self._calls += 1
+        try:
+            row = row_of(event.record, (self.ownership.epoch * SERIALS_OF_AN_OWNER) + self._calls)
+        except Exception:  # a function that cannot be pickled, where everything runs in this process
+            _log.warning("deferred calls of %s cannot be recorded, and are made again by a resume", event.caller)
+            return
+        self._pending.add(self._secrets.masked(Batch(chunks=[row])))
+        for node in event.nodes.values():
+            self._note(node, Running(message="deferred calls"))
 
     def _note(self, node: FrozenNode, state: State) -> None:
         self._said[node.slug] = state

@@ -21,7 +21,18 @@ from anabranch.frozen import FrozenGraph
 from anabranch.ref_rows import dump_note, dump_ref, dump_stored, load_note, load_ref, load_stored
 from anabranch.runs import Batch, ChunkRow, ElementRow, TaskRunRow
 from anabranch.runs.codec import from_microseconds, to_microseconds
-from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Counts, Failure, Finished, Paused, Retrying, State, Success
+from anabranch.states import (
+    BY_CODE,
+    FIRST_FINAL_CODE,
+    Counts,
+    Deferred,
+    Failure,
+    Finished,
+    Paused,
+    Retrying,
+    State,
+    Success,
+)
 
 _log = logging.getLogger("anabranch.recording")
 
@@ -47,7 +58,7 @@ def batch_of(report: Report, graph: FrozenGraph) -> Batch:
 
 
 def _says_something(state: State) -> bool:
-    return isinstance(state, (Finished, Retrying, Paused))
+    return isinstance(state, (Finished, Retrying, Paused, Deferred))
 
 
 def task_run_row(report: SingleReport, task_name: str, worker: str) -> TaskRunRow:
@@ -60,7 +71,7 @@ def task_run_row(report: SingleReport, task_name: str, worker: str) -> TaskRunRo
         state=state.name,
         code=state.code,
         attempt=state.attempt,
-        loop_count=looped[0] if looped else 1,
+        loop_count=looped[0] if looped else report.loop_count,
         start=state.start_time,
         end=state.end_time,
         worker=state.worker or worker,
@@ -179,7 +190,10 @@ def single_of(row: TaskRunRow) -> SingleReport:
         counts=facts.get("counts"),
     )
     ref, note = load_ref(row.result), load_note(row.fingerprint)
-    return SingleReport(row.slug, state, row.value, facts.get("width"), facts.get("unmappable", ""), ref, note)
+    loops = row.loop_count
+    return SingleReport(
+        row.slug, state, row.value, facts.get("width"), facts.get("unmappable", ""), ref, note, loop_count=loops
+    )
 
 
 def codes_of(chunks: Iterable[ChunkRow]) -> bytearray:

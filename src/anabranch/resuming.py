@@ -11,6 +11,7 @@ from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
+from anabranch.engine.calls import Placed
 from anabranch.engine.maps import as_range
 from anabranch.engine.units import ColumnReport, Report, SingleReport
 from anabranch.errors import ResultReleased
@@ -46,11 +47,16 @@ class Recorded:
     columns: dict[str, list[Report]] = field(default_factory=dict)
     widths: Mapping[str, int] = field(default_factory=dict)
     """Of maps."""
+    calls: list[Placed] = field(default_factory=list)
+    """Deferred calls, in the order in which they were made."""
 
-    def reports(self) -> tuple[Report, ...]:
+    def reports(self) -> tuple[Report | Placed, ...]:
         """Reports in the order in which a machine can take them, if the nodes came in topological order."""
         singles = [Report(("", 0), singles=(each,)) for each in self.singles.values()]
-        return (*singles, *(report for reports in self.columns.values() for report in reports))
+        called = {slug for placed in self.calls for slug in placed.slugs}
+        written = [report for slug, reports in self.columns.items() if slug not in called for report in reports]
+        made = [report for slug, reports in self.columns.items() if slug in called for report in reports]
+        return (*singles, *written, *self.calls, *made)
 
 
 def without(recorded: Recorded, nodes: Container[str], elements: Mapping[str, Collection[int]]) -> Recorded:
@@ -60,7 +66,7 @@ def without(recorded: Recorded, nodes: Container[str], elements: Mapping[str, Co
     for slug, indices in elements.items():
         left = (_without(report, indices) for report in columns.get(slug, ()))
         columns[slug] = [report for report in left if report is not None]
-    return Recorded(singles, {slug: each for slug, each in columns.items() if each}, recorded.widths)
+    return Recorded(singles, {slug: each for slug, each in columns.items() if each}, recorded.widths, recorded.calls)
 
 
 def held(graph: FrozenGraph, recorded: Recorded, choice: Choice) -> Recorded:
@@ -75,9 +81,24 @@ def held(graph: FrozenGraph, recorded: Recorded, choice: Choice) -> Recorded:
         left = [_without(report, again.elements.get(slug, ())) for report in columns]
         if any(left):
             kept.columns[slug] = [report for report in left if report is not None]
+    _keep_calls(kept, recorded, again)
     if choice.only_failed:
         _leave_out(graph, kept, again)
     return _released(graph, kept, choice.keep)
+
+
+def _keep_calls(kept: Recorded, recorded: Recorded, again: _Again) -> None:
+    """Keep the deferred calls of what is not called again itself; those of the rest are made anew."""
+    dropped = set(again.anew)
+    for placed in recorded.calls:
+        caller = placed.expansion.slug
+        if caller in dropped:
+            dropped.update(placed.slugs)
+        else:
+            void = frozenset(again.anew_elements.get(caller, ())).intersection(placed.expansion.indices)
+            kept.calls.append(replace(placed, void=void))
+    for slug in dropped - again.anew:
+        kept.columns.pop(slug, None)
 
 
 class _Again:
@@ -86,12 +107,19 @@ class _Again:
     def __init__(self, graph: FrozenGraph, recorded: Recorded, choice: Choice) -> None:
         self.nodes: set[str] = set(choice.start)
         self.elements: dict[str, set[int]] = {}
+        self.anew: set[str] = set(choice.start)
+        """Nodes whose tasks are called again, not only what they have called."""
+        self.anew_elements: dict[str, set[int]] = {}
+        if choice.element is not None:
+            self.anew_elements[choice.element[0]] = {choice.element[1]}
         for slug, node in graph.nodes.items():
             for edge in node.edges:
                 if edge.upstream in self.nodes or (edge.upstream in self.elements and not edge.mapped):
                     self.nodes.add(slug)
+                    self.anew.add(slug)
                 elif edge.upstream in self.elements:
                     self._add(slug, self.elements[edge.upstream])
+                    self.anew_elements.setdefault(slug, set()).update(self.elements[edge.upstream])
             self._add_own(slug, recorded, choice)
 
     def _add(self, slug: str, indices: Iterable[int]) -> None:
@@ -199,7 +227,7 @@ def _released(graph: FrozenGraph, kept: Recorded, wanted: Container[str]) -> Rec
             singles[slug] = replace(singles[slug], value=data)
         if slug in columns:
             columns[slug] = [_given(report, data) for report in columns[slug]]
-    return Recorded(singles, columns, kept.widths)
+    return Recorded(singles, columns, kept.widths, kept.calls)
 
 
 def _has_ended(graph: FrozenGraph, kept: Recorded, slug: str) -> bool:

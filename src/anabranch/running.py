@@ -227,5 +227,5 @@ def delayed_of(plan: RunPlan) -> Delayed:
     parameters = {plan.graph.nodes[slug].name: value for slug, value in plan.parameters.items()}
     info = RunInfo(plan.name, plan.run_id, parameters, datetime.now(UTC))
     settings = {**plan.settings, "inplace_retry_delay_s": math.inf}  # no driver is there to wait elsewhere
-    program = Program(info, plan.graph.nodes, plan.parameters, settings)
+    program = Program(info, dict(plan.graph.nodes), plan.parameters, settings)
     return compile_flow(plan.graph, program, plan.run_id, cloudpickle.dumps(program))

@@ -253,7 +253,8 @@ class FlowResults(Mapping[Any, TaskRunView]):
         if isinstance(key, str):
             if key in runs:
                 return key
-            slugs = [slug for slug, run in runs.items() if run.node.name == key]
+            called = [slug for slug, run in runs.items() if run.node.name == key]
+            slugs = [slug for slug in called if not runs[slug].node.depth] or called
             if not slugs:
                 raise UnknownNodeError(f"no node is called {key!r}; there are: {listed(runs)}{nearest(key, runs)}")
         elif self._graph is None:
@@ -271,7 +272,11 @@ class FlowResults(Mapping[Any, TaskRunView]):
         return slugs[0]
 
     def __iter__(self) -> Iterator[Any]:
-        return (self._graph.by_slug(slug) if self._graph is not None else slug for slug in self._whole.runs)
+        runs = self._whole.runs
+        return (
+            self._graph.by_slug(slug) if self._graph is not None and not runs[slug].node.depth else slug
+            for slug in runs
+        )
 
     def __len__(self) -> int:
         return len(self._whole.runs)

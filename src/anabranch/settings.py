@@ -89,6 +89,8 @@ class EngineSettings(Section):
     chunks_per_slot: int
     chunk_nbytes: int
     max_width: int
+    max_defer_depth: int
+    calls_nbytes: int
     max_tracebacks: int
     connect_timeout_s: float
     reconnect_timeout_s: float

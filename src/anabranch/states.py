@@ -5,7 +5,7 @@
     State
     ├── Pending ── Scheduled ─┬─ Retrying
     │                         └─ Paused
-    ├── Running
+    ├── Running ── Deferred
     ├── Looped
     └── Finished ─┬─ Success ─── Cached, Mapped, Skipped
                   ├─ Failed ──── TimedOut, TriggerFailed, ValidationFailed, Crashed
@@ -236,6 +236,13 @@ class Running(State):
     code = 1
 
 
+class Deferred(Running):
+    """Has made deferred calls, and waits for what they give."""
+
+    __slots__ = ()
+    code = 4
+
+
 class Looped(State):
     """Ended one round of a loop; the next follows at once."""
 
@@ -321,7 +328,7 @@ class Cancelled(Finished):
 BY_CODE: dict[int, type[State]] = {
     cls.code: cls
     for cls in (
-        Pending, Running, Retrying, Paused, Success, Cached, Mapped, Skipped,
+        Pending, Running, Retrying, Paused, Deferred, Success, Cached, Mapped, Skipped,
         Failed, TimedOut, TriggerFailed, ValidationFailed, Crashed, Cancelled,
     )
 }  # fmt: skip
@@ -343,7 +350,10 @@ def tally(states: Iterable[State]) -> Counts:
     total = Counts()
     for state in states:
         if state.counts is not None and state.counts.total:
-            total += state.counts
+            # A map that is a success all the same may have elements that failed: `min_success` bears them.
+            counts = state.counts
+            borne = counts.failed if isinstance(state, Mapped) else 0
+            total += Counts(counts.total, counts.successful, counts.skipped + borne, counts.failed - borne)
         else:
             failed = state.is_failed() or state.is_cancelled()
             skipped = state.is_skipped()

@@ -77,6 +77,9 @@ def task(
     resources: Mapping[str, float] | None = ...,
     concurrency: Mapping[str, int] | None = ...,
     priority: int | None = ...,
+    min_success: float | None = ...,
+    first_n: int | None = ...,
+    stop_when: Callable[[Any], object] | None = ...,
     reduce: bool | None = ...,
     result: Result | None = ...,
     result_handler: Result | None = ...,
@@ -122,6 +125,9 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     concurrency
         Named limits, such as ``{"db": 4}``: of all task runs of a flow run that share a name, at most so many go on at
         the same time. Who waits takes no worker's slot; of several limits of one name, the lowest counts.
+    min_success, first_n, stop_when
+        Of a map: the share of elements that is enough for its success (0.95); the number of successful elements, or a
+        predicate on the value of one, after which the rest is skipped. What is below sees what there is.
     reduce
         Whether the function is associative on a list, ``f([f(a), f(b)]) == f(a + b)``: on a whole map it is then
         applied to each chunk where that is made, then to the results.

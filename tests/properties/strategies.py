@@ -25,6 +25,14 @@ def tasks(draw: st.DrawFn, *, delays: tuple[float, ...] = (0.0,)) -> d.TaskSpec:
     """A task whose other options are the usual ones more often than not."""
     retries = draw(st.sampled_from([0, 0, 0, 1, 2]))
     usual = draw(st.booleans())
+    if draw(st.integers(0, 3)) == 0:
+        acts = (*draw(st.lists(st.sampled_from(d.DEFERRING), min_size=1, max_size=3)), "number")
+        return d.TaskSpec(
+            d.Behaviour(acts, draw(st.integers(0, 50))),
+            trigger="all_successful" if usual else draw(st.sampled_from(list(d.TRIGGERS))),
+            retries=retries,
+            chunksize=draw(st.sampled_from(["auto", "auto", 1, 2])),
+        )
     acts = QUIET if usual else tuple(d.ACTS) if retries else WITHOUT_RETRIES
     return d.TaskSpec(
         draw(behaviours(acts)),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch import drawing, scope
+from anabranch import Flow, drawing, scope
 from anabranch.branching import case, merge, switch
 from anabranch.drawing import Box, Group, Line, Picture, dot_text, draw, mermaid_text, picture
 from anabranch.errors import DrawingError, GraphvizMissing, OptionError
@@ -674,3 +674,30 @@ def test_states_of_the_users_own_look_like_the_state_they_extend():
 
     assert drawing.look_of(Odd()) == drawing.LOOKS[Failed]
     assert drawing.look_of(Other()) == drawing.PALE
+
+
+def test_deferred_calls_of_a_run_are_drawn_below_their_callers() -> None:
+    @task
+    def leaf(x: int) -> int:
+        return x
+
+    @task
+    def grow(n: int) -> object:
+        return [leaf(n), grow(n - 1)] if n else 0
+
+    with Flow("f") as flow:
+        grow(2)
+    state = flow.run()
+
+    drawn = picture(flow.graph, state.states())
+
+    titles = {box.id: box.title for box in drawn.root.all_boxes()}
+    lines = [(titles[line.tail], titles[line.head], line.label) for line in drawn.lines]
+    assert [(tail.split()[-1], head.split()[-1]) for tail, head, _ in lines] == [
+        ("grow", "leaf"),
+        ("grow", "grow"),
+        ("grow", "leaf"),
+        ("grow", "grow"),
+    ]
+    assert {label for *_, label in lines} == {"calls"}
+    assert "calls" in flow.visualize(state, format="mermaid")

@@ -670,13 +670,13 @@ def test_an_argument_needs_an_output():
 # Inside a running task ------------------------------------------------------------------------------------------------
 
 
-def test_a_call_inside_a_running_task_fails_that_task_and_names_the_way_out():
-    calls = task(name="calls")(lambda: value(1))
+def test_a_call_inside_a_running_task_is_checked_where_it_is_written():
+    calls = task(name="calls")(lambda: needs())
     with Flow("f") as flow:
         node = calls()
     state = flow.run().result[node]
     assert state.is_failed()
-    assert "use value.run(…) to call the function itself" in state.message
+    assert "needs() is missing" in state.message
 
 
 def test_marks_belong_around_whole_arguments():

@@ -16,16 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch import context
 from anabranch.bindings import Const, Ref, evaluate
+from anabranch.engine.called import Called
+from anabranch.engine.calls import Expansion, as_range
 from anabranch.engine.carried import Carried
 from anabranch.engine.columns import Aligned, single_outcome, stored_columns, whole_outcome
 from anabranch.engine.cutting import cut
+from anabranch.engine.deferring import expanded
 from anabranch.engine.failures import revive
 from anabranch.engine.reducing import partial
 from anabranch.engine.task_runner import (
     Environment,
     TaskRun,
     conclude_exception,
+    deferring,
     failed_state,
+    has_deferred,
+    run_assembly,
     run_attempts,
     run_task,
 )
@@ -48,7 +54,17 @@ from anabranch.engine.units import (
 from anabranch.engine.values import ATOMS, copied, dumps, materialised, measured
 from anabranch.frozen import FrozenNode
 from anabranch.signals import LOOP, Signal
-from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Retrying, Running, State, Success
+from anabranch.states import (
+    BY_CODE,
+    FIRST_FAILED_CODE,
+    FIRST_FINAL_CODE,
+    Cached,
+    Deferred,
+    Retrying,
+    Running,
+    State,
+    Success,
+)
 
 if TYPE_CHECKING:
     from anabranch.engine.chunk_storage import ChunkStorage
@@ -74,6 +90,7 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     reached = _run_blocks(stages, len(indices), deadline)
     seconds = clock() - start  # without waits: it is what the next chunk is cut by
     _wait_for_retries(stages, environment)
+    expansions = [each for stage in stages if (each := stage.expansion()) is not None]
     done = indices[:reached]
     nbytes = 0
     columns: dict[str, Column] = {}
@@ -114,6 +131,8 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         nbytes=nbytes,
         worker=environment.worker,
         started=began,
+        enough=tuple(stage.node.slug for stage in stages if stage.is_enough),
+        expansions=tuple(expansions),
     )
     return UnitOutcome(columns=columns, partials=partials, nbytes=nbytes), report
 
@@ -248,7 +267,8 @@ class Stage:
         self.stored = self._chunk_storage(unit)
         self._seen: dict[object, int] = {}
         """Position of the first failure of each kind."""
-        self.whole = {slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in node.whole_upstreams}
+        whole_upstreams = () if is_first and unit.calls is not None and unit.calls.assembles else node.whole_upstreams
+        self.whole = {slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in whole_upstreams}
         self.lined: dict[str, Aligned | Stage] = {}
         self.elements: dict[str, Sequence[Any]] = {}
         """Elements that do not come from a map, by argument, in the order of the indices."""
@@ -258,6 +278,15 @@ class Stage:
         """Whether an element there carries a state."""
         self.is_followed = False
         """Whether another map of the chunk takes the values."""
+        self.deferring: dict[int, Any] = {}
+        """What elements returned that made deferred calls, by position."""
+        self.assembles = is_first and unit.calls is not None and unit.calls.assembles
+        self.is_enough = False
+        """Whether an element has ended the map."""
+        self._busy: set[int] = set()
+        """Positions of deferred calls that take values of others."""
+        self.called = Called(node.slug, unit, environment.program, outcomes) if unit.calls is not None else None
+        self._name_calls()
         self._line_up(unit, outcomes, before)
         is_by_element = self.stored is not None and self.stored.by_element
         self.is_plain = (not is_by_element and node.policies.is_plain) and all(
@@ -282,7 +311,26 @@ class Stage:
             is_main=self.environment.is_main,
         )
 
+    def _name_calls(self) -> None:
+        """Let deferred calls know what they are called."""
+        records = self.called.records if self.called is not None and self.node.depth else {}
+        if self.assembles:  # what is put together has the record of a caller
+            named = {index: record.called.rpartition("[") for index, record in records.items()}
+            names = {index: (called, int(number[:-1])) for index, (called, _, number) in named.items()}
+        else:
+            names = {index: (record.called, record.number) for index, record in records.items()}
+        self.context.names = names or None
+
     def _line_up(self, unit: Unit, outcomes: Mapping[Key, UnitOutcome], before: Mapping[str, Stage]) -> None:
+        if self.assembles:
+            return
+        records = self.called.records if self.called is not None else {}
+        if records:
+            rows = [records[index] for index in self.indices]
+            for number, name in enumerate(self.node.arguments):
+                self.elements[name] = [row.values[number] for row in rows]
+            self._busy = {position for position, row in enumerate(rows) if row.needs}
+            return
         lists: dict[str, Sequence[Any]] = {}
         for slug in self.node.element_upstreams:
             if slug in before:
@@ -323,7 +371,7 @@ class Stage:
         """Whole arguments that an attempt could change before the next, by name."""
         if self.node.policies.retry.max_retries:
             self._note_whole_arguments(values)
-        if not self.is_plain:
+        if not self.is_plain or self.assembles:
             return
         try:
             for check in self.node.checks:
@@ -356,9 +404,9 @@ class Stage:
         """Run the elements at positions from `low` to `high`, or to where the deadline has passed; at least one."""
         # With retries to come, an attempt must work on copies of what it could change: that is the long way's business.
         retries = self.node.policies.retry.max_retries > 0 and not self._has_atoms_only()
-        usual = self.is_plain and not self.has_carried and not self.attempts and not self.loops
+        usual = self.is_plain and not (self.has_carried or self.attempts or self.loops or self.assembles)
         call = self._call = self._caller() if usual else None
-        is_gated, is_followed = bool(self.gates), self.is_followed
+        is_gated, is_followed, busy = bool(self.gates), self.is_followed, self._busy
         max_width: int = self.environment.setting("max_width")
         clock, codes, values, ctx, indices = time.perf_counter, self.codes, self.values, self.context, self.indices
         positions = iter(range(low, high))
@@ -377,12 +425,18 @@ class Stage:
                         if (
                             call is None
                             or (is_gated and not self._is_open(position))
+                            or (busy and position in busy)
                             or (retries and self._is_mutable(position))
                         ):
                             self._long_way(position)
+                            if self.is_enough:
+                                break
                         else:
                             ctx.map_index = indices[position]
                             value = call(position)
+                            if ctx.calls is not None and has_deferred(ctx, value):
+                                self._defer(position, value)
+                                continue
                             if is_followed and type(value) not in ATOMS:
                                 value = materialised(value, max_width)  # a map below and the join must see the same
                             values[position] = value
@@ -448,12 +502,17 @@ class Stage:
             element = elements[name]
             neighbours[slug] = element.outcome if isinstance(element, Carried) else Outcome(Success(), element)
             elements[name] = neighbours[slug].value
-        ctx = self.environment.task_context(self.node, map_index=index, attempt=self.attempts.get(index, 1))
+        node, whole = self.node, self.whole
+        if position in self._busy and self.called is not None:
+            node, neighbours = self.called.upstreams(index, node)
+            elements = {name: value for name, value in elements.items() if type(node.arguments[name]) is Const}
+        ctx = self.environment.task_context(node, map_index=index, attempt=self.attempts.get(index, 1))
+        ctx.names = {index: self.context.names[index]} if self.context.names is not None else None
         if index in self.loops:
             ctx.task_loop_count, ctx.task_loop_result = self.loops[index]
         run = TaskRun(
-            self.node,
-            self.whole,
+            node,
+            whole,
             elements,
             ctx,
             self.environment,
@@ -467,11 +526,71 @@ class Stage:
         return run if self.stored is None else self.stored.equip(run, position)
 
     def _long_way(self, position: int) -> None:
-        self._record(position, run_task(self._run_at(position)))
+        run = self._run_at(position)
+        if self.assembles and self.called is not None:
+            self._record(position, run_assembly(run, self.called, self.indices[position]))
+        else:
+            self._record(position, run_task(run))
+
+    def _look_for_enough(self, position: int, outcome: Outcome) -> Outcome:
+        """Ask whether the value of an element is enough; its failure, if that cannot be said."""
+        stop_when = self.node.policies.stop_when
+        if stop_when is None or type(outcome.state) is not Success:
+            return outcome
+        try:
+            self.is_enough |= bool(stop_when(outcome.value))
+        except BaseException as error:  # the user's
+            if self.environment.is_main and isinstance(error, KeyboardInterrupt):
+                raise
+            state = failed_state(error, root=self._name(position))
+            state = replace(state, map_index=self.indices[position], worker=self.environment.worker)
+            return Outcome(state, revive(state.failure))
+        return outcome
+
+    def _defer(self, position: int, value: Any) -> None:
+        """An element on the short way has made deferred calls."""
+        run = self._run_at(position)
+        self._record(position, deferring(run, Running(start_time=self.environment.now()), value))
+
+    def expansion(self) -> Expansion | None:
+        """The deferred calls of all elements; what cannot travel is its element's failure."""
+        try:
+            return self._expanded(sorted(self.deferring))
+        except BaseException as error:  # pickling runs the user's code
+            if self.environment.is_main and isinstance(error, KeyboardInterrupt):
+                raise
+            for position in sorted(self.deferring):  # some element is guilty: this finds out which
+                try:
+                    self._expanded([position])
+                except BaseException as guilty:
+                    del self.deferring[position]
+                    self._fail(position, guilty)
+        try:
+            return self._expanded(sorted(self.deferring))
+        except BaseException as error:  # each alone would do, and all together do not
+            for position in self.deferring:
+                self._fail(position, error)
+            return None
+
+    def _expanded(self, positions: list[int]) -> Expansion | None:
+        if not positions:
+            return None
+        return expanded(
+            self.node,
+            as_range(self.indices[position] for position in positions),
+            [(self._name(position), self.deferring[position]) for position in positions],
+            in_process=self.environment.in_process,
+            settings=self.environment.program.settings,
+        )
+
+    def _name(self, position: int) -> str:
+        self.context.map_index = self.indices[position]
+        return self.context.task_full_name
 
     def _raised(self, position: int, error: BaseException) -> None:
         """An attempt on the short way raised: settle it, and go on with it where that is due at once."""
         ctx, began = self.context, self.environment.now()
+        calls, ctx.calls = ctx.calls, None
         try:
             while self._call is not None and self._is_repeated_at_once(error, ctx.task_run_count):
                 ctx.task_run_count += 1
@@ -481,21 +600,24 @@ class Stage:
                 except BaseException as again:
                     if self.environment.is_main and isinstance(again, KeyboardInterrupt):
                         raise
-                    error = again
+                    error, calls, ctx.calls = again, ctx.calls, None
                 else:
+                    if has_deferred(ctx, value):
+                        self._defer(position, value)
+                        return
                     self._record(position, Outcome(self._late_success(position, began), value))
                     return
             attempt = ctx.task_run_count
         finally:
             ctx.task_run_count = 1
         run = self._run_at(position)
-        run.context.task_run_count = attempt
+        run.context.task_run_count, run.context.calls = attempt, calls
         self._restore_inputs()
         inputs = {**self.template, **{name: column[position] for name, column in self.open}}
         running = Running(start_time=self.environment.now())
         outcome = conclude_exception(run, running, error, inputs)
         state = outcome.state
-        if isinstance(error, LOOP):
+        if isinstance(error, LOOP) and not isinstance(state, Deferred):
             run.context.task_loop_count, run.context.task_loop_result = 2, state.result
         elif (
             isinstance(state, Retrying)
@@ -552,8 +674,12 @@ class Stage:
         return self._seen.get(kind) == position
 
     def _record(self, position: int, outcome: Outcome) -> None:
+        outcome = self._look_for_enough(position, outcome)
         state = outcome.state
         self.codes[position] = state.code
+        if isinstance(state, Deferred):
+            self.deferring[position] = outcome.value
+            outcome = Outcome(state)
         self.values[position] = outcome.value
         if self.stored is not None:
             self.stored.note(position, outcome)
@@ -663,7 +789,7 @@ class Stage:
 
     def _fail(self, position: int, error: BaseException) -> None:
         index = self.indices[position]
-        state = failed_state(error, root=f"{self.node.slug}[{index}]")
+        state = failed_state(error, root=self._name(position))
         state = replace(state, map_index=index, worker=self.environment.worker)
         self._record(position, Outcome(state, revive(state.failure)))
 

@@ -54,7 +54,7 @@ def whole_outcome(
     if isinstance(source, Known):
         return without_value(source.state)
     if isinstance(source, Pieces):
-        state = source.state if source.state.is_finished() else summed(slug, source.keys, outcomes)
+        state = source.state if source.state.is_finished() else summed(program.nodes[slug], source.keys, outcomes)
         if reduce is not None:
             return Outcome(state, reduce(source))
         values = joined(slug, source, state, outcomes, program, carrying=carrying)
@@ -165,16 +165,16 @@ def _both(these: Indices, those: Indices) -> Indices:
     return tuple(index for index in these if index in wanted)
 
 
-def summed(slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome]) -> State:
+def summed(node: FrozenNode, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome]) -> State:
     """A map's own state, seen from its chunks: where no driver has counted them."""
-    columns = list(found(slug, keys, outcomes))
+    columns = list(found(node.slug, keys, outcomes))
     codes = bytearray(sum(len(column.codes) for column in columns))
     records: dict[int, State] = {}
     for column in columns:
         for index, code in zip(column.indices, column.codes, strict=True):
             codes[index] = code
         records.update(column.records)
-    return map_state(slug, codes, records)
+    return map_state(node.slug, codes, records, min_success=node.policies.min_success)
 
 
 def joined(

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from anabranch.engine.calls import Placed
 from anabranch.engine.driver import RunPlan
 from anabranch.engine.handlers import FlowHandlers, not_run, run_handled
 from anabranch.engine.task_runner import failed_state
 from anabranch.engine.units import Report
-from anabranch.events import Event, MapAdvanced, RunStarted, TaskChanged
+from anabranch.engine.values import dumps
+from anabranch.events import CallsMade, Event, MapAdvanced, RunStarted, TaskChanged
 from anabranch.executors.dask import DaskExecutor
 from anabranch.states import State
 
@@ -94,7 +96,7 @@ class Ledger:
             "started": before.get("started", time.time()),
         }
 
-    def recorded(self) -> tuple[Report, ...]:
+    def recorded(self) -> tuple[Report | Placed, ...]:
         """What an earlier driver has written down."""
         entries = sorted(self._journal.items(), key=lambda each: tuple(map(int, each[0].split("."))))
         self._nbytes = sum(len(data) for _, data in entries)
@@ -108,7 +110,10 @@ class Ledger:
                 singles=tuple(replace(each, value=None) for each in report.singles),
                 columns=tuple(replace(each, values=None) for each in report.columns),
             )
-        data = pickle.dumps(replace(report, prints=()), protocol=5)
+        self._add(replace(report, prints=()))
+
+    def _add(self, entry: Report | Placed) -> None:
+        data = dumps(entry)
         self._nbytes += len(data)
         self._note("journal", f"{self.epoch}.{self._count}", value=data)
         self._count += 1
@@ -135,6 +140,8 @@ class Ledger:
                 is_worth_it = True
             case TaskChanged(_, slug, state):
                 tasks.setdefault(slug, {}).update(state=state.name, message=state.message[:500])
+            case CallsMade() as made if made.is_new:
+                self._add(made.record)
             case MapAdvanced(_, slug, width, done, failed, retrying):
                 tasks.setdefault(slug, {}).update(
                     state="Running", width=width, done=done, failed=failed, retrying=retrying

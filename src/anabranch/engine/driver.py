@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from anabranch.bindings import Build, Const, Expression
 from anabranch.context import RunInfo
+from anabranch.engine.calls import Placed
 from anabranch.engine.compiler import (
     compile_program,
     compile_units,
@@ -80,7 +81,7 @@ class RunPlan:
     date: datetime | None = None
     first_serial: int = 0
     """Keys of units are numbered from here: no two drivers of a run may use the same key."""
-    recorded: tuple[Report, ...] = ()
+    recorded: tuple[Report | Placed, ...] = ()
     """What is known of the run already, from an earlier driver's journal."""
 
 
@@ -210,7 +211,7 @@ class Driver:
         parameters = {plan.graph.nodes[slug].name: value for slug, value in plan.parameters.items()}
         info = RunInfo(plan.name, plan.run_id, parameters, plan.date or started)
         if self._executor.in_process:
-            self._program = Program(info, self._graph.nodes, plan.parameters, plan.settings)
+            self._program = Program(info, dict(self._graph.nodes), plan.parameters, plan.settings)
         else:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
             program = Program(info, nodes, plan.parameters, plan.settings)
@@ -270,7 +271,7 @@ class Driver:
                     self._send_program(self._program.with_code())
                 report = read_report(self._sent_elsewhere(message.payload))
                 if self._journal is not None:
-                    self._journal(report)
+                    self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
                 self._show(report.prints)
                 return Reported(self._clock(), report)
             if isinstance(message, CancelWanted):
@@ -306,7 +307,7 @@ class Driver:
 
     def _kill_attempts(self) -> None:
         """End the attempts of a run that is over, where they have processes of their own: others cannot be ended."""
-        if all(node.policies.isolation == "thread" for node in self._graph.nodes.values()):
+        if all(node.policies.isolation == "thread" for node in self._machine.graph.nodes.values()):
             return
         kill = Sourced("kill", (self._plan.run_id,))
         ask = getattr(self._executor, "ask_workers", None)
@@ -323,7 +324,7 @@ class Driver:
     def _show(self, prints: Sequence[Printed]) -> None:
         """Print what tasks printed elsewhere, or log it where the task asks for that."""
         for line in prints:
-            node = self._graph.nodes.get(line.slug)
+            node = self._machine.graph.nodes.get(line.slug)
             if node is not None and node.policies.log_stdout:
                 logging.getLogger(f"anabranch.task.{node.name}").info("%s", line.text)
             else:
@@ -350,8 +351,8 @@ class Driver:
             units,
             self._plan.run_id,
             program=self._program,
-            resources=lambda unit: dict(self._graph.nodes[unit.nodes[0]].policies.resources),
-            priority=lambda unit: self._graph.nodes[unit.nodes[0]].policies.priority,
+            resources=lambda unit: dict(self._machine.graph.nodes[unit.nodes[0]].policies.resources),
+            priority=lambda unit: self._machine.graph.nodes[unit.nodes[0]].policies.priority,
             is_main=self._executor.is_sequential,
         )
         for region in regions:

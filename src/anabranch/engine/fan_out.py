@@ -9,6 +9,8 @@ from typing import Any
 
 from anabranch.bindings import Const
 from anabranch.engine.blame import blamed
+from anabranch.engine.callbook import Waiter
+from anabranch.engine.calls import UnitCalls
 from anabranch.engine.chunking import Pacer
 from anabranch.engine.cutting import cut
 from anabranch.engine.knowledge import Knowledge, NodeRun
@@ -16,10 +18,13 @@ from anabranch.engine.maps import Batch, Chain, MapRun, as_range, stretches
 from anabranch.engine.reducing import reduced_argument
 from anabranch.engine.units import ColumnReport, CutFrom, Held, Indices, Input, Key, Pieces, Report, Unit
 from anabranch.frozen import FrozenNode
+from anabranch.policies import Policies
 from anabranch.states import (
     FIRST_FINAL_CODE,
+    Cancelled,
     Counts,
     Crashed,
+    Deferred,
     Failed,
     Failure,
     Mapped,
@@ -46,6 +51,8 @@ class FanOut:
         self._reducers: dict[str, tuple[str, ...]] = {}
         self._pending: dict[str, dict[int, Batch]] = {}
         """By map that has no chain for a while: what is known of elements' next attempts."""
+        self.freed: list[tuple[Waiter, tuple[int, ...]]] = []
+        """Elements that wait for no deferred call any more, to be looked at by the machine."""
         self._due: dict[str, list[tuple[float, int, int, State]]] = {}
         """By map that has no chain for a while: retries that wait."""
         for node in known.graph.nodes.values():
@@ -79,6 +86,7 @@ class FanOut:
 
         Nothing may be on its way. Attempts, loops, times of retries and suspicions stay what they were.
         """
+        self.freed.clear()
         for chain in self.chains:
             for batch in (*chain.in_flight.values(), *chain.ready):
                 if batch.attempts or batch.loops or batch.is_suspect:
@@ -149,6 +157,13 @@ class FanOut:
             for index, code in enumerate(elements.codes)
             if code < FIRST_FINAL_CODE and code != Paused.code and index not in waiting
         ]
+        calls, slug = self._known.calls, run.node.slug
+        if calls:
+            callers = [i for i in left if elements.codes[i] == Deferred.code and calls.has_called(slug, i)]
+            taken = set(callers)
+            left = [i for i in left if i not in taken and not calls.is_waiting(Waiter(slug, False), i)]
+            for indices in stretches(i for i in callers if not calls.is_waiting(Waiter(slug, True), i)):
+                chain.ready.append(Batch(indices, assembles=True))
         missing = bytearray(chain.width)
         for up in unfinished:
             assert up.elements is not None
@@ -169,6 +184,33 @@ class FanOut:
             chain.ready.append(Batch(range(index, index + 1), 0, attempts, loops, is_suspect=batch.is_suspect))
         for indices in stretches(plain):
             chain.ready.append(Batch(indices))
+
+    # Deferred calls ---------------------------------------------------------------------------------------------------
+
+    def grow(self, run: NodeRun, width: int) -> None:
+        """Give a map of deferred calls more elements; those that miss nothing are made ready by `free`."""
+        if run.elements is None:
+            run.elements = MapRun(run.node.slug, 0, max_tracebacks=self._known.settings["max_tracebacks"])
+            run.state = Running(message="deferred calls")
+            run.chain = Chain(run.node.slug, 0, self._pacer(run))
+            run.chain.has_begun = True
+            self.chains.append(run.chain)
+        run.elements.grow(width)
+        if run.chain is not None:
+            run.chain.width += width
+
+    def free(self, waiter: Waiter, indices: Indices) -> None:
+        """Elements of a map miss nothing any more: calls can run, values of callers can be put together."""
+        run = self._known.runs[waiter.slug]
+        chain = run.chain
+        if chain is None or not len(indices):
+            return  # it gets a chain again with all that can run
+        if not isinstance(indices, range):
+            indices = as_range(sorted(indices))
+        if waiter.is_caller:
+            chain.ready.append(Batch(indices, chain.slugs.index(waiter.slug), assembles=True))
+        else:
+            chain.make_ready(indices)
 
     def _pacer(self, run: NodeRun) -> Pacer:
         return Pacer(self._known.settings, run.node.policies.chunksize)
@@ -202,7 +244,12 @@ class FanOut:
         if not width:
             return Mapped(message="no elements", counts=Counts())
         run.state = Running(message=f"{width:,} elements")
-        run.elements = MapRun(node.slug, width, max_tracebacks=self._known.settings["max_tracebacks"])
+        run.elements = MapRun(
+            node.slug,
+            width,
+            max_tracebacks=self._known.settings["max_tracebacks"],
+            min_success=node.policies.min_success,
+        )
         self._join_chain(run, sources)
         self._known.look_below(node.slug)
         return None
@@ -258,7 +305,8 @@ class FanOut:
         assert run.elements is not None
         maps = [source for source in sources if source.elements is not None]
         chains = {id(source.chain): source.chain for source in maps}
-        if len(chains) == 1 and all(not source.is_final for source in maps):
+        stops = run.node.policies.may_stop_early  # what is on its way of it must be its own, to be called back
+        if len(chains) == 1 and all(not source.is_final for source in maps) and not stops:
             (chain,) = chains.values()
             if chain is not None and not chain.has_begun and self._same_policies(run, chain):
                 chain.slugs.append(run.node.slug)
@@ -305,10 +353,10 @@ class FanOut:
 
     def _chunk(self, chain: Chain) -> Unit:
         chain.has_begun = True
-        batch = chain.next_batch(self._known.slots)
+        batch = self._apart(chain, chain.next_batch(self._known.slots))
         slugs = chain.slugs[batch.first : batch.first + 1 if batch.is_apart else None]
         elements: dict[str, Input] = {}
-        for slug in slugs:
+        for slug in slugs[1:] if batch.assembles else slugs:
             for up in self._known.graph.nodes[slug].element_upstreams:
                 run = self._known.runs[up]
                 if up in slugs or run.node.kind == "parameter":
@@ -322,25 +370,40 @@ class FanOut:
                 else:
                     source = self._known.input(run)
                     elements[up] = CutFrom(source.key) if isinstance(source, Held) else source
+        calls = self._calls(slugs[0], batch, elements)
         unit = Unit(
             key=self._known.new_key(self._known.graph.nodes[slugs[0]]),
             nodes=tuple(slugs),
-            inputs=self._known.whole_inputs(slugs),
+            inputs=self._known.whole_inputs(slugs, without=slugs[0] if batch.assembles else None),
             elements=elements,
             attempts=batch.attempts,
             loops=batch.loops,
             indices=batch.indices,
-            slices=self._slices(slugs, batch.indices),
+            slices=self._slices(slugs[1:] if batch.assembles else slugs, batch.indices),
             keep=frozenset(slug for slug in slugs if self._is_kept(slug, slugs)),
             reduces={slug: self._reducers[slug] for slug in slugs if slug in self._reducers},
             give_up_s=None if batch.is_suspect else chain.pacer.give_up_s(self._known.slots, len(batch.indices)),
             approved=self._known.approved.intersection(slugs),
             is_suspect=batch.is_suspect,
+            calls=calls,
         )
         chain.in_flight[unit.key] = batch
         return self._known.send(unit)
 
+    def _calls(self, slug: str, batch: Batch, elements: dict[str, Input]) -> UnitCalls | None:
+        """What a chunk needs to run deferred calls, or to put callers' values together."""
+        calls = self._known.calls
+        if not batch.assembles and slug not in calls.caller_of:
+            return None
+        waiter = Waiter(slug, batch.assembles)
+        elements.update(self._known.called_inputs(waiter, batch.indices))
+        definitions = {each: calls.definitions[each] for each in (slug, *elements) if each in calls.definitions}
+        blocks = {slug: calls.blocks(waiter, batch.indices)}
+        return UnitCalls(blocks, definitions, assembles=batch.assembles)
+
     def _is_kept(self, slug: str, slugs: list[str]) -> bool:
+        if slug in self._known.calls.caller_of:
+            return True
         users = [down for down in self._known.graph.downstream[slug] if down not in slugs]
         return slug in self._known.keep or any(down not in self._reducers.get(slug, ()) for down in users)
 
@@ -349,7 +412,7 @@ class FanOut:
         slices = {}
         for slug in slugs:
             node = self._known.graph.nodes[slug]
-            for name in node.mapped:
+            for name in node.mapped if slug not in self._known.calls.caller_of else ():
                 expression = node.arguments[name]
                 if isinstance(expression, Const):
                     slices[slug, name] = cut(expression.value, indices)
@@ -370,8 +433,6 @@ class FanOut:
             self._known.verdicts.survived(name, report.seconds)
         if len(rest):
             chain.hand_back(replace(batch, indices=rest), report.last_s)
-        elif batch.is_apart and min(report.columns[-1].codes) >= FIRST_FINAL_CODE:
-            self._go_on(chain, batch, unit)
         finals = []
         key = None if self._is_all_here(unit, report) else unit.key
         for column in report.columns:
@@ -384,6 +445,8 @@ class FanOut:
                     chain.wait(index, number, state)
             if len(fresh):
                 self._pass_on(column.slug, fresh)
+                if batch.is_apart:
+                    self._go_on(chain, column.slug, fresh, is_suspect=batch.is_suspect)
             finals.append(run)
         return finals
 
@@ -409,7 +472,10 @@ class FanOut:
         return elements
 
     def _pass_on(self, slug: str, fresh: Indices) -> None:
-        """Elements of a map have ended: those below, that have not, may go on."""
+        """Elements of a map have ended: those below, that have not, may go on, and who waits for deferred calls."""
+        if slug in self._known.calls.caller_of:
+            for waiter, indices in self._known.calls.ended(slug, fresh).items():
+                self.freed.append((waiter, tuple(indices)))
         for follower in self._followers.get(slug, ()):
             codes = self._elements_of(follower.slugs[0]).codes
             if isinstance(fresh, range) and not any(codes[fresh.start : fresh.stop]):
@@ -447,14 +513,77 @@ class FanOut:
         state = crashed(f"{slug}[{index}]", verdicts.deaths((slug, index)), reason)
         first.elements.settle(index, replace(state, map_index=index))
         self._pass_on(slug, as_range([index]))
-        self._go_on(chain, batch, unit)
+        if batch.is_apart:
+            self._go_on(chain, slug, as_range([index]), is_suspect=True)
         return [first]
 
-    def _go_on(self, chain: Chain, batch: Batch, unit: Unit) -> None:
-        """After a unit with some of the chain's maps only, the next one can run."""
-        after = chain.slugs.index(unit.nodes[-1]) + 1
-        if batch.is_apart and after < len(chain.slugs):
-            chain.ready.append(Batch(batch.indices, after, is_suspect=True, is_apart=True))
+    def stop_early(self, run: NodeRun, *, is_enough: bool) -> list[Key]:
+        """Let a map end if it has enough (`is_enough`: a value says so) or can never have it; units to call back."""
+        elements, policies, chain = run.elements, run.node.policies, run.chain
+        if elements is None or elements.is_final or chain is None or chain.slugs[0] != run.node.slug:
+            return []
+        state = _early_end(elements, policies, is_enough=is_enough)
+        if state is None:
+            return []
+        back = [key for key, batch in chain.in_flight.items() if batch.first == 0]
+        for key in back:
+            del chain.in_flight[key]
+            self._known.arrived(key)
+            self._known.lose(key)
+        later = [batch for batch in chain.ready if batch.first]
+        chain.ready.clear()
+        chain.ready.extend(later)
+        chain.due = [each for each in chain.due if each[2]]
+        heapq.heapify(chain.due)
+        rest = as_range(i for i, code in enumerate(elements.codes) if code < FIRST_FINAL_CODE)
+        for index in rest:
+            elements.settle(index, state)
+        self._pass_on(run.node.slug, rest)
+        self._go_on(chain, run.node.slug, rest, is_suspect=False)
+        return back
+
+    def settle(self, run: NodeRun, index: int, state: State) -> None:
+        """Give an element a final state without running it, and let what waits for it go on."""
+        assert run.elements is not None
+        run.elements.settle(index, state)
+        self._pass_on(run.node.slug, as_range([index]))
+
+    def _go_on(self, chain: Chain, slug: str, indices: Indices, *, is_suspect: bool) -> None:
+        """Elements of a map that ran apart have ended: maps of the chain that take them can run, if all is there."""
+        for number in range(chain.slugs.index(slug) + 1, len(chain.slugs)):
+            run = self._known.runs[chain.slugs[number]]
+            if slug not in run.node.element_upstreams:
+                continue
+            own = self._elements_of(run.node.slug).codes
+            above = [
+                each.elements.codes
+                for each in map(self._known.runs.__getitem__, run.node.element_upstreams)
+                if each.elements
+            ]
+            ready = [i for i in indices if not own[i] and all(codes[i] >= FIRST_FINAL_CODE for codes in above)]
+            if ready:
+                chain.ready.append(Batch(as_range(ready), number, is_suspect=is_suspect, is_apart=True))
+
+    def _apart(self, chain: Chain, batch: Batch) -> Batch:
+        """The batch; only the first of its maps runs if later ones have begun with its elements."""
+        later = chain.slugs[batch.first + 1 :]
+        if batch.is_apart or not (batch.assembles or batch.first or batch.attempts or batch.loops):
+            return batch
+        has_begun = any(self._elements_of(slug).codes[i] for slug in later for i in batch.indices)
+        return replace(batch, is_apart=has_begun)
+
+
+def _early_end(elements: MapRun, policies: Policies, *, is_enough: bool) -> State | None:
+    """The state of what has not ended of a map that stops now; None if it goes on."""
+    counts = elements.counts()
+    if is_enough:
+        return Skipped(message="an element before was enough (stop_when)")
+    if policies.first_n is not None and counts.successful >= policies.first_n:
+        return Skipped(message=f"{policies.first_n:,} other elements were enough (first_n)")
+    if policies.min_success is not None and counts.failed > (1 - policies.min_success) * elements.width + 1e-9:
+        share = f"{counts.failed:,} of {elements.width:,} elements failed, and min_success is {policies.min_success}"
+        return Cancelled(message=f"not run: {share}")
+    return None
 
 
 def _failed(node: FrozenNode, type_name: str, text: str) -> State:

@@ -6,14 +6,15 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anabranch.engine.callbook import CallBook, Waiter
 from anabranch.engine.limits import Limits
 from anabranch.engine.maps import Chain, MapRun
-from anabranch.engine.units import Held, Input, Key, Known, Pieces, Sent, Stored, Unit
+from anabranch.engine.units import Held, Indices, Input, Key, Known, Pieces, Sent, Stored, Unit
 from anabranch.engine.verdicts import Verdicts
 from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.results.reference import ResultRef
 from anabranch.signature import ascii_name
-from anabranch.states import Finished, Mapped, Paused, Pending, Retrying, State
+from anabranch.states import FIRST_FINAL_CODE, Deferred, Finished, Mapped, Paused, Pending, Retrying, Running, State
 
 
 @dataclass(slots=True)
@@ -38,6 +39,8 @@ class NodeRun:
     loop: tuple[int, Any] | None = None
     is_suspect: bool = False
     """Whether a unit with it was lost: it runs alone from then on."""
+    assembles: bool = False
+    """Whether it has made deferred calls that have ended: its value is put together of theirs."""
 
     @property
     def is_final(self) -> bool:
@@ -60,7 +63,9 @@ class Knowledge:
         approved: Iterable[str],
         fuses: bool,
     ) -> None:
-        self.graph = graph
+        self.graph = FrozenGraph(dict(graph.nodes), graph.reference)
+        """The flow, and what deferred calls have added."""
+        self.calls = CallBook()
         self.settings = settings
         self.slots = slots
         self.fuses = fuses
@@ -81,6 +86,18 @@ class Knowledge:
         self._users: dict[Key, set[str]] = {}
         self._name, self._token = ascii_name(name), token
         self._serial = 0
+
+    def add(self, node: FrozenNode) -> NodeRun:
+        """Add a node that deferred calls have made necessary; it has no edges."""
+        downstream = self.graph.downstream
+        assert isinstance(self.graph.nodes, dict)
+        assert isinstance(downstream, dict)
+        self.graph.nodes[node.slug] = node
+        downstream[node.slug] = ()
+        self.order[node.slug] = len(self.order)
+        self.limits.add(node)
+        run = self.runs[node.slug] = NodeRun(node, Pending())
+        return run
 
     def new_key(self, node: FrozenNode) -> Key:
         """A key for a unit that begins with this node; Dask's pages group by its name."""
@@ -134,7 +151,7 @@ class Knowledge:
 
     def may_start(self, run: NodeRun) -> bool:
         """Whether a node is neither on its way nor at its end, and waits for no time or approval."""
-        is_waiting = isinstance(run.state, (Retrying, Paused))
+        is_waiting = isinstance(run.state, (Retrying, Paused, Deferred))
         return not (run.is_final or run.is_flying or is_waiting or run.elements is not None)
 
     def has_inputs(self, run: NodeRun) -> bool:
@@ -145,15 +162,37 @@ class Knowledge:
         upstreams = (self.runs[up] for up in run.node.whole_upstreams)
         return all(up.is_final or (up.is_flying and not run.is_suspect) for up in upstreams)
 
-    def whole_inputs(self, slugs: Iterable[str]) -> dict[str, Input]:
-        """Where the outcomes are that nodes of one unit need as a whole."""
+    def whole_inputs(self, slugs: Iterable[str], *, without: str | None = None) -> dict[str, Input]:
+        """Where the outcomes are that nodes of one unit need as a whole; one of them may need nothing any more."""
         inputs: dict[str, Input] = {}
         inside = set(slugs)
-        for slug in inside:
+        for slug in inside - {without}:
             for up in self.graph.nodes[slug].whole_upstreams:
                 if up not in inside and self.runs[up].node.kind != "parameter":
                     inputs[up] = self.input(self.runs[up])
         return inputs
+
+    def has_ended(self, waiter: Waiter, index: int) -> bool:
+        """Whether an element has ended; -1: a single node."""
+        run = self.runs[waiter.slug]
+        return run.is_final if run.elements is None else run.elements.codes[index] >= FIRST_FINAL_CODE
+
+    def called_inputs(self, waiter: Waiter, indices: Indices) -> dict[str, Input]:
+        """Where the values are of the deferred calls that elements take."""
+        found: dict[str, Input] = {}
+        for slug, needed in self.calls.needs(waiter, indices).items():
+            elements = self.runs[slug].elements
+            assert elements is not None
+            wanted = needed if isinstance(needed, range) else frozenset(needed)
+            settled = {i: state for i, state in elements.settled.items() if i in wanted}
+            found[slug] = Pieces(
+                elements.keys_of(needed),
+                Running(),
+                settled,
+                elements.rescued_of(needed),
+                elements.stored_of(needed),
+            )
+        return found
 
     def input(self, run: NodeRun) -> Input:
         """Where the whole outcome of an upstream node is."""

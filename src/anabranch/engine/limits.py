@@ -13,10 +13,14 @@ class Limits:
 
     def __init__(self, nodes: Iterable[FrozenNode]) -> None:
         self._most: dict[str, int] = {}
-        for node in nodes:
-            for name, most in node.policies.concurrency.items():
-                self._most[name] = min(most, self._most.get(name, most))
         self._held: Counter[str] = Counter()
+        for node in nodes:
+            self.add(node)
+
+    def add(self, node: FrozenNode) -> None:
+        """A node may ask for room from now on."""
+        for name, most in node.policies.concurrency.items():
+            self._most[name] = min(most, self._most.get(name, most))
 
     def __bool__(self) -> bool:
         return bool(self._most)

@@ -7,10 +7,13 @@ What it knows is in `Knowledge`; which single nodes go out is decided by `Single
 from __future__ import annotations
 
 import heapq
+import re
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from anabranch.engine.callbook import Waiter
+from anabranch.engine.calls import Expansion, Placed
 from anabranch.engine.fan_out import FanOut, crashed
 from anabranch.engine.knowledge import Knowledge, NodeRun
 from anabranch.engine.recovery import ALL, reopen
@@ -32,12 +35,13 @@ from anabranch.engine.stimuli import (
     WakeAt,
     Woke,
 )
-from anabranch.engine.units import Key, Report, SingleReport, Unit
-from anabranch.events import MapAdvanced, TaskChanged
+from anabranch.engine.units import Indices, Key, Report, SingleReport, Unit
+from anabranch.events import CallsMade, MapAdvanced, TaskChanged
 from anabranch.frozen import FrozenGraph
 from anabranch.states import (
     Cancelled,
     Crashed,
+    Deferred,
     Failed,
     Failure,
     Finished,
@@ -113,6 +117,11 @@ class Machine:
         return self._known.runs
 
     @property
+    def graph(self) -> FrozenGraph:
+        """The flow, and what deferred calls have added."""
+        return self._known.graph
+
+    @property
     def keep(self) -> frozenset[str]:
         """Slugs of the nodes whose values are wanted after the run."""
         return self._known.keep
@@ -164,9 +173,12 @@ class Machine:
             else:
                 self._known.to_start[slug] = None
 
-    def _recall(self, reports: Iterable[Report]) -> None:
+    def _recall(self, reports: Iterable[Report | Placed]) -> None:
         """Take what was recorded as if it had just been reported; what has no value now runs again if it is needed."""
         for report in reports:
+            if isinstance(report, Placed):
+                self._recall_calls(report)
+                continue
             self._known.skip_key(report.key)
             for single in report.singles:
                 if single.slug in self.runs and self.runs[single.slug].elements is None:
@@ -178,8 +190,23 @@ class Machine:
                 if run.elements is None and self._known.may_start(run):
                     self._fan_out.expand(run)
                 if run.elements is not None and self._fan_out.recall(run, report.key, report.indices, column):
-                    self._conclude(run, run.elements.state())
+                    self._follow(run)
         self._start_again(ALL)
+
+    def _recall_calls(self, placed: Placed) -> None:
+        """Take deferred calls that an earlier driver had placed, if all before them are known."""
+        expansion = placed.expansion
+        run = self.runs.get(expansion.slug)
+        if run is None:
+            return
+        if run.node.is_map and run.elements is None and self._known.may_start(run):
+            self._fan_out.expand(run)
+        if run.node.is_map and (run.elements is None or expansion.indices[-1] >= run.elements.width):
+            return
+        for slug, base in zip(placed.slugs, placed.bases, strict=True):
+            if base != (len(self._codes_of(slug)) if slug in self.runs else 0):
+                return  # something before it was not recorded: whoever made these calls makes them again
+        self._place(expansion, placed)
 
     def _advance(self) -> None:
         if self._ending is None:
@@ -302,7 +329,7 @@ class Machine:
         first = failed[0]
         failure = first.state.failure
         root = failure.root if failure and failure.root else first.node.slug
-        origin = self.runs.get(root.split("[", 1)[0], first)
+        origin = self.runs.get(re.sub(r"\[\d+\]", "", root), first)
         why = origin.state.failure or failure
         headline = why.headline() if why else first.state.message
         others = (
@@ -326,13 +353,124 @@ class Machine:
             if not any(unit.key in run.elements.keys for run in runs if run.elements is not None):
                 self._known.lose(unit.key)
                 self._release([unit.key])
+            for expansion in report.expansions:
+                self._place(expansion)
             for run in runs:
+                if run.node.policies.may_stop_early:
+                    self._release(self._fan_out.stop_early(run, is_enough=run.node.slug in report.enough))
                 self._follow(run)
+            self._free()
             return
         if unit.is_suspect:
             self._known.verdicts.survived(unit.nodes[0], report.seconds)
         for single in report.singles:
             self._take_single(single)
+        for expansion in report.expansions:
+            self._place(expansion)
+        self._free()
+
+    # Deferred calls ---------------------------------------------------------------------------------------------------
+
+    def _place(self, expansion: Expansion, recorded: Placed | None = None) -> None:
+        """Add calls that were made to the run: each task's to the map of the caller's calls to it."""
+        caller = self.runs[expansion.slug]
+        if not self._take_callers(caller, expansion, recorded):
+            return
+        known = {group.identity: self._known.calls.group(expansion.slug, group.identity) for group in expansion.groups}
+        widths = {slug: len(self._codes_of(slug)) for slug in known.values() if slug is not None}
+        most = self._known.settings["max_width"]
+        for group in expansion.groups:
+            if widths.get(known[group.identity] or "", 0) + group.width > most:
+                self._refuse_calls(caller, expansion, f"more than {most:,} deferred calls of {group.name}")
+                return
+        slugs, nodes = [], {}
+        for number, group in enumerate(expansion.groups):
+            slug = known[group.identity]
+            if slug is None:
+                slug = recorded.slugs[number] if recorded is not None else self._free_slug(expansion.slug, group.name)
+                nodes[slug] = replace(group.node, slug=slug)
+                self._known.calls.add_group(expansion.slug, group.identity, slug, group.definition)
+                self._consumers_left[slug] = 0
+                self._unfinished += 1
+                self._known.add(nodes[slug])
+                self._fan_out.grow(self.runs[slug], 0)
+            slugs.append(slug)
+        bases = tuple(len(self._codes_of(slug)) for slug in slugs)
+        placed = Placed(expansion, tuple(slugs), bases, recorded.void if recorded is not None else frozenset())
+        for slug, group in zip(slugs, expansion.groups, strict=True):
+            run = self.runs[slug]
+            if run.is_final:  # its caller had ended, and was called again since
+                run.state = Running(message="deferred calls")
+                self._unfinished += 1
+            self._fan_out.grow(run, group.width)
+        self._known.calls.place(placed)
+        self._commands.append(Tell(CallsMade(self._now, expansion.slug, nodes, placed, is_new=recorded is None)))
+        for slug, base, group in zip(slugs, bases, expansion.groups, strict=True):
+            waiter = Waiter(slug, False)
+            indices = range(base, base + group.width)
+            if any(slugs[link.waiting] == slug for link in expansion.links if link.waiting >= 0):
+                free = tuple(index for index in indices if not self._known.calls.is_waiting(waiter, index))
+                self._fan_out.free(waiter, free)
+            else:
+                self._fan_out.free(waiter, indices)
+        waiter = Waiter(expansion.slug, True)
+        free = tuple(index for index in expansion.indices if not self._known.calls.is_waiting(waiter, index))
+        self._free_callers(waiter, free)
+
+    def _free_slug(self, caller: str, name: str) -> str:
+        slug, number = f"{caller}/{name}", 1
+        while slug in self.runs:
+            number += 1
+            slug = f"{caller}/{name}-{number}"
+        return slug
+
+    def _codes_of(self, slug: str) -> bytearray:
+        elements = self.runs[slug].elements
+        assert elements is not None
+        return elements.codes
+
+    def _take_callers(self, caller: NodeRun, expansion: Expansion, recorded: Placed | None) -> bool:
+        """Whether some of the elements that made these calls wait for them; those recorded do from now on."""
+        if caller.elements is None:
+            if recorded is not None and not caller.is_final and not recorded.void:
+                caller.state = Deferred(message="made deferred calls")
+            return isinstance(caller.state, Deferred) or recorded is not None
+        codes = caller.elements.codes
+        if recorded is not None:
+            for index in expansion.indices:
+                if codes[index] < Success.code and index not in recorded.void:
+                    codes[index] = Deferred.code
+        return recorded is not None or any(codes[index] == Deferred.code for index in expansion.indices)
+
+    def _refuse_calls(self, caller: NodeRun, expansion: Expansion, reason: str) -> None:
+        """Let the elements that made calls fail: there are too many."""
+        message = f"{caller.node.slug} makes {reason} (engine.max_width)"
+        state = Failed(message=message, failure=Failure("UnstorableValueError", message, root=caller.node.slug))
+        if caller.elements is None:
+            self._conclude(caller, state)
+            return
+        for index in expansion.indices:
+            if caller.elements.codes[index] == Deferred.code:
+                self._fan_out.settle(caller, index, replace(state, map_index=index))
+        self._follow(caller)
+
+    def _free(self) -> None:
+        """Let go on what waits for no deferred call any more."""
+        freed, self._fan_out.freed = self._fan_out.freed, []
+        for waiter, indices in freed:
+            if waiter.is_caller:
+                self._free_callers(waiter, indices)
+            else:
+                self._fan_out.free(waiter, indices)
+
+    def _free_callers(self, waiter: Waiter, indices: Indices) -> None:
+        run = self.runs[waiter.slug]
+        if run.elements is not None:
+            codes = run.elements.codes
+            self._fan_out.free(waiter, tuple(index for index in indices if codes[index] == Deferred.code))
+        elif len(indices) and isinstance(run.state, Deferred):
+            run.state, run.assembles = Pending(message="its deferred calls have ended"), True
+            self._known.to_start[waiter.slug] = None
 
     def _follow(self, run: NodeRun) -> None:
         """Elements of a map have ended: perhaps the map has."""
@@ -342,8 +480,13 @@ class Machine:
             retrying = elements.codes.count(Retrying.code)
             event = MapAdvanced(self._now, run.node.slug, elements.width, elements.done, elements.failed, retrying)
             self._commands.append(Tell(event))
-        elif not run.is_final:
+        elif not run.is_final and self._is_closed(run):
             self._conclude(run, elements.state())
+
+    def _is_closed(self, run: NodeRun) -> bool:
+        """Whether a map gets no more elements: deferred calls may be added for as long as their caller goes on."""
+        caller = self._known.calls.caller_of.get(run.node.slug)
+        return caller is None or self.runs[caller].is_final
 
     def _take_single(self, report: SingleReport) -> None:
         run = self.runs[report.slug]
@@ -366,8 +509,8 @@ class Machine:
             heapq.heappush(
                 self._waiting, (state.start_time.timestamp() if state.start_time else self._now, report.slug)
             )
-        elif isinstance(state, Paused):
-            run.state = state
+        elif isinstance(state, (Paused, Deferred)):
+            run.state, run.assembles = state, False
         else:  # it could not run, because something upstream was not final
             run.state = Pending()
             self._known.to_start[report.slug] = None
@@ -381,6 +524,10 @@ class Machine:
         self._unfinished -= 1
         self._commands.append(Tell(TaskChanged(self._now, slug, state)))
         self._known.look_below(slug)
+        for group in self._known.calls.groups_of(slug):
+            called = self.runs[group]
+            if called.elements is not None and called.elements.is_final and not called.is_final:
+                self._conclude(called, called.elements.state())
         released: list[Key] = []
         for up in {edge.upstream for edge in run.node.edges}:
             self._consumers_left[up] -= 1
@@ -431,6 +578,7 @@ class Machine:
         else:
             for run in self._fan_out.lose(unit, reason, ran_s):
                 self._follow(run)
+            self._free()
 
     def _lose_singles(self, unit: Unit, reason: str, ran_s: float | None) -> None:
         """Send lost nodes again: each alone, so that the guilty one is found."""
@@ -458,8 +606,22 @@ class Machine:
             self._unfinished += 1
             for up in {edge.upstream for edge in run.node.edges}:
                 self._consumers_left[up] += 1
+        self._recount_calls()
         self._fan_out.rebuild()
         self._known.to_start.update(dict.fromkeys(slug for slug, run in self.runs.items() if not run.is_final))
+
+    def _recount_calls(self) -> None:
+        """Find out again who waits for deferred calls; a single node that waits for none can go on."""
+        calls = self._known.calls
+        if not calls:
+            return
+        calls.recount(self._codes_of)
+        for slug, run in self.runs.items():
+            if run.node.is_map or run.is_final or not calls.has_called(slug, -1):
+                continue
+            is_waiting = calls.is_waiting(Waiter(slug, True), -1)
+            run.assembles = not is_waiting
+            run.state = Deferred(message="made deferred calls") if is_waiting else Pending()
 
     # Checks -----------------------------------------------------------------------------------------------------------
 
@@ -482,15 +644,37 @@ class Machine:
                 final = sum(code >= Success.code for code in run.elements.codes)
                 assert final == run.elements.done, f"{slug}: {final} elements final, {run.elements.done} counted"
         for chain in self._fan_out.chains:
-            seen: set[int] = set()
-            groups = [batch.indices for batch in (*chain.ready, *chain.in_flight.values())]
-            groups.append(tuple(index for _, index, _, _ in chain.due))
-            for indices in groups:
-                assert not seen.intersection(indices), f"{chain.slugs}: an element is in two places"
-                seen.update(indices)
+            seen: set[tuple[int, int]] = {(number, index) for _, index, number, _ in chain.due}
+            assert len(seen) == len(chain.due), f"{chain.slugs}: an element waits twice"
+            for batch in (*chain.ready, *chain.in_flight.values()):
+                places = {(batch.first, index) for index in batch.indices}
+                assert not seen & places, f"{chain.slugs}: an element is in two places"
+                seen |= places
             assert all(key in self._known.units for key in chain.in_flight), (
                 f"{chain.slugs}: a chunk in flight is unknown"
             )
+
+        if self._known.calls:
+            self._validate_calls()
+
+    def _validate_calls(self) -> None:
+        """What waits for deferred calls waits for those that have not ended, and for no others."""
+        calls = self._known.calls
+
+        def waiting() -> dict[tuple[Waiter, int], int]:
+            return {each: n for each, n in calls.missing().items() if not self._known.has_ended(*each)}
+
+        counted = waiting()
+        calls.recount(self._codes_of)
+        assert counted == waiting(), f"the counts of missing calls are off: {counted}, and should be {waiting()}"
+        for slug in calls.caller_of:
+            run = self.runs[slug]
+            assert run.elements is not None
+            assert not run.is_final or run.elements.is_final, f"{slug}: final, with elements that are not"
+        for slug, run in self.runs.items():
+            if run.elements is None and isinstance(run.state, Deferred):
+                assert calls.has_called(slug, -1), f"{slug}: waits for calls that nobody knows"
+                assert calls.is_waiting(Waiter(slug, True), -1), f"{slug}: waits, and nothing is missing"
 
     def _tell_story(self, stimulus: Stimulus) -> None:
         if isinstance(stimulus, Reported):

@@ -8,8 +8,12 @@ from dataclasses import replace
 from anabranch.states import FIRST_FAILED_CODE, Failed, Mapped, Skipped, State, counts_of
 
 
-def map_state(slug: str, codes: bytes | bytearray, records: Mapping[int, State]) -> State:
+def map_state(
+    slug: str, codes: bytes | bytearray, records: Mapping[int, State], *, min_success: float | None = None
+) -> State:
     """Failed if an element failed, Skipped if all (one or more) were skipped, else Mapped.
+
+    With `min_success`, it is Mapped as long as that share of elements has not failed.
 
     Parameters
     ----------
@@ -19,6 +23,9 @@ def map_state(slug: str, codes: bytes | bytearray, records: Mapping[int, State])
         States of what is not plain Success, by element.
     """
     counts = counts_of(codes)
+    if min_success is not None and counts.total - counts.failed >= min_success * counts.total > 0:
+        if counts.skipped + counts.failed < counts.total:
+            return Mapped(message=str(counts), counts=counts)
     if counts.failed:
         first = next(i for i, code in enumerate(codes) if code >= FIRST_FAILED_CODE)
         failure = records[first].failure

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from anabranch.engine.calls import as_range as as_range
 from anabranch.engine.chunking import Pacer
 from anabranch.engine.map_state import map_state
 from anabranch.engine.units import ColumnReport, Indices, Key, Refs
@@ -33,8 +34,9 @@ FAILED_CODES = tuple(code for code in BY_CODE if code >= FIRST_FAILED_CODE)
 class MapRun:
     """The elements of one map: a byte each, and a record for what is not plain Success."""
 
-    def __init__(self, slug: str, width: int, *, max_tracebacks: int) -> None:
+    def __init__(self, slug: str, width: int, *, max_tracebacks: int, min_success: float | None = None) -> None:
         self.slug = slug
+        self._min_success = min_success
         self.width = width
         self.codes = bytearray(width)
         self.records: dict[int, State] = {}
@@ -57,8 +59,17 @@ class MapRun:
         """Those of `refs` with values that are nowhere else: who needs them reads them there."""
         self._is_stored = bytearray()
         self._n_stored = 0
+        self._is_scattered = False
+        """Whether some of those have gaps."""
         self._max_tracebacks = max_tracebacks
         self._described: set[tuple[str, str]] = set()
+
+    def grow(self, width: int) -> None:
+        """More elements, none of which has run."""
+        self.width += width
+        self.codes.extend(bytes(width))
+        if self._is_stored:
+            self._is_stored.extend(bytes(width))
 
     def take(self, key: Key | None, indices: Indices, column: ColumnReport) -> Indices:
         """Write down a chunk's report; the elements that are final now and were not before.
@@ -77,6 +88,8 @@ class MapRun:
         self.done += len(fresh)
         if column.records:
             self._take_records(column.records)
+        if max(column.codes, default=0) < FIRST_FINAL_CODE:  # nobody will ask that chunk for anything
+            return fresh
         if column.values is not None:
             is_final = min(column.codes) >= FIRST_FINAL_CODE
             final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
@@ -90,13 +103,18 @@ class MapRun:
                 self._rescue(*self.values[-1])
             self.settled.update((i, state) for i, state in column.records.items() if _says_all(state.code))
             return fresh
-        if isinstance(indices, range):
+        if isinstance(indices, range) and not self._is_held(indices):
             insort(self._ranges, (indices.start, indices.stop, key))
         else:
             final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
             self._places.update((index, key) for index in final)
         self.keys[key] = None
         return fresh
+
+    def _is_held(self, indices: range) -> bool:
+        """Whether an earlier chunk had some of these elements: what a later one says of them comes first."""
+        at = bisect_left(self._ranges, (indices.stop,))
+        return at > 0 and self._ranges[at - 1][1] > indices.start
 
     def _take_each(self, indices: Indices, column: ColumnReport) -> tuple[int, ...]:
         fresh = []
@@ -111,7 +129,7 @@ class MapRun:
 
     def _take_records(self, records: Mapping[int, State]) -> None:
         for index, state in records.items():
-            if state.code == self.codes[index]:
+            if state.code == self.codes[index] and state.code:  # that it has not begun is not worth a record
                 self.records[index] = self._bounded(state)
 
     def _bounded(self, state: State) -> State:
@@ -180,6 +198,7 @@ class MapRun:
     def _rescue(self, indices: Indices, data: bytes) -> None:
         insort(self.rescued, (indices, data), key=lambda each: each[0][0])
         self.rescued_nbytes += len(data)
+        self._is_scattered |= not isinstance(indices, range)
 
     def reopen(self, indices: Iterable[int]) -> None:
         """Let elements that have ended run again."""
@@ -197,7 +216,7 @@ class MapRun:
         for held, data in reversed(self.rescued[:last]):
             if held[-1] >= indices[0]:
                 found.append((held, data))
-            elif isinstance(held, range):  # ranges do not overlap: what begins before has ended before
+            elif not self._is_scattered:  # ranges do not overlap: what begins before has ended before
                 break
         return tuple(reversed(found))
 
@@ -234,7 +253,7 @@ class MapRun:
 
     def state(self) -> State:
         """The map's own state, once all elements have ended."""
-        return map_state(self.slug, self.codes, self.records)
+        return map_state(self.slug, self.codes, self.records, min_success=self._min_success)
 
     def counts(self) -> Counts:
         """Counts of what has ended; the rest counts in the total only."""
@@ -261,6 +280,8 @@ class Batch:
     loops: Mapping[int, tuple[int, Any]] = field(default_factory=dict)
     is_apart: bool = False
     """Whether only the first of the maps runs: each in a unit of its own, to see which one is to blame."""
+    assembles: bool = False
+    """Whether they have made deferred calls that have ended, so that their values are put together."""
     is_suspect: bool = False
     """Whether a chunk with these elements was lost: they run as they stand, and alone."""
 
@@ -347,14 +368,6 @@ class Chain:
             attempts = {index: state.attempt + 1 for index, state in waiting}
             loops = {index: state.result for index, state in waiting if isinstance(state.result, tuple)}
             self.ready.append(Batch(tuple(index for index, _ in waiting), number, attempts, loops))
-
-
-def as_range(indices: Iterable[int]) -> Indices:
-    """Indices in order, as a range if they have no gap."""
-    given = tuple(indices)
-    if given and given[-1] - given[0] + 1 == len(given):
-        return range(given[0], given[-1] + 1)
-    return given
 
 
 def _says_all(code: int) -> bool:

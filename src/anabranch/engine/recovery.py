@@ -11,7 +11,7 @@ from collections.abc import Container
 from anabranch.engine.knowledge import Knowledge, NodeRun
 from anabranch.engine.maps import MapRun
 from anabranch.engine.units import Key
-from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Pending, Running
+from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Deferred, Pending, Running
 
 
 class _All:
@@ -31,6 +31,8 @@ def reopen(known: Knowledge, gone: Container[Key]) -> list[NodeRun]:
     """
     reopened = []
     for slug in reversed(tuple(known.graph.nodes)):  # from the end: what runs again needs its inputs again
+        if slug in known.calls.caller_of:
+            continue
         run = known.runs[slug]
         was_final = run.is_final
         if run.elements is not None:
@@ -47,7 +49,46 @@ def reopen(known: Knowledge, gone: Container[Key]) -> list[NodeRun]:
         if was_final and not run.is_final:
             reopened.append(run)
     reopened.reverse()
-    return reopened
+    return reopened + _reopen_calls(known, gone)
+
+
+def _reopen_calls(known: Knowledge, gone: Container[Key]) -> list[NodeRun]:
+    """Let deferred calls run again whose values are gone, and are taken by something that has not ended.
+
+    A call may take what another gives, in any order of their tasks: so it is asked until nothing changes.
+    """
+    lost: dict[str, list[int]] = {}
+    was_final = {slug for slug in known.calls.caller_of if known.runs[slug].is_final}
+    for slug in known.calls.caller_of:
+        elements = known.runs[slug].elements
+        assert elements is not None
+        found = elements.lose(key for key in tuple(elements.keys) if key in gone)
+        for key in found.keys:
+            known.lose(key)
+        if found.indices:
+            lost[slug] = found.indices
+    has_changed = True
+    while has_changed:
+        has_changed = False
+        for slug in list(lost):
+            run = known.runs[slug]
+            assert run.elements is not None
+            wanted = known.calls.wanted(slug, lambda waiter, index: not known.has_ended(waiter, index))
+            again = [index for index in lost[slug] if index in wanted]
+            if again:
+                has_changed = True
+                lost[slug] = [index for index in lost[slug] if index not in wanted]
+                _run_again(known, run, run.elements, again)
+    return [known.runs[slug] for slug in was_final if not known.runs[slug].is_final]
+
+
+def _run_again(known: Knowledge, run: NodeRun, elements: MapRun, indices: list[int]) -> None:
+    """Let elements run again; the values of those that have made calls are put together again."""
+    elements.reopen(indices)
+    for index in indices:
+        if known.calls.has_called(run.node.slug, index):
+            elements.codes[index] = Deferred.code
+    run.state = Running(message=f"{len(indices):,} elements were lost with their values")
 
 
 def _reopen_elements(known: Knowledge, run: NodeRun, elements: MapRun, gone: Container[Key]) -> None:
@@ -65,8 +106,7 @@ def _reopen_elements(known: Knowledge, run: NodeRun, elements: MapRun, gone: Con
         elif any(codes[index] < FIRST_FINAL_CODE for codes in others):  # these look at the state only
             elements.settled[index] = BY_CODE[elements.codes[index]](map_index=index)
     if again:
-        elements.reopen(again)
-        run.state = Running(message=f"{len(again):,} elements were lost with their values")
+        _run_again(known, run, elements, again)
 
 
 def _followers(known: Knowledge, run: NodeRun) -> tuple[list[bytearray], list[bytearray]]:

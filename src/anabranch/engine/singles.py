@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from anabranch.engine.backlog import BUNDLE_S, QUICK_S, Backlog
+from anabranch.engine.callbook import Waiter
+from anabranch.engine.calls import UnitCalls
 from anabranch.engine.chunking import GIVE_UP_TARGETS
 from anabranch.engine.knowledge import Knowledge, NodeRun
 from anabranch.engine.units import Unit
@@ -68,6 +70,8 @@ class Singles:
 
     def _start(self, run: NodeRun) -> Unit:
         """Put a node into a unit, and with it what may well run in the same Dask task."""
+        if run.assembles:
+            return self._assemble(run)
         is_bundle = bool(self._backlog) and self._can_bundle(run, {})
         slugs = self._bundle_from(run) if is_bundle else self._line_from(run)
         unit = Unit(
@@ -87,6 +91,24 @@ class Singles:
             self._known.look_below(slug)
         return self._known.send(unit)
 
+    def _assemble(self, run: NodeRun) -> Unit:
+        """Put together the value of a node whose deferred calls have ended, alone."""
+        slug, calls = run.node.slug, self._known.calls
+        waiter = Waiter(slug, True)
+        elements = self._known.called_inputs(waiter, (-1,))
+        definitions = {each: calls.definitions[each] for each in elements}
+        unit = Unit(
+            key=self._known.new_key(run.node),
+            nodes=(slug,),
+            elements=elements,
+            attempts={-1: run.attempt} if run.attempt > 1 else {},
+            is_suspect=run.is_suspect,
+            calls=UnitCalls({slug: calls.blocks(waiter, (-1,))}, definitions, assembles=True),
+        )
+        run.key, run.is_flying = unit.key, True
+        self._known.look_below(slug)
+        return self._known.send(unit)
+
     def _line_from(self, run: NodeRun) -> list[str]:
         """A node, and the nodes after it for as long as each is all that follows and has nothing else to wait for."""
         slugs = [run.node.slug]
@@ -103,6 +125,7 @@ class Singles:
         """Whether two nodes may share a unit: what was lost runs alone, and they ask the same of a worker."""
         mine, theirs = run.node.policies, other.node.policies
         same = (mine.resources, mine.priority) == (theirs.resources, theirs.priority)
+        same = same and not run.assembles and not other.assembles
         same = same and not mine.concurrency and not theirs.concurrency
         return (
             self._known.fuses and same and not run.is_suspect and not other.is_suspect and self._known.may_start(other)
@@ -132,7 +155,7 @@ class Singles:
 
     def _can_bundle(self, run: NodeRun, inside: Mapping[str, None]) -> bool:
         """Whether a node is known to be quick, and needs nothing that is still on its way elsewhere."""
-        if not self._known.fuses or not self._is_quick(run) or run.is_suspect or run.attempt > 1:
+        if not self._known.fuses or not self._is_quick(run) or run.is_suspect or run.attempt > 1 or run.assembles:
             return False
         if run.node.policies.concurrency:
             return False

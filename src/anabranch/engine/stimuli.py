@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
+from anabranch.engine.calls import Placed
 from anabranch.engine.units import Key, Report, Unit
 from anabranch.events import Event
 
@@ -14,7 +15,7 @@ class Started:
     """The run begins, or goes on from what was recorded of it."""
 
     now: float
-    recorded: tuple[Report, ...] = ()
+    recorded: tuple[Report | Placed, ...] = ()
     """What is known already, in the order in which it became known."""
 
 

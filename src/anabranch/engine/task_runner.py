@@ -17,6 +17,8 @@ from anabranch.bindings import evaluate
 from anabranch.context import TaskContext
 from anabranch.engine.attempts import call_within
 from anabranch.engine.blame import blamed
+from anabranch.engine.called import Called
+from anabranch.engine.deferring import makes_calls
 from anabranch.engine.failures import clean, describe, message_of, revive, type_name
 from anabranch.engine.processes import call_in_process
 from anabranch.engine.units import Outcome, Program
@@ -27,6 +29,7 @@ from anabranch.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.states import (
     Cached,
     Crashed,
+    Deferred,
     Failed,
     Failure,
     Finished,
@@ -54,6 +57,8 @@ class Environment:
     worker: str = "local"
     is_main: bool = False
     """Whether this is the user's own process and thread, where a KeyboardInterrupt is theirs."""
+    in_process: bool = True
+    """Whether this is the driver's process, which shares its code with the tasks."""
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
 
@@ -237,6 +242,7 @@ def run_attempt(
     """One call of the function; Retrying if there will be another."""
     function, policies = run.node.signature.function, run.node.policies
     max_width: int = run.environment.setting("max_width")
+    run.context.calls = None
     try:
         with context.entered(run.context):
             if policies.isolation == "process":
@@ -251,6 +257,8 @@ def run_attempt(
                 )
             else:
                 value = materialised(call_within(policies.timeout_s, function, args, kwargs), max_width)
+        if has_deferred(run.context, value):
+            return deferring(run, running, value)
         if run.check_value:
             value, pickled, nbytes = measured(value)
         else:
@@ -272,6 +280,8 @@ def conclude_exception(run: TaskRun, running: State, error: BaseException, input
     if isinstance(error, Signal) and not isinstance(error, (FAIL, RETRY)):
         state = error.state
         if isinstance(error, LOOP):
+            if has_deferred(run.context, error.result):
+                return deferring(run, running, error.result)
             return Outcome(change(run, running, state))
         if not isinstance(state, State):
             state = Failed(message=f"ENDRUN takes a state, found {type(state).__name__}")
@@ -301,6 +311,52 @@ def conclude_exception(run: TaskRun, running: State, error: BaseException, input
     if not handled.is_failed():
         return _concluded(run, handled, handled, handled.result, announced=True)
     return _retrying(run, handled, _next_attempt(attempt, retry.max_retries, failed.message, failed.failure), due)
+
+
+def has_deferred(ctx: TaskContext, value: Any) -> bool:
+    """Whether a value holds deferred calls that the task has made; a warning if it made some and they are lost."""
+    if not ctx.calls:
+        return False
+    calls, ctx.calls = ctx.calls, None
+    if makes_calls(value):
+        return True
+    names = ", ".join(sorted({call.name for call in calls}))
+    ctx.logger.warning(
+        "%s made %d deferred calls (%s) and did not return them, so they are not run; return them, or call .run(…)",
+        ctx.task_full_name,
+        len(calls),
+        names,
+    )
+    return False
+
+
+def deferring(run: TaskRun, before: State, value: Any) -> Outcome:
+    """The outcome of a task that has made deferred calls: what it returned, with the calls in it."""
+    ctx = run.context
+    count = f"round {ctx.task_loop_count} " if ctx.task_loop_count > 1 else ""
+    state = Deferred(
+        message=f"{count}made deferred calls",
+        start_time=before.start_time,
+        attempt=ctx.task_run_count,
+        map_index=ctx.map_index,
+        worker=run.environment.worker,
+    )
+    return Outcome(change(run, before, state), value)
+
+
+def run_assembly(run: TaskRun, called: Called, index: int) -> Outcome:
+    """State and value of a task whose deferred calls have ended: what it returned, with their values in it."""
+    running = Running(start_time=run.environment.now())
+    try:
+        refused = called.refusal(index, run.node)
+        if refused is not None:
+            return _concluded(run, running, refused)
+        value = called.value_of(index)
+    except BaseException as error:  # values are loaded and collections put together here, by their own classes
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        return _concluded(run, running, failed_state(error, root=run.context.task_full_name))
+    return _concluded(run, running, Success(message="done"), value)
 
 
 def _next_attempt(attempt: int, max_retries: int, reason: str, failure: Failure | None) -> State:

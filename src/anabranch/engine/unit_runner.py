@@ -7,11 +7,21 @@ from dataclasses import replace
 
 from anabranch.bindings import evaluate
 from anabranch.engine import chunk_runner
+from anabranch.engine.called import Called
+from anabranch.engine.calls import Expansion
 from anabranch.engine.carried import counted, flat, gather_parts
 from anabranch.engine.columns import whole_outcome, without_states
+from anabranch.engine.deferring import expanded, loaded
 from anabranch.engine.failures import revive
 from anabranch.engine.reducing import gathered_partials, reduced_argument
-from anabranch.engine.task_runner import Environment, TaskRun, consult_trigger, failed_state, run_task
+from anabranch.engine.task_runner import (
+    Environment,
+    TaskRun,
+    consult_trigger,
+    failed_state,
+    run_assembly,
+    run_task,
+)
 from anabranch.engine.units import (
     Key,
     Outcome,
@@ -24,7 +34,7 @@ from anabranch.engine.units import (
 from anabranch.engine.values import measured, width_of
 from anabranch.errors import ExtraMissing, ResultError, UnmappableError
 from anabranch.frozen import FrozenNode
-from anabranch.states import Pending, State, Success
+from anabranch.states import Deferred, Pending, State, Success
 
 
 def run_unit(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]) -> tuple[UnitOutcome, Report]:
@@ -37,6 +47,15 @@ def run_unit(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOu
     return run_singles(unit, environment, outcomes)
 
 
+def learn(program: Program, unit: Unit) -> None:
+    """Take the nodes that deferred calls have added into the program; loading them may raise anything."""
+    for slug, definition in (unit.calls.definitions if unit.calls is not None else {}).items():
+        known = program.definitions.get(slug)
+        if known is None or (known is not definition and known != definition):
+            program.nodes[slug] = loaded(definition, slug)
+            program.definitions[slug] = definition
+
+
 def run_singles(
     unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]
 ) -> tuple[UnitOutcome, Report]:
@@ -44,18 +63,25 @@ def run_singles(
     began = environment.clock()
     done: dict[str, Outcome] = {}
     reports = []
+    expansions: list[Expansion] = []
     for place, slug in enumerate(unit.nodes):
         node = environment.program.nodes[slug]
         if place and unit.give_up_s is not None and environment.clock() - began > unit.give_up_s:
             reports.append(SingleReport(slug, Pending(message="handed back")))
             continue
+        assembles = place == 0 and unit.calls is not None and unit.calls.assembles
         try:
-            upstreams = {
-                up: taken(node, environment.program.nodes[up], done[up])
-                if up in done
-                else upstream_outcome(node, up, unit, environment.program, outcomes)
-                for up in node.whole_upstreams
-            }
+            called = Called(slug, unit, environment.program, outcomes) if assembles else None
+            upstreams = (
+                {}
+                if assembles
+                else {
+                    up: taken(node, environment.program.nodes[up], done[up])
+                    if up in done
+                    else upstream_outcome(node, up, unit, environment.program, outcomes)
+                    for up in node.whole_upstreams
+                }
+            )
         except (
             BaseException
         ) as error:  # reducing runs the task's function, and loading what was sent the user's classes
@@ -79,8 +105,13 @@ def run_singles(
         )
         if place == 0 and -1 in unit.loops:
             run.context.task_loop_count, run.context.task_loop_result = unit.loops[-1]
-        done[slug] = run_collection(run) if node.kind in ("collect", "flatten") else run_task(run)
-        reports.append(report_single(node, done[slug], environment))
+        if called is not None:
+            done[slug] = run_assembly(run, called, -1)
+        else:
+            done[slug] = run_collection(run) if node.kind in ("collect", "flatten") else run_task(run)
+        if isinstance(done[slug].state, Deferred):
+            done[slug] = _expand(run, done[slug], expansions)
+        reports.append(replace(report_single(node, done[slug], environment), loop_count=run.context.task_loop_count))
     nbytes = sum(outcome.nbytes for outcome in done.values())
     report = Report(
         unit.key,
@@ -89,9 +120,32 @@ def run_singles(
         nbytes=nbytes,
         worker=environment.worker,
         started=began,
+        expansions=tuple(expansions),
     )
     kept = {slug: Outcome(outcome.state, outcome.value) for slug, outcome in done.items()}
     return UnitOutcome(singles=kept, nbytes=nbytes), report
+
+
+def _expand(run: TaskRun, outcome: Outcome, expansions: list[Expansion]) -> Outcome:
+    """Take the deferred calls out of what a task returned; its failure if they cannot travel."""
+    environment = run.environment
+    name = run.context.task_full_name
+    try:
+        expansions.append(
+            expanded(
+                run.node,
+                (-1,),
+                [(name, outcome.value)],
+                in_process=environment.in_process,
+                settings=environment.program.settings,
+            )
+        )
+    except BaseException as error:  # pickling runs the user's code
+        if environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        state = replace(failed_state(error, root=name), worker=environment.worker)
+        return Outcome(state, revive(state.failure))
+    return Outcome(outcome.state)
 
 
 def taken(node: FrozenNode, upstream: FrozenNode, outcome: Outcome) -> Outcome:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from anabranch.context import RunInfo
+from anabranch.engine.calls import Expansion, UnitCalls
+from anabranch.engine.calls import Indices as Indices
 from anabranch.engine.entry import Sourced
 from anabranch.engine.failures import revive
 from anabranch.engine.values import dumps, dumps_with_buffers
@@ -21,7 +23,6 @@ from anabranch.results.reference import ResultRef
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, State, Success
 
 Key: TypeAlias = tuple[str, int]
-Indices: TypeAlias = range | tuple[int, ...]
 Refs: TypeAlias = tuple[tuple[Indices, ResultRef], ...]
 """Stored objects, with the elements that are to be had from each."""
 Note: TypeAlias = tuple[str, Mapping[str, str]]
@@ -33,11 +34,13 @@ class Program:
     """Everything of a flow run that units share: shipped once, kept by each process that runs units of the run."""
 
     run: RunInfo
-    nodes: Mapping[str, FrozenNode]
+    nodes: dict[str, FrozenNode]
     values: Mapping[str, Any]
     """Values that are known before anything runs: the flow's parameters, by slug."""
     settings: Mapping[str, Any]
     """The ``engine`` settings of the driver."""
+    definitions: dict[str, Any] = field(default_factory=dict)
+    """Of nodes that deferred calls have added, as they came with units."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,6 +128,8 @@ class Unit:
     is_suspect: bool = False
     """Whether it was on a worker that died: it runs alone in its process, and says when it begins."""
     approved: frozenset[str] = frozenset()
+    calls: UnitCalls | None = None
+    """Of elements that are deferred calls, or that have made some."""
 
     def upstream_keys(self) -> Iterator[Key]:
         """Keys of the units whose outcomes this one needs, each once."""
@@ -260,6 +265,8 @@ class SingleReport:
     ref: ResultRef | None = None
     """Where the value is stored."""
     note: Note | None = None
+    loop_count: int = 1
+    """Round of its loop in which it ended."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -305,6 +312,10 @@ class Report:
     worker: str = ""
     started: float = 0.0
     """When the unit began, in seconds since the epoch, by the worker's clock."""
+    enough: tuple[str, ...] = ()
+    """Maps of which an element was enough: the rest need not run."""
+    expansions: tuple[Expansion, ...] = ()
+    """Deferred calls that were made."""
 
 
 SUCCESS = Success.code

@@ -20,7 +20,7 @@ from anabranch.engine.failures import describe, revive
 from anabranch.engine.prints import captured
 from anabranch.engine.seclusion import PROCESS
 from anabranch.engine.task_runner import Environment
-from anabranch.engine.unit_runner import run_unit
+from anabranch.engine.unit_runner import learn, run_unit
 from anabranch.engine.units import (
     Column,
     ColumnReport,
@@ -35,7 +35,7 @@ from anabranch.engine.units import (
     UnitOutcome,
 )
 from anabranch.engine.values import width_of
-from anabranch.errors import CodeNotLoadable, VersionMismatch
+from anabranch.errors import CodeNotLoadable, OutsideFlowError, VersionMismatch
 from anabranch.states import Failed, Pending
 
 _PROGRAMS: OrderedDict[str, Program] = OrderedDict()
@@ -70,12 +70,14 @@ def execute(
     try:
         loaded = load_program(token, program) if isinstance(program, bytes) else program
         unit: Unit = pickle.loads(payload) if isinstance(payload, bytes) else payload
+        learn(loaded, unit)
         opened = {each: opened_outcome(outcome) for each, outcome in outcomes.items()}
     except BaseException as error:  # the user's modules run while they are imported, and their classes while loaded
         nodes, indices = (payload.nodes, payload.indices) if isinstance(payload, Unit) else read_outline(outline)
         outcome = not_loaded(key, nodes, indices, error)
     else:
         environment = Environment(loaded, worker=worker.address if worker is not None else "local", is_main=is_main)
+        environment = replace(environment, in_process=not isinstance(program, bytes))
         with PROCESS.entered(alone=unit.is_suspect):
             if unit.is_suspect and worker is not None:
                 announce(worker, token, unit.key)
@@ -131,6 +133,11 @@ def collect_results(token: str, data: bytes, last: Unit, outcomes: dict[Key, Uni
     values: dict[str, Any] = {}
     for slug in last.nodes:
         outcome = whole_outcome(slug, last, program, opened)
+        if not outcome.state.is_finished():
+            raise OutsideFlowError(
+                f"{slug} has made deferred calls, or waits for a task that has: these need a driver, so use flow.run() "
+                "in place of flow.to_delayed()"
+            )
         if not outcome.state.is_successful():
             raise revive(outcome.state.failure, outcome.state.message)
         values[slug] = outcome.value

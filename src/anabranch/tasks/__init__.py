@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from anabranch.mapping import apply_map, flatten, map, unmapped
-from anabranch.tasks.filtering import filter
+from anabranch.tasks.filtering import FilterTask, filter
 
-__all__ = ["apply_map", "filter", "flatten", "map", "unmapped"]
+__all__ = ["FilterTask", "apply_map", "filter", "flatten", "map", "unmapped"]

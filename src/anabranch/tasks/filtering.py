@@ -33,3 +33,10 @@ def filter(
 
 def _is_value(element: Any) -> bool:
     return element is not None and not isinstance(element, BaseException)
+
+
+def FilterTask(  # noqa: N802  # a class there
+    filter_func: Callable[[Any], object] | None = None, *, name: str = "FilterTask"
+) -> FunctionTask[[Iterable[Any]], list[Any]]:
+    """`filter` under the name that it has in Prefect 1."""
+    return filter(filter_func, name=name)

@@ -1,0 +1,48 @@
+"""How long numbers take to reach 1 if even ones are halved, and odd ones tripled with one more: loops in a map.
+
+    python examples/collatz.py
+    anabranch run examples/collatz.py --limit 1000
+
+Each number loops on its own, with `LOOP`: the task runs again with what the round before gave it. Nobody knows how many
+rounds there will be; the others never wait for them.
+"""
+
+import argparse
+
+from anabranch import Flow, Parameter, context, task
+from anabranch.executors import DaskExecutor
+from anabranch.signals import LOOP
+
+
+@task
+def numbers(limit: int) -> list[int]:
+    """From 1 to `limit`."""
+    return list(range(1, limit + 1))
+
+
+@task
+def steps(start: int) -> int:
+    """Steps from `start` to 1, one in each round of the loop."""
+    number = start if context.task_loop_result is None else context.task_loop_result
+    if number == 1:
+        return context.task_loop_count - 1
+    raise LOOP(result=number // 2 if number % 2 == 0 else 3 * number + 1)
+
+
+@task
+def longest(counts: list[int]) -> tuple[int, int]:
+    """The number that takes longest, and its steps."""
+    most = max(counts)
+    return counts.index(most) + 1, most
+
+
+with Flow("collatz") as flow:
+    limit = Parameter("limit", default=100, type=int)
+    found = longest(steps.map(numbers(limit)))
+
+
+if __name__ == "__main__":
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--limit", type=int, default=1000)
+    state = flow.run(executor=DaskExecutor(), limit=arguments.parse_args().limit, raise_on_failure=True)
+    print("{} takes {} steps".format(*state.result[found].result))

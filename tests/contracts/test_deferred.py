@@ -1,0 +1,167 @@
+"""What must hold of deferred calls wherever they run."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anabranch import Flow, config, task, triggers, unmapped
+from anabranch.events import CallsMade, Event
+from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
+
+
+@task
+def number(x: int) -> int:
+    if x == 13:
+        raise ValueError("thirteen")
+    return x
+
+
+@task
+def total(xs: list[int]) -> int:
+    return sum(xs)
+
+
+@task
+def many(n: int) -> Any:
+    return total([number(x + 14) for x in range(n)])
+
+
+@task
+def tree(n: int, depth: int) -> Any:
+    return number(n) if not depth else [tree(2 * n + i, depth - 1) for i in range(2)]
+
+
+@task(trigger=triggers.all_finished)
+def tolerant(numbers: list[int]) -> Any:
+    return [number(x) for x in numbers]
+
+
+@task
+def text(n: int) -> str:
+    return "x" * n
+
+
+@task
+def texts(n: int) -> Any:
+    return [text(n), {"more": [text(n + 1)]}]
+
+
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    """Of a scheduler with two one-thread worker processes."""
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(params=["local", "threads", pytest.param("dask", marks=pytest.mark.cluster)])
+def executor(request: pytest.FixtureRequest) -> Any:
+    if request.param == "local":
+        return LocalExecutor()
+    if request.param == "threads":
+        return LocalDaskExecutor(num_workers=3)
+    return DaskExecutor(request.getfixturevalue("address"))
+
+
+def test_trees_grow_from_single_tasks_and_from_elements(executor: Any) -> None:
+    with Flow("f") as flow:
+        single = tree(1, 4)
+        each = tree.map([1, 2, 3], unmapped(2))
+    state = flow.run(executor=executor)
+
+    assert state.result[single].result[0] == [[[16, 17], [18, 19]], [[20, 21], [22, 23]]]
+    assert state.result[each].result[:2] == [[[4, 5], [6, 7]], [[8, 9], [10, 11]]]
+    assert [each.name for each in state.result[each].map_states] == ["Success", "Success", "TriggerFailed"]
+    assert state.message.startswith("tree-1[2]/tree[0]/tree[1]/number[0] failed with ValueError: thirteen")
+    assert state.result[each].map_states[2].failure.root == "tree-1[2]/tree[0]/tree[1]/number[0]"
+
+
+def test_many_calls_of_a_task_are_run_in_chunks(executor: Any) -> None:
+    with Flow("f") as flow:
+        node = many(20_000)
+    events: list[Event] = []
+    with config.set(engine__inline_nbytes=1000):  # most of the values stay where they are made
+        state = flow.run(executor=executor, observers=[events.append])
+
+    assert state.result[node].result == sum(range(14, 20_014))
+    assert len([event for event in events if isinstance(event, CallsMade)]) == 1
+    assert len(state._whole.runs["many/number"].elements.keys) < 200
+
+
+def test_a_caller_that_bears_failures_sees_them(executor: Any) -> None:
+    with Flow("f") as flow:
+        node = tolerant([12, 13])
+    found = flow.run(executor=executor).result[node].result
+
+    assert found[0] == 12
+    assert isinstance(found[1], ValueError)
+
+
+def test_large_values_take_their_places_without_the_driver(executor: Any) -> None:
+    with Flow("f") as flow:
+        node = texts(100_000)
+    state = flow.run(executor=executor)
+
+    assert state.result[node].result == ["x" * 100_000, {"more": ["x" * 100_001]}]
+    assert state._whole.runs["texts/text"].value is None
+    assert not state._whole.runs["texts/text"].elements.values
+
+
+def test_a_run_goes_on_in_the_middle_of_an_expansion(executor: Any, tmp_path: Path) -> None:
+    ran, mended = tmp_path / "ran", tmp_path / "mended"
+
+    @task
+    def leaf(n: int) -> int:
+        with ran.open("a") as file:
+            file.write(f"{n}\n")
+        if n == 5 and not mended.exists():
+            raise ValueError(n)
+        return n
+
+    @task
+    def grow(n: int, depth: int) -> Any:
+        with ran.open("a") as file:
+            file.write(f"grow {n}\n")
+        return leaf(n) if not depth else [grow(2 * n + i, depth - 1) for i in range(2)]
+
+    with Flow("f") as flow:
+        single = grow(1, 2)
+        each = grow.map([2, 10], unmapped(1))
+    before = flow.run(executor=executor)
+    assert before.is_failed()
+    ran.write_text("")
+    mended.touch()
+    state = flow.run(executor=executor, resume=before.run_id)
+
+    assert state.result[single].result == [[4, 5], [6, 7]]
+    assert state.result[each].result == [[4, 5], [20, 21]]
+    assert ran.read_text().splitlines() == ["5", "5"]
+
+
+@pytest.mark.cluster
+def test_a_call_whose_worker_dies_runs_again_and_its_caller_never_notices(address: str, tmp_path: Path) -> None:
+    died = tmp_path / "died"
+
+    @task
+    def deadly(n: int) -> int:
+        if n == 3 and not died.exists():
+            died.touch()
+            os._exit(1)
+        return n
+
+    @task
+    def caller(n: int) -> Any:
+        return [deadly(i) for i in range(n)]
+
+    with Flow("f") as flow:
+        node = caller.map([2, 5])
+    state = flow.run(executor=DaskExecutor(address))
+
+    assert state.result[node].result == [[0, 1], [0, 1, 2, 3, 4]]
+    assert died.exists()
