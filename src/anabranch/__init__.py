@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from anabranch import engine as engine
     from anabranch import executors as executors
     from anabranch import results as results
+    from anabranch import schedules as schedules
     from anabranch import tasks as tasks
 
 __all__ = [  # noqa: RUF022  # in groups, as above
@@ -55,6 +56,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "context",
     "executors",
     "results",
+    "schedules",
     # What tasks can say
     "CANCEL",
     "ENDRUN",
@@ -71,7 +73,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "triggers",
 ]
 
-_LAZY = ("engine", "executors", "results", "tasks")
+_LAZY = ("engine", "executors", "results", "schedules", "tasks")
 
 
 def __getattr__(name: str) -> Any:

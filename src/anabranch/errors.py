@@ -18,6 +18,11 @@
     ├── UnsendableError (TypeError)        what cannot be sent to workers, all of it at once
     ├── SettingError (AttributeError)      a setting that is unknown or of the wrong type
     ├── FlowLoadError (ImportError)        a file that does not give the flow asked for
+    ├── ScheduleError (ValueError)         a schedule that cannot be, or has no times
+    ├── RegistryError (RuntimeError)       the registry of flows, or what waits to run
+    │   ├── FlowNotRegistered (LookupError)
+    │   └── UnregistrableFlow (ValueError)   every reason why a flow cannot be registered
+    ├── ServiceError (RuntimeError)        a service that cannot start as asked
     ├── DrawingError (RuntimeError)        a picture of a flow that cannot be made
     │   └── GraphvizMissing
     ├── ExecutorError (RuntimeError)       the place where tasks should run
@@ -142,6 +147,26 @@ class SettingError(AnabranchError, AttributeError):
 
 class FlowLoadError(AnabranchError, ImportError):
     """A file or module does not give the flow that was asked for."""
+
+
+class ScheduleError(AnabranchError, ValueError):
+    """A schedule cannot be as it was written, or has no times."""
+
+
+class RegistryError(AnabranchError, RuntimeError):
+    """The registry of flows cannot be used, or not like this."""
+
+
+class FlowNotRegistered(RegistryError, LookupError):
+    """The registry has no flow of this name."""
+
+
+class UnregistrableFlow(ProblemsError, RegistryError, ValueError):
+    """A flow cannot be registered; ``problems`` lists every reason. Nothing of it was."""
+
+
+class ServiceError(AnabranchError, RuntimeError):
+    """A service cannot start as it was asked to."""
 
 
 class DrawingError(AnabranchError, RuntimeError):
