@@ -50,6 +50,7 @@ def plan_of(
     approved: frozenset[str] = frozenset(),
     result: Result | None = None,
     checkpointing: bool | None = None,
+    date: datetime | None = None,
 ) -> RunPlan:
     """What is to be run, with every parameter's value; `keep` None is everything.
 
@@ -76,6 +77,7 @@ def plan_of(
         settings=config.snapshot()["engine"],
         keep=frozenset(frozen.nodes) if keep is None else keep,
         approved=approved,
+        date=date,
     )
 
 

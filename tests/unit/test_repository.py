@@ -30,6 +30,7 @@ UNLAYERED = {
     "executors.__init__",
     "results.__init__",
     "schedules.__init__",
+    "service.__init__",
 }
 HEAVY = ("bokeh", "click", "distributed", "networkx", "pydantic", "rich", "sqlalchemy")
 

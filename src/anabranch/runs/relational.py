@@ -62,6 +62,12 @@ class Database(Protocol):
     lock_clause: str
     """What a query must end with to keep others from changing the rows it read, until its transaction ends."""
 
+    skip_clause: str
+    """What follows it to leave out rows that others have locked, instead of waiting for them."""
+
+    def now(self) -> int:
+        """Microseconds since 1970 by the clock that all who share the database go by."""
+
     def write(self, act: Callable[[Transaction], T], *, durable: bool = False) -> T:
         """Do something in a transaction that is committed when this returns, and rolled back if it raises.
 
@@ -134,6 +140,11 @@ class RelationalRunStore:
     def describe(self) -> dict[str, str]:
         """Kind, location (passwords masked), versions, and warnings, for people."""
         return self._database.describe()
+
+    @property
+    def database(self) -> Database:
+        """Where the tables are: those of the registry are beside those of the runs."""
+        return self._database
 
     # Owning -----------------------------------------------------------------------------------------------------------
 

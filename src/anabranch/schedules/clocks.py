@@ -9,6 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import lru_cache
 from itertools import count
 from typing import Any
 
@@ -208,12 +209,7 @@ class CronClock(Clock):
         It takes 14 µs for each time, which for a year of minutes is seven seconds; this takes a tenth of one.
         """
         rule = self._rule()
-        clock_times = [
-            timedelta(hours=hour, minutes=minute, seconds=second)
-            for hour in sorted(rule.hours)
-            for minute in sorted(each for each in rule.minutes if isinstance(each, int))
-            for second in sorted(each for each in rule.seconds if isinstance(each, int))
-        ]
+        clock_times = _clock_times(frozenset(rule.hours), frozenset(rule.minutes), frozenset(rule.seconds))
         day = after.astimezone(self.zone).date() - DAY
         without = 0
         while day.year < _LAST_YEAR and without < _PATIENCE:
@@ -259,6 +255,17 @@ class CronClock(Clock):
         except Exception:  # it does not know all that it can parse
             words = self._expression
         return f"{words} ({self._zone_name()})"
+
+
+@lru_cache(maxsize=256)
+def _clock_times(hours: frozenset[int], minutes: frozenset[int], seconds: frozenset[int]) -> tuple[timedelta, ...]:
+    """Times of day; shared, as thousands of flows may run by the same expression."""
+    return tuple(
+        timedelta(hours=hour, minutes=minute, seconds=second)
+        for hour in sorted(hours)
+        for minute in sorted(minutes)
+        for second in sorted(seconds)
+    )
 
 
 def _midnight(day: date, zone: tzinfo) -> datetime:
