@@ -75,8 +75,8 @@ FLOWS = _table(
 SLOTS = _table(
     "slots",
     "run_id",
-    "flow_name due parameters labels origin grp grp_most approve state message cancel owner token run_epoch tries "
-    "lease_until created started ended",
+    "flow_name due ready parameters labels origin grp grp_most approve state message cancel owner token run_epoch "
+    "tries lease_until created started ended",
 )
 LIMITS = _table("limits", "limit_name holder", "lease_until")
 SERVICE_TABLES = (FLOWS, SLOTS, LIMITS)
@@ -137,12 +137,13 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX anabranch_flows_changed ON anabranch_flows (changed)",
         """CREATE TABLE anabranch_slots (
             run_id {text} NOT NULL PRIMARY KEY, flow_name {text} NOT NULL, due {integer} NOT NULL,
-            parameters {text} NOT NULL, labels {text} NOT NULL, origin {text} NOT NULL, grp {text} NOT NULL,
+            ready {integer} NOT NULL, parameters {text} NOT NULL, labels {text} NOT NULL, origin {text} NOT NULL,
+            grp {text} NOT NULL,
             grp_most {integer}, approve {text} NOT NULL, state {text} NOT NULL, message {text} NOT NULL,
             cancel {integer} NOT NULL, owner {text} NOT NULL, token {text} NOT NULL, run_epoch {integer} NOT NULL,
             tries {integer} NOT NULL, lease_until {integer}, created {integer} NOT NULL, started {integer},
             ended {integer})""",
-        "CREATE INDEX anabranch_slots_state ON anabranch_slots (state, due)",
+        "CREATE INDEX anabranch_slots_state ON anabranch_slots (state, ready)",
         "CREATE INDEX anabranch_slots_flow_name ON anabranch_slots (flow_name, state)",
         """CREATE TABLE anabranch_limits (
             limit_name {text} NOT NULL, holder {text} NOT NULL, lease_until {integer} NOT NULL,

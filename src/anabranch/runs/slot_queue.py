@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, Literal
 
 from anabranch.errors import RunNotFound, StaleOwner
 from anabranch.runs.codec import MESSAGE_NBYTES, from_microseconds, to_microseconds, to_text
@@ -23,7 +23,7 @@ MAX_TRIES = 5
 """Claims of a slot. One whose process dies this often is what kills it, and is given up."""
 _ROUNDS = 20  # of looking past flows that may not run now; the next look is soon
 
-_READY = "state = 'Waiting' AND due <= ?"
+_READY = "state = 'Waiting' AND ready <= ?"
 _POLICIES = f"SELECT flow_name, max_runs, overlap FROM {FLOWS.name} WHERE flow_name IN "
 _COUNT = f"SELECT flow_name, grp, count(*) FROM {SLOTS.name} WHERE state = 'Running' AND flow_name IN "
 _CLAIM = (
@@ -34,8 +34,8 @@ _CLAIM = (
 _CLOSE = f"UPDATE {SLOTS.name} SET state = ?, message = ?, ended = ?, lease_until = NULL WHERE run_id = ?"
 _FINISH = f"{_CLOSE} AND token = ? AND state = 'Running'"
 _RELEASE = (
-    f"UPDATE {SLOTS.name} SET state = 'Waiting', due = CASE WHEN due < ? THEN ? ELSE due END, lease_until = NULL, "
-    "message = ?, tries = tries - ? WHERE run_id = ? AND token = ? AND state = 'Running'"
+    f"UPDATE {SLOTS.name} SET state = 'Waiting', ready = CASE WHEN ready < ? THEN ? ELSE ready END, "
+    "lease_until = NULL, message = ?, tries = tries - ? WHERE run_id = ? AND token = ? AND state = 'Running'"
 )
 _WITH_RUNS = (
     f"SELECT {', '.join(f's.{column}' for column in SLOTS.columns)}, r.epoch, r.state, r.lease_until "
@@ -164,10 +164,11 @@ class SlotQueue:
                 if policy is None:  # somebody else decides about this flow at this moment
                     blocked.add(place)
                     continue
-                if self._may_run(transaction, slot, policy, running, moment):
+                verdict = self._verdict(transaction, slot, policy, running, moment)
+                if verdict == "run":
                     taken.append(slot)
                     running[place] += 1
-                elif slot.origin != "schedule" or policy.overlap != "skip":
+                elif verdict == "wait":
                     blocked.add(place)
             if len(taken) >= most or (len(blocked) == before and len(candidates) < most - len(taken)):
                 break
@@ -188,7 +189,7 @@ class SlotQueue:
         if taken:
             conditions.append(f"run_id NOT IN ({', '.join('?' * len(taken))})")
             parameters += [slot.run_id for slot in taken]  # type: ignore[misc]
-        query = SLOTS.select(f"{' AND '.join(conditions)} ORDER BY due, run_id LIMIT ?")
+        query = SLOTS.select(f"{' AND '.join(conditions)} ORDER BY ready, run_id LIMIT ?")
         return [slot_of(row) for row in transaction.fetch(f"{query}{self._locked}", [*parameters, most])]
 
     def _learn(
@@ -221,30 +222,32 @@ class SlotQueue:
         for name, group, number in transaction.fetch(f"{_COUNT}{marks} GROUP BY flow_name, grp", wanted):
             running[name, group] = number
 
-    def _may_run(
+    def _verdict(
         self,
         transaction: Transaction,
         slot: Slot,
         policy: _Policy,
         running: Mapping[tuple[str, str], int],
         moment: int | None,
-    ) -> bool:
+    ) -> Literal["run", "wait", "closed"]:
+        """Whether a slot may run now; one that never will is closed."""
         if slot.group_most is not None and running[slot.flow_name, slot.group] >= slot.group_most:
-            return False
+            return "wait"
         others = sum(number for (name, _), number in running.items() if name == slot.flow_name)
         most = policy.most if slot.origin == "schedule" else policy.max_runs
         if policy.overlap == "cancel_previous" and slot.origin == "schedule":
             newer = SLOTS.select("flow_name = ? AND origin = 'schedule' AND state = 'Waiting' AND due > ? AND due <= ?")
             if transaction.fetch(f"{newer} LIMIT 1", (slot.flow_name, to_microseconds(slot.due), moment)):
                 transaction.execute(_CLOSE, (SKIPPED, "a later time came before it could begin", moment, slot.run_id))
-                return False
+                return "closed"
             if others:
                 transaction.execute(_CANCEL_OTHERS, (slot.flow_name,))
         if most is None or others < most:
-            return True
+            return "run"
         if policy.overlap == "skip" and slot.origin == "schedule":
             transaction.execute(_CLOSE, (SKIPPED, "an earlier run of the flow went on", moment, slot.run_id))
-        return False
+            return "closed"
+        return "wait"
 
     def recover(self, *, now: datetime, most: int = 100) -> list[Slot]:
         """Look after slots whose claims ran out: those whose runs live go on, those that ended are closed.
@@ -340,8 +343,8 @@ class SlotQueue:
         return {str(state): int(number) for state, number in rows}
 
     def next_due(self) -> datetime | None:
-        """When the first waiting slot is due; None if none waits."""
-        query = f"SELECT min(due) FROM {SLOTS.name} WHERE state = 'Waiting'"
+        """When the first waiting slot may begin; None if none waits."""
+        query = f"SELECT min(ready) FROM {SLOTS.name} WHERE state = 'Waiting'"
         return from_microseconds(self._database.read(lambda transaction: transaction.fetch(query))[0][0])
 
     def prune(self, *, before: datetime) -> int:

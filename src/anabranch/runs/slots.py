@@ -25,6 +25,7 @@ class Slot:
     run_id: str
     flow_name: str
     due: datetime
+    """For when it is: the run's date."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """As JSON has them."""
     labels: tuple[str, ...] = ()
@@ -35,6 +36,8 @@ class Slot:
     group_most: int | None = None
     approve: tuple[str, ...] = ()
     """Tasks that may run although they wait for an approval."""
+    ready: datetime | None = None
+    """When it may begin, or be tried again; None means when it is due."""
     state: str = WAITING
     """``Waiting``, ``Running``, ``Skipped``, or the state that the run ended in."""
     message: str = ""
@@ -71,6 +74,7 @@ def slot_row(slot: Slot, *, now: int) -> tuple[Any, ...]:
         slot.run_id,
         to_text(slot.flow_name),
         to_microseconds(slot.due),
+        to_microseconds(slot.ready or slot.due),
         to_text(json.dumps(slot.parameters, default=str)),
         to_text(json.dumps(list(slot.labels))),
         slot.origin,
@@ -100,6 +104,7 @@ def slot_of(row: Sequence[Any]) -> Slot:
         run_id=values["run_id"],
         flow_name=values["flow_name"],
         due=due,
+        ready=from_microseconds(values["ready"]),
         parameters=json.loads(values["parameters"]),
         labels=tuple(json.loads(values["labels"])),
         origin=values["origin"],
