@@ -95,6 +95,9 @@ class _Nursery:
                 os.close(descriptor)
             nothing = os.open(os.devnull, os.O_RDONLY)
             os.dup2(nothing, self._in)
+            if log := job.get("log"):
+                with contextlib.suppress(OSError):  # then its words go where the nursery's do
+                    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
             os.dup2(
                 2, self._out
             )  # standard output is where the nursery tells of exits; what a run prints goes to the log
