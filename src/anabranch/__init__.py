@@ -25,8 +25,10 @@ from anabranch.task import Dependency, Parameter, Task, task
 if TYPE_CHECKING:
     from anabranch import engine as engine
     from anabranch import executors as executors
+    from anabranch import notifiers as notifiers
     from anabranch import results as results
     from anabranch import schedules as schedules
+    from anabranch import storage as storage
     from anabranch import tasks as tasks
 
 __all__ = [  # noqa: RUF022  # in groups, as above
@@ -55,8 +57,10 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "config",
     "context",
     "executors",
+    "notifiers",
     "results",
     "schedules",
+    "storage",
     # What tasks can say
     "CANCEL",
     "ENDRUN",
@@ -73,7 +77,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "triggers",
 ]
 
-_LAZY = ("engine", "executors", "results", "schedules", "tasks")
+_LAZY = ("engine", "executors", "notifiers", "results", "schedules", "storage", "tasks")
 
 
 def __getattr__(name: str) -> Any:

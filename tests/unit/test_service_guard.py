@@ -145,7 +145,9 @@ ROUTES += [("GET", "/page"), ("GET", "/live"), ("GET", "/api/openapi.json"), ("G
 
 def test_every_route_of_the_api_is_in_the_list():
     served = {pattern for pattern, _, _ in api_routes(Actions(InMemoryRunStore()), lambda: True)}
-    documented = {path.replace("{name}", r"([^/]+)").replace("{run_id}", r"([^/]+)") for path in openapi.document()["paths"]}
+    documented = {
+        path.replace("{name}", r"([^/]+)").replace("{run_id}", r"([^/]+)") for path in openapi.document()["paths"]
+    }
     assert served == documented | {r"/healthz", r"/api/openapi\.json"}
 
 
@@ -247,9 +249,21 @@ def test_tokens_cannot_be_tried_for_long():
         ("POST", "/api/flows/etl/runs", b"{", 400, "the body is not JSON"),
         ("POST", "/api/flows/etl/runs", b"[" * 100_000, 400, "the body is not JSON"),
         ("POST", "/api/flows/etl/runs", b"[]", 400, "the body: expected an object, found list"),
-        ("POST", "/api/flows/etl/runs", b'{"parameter": {}}', 400, "there is no 'parameter'; there are: parameters, due"),
+        (
+            "POST",
+            "/api/flows/etl/runs",
+            b'{"parameter": {}}',
+            400,
+            "there is no 'parameter'; there are: parameters, due",
+        ),
         ("POST", "/api/flows/etl/runs", b'{"parameters": NaN}', 400, "NaN is no number of JSON"),
-        ("POST", "/api/flows/etl/runs", b'{"parameters": {"y": 1}}', 422, "there is no parameter 'y'; x: a value is required"),
+        (
+            "POST",
+            "/api/flows/etl/runs",
+            b'{"parameters": {"y": 1}}',
+            422,
+            "there is no parameter 'y'; x: a value is required",
+        ),
         ("POST", "/api/flows/etl/runs", b'{"parameters": {"x": 1}, "due": "soon"}', 422, "due: expected a time"),
         ("POST", "/api/flows/etl/pause", b"{}", 400, "paused is missing"),
         ("POST", "/api/runs/none/cancel", b"{}", 404, "no run 'none'"),
@@ -304,7 +318,7 @@ def test_the_document_is_valid_openapi():
 
 def test_a_fuzzer_finds_nothing_that_the_document_does_not_say(open_one: Server):
     import schemathesis
-    from hypothesis import HealthCheck, Phase, settings
+    from hypothesis import HealthCheck, Phase, given, settings
 
     base = f"http://127.0.0.1:{open_one.web.port}"
     schema = schemathesis.openapi.from_dict(openapi.document())
@@ -319,7 +333,7 @@ def test_a_fuzzer_finds_nothing_that_the_document_does_not_say(open_one: Server)
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )
-        @operation.ok().as_strategy_given()
+        @given(operation.ok().as_strategy())
         def check(case: Any) -> None:
             case.call_and_validate(base_url=base)
 

@@ -214,7 +214,7 @@ class CronClock(Clock):
         without = 0
         while day.year < _LAST_YEAR and without < _PATIENCE:
             without += 1
-            if self._is_even(day):
+            if _is_even(day, self.zone):
                 if day.month in rule.months and rule.match_day(day):
                     without = 0
                     midnight = _midnight(day, self.zone).astimezone(UTC)
@@ -224,20 +224,13 @@ class CronClock(Clock):
                 day += DAY
                 continue
             end = day + DAY
-            while not self._is_even(end):
+            while not _is_even(end, self.zone):
                 end += DAY
             for moment in self._stepped(day, end):
                 without = 0
                 if moment > after:
                     yield moment
             day = end
-
-    def _is_even(self, day: date) -> bool:
-        """Whether no clock changes around this day."""
-        if self.zone is UTC:
-            return True
-        offsets = {_midnight(day + each * DAY, self.zone).utcoffset() for each in (-1, 0, 1, 2)}
-        return len(offsets) == 1
 
     def _stepped(self, begin: date, end: date) -> Iterator[datetime]:
         """The times of some days, by cronsim."""
@@ -255,6 +248,14 @@ class CronClock(Clock):
         except Exception:  # it does not know all that it can parse
             words = self._expression
         return f"{words} ({self._zone_name()})"
+
+
+@lru_cache(maxsize=8_192)
+def _is_even(day: date, zone: tzinfo) -> bool:
+    """Whether no clock changes around a day; shared, as thousands of flows may run in the same zone."""
+    if zone is UTC:
+        return True
+    return len({_midnight(day + each * DAY, zone).utcoffset() for each in (-1, 0, 1, 2)}) == 1
 
 
 @lru_cache(maxsize=256)

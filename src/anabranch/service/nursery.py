@@ -98,9 +98,7 @@ class _Nursery:
             if log := job.get("log"):
                 with contextlib.suppress(OSError):  # then its words go where the nursery's do
                     os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
-            os.dup2(
-                2, self._out
-            )  # standard output is where the nursery tells of exits; what a run prints goes to the log
+            os.dup2(2, self._out)  # which was where the nursery tells of exits; now what a run prints goes to the log
             os.setpgid(0, 0)  # what it starts can be told from what others start
             gc.unfreeze()
             from anabranch.service.child import run_job
