@@ -265,5 +265,8 @@ def _pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
             raise Problem(f"-p: expected NAME=VALUE, found {pair!r:.60}", USAGE)
         if name in values:
             raise Problem(f"-p {name}: given twice", USAGE)
-        values[name] = untyped(text)
+        try:
+            values[name] = text if re.match(r"\{\w+\}", text) else untyped(text)  # {date} is no JSON
+        except ValueError as error:
+            raise Problem(f"-p {name}: {error}", USAGE) from None
     return values
