@@ -78,8 +78,7 @@ SLOTS = _table(
     "flow_name due ready parameters labels origin grp grp_most approve state message cancel owner token run_epoch "
     "tries lease_until created started ended",
 )
-LIMITS = _table("limits", "limit_name holder", "lease_until")
-SERVICE_TABLES = (FLOWS, SLOTS, LIMITS)
+SERVICE_TABLES = (FLOWS, SLOTS)
 """Tables of flows that run by themselves."""
 
 SQLITE = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "bytes": "BLOB", "clustered": " WITHOUT ROWID"}
@@ -145,9 +144,6 @@ STEPS: tuple[tuple[str, ...], ...] = (
             ended {integer})""",
         "CREATE INDEX anabranch_slots_state ON anabranch_slots (state, ready)",
         "CREATE INDEX anabranch_slots_flow_name ON anabranch_slots (flow_name, state)",
-        """CREATE TABLE anabranch_limits (
-            limit_name {text} NOT NULL, holder {text} NOT NULL, lease_until {integer} NOT NULL,
-            PRIMARY KEY (limit_name, holder)){clustered}""",
     ),
 )
 VERSION = len(STEPS)
