@@ -49,7 +49,7 @@ class ServiceProcess:
         assert status == 202, answer
         return str(answer["run_id"])
 
-    def wait_for(self, run_id: str, *states: str, timeout_s: float = 40.0) -> dict[str, Any]:
+    def wait_for(self, run_id: str, *states: str, timeout_s: float = 90.0) -> dict[str, Any]:
         """The run, once its slot is in one of these states."""
         deadline = time.monotonic() + timeout_s
         while True:

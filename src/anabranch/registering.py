@@ -172,6 +172,12 @@ def _schedule_problems(flow: Registrable) -> list[str]:
     problems = []
     for number, clock in enumerate(schedule.clocks):
         where = f"clock {number + 1} of its schedule" if len(schedule.clocks) > 1 else "its schedule"
+        known = {each.name: each for each in flow.parameters}
+        problems += [
+            f"{where}: {name}: it is secret, and would be kept in the database; let the flow find it"
+            for name in clock.parameter_defaults
+            if name in known and _is_secret(known[name])
+        ]
         try:
             resolve_parameters(flow.name, flow.parameters, clock.parameter_defaults)
             as_json(clock.parameter_defaults)
@@ -228,6 +234,10 @@ def _drawn(graph: FrozenGraph) -> dict[str, Any]:
     return {"nodes": nodes, "edges": edges}
 
 
+def _is_secret(parameter: Parameter) -> bool:
+    return bool(getattr(parameter, "secret", False) or SECRET_NAME.search(parameter.name))
+
+
 def _schema(parameter: Parameter) -> dict[str, Any]:
     """JSON schema of a parameter; no default of one that is secret."""
     schema: dict[str, Any] = {}
@@ -242,7 +252,7 @@ def _schema(parameter: Parameter) -> dict[str, Any]:
         schema["enum"] = [
             each if isinstance(each, (str, int, float, bool)) else short(each) for each in parameter.choices
         ]
-    if getattr(parameter, "secret", False) or SECRET_NAME.search(parameter.name):
+    if _is_secret(parameter):
         schema["writeOnly"] = True
     elif not parameter.required:
         try:

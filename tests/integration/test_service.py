@@ -20,7 +20,7 @@ FLOWS = '''
 """Flows that leave marks in a file, so that a test sees what ran, and how often."""
 import os, signal, time
 from pathlib import Path
-from anabranch import Flow, Parameter, context, task
+from anabranch import Flow, Parameter, context, task, triggers
 from anabranch.schedules import IntervalSchedule
 
 HOME = Path(__file__).parent
@@ -54,6 +54,13 @@ with Flow("long") as long:
 with Flow("crashing") as crashing:
     crash()
 
+@task(trigger=triggers.manual_only)
+def deploy(before):
+    mark("deployed")
+
+with Flow("gated") as gated:
+    deploy(note("before"))
+
 with Flow("every", schedule=IntervalSchedule(1), max_runs=3) as every:
     note("every")
 '''
@@ -71,7 +78,7 @@ def marks(home: Path) -> Counter[str]:
 
 
 def until(claim: object, what: str) -> None:
-    deadline = time.monotonic() + 40
+    deadline = time.monotonic() + 90
     while not claim():  # type: ignore[operator]
         assert time.monotonic() < deadline, what
         time.sleep(0.02)
@@ -126,7 +133,7 @@ def test_a_run_that_dies_with_its_service_is_resumed_by_another(home: Path):
         os.kill(pid, signal.SIGKILL)
     (home / "go").touch()
     with serving(home, ANABRANCH__RUNS__LEASE_S="2") as service:
-        found = service.wait_for(run_id, "Success", timeout_s=60)
+        found = service.wait_for(run_id, "Success")
         assert found["epoch"] == 2
     assert marks(home) == {"before": 1, "pid": 2, "after": 1}
 
@@ -155,6 +162,15 @@ def test_a_run_can_be_cancelled_and_resumed(home: Path):
         service.wait_for(run_id, "Success")
         assert service.call("POST", f"/api/runs/{run_id}/resume")[0] == 409
     assert marks(home)["before"] == 1
+
+
+def test_a_run_waits_for_an_approval_and_goes_on_with_it(home: Path):
+    with serving(home, "flows.py:gated") as service:
+        run_id = service.start("gated")
+        assert service.wait_for(run_id, "Paused")["state"] == "Paused"
+        assert service.call("POST", f"/api/runs/{run_id}/approve", {"tasks": ["deploy"]})[0] == 202
+        service.wait_for(run_id, "Success")
+    assert marks(home) == {"before": 1, "deployed": 1}
 
 
 def test_a_file_that_has_gone_and_parameters_that_do_not_fit_fail_those_runs_alone(home: Path):
@@ -209,6 +225,32 @@ def test_three_services_on_one_database_of_which_one_is_killed_now_and_then_run_
     assert {state for _, _, state in rows} <= {"Success", "Waiting"}
     times = [due for _, due, _ in rows]
     assert times == list(range(times[0], times[-1] + 1, 1_000_000))
+
+
+def test_a_database_that_is_restarted_costs_no_run_and_doubles_none(
+    home: Path,
+    postgres: PostgresServer,  # noqa: F811
+):
+    import psycopg
+
+    url = postgres.fresh_url()
+    names = {"ANABRANCH__BACKEND": url}
+    with serving(home, "flows.py:every", **names) as service:
+        for _ in range(2):
+            seen = marks(home)["every"]
+            until(lambda seen=seen: marks(home)["every"] >= seen + 2, "the service runs what is due")
+            postgres.stop("immediate")
+            postgres.start()
+        seen = marks(home)["every"]
+        until(lambda: marks(home)["every"] >= seen + 2, "the service goes on")
+        service.end()
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT run_id, due, state FROM anabranch_slots ORDER BY due").fetchall()
+    times = [due for _, due, _ in rows]
+    assert times == list(range(times[0], times[-1] + 1, 1_000_000))
+    assert {state for _, _, state in rows} <= {"Success", "Waiting"}
+    ran = Counter(line.split()[1] for line in (home / "marks").read_text().splitlines())
+    assert {run_id for run_id, _, state in rows if state == "Success"} <= set(ran)
 
 
 def test_two_services_on_one_sqlite_file_share_the_work(home: Path):

@@ -27,6 +27,7 @@ from anabranch.registered import load_registered
 from anabranch.registering import registry
 from anabranch.schedules import CronSchedule, IntervalSchedule
 from anabranch.schedules.zones import zone_of
+from anabranch.service.actions import Actions, Refused
 from anabranch.storage import LocalStorage
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -137,6 +138,20 @@ def test_a_flow_is_registered_after_its_block_and_where_there_is_a_store():
         flow.register()
     with config.set(backend="none"), pytest.raises(RegistryError, match="backend is 'none', so flows cannot"):
         flow_of().register()
+
+
+def test_values_of_secret_parameters_are_kept_nowhere():
+    with Flow("etl", schedule=IntervalSchedule(60, parameter_defaults={"api_key": "abc"})) as flow:
+        double(Parameter("api_key", default="hidden"))
+    with pytest.raises(UnregistrableFlow, match="api_key: it is secret, and would be kept in the database"):
+        flow.register()
+    flow.schedule = None
+    record = flow.register()
+    assert record.parameters["properties"]["api_key"] == {"writeOnly": True}
+    done = invoke("backfill", "etl", "--from", "2026-01-01", "--to", "2026-01-02", "--every", "1d", "-p", "api_key=abc")
+    assert (done.exit_code, "api_key: it is secret" in done.stderr) == (2, True)
+    with pytest.raises(Refused, match="api_key: it is secret"):
+        Actions(registry()[0]).start("etl", {"parameters": {"api_key": "abc"}})
 
 
 # Commands -------------------------------------------------------------------------------------------------------------

@@ -182,6 +182,9 @@ def backfill(
             times = _scheduled(record, begin, until, zone)
         parameters = _pairs(pairs)
         slots = slots_for(name, times, parameters, max_parallel=max_parallel, known=record.parameters["properties"])
+        if secret := record.secrets_among(parameters):
+            text = f"-p {secret[0]}: it is secret, and would wait in the database; let the flow find it by itself"
+            raise Problem(text, USAGE)
         missing = [each for each in record.parameters["required"] if each not in parameters]
         if missing:
             raise Problem(f"flow {name!r} needs a value for: {', '.join(missing)}; give -p {missing[0]}=VALUE", USAGE)

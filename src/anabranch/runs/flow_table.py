@@ -49,6 +49,11 @@ class FlowRecord:
     scheduled_until: datetime | None = None
     """Up to here all times of the schedule have been dealt with."""
 
+    def secrets_among(self, names: Iterable[str]) -> list[str]:
+        """Which of these parameters are secret: their values must not wait in the database."""
+        known = self.parameters.get("properties", {})
+        return [name for name in names if known.get(name, {}).get("writeOnly")]
+
 
 _LIGHT = tuple(column for column in FLOWS.columns if column not in ("code", "graph"))
 _PLAN = f"SELECT flow_name, scheduled_until FROM {FLOWS.name} WHERE paused = 0 AND flow_name IN "

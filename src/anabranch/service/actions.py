@@ -97,8 +97,10 @@ class Actions:
         """What can be told without the flow's code: names. Values are checked when the run begins."""
         known = record.parameters.get("properties", {})
         unknown = [name for name in parameters if name not in known]
+        secret = record.secrets_among(parameters)
         missing = [name for name in record.parameters.get("required", ()) if name not in parameters]
         problems = [f"there is no parameter {name!r}" for name in unknown]
+        problems += [f"{name}: it is secret, and would wait in the database; let the flow find it" for name in secret]
         problems += [f"{name}: a value is required" for name in missing]
         if problems:
             raise Refused(422, f"the parameters do not fit flow {record.name!r}: {'; '.join(problems)}")
