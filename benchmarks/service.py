@@ -169,7 +169,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--services", type=int, default=3)
     parser.add_argument("--kill-every", type=float, default=5.0)
-    parser.add_argument("--capacity", type=int, default=4)
+    parser.add_argument("--capacity", type=int, default=3)
     parser.add_argument("--many", type=int, default=10_000, help="registered flows for the second part; 0 for none")
     options = parser.parse_args()
     year()
