@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -246,6 +247,7 @@ def test_tokens_cannot_be_tried_for_long():
         ("GET", "/api/runs?limit=x", None, 400, "limit: expected a number"),
         ("GET", "/api/runs?limit=1&limit=2", None, 400, "limit: given twice"),
         ("GET", "/api/runs?stat=x", None, 400, "there is no 'stat' to ask for; there are: flow, state, limit, offset"),
+        ("POST", "/api/flows/etl/runs", b"", 400, "the body is not JSON"),
         ("POST", "/api/flows/etl/runs", b"{", 400, "the body is not JSON"),
         ("POST", "/api/flows/etl/runs", b"[" * 100_000, 400, "the body is not JSON"),
         ("POST", "/api/flows/etl/runs", b"[]", 400, "the body: expected an object, found list"),
@@ -316,6 +318,7 @@ def test_the_document_is_valid_openapi():
     validate(openapi.document())
 
 
+@pytest.mark.timeout(600)  # ANABRANCH_FUZZ=1000 asks for minutes of other requests than last time
 def test_a_fuzzer_finds_nothing_that_the_document_does_not_say(open_one: Server):
     import schemathesis
     from hypothesis import HealthCheck, Phase, given, settings
@@ -326,10 +329,10 @@ def test_a_fuzzer_finds_nothing_that_the_document_does_not_say(open_one: Server)
     for operation in schema.get_all_operations():
 
         @settings(
-            max_examples=15,
+            max_examples=int(os.environ.get("ANABRANCH_FUZZ", "15")),
             deadline=None,
             database=None,
-            derandomize=True,
+            derandomize="ANABRANCH_FUZZ" not in os.environ,
             phases=[Phase.generate],
             suppress_health_check=list(HealthCheck),
         )

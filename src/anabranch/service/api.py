@@ -108,8 +108,6 @@ class _Action(JsonHandler):
     def body(self, schema: Mapping[str, Any]) -> dict[str, Any]:
         """The request's body, checked."""
         self.only()
-        if not self.request.body and not schema.get("required"):
-            return {}
         try:
             value = json.loads(self.request.body, parse_constant=_no_constant)
         except (ValueError, RecursionError) as error:

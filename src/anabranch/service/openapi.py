@@ -84,7 +84,7 @@ def _operation(
         operation["parameters"] = parameters
     if body is not None:
         content = {"application/json": {"schema": body}}
-        operation["requestBody"] = {"required": bool(body.get("required")), "content": content}
+        operation["requestBody"] = {"required": True, "content": content}
     return operation
 
 

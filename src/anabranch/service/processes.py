@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import queue
@@ -95,15 +96,15 @@ class Processes:
             nursery.wait(timeout=30)
 
     def _order(self, order: dict[str, object], run_id: str | None) -> None:
-        self.open()
-        nursery = self._nursery
-        assert nursery is not None
-        assert nursery.stdin is not None
         try:
+            self.open()
+            nursery = self._nursery
+            assert nursery is not None
+            assert nursery.stdin is not None
             nursery.stdin.write(json.dumps(order).encode() + b"\n")
             nursery.stdin.flush()
         except OSError as error:
-            _log.error("the process that starts runs is gone: %s", error)
+            _log.error("the process that starts runs is gone, or cannot be started: %s", error)
             if run_id is not None:
                 self._end(Exit(run_id, FAILED))
 
@@ -114,6 +115,9 @@ class Processes:
                 found = json.loads(line)
                 self._end(Exit(found["run_id"], found["code"]))
         nursery.wait()
+        if nursery.stdin is not None:
+            with contextlib.suppress(OSError):  # what was not sent any more
+                nursery.stdin.close()
         if self._nursery is nursery:  # it died; its children go on, and close their slots themselves
             with self._lock:
                 lost = list(self._running)
