@@ -62,7 +62,7 @@ def slot_id(flow_name: str, due: datetime, parameters: Mapping[str, Any], *, sal
     --------
     >>> from datetime import UTC
     >>> slot_id("etl", datetime(2026, 11, 21, tzinfo=UTC), {})
-    '3a7bd3e2360a3d29'
+    'a0443443092330f6'
     """
     text = json.dumps([flow_name, to_microseconds(due), parameters, salt], sort_keys=True, default=str)
     return hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:16]
