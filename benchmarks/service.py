@@ -147,7 +147,7 @@ def many(count: int) -> None:
         began = time.process_time()
         Timetable(flows).refresh(now)
         took = time.process_time() - began
-        print(print(f"{count:,} registered flows: listens after {listens:.2f} s; all times after {took:.2f} s of CPU"))
+        print(f"{count:,} registered flows: listens after {listens:.2f} s; all times after {took:.2f} s of CPU")
         print(f"  idle: {100 * idle:.1f} % of a core")
 
 
