@@ -26,6 +26,7 @@ from anabranch.graph import Graph, NodeLike
 from anabranch.history import begin
 from anabranch.log_keeping import LogKeeper
 from anabranch.names import short
+from anabranch.observing import apart
 from anabranch.parameter import Parameter
 from anabranch.parameters import resolve_parameters
 from anabranch.recording import Recorder
@@ -161,11 +162,12 @@ def run_plan(
     whole = whole_log_path(directory, plan.run_id) if executor.in_process else None
     logs = LogBook(level, keeper=keeper, whole=whole)
     if recorder is None:
-        return FlowRunView(run_handled(plan, executor, handlers, observers, logs=logs), graph)
+        with apart(observers) as others:
+            return FlowRunView(run_handled(plan, executor, handlers, others, logs=logs), graph)
     guarded: Any = _Guarded(executor, recorder)  # an executor by delegation
     try:
-        with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost):
-            told = [recorder.observe, *observers]
+        with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost), apart(observers) as others:
+            told: list[Observer] = [recorder.observe, *others]
             done = run_handled(plan, guarded, handlers, told, journal=recorder.write, logs=logs)
     except BaseException as error:
         kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
