@@ -18,6 +18,7 @@ from anabranch.mapping import apply_map, flatten, mapped, unmapped
 from anabranch.node import Node
 from anabranch.resources import resource_manager
 from anabranch.scope import tags
+from anabranch.secret import Secret
 from anabranch.settings import config
 from anabranch.signals import CANCEL, ENDRUN, FAIL, LOOP, PAUSE, RETRY, SKIP, SUCCESS, TRIGGERFAIL, VALIDATIONFAIL
 from anabranch.task import Dependency, Parameter, Task, task
@@ -34,6 +35,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "Flow",
     "Node",
     "Parameter",
+    "Secret",
     "Switch",
     "Task",
     "apply_map",

@@ -52,6 +52,7 @@
         ├── UnstorableValueError (TypeError)
         ├── CodeNotLoadable (ImportError)
         ├── VersionMismatch (ImportError)
+        ├── SecretNotFound (LookupError)     a secret that is not where it is used
         ├── ProcessDied (RuntimeError)       the task's own process ended, or was killed for its memory
         └── WorkerLost (RuntimeError)
 """
@@ -274,6 +275,10 @@ class UnstorableValueError(TaskError, TypeError):
 
 class CodeNotLoadable(TaskError, ImportError):
     """The code of a task cannot be loaded where it should run."""
+
+
+class SecretNotFound(TaskError, LookupError):
+    """A secret is not there in the process that uses it."""
 
 
 class ProcessDied(TaskError, RuntimeError):

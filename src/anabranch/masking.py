@@ -7,10 +7,13 @@ where it is made, so that a secret does not get as far as a report, a scheduler,
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 MASK = "***"
 MIN_SECRET = 4  # characters: masking every "1" would make texts useless and hide nothing
+
+heard: Callable[[list[object]], object] = lambda values: None  # noqa: E731  # a hook
+"""Told of values that are learnt: the worker that a child process belongs to must mask them, too."""
 
 _lock = threading.Lock()
 _by_run: dict[str, set[str]] = {}
@@ -20,11 +23,16 @@ _known: tuple[tuple[str, ...], tuple[bytes, ...]] = ((), ())
 
 def learn(token: str, values: Iterable[object]) -> None:
     """Mask these values from now on, until `forget` is called for the same run."""
+    values = list(values)
     texts = {text for value in values for text in spellings(value)}
     if texts:
         with _lock:
-            _by_run.setdefault(token, set()).update(texts)
+            known = _by_run.setdefault(token, set())
+            if texts <= known:
+                return
+            known.update(texts)
             _refresh()
+        heard(values)
 
 
 def forget(token: str) -> None:
@@ -46,6 +54,11 @@ def mask(text: str) -> str:
         if secret in text:
             text = text.replace(secret, MASK)
     return text
+
+
+def knows_any() -> bool:
+    """Whether there is anything to mask."""
+    return bool(_known[0])
 
 
 def holds_secret(data: bytes) -> bool:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from anabranch import masking
 from anabranch.context import RunInfo
 from anabranch.engine.driver import RunPlan
 from anabranch.engine.handlers import FlowHandlers, run_handled
@@ -23,7 +24,7 @@ from anabranch.errors import OptionError
 from anabranch.events import Observer
 from anabranch.executors.base import CancelWanted, Executor, Message
 from anabranch.graph import Graph, NodeLike
-from anabranch.history import begin
+from anabranch.history import begin, secret_slugs
 from anabranch.log_keeping import LogKeeper
 from anabranch.names import short
 from anabranch.observing import apart
@@ -59,6 +60,7 @@ def plan_of(
     ParameterError
         The parameters given do not fit.
     """
+    parameters = list(parameters)
     values = resolve_parameters(graph.name, parameters, given)
     frozen = graph.freeze(reference)
     named = {node.slug: node.name for node in frozen.nodes.values() if node.kind == "parameter"}
@@ -67,7 +69,7 @@ def plan_of(
         name=graph.name,
         run_id=run_id or secrets.token_hex(6),
         parameters={slug: values[name] for slug, name in named.items()},
-        settings=_settings(),
+        settings={**_settings(), "secret_parameters": tuple(secret_slugs(frozen, parameters))},
         keep=frozenset(frozen.nodes) if keep is None else keep,
         approved=approved,
     )
@@ -157,6 +159,21 @@ def run_plan(
     recorder: Recorder | None = None,
 ) -> FlowRunView:
     """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned."""
+    masking.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
+    try:
+        return _run_plan(plan, graph, executor, handlers, observers, recorder)
+    finally:
+        masking.forget(plan.run_id)
+
+
+def _run_plan(
+    plan: RunPlan,
+    graph: Graph,
+    executor: Executor,
+    handlers: FlowHandlers,
+    observers: Sequence[Observer],
+    recorder: Recorder | None,
+) -> FlowRunView:
     level, directory = plan.settings.get("log_level", logging.INFO), plan.settings.get("log_directory", "")
     keeper = LogKeeper(recorder.store, recorder.ownership) if recorder is not None else None
     whole = whole_log_path(directory, plan.run_id) if executor.in_process else None

@@ -106,6 +106,12 @@ class ResultsSettings(Section):
     key: str
 
 
+class SecretsSettings(Section):
+    """Where secrets are."""
+
+    provider: str
+
+
 class RunsSettings(Section):
     """Where the history of runs is, and how long is waited for it."""
 
@@ -139,6 +145,7 @@ class Settings(Section):
     engine: EngineSettings
     results: ResultsSettings
     runs: RunsSettings
+    secrets: SecretsSettings
 
     def __init__(self) -> None:
         super().__init__()
@@ -146,6 +153,7 @@ class Settings(Section):
         self.__dict__["engine"] = EngineSettings("engine.")
         self.__dict__["results"] = ResultsSettings("results.")
         self.__dict__["runs"] = RunsSettings("runs.")
+        self.__dict__["secrets"] = SecretsSettings("secrets.")
 
     def set(self, values: Mapping[str, object] | None = None, /, **named: object) -> _Assignment:
         """Assign several settings: at once and all or none of them; as a context manager, until it closes.
@@ -278,6 +286,11 @@ def _path_wanted(value: object) -> str | None:
     return None if isinstance(value, str) and "\0" not in value else "the path of a file"
 
 
+def _provider_wanted(value: object) -> str | None:
+    is_provider = isinstance(value, str) and (value in ("environment", "keyring") or value.count(":") == 1)
+    return None if is_provider else "'environment', 'keyring' or 'module:function'"
+
+
 def _level_wanted(value: object) -> str | None:
     return None if isinstance(value, str) and value.upper() in _LEVELS else f"one of {listed(_LEVELS)}"
 
@@ -299,6 +312,7 @@ _TEXTS: dict[str, Callable[[object], str | None]] = {
     "results.key": _key_wanted,
     "logging.directory": _path_wanted,
     "runs.path": _path_wanted,
+    "secrets.provider": _provider_wanted,
     "logging.level": _level_wanted,
     "logging.format": _format_wanted,
 }

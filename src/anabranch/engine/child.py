@@ -23,10 +23,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from anabranch import context
+from anabranch import context, masking
 from anabranch.context import TaskContext
 from anabranch.engine import crossing
-from anabranch.engine.frames import BEGUN, LOGGED, RAISED, VALUE, Channel
+from anabranch.engine.frames import BEGUN, LEARNT, LOGGED, RAISED, VALUE, Channel
 from anabranch.engine.trees import kill_below
 from anabranch.engine.values import ATOMS, dumps, dumps_with_buffers, materialised, measured
 from anabranch.errors import CodeNotLoadable
@@ -80,6 +80,7 @@ def serve(descriptor: int) -> None:
         logging.getLogger().removeHandler(relay)
         channel.close()
 
+    masking.heard = lambda values: channel.send(LEARNT, pickle.dumps([str(value) for value in values]))
     os.register_at_fork(after_in_child=be_silent)  # a copy of this process has no say
     with suppress(OSError):  # the worker is gone, and with it what this process is for
         while (frame := channel.receive()) is not None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
-from anabranch import context, settings
-from anabranch.engine.log_lines import LogLine, line_of
+from anabranch import context, masking, settings
+from anabranch.engine.log_lines import LogLine, formatted, line_of
 
 TASKS = "anabranch.task"
 """The logger above those of all tasks."""
@@ -41,6 +41,8 @@ _sinks: dict[str, Sink] = {}
 _lock = threading.Lock()
 _before: tuple[int, int] | None = None
 """Levels of the root logger and that of tasks before they were lowered."""
+_make: Callable[..., logging.LogRecord] = logging.LogRecord
+"""What makes records where we do not."""
 
 
 class _Capture(logging.Handler):
@@ -83,7 +85,7 @@ def is_open(token: str) -> bool:
 
 def open_sink(token: str, make: Callable[[], Sink]) -> None:
     """Let a sink take what tasks of a run log here, unless there is one already."""
-    global _before
+    global _before, _make
     with _lock:
         if token in _sinks:
             return
@@ -91,6 +93,8 @@ def open_sink(token: str, make: Callable[[], Sink]) -> None:
             _before = logging.root.level, logging.getLogger(TASKS).level
             logging.root.addHandler(_capture)
             settings.terminal.is_taken = is_taken
+            _make = logging.getLogRecordFactory()
+            logging.setLogRecordFactory(_masked)
         _sinks[token] = make()
         _set_levels()
 
@@ -107,10 +111,29 @@ def close_sink(token: str) -> None:
         elif _before is not None:
             logging.root.removeHandler(_capture)
             settings.terminal.is_taken = settings.is_never_taken
+            if logging.getLogRecordFactory() is _masked:
+                logging.setLogRecordFactory(_make)
             logging.root.setLevel(_before[0])
             logging.getLogger(TASKS).setLevel(_before[1])
             _before = None
     sink.close()
+
+
+def _masked(*args: Any, **kwargs: Any) -> logging.LogRecord:
+    """A record without secrets, for the application's own handlers, too."""
+    record = _make(*args, **kwargs)
+    if not masking.knows_any() or not isinstance(record.msg, str):
+        return record
+    try:
+        text = record.getMessage()
+    except Exception:  # whoever formats it is told
+        return record
+    masked = masking.mask(text)
+    if masked != text:
+        record.msg, record.args = masked, None
+    if record.exc_info:
+        record.exc_text = masking.mask(formatted(record))
+    return record
 
 
 def is_taken(record: logging.LogRecord) -> bool:

@@ -82,14 +82,18 @@ def line_of(record: logging.LogRecord, task: TaskContext, worker: str) -> LogLin
     except Exception as error:  # a format that does not fit its arguments, or a __str__ of the user's
         text = f"{record.msg} (its arguments do not fit: {type(error).__name__}: {error})"
     text = clean(text, MAX_LINE)
-    if record.exc_info and not record.exc_text:
-        try:
-            record.exc_text = _formatter.formatException(record.exc_info)
-        except Exception:
-            record.exc_text = "(a traceback that cannot be shown)"
-    if record.exc_text:
-        text = clean(f"{text}\n{record.exc_text}", MAX_TRACE)
+    trace = record.exc_text or formatted(record)
+    if trace:
+        text = clean(f"{text}\n{trace}", MAX_TRACE)
     return made(record.created, max(1, record.levelno), record.name, text, task, worker)
+
+
+def formatted(record: logging.LogRecord) -> str:
+    """The traceback of a record that has one."""
+    try:
+        return _formatter.formatException(record.exc_info) if record.exc_info else ""
+    except Exception:  # an exception of the user's that cannot say what it is
+        return "(a traceback that cannot be shown)"
 
 
 def made(time: float, level: int, logger: str, text: str, task: TaskContext, worker: str) -> LogLine:

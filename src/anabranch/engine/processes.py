@@ -28,12 +28,13 @@ from functools import cache
 from shutil import rmtree
 from typing import IO, Any
 
+from anabranch import masking
 from anabranch.context import RunInfo, TaskContext
 from anabranch.engine import children, crossing
 from anabranch.engine.child import Call, Surroundings
 from anabranch.engine.children import MARK, Child
 from anabranch.engine.failures import clean
-from anabranch.engine.frames import BEGUN, CALL, LOGGED, RAISED, Part
+from anabranch.engine.frames import BEGUN, CALL, LEARNT, LOGGED, RAISED, Part
 from anabranch.engine.trees import nbytes_of
 from anabranch.engine.values import dumps, dumps_with_buffers
 from anabranch.errors import ProcessDied, TaskTimeout, UnstorableValueError
@@ -288,6 +289,8 @@ class _Attempt:
                 if kind == BEGUN:
                     has_begun = True
                     end = time.monotonic() + (self._timeout_s if self._timeout_s is not None else float("inf"))
+                elif kind == LEARNT:
+                    masking.learn("secrets", pickle.loads(parts[0]))
                 elif kind == LOGGED:
                     _log_again(parts[0])
                 else:
@@ -382,7 +385,10 @@ class _Stream:
 
 def _log_again(data: bytearray) -> None:
     with suppress(Exception):  # `extra` may hold what loads nowhere
-        record = logging.makeLogRecord(pickle.loads(data))
+        fields = pickle.loads(data)
+        fields["msg"], trace = masking.mask(fields["msg"]), fields.get("exc_text")
+        fields["exc_text"] = trace and masking.mask(trace)
+        record = logging.makeLogRecord(fields)
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)

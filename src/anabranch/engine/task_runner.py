@@ -23,6 +23,7 @@ from anabranch.engine.units import Outcome, Program
 from anabranch.engine.values import ATOMS, copied, materialised, measured
 from anabranch.errors import ProcessDied, TaskTimeout, UpstreamFailure
 from anabranch.frozen import FrozenNode
+from anabranch.secret import revealed
 from anabranch.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.states import (
     Crashed,
@@ -191,6 +192,7 @@ def run_attempt(
     max_width: int = run.environment.setting("max_width")
     try:
         with context.entered(run.context):
+            args, kwargs = revealed(args, kwargs)
             if policies.isolation == "process":
                 value = call_in_process(
                     function,

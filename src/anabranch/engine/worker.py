@@ -14,12 +14,14 @@ from typing import Any
 
 import cloudpickle
 
+from anabranch import masking
 from anabranch.engine import log_capture
 from anabranch.engine.columns import whole_outcome
 from anabranch.engine.cutting import cut
 from anabranch.engine.failures import describe, revive
 from anabranch.engine.log_lines import logs_topic
 from anabranch.engine.log_outbox import Outbox, whole_log_path
+from anabranch.engine.masked import masked_report
 from anabranch.engine.prints import captured
 from anabranch.engine.seclusion import PROCESS
 from anabranch.engine.task_runner import Environment
@@ -115,7 +117,7 @@ def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome],
     logged = [slug for slug in unit.nodes if nodes[slug].policies.log_stdout]
     with captured(logged) if captures or logged else contextlib.nullcontext():
         outcome, report = run_unit(unit, environment, outcomes)
-    outcome.report = report
+    outcome.report = masked_report(report)
     return outcome
 
 
@@ -156,8 +158,9 @@ def load_program(token: str, data: bytes) -> Program:
         program = _PROGRAMS.get(token)
         if program is None:
             program = _PROGRAMS[token] = _loaded(data)
+            masking.learn(token, [program.values.get(slug) for slug in program.settings.get("secret_parameters", ())])
             while len(_PROGRAMS) > MAX_PROGRAMS:
-                log_capture.close_sink(_PROGRAMS.popitem(last=False)[0])
+                _let_go(_PROGRAMS.popitem(last=False)[0])
         return program
 
 
@@ -234,9 +237,14 @@ class _Lenient(pickle.Unpickler):
 
 def forget_program(token: str) -> None:
     """Forget a run that has ended."""
-    log_capture.close_sink(token)
+    _let_go(token)
     with _LOCK:
         _PROGRAMS.pop(token, None)
+
+
+def _let_go(token: str) -> None:
+    log_capture.close_sink(token)
+    masking.forget(token)
 
 
 def opened_outcome(outcome: Any) -> UnitOutcome:
