@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from anabranch import executors as executors
     from anabranch import results as results
     from anabranch import tasks as tasks
+    from anabranch.replaying import replay as replay
 
 __all__ = [  # noqa: RUF022  # in groups, as above
     # Writing flows
@@ -56,6 +57,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "config",
     "context",
     "executors",
+    "replay",
     "results",
     # What tasks can say
     "CANCEL",
@@ -80,6 +82,10 @@ def __getattr__(name: str) -> Any:
     """Load a part of the library when it is first asked for."""
     if name in _LAZY:
         return import_module(f"anabranch.{name}")
+    if name == "replay":
+        from anabranch.replaying import replay
+
+        return replay
     if name == "__version__":
         from anabranch.version import VERSION
 

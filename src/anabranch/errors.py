@@ -41,6 +41,7 @@
     │   └── ResultStoreError (OSError)       the place where values are stored
     ├── ExtraMissing (ImportError)         a package that only some need
     ├── RunHandleError (LookupError)       a detached run that a scheduler does not know, or has lost
+    ├── ReplayError (LookupError)          an attempt that cannot be run again like this
     ├── ResultReleased (LookupError)       a value that was not kept
     ├── FlowRunFailed (RuntimeError)       asked for by ``raise_on_failure``, without a user's exception
     └── TaskError                          how a task run can fail, seen as a value
@@ -235,6 +236,10 @@ class ExtraMissing(AnabranchError, ImportError):
 
 class RunHandleError(AnabranchError, LookupError):
     """A detached run that a scheduler does not know, or whose driver it has lost."""
+
+
+class ReplayError(AnabranchError, LookupError):
+    """An attempt of a recorded run cannot be run again here."""
 
 
 class ResultReleased(AnabranchError, LookupError):

@@ -20,6 +20,8 @@ from anabranch.cli.demo import demo
 from anabranch.cli.exits import SIGNALLED
 from anabranch.cli.history import list_runs, prune, resume, show
 from anabranch.cli.inspect import validate, visualize
+from anabranch.cli.logs import logs
+from anabranch.cli.replay import replay
 from anabranch.cli.run import run
 
 __all__ = ["anabranch", "main"]
@@ -41,7 +43,9 @@ HELP = """Data workflows on Dask.
 anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameters are options
 anabranch run etl.py --help                what parameters it has
 anabranch ls                               the runs there were; anabranch show RUN
+anabranch logs RUN [TASK]                  what its tasks logged; --follow goes on with it
 anabranch resume RUN                       go on with one that failed or was stopped
+anabranch replay RUN TASK[137]             one attempt again, here, with the inputs that it had; --pdb
 anabranch demo                             see one run
 
 \b
@@ -57,7 +61,7 @@ def anabranch() -> None:
     """Data workflows on Dask."""
 
 
-for command in (run, list_runs, show, resume, prune, attach, cancel, validate, visualize, demo):
+for command in (run, list_runs, show, logs, resume, replay, prune, attach, cancel, validate, visualize, demo):
     anabranch.add_command(command)
 
 
