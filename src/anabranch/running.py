@@ -30,11 +30,13 @@ from anabranch.names import short
 from anabranch.observing import apart
 from anabranch.parameter import Parameter
 from anabranch.parameters import resolve_parameters
+from anabranch.progress import Progress
 from anabranch.recording import Recorder
 from anabranch.runs import Heart
 from anabranch.runview import FlowRunView
 from anabranch.settings import config
 from anabranch.states import Cancelled, Crashed
+from anabranch.watching import progress_of_settings
 from anabranch.where import caller
 
 if TYPE_CHECKING:
@@ -159,9 +161,12 @@ def run_plan(
     recorder: Recorder | None = None,
 ) -> FlowRunView:
     """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned."""
+    watch = progress_of_settings()
     masking.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
     try:
-        return _run_plan(plan, graph, executor, handlers, observers, recorder)
+        with watch:
+            told: list[Observer] = [*observers] if type(watch) is Progress else [*observers, watch]
+            return _run_plan(plan, graph, executor, handlers, told, recorder)
     finally:
         masking.forget(plan.run_id)
 
