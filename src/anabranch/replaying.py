@@ -190,7 +190,7 @@ def _task_run(flow: Flow, graph: FrozenGraph, task: object, index: int | None) -
         slugs = [task] if task in graph.nodes else [s for s, node in graph.nodes.items() if node.name == task]
         known = [s for s, node in graph.nodes.items() if node.kind == "task"]
         if not slugs:
-            raise ReplayError(f"flow {flow.name!r} has no task {task!r}{nearest(task, known)}; it has: {listed(known)}")
+            raise ReplayError(f"flow {flow.name!r} has no task {task!r}; it has: {listed(known)}{nearest(task, known)}")
     else:
         slugs = sorted(flow._slugs(task))
     if len(slugs) != 1:

@@ -132,7 +132,7 @@ def test_values_of_every_kind_of_node_upstream_are_found() -> None:
     ("task", "index", "message"),
     [
         ("parse[99]", None, r"parse\[99\] is no element of run .*: it has 10 elements"),
-        ("pars", None, "has no task 'pars'; did you mean 'parse'"),
+        ("pars", None, "has no task 'pars'; it has: .*; did you mean 'parse'"),
         ("total", 3, "total is no map, found element 3"),
         ("parse[1]", 2, "which element: parse"),
         ("limit", None, "limit is a parameter of the flow and no task"),

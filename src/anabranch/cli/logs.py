@@ -100,7 +100,7 @@ def _task_run(store: RunStore, record: RunRecord, task: str) -> tuple[str, int |
         return called[0], index
     if called:
         raise Problem(f"{name!r} stands for {len(called)} tasks of run {record.run_id}: {listed(called)}", USAGE)
-    raise Problem(f"run {record.run_id} has no task {name!r}{nearest(name, slugs)}; it has: {listed(slugs)}", USAGE)
+    raise Problem(f"run {record.run_id} has no task {name!r}; it has: {listed(slugs)}{nearest(name, slugs)}", USAGE)
 
 
 def task_run_of(row: LogRow) -> str:
