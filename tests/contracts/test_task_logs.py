@@ -67,6 +67,7 @@ def test_lines_have_their_task_element_attempt_and_worker_and_are_in_order(
     def speak(x: int) -> int:
         for step in range(5):
             context.logger.info("%d: step %d of attempt %d", x, step, context.task_run_count)
+        print("printed", x)
         logging.getLogger("some.library").warning("library %d", x)
         context.logger.debug("too much")
         if context.task_run_count == 1 and x == 1:
@@ -74,7 +75,7 @@ def test_lines_have_their_task_element_attempt_and_worker_and_are_in_order(
         return x
 
     with Flow("logs") as flow:
-        task(speak, name="speak", max_retries=1, isolation=isolation).map([0, 1, 2])
+        task(speak, name="speak", max_retries=1, isolation=isolation, log_stdout=True).map([0, 1, 2])
 
     view = flow.run(executor=executor)
 
@@ -86,10 +87,11 @@ def test_lines_have_their_task_element_attempt_and_worker_and_are_in_order(
             for attempt in attempts
             for text in (
                 *(f"{index}: step {step} of attempt {attempt}" for step in range(5)),
+                f"printed {index}",
                 f"some.library: library {index}",
             )
         ]
-        assert [row.attempt for row in own] == [attempt for attempt in attempts for _ in range(6)]
+        assert [row.attempt for row in own] == [attempt for attempt in attempts for _ in range(7)]
     assert {row.slug for row in rows} == {"speak"}
     assert {row.worker.startswith("tcp://") for row in rows} == {isinstance(executor, DaskExecutor)}
     shown = [record.getMessage() for record in caplog.records]
@@ -165,7 +167,8 @@ def test_the_level_is_chosen_where_the_run_begins(executor: Any) -> None:
 def test_a_flood_is_counted_kept_in_a_file_and_hurts_nobody(
     executor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("anabranch.engine.log_book.BURST_LINES", 2_000)
+    for name, few in (("BURST_LINES", 2_000), ("LINES_PER_S", 10)):
+        monkeypatch.setattr(f"anabranch.engine.log_book.{name}", few)
     count = 30_000
 
     def flood() -> str:

@@ -64,6 +64,7 @@ def call_in_process(
     timeout_s: float | None = None,
     memory_limit: int | None = None,
     max_width: int = sys.maxsize,
+    log_stdout: bool = False,
 ) -> Any:
     """Call a function in a child process; what it raises has the traceback that it had there.
 
@@ -80,6 +81,8 @@ def call_in_process(
         Bytes of resident memory that the process and all below it may have; looked at every 50 ms.
     max_width
         Elements that a returned iterator may give.
+    log_stdout
+        Whether what Python prints there are log records.
 
     Raises
     ------
@@ -94,7 +97,7 @@ def call_in_process(
     CANCEL
         `kill_all` was called for the run.
     """
-    message = _Message(function, args, kwargs, context, max_width)
+    message = _Message(function, args, kwargs, context, max_width, log_stdout)
     child = _POOL.lease(context.run)
     try:
         kind, parts = _Attempt(child, timeout_s, memory_limit).carry_out(message)
@@ -136,6 +139,7 @@ class _Message:
         kwargs: Mapping[str, Any],
         context: TaskContext,
         max_width: int,
+        log_stdout: bool,
     ) -> None:
         about = {each.name: getattr(context, each.name) for each in fields(TaskContext) if each.name != "run"}
         buffers: list[pickle.PickleBuffer] = []
@@ -150,6 +154,7 @@ class _Message:
             ) from None
         self.payload: list[Part] = [payload, *(buffer.raw() for buffer in buffers)]
         self.max_width = max_width
+        self.log_stdout = log_stdout
 
     def send(self, child: Child) -> None:
         """Send it."""
@@ -165,6 +170,7 @@ class _Message:
             is_afresh,
             here if here != child.surroundings else None,
             self.max_width,
+            self.log_stdout,
         )
         child.channel.send(CALL, pickle.dumps(call, protocol=5), *self.payload)
         child.known.update(new)

@@ -202,6 +202,7 @@ def run_attempt(
                     timeout_s=policies.timeout_s,
                     memory_limit=policies.memory_limit,
                     max_width=max_width,
+                    log_stdout=policies.log_stdout,
                 )
             else:
                 value = materialised(call_within(policies.timeout_s, function, args, kwargs), max_width)
