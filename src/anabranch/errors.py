@@ -221,6 +221,9 @@ class ResultDamaged(ResultError, ValueError):
 class ResultConflict(ResultError, ValueError):
     """The location of a result has the value of another task run, or a file that is no result."""
 
+    owner: str = ""
+    """Ids of whose value is there, as JSON; nothing if it is no result."""
+
 
 class LocationError(ResultError, ValueError):
     """The name of a result could leave its store, or cannot be a name everywhere."""

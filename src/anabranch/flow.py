@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from anabranch.events import Observer
     from anabranch.executors.base import Executor
     from anabranch.handle import RunHandle
+    from anabranch.results.base import Result
     from anabranch.runview import FlowRunView
 
 
@@ -53,6 +54,8 @@ class Flow(Writing):
         What is in it from the start.
     reference_tasks
         Nodes that decide the state of runs; default: the terminal ones, cleanups of resources excepted.
+    result, result_handler
+        Where the values of tasks are stored that name no result of their own; the two are the same.
     """
 
     def __init__(
@@ -65,6 +68,8 @@ class Flow(Writing):
         tasks: Iterable[object] = (),
         edges: Iterable[Edge] = (),
         reference_tasks: Iterable[object] = (),
+        result: Result | None = None,
+        result_handler: Result | None = None,
     ) -> None:
         self.name = check_name(name, "flow name")
         self.where = caller()
@@ -79,12 +84,23 @@ class Flow(Writing):
             raise OptionError(f"flow {name!r}: {what}, found {short(wrong[0])} ({self.where})")
         self.state_handlers = tuple(state_handlers)
         self.on_failure = on_failure
+        self.result = self._result(result, result_handler)
         self._reference = ()
         for each in tasks:
             self.add_task(each)
         for edge in edges:
             self.add_edge(edge.upstream, edge.downstream, key=edge.key, mapped=edge.mapped)
         self.set_reference_tasks(reference_tasks)
+
+    def _result(self, result: Result | None, result_handler: Result | None) -> Result | None:
+        if result is None and result_handler is None:
+            return None
+        from anabranch.storing import result_of
+
+        try:
+            return result_of({"result": result, "result_handler": result_handler})
+        except OptionError as error:
+            raise OptionError(f"flow {self.name!r}: {error} ({self.where})") from None
 
     def __repr__(self) -> str:
         return f"<Flow {self.name!r}: {len(self.graph)} nodes>"
@@ -102,7 +118,7 @@ class Flow(Writing):
         from anabranch.validation import problems_of
 
         problems = [str(error) for error in self.graph.path[0].settle()]
-        problems += problems_of(self.graph, self._reference)
+        problems += problems_of(self.graph, self._reference, self.result)
         if problems:
             raise self._invalid(problems)
 
@@ -110,7 +126,11 @@ class Flow(Writing):
         """A flow of the same nodes; adding to one does not change the other."""
         self._settle()
         twin = Flow(
-            name or self.name, executor=self.executor, state_handlers=self.state_handlers, on_failure=self.on_failure
+            name or self.name,
+            executor=self.executor,
+            state_handlers=self.state_handlers,
+            on_failure=self.on_failure,
+            result=self.result,
         )
         twin.graph = self.graph.copy(twin.name)
         twin._reference = self._reference
@@ -226,6 +246,7 @@ class Flow(Writing):
             run_id=run_id,
             keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
             approved=self._slugs(approve),
+            result=self.result,
         )
         view = run_plan(plan, self.graph, place, handlers=self._handlers(), observers=observers, recorder=recorder)
         if raise_on_failure:
@@ -247,7 +268,8 @@ class Flow(Writing):
 
         self.validate()
         known = self.parameters(by_name=True).values()
-        return delayed_of(plan_of(self.graph, self.reference_tasks(), known, self._given(parameters, kwargs)))
+        given = self._given(parameters, kwargs)
+        return delayed_of(plan_of(self.graph, self.reference_tasks(), known, given, result=self.result))
 
     def submit(
         self,
@@ -292,6 +314,7 @@ class Flow(Writing):
             run_id=run_id,
             keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
             approved=self._slugs(approve),
+            result=self.result,
         )
         checked = check_executor(executor if executor is not None else self.executor)
         return submit_run(plan, self.graph, checked, self._handlers())
@@ -400,6 +423,8 @@ def flow(
     executor: Executor | None = ...,
     state_handlers: Sequence[Handler] = ...,
     on_failure: Callable[[Any, Any], Any] | None = ...,
+    result: Result | None = ...,
+    result_handler: Result | None = ...,
 ) -> Callable[[Callable[..., Any]], Flow]: ...
 def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
     """Make a `Flow` of a function: parameters from its signature (typed, validated), the graph from its body.

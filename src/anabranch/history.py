@@ -104,7 +104,7 @@ def begin(plan: RunPlan, parameters: Iterable[Parameter], *, source: str = "") -
         store = current_store()
         if store is None:
             return None
-        details = _details(plan, secret, {"source": source, "by_default": sorted(by_default)})
+        details = _details(plan, secret, _facts(source, by_default))
         ownership = store.create_run(RunRecord(plan.run_id, plan.name, datetime.now(UTC), details=details))
     except RunStoreError as error:
         if not _is_by_default() or isinstance(error, RunExists):
@@ -112,6 +112,10 @@ def begin(plan: RunPlan, parameters: Iterable[Parameter], *, source: str = "") -
         _log.warning("the run is not recorded, and cannot be resumed: %s", error)
         return None
     return Recorder(store, ownership, plan.graph, secrets=secrets_of(plan, secret))
+
+
+def _facts(source: str, by_default: Collection[str]) -> dict[str, Any]:
+    return {"source": source, "by_default": sorted(by_default), "checkpointing": config.checkpointing}
 
 
 def secret_slugs(graph: FrozenGraph, parameters: Iterable[Parameter]) -> frozenset[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -24,7 +25,7 @@ from anabranch.errors import OptionError
 from anabranch.events import Observer
 from anabranch.executors.base import CancelWanted, Executor, Message
 from anabranch.graph import Graph, NodeLike
-from anabranch.history import begin, secret_slugs
+from anabranch.history import begin, facts_of, secret_slugs
 from anabranch.log_keeping import LogKeeper
 from anabranch.names import short
 from anabranch.observing import apart
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
 
     from anabranch.continuation import Request
+    from anabranch.results.base import Result
 
 
 def plan_of(
@@ -54,8 +56,12 @@ def plan_of(
     run_id: str | None = None,
     keep: frozenset[str] | None = frozenset(),
     approved: frozenset[str] = frozenset(),
+    result: Result | None = None,
+    checkpointing: bool | None = None,
 ) -> RunPlan:
     """What is to be run, with every parameter's value; `keep` None is everything.
+
+    `result` is the flow's; `checkpointing` None: as the settings say.
 
     Raises
     ------
@@ -65,6 +71,11 @@ def plan_of(
     parameters = list(parameters)
     values = resolve_parameters(graph.name, parameters, given)
     frozen = graph.freeze(reference)
+    checkpointing = config.checkpointing if checkpointing is None else checkpointing
+    if result is not None or checkpointing or any(node.policies.storing for node in frozen.nodes.values()):
+        from anabranch.persisting import with_storing
+
+        frozen = with_storing(frozen, result, checkpointing=checkpointing)
     named = {node.slug: node.name for node in frozen.nodes.values() if node.kind == "parameter"}
     return RunPlan(
         graph=frozen,
@@ -120,7 +131,8 @@ def recorded_plan(
 
     taken = take(request, graph.name)
     try:
-        plan = plan_of(graph, reference, parameters, taken.parameters, **options)
+        checkpointing = config.checkpointing or bool(facts_of(taken.record).get("checkpointing"))
+        plan = plan_of(graph, reference, parameters, taken.parameters, checkpointing=checkpointing, **options)
         return go_on(taken, plan, parameters, request)
     except BaseException:
         taken.give_back()
@@ -164,11 +176,23 @@ def run_plan(
     watch = progress_of_settings()
     masking.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
     try:
-        with watch:
+        with watch, _stores(plan):
             told: list[Observer] = [*observers] if type(watch) is Progress else [*observers, watch]
             return _run_plan(plan, graph, executor, handlers, told, recorder)
     finally:
         masking.forget(plan.run_id)
+
+
+@contextmanager
+def _stores(plan: RunPlan) -> Iterator[None]:
+    """The stores of a run, kept in order: swept of what dead writers left, and closed."""
+    if all(node.policies.storing is None for node in plan.graph.nodes.values()):
+        yield
+        return
+    from anabranch.persisting import Housekeeping
+
+    with Housekeeping(plan.graph):
+        yield
 
 
 def _run_plan(

@@ -8,8 +8,10 @@ from dataclasses import replace
 from typing import Any
 
 from anabranch.bindings import Build, Const, Expression
+from anabranch.engine.units import Note
 from anabranch.frozen import FrozenGraph
 from anabranch.masking import MASK, holds_secret, knows_any, mask, spellings
+from anabranch.ref_rows import dump_note, dump_stored, load_note, load_stored
 from anabranch.report_rows import facts_of
 from anabranch.runs import Batch, ElementRow, TaskRunRow
 from anabranch.states import Failure
@@ -32,6 +34,7 @@ class Secrets:
         texts = {text for value in values.values() for text in spellings(value)}
         self._texts = sorted(texts, key=len, reverse=True)
         self._data = [text.encode(errors="surrogatepass") for text in self._texts]
+        self._parts = {f"parameter {graph.nodes[slug].name}" for slug in values}
         self._arguments = {
             slug: frozenset(name for name, each in node.arguments.items() if _mentions(each, values))
             for slug, node in (graph.nodes.items() if values else ())
@@ -46,8 +49,20 @@ class Secrets:
             return batch
         return replace(
             batch,
-            task_runs=[replace(each, value=self._clean(each.value), **self._told(each)) for each in batch.task_runs],
-            chunks=[replace(each, values=self._clean(each.values)) for each in batch.chunks],
+            task_runs=[
+                replace(
+                    each,
+                    value=self._clean(each.value),
+                    result=self._place(each.result),
+                    fingerprint=dump_note(self._note(each.slug, load_note(each.fingerprint))),
+                    **self._told(each),
+                )
+                for each in batch.task_runs
+            ],
+            chunks=[
+                replace(each, values=self._clean(each.values), result=self._places(each.slug, each.result))
+                for each in batch.chunks
+            ],
             elements=[replace(each, **self._told(each)) for each in batch.elements],
         )
 
@@ -56,6 +71,23 @@ class Secrets:
         for secret in self._texts:
             text = text.replace(secret, self.MASK)
         return mask(text)
+
+    def _place(self, text: str | None) -> str | None:
+        """Where a value is stored, of which its short text is a part."""
+        return None if text is None else self.text(text)
+
+    def _places(self, slug: str, text: str | None) -> str | None:
+        """The same of a chunk, with what its keys were made of."""
+        refs, notes = load_stored(text)
+        known = {index: found for index, note in notes.items() if (found := self._note(slug, note)) is not None}
+        return self._place(dump_stored(refs, known))
+
+    def _note(self, slug: str, note: Note | None) -> Note | None:
+        """What a key was made of, without digests of secrets, of which a short one could be found out."""
+        if note is None:
+            return None
+        hidden = {f"input {name}" for name in self._arguments.get(slug, ())} | self._parts
+        return note[0], {part: text for part, text in note[1].items() if part not in hidden}
 
     def _clean(self, data: bytes | None) -> bytes | None:
         return None if data is None or holds_secret(data) or any(secret in data for secret in self._data) else data

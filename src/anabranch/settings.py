@@ -400,6 +400,12 @@ def _source(name: str, value: object) -> str:
     return "dask.config"
 
 
+def is_chosen(name: str) -> bool:
+    """Whether somebody has said what a setting is, be it what it is by default."""
+    written = [*_searched(), *_sources()]
+    return any(name in values for _, values in written) or _read(name) != _DEFAULTS[name]
+
+
 def _assigned() -> dict[str, Any]:
     """What was assigned through ``dask.config`` before this module was imported, or came from a parent process."""
     found = _current()

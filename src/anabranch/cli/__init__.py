@@ -18,6 +18,7 @@ import click
 from anabranch.cli.attach import attach, cancel
 from anabranch.cli.demo import demo
 from anabranch.cli.exits import SIGNALLED
+from anabranch.cli.explain import explain
 from anabranch.cli.history import list_runs, prune, resume, show
 from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.logs import logs
@@ -61,7 +62,7 @@ def anabranch() -> None:
     """Data workflows on Dask."""
 
 
-for command in (run, list_runs, show, logs, resume, replay, prune, attach, cancel, validate, visualize, demo):
+for command in (run, list_runs, show, logs, explain, resume, replay, prune, attach, cancel, validate, visualize, demo):
     anabranch.add_command(command)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anabranch.cli.exits import USAGE, Problem
-from anabranch.cli.history import open_history
+from anabranch.cli.history import opened_store
 from anabranch.printable import printable, printable_lines
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def logs(*, run: str, task: str | None, follow: bool, level: str, as_json: bool)
 
     The level that a run logs at is chosen when it runs (logging.level): what is below it was never sent.
     """
-    with open_history() as store:
+    with opened_store() as store:
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
         record = store.get_run(run)

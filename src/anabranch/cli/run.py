@@ -97,6 +97,7 @@ def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
 @click.option("--params", "params_file", metavar="FILE", help="Parameters from a YAML or JSON file, or -; options win.")
 @click.option("--keep", multiple=True, metavar="TASK", help="Keep and show the value of this task, too, or of 'all'.")
 @click.option("--approve", multiple=True, metavar="TASK", help="Let this task run; it waits for an approval.")
+@click.option("--checkpoint/--no-checkpoint", default=None, help="Store the values of all tasks, or of those that ask.")
 @click.option("--detach", is_flag=True, help="Send the run to --executor ADDRESS, driver and all, and return.")
 @run_options("Where to run; default: the flow's executor, or local.")
 @click.pass_context
@@ -109,6 +110,7 @@ def run(
     params_file: str | None,
     keep: tuple[str, ...],
     approve: tuple[str, ...],
+    checkpoint: bool | None,
     detach: bool,
     executor: str | None,
     workers: int | None,
@@ -142,8 +144,10 @@ def run(
     if loaded.stopped is not None and not quiet:
         text = 'that line runs a flow, so nothing after it was executed; put it under `if __name__ == "__main__":`'
         click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)
+    is_elsewhere = detach or bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
+    checkpointing = _checkpointing(checkpoint, is_elsewhere=is_elsewhere)
     if detach:
-        with shipped_by_value(loaded, with_neighbours=True):
+        with shipped_by_value(loaded, with_neighbours=True), checkpointing:
             _detach(flow, values, place, keep="all" if keep_all else keep, approve=approve)
         return
     session = Session(
@@ -157,9 +161,18 @@ def run(
         verbose=verbose,
         as_json=as_json,
     )
-    is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
-    with shipped_by_value(loaded, with_neighbours=is_elsewhere):
+    with shipped_by_value(loaded, with_neighbours=is_elsewhere), checkpointing:
         ctx.exit(session.run())
+
+
+def _checkpointing(asked: bool | None, *, is_elsewhere: bool) -> contextlib.AbstractContextManager[object]:
+    """Store values if that was asked for; by default, unless the settings say, where this machine can read them."""
+    from anabranch.settings import config, is_chosen
+
+    with exit_codes():
+        if asked is None:
+            asked = config.checkpointing if is_chosen("checkpointing") else not is_elsewhere
+        return config.set(checkpointing=asked)
 
 
 def _detach(flow: Flow, values: dict[str, Any], place: Any, **options: Any) -> None:

@@ -27,6 +27,7 @@ from anabranch.engine.log_book import LogBook
 from anabranch.engine.log_lines import loads
 from anabranch.engine.machine import Machine
 from anabranch.engine.patience import Patience
+from anabranch.engine.reach import check_reach
 from anabranch.engine.shipping import Shipment, have_code, is_on_other_machines, pack, probe_call
 from anabranch.engine.stimuli import (
     CancelAsked,
@@ -231,6 +232,8 @@ class Driver:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
             program = Program(info, nodes, plan.parameters, plan.settings)
             is_elsewhere = is_on_other_machines(self._executor)
+            if any(node.policies.storing is not None for node in self._graph.nodes.values()):
+                check_reach(self._graph.nodes.values(), self._executor, is_elsewhere=is_elsewhere)
             has_code = not is_elsewhere or have_code(self._executor)
             shipment = pack(program, is_elsewhere=is_elsewhere, has_code=has_code)
             self._check_place(shipment, is_elsewhere=is_elsewhere)
@@ -378,9 +381,10 @@ class Driver:
         for slug in self._machine.keep:
             run = self._machine.runs[slug]
             if run.elements is not None:
-                if sum(len(indices) for indices, _ in run.elements.values) < run.elements.width:
+                inline = sum(len(indices) for indices, _ in run.elements.values)
+                if inline < run.elements.width and not run.elements.is_stored:
                     keys.update(run.elements.keys)
-            elif run.key is not None and run.value is None and run.state.is_finished():
+            elif run.key is not None and run.value is None and run.ref is None and run.state.is_finished():
                 keys[run.key] = None
         outcomes = {}
         for key, outcome in (self._executor.gather(keys) if keys else {}).items():

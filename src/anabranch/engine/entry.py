@@ -294,6 +294,13 @@ def forget(token: str) -> None:
         worker.forget_program(token)
 
 
+def sees(path: str) -> bool:
+    """Whether there is such a file here."""
+    import os
+
+    return os.path.exists(path)
+
+
 def look() -> dict[str, Any]:
     """What there is of ours on a worker: version of Python, and digest of this package or None."""
     digest = getattr(sys.modules.get("anabranch"), "__digest__", None)

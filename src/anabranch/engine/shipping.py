@@ -35,7 +35,16 @@ Origin: TypeAlias = tuple[tuple[int, int], str, str | None]
 SMALL_NBYTES = 65_536  # travels with each unit: few are on their way at a time, and any worker may take them
 MAX_SOURCES_NBYTES = 2 << 20  # of the user's modules; what is imported by nobody here is left out first
 _ROOT = Path(__file__).parents[1]
-_ALWAYS = ("anabranch.engine.worker", "anabranch.engine.entry", "anabranch.engine.shelf")
+# The same for every run, as a worker keeps what the first one brought: what only some load is there for all of them.
+_ALWAYS = (
+    "anabranch.engine.worker",
+    "anabranch.engine.entry",
+    "anabranch.engine.shelf",
+    "anabranch.engine.chunk_storage",
+    "anabranch.results.memory",
+    "anabranch.results.remote",
+    "anabranch.results.sql",
+)
 DRIVER_MODULES = frozenset({"anabranch.engine.detached", "anabranch.executors.deaths"})
 _IMPORT = re.compile(r"^(?:import (anabranch[\w.]*)|from (anabranch[\w.]*) import (\([^)]*\)|.*))", re.MULTILINE)
 _NAMED = re.compile(rb"\x8c.(anabranch(?:\.\w+)+)", re.DOTALL)  # as pickle writes names of modules

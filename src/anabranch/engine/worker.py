@@ -239,7 +239,11 @@ def forget_program(token: str) -> None:
     """Forget a run that has ended."""
     _let_go(token)
     with _LOCK:
-        _PROGRAMS.pop(token, None)
+        program = _PROGRAMS.pop(token, None)
+    for node in program.nodes.values() if program is not None else ():
+        if node.policies.storing is not None:
+            with contextlib.suppress(Exception):  # of a store's own driver
+                node.policies.storing.result.close()
 
 
 def _let_go(token: str) -> None:
