@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -52,7 +53,7 @@ TAIL, TAIL_LINES = 2_000, 12  # characters and lines of stderr that explain a de
 _OWN = ('anabranch/engine/child.py", line ', 'File "<string>", line ', "Extension modules: ")
 
 code_archive: Callable[[], bytes | None] = lambda: None  # noqa: E731  # a hook
-"""Gives a zip archive of this package's sources, for where a new interpreter could not import it."""
+"""Gives a compressed zip archive of this package's sources, for where a new interpreter could not import it."""
 
 
 def call_in_process(
@@ -240,7 +241,7 @@ def _extracted(archive: bytes) -> str:
     """A folder with the content of an archive, until this process ends."""
     folder = tempfile.mkdtemp(prefix="anabranch-code-")
     atexit.register(rmtree, folder, ignore_errors=True)
-    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+    with zipfile.ZipFile(io.BytesIO(zlib.decompress(archive))) as opened:
         opened.extractall(folder)
     return folder
 
