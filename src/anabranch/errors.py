@@ -46,6 +46,7 @@
     │   └── ResultStoreError (OSError)       the place where values are stored
     ├── ExtraMissing (ImportError)         a package that only some need
     ├── RunHandleError (LookupError)       a detached run that a scheduler does not know, or has lost
+    ├── ReplayError (LookupError)          an attempt that cannot be run again like this
     ├── ResultReleased (LookupError)       a value that was not kept
     ├── FlowRunFailed (RuntimeError)       asked for by ``raise_on_failure``, without a user's exception
     └── TaskError                          how a task run can fail, seen as a value
@@ -57,6 +58,7 @@
         ├── UnstorableValueError (TypeError)
         ├── CodeNotLoadable (ImportError)
         ├── VersionMismatch (ImportError)
+        ├── SecretNotFound (LookupError)     a secret that is not where it is used
         ├── ProcessDied (RuntimeError)       the task's own process ended, or was killed for its memory
         └── WorkerLost (RuntimeError)
 """
@@ -264,6 +266,10 @@ class RunHandleError(AnabranchError, LookupError):
     """A detached run that a scheduler does not know, or whose driver it has lost."""
 
 
+class ReplayError(AnabranchError, LookupError):
+    """An attempt of a recorded run cannot be run again here."""
+
+
 class ResultReleased(AnabranchError, LookupError):
     """The value of this task run was not kept after the run."""
 
@@ -302,6 +308,10 @@ class UnstorableValueError(TaskError, TypeError):
 
 class CodeNotLoadable(TaskError, ImportError):
     """The code of a task cannot be loaded where it should run."""
+
+
+class SecretNotFound(TaskError, LookupError):
+    """A secret is not there in the process that uses it."""
 
 
 class ProcessDied(TaskError, RuntimeError):

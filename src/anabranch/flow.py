@@ -163,6 +163,17 @@ class Flow(Writing):
         self._settle()
         return draw(self.graph, format=format, states=state.states() if state is not None else None, filename=filename)
 
+    def _repr_html_(self) -> str:
+        """The flow in a notebook: its picture where Graphviz is there, else its text for Mermaid."""
+        from anabranch.errors import DrawingError
+        from anabranch.markup import escaped
+
+        try:
+            return f"<div>{self.visualize(format='svg')}</div>"
+        except DrawingError:
+            lines = self.visualize(format="mermaid").split("\n")
+            return f"<p>{escaped(self)}</p><pre>{'<br>'.join(escaped(line) for line in lines)}</pre>"
+
     # Running ----------------------------------------------------------------------------------------------------------
 
     def run(

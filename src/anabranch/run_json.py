@@ -30,12 +30,17 @@ def detail_data(run: RecordedRun) -> dict[str, Any]:
         "parameters": dict(details.parameters) if details is not None else {},
         "versions": dict(details.versions) if details is not None else {},
         "tasks": {task.slug: _task_data(task) for task in run.tasks},
+        "slowest": [
+            {"elements": each.name, "width": each.width, "seconds": each.seconds, "worker": each.worker}
+            for each in run.slowest
+        ],
         "failed": run.failed,
         "failures": [
             {
                 "task_run": each.name,
                 "state": each.state,
                 "attempt": each.attempt,
+                "worker": each.worker,
                 "exception": each.failure.type_name,
                 "message": each.failure.message,
                 "where": each.failure.line,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from anabranch.cli.run import check_names, load
 from anabranch.printable import printable, printable_lines, seconds, shortened
 
 if TYPE_CHECKING:
-    from anabranch.recorded import RecordedFailure, RecordedRun, RecordedTask
+    from anabranch.recorded import RecordedChunk, RecordedFailure, RecordedRun, RecordedTask
     from anabranch.runs import RunRecord, RunStore
 
 MAX_FAILURES = 5  # described; the rest is counted
@@ -120,11 +121,25 @@ def _run_lines(run: RecordedRun) -> list[str]:
     if len(slowest) > MAX_SLOWEST:
         shown = ", ".join(f"{printable(task.slug)} {seconds(task.seconds or 0)}" for task in slowest[:MAX_SLOWEST])
         lines += ["", f"slowest: {shown}"]
+    if run.slowest:
+        lines += ["", "slowest elements, by the mean of their chunk:"]
+        lines += [f"  {_chunk_text(chunk)}" for chunk in run.slowest]
     for failure in run.failures[:MAX_FAILURES]:
         lines += ["", *_failure_lines(failure)]
     if run.failed > min(MAX_FAILURES, len(run.failures)):
         lines += ["", f"{run.failed - min(MAX_FAILURES, len(run.failures)):,} more failed"]
+    if run.failures:
+        name, run_id = shlex.quote(printable(run.failures[0].name)), printable(record.run_id)
+        lines += ["", f"look further: anabranch logs {run_id} {name}; anabranch replay {run_id} {name} --pdb"]
     return lines
+
+
+def _chunk_text(chunk: RecordedChunk) -> str:
+    where = f" @ {printable(chunk.worker)}" if chunk.worker not in ("", "local") else ""
+    if chunk.width == 1:
+        return f"{printable(chunk.name)} {seconds(chunk.seconds)}{where}"
+    each = seconds(chunk.seconds / chunk.width)
+    return f"{printable(chunk.name)} {each} each, {chunk.width:,} in {seconds(chunk.seconds)}{where}"
 
 
 def _task_line(task: RecordedTask, width: int) -> str:
@@ -140,7 +155,8 @@ def _task_line(task: RecordedTask, width: int) -> str:
 def _failure_lines(failure: RecordedFailure) -> list[str]:
     tries = f" after {failure.attempt} tries" if failure.attempt > 1 else ""
     why = failure.failure
-    lines = [f"✗ {printable(failure.name)} {failure.state}{tries}"]
+    where = f" on {printable(failure.worker)}" if failure.worker not in ("", "local") else ""
+    lines = [f"✗ {printable(failure.name)} {failure.state}{tries}{where}"]
     lines += [f"    {printable(name)} = {printable(value)}" for name, value in why.inputs.items()]
     text = why.traceback.rstrip("\n") or why.headline()
     return [*lines, *(f"  {line}" for line in printable_lines(text))]

@@ -23,6 +23,7 @@ from anabranch.engine.units import Outcome, Program
 from anabranch.engine.values import ATOMS, copied, materialised, measured
 from anabranch.errors import ProcessDied, TaskTimeout, UpstreamFailure
 from anabranch.frozen import FrozenNode
+from anabranch.secret import revealed
 from anabranch.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.states import (
     Cached,
@@ -239,6 +240,7 @@ def run_attempt(
     max_width: int = run.environment.setting("max_width")
     try:
         with context.entered(run.context):
+            args, kwargs = revealed(args, kwargs)
             if policies.isolation == "process":
                 value = call_in_process(
                     function,
@@ -248,6 +250,7 @@ def run_attempt(
                     timeout_s=policies.timeout_s,
                     memory_limit=policies.memory_limit,
                     max_width=max_width,
+                    log_stdout=policies.log_stdout,
                 )
             else:
                 value = materialised(call_within(policies.timeout_s, function, args, kwargs), max_width)

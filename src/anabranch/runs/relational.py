@@ -298,8 +298,12 @@ class RelationalRunStore:
         level: int = 0,
         limit: int | None = None,
         offset: int = 0,
+        after: tuple[int, int] | None = None,
     ) -> list[LogRow]:
-        """Log lines of a run, a task or an element from a level on, by time."""
+        """Log lines of a run, a task or an element from a level on, by time.
+
+        With `after`, an epoch and a serial number: those of that epoch with a higher number, in order of their numbers.
+        """
         conditions: list[str] = ["run_id = ?", "level >= ?"]
         parameters: list[Any] = [run_id, level]
         for column, value in (("slug", slug), ("element", index)):
@@ -307,6 +311,10 @@ class RelationalRunStore:
                 conditions.append(f"{column} = ?")
                 parameters.append(value)
         order = "ORDER BY logged, epoch, serial LIMIT ? OFFSET ?"
+        if after is not None:
+            conditions.append("epoch = ? AND serial > ?")
+            parameters += after
+            order = "ORDER BY serial LIMIT ? OFFSET ?"
         parameters += [_ALL if limit is None else _counted("limit", limit), _counted("offset", offset)]
         rows = self._fetch(f"{LOGS.select(' AND '.join(conditions))} {order}", parameters)
         return [log_of(row) for row in rows]
