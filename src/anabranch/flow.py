@@ -191,7 +191,7 @@ class Flow(Writing):
         resume_from: object = (),
         resume_element: str | None = None,
         rerun_changed: bool = False,
-        date: datetime | None = None,
+        run_date: datetime | None = None,
         **kwargs: Any,
     ) -> FlowRunView:
         """Run the flow to its end, or go on with a run of it.
@@ -226,7 +226,7 @@ class Flow(Writing):
             ``"parse[7]"``: the element that runs again, with all that is below it, beside what had not ended.
         rerun_changed
             Run nodes again whose code has changed since, with all that is below them; by default there is a warning.
-        date
+        run_date
             When the run is, for the flow (``context.date``, an aware datetime); default: its start.
 
         Returns
@@ -264,7 +264,7 @@ class Flow(Writing):
             keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
             approved=self._slugs(approve),
             result=self.result,
-            date=date,
+            date=run_date,
         )
         view = run_plan(plan, self.graph, place, handlers=self._handlers(), observers=observers, recorder=recorder)
         if raise_on_failure:

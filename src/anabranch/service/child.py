@@ -83,7 +83,7 @@ def _run(loaded: Any, slot: Slot, before: RunRecord | None) -> tuple[str, str]:
     # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
     parameters = slot.parameters if before is None or slot.origin == "resume" else {}
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):
-        view = loaded.flow.run(parameters, approve=approve, date=slot.due, **options)
+        view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, **options)
     return view.state.name, view.state.message
 
 
