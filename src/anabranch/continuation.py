@@ -142,7 +142,7 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
         plan,
         graph=going_on(plan.graph),
         run_id=taken.record.run_id,
-        date=taken.record.start,
+        date=plan.date or taken.record.start,
         first_serial=taken.ownership.epoch * SERIALS_OF_AN_OWNER,
         recorded=kept.reports(),
     )

@@ -6,6 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -30,8 +31,11 @@ if TYPE_CHECKING:
     from anabranch.events import Observer
     from anabranch.executors.base import Executor
     from anabranch.handle import RunHandle
+    from anabranch.registering import Registrable
     from anabranch.results.base import Result
+    from anabranch.runs.flow_table import FlowRecord
     from anabranch.runview import FlowRunView
+    from anabranch.schedules import Schedule
     from anabranch.task import FunctionTask
 
 
@@ -57,12 +61,18 @@ class Flow(Writing):
         Nodes that decide the state of runs; default: the terminal ones, cleanups of resources excepted.
     result, result_handler
         Where the values of tasks are stored that name no result of their own; the two are the same.
+    schedule
+        When a service runs it, once it is registered: one of `anabranch.schedules`.
+    max_runs
+        How many runs of it services let go on at a time; default: any number.
     """
 
     def __init__(
         self,
         name: str,
         *,
+        schedule: Schedule | None = None,
+        max_runs: int | None = None,
         executor: Executor | None = None,
         state_handlers: Sequence[Handler] = (),
         on_failure: Callable[[Any, Any], Any] | None = None,
@@ -76,6 +86,8 @@ class Flow(Writing):
         self.where = caller()
         self.graph = Graph(self.name)
         self.executor = executor
+        self.schedule = schedule
+        self.max_runs = max_runs
         if isinstance(state_handlers, (str, bytes)) or not isinstance(state_handlers, Collection):
             what = "state_handlers takes a list of functions"
             raise OptionError(f"flow {name!r}: {what}, found {short(state_handlers)} ({self.where})")
@@ -129,6 +141,8 @@ class Flow(Writing):
         twin = Flow(
             name or self.name,
             executor=self.executor,
+            schedule=self.schedule,
+            max_runs=self.max_runs,
             state_handlers=self.state_handlers,
             on_failure=self.on_failure,
             result=self.result,
@@ -150,6 +164,17 @@ class Flow(Writing):
         self._settle()
         return draw(self.graph, format=format, states=state.states() if state is not None else None, filename=filename)
 
+    def _repr_html_(self) -> str:
+        """The flow in a notebook: its picture where Graphviz is there, else its text for Mermaid."""
+        from anabranch.errors import DrawingError
+        from anabranch.markup import escaped
+
+        try:
+            return f"<div>{self.visualize(format='svg')}</div>"
+        except DrawingError:
+            lines = self.visualize(format="mermaid").split("\n")
+            return f"<p>{escaped(self)}</p><pre>{'<br>'.join(escaped(line) for line in lines)}</pre>"
+
     # Running ----------------------------------------------------------------------------------------------------------
 
     def run(
@@ -167,6 +192,7 @@ class Flow(Writing):
         resume_from: object = (),
         resume_element: str | None = None,
         rerun_changed: bool = False,
+        run_date: datetime | None = None,
         **kwargs: Any,
     ) -> FlowRunView:
         """Run the flow to its end, or go on with a run of it.
@@ -201,6 +227,8 @@ class Flow(Writing):
             ``"parse[7]"``: the element that runs again, with all that is below it, beside what had not ended.
         rerun_changed
             Run nodes again whose code has changed since, with all that is below them; by default there is a warning.
+        run_date
+            When the run is, for the flow (``context.date``, an aware datetime); default: its start.
 
         Returns
         -------
@@ -237,6 +265,7 @@ class Flow(Writing):
             keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
             approved=self._slugs(approve),
             result=self.result,
+            date=run_date,
         )
         view = run_plan(plan, self.graph, place, handlers=self._handlers(), observers=observers, recorder=recorder)
         if raise_on_failure:
@@ -393,6 +422,55 @@ class Flow(Writing):
     def _slugs(self, tasks: object) -> frozenset[str]:
         return frozenset(self.graph.entry(node).slug for each in each_of(tasks) for node in self._known(each))
 
+    # Running by itself ------------------------------------------------------------------------------------------------
+
+    def register(self, project: str = "", labels: Iterable[str] = (), *, storage: object = "source") -> FlowRecord:
+        """Put the flow into the registry, from which services run it: by its schedule, and when they are asked.
+
+        Parameters
+        ----------
+        project, labels
+            For people, and for lists.
+        storage
+            Where its code is when it runs: ``"source"``, the file it was written in; ``"database"``, a pickle in the
+            registry; or a pickle in a `anabranch.storage.LocalStorage` or ``S3Storage``.
+
+        Returns
+        -------
+        FlowRecord
+            With its version, which goes up only when the flow's code or graph is another.
+
+        Raises
+        ------
+        FlowValidationError, UnregistrableFlow, RegistryError
+            Nothing was registered.
+        """
+        from anabranch.registering import put, record_of
+
+        if scope.current().graphs:
+            raise DefinitionError(
+                f"flow {self.name!r}: register() inside a `with Flow` block ({caller()}); call it after the block"
+            )
+        source = f"{self.where.file}:{self.name}"
+        return put(record_of(self.registrable(source), project=project, labels=labels, storage=storage))
+
+    def registrable(self, source: str) -> Registrable:
+        """What the registry needs of this flow; `source` is where it can be loaded from."""
+        import cloudpickle
+
+        from anabranch.registering import Registrable
+
+        self.validate()
+        return Registrable(
+            name=self.name,
+            graph=self.graph.freeze(self.reference_tasks()),
+            parameters=list(self.parameters(by_name=True).values()),
+            schedule=self.schedule,
+            max_runs=self.max_runs,
+            source=source,
+            pickled=lambda: cloudpickle.dumps(self),
+        )
+
     # Keeping ----------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
@@ -427,6 +505,8 @@ def flow(function: Callable[..., Any], /) -> Flow: ...
 def flow(
     *,
     name: str | None = ...,
+    schedule: Schedule | None = ...,
+    max_runs: int | None = ...,
     executor: Executor | None = ...,
     state_handlers: Sequence[Handler] = ...,
     on_failure: Callable[[Any, Any], Any] | None = ...,

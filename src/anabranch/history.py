@@ -26,15 +26,15 @@ from anabranch.engine.driver import RunPlan
 from anabranch.errors import ResumeError, RunExists, RunStoreError
 from anabranch.fingerprints import fingerprints
 from anabranch.frozen import FrozenGraph
+from anabranch.masking import MASK
 from anabranch.names import short
 from anabranch.parameter import Parameter
-from anabranch.parameters import SECRET_NAME
+from anabranch.parameters import is_secret
 from anabranch.recording import Recorder
 from anabranch.runs import INTERRUPTED, RunDetails, RunRecord, RunStore, default_path, open_store
 from anabranch.secrecy import Secrets
 from anabranch.settings import config
 
-MASK = "***"
 MAX_SHOWN = 500  # characters of a parameter's value that lists of runs are for
 
 _log = logging.getLogger("anabranch.history")
@@ -120,7 +120,7 @@ def _facts(source: str, by_default: Collection[str]) -> dict[str, Any]:
 
 def secret_slugs(graph: FrozenGraph, parameters: Iterable[Parameter]) -> frozenset[str]:
     """Parameters whose values are not recorded: those marked as secret, and those whose names say that they are."""
-    marked = {each.name for each in parameters if getattr(each, "secret", False) or SECRET_NAME.search(each.name)}
+    marked = {each.name for each in parameters if is_secret(each)}
     return frozenset(slug for slug, node in graph.nodes.items() if node.kind == "parameter" and node.name in marked)
 
 

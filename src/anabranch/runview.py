@@ -18,6 +18,7 @@ from anabranch.graph import Graph
 from anabranch.results.reference import ResultRef
 from anabranch.states import BY_CODE, Failed, Skipped, State, Success
 
+MAX_SHOWN = 30  # lines of a table in a notebook
 _MISSING: Any = object()
 
 if TYPE_CHECKING:
@@ -91,6 +92,15 @@ class TaskRunView(_Delegate):
 
     def __repr__(self) -> str:
         return f"<{self._run.node.slug}: {self.state}>"
+
+    def _repr_html_(self) -> str:
+        """The task run in a notebook; a map with its elements, those first that say more than that all is well."""
+        from anabranch.notebook import states_html
+
+        elements = self._run.elements
+        told = sorted(elements.records.items())[:MAX_SHOWN] if elements is not None else []
+        rest = (elements.width if elements is not None else 0) - len(told)
+        return states_html(self._run.node.slug, self.state, [(f"[{i}]", each) for i, each in told], more=rest)
 
 
 def _plain(run: NodeRun, value: Any) -> Any:
@@ -168,6 +178,10 @@ class ElementStates(Sequence[ElementView]):
 
     def __repr__(self) -> str:
         return f"<states of {len(self):,} elements of {self._run.node.slug}>"
+
+    def _repr_html_(self) -> str:
+        """The elements in a notebook."""
+        return TaskRunView(self._whole, self._run)._repr_html_()
 
     def _state(self, index: int) -> State:
         record = self._elements.records.get(index)
@@ -361,6 +375,14 @@ class FlowRunView(_Delegate):
 
     def __repr__(self) -> str:
         return f"<run {self.run_id}: {self.state}>"
+
+    def _repr_html_(self) -> str:
+        """The run in a notebook, with its tasks."""
+        from anabranch.notebook import states_html
+
+        named = [(slug, run.state) for slug, run in self._whole.runs.items() if run.node.kind == "task"]
+        title = f"{self._whole.plan.name}: run {self.run_id}"
+        return states_html(title, self.state, named[:MAX_SHOWN], more=max(0, len(named) - MAX_SHOWN))
 
     __str__ = __repr__
 

@@ -73,11 +73,37 @@ class RunCommand(click.Command):
 
 
 def load(target: str) -> LoadedFlow:
-    """Load a flow; what its file prints goes to standard error."""
+    """Load a flow, from its file or module or else by its registered name; what it prints goes to standard error."""
+    from anabranch.errors import FlowLoadError
     from anabranch.loading import load_flow
 
     with exit_codes(), contextlib.redirect_stdout(sys.stderr):
-        return load_flow(target)
+        try:
+            return load_flow(target)
+        except FlowLoadError:
+            registered = _registered(target)
+            if registered is None:
+                raise
+            return registered
+
+
+def _registered(name: str) -> LoadedFlow | None:
+    """The registered flow of this name, if there is one; a file that is there, and cannot be loaded, comes first."""
+    import os
+
+    from anabranch.errors import AnabranchError
+    from anabranch.registered import load_registered
+    from anabranch.registering import registry
+    from anabranch.runs import default_path
+    from anabranch.settings import config
+
+    if os.path.exists(name) or (config.backend == "local" and not default_path().exists()):
+        return None
+    try:
+        record = registry()[1].get(name)
+    except AnabranchError:
+        return None
+    return load_registered(record)
 
 
 def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
@@ -92,7 +118,7 @@ def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
 
 
 @click.command(cls=RunCommand, short_help="Run a flow.")
-@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]")
+@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]|NAME")
 @click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter: JSON, or else text.")
 @click.option("--params", "params_file", metavar="FILE", help="Parameters from a YAML or JSON file, or -; options win.")
 @click.option("--keep", multiple=True, metavar="TASK", help="Keep and show the value of this task, too, or of 'all'.")
@@ -120,7 +146,7 @@ def run(
     verbose: bool,
     **options: Any,  # the flow's parameters
 ) -> None:
-    """Run the flow in a file (etl.py, or etl.py:name if it has several) or module (package.flows:name).
+    """Run the flow in a file (etl.py, or etl.py:name if it has several) or module (package.flows:name), or by its name.
 
     The flow's parameters are options: anabranch run etl.py --date 2026-11-20. They come after the file;
     anabranch run etl.py --help lists them. Lists are given by repeating an option, or as JSON.

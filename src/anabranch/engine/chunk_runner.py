@@ -53,6 +53,7 @@ from anabranch.engine.units import (
 )
 from anabranch.engine.values import ATOMS, copied, dumps, materialised, measured
 from anabranch.frozen import FrozenNode
+from anabranch.secret import Secret
 from anabranch.signals import LOOP, Signal
 from anabranch.states import (
     BY_CODE,
@@ -383,6 +384,7 @@ class Stage:
                     self.open.append((name, self.lined[expression.node].values))
                 self.template[name] = None if name in self.node.mapped else evaluate(expression, values)
             self.template.update((name, snapshot.own) for name, snapshot in self._snapshots.items())
+            self.is_plain = not any(type(value) is Secret for value in self.template.values())
         except BaseException:  # the long way makes it each element's failure, with its message
             self.is_plain = False
 

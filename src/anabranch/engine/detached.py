@@ -110,7 +110,7 @@ class Ledger:
                 singles=tuple(replace(each, value=None) for each in report.singles),
                 columns=tuple(replace(each, values=None) for each in report.columns),
             )
-        self._add(replace(report, prints=()))
+        self._add(report)
 
     def _add(self, entry: Report | Placed) -> None:
         data = dumps(entry)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any, TypeAlias
 
 from anabranch.bindings import Build, Const, Expression
 from anabranch.context import RunInfo
+from anabranch.engine import log_capture
 from anabranch.engine.calls import Placed
 from anabranch.engine.compiler import (
     compile_program,
@@ -24,6 +24,8 @@ from anabranch.engine.compiler import (
 from anabranch.engine.entry import Sourced
 from anabranch.engine.interrupts import interrupts_later
 from anabranch.engine.knowledge import NodeRun
+from anabranch.engine.log_book import LogBook
+from anabranch.engine.log_lines import loads
 from anabranch.engine.machine import Machine
 from anabranch.engine.patience import Patience
 from anabranch.engine.reach import check_reach
@@ -45,13 +47,13 @@ from anabranch.engine.stimuli import (
     WakeAt,
 )
 from anabranch.engine.stimuli import Woke as WokeUp
-from anabranch.engine.units import Key, Printed, Program, Report, Unit, UnitOutcome
+from anabranch.engine.units import Key, Program, Report, Unit, UnitOutcome
 from anabranch.engine.values import copied, width_of
 from anabranch.engine.watchdog import Watchdog
 from anabranch.engine.worker import opened_outcome
 from anabranch.errors import ExecutorError, UnmappableError
 from anabranch.events import Event, Noticed, Observer, RunFinished, RunStarted
-from anabranch.executors.base import CancelWanted, Disconnected, Executor, Posted
+from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
 from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.states import State
 
@@ -106,6 +108,7 @@ def run_flow(
     observers: Sequence[Observer] = (),
     *,
     journal: Journal | None = None,
+    logs: LogBook | None = None,
     clock: Callable[[], float] = time.time,
 ) -> FinishedRun:
     """Run a flow to its end.
@@ -114,6 +117,8 @@ def run_flow(
     ----------
     journal
         Is given each report before anything is done about it.
+    logs
+        Is given what the code of tasks logs; default: one that shows it.
 
     Raises
     ------
@@ -122,7 +127,7 @@ def run_flow(
     """
     executor.start(plan.run_id)
     try:
-        return Driver(plan, executor, observers, journal, clock).run()
+        return Driver(plan, executor, observers, journal, clock, logs).run()
     finally:
         executor.stop()
 
@@ -137,8 +142,10 @@ class Driver:
         observers: Sequence[Observer],
         journal: Journal | None,
         clock: Callable[[], float],
+        logs: LogBook | None = None,
     ) -> None:
         self._plan = plan
+        self._logs = logs or LogBook(plan.settings.get("log_level", logging.INFO))
         self._executor = executor
         self._journal = journal
         self._observers = list(observers)
@@ -169,6 +176,16 @@ class Driver:
 
     def run(self) -> FinishedRun:
         """Run until the machine says that nothing is left to do."""
+        token = self._plan.run_id
+        if self._executor.in_process:
+            log_capture.open_sink(token, lambda: self._logs)
+        try:
+            return self._run()
+        finally:
+            log_capture.close_sink(token)  # of a cluster in this process, too
+            self._logs.close()
+
+    def _run(self) -> FinishedRun:
         started = self._started
         nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
         self._tell(RunStarted(self._clock(), self._plan.name, self._plan.run_id, nodes))
@@ -272,8 +289,10 @@ class Driver:
                 report = read_report(self._sent_elsewhere(message.payload))
                 if self._journal is not None:
                     self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
-                self._show(report.prints)
                 return Reported(self._clock(), report)
+            if isinstance(message, Logged):
+                self._logs.take_batch(loads(message.payload))
+                continue
             if isinstance(message, CancelWanted):
                 return CancelAsked(self._clock(), message.reason)
             if isinstance(message, Disconnected):
@@ -320,15 +339,6 @@ class Driver:
         """Tell the user something about the run that is no state of a task."""
         _log.warning("%s", text)
         self._tell(Noticed(self._clock(), text))
-
-    def _show(self, prints: Sequence[Printed]) -> None:
-        """Print what tasks printed elsewhere, or log it where the task asks for that."""
-        for line in prints:
-            node = self._machine.graph.nodes.get(line.slug)
-            if node is not None and node.policies.log_stdout:
-                logging.getLogger(f"anabranch.task.{node.name}").info("%s", line.text)
-            else:
-                sys.stdout.write(f"{line.text}\n")
 
     # Commands ---------------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,7 @@ from anabranch.engine.units import Outcome, Program
 from anabranch.engine.values import ATOMS, copied, materialised, measured
 from anabranch.errors import ProcessDied, TaskTimeout, UpstreamFailure
 from anabranch.frozen import FrozenNode
+from anabranch.secret import revealed
 from anabranch.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.states import (
     Cached,
@@ -245,6 +246,7 @@ def run_attempt(
     run.context.calls = None
     try:
         with context.entered(run.context):
+            args, kwargs = revealed(args, kwargs)
             if policies.isolation == "process":
                 value = call_in_process(
                     function,
@@ -254,6 +256,7 @@ def run_attempt(
                     timeout_s=policies.timeout_s,
                     memory_limit=policies.memory_limit,
                     max_width=max_width,
+                    log_stdout=policies.log_stdout,
                 )
             else:
                 value = materialised(call_within(policies.timeout_s, function, args, kwargs), max_width)

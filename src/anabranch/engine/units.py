@@ -285,15 +285,6 @@ class ColumnReport:
 
 
 @dataclass(frozen=True, slots=True)
-class Printed:
-    """A line that a task run printed."""
-
-    slug: str
-    map_index: int | None
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
 class Report:
     """What the driver learns of a unit."""
 
@@ -302,8 +293,6 @@ class Report:
     columns: tuple[ColumnReport, ...] = ()
     indices: Indices | None = None
     """Elements that were begun; the rest of the unit's is handed back."""
-    prints: tuple[Printed, ...] = ()
-    """What task code printed, where that is not this process's own terminal."""
     seconds: float = 0.0
     """Wall time of the elements."""
     last_s: float = 0.0
