@@ -20,6 +20,8 @@
     ├── FlowLoadError (ImportError)        a file that does not give the flow asked for
     ├── DrawingError (RuntimeError)        a picture of a flow that cannot be made
     │   └── GraphvizMissing
+    ├── ReportError (OSError)              a report of a run that cannot be written
+    ├── PagesError (RuntimeError)          live pages that cannot be served
     ├── ExecutorError (RuntimeError)       the place where tasks should run
     │   ├── SchedulerUnreachable (ConnectionError)
     │   ├── NoWorkersError (TimeoutError)
@@ -142,6 +144,14 @@ class SettingError(AnabranchError, AttributeError):
 
 class FlowLoadError(AnabranchError, ImportError):
     """A file or module does not give the flow that was asked for."""
+
+
+class ReportError(AnabranchError, OSError):
+    """The report of a run cannot be written."""
+
+
+class PagesError(AnabranchError, RuntimeError):
+    """Live pages cannot be served as asked."""
 
 
 class DrawingError(AnabranchError, RuntimeError):

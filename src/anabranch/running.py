@@ -28,6 +28,7 @@ from anabranch.recording import Recorder
 from anabranch.runs import Heart
 from anabranch.runview import FlowRunView
 from anabranch.settings import config
+from anabranch.shape import shape_of
 from anabranch.states import Cancelled, Crashed
 from anabranch.where import caller
 
@@ -99,7 +100,7 @@ def recorded_plan(
     parameters = list(parameters)
     if request is None:
         plan = plan_of(graph, reference, parameters, given, **options)
-        return plan, begin(plan, parameters, source=source)
+        return plan, begin(plan, parameters, source=source, shape=shape_of(graph))
     from anabranch.continuation import go_on, take
 
     taken = take(request, graph.name)

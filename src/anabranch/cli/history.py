@@ -26,7 +26,7 @@ _PAGE = 200  # runs that are read at a time
 
 
 @contextmanager
-def _store(*, read_only: bool = True) -> Iterator[RunStore | None]:
+def recorded_runs(*, read_only: bool = True) -> Iterator[RunStore | None]:
     """The run store of the settings; None if nothing has ever been recorded. What is wrong with it ends the command."""
     from anabranch.errors import RunNotFound, RunQueryError
     from anabranch.runs import default_path, open_store
@@ -56,7 +56,7 @@ def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool)
     from anabranch.history import as_it_stands
     from anabranch.runs import RunQuery
 
-    with _store() as store:
+    with recorded_runs() as store:
         query = RunQuery(flow_name=flow, state=state.capitalize() if state else None, limit=limit)
         found = [as_it_stands(record) for record in store.list_runs(query)] if store is not None else []
     if as_json:
@@ -102,7 +102,7 @@ def show(*, run: str, as_json: bool) -> None:
     """Show how a run stands or ended: its tasks, what failed and why, what took longest. RUN may be shortened."""
     from anabranch.recorded import read_run
 
-    with _store() as store:
+    with recorded_runs() as store:
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
         found = read_run(store, run)
@@ -245,7 +245,7 @@ def resume(
     refuse_both(quiet=quiet, verbose=verbose)
     if element is not None and (only_failed or start or rerun_changed):
         raise click.UsageError("--element goes with no other choice of what to run")
-    with _store() as store:
+    with recorded_runs() as store:
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
         record = store.get_run(run)
@@ -318,7 +318,7 @@ def prune(*, older_than: timedelta | None, keep_last: int | None, dry_run: bool)
     if older_than is None and keep_last is None:
         raise click.UsageError("say --older-than AGE, --keep-last N or both: without them every run would be deleted")
     before = None if older_than is None else datetime.now(UTC) - older_than
-    with _store(read_only=dry_run) as store:
+    with recorded_runs(read_only=dry_run) as store:
         if store is None:
             found = []
         elif dry_run:
