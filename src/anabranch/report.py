@@ -21,7 +21,8 @@ def report_html(model: RunModel, *, log_rows: Callable[[], Sequence[LogRow]] = t
     from bokeh.resources import INLINE
 
     page = RunPage(model, log_rows=log_rows, state=lambda: state)
-    return file_html(page.root, INLINE, title=plain(f"{model.flow_name} {model.run_id}", 200), template=TEMPLATE)
+    text: str = file_html(page.root, INLINE, title=plain(f"{model.flow_name} {model.run_id}", 200), template=TEMPLATE)
+    return text
 
 
 def write_report(store: RunStore, run_id: str, path: str | os.PathLike[str] | None = None) -> Path:

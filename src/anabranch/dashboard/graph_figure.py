@@ -1,4 +1,4 @@
-"""The flow as a picture of boxes in layers, coloured by state, with each map's progress. Follows the model by patches."""
+"""The flow as a picture of boxes in layers, coloured by state, with each map's progress. It follows a model."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ class GraphFigure:
                 if self._source.data[name][place] != new:
                     patches.setdefault(name, []).append((place, new))
         if patches:
-            self._source.patch(patches)  # type: ignore[arg-type]  # Bokeh's own alias leaves plain lists out
+            self._source.patch(patches)
 
     def _columns(self, layout: Layout, squeeze: float) -> dict[str, list[Any]]:
         columns: dict[str, list[Any]] = {}

@@ -127,7 +127,7 @@ def _rows(columns: Sequence[Sequence[str]], links: Sequence[tuple[str, str]]) ->
 
 
 def _spread(column: Sequence[str], wanted: Sequence[float], ys: dict[str, float]) -> None:
-    """Put nodes where they want to be, in their order and far enough apart: blocks of those that collide move as one."""
+    """Put nodes where they want to be, in order and far enough apart: blocks of those that collide move as one."""
     blocks: list[tuple[float, int, list[float]]] = []  # sum of wishes of the block's start, members, offsets
     for name, wish in zip(column, wanted, strict=True):
         gap = 0.5 if name.startswith("\0") else 1.0

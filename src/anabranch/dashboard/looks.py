@@ -41,12 +41,12 @@ def brief(value: float) -> str:
 
 
 def safe(text: object, limit: int = 400) -> str:
-    """Text for HTML: characters that are not printable as escapes, and nothing that is markup.
+    r"""Text for HTML: characters that are not printable as escapes, and nothing that is markup.
 
     Examples
     --------
-    >>> safe("<b>$$x$$\\x1b</b>")
-    '&lt;b&gt;$$x$$\\\\x1b&lt;/b&gt;'
+    >>> safe("<b>$$x$$\x1b</b>")
+    '&lt;b&gt;$$x$$\\x1b&lt;/b&gt;'
     """
     return html.escape(shortened(text, limit), quote=True)
 
@@ -81,7 +81,8 @@ STYLE = f"""
 .head h1 {{ font-size: 22px; margin: 0; overflow-wrap: anywhere; }}
 h2 {{ font-size: 15px; margin: 14px 0 4px; }}
 .faint {{ color: {FAINT}; }}
-.badge, .chip {{ border-radius: 999px; padding: 2px 11px; font-weight: 600; white-space: nowrap; display: inline-block; }}
+.badge, .chip {{ border-radius: 999px; padding: 2px 11px; font-weight: 600; white-space: nowrap;
+  display: inline-block; }}
 .badge {{ border-radius: 6px; padding: 4px 12px; }}
 .chip {{ font-size: 13px; }}
 .chips {{ display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0 2px; }}
@@ -98,7 +99,8 @@ details {{ border: 1px solid {LINE}; border-left: 4px solid {LOOKS[BY_CODE[20]].
   padding: 7px 12px; margin: 0 0 8px; background: #fff; }}
 summary {{ cursor: pointer; overflow-wrap: anywhere; }}
 summary code {{ color: {FAINT}; }}
-pre {{ background: #f6f8fa; border-radius: 6px; padding: 9px 11px; overflow-x: auto; font-size: 12.5px; margin: 6px 0; }}
+pre {{ background: #f6f8fa; border-radius: 6px; padding: 9px 11px; overflow-x: auto; font-size: 12.5px;
+  margin: 6px 0; }}
 code, pre {{ font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; }}
 .none {{ color: {FAINT}; padding: 6px 0; }}
 .notice {{ background: #fdf0cd; border-radius: 6px; padding: 6px 12px; margin: 6px 0; }}

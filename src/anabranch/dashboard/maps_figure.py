@@ -61,7 +61,7 @@ class MapsFigure:
         self._cards: dict[str, _Card] = {}
         self._more = Div(text="", stylesheets=[sheet])
         self._row = Row(sizing_mode="stretch_width", styles={"flex-wrap": "wrap", "gap": "10px 18px"})
-        self.root = Column(self._row, self._more, sizing_mode="stretch_width")
+        self.root = Column(children=[self._row, self._more], sizing_mode="stretch_width")
         self.update()
 
     def update(self) -> None:
@@ -114,7 +114,7 @@ class _Card:
         times.grid.visible = False
         times.add_tools(HoverTool(renderers=[bars], tooltips=[("", "@what")], attachment="above"))
         self._times = times
-        self.root = Column(self._title, Row(grid, times))
+        self.root = Column(children=[self._title, Row(children=[grid, times])])
 
     def update(self, node: NodeModel, *, is_last: bool) -> None:
         if node.version == self._version or (not is_last and time.monotonic() - self._drawn_at < EVERY_S):

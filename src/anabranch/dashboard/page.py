@@ -1,10 +1,10 @@
-"""The page of one run, made of figures and texts that follow a model. The same page is shown live and written to a file."""
+"""The page of one run: figures and texts that follow a model. The same page is shown live and written to a file."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bokeh.models import Column, Div, InlineStyleSheet, Row, TabPanel, Tabs, UIElement
+from bokeh.models import Column, Div, Row, TabPanel, Tabs, UIElement
 from jinja2 import Template
 
 from anabranch.dashboard import texts
@@ -84,9 +84,13 @@ class RunPage:
             tabs=[TabPanel(title=title, child=child) for title, child in panels], sizing_mode="stretch_width"
         )
         self.root = Column(
-            self._head, *([Row(*actions, styles={"flex-wrap": "wrap"})] if actions else []), self._tabs,
+            children=[
+                self._head,
+                *([Row(children=list(actions), styles={"flex-wrap": "wrap"})] if actions else []),
+                self._tabs,
+            ],
             sizing_mode="stretch_width",
-        )  # fmt: skip
+        )
         self.update(everything=True)
 
     def _text(self, text: str = "") -> Div:
@@ -101,12 +105,19 @@ class RunPage:
                 sizing_mode="stretch_width",
             )
         return Column(
-            graph, self._text(texts.legend()),
-            self._text("<h2>Failures</h2>"), self._failures_head, self._failures,
-            self._text("<h2>Progress and timeline</h2>"), self._rows.root,
-            self._text("<h2>Maps, element by element</h2>"), self._maps.root,
+            children=[
+                graph,
+                self._text(texts.legend()),
+                self._text("<h2>Failures</h2>"),
+                self._failures_head,
+                self._failures,
+                self._text("<h2>Progress and timeline</h2>"),
+                self._rows.root,
+                self._text("<h2>Maps, element by element</h2>"),
+                self._maps.root,
+            ],
             sizing_mode="stretch_width",
-        )  # fmt: skip
+        )
 
     def update(self, *, everything: bool = False) -> None:
         """Show what has changed; of what is hidden behind a tab nothing is sent until it is looked at."""
@@ -147,7 +158,7 @@ class RunPage:
                     continue
                 count = Div(width=64, stylesheets=[self._sheet])
                 body = self._text()
-                row = Row(count, body, sizing_mode="stretch_width")
+                row = Row(children=[count, body], sizing_mode="stretch_width")
                 self._failures.children = [*self._failures.children, row]
             if shown != group.count:
                 self._put(count, texts.failure_count(group))
@@ -159,8 +170,3 @@ class RunPage:
     def _put(div: Div, text: str) -> None:
         if div.text != text:
             div.text = text
-
-
-def sheet_of_texts() -> InlineStyleSheet:
-    """A style sheet for pages that are only texts."""
-    return style_sheet()

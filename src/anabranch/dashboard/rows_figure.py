@@ -48,8 +48,9 @@ class RowsFigure:
         )
         spans = self._timeline.hbar("row", left="left", right="right", height=0.62, fill_color="fill", line_color=None,
                                     source=self._spans)  # fmt: skip
-        self._timeline.scatter("x", "row", marker="inverted_triangle", size=8, fill_color=look_of_code(Failed.code).fill,
-                               line_color="#ffffff", source=self._marks)  # fmt: skip
+        bad = look_of_code(Failed.code).fill
+        self._timeline.scatter("x", "row", marker="inverted_triangle", size=8, fill_color=bad, line_color="#ffffff",
+                               source=self._marks)  # fmt: skip
         self._timeline.yaxis.visible = False
         for plot, drawn in ((self._progress, bars), (self._timeline, spans)):
             plot.grid.grid_line_color = None
@@ -62,7 +63,9 @@ class RowsFigure:
         self._timeline.xaxis.axis_label = "seconds since the run began"
         self._timeline.xaxis.axis_label_text_font_style = "normal"
         self._timeline.xaxis.axis_label_text_color = FAINT
-        self.root = Row(self._progress, self._timeline, sizing_mode="stretch_width", styles={"flex-wrap": "wrap"})
+        self.root = Row(
+            children=[self._progress, self._timeline], sizing_mode="stretch_width", styles={"flex-wrap": "wrap"}
+        )
         self.update()
 
     def update(self) -> None:

@@ -1,4 +1,4 @@
-"""The parts of a page that are read: head with state and counts, failures, log lines, parameters. HTML, all of it escaped.
+"""The parts of a page that are read: head, failures, log lines, parameters. HTML, with all that is users' escaped.
 
 Nothing here keeps anything: functions of a model give text.
 """
@@ -15,7 +15,7 @@ from anabranch.dashboard.looks import look_of_code, safe, safe_lines
 from anabranch.dashboard.model import RunModel
 from anabranch.printable import seconds
 from anabranch.runs import LogRow
-from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Pending
+from anabranch.states import BY_CODE, FIRST_FINAL_CODE
 
 LEGEND = (0, 1, 10, 11, 13, 2, 20, 22, 30)
 _BAR_ORDER = (10, 12, 11, 13, 30, 22, 23, 24, 21, 20, 1, 2, 3)
@@ -157,7 +157,7 @@ def task_table(model: RunModel) -> str:
         rows.append(
             f"<tr><td>{safe(node.slug, 80)}</td><td>{chip(node.code, BY_CODE[node.code].__name__)}</td>"
             f'<td>{counts}</td><td class="n">{busy}</td><td class="n">{node.retries or ""}</td>'
-            f"<td>{safe(node.worker, 60)}</td><td>{safe(node.message if node.code != Pending.code else '', 200)}</td></tr>"
+            f"<td>{safe(node.worker, 60)}</td><td>{safe(node.message, 200)}</td></tr>"
         )
     return (
         '<div class="scroll"><table><thead><tr><th>task</th><th>state</th><th>elements</th><th class="n">work</th>'

@@ -46,7 +46,7 @@ class WorkersFigure:
         plot.xaxis.axis_label_text_font_style = "normal"
         plot.add_tools(HoverTool(renderers=[bars], tooltips=[("", "@lane"), ("", "@what")], attachment="below"))
         self._plot = plot
-        self.root = Column(plot, self._table, sizing_mode="stretch_width")
+        self.root = Column(children=[plot, self._table], sizing_mode="stretch_width")
         self.update()
 
     def update(self) -> None:
