@@ -145,12 +145,18 @@ def _is_default(plan: RunPlan, parameter: Parameter) -> bool:
 def _details(plan: RunPlan, secret: Collection[str], facts: Mapping[str, Any]) -> RunDetails:
     names = {slug: plan.graph.nodes[slug].name for slug in plan.parameters}
     return RunDetails(
-        parameters={names[s]: MASK if s in secret else _shown(value) for s, value in plan.parameters.items()},
+        parameters=shown_parameters(plan, secret),
         parameters_pickle=_pickled({names[s]: value for s, value in plan.parameters.items() if s not in secret}),
         code=fingerprints(plan.graph),
         versions=_versions(),
         plan=json.dumps(facts).encode(),
     )
+
+
+def shown_parameters(plan: RunPlan, secret: Collection[str]) -> dict[str, Any]:
+    """Values of parameters for people, by name; those of these slugs masked."""
+    names = {slug: plan.graph.nodes[slug].name for slug in plan.parameters}
+    return {names[s]: MASK if s in secret else _shown(value) for s, value in plan.parameters.items()}
 
 
 def _shown(value: Any) -> Any:

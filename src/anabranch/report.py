@@ -7,9 +7,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from anabranch.dashboard.library import last_lines
 from anabranch.dashboard.looks import plain
 from anabranch.dashboard.model import RunModel
-from anabranch.dashboard.page import MAX_LOG_LINES, TEMPLATE, RunPage
+from anabranch.dashboard.page import TEMPLATE, RunPage
 from anabranch.dashboard.reading import read_model
 from anabranch.errors import ReportError
 from anabranch.runs import LogRow, RunStore
@@ -49,17 +50,6 @@ def write_report(store: RunStore, run_id: str, path: str | os.PathLike[str] | No
     file = Path(path) if path is not None else Path(f"anabranch-{record.run_id}.html")
     write_whole(file, text)
     return file
-
-
-def last_lines(store: RunStore, run_id: str, limit: int = MAX_LOG_LINES) -> list[LogRow]:
-    """The last log lines of a run; of more than ten pages of them, the first ten pages' last."""
-    found: list[LogRow] = []
-    for page in range(10):
-        rows = store.logs(run_id, limit=limit, offset=page * limit)
-        found = [*found, *rows][-limit:]
-        if len(rows) < limit:
-            break
-    return found
 
 
 def write_whole(file: Path, text: str) -> None:

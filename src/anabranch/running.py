@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -144,11 +144,18 @@ def run_plan(
     handlers: FlowHandlers,
     observers: Sequence[Observer] = (),
     recorder: Recorder | None = None,
+    wants_end: Callable[[], str] = str,
 ) -> FlowRunView:
-    """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned."""
+    """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned.
+
+    Parameters
+    ----------
+    wants_end
+        Asked now and then: why the run should be cancelled; nothing as long as it should not.
+    """
+    guarded: Any = _Guarded(executor, recorder, wants_end)  # an executor by delegation
     if recorder is None:
-        return FlowRunView(run_handled(plan, executor, handlers, observers), graph)
-    guarded: Any = _Guarded(executor, recorder)  # an executor by delegation
+        return FlowRunView(run_handled(plan, guarded, handlers, observers), graph)
     try:
         with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost):
             done = run_handled(plan, guarded, handlers, [recorder.observe, *observers], journal=recorder.write)
@@ -166,18 +173,22 @@ def run_plan(
 
 
 class _Guarded:
-    """An executor that ends the run when it must not go on, or cannot be recorded any more."""
+    """An executor that ends the run when it must not go on, cannot be recorded any more, or should end."""
 
-    def __init__(self, executor: Executor, recorder: Recorder) -> None:
+    def __init__(self, executor: Executor, recorder: Recorder | None, wants_end: Callable[[], str]) -> None:
         self._executor = executor
         self._recorder = recorder
+        self._wants_end = wants_end
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
     def next_message(self, timeout_s: float | None) -> Message | None:
-        if self._recorder.end is not None:
+        if self._recorder is not None and self._recorder.end is not None:
             return CancelWanted(self._recorder.end.message)
+        reason = self._wants_end()
+        if reason:
+            return CancelWanted(reason)
         return self._executor.next_message(timeout_s)
 
 

@@ -6,8 +6,8 @@ A map costs a byte an element; everything else is bounded by the number of nodes
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -143,9 +143,12 @@ class RunModel:
     ----------
     shape
         Of the flow; without it, nodes are known and edges are not.
+    mask
+        Takes secrets out of a text.
     """
 
-    def __init__(self, shape: Shape | None = None) -> None:
+    def __init__(self, shape: Shape | None = None, *, mask: Callable[[str], str] = str) -> None:
+        self._mask = mask
         self.shape = shape or Shape()
         self.flow_name = ""
         self.run_id = ""
@@ -157,7 +160,7 @@ class RunModel:
         self.nodes: dict[str, NodeModel] = {node.slug: NodeModel(node) for node in self.shape.nodes}
         self.workers: dict[str, Bins] = {}
         self.worker_units: Counter[str] = Counter()
-        self.failures = FailureGroups()
+        self.failures = FailureGroups(mask)
         self.notices: deque[tuple[float, str]] = deque(maxlen=MAX_NOTICES)
         self.version = 0
         self.is_incomplete = False
@@ -201,9 +204,9 @@ class RunModel:
             case UnitEnded():
                 self._take_unit(event)
             case Noticed(now, text):
-                self.notices.append((now, text))
+                self.notices.append((now, self._mask(text)))
             case RunFinished(now, state):
-                self.state, self.ended = state, now
+                self.state, self.ended = replace(state, message=self._mask(state.message), result=None), now
 
     def _node(self, slug: str) -> NodeModel:
         node = self.nodes.get(slug)
@@ -213,7 +216,7 @@ class RunModel:
 
     def _change(self, node: NodeModel, state: State, now: float) -> None:
         node.version += 1
-        node.code, node.message = state.code, state.message[:500]
+        node.code, node.message = state.code, self._mask(state.message[:500])
         if isinstance(state, Finished):
             node.ended = state.end_time.timestamp() if state.end_time else now
             if state.start_time is not None and (node.began is None or not node.width):

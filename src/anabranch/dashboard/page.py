@@ -93,6 +93,15 @@ class RunPage:
         )
         self.update(everything=True)
 
+    @property
+    def active(self) -> int:
+        """The tab that is open."""
+        return int(self._tabs.active or 0)
+
+    @active.setter
+    def active(self, place: int) -> None:
+        self._tabs.active = place
+
     def _text(self, text: str = "") -> Div:
         return Div(text=text, stylesheets=[self._sheet], sizing_mode="stretch_width", disable_math=True)
 
@@ -121,7 +130,7 @@ class RunPage:
 
     def update(self, *, everything: bool = False) -> None:
         """Show what has changed; of what is hidden behind a tab nothing is sent until it is looked at."""
-        active = int(self._tabs.active or 0)
+        active = self.active
         seen = (self._model.version, active)
         is_over = self._model.ended is not None
         self._put(self._head, texts.head(self._model, state=self._state(), links=self._links()))
