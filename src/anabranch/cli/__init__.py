@@ -22,6 +22,7 @@ from anabranch.cli.history import list_runs, prune, resume, show
 from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.report import report
 from anabranch.cli.run import run
+from anabranch.cli.ui import ui
 
 __all__ = ["anabranch", "main"]
 
@@ -43,6 +44,7 @@ anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameter
 anabranch run etl.py --help                what parameters it has
 anabranch ls                               the runs there were; anabranch show RUN
 anabranch report RUN -o run.html           one of them as a page that opens anywhere
+anabranch ui                               all of them, in a browser
 anabranch resume RUN                       go on with one that failed or was stopped
 anabranch demo                             see one run
 
@@ -59,7 +61,7 @@ def anabranch() -> None:
     """Data workflows on Dask."""
 
 
-for command in (run, list_runs, show, report, resume, prune, attach, cancel, validate, visualize, demo):
+for command in (run, list_runs, show, report, ui, resume, prune, attach, cancel, validate, visualize, demo):
     anabranch.add_command(command)
 
 

@@ -229,6 +229,7 @@ def resume(
     pairs: tuple[str, ...],
     executor: str | None,
     workers: int | None,
+    dashboard: bool,
     progress: bool | None,
     as_json: bool,
     quiet: bool,
@@ -283,6 +284,7 @@ def resume(
         quiet=quiet,
         verbose=verbose,
         as_json=as_json,
+        dashboard=dashboard,
     )
     is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):

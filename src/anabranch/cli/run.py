@@ -112,6 +112,7 @@ def run(
     detach: bool,
     executor: str | None,
     workers: int | None,
+    dashboard: bool,
     progress: bool | None,
     as_json: bool,
     quiet: bool,
@@ -143,6 +144,8 @@ def run(
         text = 'that line runs a flow, so nothing after it was executed; put it under `if __name__ == "__main__":`'
         click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)
     if detach:
+        if dashboard:
+            raise click.UsageError("--dashboard shows runs of this process: not with --detach; see anabranch attach")
         with shipped_by_value(loaded, with_neighbours=True):
             _detach(flow, values, place, keep="all" if keep_all else keep, approve=approve)
         return
@@ -156,6 +159,7 @@ def run(
         quiet=quiet,
         verbose=verbose,
         as_json=as_json,
+        dashboard=dashboard,
     )
     is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):

@@ -46,6 +46,8 @@ class Session:
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
+    dashboard: bool = False
+    """Whether the run has a page while it goes on."""
     resume: Mapping[str, Any] = field(default_factory=dict)
     """Options of `Flow.run` for going on with a recorded run."""
 
@@ -104,6 +106,7 @@ class Session:
                 keep=list(self.keep),
                 approve=list(self.approve),
                 observers=observers,
+                dashboard=_tell_address if self.dashboard else False,
                 **self.resume,
             )
         except AnabranchError:
@@ -170,8 +173,15 @@ class Session:
             message = f" ({interrupts.received.name if interrupts.received else shortened(state.message, 200)})"
         line = f"{printable(self.flow.name)}: {state.name}{message} after {seconds(took_s)}; {counts_text(view)}"
         click.echo(_paint(line, "bad") if state.is_failed() else line, err=True)
+        if self.dashboard and not self.quiet:
+            click.echo(f"its page has ended with it; to keep one: anabranch report {view.run_id}", err=True)
         if state.is_paused() and not self.quiet:
             click.echo("to let it go on: run it again with --approve TASK", err=True)
+
+
+def _tell_address(address: str) -> None:
+    """Say where the run's page is. Whoever has the address can see the run, and cancel it."""
+    click.echo(f"live page: {address}", err=True)
 
 
 def _announce(watch: Progress, name: str) -> None:

@@ -18,8 +18,8 @@ from anabranch.drawing import ROLE_LOOKS
 from anabranch.printable import seconds
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Pending, Running, Skipped, Success
 
-BOX_W, BOX_H = 118, 34
-LAYER_PX, ROW_PX = 152, 46
+BOX_W, BOX_H = 118, 38
+LAYER_PX, ROW_PX = 152, 50
 MARGIN = 16
 MAX_WIDTH_PX = 9_000  # a canvas of more than 16,000 pixels, twice that on fine screens, is not drawn at all
 TITLE = 17  # characters that fit into a box
@@ -188,8 +188,8 @@ def _row(box: _Box, x: float, y: float) -> dict[str, Any]:
         "ink": look.ink,
         "line": INK if any(node.shape.is_map for node in box.nodes) else FAINT,
         "lw": 2.2 if any(node.shape.is_map for node in box.nodes) else 1.0,
-        "title_y": y - (6 if detail else 0) - (2 if has_strip else 0),
-        "detail_y": y + (6 if has_strip else 8),
+        "title_y": y - (6 if detail else 0) - (4 if has_strip else 0),
+        "detail_y": y + (4 if has_strip else 8),
         "strip_t": y + BOX_H / 2 - 7,
         "strip_b": y + BOX_H / 2 - 3,
         "bad_l": ends[0],

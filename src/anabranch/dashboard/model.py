@@ -51,7 +51,7 @@ class NodeModel:
     attempt: int = 1
     worker: str = ""
     retries: int = 0
-    """Attempts beyond the first, of all elements."""
+    """Attempts beyond the first, of what has ended."""
     began: float | None = None
     ended: float | None = None
     codes: Codes = field(default_factory=lambda: np.zeros(0, np.uint8))
@@ -240,7 +240,8 @@ class RunModel:
             records = unit.records.get(slug, {})
             is_bad = False
             for index, state in records.items():
-                node.retries += state.is_retrying()
+                if state.is_finished():
+                    node.retries += state.attempt - 1
                 if state.is_failed():
                     is_bad = True
                     self.failures.note(slug, index, state, worker=unit.worker)
@@ -257,7 +258,8 @@ class RunModel:
     def _take_single(self, node: NodeModel, state: State, worker: str) -> None:
         node.worker, node.attempt = state.worker or worker, state.attempt
         node.version += 1
-        node.retries += state.is_retrying()
+        if state.is_finished():
+            node.retries += state.attempt - 1
         if state.start_time is not None and state.end_time is not None:
             node.began = state.start_time.timestamp()
             node.durations.add(state.duration_s or 0.0)
