@@ -114,7 +114,8 @@ class _RunView:
         self._is_sure = False
         self._seen_over: bool | None = None
         self._looked_at = 0.0
-        self.root = Column(sizing_mode="stretch_width")
+        self._is_going = False
+        self.root = Column(children=[self._told], sizing_mode="stretch_width")
         self._show()
         self._update_buttons()
 
@@ -148,7 +149,8 @@ class _RunView:
         if now - self._looked_at < LOOK_S:
             return False
         self._looked_at = now
-        return self._library.actions.can_cancel(self._model.run_id)
+        was_going, self._is_going = self._is_going, self._library.actions.can_cancel(self._model.run_id)
+        return was_going or self._is_going  # once more when it has ended: that may have been quick
 
     def _update_buttons(self) -> None:
         actions, run_id = self._library.actions, self._model.run_id

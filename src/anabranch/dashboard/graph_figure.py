@@ -13,7 +13,7 @@ from bokeh.plotting import figure
 
 from anabranch.dashboard.layout import Layout, layered
 from anabranch.dashboard.looks import FAINT, FONT, INK, look_of_code, plain
-from anabranch.dashboard.model import NodeModel, RunModel
+from anabranch.dashboard.model import NodeModel, RunModel, is_failure
 from anabranch.drawing import ROLE_LOOKS
 from anabranch.printable import seconds
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Pending, Running, Skipped, Success
@@ -60,7 +60,8 @@ class GraphFigure:
         self._seen: dict[str, int] = {}
         self._source = ColumnDataSource(self._columns(layout, squeeze))
         plot = figure(
-            width=max(width, 200), height=height, x_range=Range1d(-MARGIN, width - MARGIN),
+            width=max(width, 200), min_width=max(width, 200), height=height, styles={"flex-shrink": "0"},
+            x_range=Range1d(-MARGIN, width - MARGIN),
             y_range=Range1d(height - MARGIN, -MARGIN), tools="", toolbar_location=None, min_border=0,
             outline_line_color=None, background_fill_alpha=0, border_fill_alpha=0,
         )  # fmt: skip
@@ -165,12 +166,12 @@ def _row(box: _Box, x: float, y: float) -> dict[str, Any]:
     code = _code_of(box)
     is_given = box.kind == "parameter" and code in (Pending.code, Success.code)  # it is neither run nor recorded
     look = ROLE_LOOKS["parameter"] if is_given else look_of_code(code)
-    width, done = total.total(), sum(n for c, n in total.items() if c >= FIRST_FINAL_CODE)
-    failed = sum(n for c, n in total.items() if c >= FIRST_FAILED_CODE)
+    width, well = total.total(), sum(n for c, n in total.items() if FIRST_FINAL_CODE <= c < FIRST_FAILED_CODE)
+    failed = sum(n for c, n in total.items() if is_failure(c))
     has_strip = box.is_group or any(node.width for node in box.nodes)
     left, room = x - BOX_W / 2 + 5, BOX_W - 10
     bad = 0.0 if not failed else max(LEAST_BAD, failed / max(1, width))
-    good = min(1.0 - bad, done / max(1, width) - failed / max(1, width))
+    good = min(1.0 - bad, well / max(1, width))
     ends = [left, left + room * bad, left + room * (bad + max(0.0, good)), left + room] if has_strip else [left] * 4
     symbol = (
         "▤ "

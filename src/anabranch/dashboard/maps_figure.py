@@ -17,6 +17,7 @@ from bokeh.models import (
     LinearColorMapper,
     Range1d,
     Row,
+    Spacer,
 )
 from bokeh.plotting import figure
 from numpy.typing import NDArray
@@ -60,7 +61,11 @@ class MapsFigure:
         self._sheet = sheet
         self._cards: dict[str, _Card] = {}
         self._more = Div(text="", stylesheets=[sheet])
-        self._row = Row(sizing_mode="stretch_width", styles={"flex-wrap": "wrap", "gap": "10px 18px"})
+        self._row = Row(
+            children=[Spacer(width=0, height=0)],
+            sizing_mode="stretch_width",
+            styles={"flex-wrap": "wrap", "gap": "10px 18px"},
+        )
         self.root = Column(children=[self._row, self._more], sizing_mode="stretch_width")
         self.update()
 

@@ -97,8 +97,8 @@ class NodeModel:
         return sum(n for code, n in self.counts().items() if code >= FIRST_FINAL_CODE)
 
     def failed(self) -> int:
-        """Task runs that ended badly."""
-        return sum(n for code, n in self.counts().items() if code >= FIRST_FAILED_CODE)
+        """Task runs that failed; what was cancelled did not."""
+        return sum(n for code, n in self.counts().items() if is_failure(code))
 
     def widen(self, width: int) -> None:
         """Make room for so many elements."""
@@ -134,6 +134,11 @@ def _rest_of(state: State, known: Mapping[int, int]) -> int:
         return Skipped.code if state.is_skipped() else Success.code
     told = sum(n for code, n in known.items() if code >= FIRST_FAILED_CODE)
     return Crashed.code if told < state.counts.failed else Success.code
+
+
+def is_failure(code: int) -> bool:
+    """Whether a code is that of a failure of any kind."""
+    return FIRST_FAILED_CODE <= code < Cancelled.code
 
 
 class RunModel:

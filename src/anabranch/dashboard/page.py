@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bokeh.models import Column, Div, Row, TabPanel, Tabs, UIElement
+from bokeh.models import Column, Div, Row, Spacer, TabPanel, Tabs, UIElement
 from jinja2 import Template
 
 from anabranch.dashboard import texts
@@ -63,7 +63,7 @@ class RunPage:
         self._sheet = style_sheet()
         self._head = self._text()
         self._failures_head = self._text()
-        self._failures = Column(sizing_mode="stretch_width")
+        self._failures = Column(children=[Spacer(height=0)], sizing_mode="stretch_width")  # Bokeh warns of empty ones
         self._groups: dict[int, tuple[Div, Div, int, int]] = {}
         self._tasks, self._logs, self._parameters = self._text(), self._text(), self._text()
         self._graphs = [GraphFigure(model, folded=False)]

@@ -36,7 +36,9 @@ class RowsFigure:
             "y_range": self._factors, "tools": "", "toolbar_location": None, "min_border_top": 4, "height": 200,
             "outline_line_color": None, "border_fill_alpha": 0, "background_fill_alpha": 0,
         }  # fmt: skip
-        self._progress = figure(width=430, x_range=Range1d(0, 1.62), **common)
+        self._progress = figure(
+            width=430, min_width=430, styles={"flex-shrink": "0"}, x_range=Range1d(0, 1.62), **common
+        )
         bars = self._progress.hbar("row", left="left", right="right", height=0.62, fill_color="fill", line_color=None,
                                    source=self._bars)  # fmt: skip
         self._progress.text(1.03, "row", text="text", text_font=value(FONT), text_font_size="11.5px", text_color=INK,
@@ -44,7 +46,7 @@ class RowsFigure:
         self._progress.xaxis.visible = False
         self._progress.min_border_bottom = 40
         self._timeline = figure(
-            x_range=self._seconds, sizing_mode="stretch_width", min_width=320, min_border_bottom=40, **common
+            x_range=self._seconds, sizing_mode="stretch_width", min_width=340, min_border_bottom=40, **common
         )
         spans = self._timeline.hbar("row", left="left", right="right", height=0.62, fill_color="fill", line_color=None,
                                     source=self._spans)  # fmt: skip
@@ -64,7 +66,7 @@ class RowsFigure:
         self._timeline.xaxis.axis_label_text_font_style = "normal"
         self._timeline.xaxis.axis_label_text_color = FAINT
         self.root = Row(
-            children=[self._progress, self._timeline], sizing_mode="stretch_width", styles={"flex-wrap": "wrap"}
+            children=[self._progress, self._timeline], sizing_mode="stretch_width", styles={"overflow-x": "auto"}
         )
         self.update()
 

@@ -33,8 +33,8 @@ class RunsPage:
         self._older = Button(label="Older", width=90, disabled=True)
         self._table = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         head = Div(text='<div class="head"><h1>Runs</h1></div>', stylesheets=[sheet], sizing_mode="stretch_width")
-        self._text.on_change("value", lambda *_: self._turn(-self._offset))
-        self._state.on_change("value", lambda *_: self._turn(-self._offset))
+        self._text.on_change("value", self._search)
+        self._state.on_change("value", self._search)
         self._newer.on_click(lambda: self._turn(-PAGE))
         self._older.on_click(lambda: self._turn(PAGE))
         controls = [self._text, self._state, self._newer, self._older]
@@ -43,6 +43,9 @@ class RunsPage:
             sizing_mode="stretch_width",
         )
         self.update()
+
+    def _search(self, attr: str, old: object, new: object) -> None:
+        self._turn(-self._offset)
 
     def _turn(self, by: int) -> None:
         self._offset = max(0, self._offset + by)
