@@ -12,7 +12,7 @@ from bokeh.models import Column, ColumnDataSource, HoverTool, Range1d
 from bokeh.plotting import figure
 
 from anabranch.dashboard.layout import Layout, layered
-from anabranch.dashboard.looks import FAINT, FONT, INK, look_of_code, plain
+from anabranch.dashboard.looks import FAINT, FONT, INK, SCROLLING, look_of_code, plain
 from anabranch.dashboard.model import NodeModel, RunModel, is_failure
 from anabranch.drawing import ROLE_LOOKS
 from anabranch.printable import seconds
@@ -85,7 +85,8 @@ class GraphFigure:
         )
         self.root = Column(
             plot, sizing_mode="stretch_width",
-            styles={"overflow-x": "auto", "border": "1px solid #e3e7eb", "border-radius": "8px", "padding": "4px"},
+            styles={**SCROLLING, "border": "1px solid #e3e7eb", "border-radius": "8px", "padding": "4px",
+                    "box-sizing": "border-box"},
         )  # fmt: skip
 
     def update(self) -> None:

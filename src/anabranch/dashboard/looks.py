@@ -12,6 +12,8 @@ FONT = "'Helvetica Neue', Helvetica, Arial, sans-serif"
 INK = DARK
 FAINT = "#5b626b"
 LINE = "#d5dae0"
+# Without a width of its own a box asks for no more than there is: on narrow screens it scrolls, and not the page.
+SCROLLING = {"overflow-x": "auto", "width": "0", "min-width": "100%"}
 CACHED = Look("#7cc4ad", DARK, "✓")  # paler than a success that was worked for
 
 # From what matters least to what must be seen: where one pixel stands for several elements, the last of these wins.
@@ -94,12 +96,13 @@ table {{ border-collapse: collapse; width: 100%; font-size: 13px; }}
 th {{ text-align: left; font-weight: 600; border-bottom: 1px solid {LINE}; padding: 5px 10px 5px 0; }}
 td {{ border-bottom: 1px solid #eceff2; padding: 5px 10px 5px 0; vertical-align: top; overflow-wrap: anywhere; }}
 td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
-.scroll {{ overflow-x: auto; max-width: 100%; }}
+.scroll {{ overflow-x: auto; width: 0; min-width: 100%; }}
 details {{ border: 1px solid {LINE}; border-left: 4px solid {LOOKS[BY_CODE[20]].fill}; border-radius: 6px;
   padding: 7px 12px; margin: 0 0 8px; background: #fff; }}
 summary {{ cursor: pointer; overflow-wrap: anywhere; }}
 summary code {{ color: {FAINT}; }}
 pre {{ background: #f6f8fa; border-radius: 6px; padding: 9px 11px; overflow-x: auto; font-size: 12.5px;
+  width: 0; min-width: 100%; box-sizing: border-box;
   margin: 6px 0; }}
 code, pre {{ font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; }}
 .none {{ color: {FAINT}; padding: 6px 0; }}

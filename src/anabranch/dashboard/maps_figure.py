@@ -29,7 +29,7 @@ from anabranch.states import BY_CODE
 MAX_MAPS = 12  # squares; of more maps, those with failures come first
 MAX_CELLS = 10_000  # of a square: 11 kB to send, and a hundred pixels a side
 EVERY_S = 1.0  # between two pictures of a map
-SIDE_PX = 190
+SIDE_PX = 165
 MARKS_FROM = 400  # cells: where there are fewer, one is large enough
 MAX_MARKS = 300
 
@@ -62,7 +62,7 @@ class MapsFigure:
         self._cards: dict[str, _Card] = {}
         self._more = Div(text="", stylesheets=[sheet])
         self._row = Row(
-            children=[Spacer(width=0, height=0)],
+            children=[Spacer(visible=False)],
             sizing_mode="stretch_width",
             styles={"flex-wrap": "wrap", "gap": "10px 18px"},
         )
@@ -93,7 +93,7 @@ class _Card:
         self._version = -1
         self._drawn_at = 0.0
         self._width = 0
-        self._title = Div(text="", stylesheets=[sheet], disable_math=True, width=2 * SIDE_PX + 10)
+        self._title = Div(text="", stylesheets=[sheet], disable_math=True, width=2 * SIDE_PX)
         self._image = ColumnDataSource({"image": [], "first": []})
         self._bars = ColumnDataSource({"left": [], "right": [], "top": [], "what": []})
         grid = figure(width=SIDE_PX, height=SIDE_PX, x_range=Range1d(0, 1), y_range=Range1d(0, 1), **_BARE)
@@ -103,9 +103,9 @@ class _Card:
         )  # fmt: skip
         self._marks = ColumnDataSource({"x": [], "y": [], "fill": []})
         grid.scatter("x", "y", size=7, fill_color="fill", line_color="#ffffff", line_width=1.2, source=self._marks)
-        grid.axis.visible = False
+        grid.axis.visible = grid.grid.visible = False
         grid.add_tools(HoverTool(renderers=[drawn], tooltips=[("element", "@first")], attachment="below"))
-        times = figure(width=SIDE_PX + 10, height=SIDE_PX, x_axis_type="log", y_range=Range1d(0, 1),
+        times = figure(width=SIDE_PX, height=SIDE_PX, x_axis_type="log", y_range=Range1d(0, 1),
                        x_range=Range1d(1e-3, 1), **_BARE)  # fmt: skip
         bars = times.quad(left="left", right="right", bottom=0, top="top", fill_color="#56b4e9", line_color="#ffffff",
                           source=self._bars)  # fmt: skip

@@ -63,7 +63,9 @@ class RunPage:
         self._sheet = style_sheet()
         self._head = self._text()
         self._failures_head = self._text()
-        self._failures = Column(children=[Spacer(height=0)], sizing_mode="stretch_width")  # Bokeh warns of empty ones
+        self._failures = Column(
+            children=[Spacer(visible=False)], sizing_mode="stretch_width"
+        )  # Bokeh warns of empty ones
         self._groups: dict[int, tuple[Div, Div, int, int]] = {}
         self._tasks, self._logs, self._parameters = self._text(), self._text(), self._text()
         self._graphs = [GraphFigure(model, folded=False)]

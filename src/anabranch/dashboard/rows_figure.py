@@ -8,7 +8,7 @@ from bokeh.core.property.vectorization import value
 from bokeh.models import ColumnDataSource, FactorRange, HoverTool, NumeralTickFormatter, Range1d, Row
 from bokeh.plotting import figure
 
-from anabranch.dashboard.looks import FAINT, FONT, INK, SEVERITY, brief, look_of_code, plain
+from anabranch.dashboard.looks import FAINT, FONT, INK, SCROLLING, SEVERITY, brief, look_of_code, plain
 from anabranch.dashboard.model import STEPS, NodeModel, RunModel
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, Failed, Pending, Running, Success
 
@@ -65,9 +65,7 @@ class RowsFigure:
         self._timeline.xaxis.axis_label = "seconds since the run began"
         self._timeline.xaxis.axis_label_text_font_style = "normal"
         self._timeline.xaxis.axis_label_text_color = FAINT
-        self.root = Row(
-            children=[self._progress, self._timeline], sizing_mode="stretch_width", styles={"overflow-x": "auto"}
-        )
+        self.root = Row(children=[self._progress, self._timeline], sizing_mode="stretch_width", styles=SCROLLING)
         self.update()
 
     def update(self) -> None:
