@@ -22,6 +22,7 @@
     │   └── GraphvizMissing
     ├── ReportError (OSError)              a report of a run that cannot be written
     ├── PagesError (RuntimeError)          live pages that cannot be served
+    ├── MetricsError (OSError)             metrics that cannot be handed over
     ├── ExecutorError (RuntimeError)       the place where tasks should run
     │   ├── SchedulerUnreachable (ConnectionError)
     │   ├── NoWorkersError (TimeoutError)
@@ -148,6 +149,10 @@ class FlowLoadError(AnabranchError, ImportError):
 
 class ReportError(AnabranchError, OSError):
     """The report of a run cannot be written."""
+
+
+class MetricsError(AnabranchError, OSError):
+    """Metrics cannot be written or sent."""
 
 
 class PagesError(AnabranchError, RuntimeError):

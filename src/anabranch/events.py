@@ -62,6 +62,8 @@ class UnitEnded:
     """State of each of them, one byte each, by slug of the map, in the order of `indices`."""
     records: Mapping[str, Mapping[int, State]] = field(default_factory=dict)
     """States of those that are more than plain Success, by slug of the map and element."""
+    is_recorded: bool = False
+    """Whether it was done before this run was resumed."""
 
 
 @dataclass(frozen=True, slots=True)

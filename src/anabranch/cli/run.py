@@ -113,6 +113,8 @@ def run(
     executor: str | None,
     workers: int | None,
     dashboard: bool,
+    metrics_file: str | None,
+    pushgateway: str | None,
     progress: bool | None,
     as_json: bool,
     quiet: bool,
@@ -124,7 +126,7 @@ def run(
     The flow's parameters are options: anabranch run etl.py --date 2026-11-20. They come after the file;
     anabranch run etl.py --help lists them. Lists are given by repeating an option, or as JSON.
     """
-    from anabranch.cli.session import Session
+    from anabranch.cli.session import MetricsWanted, Session
     from anabranch.loading import shipped_by_value
 
     loaded: LoadedFlow = ctx.meta[_LOADED]
@@ -144,8 +146,9 @@ def run(
         text = 'that line runs a flow, so nothing after it was executed; put it under `if __name__ == "__main__":`'
         click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)
     if detach:
-        if dashboard:
-            raise click.UsageError("--dashboard shows runs of this process: not with --detach; see anabranch attach")
+        if dashboard or metrics_file or pushgateway:
+            text = "--dashboard, --metrics-file and --pushgateway are for runs of this process: not with --detach"
+            raise click.UsageError(text)
         with shipped_by_value(loaded, with_neighbours=True):
             _detach(flow, values, place, keep="all" if keep_all else keep, approve=approve)
         return
@@ -160,6 +163,7 @@ def run(
         verbose=verbose,
         as_json=as_json,
         dashboard=dashboard,
+        metrics=MetricsWanted(metrics_file, pushgateway),
     )
     is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):

@@ -10,7 +10,7 @@ import hmac
 import secrets
 import time
 from collections import deque
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from functools import cache
 from hashlib import sha256
 from http.cookies import CookieError, SimpleCookie
@@ -22,6 +22,8 @@ from bokeh.server.tornado import BokehTornado
 from bokeh.server.views.doc_handler import DocHandler
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
+
+from anabranch.metrics import CONTENT_TYPE
 
 TOKEN = "token"
 WRONG_A_MINUTE = 20  # guesses; a token of 256 bits needs no more protection, and a log no more lines
@@ -61,14 +63,20 @@ class Gate:
             return 403, "requests of other sites are refused"
         if self._has_cookie(request):
             return None
-        if self.token_of(request) is None:
+        given = self._bearer(request) or self.token_of(request)
+        if given is None:
             return 401, "open the address that was printed, with its token"
         if self._is_hasty():
             return 429, "too many wrong tokens; try again in a minute"
-        if not self.is_token(self.token_of(request)):
+        if not self.is_token(given):
             self._wrong.append(time.monotonic())
             return 401, "that is not the token of this server; it is in the address that was printed"
         return None
+
+    def _bearer(self, request: HTTPServerRequest) -> str | None:
+        """The token in a header, as Prometheus and scripts send it."""
+        kind, _, token = (request.headers.get("Authorization") or "").partition(" ")
+        return token.strip() if kind.lower() == "bearer" else None
 
     def token_of(self, request: HTTPServerRequest) -> str | None:
         """The token in a request's address."""
@@ -163,6 +171,19 @@ class LoggedIn(_Headers):
         ]
         path = "/" + self.request.path.lstrip("/\\")  # never another server's: "//host" would be one
         self.redirect(path + (f"?{urlencode(rest)}" if rest else ""))
+
+
+class MetricsPage(RequestHandler):
+    """Metrics in Prometheus's text format."""
+
+    def initialize(self, text: Callable[[], str]) -> None:
+        """Keep what gives the text."""
+        self._text = text
+
+    def get(self) -> None:
+        """Answer a scrape."""
+        self.set_header("Content-Type", CONTENT_TYPE)
+        self.write(self._text())
 
 
 class _Page(_Headers, DocHandler):  # type: ignore[misc]

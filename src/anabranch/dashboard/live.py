@@ -70,7 +70,7 @@ def live_page(
     else:
         sys.stderr.write(f"live page of {printable(plan.name)}: {address}\n")
         sys.stderr.flush()
-    return LivePage([run], run.wants_end)
+    return LivePage([run, pages.metrics], run.wants_end)
 
 
 def serving() -> Pages:

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from anabranch.dashboard.library import ChildActions, Library
 from anabranch.errors import PagesError
+from anabranch.metrics import Metrics
 
 HOST = "127.0.0.1"
 START_S = 20.0  # importing Bokeh takes half a second; on a busy machine many times that
@@ -41,6 +42,8 @@ class Pages:
 
     def __init__(self, library: Library, *, port: int = 0) -> None:
         self.library = library
+        self.metrics = Metrics()
+        """An observer for the runs of this process; what it counts is served as ``/metrics``."""
         self._token = secrets.token_urlsafe(32)
         self._socket = _bound(port)
         self.port: int = self._socket.getsockname()[1]
@@ -96,7 +99,7 @@ class Pages:
         from tornado.ioloop import IOLoop
 
         from anabranch.dashboard.documents import applications
-        from anabranch.dashboard.guard import Gate, GuardedTornado
+        from anabranch.dashboard.guard import Gate, GuardedTornado, MetricsPage
 
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         hosts = [f"{name}:{self.port}" for name in (HOST, "localhost")]
@@ -104,6 +107,7 @@ class Pages:
             applications(self.library),
             Gate(self._token, hosts, f"anabranch-{self.port}"),
             absolute_url="",
+            extra_patterns=[("/metrics", MetricsPage, {"text": self.metrics.text})],
             extra_websocket_origins=hosts,
             include_headers=[],  # what is in them would be in the page: the cookie, for one
             include_cookies=[],

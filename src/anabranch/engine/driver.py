@@ -171,7 +171,7 @@ class Driver:
         nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
         self._tell(RunStarted(self._clock(), self._plan.name, self._plan.run_id, nodes))
         for report in self._plan.recorded:
-            self._tell_report(report)
+            self._tell_report(report, is_recorded=True)
         self._ship_program(started)
         stimulus: Stimulus = Started(self._clock(), self._plan.recorded)
         while True:
@@ -365,7 +365,7 @@ class Driver:
                 self._observers.remove(observer)
                 _log.exception("an observer failed and is told nothing more: %r", observer)
 
-    def _tell_report(self, report: Report) -> None:
+    def _tell_report(self, report: Report, *, is_recorded: bool = False) -> None:
         if not self._observers:
             return
         event = UnitEnded(
@@ -377,6 +377,7 @@ class Driver:
             indices=report.indices if report.indices is not None else (),
             codes={each.slug: each.codes for each in report.columns},
             records={each.slug: each.records for each in report.columns if each.records},
+            is_recorded=is_recorded,
         )
         self._tell(event)
 
