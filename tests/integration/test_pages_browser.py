@@ -25,6 +25,14 @@ from anabranch.triggers import all_finished
 WIDTH = 10_000
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _store_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Other processes write to this store; tests that open one file twice in this process would take its locks away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANABRANCH_HOME", str(tmp_path_factory.mktemp("pages-home")))
+        yield
+
+
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
     with chromium() as found:

@@ -99,10 +99,13 @@ def test_metrics_that_nobody_takes_are_a_warning_and_change_nothing(file: str, t
     assert "warning: the pushgateway at 127.0.0.1:1 did not take the metrics" in outcome.stderr
 
 
-def test_the_pages_are_served_until_they_are_ended(file: str):
+def test_the_pages_are_served_until_they_are_ended(tmp_path: Path):
     # given
     process = subprocess.Popen(
-        [sys.executable, "-m", "anabranch", "ui"], stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(os.environ)
+        [sys.executable, "-m", "anabranch", "ui"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "ANABRANCH_HOME": str(tmp_path)},
     )
     try:
         assert process.stdout is not None
