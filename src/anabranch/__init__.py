@@ -18,6 +18,7 @@ from anabranch.mapping import apply_map, flatten, mapped, unmapped
 from anabranch.node import Node
 from anabranch.resources import resource_manager
 from anabranch.scope import tags
+from anabranch.secret import Secret
 from anabranch.settings import config
 from anabranch.signals import CANCEL, ENDRUN, FAIL, LOOP, PAUSE, RETRY, SKIP, SUCCESS, TRIGGERFAIL, VALIDATIONFAIL
 from anabranch.task import Dependency, Parameter, Task, task
@@ -25,8 +26,12 @@ from anabranch.task import Dependency, Parameter, Task, task
 if TYPE_CHECKING:
     from anabranch import engine as engine
     from anabranch import executors as executors
+    from anabranch import notifiers as notifiers
     from anabranch import results as results
+    from anabranch import schedules as schedules
+    from anabranch import storage as storage
     from anabranch import tasks as tasks
+    from anabranch.replaying import replay as replay
 
 __all__ = [  # noqa: RUF022  # in groups, as above
     # Writing flows
@@ -34,6 +39,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "Flow",
     "Node",
     "Parameter",
+    "Secret",
     "Switch",
     "Task",
     "apply_map",
@@ -54,7 +60,11 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "config",
     "context",
     "executors",
+    "notifiers",
+    "replay",
     "results",
+    "schedules",
+    "storage",
     # What tasks can say
     "CANCEL",
     "ENDRUN",
@@ -71,13 +81,17 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "triggers",
 ]
 
-_LAZY = ("engine", "executors", "results", "tasks")
+_LAZY = ("engine", "executors", "notifiers", "results", "schedules", "storage", "tasks")
 
 
 def __getattr__(name: str) -> Any:
     """Load a part of the library when it is first asked for."""
     if name in _LAZY:
         return import_module(f"anabranch.{name}")
+    if name == "replay":
+        from anabranch.replaying import replay
+
+        return replay
     if name == "__version__":
         from anabranch.version import VERSION
 

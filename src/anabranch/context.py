@@ -99,6 +99,11 @@ def is_running() -> bool:
     return _TASK.get() is not None
 
 
+def current() -> TaskContext | None:
+    """The context of the task that is running here, if one is."""
+    return _TASK.get()
+
+
 def get(name: str, default: Any = None) -> Any:
     """One attribute of the running task's context, or `default` where no task is running or there is no such thing."""
     task = _TASK.get()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -117,6 +118,9 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
     ResumeError
         The record cannot be used like this.
     """
+    from anabranch.checking import checked  # every run loads this module, and few go on with one
+    from anabranch.persisting import going_on
+
     secrets = secrets_of(plan, secret_slugs(plan.graph, parameters))
     start = request.start | _changed(taken.record, plan.graph, rerun=request.rerun_changed)
     choice = Choice(
@@ -129,16 +133,25 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
     recorded = load(taken.store, taken.record.run_id, plan.graph)
     if request.element is not None:
         _check_element(recorded, *request.element)
+    is_foreign = _python_of(taken.record) != sys.version_info[:2]
+    recorded = checked(plan.graph, recorded, repairs=not request.only_failed, loads=is_foreign)
     kept = held(plan.graph, recorded, choice)
     plan = replace(
         plan,
+        graph=going_on(plan.graph),
         run_id=taken.record.run_id,
-        date=taken.record.start,
+        date=plan.date or taken.record.start,
         first_serial=taken.ownership.epoch * SERIALS_OF_AN_OWNER,
         recorded=kept.reports(),
     )
     known = {slug: single.state for slug, single in kept.singles.items()}
     return plan, Recorder(taken.store, taken.ownership, plan.graph, secrets=secrets, known=known)
+
+
+def _python_of(record: RunRecord) -> tuple[int, ...]:
+    """Version of the Python that began a run, in two numbers."""
+    text = record.details.versions.get("python", "") if record.details is not None else ""
+    return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
 
 
 def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:

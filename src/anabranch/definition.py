@@ -20,7 +20,7 @@ from anabranch.names import check_name, short
 from anabranch.node import Node
 from anabranch.parameter import FlowParameter
 from anabranch.places import each_of, holds_node, nodes_of, open_graphs
-from anabranch.policies import Policies
+from anabranch.policies import STORING_OPTIONS, Policies
 from anabranch.signature import RESERVED, STAR, Signature
 from anabranch.template import Template
 from anabranch.where import caller
@@ -49,7 +49,7 @@ class Task(Template, Generic[P, R]):
         self.name = self.__name__ = check_name(name if name is not None else type(self).__name__, "task name")
         self.slug = check_name(slug, "task slug") if slug is not None else None
         try:
-            self.policies = Policies.from_options(_with_nbytes(options))
+            self.policies = _policies(options)
         except OptionError as error:
             raise OptionError(f"task {self.name!r} ({self.where}): {error}") from None
         function = self._function()
@@ -233,7 +233,7 @@ class Task(Template, Generic[P, R]):
     def _node(self, options: dict[str, Any]) -> Node:
         name = check_name(options.pop("name", self.name), "task name")
         try:
-            policies = Policies.from_options(_with_nbytes(options), self.policies) if options else self.policies
+            policies = _policies(options, self.policies) if options else self.policies
         except OptionError as error:
             raise OptionError(f"{self.name}(task_args=…): {error} ({caller()})") from None
         # One Signature for all calls: looking at a function is slow, and it travels to workers once.
@@ -266,6 +266,18 @@ class _Run:
         given = {name: value for name, value in bound.items() if not isinstance(value, FlowParameter)}
         positional, keywords = self.task.signature.split(given)
         return self.task._function()(*positional, **keywords)
+
+
+def _policies(options: Mapping[str, Any], base: Policies | None = None) -> Policies:
+    """The policies that options describe, as changes of others."""
+    storing = {name: value for name, value in options.items() if name in STORING_OPTIONS}
+    rest = {name: value for name, value in options.items() if name not in storing}
+    policies = Policies.from_options(_with_nbytes(rest), base)
+    if all(value is None for value in storing.values()):
+        return policies
+    from anabranch.storing import storing_of  # which few tasks need, and which takes a while to load
+
+    return replace(policies, storing=storing_of(storing, policies.storing))
 
 
 def _with_nbytes(options: Mapping[str, Any]) -> Mapping[str, Any]:

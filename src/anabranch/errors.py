@@ -18,6 +18,11 @@
     ├── UnsendableError (TypeError)        what cannot be sent to workers, all of it at once
     ├── SettingError (AttributeError)      a setting that is unknown or of the wrong type
     ├── FlowLoadError (ImportError)        a file that does not give the flow asked for
+    ├── ScheduleError (ValueError)         a schedule that cannot be, or has no times
+    ├── RegistryError (RuntimeError)       the registry of flows, or what waits to run
+    │   ├── FlowNotRegistered (LookupError)
+    │   └── UnregistrableFlow (ValueError)   every reason why a flow cannot be registered
+    ├── ServiceError (RuntimeError)        a service that cannot start as asked
     ├── DrawingError (RuntimeError)        a picture of a flow that cannot be made
     │   └── GraphvizMissing
     ├── ReportError (OSError)              a report of a run that cannot be written
@@ -44,6 +49,7 @@
     │   └── ResultStoreError (OSError)       the place where values are stored
     ├── ExtraMissing (ImportError)         a package that only some need
     ├── RunHandleError (LookupError)       a detached run that a scheduler does not know, or has lost
+    ├── ReplayError (LookupError)          an attempt that cannot be run again like this
     ├── ResultReleased (LookupError)       a value that was not kept
     ├── FlowRunFailed (RuntimeError)       asked for by ``raise_on_failure``, without a user's exception
     └── TaskError                          how a task run can fail, seen as a value
@@ -55,6 +61,7 @@
         ├── UnstorableValueError (TypeError)
         ├── CodeNotLoadable (ImportError)
         ├── VersionMismatch (ImportError)
+        ├── SecretNotFound (LookupError)     a secret that is not where it is used
         ├── ProcessDied (RuntimeError)       the task's own process ended, or was killed for its memory
         └── WorkerLost (RuntimeError)
 """
@@ -159,6 +166,26 @@ class PagesError(AnabranchError, RuntimeError):
     """Live pages cannot be served as asked."""
 
 
+class ScheduleError(AnabranchError, ValueError):
+    """A schedule cannot be as it was written, or has no times."""
+
+
+class RegistryError(AnabranchError, RuntimeError):
+    """The registry of flows cannot be used, or not like this."""
+
+
+class FlowNotRegistered(RegistryError, LookupError):
+    """The registry has no flow of this name."""
+
+
+class UnregistrableFlow(ProblemsError, RegistryError, ValueError):
+    """A flow cannot be registered; ``problems`` lists every reason. Nothing of it was."""
+
+
+class ServiceError(AnabranchError, RuntimeError):
+    """A service cannot start as it was asked to."""
+
+
 class DrawingError(AnabranchError, RuntimeError):
     """A picture of a flow could not be made."""
 
@@ -234,6 +261,9 @@ class ResultDamaged(ResultError, ValueError):
 class ResultConflict(ResultError, ValueError):
     """The location of a result has the value of another task run, or a file that is no result."""
 
+    owner: str = ""
+    """Ids of whose value is there, as JSON; nothing if it is no result."""
+
 
 class LocationError(ResultError, ValueError):
     """The name of a result could leave its store, or cannot be a name everywhere."""
@@ -249,6 +279,10 @@ class ExtraMissing(AnabranchError, ImportError):
 
 class RunHandleError(AnabranchError, LookupError):
     """A detached run that a scheduler does not know, or whose driver it has lost."""
+
+
+class ReplayError(AnabranchError, LookupError):
+    """An attempt of a recorded run cannot be run again here."""
 
 
 class ResultReleased(AnabranchError, LookupError):
@@ -289,6 +323,10 @@ class UnstorableValueError(TaskError, TypeError):
 
 class CodeNotLoadable(TaskError, ImportError):
     """The code of a task cannot be loaded where it should run."""
+
+
+class SecretNotFound(TaskError, LookupError):
+    """A secret is not there in the process that uses it."""
 
 
 class ProcessDied(TaskError, RuntimeError):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import linecache
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
@@ -101,6 +102,18 @@ def failure_lines(view: FlowRunView, *, in_full: bool = False, paint: Paint = pl
     if by_task and held:
         lines += [paint(f"  held up by that: {_names(held)}", "faint"), ""]
     return lines[:-1]
+
+
+def further_lines(view: FlowRunView) -> list[str]:
+    """Commands with which to look further: at the run, at the task run that failed first, and on with what is left."""
+    run = view.run_id
+    commands = [("the whole run", f"anabranch show {run}")]
+    named = [name for name, _ in view.failures()[:1]]
+    for name in map(shlex.quote, map(printable, named)):
+        commands.append(("what it logged", f"anabranch logs {run} {name}"))
+        commands.append(("once more, here", f"anabranch replay {run} {name} --pdb"))
+    commands.append(("what is left", f"anabranch resume {run}"))
+    return [f"  {what + ':':<17}{command}" for what, command in commands] + [""]
 
 
 def tolerated_lines(view: FlowRunView) -> list[str]:

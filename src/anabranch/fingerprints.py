@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import CodeType, FunctionType, MethodType
 from typing import Any
@@ -30,6 +30,11 @@ def fingerprints(graph: FrozenGraph) -> dict[str, str]:
         for slug, node in graph.nodes.items()
         if node.kind != "parameter"
     }
+
+
+def code_of(function: Callable[..., Any]) -> str:
+    """A text that changes when a function, or one of the user's own that it calls, does."""
+    return _PREFIX + hashlib.sha256(_value(function, 0, set()).encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def changes(before: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

@@ -6,6 +6,7 @@ import inspect
 import re
 import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, overload
 
@@ -30,7 +31,11 @@ if TYPE_CHECKING:
     from anabranch.events import Observer
     from anabranch.executors.base import Executor
     from anabranch.handle import RunHandle
+    from anabranch.registering import Registrable
+    from anabranch.results.base import Result
+    from anabranch.runs.flow_table import FlowRecord
     from anabranch.runview import FlowRunView
+    from anabranch.schedules import Schedule
 
 
 class Flow(Writing):
@@ -53,23 +58,35 @@ class Flow(Writing):
         What is in it from the start.
     reference_tasks
         Nodes that decide the state of runs; default: the terminal ones, cleanups of resources excepted.
+    result, result_handler
+        Where the values of tasks are stored that name no result of their own; the two are the same.
+    schedule
+        When a service runs it, once it is registered: one of `anabranch.schedules`.
+    max_runs
+        How many runs of it services let go on at a time; default: any number.
     """
 
     def __init__(
         self,
         name: str,
         *,
+        schedule: Schedule | None = None,
+        max_runs: int | None = None,
         executor: Executor | None = None,
         state_handlers: Sequence[Handler] = (),
         on_failure: Callable[[Any, Any], Any] | None = None,
         tasks: Iterable[object] = (),
         edges: Iterable[Edge] = (),
         reference_tasks: Iterable[object] = (),
+        result: Result | None = None,
+        result_handler: Result | None = None,
     ) -> None:
         self.name = check_name(name, "flow name")
         self.where = caller()
         self.graph = Graph(self.name)
         self.executor = executor
+        self.schedule = schedule
+        self.max_runs = max_runs
         if isinstance(state_handlers, (str, bytes)) or not isinstance(state_handlers, Collection):
             what = "state_handlers takes a list of functions"
             raise OptionError(f"flow {name!r}: {what}, found {short(state_handlers)} ({self.where})")
@@ -79,12 +96,23 @@ class Flow(Writing):
             raise OptionError(f"flow {name!r}: {what}, found {short(wrong[0])} ({self.where})")
         self.state_handlers = tuple(state_handlers)
         self.on_failure = on_failure
+        self.result = self._result(result, result_handler)
         self._reference = ()
         for each in tasks:
             self.add_task(each)
         for edge in edges:
             self.add_edge(edge.upstream, edge.downstream, key=edge.key, mapped=edge.mapped)
         self.set_reference_tasks(reference_tasks)
+
+    def _result(self, result: Result | None, result_handler: Result | None) -> Result | None:
+        if result is None and result_handler is None:
+            return None
+        from anabranch.storing import result_of
+
+        try:
+            return result_of({"result": result, "result_handler": result_handler})
+        except OptionError as error:
+            raise OptionError(f"flow {self.name!r}: {error} ({self.where})") from None
 
     def __repr__(self) -> str:
         return f"<Flow {self.name!r}: {len(self.graph)} nodes>"
@@ -102,7 +130,7 @@ class Flow(Writing):
         from anabranch.validation import problems_of
 
         problems = [str(error) for error in self.graph.path[0].settle()]
-        problems += problems_of(self.graph, self._reference)
+        problems += problems_of(self.graph, self._reference, self.result)
         if problems:
             raise self._invalid(problems)
 
@@ -110,7 +138,13 @@ class Flow(Writing):
         """A flow of the same nodes; adding to one does not change the other."""
         self._settle()
         twin = Flow(
-            name or self.name, executor=self.executor, state_handlers=self.state_handlers, on_failure=self.on_failure
+            name or self.name,
+            executor=self.executor,
+            schedule=self.schedule,
+            max_runs=self.max_runs,
+            state_handlers=self.state_handlers,
+            on_failure=self.on_failure,
+            result=self.result,
         )
         twin.graph = self.graph.copy(twin.name)
         twin._reference = self._reference
@@ -128,6 +162,17 @@ class Flow(Writing):
 
         self._settle()
         return draw(self.graph, format=format, states=state.states() if state is not None else None, filename=filename)
+
+    def _repr_html_(self) -> str:
+        """The flow in a notebook: its picture where Graphviz is there, else its text for Mermaid."""
+        from anabranch.errors import DrawingError
+        from anabranch.markup import escaped
+
+        try:
+            return f"<div>{self.visualize(format='svg')}</div>"
+        except DrawingError:
+            lines = self.visualize(format="mermaid").split("\n")
+            return f"<p>{escaped(self)}</p><pre>{'<br>'.join(escaped(line) for line in lines)}</pre>"
 
     # Running ----------------------------------------------------------------------------------------------------------
 
@@ -147,6 +192,7 @@ class Flow(Writing):
         resume_element: str | None = None,
         rerun_changed: bool = False,
         dashboard: bool | Callable[[str], object] = False,
+        run_date: datetime | None = None,
         **kwargs: Any,
     ) -> FlowRunView:
         """Run the flow to its end, or go on with a run of it.
@@ -184,6 +230,8 @@ class Flow(Writing):
         dashboard
             Show the run on a page while it goes on, on this machine. The page's address is written to standard error,
             or given to a function; who has it can see and cancel the runs of this process.
+        run_date
+            When the run is, for the flow (``context.date``, an aware datetime); default: its start.
 
         Returns
         -------
@@ -219,6 +267,8 @@ class Flow(Writing):
             run_id=run_id,
             keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
             approved=self._slugs(approve),
+            result=self.result,
+            date=run_date,
         )
         wants_end: Callable[[], str] = str
         if dashboard:
@@ -254,7 +304,8 @@ class Flow(Writing):
 
         self.validate()
         known = self.parameters(by_name=True).values()
-        return delayed_of(plan_of(self.graph, self.reference_tasks(), known, self._given(parameters, kwargs)))
+        given = self._given(parameters, kwargs)
+        return delayed_of(plan_of(self.graph, self.reference_tasks(), known, given, result=self.result))
 
     def submit(
         self,
@@ -299,6 +350,7 @@ class Flow(Writing):
             run_id=run_id,
             keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
             approved=self._slugs(approve),
+            result=self.result,
         )
         checked = check_executor(executor if executor is not None else self.executor)
         return submit_run(plan, self.graph, checked, self._handlers())
@@ -370,6 +422,55 @@ class Flow(Writing):
     def _slugs(self, tasks: object) -> frozenset[str]:
         return frozenset(self.graph.entry(node).slug for each in each_of(tasks) for node in self._known(each))
 
+    # Running by itself ------------------------------------------------------------------------------------------------
+
+    def register(self, project: str = "", labels: Iterable[str] = (), *, storage: object = "source") -> FlowRecord:
+        """Put the flow into the registry, from which services run it: by its schedule, and when they are asked.
+
+        Parameters
+        ----------
+        project, labels
+            For people, and for lists.
+        storage
+            Where its code is when it runs: ``"source"``, the file it was written in; ``"database"``, a pickle in the
+            registry; or a pickle in a `anabranch.storage.LocalStorage` or ``S3Storage``.
+
+        Returns
+        -------
+        FlowRecord
+            With its version, which goes up only when the flow's code or graph is another.
+
+        Raises
+        ------
+        FlowValidationError, UnregistrableFlow, RegistryError
+            Nothing was registered.
+        """
+        from anabranch.registering import put, record_of
+
+        if scope.current().graphs:
+            raise DefinitionError(
+                f"flow {self.name!r}: register() inside a `with Flow` block ({caller()}); call it after the block"
+            )
+        source = f"{self.where.file}:{self.name}"
+        return put(record_of(self.registrable(source), project=project, labels=labels, storage=storage))
+
+    def registrable(self, source: str) -> Registrable:
+        """What the registry needs of this flow; `source` is where it can be loaded from."""
+        import cloudpickle
+
+        from anabranch.registering import Registrable
+
+        self.validate()
+        return Registrable(
+            name=self.name,
+            graph=self.graph.freeze(self.reference_tasks()),
+            parameters=list(self.parameters(by_name=True).values()),
+            schedule=self.schedule,
+            max_runs=self.max_runs,
+            source=source,
+            pickled=lambda: cloudpickle.dumps(self),
+        )
+
     # Keeping ----------------------------------------------------------------------------------------------------------
 
     def save(self, path: str | Path) -> Path:
@@ -404,9 +505,13 @@ def flow(function: Callable[..., Any], /) -> Flow: ...
 def flow(
     *,
     name: str | None = ...,
+    schedule: Schedule | None = ...,
+    max_runs: int | None = ...,
     executor: Executor | None = ...,
     state_handlers: Sequence[Handler] = ...,
     on_failure: Callable[[Any, Any], Any] | None = ...,
+    result: Result | None = ...,
+    result_handler: Result | None = ...,
 ) -> Callable[[Callable[..., Any]], Flow]: ...
 def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
     """Make a `Flow` of a function: parameters from its signature (typed, validated), the graph from its body.

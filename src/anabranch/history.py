@@ -26,16 +26,16 @@ from anabranch.engine.driver import RunPlan
 from anabranch.errors import ResumeError, RunExists, RunStoreError
 from anabranch.fingerprints import fingerprints
 from anabranch.frozen import FrozenGraph
+from anabranch.masking import MASK
 from anabranch.names import short
 from anabranch.parameter import Parameter
-from anabranch.parameters import SECRET_NAME
+from anabranch.parameters import is_secret
 from anabranch.recording import Recorder
 from anabranch.runs import INTERRUPTED, RunDetails, RunRecord, RunStore, default_path, open_store
 from anabranch.secrecy import Secrets
 from anabranch.settings import config
 from anabranch.shape import Shape
 
-MASK = "***"
 MAX_SHOWN = 500  # characters of a parameter's value that lists of runs are for
 
 _log = logging.getLogger("anabranch.history")
@@ -109,7 +109,7 @@ def begin(
         store = current_store()
         if store is None:
             return None
-        facts: dict[str, Any] = {"source": source, "by_default": sorted(by_default)}
+        facts = _facts(source, by_default)
         if shape is not None:
             facts["shape"] = shape.as_data()
         details = _details(plan, secret, facts)
@@ -122,9 +122,13 @@ def begin(
     return Recorder(store, ownership, plan.graph, secrets=secrets_of(plan, secret))
 
 
+def _facts(source: str, by_default: Collection[str]) -> dict[str, Any]:
+    return {"source": source, "by_default": sorted(by_default), "checkpointing": config.checkpointing}
+
+
 def secret_slugs(graph: FrozenGraph, parameters: Iterable[Parameter]) -> frozenset[str]:
     """Parameters whose values are not recorded: those marked as secret, and those whose names say that they are."""
-    marked = {each.name for each in parameters if getattr(each, "secret", False) or SECRET_NAME.search(each.name)}
+    marked = {each.name for each in parameters if is_secret(each)}
     return frozenset(slug for slug, node in graph.nodes.items() if node.kind == "parameter" and node.name in marked)
 
 

@@ -57,15 +57,7 @@ def load_flow(target: str) -> LoadedFlow:
         A flow in it cannot be built.
     """
     place, name, is_file = split_target(target)
-    if not place:
-        raise FlowLoadError(f"expected a file such as etl.py, or a module; found {target!r}")
-    if is_file:
-        path = Path(os.path.abspath(place))
-        module, stopped = _load_file(path, shown=place)
-        directory = path.parent
-    else:
-        directory = Path.cwd()
-        module, stopped = _import(place)
+    module, stopped, directory = _module_of(target, place, is_file)
     try:
         flow = _named(module, name, place) if name else _only(module, place)
     except FlowLoadError as error:
@@ -73,6 +65,39 @@ def load_flow(target: str) -> LoadedFlow:
             raise
         raise FlowLoadError(f"{error}; nothing after {stopped} was executed, because that line runs a flow") from None
     return LoadedFlow(flow, module, directory, is_file, stopped)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModule:
+    """A file or module that has been loaded for its flows."""
+
+    module: ModuleType
+    directory: Path
+    is_file: bool
+    stopped: Where | None = None
+
+
+def load_module(target: str) -> LoadedModule:
+    """Load a file or module, whatever flows it has.
+
+    Raises
+    ------
+    FlowLoadError
+        There is no such file or module, or it raised.
+    """
+    place, _, is_file = split_target(target)
+    module, stopped, directory = _module_of(target, place, is_file)
+    return LoadedModule(module, directory, is_file, stopped)
+
+
+def _module_of(target: str, place: str, is_file: bool) -> tuple[ModuleType, Where | None, Path]:
+    """The module, the line where it wanted to run a flow, and its directory."""
+    if not place:
+        raise FlowLoadError(f"expected a file such as etl.py, or a module; found {target!r}")
+    if is_file:
+        path = Path(os.path.abspath(place))
+        return *_load_file(path, shown=place), path.parent
+    return *_import(place), Path.cwd()
 
 
 def split_target(target: str) -> tuple[str, str, bool]:
@@ -289,7 +314,7 @@ def _kind(value: object) -> str:
 
 
 @contextmanager
-def shipped_by_value(loaded: LoadedFlow, *, with_neighbours: bool) -> Iterator[tuple[str, ...]]:
+def shipped_by_value(loaded: LoadedFlow | LoadedModule, *, with_neighbours: bool) -> Iterator[tuple[str, ...]]:
     """Within it, functions and classes of the flow's file travel as code, as those of ``__main__`` do.
 
     Parameters

@@ -35,6 +35,9 @@ class Parameter(Node):
         Values are validated, and strings converted, by pydantic.
     choices
         Values there are.
+    secret
+        Whether values are kept out of the run store, logs, messages and failures, where ``***`` stands for them. They
+        travel to the workers. A parameter whose name says so (``password``, ``token``) is secret by itself.
 
     Raises
     ------
@@ -50,6 +53,7 @@ class Parameter(Node):
         required: bool | None = None,
         type: Any = None,  # any annotation
         choices: Sequence[Any] | None = None,
+        secret: bool = False,
         tags: Collection[str] = (),
     ) -> None:
         check_name(name, "parameter name")
@@ -63,11 +67,12 @@ class Parameter(Node):
         self.default_value = None if default is _NOT_GIVEN else default  # `default` is a branch, as of any node
         self.required = default is _NOT_GIVEN if required is None else required
         self.type = type
+        self.secret = secret
         self.choices = tuple(choices) if choices is not None else None
         if self.choices is not None and self.default_value is not None and self.default_value not in self.choices:
             raise OptionError(
-                f"parameter {name!r}: the default {short(default)} is not among its choices {self.choices!r} "
-                f"({caller()})"
+                f"parameter {name!r}: the default {'***' if secret else short(default)} is not among its choices "
+                f"{self.choices!r} ({caller()})"
             )
         join(self, scope.current().graphs)
 

@@ -118,7 +118,12 @@ def _from_text(adapter: Any, value: str) -> Any:
 
 def _found(parameter: Parameter, value: Any) -> str:
     kind = f"of type {type(value).__name__}"
-    return f"a value {kind} (not shown)" if SECRET_NAME.search(parameter.name) else f"{short(value, 80)} {kind}"
+    return f"a value {kind} (not shown)" if is_secret(parameter) else f"{short(value, 80)} {kind}"
+
+
+def is_secret(parameter: Parameter) -> bool:
+    """Whether its values are shown to nobody: it is marked as secret, or its name says that it is."""
+    return bool(getattr(parameter, "secret", False) or SECRET_NAME.search(parameter.name))
 
 
 def shown_type(annotation: Any) -> str:

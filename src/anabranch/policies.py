@@ -159,6 +159,18 @@ _RETRY_OPTIONS = {
     "retry_on": "on",
 }
 
+STORING_OPTIONS = (
+    "result",
+    "result_handler",
+    "target",
+    "location",
+    "checkpoint",
+    "cache_for",
+    "cache_key",
+    "cache_validator",
+)
+"""Options of a task that `anabranch.storing` makes a value of, which becomes the policy `storing`."""
+
 Handler: TypeAlias = Callable[[Any, Any, Any], Any]
 
 
@@ -188,6 +200,8 @@ class Policies:
     reduce: bool = False
     """Whether the function is associative on a list: ``f([f(a), f(b)]) == f(a + b)``, so that chunks can be reduced
     where they are made."""
+    storing: Any = None  # an `anabranch.storing.Storing`, which is of a layer above, or None
+    """Whether and where values are stored."""
 
     def __post_init__(self) -> None:
         if self.timeout_s is not None:
@@ -255,8 +269,8 @@ class Policies:
             An option is unknown or cannot have that value.
         """
         base = base or cls()
-        names = tuple(field.name for field in fields(cls) if field.name not in ("retry", "timeout_s"))
-        known = (*_RETRY_OPTIONS, "retry_kwargs", "timeout", *names)
+        names = tuple(field.name for field in fields(cls) if field.name not in ("retry", "timeout_s", "storing"))
+        known = (*_RETRY_OPTIONS, "retry_kwargs", "timeout", *names, *STORING_OPTIONS)
         unknown = [name for name in options if name not in known]
         if unknown:
             hint = nearest(unknown[0], known)

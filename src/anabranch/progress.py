@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import TracebackType
-from typing import TYPE_CHECKING, Literal, Self, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, TextIO, TypeAlias
 
 from anabranch.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
 from anabranch.printable import printable, seconds, shortened
@@ -205,7 +205,7 @@ class PlainProgress(Progress):
         if isinstance(event, MapAdvanced):
             if event.now - self._said.setdefault(row.slug, row.began) >= LINE_EVERY_S:
                 self._said[row.slug] = event.now
-                self._write(f"{printable(row.slug)}: {_map_text(row)}")
+                self._write(f"{printable(row.slug)}: {map_text(row)}")
             return
         state = row.state
         if state is None or state.is_running() or row.is_mere_step:
@@ -232,6 +232,7 @@ class LiveProgress(Progress):
         self._clock = clock
         self._board = Board()
         self._live: Live | None = None
+        self._hook: Callable[..., Any] = sys.breakpointhook
 
     def __call__(self, event: Event) -> None:
         """Take note of an event; the block is redrawn by a thread of its own."""
@@ -245,6 +246,8 @@ class LiveProgress(Progress):
         from rich.live import Live
 
         self.close()
+        self._hook = sys.breakpointhook
+        sys.breakpointhook = self._break
         self._live = Live(
             console=self._console,
             get_renderable=self.block,
@@ -261,7 +264,17 @@ class LiveProgress(Progress):
         live, self._live = self._live, None
         if live is not None:
             self.is_live, self.notice = False, ""
+            sys.breakpointhook = self._hook
             live.stop()
+
+    def _break(self, *args: Any, **kwargs: Any) -> Any:
+        """Leave the terminal to the debugger that a task calls by ``breakpoint()``."""
+        self.close()
+        if self._hook is sys.__breakpointhook__ and not os.environ.get("PYTHONBREAKPOINT"):
+            import pdb
+
+            return pdb.Pdb().set_trace(sys._getframe(1))  # the hook of Python's would stop in this function
+        return self._hook(*args, **kwargs)
 
     def block(self) -> Group:
         """The block as it is now."""
@@ -292,12 +305,12 @@ class LiveProgress(Progress):
         if state is not None and not state.is_running() and not (state.is_pending() and row.width):
             took = row.duration_s() if state.is_finished() else None
             line.append(f"{seconds(took) if took is not None else '':>8}  ", "dim")
-            line.append(": ".join(filter(None, (_counts_text(row), shortened(_told(state), MAX_MESSAGE)))), style)
+            line.append(outcome_text(row), style)
         elif row.width:
             full = BAR * row.done // row.width
             line.append(self._drawable("━") * full, "cyan")
             line.append(self._drawable("─") * (BAR - full), "dim")
-            line.append(f"  {_map_text(row)}")
+            line.append(f"  {map_text(row)}")
         else:
             line.append(f"{seconds(max(0.0, self._clock() - row.began)):>8}", "dim")
         return line
@@ -330,7 +343,14 @@ def symbol_of(state: State | None) -> tuple[str, str]:
     return "↻", "yellow"
 
 
-def _map_text(row: Row) -> str:
+def outcome_text(row: Row) -> str:
+    """What there is to say of a row that does not go on: its elements, and what went wrong."""
+    told = _told(row.state) if row.state is not None else ""
+    return ": ".join(filter(None, (_counts_text(row), shortened(told, MAX_MESSAGE))))
+
+
+def map_text(row: Row) -> str:
+    """How far a map is: done and width, what failed or is tried again, pace, time left."""
     parts = [f"{row.done:,}/{row.width:,}"]
     parts += [f"{row.failed:,} failed"] if row.failed else []
     parts += [f"{row.retrying:,} retrying"] if row.retrying else []
@@ -372,7 +392,7 @@ def observer(
     ----------
     mode
         ``never``: nothing. Otherwise a live block where `stream` is a terminal that can show one, plain lines where it
-        is not.
+        is not, or where ``CI`` is set.
     stream
         Where to; default: standard error.
     """
@@ -380,8 +400,15 @@ def observer(
     environ = os.environ if environ is None else environ
     if mode == "never":
         return Progress()
-    if stream.isatty() and environ.get("TERM", "") not in ("dumb", "unknown"):
+    if can_be_live(stream, environ):
         from rich.console import Console
 
         return LiveProgress(Console(file=stream, highlight=False))
     return PlainProgress(lambda line: stream.write(f"{line}\n") and stream.flush())
+
+
+def can_be_live(stream: TextIO, environ: Mapping[str, str]) -> bool:
+    """Whether a stream is a terminal that can show a block, and somebody looks at it."""
+    if environ.get("CI", "").lower() not in ("", "0", "false"):
+        return False
+    return stream.isatty() and environ.get("TERM", "") not in ("dumb", "unknown")

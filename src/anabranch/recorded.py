@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anabranch.history import as_it_stands
-from anabranch.report_rows import codes_of, failure_of
-from anabranch.runs import ElementRow, RunRecord, RunStore, TaskRunRow
+from anabranch.report_rows import codes_of, facts_of, failure_of
+from anabranch.runs import ChunkRow, ElementRow, RunRecord, RunStore, TaskRunRow
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, Cancelled, Counts, Failure, TriggerFailed, counts_of
 
+MAX_SLOWEST = 5
 MAX_FAILURES = 100  # that are described; all of them are counted
 
 
@@ -36,6 +37,24 @@ class RecordedFailure:
     state: str
     attempt: int
     failure: Failure
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedChunk:
+    """Elements of a map that ran one after the other, and how long they took."""
+
+    slug: str
+    first: int
+    last: int
+    width: int
+    seconds: float
+    worker: str = ""
+
+    @property
+    def name(self) -> str:
+        """``parse[64–127]``."""
+        return f"{self.slug}[{self.first}]" if self.width == 1 else f"{self.slug}[{self.first}–{self.last}]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +67,8 @@ class RecordedRun:
     """The first hundred."""
     failed: int
     """How many task runs and elements failed by themselves."""
+    slowest: Sequence[RecordedChunk] = ()
+    """Chunks whose elements took longest on the average, the slowest first."""
 
 
 def read_run(store: RunStore, run_id: str) -> RecordedRun:
@@ -67,9 +88,12 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
     tasks: list[RecordedTask] = []
     failures: list[RecordedFailure] = []
     failed = 0
+    slowest: list[RecordedChunk] = []
     for slug in dict.fromkeys((*known, *rows)):
         row = rows.get(slug)
-        codes = codes_of(store.chunks(record.run_id, slug)) if row is None or row.width is not None else bytearray()
+        chunks = store.chunks(record.run_id, slug) if row is None or row.width is not None else []
+        codes = codes_of(chunks)
+        slowest = _slowest([*slowest, *map(_chunk, chunks)])
         tasks.append(_task(slug, row, codes))
         if codes:
             own = [each for each in elements.get(slug, ()) if codes[each.index] == each.code]
@@ -78,7 +102,18 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
         elif row is not None and _is_own(row.code):
             failed += 1
             failures += _failures([(slug, row)])
-    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed)
+    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, slowest)
+
+
+def _chunk(row: ChunkRow) -> RecordedChunk:
+    width = len(row.indices)
+    first, last = (row.indices[0], row.indices[-1]) if width else (0, 0)
+    return RecordedChunk(row.slug, first, last, width, row.seconds, row.worker)
+
+
+def _slowest(chunks: list[RecordedChunk]) -> list[RecordedChunk]:
+    timed = [each for each in chunks if each.seconds > 0 and each.width]
+    return sorted(timed, key=lambda each: -each.seconds / each.width)[:MAX_SLOWEST]
 
 
 def _is_own(code: int) -> bool:
@@ -91,7 +126,8 @@ def _failures(named: list[tuple[str, ElementRow]] | list[tuple[str, TaskRunRow]]
         if _is_own(row.code) and len(found) < MAX_FAILURES:
             state = BY_CODE[row.code].__name__
             failure = failure_of(row) or Failure(state, row.message)
-            found.append(RecordedFailure(name, state, row.attempt, failure))
+            worker = row.worker if isinstance(row, TaskRunRow) else facts_of(row.failure).get("worker", "")
+            found.append(RecordedFailure(name, state, row.attempt, failure, str(worker or "")))
     return found
 
 

@@ -8,16 +8,17 @@ from __future__ import annotations
 import io
 import logging
 import pickle
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import cloudpickle
 
-from anabranch.engine.units import ColumnReport, Indices, Report, SingleReport
+from anabranch.engine.units import ColumnReport, Indices, Refs, Report, SingleReport
 from anabranch.errors import RunStoreDamaged
 from anabranch.frozen import FrozenGraph
+from anabranch.ref_rows import dump_note, dump_ref, dump_stored, load_note, load_ref, load_stored
 from anabranch.runs import Batch, ChunkRow, ElementRow, TaskRunRow
 from anabranch.runs.codec import from_microseconds, to_microseconds
 from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Counts, Failure, Finished, Paused, Retrying, State, Success
@@ -66,6 +67,8 @@ def task_run_row(report: SingleReport, task_name: str, worker: str) -> TaskRunRo
         message=state.message,
         failure=_packed(state, width=report.width, unmappable=report.unmappable),
         value=report.value,
+        result=dump_ref(report.ref),
+        fingerprint=dump_note(report.note),
     )
 
 
@@ -76,6 +79,7 @@ def _chunk_row(report: Report, indices: Indices, column: ColumnReport) -> ChunkR
         indices=indices,
         codes=column.codes,
         values=column.values,
+        result=dump_stored(column.refs, column.notes),
         worker=report.worker,
         start=datetime.fromtimestamp(report.started, UTC) if report.started else None,
         seconds=report.seconds,
@@ -174,7 +178,8 @@ def single_of(row: TaskRunRow) -> SingleReport:
         failure=facts.get("failure"),
         counts=facts.get("counts"),
     )
-    return SingleReport(row.slug, state, row.value, facts.get("width"), facts.get("unmappable", ""))
+    ref, note = load_ref(row.result), load_note(row.fingerprint)
+    return SingleReport(row.slug, state, row.value, facts.get("width"), facts.get("unmappable", ""), ref, note)
 
 
 def codes_of(chunks: Iterable[ChunkRow]) -> bytearray:
@@ -232,9 +237,10 @@ def _report_of(chunk: ChunkRow, known: Mapping[int, ElementRow]) -> Report:
             records[index] = _element_state(row)
         elif code != Success.code:
             records[index] = BY_CODE[code](map_index=index)
+    refs, notes = load_stored(chunk.result)
     return Report(
         (chunk.slug, chunk.serial),
-        columns=(ColumnReport(chunk.slug, chunk.codes, records, chunk.values),),
+        columns=(ColumnReport(chunk.slug, chunk.codes, records, chunk.values, refs, notes),),
         indices=indices,
         seconds=chunk.seconds,
         worker=chunk.worker,
@@ -268,6 +274,16 @@ def _result(facts: Mapping[str, Any]) -> Any:
         raise RunStoreDamaged(f"a recorded state has a result that does not load here: {error}") from error
 
 
+def _refs_of(refs: Refs, inside: Container[int]) -> Refs:
+    """The stored objects with these elements only."""
+    found = []
+    for held, ref in refs:
+        left = tuple(index for index in held if index in inside)
+        if left:
+            found.append((range(left[0], left[-1] + 1) if left[-1] - left[0] + 1 == len(left) else left, ref))
+    return tuple(found)
+
+
 def picked(report: Report, positions: Sequence[int]) -> Report:
     """The report of a chunk with these of its elements only, given by their places in it."""
     assert report.indices is not None
@@ -290,6 +306,8 @@ def picked(report: Report, positions: Sequence[int]) -> Report:
                 bytes(column.codes[at] for at in positions),
                 {index: state for index, state in column.records.items() if index in inside},
                 values,
+                _refs_of(column.refs, inside),
+                {index: note for index, note in column.notes.items() if index in inside},
             )
         )
     return replace(report, columns=tuple(columns), indices=indices)

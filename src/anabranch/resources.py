@@ -54,6 +54,9 @@ def resource_manager(cls: Any = None, /, **options: Any) -> Any:
     return ResourceManager(cls, **options)
 
 
+_AT_HAND = {"checkpoint": False}  # a connection or a cluster: not what a flow's result is for
+
+
 class ResourceManager:
     """A class whose calls are blocks; made by `resource_manager`."""
 
@@ -73,9 +76,9 @@ class ResourceManager:
         self.cls = cls
         # The module's name for the class is ours now; pickle finds the class where it says that it is.
         cls.__qualname__ = f"{cls.__qualname__}.cls"
-        self.init = FunctionTask(cls, **{"name": self.name, **(init_task_kwargs or {})})
-        self.setup = FunctionTask(_setup, **{"name": f"{self.name}.setup", **(setup_task_kwargs or {})})
-        last = {"name": f"{self.name}.cleanup", "trigger": _if_set_up, "skip_on_upstream_skip": False}
+        self.init = FunctionTask(cls, **{"name": self.name, **_AT_HAND, **(init_task_kwargs or {})})
+        self.setup = FunctionTask(_setup, **{"name": f"{self.name}.setup", **_AT_HAND, **(setup_task_kwargs or {})})
+        last = {"name": f"{self.name}.cleanup", "trigger": _if_set_up, "skip_on_upstream_skip": False, **_AT_HAND}
         self.cleanup = FunctionTask(_cleanup, **{**last, **(cleanup_task_kwargs or {})})
 
     def __call__(self, *args: Any, flow: Any = None, **kwargs: Any) -> Resource:

@@ -53,6 +53,16 @@ class Recorded:
         return (*singles, *(report for reports in self.columns.values() for report in reports))
 
 
+def without(recorded: Recorded, nodes: Container[str], elements: Mapping[str, Collection[int]]) -> Recorded:
+    """The record without these nodes and elements: they run again, and what had taken their values need not."""
+    singles = {slug: each for slug, each in recorded.singles.items() if slug not in nodes}
+    columns = dict(recorded.columns)
+    for slug, indices in elements.items():
+        left = (_without(report, indices) for report in columns.get(slug, ()))
+        columns[slug] = [report for report in left if report is not None]
+    return Recorded(singles, {slug: each for slug, each in columns.items() if each}, recorded.widths)
+
+
 def held(graph: FrozenGraph, recorded: Recorded, choice: Choice) -> Recorded:
     """What holds of the record; everything that is not in it will run."""
     again = _Again(graph, recorded, choice)
@@ -211,11 +221,12 @@ def _lacks_values(kept: Recorded, slug: str) -> bool:
 def _lacks_value(report: SingleReport) -> bool:
     state = report.state
     has_value = state.counts is not None or (state.is_successful() and not state.is_skipped())
-    return report.value is None and has_value
+    return report.value is None and report.ref is None and has_value
 
 
 def _lacks_column(column: ColumnReport) -> bool:
-    return column.values is None and any(code in _FINAL_CODES for code in set(column.codes))
+    has_none = column.values is None and not column.refs  # what is stored of a chunk is all of it
+    return has_none and any(code in _FINAL_CODES for code in set(column.codes))
 
 
 def _given(report: Report, data: bytes) -> Report:

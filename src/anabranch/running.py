@@ -2,40 +2,50 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import secrets
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
+from anabranch import masking
 from anabranch.context import RunInfo
 from anabranch.engine.driver import RunPlan
 from anabranch.engine.handlers import FlowHandlers, run_handled
+from anabranch.engine.log_book import LogBook
+from anabranch.engine.log_outbox import whole_log_path
 from anabranch.engine.static import compile_flow
 from anabranch.engine.units import Program
 from anabranch.errors import OptionError
 from anabranch.events import Observer
 from anabranch.executors.base import CancelWanted, Executor, Message
 from anabranch.graph import Graph, NodeLike
-from anabranch.history import begin
+from anabranch.history import begin, facts_of, secret_slugs
+from anabranch.log_keeping import LogKeeper
 from anabranch.names import short
+from anabranch.observing import apart
 from anabranch.parameter import Parameter
 from anabranch.parameters import resolve_parameters
+from anabranch.progress import Progress
 from anabranch.recording import Recorder
 from anabranch.runs import Heart
 from anabranch.runview import FlowRunView
 from anabranch.settings import config
 from anabranch.shape import shape_of
 from anabranch.states import Cancelled, Crashed
+from anabranch.watching import progress_of_settings
 from anabranch.where import caller
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
 
     from anabranch.continuation import Request
+    from anabranch.results.base import Result
 
 
 def plan_of(
@@ -47,26 +57,45 @@ def plan_of(
     run_id: str | None = None,
     keep: frozenset[str] | None = frozenset(),
     approved: frozenset[str] = frozenset(),
+    result: Result | None = None,
+    checkpointing: bool | None = None,
+    date: datetime | None = None,
 ) -> RunPlan:
     """What is to be run, with every parameter's value; `keep` None is everything.
+
+    `result` is the flow's; `checkpointing` None: as the settings say.
 
     Raises
     ------
     ParameterError
         The parameters given do not fit.
     """
+    parameters = list(parameters)
     values = resolve_parameters(graph.name, parameters, given)
     frozen = graph.freeze(reference)
+    checkpointing = config.checkpointing if checkpointing is None else checkpointing
+    if result is not None or checkpointing or any(node.policies.storing for node in frozen.nodes.values()):
+        from anabranch.persisting import with_storing
+
+        frozen = with_storing(frozen, result, checkpointing=checkpointing)
     named = {node.slug: node.name for node in frozen.nodes.values() if node.kind == "parameter"}
     return RunPlan(
         graph=frozen,
         name=graph.name,
         run_id=run_id or secrets.token_hex(6),
         parameters={slug: values[name] for slug, name in named.items()},
-        settings=config.snapshot()["engine"],
+        settings={**_settings(), "secret_parameters": tuple(secret_slugs(frozen, parameters))},
         keep=frozenset(frozen.nodes) if keep is None else keep,
         approved=approved,
+        date=date,
     )
+
+
+def _settings() -> dict[str, Any]:
+    """What workers and driver must know of the settings here."""
+    found = config.snapshot()
+    level = logging.getLevelNamesMapping()[found["logging"]["level"].upper()]
+    return {**found["engine"], "log_level": level, "log_directory": found["logging"]["directory"]}
 
 
 def recorded_plan(
@@ -105,7 +134,8 @@ def recorded_plan(
 
     taken = take(request, graph.name)
     try:
-        plan = plan_of(graph, reference, parameters, taken.parameters, **options)
+        checkpointing = config.checkpointing or bool(facts_of(taken.record).get("checkpointing"))
+        plan = plan_of(graph, reference, parameters, taken.parameters, checkpointing=checkpointing, **options)
         return go_on(taken, plan, parameters, request)
     except BaseException:
         taken.give_back()
@@ -153,12 +183,48 @@ def run_plan(
     wants_end
         Asked now and then: why the run should be cancelled; nothing as long as it should not.
     """
-    guarded: Any = _Guarded(executor, recorder, wants_end)  # an executor by delegation
-    if recorder is None:
-        return FlowRunView(run_handled(plan, guarded, handlers, observers), graph)
+    watch = progress_of_settings()
+    masking.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
     try:
-        with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost):
-            done = run_handled(plan, guarded, handlers, [recorder.observe, *observers], journal=recorder.write)
+        with watch, _stores(plan):
+            told: list[Observer] = [*observers] if type(watch) is Progress else [*observers, watch]
+            guarded: Any = _Guarded(executor, recorder, wants_end)  # an executor by delegation
+            return _run_plan(plan, graph, guarded, handlers, told, recorder)
+    finally:
+        masking.forget(plan.run_id)
+
+
+@contextmanager
+def _stores(plan: RunPlan) -> Iterator[None]:
+    """The stores of a run, kept in order: swept of what dead writers left, and closed."""
+    if all(node.policies.storing is None for node in plan.graph.nodes.values()):
+        yield
+        return
+    from anabranch.persisting import Housekeeping
+
+    with Housekeeping(plan.graph):
+        yield
+
+
+def _run_plan(
+    plan: RunPlan,
+    graph: Graph,
+    executor: Executor,
+    handlers: FlowHandlers,
+    observers: Sequence[Observer],
+    recorder: Recorder | None,
+) -> FlowRunView:
+    level, directory = plan.settings.get("log_level", logging.INFO), plan.settings.get("log_directory", "")
+    keeper = LogKeeper(recorder.store, recorder.ownership) if recorder is not None else None
+    whole = whole_log_path(directory, plan.run_id) if executor.in_process else None
+    logs = LogBook(level, keeper=keeper, whole=whole)
+    if recorder is None:
+        with apart(observers) as others:
+            return FlowRunView(run_handled(plan, executor, handlers, others, logs=logs), graph)
+    try:
+        with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost), apart(observers) as others:
+            told: list[Observer] = [recorder.observe, *others]
+            done = run_handled(plan, executor, handlers, told, journal=recorder.write, logs=logs)
     except BaseException as error:
         kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
         recorder.put_down(kind(message=f"{type(error).__name__}: {error}"))
@@ -202,6 +268,7 @@ def delayed_of(plan: RunPlan) -> Delayed:
     """
     parameters = {plan.graph.nodes[slug].name: value for slug, value in plan.parameters.items()}
     info = RunInfo(plan.name, plan.run_id, parameters, datetime.now(UTC))
-    settings = {**plan.settings, "inplace_retry_delay_s": math.inf}  # no driver is there to wait elsewhere
+    # No driver is there to wait elsewhere, nor to take what is logged.
+    settings = {**plan.settings, "inplace_retry_delay_s": math.inf, "log_level": None}
     program = Program(info, plan.graph.nodes, plan.parameters, settings)
     return compile_flow(plan.graph, program, plan.run_id, cloudpickle.dumps(program))

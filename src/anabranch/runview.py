@@ -7,15 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 from anabranch.engine.carried import uncarried
-from anabranch.engine.columns import place
+from anabranch.engine.columns import place, result_of, stored_columns
 from anabranch.engine.driver import FinishedRun
 from anabranch.engine.failures import revive
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.maps import MapRun
+from anabranch.engine.units import Column
 from anabranch.errors import AmbiguousTaskError, FlowRunFailed, ResultReleased, UnknownNodeError, listed, nearest
 from anabranch.graph import Graph
-from anabranch.states import BY_CODE, Failed, Skipped, State
+from anabranch.results.reference import ResultRef
+from anabranch.states import BY_CODE, Failed, Skipped, State, Success
 
+MAX_SHOWN = 30  # lines of a table in a notebook
 _MISSING: Any = object()
 
 if TYPE_CHECKING:
@@ -71,9 +74,16 @@ class TaskRunView(_Delegate):
         if run.value is not None:
             return pickle.loads(run.value)
         outcome = self._whole.outcomes.get(run.key) if run.key is not None else None
+        if outcome is None and run.ref is not None:
+            return result_of(run.node).read(run.ref)
         if outcome is None:
             raise ResultReleased(_released(run.node.slug))
         return outcome.singles[run.node.slug].value
+
+    @property
+    def ref(self) -> ResultRef | None:
+        """Where the value is stored; None if it is not, or if it is a map's."""
+        return self._run.ref
 
     @property
     def map_states(self) -> ElementStates:
@@ -82,6 +92,15 @@ class TaskRunView(_Delegate):
 
     def __repr__(self) -> str:
         return f"<{self._run.node.slug}: {self.state}>"
+
+    def _repr_html_(self) -> str:
+        """The task run in a notebook; a map with its elements, those first that say more than that all is well."""
+        from anabranch.notebook import states_html
+
+        elements = self._run.elements
+        told = sorted(elements.records.items())[:MAX_SHOWN] if elements is not None else []
+        rest = (elements.width if elements is not None else 0) - len(told)
+        return states_html(self._run.node.slug, self.state, [(f"[{i}]", each) for i, each in told], more=rest)
 
 
 def _plain(run: NodeRun, value: Any) -> Any:
@@ -116,6 +135,12 @@ class ElementView(_Delegate):
         """
         assert self.state.map_index is not None
         return self._states._value(self.state.map_index)
+
+    @property
+    def ref(self) -> ResultRef | None:
+        """Where the value is stored, perhaps with those of other elements; None if it is not."""
+        assert self.state.map_index is not None
+        return self._states._ref(self.state.map_index)
 
     def __repr__(self) -> str:
         return f"<[{self.state.map_index}] {self.state}>"
@@ -154,6 +179,10 @@ class ElementStates(Sequence[ElementView]):
     def __repr__(self) -> str:
         return f"<states of {len(self):,} elements of {self._run.node.slug}>"
 
+    def _repr_html_(self) -> str:
+        """The elements in a notebook."""
+        return TaskRunView(self._whole, self._run)._repr_html_()
+
     def _state(self, index: int) -> State:
         record = self._elements.records.get(index)
         return record if record is not None else BY_CODE[self._elements.codes[index]](message="done", map_index=index)
@@ -166,6 +195,9 @@ class ElementStates(Sequence[ElementView]):
             for index, value in zip(indices, pickle.loads(data), strict=True):
                 if elements.codes[index] < Skipped.code:
                     values[index] = value
+        missing = [index for index, value in enumerate(values) if value is _MISSING and self._has_value(index)]
+        for column in self._stored(tuple(missing)) if missing else ():
+            place(column, range(elements.width), values)
         for key in elements.keys:
             outcome = self._whole.outcomes.get(key)
             if outcome is not None and slug in outcome.columns:
@@ -178,6 +210,20 @@ class ElementStates(Sequence[ElementView]):
                 return [None if value is _MISSING else value for value in values]
             raise ResultReleased(_released(slug))
         return values
+
+    def _has_value(self, index: int) -> bool:
+        return Success.code <= self._elements.codes[index] < Skipped.code
+
+    def _stored(self, wanted: tuple[int, ...]) -> Iterator[Column]:
+        """Columns that hold these elements, read from where they are stored; of elements stored twice, the last."""
+        latest = {index: number for number, (held, _) in enumerate(self._elements.refs) for index in held}
+        needed = dict.fromkeys(latest[index] for index in wanted if index in latest)
+        refs = [self._elements.refs[number] for number in needed]
+        return stored_columns(self._run.node, tuple(refs))
+
+    def _ref(self, index: int) -> ResultRef | None:
+        found = (ref for held, ref in reversed(self._elements.refs) if index in held)
+        return next(found, None) if self._has_value(index) else None
 
     def _value(self, index: int) -> Any:
         code = self._elements.codes[index]
@@ -194,6 +240,9 @@ class ElementStates(Sequence[ElementView]):
             if index in indices:
                 self._chunk = (indices, pickle.loads(data))
                 return self._chunk[1][indices.index(index)]
+        for stored in self._stored((index,)):
+            self._chunk = (stored.indices, stored.values)
+            return stored.values[stored.indices.index(index)]
         for key in self._elements.keys_of((index,)):
             outcome = self._whole.outcomes.get(key)
             column = outcome.columns.get(self._run.node.slug) if outcome is not None else None
@@ -321,6 +370,14 @@ class FlowRunView(_Delegate):
 
     def __repr__(self) -> str:
         return f"<run {self.run_id}: {self.state}>"
+
+    def _repr_html_(self) -> str:
+        """The run in a notebook, with its tasks."""
+        from anabranch.notebook import states_html
+
+        named = [(slug, run.state) for slug, run in self._whole.runs.items() if run.node.kind == "task"]
+        title = f"{self._whole.plan.name}: run {self.run_id}"
+        return states_html(title, self.state, named[:MAX_SHOWN], more=max(0, len(named) - MAX_SHOWN))
 
     __str__ = __repr__
 

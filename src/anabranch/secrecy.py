@@ -1,4 +1,4 @@
-"""Secret parameters: their values are taken out of what is about to be recorded."""
+"""Secrets, above all of parameters: their values are taken out of what is about to be recorded."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from dataclasses import replace
 from typing import Any
 
 from anabranch.bindings import Build, Const, Expression
+from anabranch.engine.units import Note
 from anabranch.frozen import FrozenGraph
+from anabranch.masking import MASK, holds_secret, knows_any, mask, spellings
+from anabranch.ref_rows import dump_note, dump_stored, load_note, load_stored
 from anabranch.report_rows import facts_of
 from anabranch.runs import Batch, ElementRow, TaskRunRow
 from anabranch.states import Failure
-
-_MIN_SECRET = 4  # characters: masking every "1" would make texts useless and hide nothing
 
 
 class Secrets:
@@ -27,19 +28,20 @@ class Secrets:
         The flow: arguments that are made of secret parameters are masked as a whole.
     """
 
-    MASK = "***"
+    MASK = MASK
 
     def __init__(self, values: Mapping[str, Any], graph: FrozenGraph) -> None:
-        texts = {text for value in values.values() for text in _spellings(value)}
+        texts = {text for value in values.values() for text in spellings(value)}
         self._texts = sorted(texts, key=len, reverse=True)
         self._data = [text.encode(errors="surrogatepass") for text in self._texts]
+        self._parts = {f"parameter {graph.nodes[slug].name}" for slug in values}
         self._arguments = {
             slug: frozenset(name for name, each in node.arguments.items() if _mentions(each, values))
             for slug, node in (graph.nodes.items() if values else ())
         }
 
     def __bool__(self) -> bool:
-        return bool(self._arguments)
+        return bool(self._arguments) or knows_any()
 
     def masked(self, batch: Batch) -> Batch:
         """The batch without them; a value that has one inside is left out, and made again if it is needed."""
@@ -47,8 +49,20 @@ class Secrets:
             return batch
         return replace(
             batch,
-            task_runs=[replace(each, value=self._clean(each.value), **self._told(each)) for each in batch.task_runs],
-            chunks=[replace(each, values=self._clean(each.values)) for each in batch.chunks],
+            task_runs=[
+                replace(
+                    each,
+                    value=self._clean(each.value),
+                    result=self._place(each.result),
+                    fingerprint=dump_note(self._note(each.slug, load_note(each.fingerprint))),
+                    **self._told(each),
+                )
+                for each in batch.task_runs
+            ],
+            chunks=[
+                replace(each, values=self._clean(each.values), result=self._places(each.slug, each.result))
+                for each in batch.chunks
+            ],
             elements=[replace(each, **self._told(each)) for each in batch.elements],
         )
 
@@ -56,10 +70,27 @@ class Secrets:
         """The text with a mask in their place."""
         for secret in self._texts:
             text = text.replace(secret, self.MASK)
-        return text
+        return mask(text)
+
+    def _place(self, text: str | None) -> str | None:
+        """Where a value is stored, of which its short text is a part."""
+        return None if text is None else self.text(text)
+
+    def _places(self, slug: str, text: str | None) -> str | None:
+        """The same of a chunk, with what its keys were made of."""
+        refs, notes = load_stored(text)
+        known = {index: found for index, note in notes.items() if (found := self._note(slug, note)) is not None}
+        return self._place(dump_stored(refs, known))
+
+    def _note(self, slug: str, note: Note | None) -> Note | None:
+        """What a key was made of, without digests of secrets, of which a short one could be found out."""
+        if note is None:
+            return None
+        hidden = {f"input {name}" for name in self._arguments.get(slug, ())} | self._parts
+        return note[0], {part: text for part, text in note[1].items() if part not in hidden}
 
     def _clean(self, data: bytes | None) -> bytes | None:
-        return None if data is None or any(secret in data for secret in self._data) else data
+        return None if data is None or holds_secret(data) or any(secret in data for secret in self._data) else data
 
     def _told(self, row: TaskRunRow | ElementRow) -> dict[str, Any]:
         facts = facts_of(row.failure)
@@ -79,18 +110,6 @@ class Secrets:
             facts["unmappable"] = self.text(facts["unmappable"])
         packed = pickle.dumps(facts, protocol=5) if facts else None
         return {"message": self.text(row.message), "failure": packed}
-
-
-def _spellings(value: Any) -> list[str]:
-    """How a secret may turn up in texts: as it is, as its repr, and as the ends of a repr that was shortened."""
-    value = value.get_secret_value() if hasattr(value, "get_secret_value") else value
-    text = value if isinstance(value, str) else value.decode(errors="replace") if isinstance(value, bytes) else ""
-    if not text:
-        text = "" if value is None or isinstance(value, bool) else repr(value)
-    found = [text, repr(text)[1:-1]]
-    if len(text) > 40:
-        found += [text[:12], text[-12:]]
-    return [each for each in found if len(each) >= _MIN_SECRET]
 
 
 def _mentions(expression: Expression, slugs: Mapping[str, Any]) -> bool:

@@ -22,6 +22,7 @@ import dask.config
 import yaml
 
 from anabranch.errors import SettingError, listed
+from anabranch.printable import printable_lines
 
 _LOCAL_FILE = "anabranch.yaml"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -34,6 +35,8 @@ _MAY_BE_ZERO = {
     "engine.inplace_retry_delay_s",
     "engine.max_tracebacks",
 }
+TASK_FIELDS: dict[str, Any] = {"task_run": "", "task_slug": "", "map_index": "", "attempt": "", "worker": ""}
+"""Fields that a format may name beside those of `logging`; they are empty where a record is no task's."""
 _MIN_KEY = 16  # characters: a shorter key can be guessed
 # Shown to nobody, not in messages either.
 _SECRET = {"results.key"}
@@ -75,6 +78,7 @@ class LoggingSettings(Section):
 
     level: str
     format: str
+    directory: str
 
 
 class EngineSettings(Section):
@@ -100,6 +104,12 @@ class ResultsSettings(Section):
     """How stored values are guarded."""
 
     key: str
+
+
+class SecretsSettings(Section):
+    """Where secrets are."""
+
+    provider: str
 
 
 class RunsSettings(Section):
@@ -135,6 +145,7 @@ class Settings(Section):
     engine: EngineSettings
     results: ResultsSettings
     runs: RunsSettings
+    secrets: SecretsSettings
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,6 +153,7 @@ class Settings(Section):
         self.__dict__["engine"] = EngineSettings("engine.")
         self.__dict__["results"] = ResultsSettings("results.")
         self.__dict__["runs"] = RunsSettings("runs.")
+        self.__dict__["secrets"] = SecretsSettings("secrets.")
 
     def set(self, values: Mapping[str, object] | None = None, /, **named: object) -> _Assignment:
         """Assign several settings: at once and all or none of them; as a context manager, until it closes.
@@ -274,6 +286,11 @@ def _path_wanted(value: object) -> str | None:
     return None if isinstance(value, str) and "\0" not in value else "the path of a file"
 
 
+def _provider_wanted(value: object) -> str | None:
+    is_provider = isinstance(value, str) and (value in ("environment", "keyring") or value.count(":") == 1)
+    return None if is_provider else "'environment', 'keyring' or 'module:function'"
+
+
 def _level_wanted(value: object) -> str | None:
     return None if isinstance(value, str) and value.upper() in _LEVELS else f"one of {listed(_LEVELS)}"
 
@@ -283,7 +300,7 @@ def _format_wanted(value: object) -> str | None:
     if not isinstance(value, str):
         return wanted
     try:
-        logging.Formatter(value).format(logging.makeLogRecord({}))
+        logging.Formatter(value, defaults=TASK_FIELDS).format(logging.makeLogRecord({}))
     except (ValueError, TypeError) as error:
         return f"{wanted} ({error})"
     return None
@@ -293,7 +310,9 @@ _TEXTS: dict[str, Callable[[object], str | None]] = {
     "backend": _backend_wanted,
     "progress": _progress_wanted,
     "results.key": _key_wanted,
+    "logging.directory": _path_wanted,
     "runs.path": _path_wanted,
+    "secrets.provider": _provider_wanted,
     "logging.level": _level_wanted,
     "logging.format": _format_wanted,
 }
@@ -381,6 +400,12 @@ def _source(name: str, value: object) -> str:
     return "dask.config"
 
 
+def is_chosen(name: str) -> bool:
+    """Whether somebody has said what a setting is, be it what it is by default."""
+    written = [*_searched(), *_sources()]
+    return any(name in values for _, values in written) or _read(name) != _DEFAULTS[name]
+
+
 def _assigned() -> dict[str, Any]:
     """What was assigned through ``dask.config`` before this module was imported, or came from a parent process."""
     found = _current()
@@ -417,16 +442,35 @@ def _overlay(assigned: Mapping[str, object] | None = None) -> None:
 # Logging, which must follow its settings at once
 
 
-class _Terminal(logging.Handler):
+def is_never_taken(record: logging.LogRecord) -> bool:
+    """Whether something else takes care of a record: nothing does, while no run works here."""
+    return False
+
+
+class Terminal(logging.Handler):
     """Writes to standard error for as long as the application has no handler of its own for our records."""
 
+    is_ours = True
+    is_taken: Callable[[logging.LogRecord], bool] = staticmethod(is_never_taken)
+    """A hook: of records that somebody else takes, and shows here or elsewhere."""
+
     def emit(self, record: logging.LogRecord) -> None:
-        if logging.root.handlers or _logger.handlers != [self]:
-            return
+        """Write a record, unless somebody else does."""
+        if not self.is_taken(record) and not has_handlers():
+            self.write(record)
+
+    def write(self, record: logging.LogRecord) -> None:
+        """Write a record; whatever is in it, it stays below its first line and moves no cursor."""
         try:
-            sys.stderr.write(f"{self.format(record)}\n")
+            first, *rest = printable_lines(self.format(record))
+            sys.stderr.write("".join([f"{first}\n", *(f"    {line}\n" for line in rest)]))
         except Exception:  # a closed terminal must not fail a run; `logging` decides what to tell
             self.handleError(record)
+
+
+def has_handlers() -> bool:
+    """Whether the application has handlers of its own for our records."""
+    return any(not getattr(each, "is_ours", False) for each in (*logging.root.handlers, *_logger.handlers))
 
 
 def apply_logging() -> None:
@@ -436,7 +480,7 @@ def apply_logging() -> None:
     """
     if not _problems:
         _logger.setLevel(config.logging.level.upper())
-        _terminal.setFormatter(logging.Formatter(config.logging.format))
+        terminal.setFormatter(logging.Formatter(config.logging.format, defaults=TASK_FIELDS))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -446,12 +490,12 @@ _DEFAULTS: dict[str, Any] = _flat(_defaults["anabranch"])
 _SECTIONS = tuple(dict.fromkeys(name.rpartition(".")[0] for name in _DEFAULTS if "." in name))
 _problems: list[str] = []
 _logger = logging.getLogger("anabranch")
-_terminal = _Terminal()
+terminal = Terminal()
 
 config = Settings()
 
 _before = _assigned()
 dask.config.update_defaults(_defaults)
 _overlay(_before)
-_logger.addHandler(_terminal)
+_logger.addHandler(terminal)
 apply_logging()

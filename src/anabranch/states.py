@@ -170,6 +170,12 @@ class State:
     def __str__(self) -> str:
         return f"{self.name}: {self.message}" if self.message else self.name
 
+    def _repr_html_(self) -> str:
+        """The state in a notebook."""
+        from anabranch.markup import colour_of, heading
+
+        return heading("", self.name, colour_of(self), self.message)
+
     def __reduce__(self) -> tuple[Any, ...]:
         return _remade, (type(self), *_FIELDS_OF_STATE(self))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from typing import Any, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Literal, ParamSpec, TypeVar, overload
 
 from anabranch.definition import Task
 from anabranch.dependency import Dependency
@@ -15,6 +15,10 @@ from anabranch.policies import Delay, Handler, RetryOn, Seconds
 from anabranch.signature import named
 from anabranch.triggers import Trigger
 from anabranch.where import caller
+
+if TYPE_CHECKING:
+    from anabranch.caching import CacheKey
+    from anabranch.results.base import Result
 
 # The others are used wherever tasks are.
 __all__ = ["Dependency", "FunctionTask", "Parameter", "Task", "flatten", "mapped", "task", "unmapped"]
@@ -74,6 +78,14 @@ def task(
     concurrency: Mapping[str, int] | None = ...,
     priority: int | None = ...,
     reduce: bool | None = ...,
+    result: Result | None = ...,
+    result_handler: Result | None = ...,
+    target: str | Callable[..., str] | None = ...,
+    location: str | Callable[..., str] | None = ...,
+    checkpoint: bool | None = ...,
+    cache_for: Seconds | None = ...,
+    cache_key: CacheKey | str | Callable[..., Any] | None = ...,
+    cache_validator: CacheKey | Callable[..., Any] | None = ...,
 ) -> Callable[[Callable[P, R]], FunctionTask[P, R]]: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a task of a function.
@@ -113,6 +125,20 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     reduce
         Whether the function is associative on a list, ``f([f(a), f(b)]) == f(a + b)``: on a whole map it is then
         applied to each chunk where that is made, then to the results.
+    result, result_handler
+        Where values are stored, such as ``LocalResult("results")``; the two are the same. Default: the flow's, if it
+        has one, else none.
+    location, target
+        Template of the name under which a value is stored, or a function that makes one. A value that is at a `target`
+        already will do: the task ends as `Cached` and is not run.
+    checkpoint
+        Whether values are stored; default: if there is a result, a target or a cache, or ``config.checkpointing``
+        is on.
+    cache_for, cache_key, cache_validator
+        A value of any run will do that is no older than `cache_for` (seconds or timedelta) and has the same key: of
+        inputs and code by default, or what of `anabranch.caching` is given, or a function of the inputs. A text is the
+        name of a cache that tasks share. A validator is one of Prefect 1's, or a function ``(value, inputs,
+        parameters)`` that tells whether a value will do.
 
     Raises
     ------

@@ -3,20 +3,51 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
 
 from anabranch.errors import listed
 from anabranch.graph import Graph, NodeLike
 
+if TYPE_CHECKING:
+    from anabranch.results.base import Result
 
-def problems_of(graph: Graph, reference: Iterable[NodeLike] = ()) -> list[str]:
-    """Everything that is wrong with a graph, one line each; empty if nothing is."""
+
+def problems_of(graph: Graph, reference: Iterable[NodeLike] = (), result: Result | None = None) -> list[str]:
+    """Everything that is wrong with a graph, and with a flow's `result` for it, one line each; empty if nothing is."""
     return [
         *_cycles(graph),
         *_arguments(graph),
         *_conditions(graph),
         *_parameters(graph),
         *_references(graph, reference),
+        *_storing(graph, result),
     ]
+
+
+def _storing(graph: Graph, result: Result | None) -> Iterator[str]:
+    """What is wrong with how values are to be stored, as far as that shows before a run."""
+    if result is None and all(node.policies.storing is None for node in graph):
+        return
+    from anabranch import storing as stores  # only flows that store need it
+
+    parameters = [node.name for node in graph if node.kind == "parameter"]
+    for node in graph:
+        if node.kind != "task" or (result is None and node.policies.storing is None):
+            continue
+        entry = graph.entry(node)
+        storing = stores.completed(node.policies.storing, flow_result=result, checkpointing=False, default=_no_place)
+        if storing is not None:
+            mapped = entry.mapped if entry.is_map else None
+            for problem in stores.problems_of(
+                storing, inputs=list(entry.arguments), parameters=parameters, mapped=mapped
+            ):
+                yield f"{_shown(graph, node)}: {problem}"
+
+
+def _no_place() -> Result:
+    from anabranch.results.files import LocalResult
+
+    return LocalResult()
 
 
 def _shown(graph: Graph, node: NodeLike) -> str:

@@ -482,6 +482,25 @@ def test_a_second_owner_counts_its_lines_anew(store: RelationalRunStore):
     assert [line.text for line in store.logs("run-1")] == ["one", "two"]
 
 
+def test_lines_that_came_after_another_come_in_their_own_order(store: RelationalRunStore):
+    lines = [
+        LogRow(0, LATER, 20, "one", "map"),
+        LogRow(1, NOON, 40, "two", "load"),
+        LogRow(2, NOON, 20, "three", "map"),
+    ]
+    store.write(store.create_run(record(), now=NOON), Batch(logs=lines))
+    store.write(store.take_over("run-1", now=LATER), Batch(logs=[LogRow(0, LATER, 20, "four", "map")]))
+
+    def texts(*args: Any, **kwargs: Any) -> list[str]:
+        return [line.text for line in store.logs("run-1", *args, **kwargs)]
+
+    assert texts(after=(1, -1)) == ["one", "two", "three"]
+    assert texts(after=(1, 0)) == ["two", "three"]
+    assert texts("map", after=(1, 0), level=20, limit=1) == ["three"]
+    assert texts(after=(1, 2)) == []
+    assert texts(after=(2, -1)) == ["four"]
+
+
 # Keeping house --------------------------------------------------------------------------------------------------------
 
 

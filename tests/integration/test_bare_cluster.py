@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import pytest
 from distributed import Client
 from tests.bare_cluster import BareCluster, bare_cluster, make_environment
 
-from anabranch import Flow, task, triggers, unmapped
+from anabranch import Flow, Parameter, task, triggers, unmapped
 from anabranch.engine import shipping
 from anabranch.errors import CodeNotLoadable, VersionMismatch
 from anabranch.events import Event, Noticed, Observer
@@ -236,6 +237,31 @@ def test_only_the_task_fails_whose_code_is_not_there(cluster: BareCluster):
     assert state[bad].failure.type_name == "CodeNotLoadable"
     assert "No module named 'networkx'" in state[bad].failure.message
     assert state[good].result == [2, 3, 4]
+
+
+def test_what_tasks_log_reaches_the_driver(cluster: BareCluster, caplog: pytest.LogCaptureFixture):
+    caplog.set_level("INFO")
+
+    def speak(x: int, token: str) -> None:
+        from anabranch import context
+
+        context.logger.info("element %d of %s", x, token)
+        logging.getLogger("library").warning("from a library")
+        print("printed", x)
+
+    with Flow("speaking") as flow:
+        token = Parameter("token")
+        task(speak, name="speak", log_stdout=True).map([0, 1, 2], token=unmapped(token))
+        task(speak, name="alone", log_stdout=True, isolation="process")(7, token)
+
+    view = flow.run(token="sw0rdfish", executor=DaskExecutor(cluster.address))
+
+    assert view.is_successful()
+    shown = [(record.task_run, record.getMessage()) for record in caplog.records if hasattr(record, "task_run")]
+    for name, x in (("speak[0]", 0), ("speak[1]", 1), ("speak[2]", 2), ("alone", 7)):
+        own = [text for task_run, text in shown if task_run == name]
+        assert own == [f"element {x} of ***", "from a library", f"printed {x}"]
+    assert "sw0rdfish" not in caplog.text
 
 
 def test_values_that_do_not_load_fail_their_task_only(cluster: BareCluster):

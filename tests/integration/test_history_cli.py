@@ -112,6 +112,26 @@ def test_show_tells_states_counts_and_the_root_cause_with_inputs_and_traceback()
     assert data["failed"] == 1
     assert data["failures"][0]["inputs"] == {"n": "3"}
     assert data["parameters"] == {"count": 5, "token": "***"}
+    assert data["failures"][0]["worker"] == "local"
+    assert f"look further: anabranch logs {run_id} 'transform[3]'; anabranch replay {run_id} 'transform[3]'" in text
+
+
+def test_show_tells_which_elements_were_slow():
+    Path("slow.py").write_text(
+        "import time\n"
+        "from anabranch import *\n"
+        "@task(chunksize=1)\n"
+        "def work(x):\n"
+        "    time.sleep(x)\n"
+        "with Flow('slow') as flow:\n"
+        "    work.map([0, 0.1, 0])\n"
+    )
+    assert anabranch("run", "slow.py", "-q").exit_code == 0
+    run_id = json.loads(anabranch("ls", "--json").stdout)[0]["run_id"]
+    told = anabranch("show", run_id).stdout.splitlines()
+    assert told[told.index("slowest elements, by the mean of their chunk:") + 1].startswith("  work[1] 1")
+    slowest = json.loads(anabranch("show", run_id, "--json").stdout)["slowest"]
+    assert (slowest[0]["elements"], slowest[0]["width"]) == ("work[1]", 1)
 
 
 def test_a_run_that_is_not_recorded_is_a_usage_error():

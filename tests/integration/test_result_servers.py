@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from tests.contracts.test_results import ResultContract
+from tests.contracts.test_stored_runs import StoredRunContract, cluster, executor_named
 from tests.postgres_server import QUOTED_PASSWORD, PostgresServer, running_postgres
 from tests.refusals import refused
 from tests.servers import S3Server, running_s3
@@ -32,6 +33,35 @@ def postgres() -> Iterator[PostgresServer]:
 def s3() -> Iterator[S3Server]:
     with running_s3() as server:
         yield server
+
+
+__all__ = ["cluster"]  # a fixture
+
+ELSEWHERE = ["threads", pytest.param("dask", marks=pytest.mark.cluster)]
+
+
+class TestStoredRunsInPostgreSQL(StoredRunContract):
+    @pytest.fixture
+    def result(self, postgres: PostgresServer) -> Iterator[Result]:
+        result = SQLResult(postgres.fresh_url())
+        yield result
+        result.close()
+
+    @pytest.fixture(params=ELSEWHERE)
+    def executor(self, request: pytest.FixtureRequest) -> Any:
+        return executor_named(request.param, request)
+
+
+class TestStoredRunsInS3(StoredRunContract):
+    @pytest.fixture
+    def result(self, s3: S3Server) -> Iterator[Result]:
+        result = S3Result(s3.fresh_bucket(), "results", **s3.options())
+        yield result
+        result.close()
+
+    @pytest.fixture(params=ELSEWHERE)
+    def executor(self, request: pytest.FixtureRequest) -> Any:
+        return executor_named(request.param, request)
 
 
 class TestSQLResultOfPostgreSQL(ResultContract):

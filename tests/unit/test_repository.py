@@ -29,6 +29,8 @@ UNLAYERED = {
     "engine.state",
     "executors.__init__",
     "results.__init__",
+    "schedules.__init__",
+    "service.__init__",
 }
 HEAVY = ("bokeh", "click", "distributed", "networkx", "pydantic", "rich", "sqlalchemy")
 

@@ -44,7 +44,16 @@ from anabranch.runs.codec import (
     to_text,
 )
 from anabranch.runs.relational import RelationalRunStore
-from anabranch.runs.schema import APPLICATION_ID, POSTGRESQL, SQLITE, STEPS, TABLES, VERSION, statements
+from anabranch.runs.schema import (
+    APPLICATION_ID,
+    POSTGRESQL,
+    SERVICE_TABLES,
+    SQLITE,
+    STEPS,
+    TABLES,
+    VERSION,
+    statements,
+)
 from anabranch.runs.sql import PostgreSQLRunStore
 from anabranch.runs.sqlite import SQLiteRunStore
 
@@ -81,7 +90,7 @@ def raw(path: Path, *commands: str) -> list[Any]:
 
 def sqlite_schema(path: Path) -> list[Any]:
     names = [name for (name,) in raw(path, "SELECT name FROM sqlite_master ORDER BY name")[0]]
-    columns = [raw(path, f"PRAGMA table_xinfo({table.name})")[0] for table in TABLES]
+    columns = [raw(path, f"PRAGMA table_xinfo({table.name})")[0] for table in (*TABLES, *SERVICE_TABLES)]
     return [names, columns, raw(path, "PRAGMA user_version", "PRAGMA application_id")]
 
 
@@ -117,7 +126,7 @@ def test_an_upgrade_that_fails_changes_nothing(tmp_path: Path):
 
 
 def test_a_file_has_the_columns_that_the_statements_name(store: SQLiteRunStore, path: Path):
-    for table in TABLES:
+    for table in (*TABLES, *SERVICE_TABLES):
         found = raw(path, f"PRAGMA table_xinfo({table.name})")[0]
         assert sorted(column[1] for column in found) == sorted(table.columns)
         assert {column[1] for column in found if column[5]} == set(table.key)
@@ -163,7 +172,7 @@ def test_a_database_has_the_columns_that_the_statements_name(postgres: PostgresS
     with PostgreSQLRunStore(url) as store:
         store.create_run(RunRecord("r", "etl", NOON))
     columns, _, version = postgres_schema(postgres, url)
-    expected = {(table.name, column) for table in TABLES for column in table.columns}
+    expected = {(table.name, column) for table in (*TABLES, *SERVICE_TABLES) for column in table.columns}
     assert {(row[0], row[1]) for row in columns} - {("anabranch_schema", "version")} == expected
     assert version == [(VERSION,)]
 

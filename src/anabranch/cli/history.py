@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -17,7 +18,7 @@ from anabranch.cli.run import check_names, load
 from anabranch.printable import printable, printable_lines, seconds, shortened
 
 if TYPE_CHECKING:
-    from anabranch.recorded import RecordedFailure, RecordedRun, RecordedTask
+    from anabranch.recorded import RecordedChunk, RecordedFailure, RecordedRun, RecordedTask
     from anabranch.runs import RunRecord, RunStore
 
 MAX_FAILURES = 5  # described; the rest is counted
@@ -26,7 +27,7 @@ _PAGE = 200  # runs that are read at a time
 
 
 @contextmanager
-def recorded_runs(*, read_only: bool = True) -> Iterator[RunStore | None]:
+def opened_store(*, read_only: bool = True) -> Iterator[RunStore | None]:
     """The run store of the settings; None if nothing has ever been recorded. What is wrong with it ends the command."""
     from anabranch.errors import RunNotFound, RunQueryError
     from anabranch.runs import default_path, open_store
@@ -54,13 +55,14 @@ def recorded_runs(*, read_only: bool = True) -> Iterator[RunStore | None]:
 def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List the recorded runs, newest first."""
     from anabranch.history import as_it_stands
+    from anabranch.run_json import run_data
     from anabranch.runs import RunQuery
 
-    with recorded_runs() as store:
+    with opened_store() as store:
         query = RunQuery(flow_name=flow, state=state.capitalize() if state else None, limit=limit)
         found = [as_it_stands(record) for record in store.list_runs(query)] if store is not None else []
     if as_json:
-        click.echo(json.dumps([_run_data(record) for record in found], indent=2))
+        click.echo(json.dumps([run_data(record) for record in found], indent=2))
         return
     if not found:
         click.echo("no such runs are recorded" if flow or state else "no runs are recorded", err=True)
@@ -69,19 +71,6 @@ def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool)
         name = f"{shortened(record.flow_name, 30):{width}}"
         line = f"{printable(record.run_id)}  {record.state:11}  {name}  {_local(record.start)}  {_took(record):>9}"
         click.echo(f"{line}  {shortened(record.message, 80) if record.state != 'Success' else ''}".rstrip())
-
-
-def _run_data(record: RunRecord) -> dict[str, Any]:
-    return {
-        "run_id": record.run_id,
-        "flow": record.flow_name,
-        "state": record.state,
-        "message": record.message,
-        "started": record.start.isoformat(),
-        "ended": record.end.isoformat() if record.end else None,
-        "owner": record.owner,
-        "epoch": record.epoch,
-    }
 
 
 def _local(time: datetime) -> str:
@@ -101,13 +90,14 @@ def _took(record: RunRecord) -> str:
 def show(*, run: str, as_json: bool) -> None:
     """Show how a run stands or ended: its tasks, what failed and why, what took longest. RUN may be shortened."""
     from anabranch.recorded import read_run
+    from anabranch.run_json import detail_data
 
-    with recorded_runs() as store:
+    with opened_store() as store:
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
         found = read_run(store, run)
     if as_json:
-        click.echo(json.dumps(_as_data(found), indent=2))
+        click.echo(json.dumps(detail_data(found), indent=2))
         return
     for line in _run_lines(found):
         click.echo(line)
@@ -131,11 +121,25 @@ def _run_lines(run: RecordedRun) -> list[str]:
     if len(slowest) > MAX_SLOWEST:
         shown = ", ".join(f"{printable(task.slug)} {seconds(task.seconds or 0)}" for task in slowest[:MAX_SLOWEST])
         lines += ["", f"slowest: {shown}"]
+    if run.slowest:
+        lines += ["", "slowest elements, by the mean of their chunk:"]
+        lines += [f"  {_chunk_text(chunk)}" for chunk in run.slowest]
     for failure in run.failures[:MAX_FAILURES]:
         lines += ["", *_failure_lines(failure)]
     if run.failed > min(MAX_FAILURES, len(run.failures)):
         lines += ["", f"{run.failed - min(MAX_FAILURES, len(run.failures)):,} more failed"]
+    if run.failures:
+        name, run_id = shlex.quote(printable(run.failures[0].name)), printable(record.run_id)
+        lines += ["", f"look further: anabranch logs {run_id} {name}; anabranch replay {run_id} {name} --pdb"]
     return lines
+
+
+def _chunk_text(chunk: RecordedChunk) -> str:
+    where = f" @ {printable(chunk.worker)}" if chunk.worker not in ("", "local") else ""
+    if chunk.width == 1:
+        return f"{printable(chunk.name)} {seconds(chunk.seconds)}{where}"
+    each = seconds(chunk.seconds / chunk.width)
+    return f"{printable(chunk.name)} {each} each, {chunk.width:,} in {seconds(chunk.seconds)}{where}"
 
 
 def _task_line(task: RecordedTask, width: int) -> str:
@@ -151,53 +155,11 @@ def _task_line(task: RecordedTask, width: int) -> str:
 def _failure_lines(failure: RecordedFailure) -> list[str]:
     tries = f" after {failure.attempt} tries" if failure.attempt > 1 else ""
     why = failure.failure
-    lines = [f"✗ {printable(failure.name)} {failure.state}{tries}"]
+    where = f" on {printable(failure.worker)}" if failure.worker not in ("", "local") else ""
+    lines = [f"✗ {printable(failure.name)} {failure.state}{tries}{where}"]
     lines += [f"    {printable(name)} = {printable(value)}" for name, value in why.inputs.items()]
     text = why.traceback.rstrip("\n") or why.headline()
     return [*lines, *(f"  {line}" for line in printable_lines(text))]
-
-
-def _as_data(run: RecordedRun) -> dict[str, Any]:
-    details = run.record.details
-    return {
-        **_run_data(run.record),
-        "parameters": dict(details.parameters) if details is not None else {},
-        "versions": dict(details.versions) if details is not None else {},
-        "tasks": {task.slug: _task_data(task) for task in run.tasks},
-        "failed": run.failed,
-        "failures": [
-            {
-                "task_run": each.name,
-                "state": each.state,
-                "attempt": each.attempt,
-                "exception": each.failure.type_name,
-                "message": each.failure.message,
-                "where": each.failure.line,
-                "inputs": dict(each.failure.inputs),
-                "traceback": each.failure.traceback,
-            }
-            for each in run.failures
-        ],
-    }
-
-
-def _task_data(task: RecordedTask) -> dict[str, Any]:
-    data: dict[str, Any] = {
-        "state": task.state,
-        "message": task.message,
-        "attempt": task.attempt,
-        "seconds": task.seconds,
-        "worker": task.worker,
-    }
-    if task.counts is not None:
-        counts = task.counts
-        data["elements"] = {
-            "total": counts.total,
-            "successful": counts.successful,
-            "failed": counts.failed,
-            "skipped": counts.skipped,
-        }
-    return data
 
 
 # resume ---------------------------------------------------------------------------------------------------------------
@@ -248,7 +210,7 @@ def resume(
     refuse_both(quiet=quiet, verbose=verbose)
     if element is not None and (only_failed or start or rerun_changed):
         raise click.UsageError("--element goes with no other choice of what to run")
-    with recorded_runs() as store:
+    with opened_store() as store:
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
         record = store.get_run(run)
@@ -323,7 +285,7 @@ def prune(*, older_than: timedelta | None, keep_last: int | None, dry_run: bool)
     if older_than is None and keep_last is None:
         raise click.UsageError("say --older-than AGE, --keep-last N or both: without them every run would be deleted")
     before = None if older_than is None else datetime.now(UTC) - older_than
-    with recorded_runs(read_only=dry_run) as store:
+    with opened_store(read_only=dry_run) as store:
         if store is None:
             found = []
         elif dry_run:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.masking import MASK
 from anabranch.printable import shortened
 
 if TYPE_CHECKING:
@@ -83,7 +84,10 @@ def kind_of(parameter: Parameter) -> str:
 
 def described(parameter: Parameter) -> str:
     """Whether a value is required, or what it is by default."""
-    text = "required" if parameter.required else f"default: {shortened(repr(parameter.default_value), MAX_SHOWN)}"
+    from anabranch.parameters import is_secret
+
+    default = MASK if is_secret(parameter) and parameter.default_value is not None else repr(parameter.default_value)
+    text = "required" if parameter.required else f"default: {shortened(default, MAX_SHOWN)}"
     return f"{text}; may be repeated" if takes_list(parameter.type) else text
 
 

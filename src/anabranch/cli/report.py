@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from anabranch.cli.exits import USAGE, Problem, exit_codes
-from anabranch.cli.history import recorded_runs
+from anabranch.cli.history import opened_store
 
 
 @click.command(short_help="Write a recorded run to an HTML file.")
@@ -16,7 +16,7 @@ def report(*, run: str, output: str | None) -> None:
 
     RUN may be shortened. The file has parameters, inputs of what failed and log lines in it; secrets are masked.
     """
-    with recorded_runs() as store:
+    with opened_store() as store:
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
         with exit_codes():

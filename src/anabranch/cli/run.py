@@ -73,11 +73,37 @@ class RunCommand(click.Command):
 
 
 def load(target: str) -> LoadedFlow:
-    """Load a flow; what its file prints goes to standard error."""
+    """Load a flow, from its file or module or else by its registered name; what it prints goes to standard error."""
+    from anabranch.errors import FlowLoadError
     from anabranch.loading import load_flow
 
     with exit_codes(), contextlib.redirect_stdout(sys.stderr):
-        return load_flow(target)
+        try:
+            return load_flow(target)
+        except FlowLoadError:
+            registered = _registered(target)
+            if registered is None:
+                raise
+            return registered
+
+
+def _registered(name: str) -> LoadedFlow | None:
+    """The registered flow of this name, if there is one; a file that is there, and cannot be loaded, comes first."""
+    import os
+
+    from anabranch.errors import AnabranchError
+    from anabranch.registered import load_registered
+    from anabranch.registering import registry
+    from anabranch.runs import default_path
+    from anabranch.settings import config
+
+    if os.path.exists(name) or (config.backend == "local" and not default_path().exists()):
+        return None
+    try:
+        record = registry()[1].get(name)
+    except AnabranchError:
+        return None
+    return load_registered(record)
 
 
 def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
@@ -92,11 +118,12 @@ def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
 
 
 @click.command(cls=RunCommand, short_help="Run a flow.")
-@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]")
+@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]|NAME")
 @click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter: JSON, or else text.")
 @click.option("--params", "params_file", metavar="FILE", help="Parameters from a YAML or JSON file, or -; options win.")
 @click.option("--keep", multiple=True, metavar="TASK", help="Keep and show the value of this task, too, or of 'all'.")
 @click.option("--approve", multiple=True, metavar="TASK", help="Let this task run; it waits for an approval.")
+@click.option("--checkpoint/--no-checkpoint", default=None, help="Store the values of all tasks, or of those that ask.")
 @click.option("--detach", is_flag=True, help="Send the run to --executor ADDRESS, driver and all, and return.")
 @run_options("Where to run; default: the flow's executor, or local.")
 @click.pass_context
@@ -109,6 +136,7 @@ def run(
     params_file: str | None,
     keep: tuple[str, ...],
     approve: tuple[str, ...],
+    checkpoint: bool | None,
     detach: bool,
     executor: str | None,
     workers: int | None,
@@ -121,7 +149,7 @@ def run(
     verbose: bool,
     **options: Any,  # the flow's parameters
 ) -> None:
-    """Run the flow in a file (etl.py, or etl.py:name if it has several) or module (package.flows:name).
+    """Run the flow in a file (etl.py, or etl.py:name if it has several) or module (package.flows:name), or by its name.
 
     The flow's parameters are options: anabranch run etl.py --date 2026-11-20. They come after the file;
     anabranch run etl.py --help lists them. Lists are given by repeating an option, or as JSON.
@@ -145,11 +173,13 @@ def run(
     if loaded.stopped is not None and not quiet:
         text = 'that line runs a flow, so nothing after it was executed; put it under `if __name__ == "__main__":`'
         click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)
+    is_elsewhere = detach or bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
+    checkpointing = _checkpointing(checkpoint, is_elsewhere=is_elsewhere)
     if detach:
         if dashboard or metrics_file or pushgateway:
             text = "--dashboard, --metrics-file and --pushgateway are for runs of this process: not with --detach"
             raise click.UsageError(text)
-        with shipped_by_value(loaded, with_neighbours=True):
+        with shipped_by_value(loaded, with_neighbours=True), checkpointing:
             _detach(flow, values, place, keep="all" if keep_all else keep, approve=approve)
         return
     session = Session(
@@ -165,9 +195,18 @@ def run(
         dashboard=dashboard,
         metrics=MetricsWanted(metrics_file, pushgateway),
     )
-    is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
-    with shipped_by_value(loaded, with_neighbours=is_elsewhere):
+    with shipped_by_value(loaded, with_neighbours=is_elsewhere), checkpointing:
         ctx.exit(session.run())
+
+
+def _checkpointing(asked: bool | None, *, is_elsewhere: bool) -> contextlib.AbstractContextManager[object]:
+    """Store values if that was asked for; by default, unless the settings say, where this machine can read them."""
+    from anabranch.settings import config, is_chosen
+
+    with exit_codes():
+        if asked is None:
+            asked = config.checkpointing if is_chosen("checkpointing") else not is_elsewhere
+        return config.set(checkpointing=asked)
 
 
 def _detach(flow: Flow, values: dict[str, Any], place: Any, **options: Any) -> None:

@@ -98,6 +98,7 @@ class Session:
         level = "DEBUG" if self.verbose else "WARNING" if self.quiet else None
         began = time.monotonic()
         with exit_codes(), contextlib.ExitStack() as around:
+            around.enter_context(config.set(progress="never"))  # what is shown is the watch's
             if level is not None:
                 around.enter_context(config.set(logging__level=level))
             if self.as_json:
@@ -181,10 +182,12 @@ class Session:
     # Telling ----------------------------------------------------------------------------------------------------------
 
     def _tell_failures(self, view: FlowRunView) -> None:
-        from anabranch.failure_report import failure_lines, tolerated_lines
+        from anabranch.failure_report import failure_lines, further_lines, tolerated_lines
+        from anabranch.settings import config
 
         if view.state.is_failed():
-            for line in ["", *failure_lines(view, in_full=self.verbose, paint=_paint), ""]:
+            further = further_lines(view) if config.backend != "none" else []
+            for line in ["", *failure_lines(view, in_full=self.verbose, paint=_paint), "", *further]:
                 click.echo(line, err=True)
         elif not self.quiet:
             for line in tolerated_lines(view):

@@ -19,14 +19,15 @@ import socket
 import sys
 import threading
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from anabranch import context
+from anabranch import context, masking
 from anabranch.context import TaskContext
 from anabranch.engine import crossing
-from anabranch.engine.frames import BEGUN, LOGGED, RAISED, VALUE, Channel
+from anabranch.engine.frames import BEGUN, LEARNT, LOGGED, RAISED, VALUE, Channel
+from anabranch.engine.prints import captured
 from anabranch.engine.trees import kill_below
 from anabranch.engine.values import ATOMS, dumps, dumps_with_buffers, materialised, measured
 from anabranch.errors import CodeNotLoadable
@@ -61,6 +62,8 @@ class Call:
     surroundings: Surroundings | None
     """None: as before."""
     max_width: int
+    log_stdout: bool = False
+    """Whether prints are log records."""
 
 
 def serve(descriptor: int) -> None:
@@ -80,6 +83,7 @@ def serve(descriptor: int) -> None:
         logging.getLogger().removeHandler(relay)
         channel.close()
 
+    masking.heard = lambda values: channel.send(LEARNT, pickle.dumps([str(value) for value in values]))
     os.register_at_fork(after_in_child=be_silent)  # a copy of this process has no say
     with suppress(OSError):  # the worker is gone, and with it what this process is for
         while (frame := channel.receive()) is not None:
@@ -126,7 +130,10 @@ class _Child:
             ) from error
         function = self._loaded[call.function]
         self._channel.send(BEGUN)
-        with context.entered(TaskContext(self._loaded[call.run], **about)):
+        task = TaskContext(self._loaded[call.run], **about)
+        # Made log records here, prints keep their places among the others.
+        prints = captured([task.task_slug]) if call.log_stdout else nullcontext()
+        with context.entered(task), prints:
             value = materialised(function(*args, **kwargs), call.max_width)
         value, data, _ = measured(value)
         if data is not None:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial as partial_function
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anabranch import context
 from anabranch.bindings import Const, Ref, evaluate
 from anabranch.engine.carried import Carried
-from anabranch.engine.columns import Aligned, single_outcome, whole_outcome
+from anabranch.engine.columns import Aligned, single_outcome, stored_columns, whole_outcome
 from anabranch.engine.cutting import cut
 from anabranch.engine.failures import revive
 from anabranch.engine.reducing import partial
@@ -41,13 +41,18 @@ from anabranch.engine.units import (
     Pieces,
     Report,
     Sent,
+    Stored,
     Unit,
     UnitOutcome,
 )
 from anabranch.engine.values import ATOMS, copied, dumps, materialised, measured
 from anabranch.frozen import FrozenNode
+from anabranch.secret import Secret
 from anabranch.signals import LOOP, Signal
-from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Retrying, Running, State, Success
+from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Retrying, Running, State, Success
+
+if TYPE_CHECKING:
+    from anabranch.engine.chunk_storage import ChunkStorage
 
 FIRST_BLOCK = 1
 LONGEST_BLOCK = 1024
@@ -75,15 +80,24 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     columns: dict[str, Column] = {}
     partials: dict[str, tuple[range, Any]] = {}
     reports = []
-    for stage in stages:
+    for place, stage in enumerate(stages):
         data, size = stage.check_values(reached)
+        refused = stage.store(reached, unit.key[1])
+        if refused:
+            data, size = stage.check_values(reached)
+            for position in refused:
+                for below in stages[place + 1 :]:
+                    below.forget(position)
         nbytes += size if stage.node.slug in unit.keep else 0
         codes = bytes(stage.codes[:reached])
         records = {indices[position]: state for position, state in stage.records.items()}
         if min(codes) < FIRST_FINAL_CODE:  # the values of the others come with their last attempt
             data = dumps([value for value, code in zip(stage.values, codes, strict=False) if code >= FIRST_FINAL_CODE])
         small = data is not None and len(data) <= environment.setting("inline_nbytes")
-        reports.append(ColumnReport(stage.node.slug, codes, records, data if small else None))
+        column = ColumnReport(stage.node.slug, codes, records, data if small else None)
+        if stage.stored is not None:
+            column = replace(column, refs=stage.stored.refs(reached), notes=stage.stored.notes(reached))
+        reports.append(column)
         reducers = unit.reduces.get(stage.node.slug, ())
         is_reduced = _reduce(stage, reducers, done, environment, partials)
         if stage.node.slug in unit.keep or not is_reduced:
@@ -103,6 +117,21 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         started=began,
     )
     return UnitOutcome(columns=columns, partials=partials, nbytes=nbytes), report
+
+
+def failed_chunk(unit: Unit, environment: Environment, error: Exception) -> tuple[UnitOutcome, Report]:
+    """The outcome of a chunk whose inputs are not to be had: all its elements have failed."""
+    indices = unit.indices
+    assert indices is not None
+    columns, reports, began = {}, [], environment.clock()
+    for slug in unit.nodes:
+        state = replace(failed_state(error, root=f"{slug}[{indices[0]}]"), worker=environment.worker)
+        records: dict[int, State] = {index: replace(state, map_index=index) for index in indices}
+        codes = bytes([state.code]) * len(indices)
+        columns[slug] = Column(indices, codes, [revive(state.failure)] * len(indices), records)
+        reports.append(ColumnReport(slug, codes, records))
+    report = Report(unit.key, columns=tuple(reports), indices=indices, worker=environment.worker, started=began)
+    return UnitOutcome(columns=columns), report
 
 
 def _reduce(
@@ -217,6 +246,7 @@ class Stage:
         self.last_s = 0.0
         """Seconds that the last element took before the deadline passed."""
         self.context = environment.task_context(node)
+        self.stored = self._chunk_storage(unit)
         self._seen: dict[object, int] = {}
         """Position of the first failure of each kind."""
         self.whole = {slug: whole_outcome(slug, unit, environment.program, outcomes) for slug in node.whole_upstreams}
@@ -230,11 +260,28 @@ class Stage:
         self.is_followed = False
         """Whether another map of the chunk takes the values."""
         self._line_up(unit, outcomes, before)
-        self.is_plain = node.policies.is_plain and all(
+        is_by_element = self.stored is not None and self.stored.by_element
+        self.is_plain = (not is_by_element and node.policies.is_plain) and all(
             outcome.state.is_successful() and not outcome.state.is_skipped() and not _has_failures(outcome.state)
             for outcome in self.whole.values()
         )
         self._prepare_calls()
+
+    def _chunk_storage(self, unit: Unit) -> ChunkStorage | None:
+        """Where the values go; None if they are not stored."""
+        storage = self.environment.storage(self.node)
+        if storage is None:
+            return None
+        from anabranch.engine.chunk_storage import ChunkStorage
+
+        return ChunkStorage(
+            storage,
+            self.indices,
+            self.codes,
+            self.values,
+            looks_back=unit.is_suspect,
+            is_main=self.environment.is_main,
+        )
 
     def _line_up(self, unit: Unit, outcomes: Mapping[Key, UnitOutcome], before: Mapping[str, Stage]) -> None:
         lists: dict[str, Sequence[Any]] = {}
@@ -242,12 +289,13 @@ class Stage:
             if slug in before:
                 self.lined[slug] = before[slug]
             elif isinstance(source := unit.elements.get(slug), Pieces):
-                self.lined[slug] = Aligned(slug, source, outcomes, self.indices)
+                stored = stored_columns(self.environment.program.nodes[slug], source.stored, self.indices)
+                self.lined[slug] = Aligned(slug, source, outcomes, self.indices, stored)
             elif isinstance(source, CutFrom):
                 held = outcomes[source.key]
                 lists[slug] = held.cut if held.cut is not None else self._cut(held.singles[slug].value)
-            elif isinstance(source, (Held, Sent)):
-                lists[slug] = self._cut(single_outcome(slug, source, outcomes).value)
+            elif isinstance(source, (Held, Sent, Stored)):
+                lists[slug] = self._cut(single_outcome(slug, source, outcomes, self.environment.program).value)
             else:
                 lists[slug] = self._cut(self.environment.program.values[slug])
         for name in self.node.mapped:
@@ -288,6 +336,7 @@ class Stage:
                     self.open.append((name, self.lined[expression.node].values))
                 self.template[name] = None if name in self.node.mapped else evaluate(expression, values)
             self.template.update((name, snapshot.own) for name, snapshot in self._snapshots.items())
+            self.is_plain = not any(type(value) is Secret for value in self.template.values())
         except BaseException:  # the long way makes it each element's failure, with its message
             self.is_plain = False
 
@@ -317,6 +366,8 @@ class Stage:
         positions = iter(range(low, high))
         position = low - 1
         raised: BaseException | None = None
+        if self.stored is not None:
+            self.stored.look_ahead((position, self._run_at(position)) for position in range(low, high))
         before = clock()
         with context.entered(ctx):
             while True:
@@ -402,7 +453,7 @@ class Stage:
         ctx = self.environment.task_context(self.node, map_index=index, attempt=self.attempts.get(index, 1))
         if index in self.loops:
             ctx.task_loop_count, ctx.task_loop_result = self.loops[index]
-        return TaskRun(
+        run = TaskRun(
             self.node,
             self.whole,
             elements,
@@ -415,6 +466,7 @@ class Stage:
             is_new=partial_function(self._is_new, position),
             copied=self._copied,
         )
+        return run if self.stored is None else self.stored.equip(run, position)
 
     def _long_way(self, position: int) -> None:
         self._record(position, run_task(self._run_at(position)))
@@ -505,7 +557,9 @@ class Stage:
         state = outcome.state
         self.codes[position] = state.code
         self.values[position] = outcome.value
-        if type(state) is Success and state.attempt == 1:
+        if self.stored is not None:
+            self.stored.note(position, outcome)
+        if type(state) in (Success, Cached) and state.attempt == 1:
             self.records.pop(position, None)
         else:
             self.records[position] = state
@@ -524,6 +578,11 @@ class Stage:
         if self.codes[position] < FIRST_FINAL_CODE:
             self.records.pop(position, None)
             self._long_way(position)
+
+    def forget(self, position: int) -> None:
+        """Decide anew about an element whose value was made of one that could not be stored."""
+        self.records.pop(position, None)
+        self._long_way(position)
 
     # Afterwards -------------------------------------------------------------------------------------------------------
 
@@ -547,6 +606,31 @@ class Stage:
         data = pickle.dumps(values, protocol=5)
         return data, len(data)
 
+    def store(self, reached: int, serial: int) -> list[int]:
+        """Store the values, if they go by chunk; positions of those that could not be, and have failed.
+
+        Parameters
+        ----------
+        serial
+            Of the unit.
+        """
+        if self.stored is None:
+            return []
+        refused = self.stored.store(reached, serial, self._whole_inputs)
+        errors = {id(error): error for error in refused.values()}
+        if len(errors) == 1:
+            self._fail_all(list(refused), next(iter(errors.values())))
+        else:
+            for position, error in refused.items():
+                self._fail(position, error)
+        return list(refused)
+
+    def _whole_inputs(self) -> dict[str, Any]:
+        """Arguments that are the same for all elements."""
+        values = {**self.environment.program.values, **{slug: each.value for slug, each in self.whole.items()}}
+        names = (name for name in self.node.arguments if name not in self.node.mapped)
+        return {name: evaluate(self.node.arguments[name], values) for name in names}
+
     def _travelling(self, reached: int) -> list[Any]:
         """The values, without the exceptions: these are pickled in the states already."""
         values = self.values[:reached]
@@ -569,6 +653,15 @@ class Stage:
             measured(value)
         except BaseException as error:
             self._fail(position, error)
+
+    def _fail_all(self, positions: Sequence[int], error: BaseException) -> None:
+        """Give elements that one fault has befallen one failure: thousands of descriptions would say the same."""
+        first = self.indices[positions[0]]
+        state = failed_state(error, root=f"{self.node.slug}[{first}]")
+        exception = revive(state.failure)
+        for position in positions:
+            own = replace(state, map_index=self.indices[position], worker=self.environment.worker)
+            self._record(position, Outcome(own, exception))
 
     def _fail(self, position: int, error: BaseException) -> None:
         index = self.indices[position]

@@ -6,7 +6,7 @@ Elements are put together as a whole, or lined up with those of another chunk.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from anabranch.engine.carried import Carried, uncarried
@@ -23,11 +23,14 @@ from anabranch.engine.units import (
     Outcome,
     Pieces,
     Program,
+    Refs,
     Sent,
+    Stored,
     Unit,
     UnitOutcome,
 )
 from anabranch.frozen import FrozenNode
+from anabranch.results.reference import ResultRef
 from anabranch.states import FIRST_FINAL_CODE, State, Success
 
 
@@ -54,14 +57,14 @@ def whole_outcome(
         state = source.state if source.state.is_finished() else summed(slug, source.keys, outcomes)
         if reduce is not None:
             return Outcome(state, reduce(source))
-        values = joined(slug, source, state, outcomes, carrying=carrying)
+        values = joined(slug, source, state, outcomes, program, carrying=carrying)
         for index, settled in source.settled.items():
             outcome = without_value(settled)
             values[index] = Carried(outcome) if carrying else outcome.value
         return Outcome(state, values)
     if isinstance(source, CutFrom):
         raise AssertionError(f"{slug} is asked for as a whole, and its elements were sent")
-    outcome = single_outcome(slug, source, outcomes)
+    outcome = single_outcome(slug, source, outcomes, program)
     return outcome if carrying else without_states(program.nodes[slug], outcome)
 
 
@@ -77,10 +80,14 @@ def without_states(node: FrozenNode, outcome: Outcome) -> Outcome:
     return outcome
 
 
-def single_outcome(slug: str, source: Held | Sent, outcomes: Mapping[Key, UnitOutcome]) -> Outcome:
+def single_outcome(
+    slug: str, source: Held | Sent | Stored, outcomes: Mapping[Key, UnitOutcome], program: Program
+) -> Outcome:
     """Outcome of an upstream node that is no map, as it is."""
     if isinstance(source, Held):
         return outcomes[source.key].singles[slug]
+    if isinstance(source, Stored):
+        return Outcome(source.state, stored_value(program, slug, source.ref))
     return Outcome(source.state, pickle.loads(source.value))
 
 
@@ -89,14 +96,73 @@ def found(
     keys: tuple[Key, ...],
     outcomes: Mapping[Key, UnitOutcome],
     given: tuple[tuple[Indices, bytes], ...] = (),
+    stored: Iterable[Column] = (),
 ) -> Iterator[Column]:
-    """The columns of a map in several chunks, after those that travelled with the unit."""
+    """The columns of a map in several chunks, after those that travelled with the unit, or are read back."""
     for indices, data in given:
         yield Column(indices, bytes([SUCCESS]) * len(indices), pickle.loads(data), {})
+    yield from stored
     for key in keys:
         column = outcomes[key].columns.get(slug)
         if column is not None:
             yield column
+
+
+def result_of(node: FrozenNode) -> Any:  # a Result, of which what decides, and imports this, must know nothing
+    """Where a node's values are stored."""
+    return node.policies.storing.result
+
+
+_recent: list[tuple[tuple[str, str, str], Any]] = []
+_MAX_RECENT = 2  # lists: each chunk of a map is cut from the same one, and would read it again
+
+
+def stored_value(program: Program, slug: str, ref: ResultRef) -> Any:
+    """A value that is read back from where it is stored; a list that maps are cut from is kept for the next chunk.
+
+    Raises
+    ------
+    ResultError
+        What is stored is missing, or not what it was.
+    """
+    node = program.nodes[slug]
+    if not node.feeds_map:
+        return result_of(node).read(ref)
+    name = (program.run.run_id, slug, ref.checksum)
+    for known, value in tuple(_recent):
+        if known == name:
+            return value
+    value = result_of(node).read(ref)
+    _recent[:] = [(name, value), *_recent[: _MAX_RECENT - 1]]  # at once, whichever thread looks
+    return value
+
+
+def stored_columns(node: FrozenNode, refs: Refs, wanted: Indices | None = None) -> Iterator[Column]:
+    """Columns of elements that are read back from where they are stored; `wanted`: of these only.
+
+    Raises
+    ------
+    ResultError
+        What is stored is missing, or not what it was.
+    """
+    for held, ref in refs:
+        indices = held if wanted is None else _both(held, wanted)
+        if not len(indices):
+            continue
+        result = result_of(node)
+        if ref.width is None:
+            values = [result.read(ref)]
+        else:
+            found = result.read_elements(ref, indices)
+            values = [found[index] for index in indices]
+        yield Column(indices, bytes([SUCCESS]) * len(indices), values, {})
+
+
+def _both(these: Indices, those: Indices) -> Indices:
+    if isinstance(these, range) and isinstance(those, range):
+        return range(max(these.start, those.start), min(these.stop, those.stop))
+    wanted = those if isinstance(those, range) else frozenset(those)
+    return tuple(index for index in these if index in wanted)
 
 
 def summed(slug: str, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome]) -> State:
@@ -116,6 +182,7 @@ def joined(
     source: Pieces,
     state: State,
     outcomes: Mapping[Key, UnitOutcome],
+    program: Program,
     *,
     carrying: bool = False,
 ) -> list[Any]:
@@ -125,7 +192,8 @@ def joined(
     """
     width = state.counts.total if state.counts is not None else 0
     values: list[Any] = [None] * width
-    for column in found(slug, source.keys, outcomes, source.given):
+    stored = stored_columns(program.nodes[slug], source.stored)
+    for column in found(slug, source.keys, outcomes, source.given, stored):
         place(column, range(width), values, carrying=carrying)
     return values
 
@@ -174,12 +242,19 @@ def matches(these: Indices, those: Indices) -> Iterator[tuple[int, int]]:
 class Aligned:
     """Elements of an upstream map, lined up with a chunk."""
 
-    def __init__(self, slug: str, source: Pieces, outcomes: Mapping[Key, UnitOutcome], indices: Indices) -> None:
+    def __init__(
+        self,
+        slug: str,
+        source: Pieces,
+        outcomes: Mapping[Key, UnitOutcome],
+        indices: Indices,
+        stored: Iterable[Column] = (),
+    ) -> None:
         self.values: list[Any] = [None] * len(indices)
         self.codes = bytearray(len(indices))
         self.records: dict[int, State] = {}
         """States by position."""
-        for column in found(slug, source.keys, outcomes, source.given):
+        for column in found(slug, source.keys, outcomes, source.given, stored):
             place(column, indices, self.values)
             for position, at in matches(column.indices, indices):
                 if column.codes[position] >= FIRST_FINAL_CODE:

@@ -108,7 +108,7 @@ class Ledger:
                 singles=tuple(replace(each, value=None) for each in report.singles),
                 columns=tuple(replace(each, values=None) for each in report.columns),
             )
-        data = pickle.dumps(replace(report, prints=()), protocol=5)
+        data = pickle.dumps(report, protocol=5)
         self._nbytes += len(data)
         self._note("journal", f"{self.epoch}.{self._count}", value=data)
         self._count += 1

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -12,6 +11,7 @@ from typing import Any, TypeAlias
 
 from anabranch.bindings import Build, Const, Expression
 from anabranch.context import RunInfo
+from anabranch.engine import log_capture
 from anabranch.engine.compiler import (
     compile_program,
     compile_units,
@@ -23,8 +23,11 @@ from anabranch.engine.compiler import (
 from anabranch.engine.entry import Sourced
 from anabranch.engine.interrupts import interrupts_later
 from anabranch.engine.knowledge import NodeRun
+from anabranch.engine.log_book import LogBook
+from anabranch.engine.log_lines import loads
 from anabranch.engine.machine import Machine
 from anabranch.engine.patience import Patience
+from anabranch.engine.reach import check_reach
 from anabranch.engine.shipping import Shipment, have_code, is_on_other_machines, pack, probe_call
 from anabranch.engine.stimuli import (
     CancelAsked,
@@ -43,13 +46,13 @@ from anabranch.engine.stimuli import (
     WakeAt,
 )
 from anabranch.engine.stimuli import Woke as WokeUp
-from anabranch.engine.units import Key, Printed, Program, Report, Unit, UnitOutcome
+from anabranch.engine.units import Key, Program, Report, Unit, UnitOutcome
 from anabranch.engine.values import copied, width_of
 from anabranch.engine.watchdog import Watchdog
 from anabranch.engine.worker import opened_outcome
 from anabranch.errors import ExecutorError, UnmappableError
 from anabranch.events import Event, Noticed, Observer, RunFinished, RunStarted, UnitEnded
-from anabranch.executors.base import CancelWanted, Disconnected, Executor, Posted
+from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
 from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.states import State
 
@@ -104,6 +107,7 @@ def run_flow(
     observers: Sequence[Observer] = (),
     *,
     journal: Journal | None = None,
+    logs: LogBook | None = None,
     clock: Callable[[], float] = time.time,
 ) -> FinishedRun:
     """Run a flow to its end.
@@ -112,6 +116,8 @@ def run_flow(
     ----------
     journal
         Is given each report before anything is done about it.
+    logs
+        Is given what the code of tasks logs; default: one that shows it.
 
     Raises
     ------
@@ -120,7 +126,7 @@ def run_flow(
     """
     executor.start(plan.run_id)
     try:
-        return Driver(plan, executor, observers, journal, clock).run()
+        return Driver(plan, executor, observers, journal, clock, logs).run()
     finally:
         executor.stop()
 
@@ -135,8 +141,10 @@ class Driver:
         observers: Sequence[Observer],
         journal: Journal | None,
         clock: Callable[[], float],
+        logs: LogBook | None = None,
     ) -> None:
         self._plan = plan
+        self._logs = logs or LogBook(plan.settings.get("log_level", logging.INFO))
         self._executor = executor
         self._journal = journal
         self._observers = list(observers)
@@ -167,6 +175,16 @@ class Driver:
 
     def run(self) -> FinishedRun:
         """Run until the machine says that nothing is left to do."""
+        token = self._plan.run_id
+        if self._executor.in_process:
+            log_capture.open_sink(token, lambda: self._logs)
+        try:
+            return self._run()
+        finally:
+            log_capture.close_sink(token)  # of a cluster in this process, too
+            self._logs.close()
+
+    def _run(self) -> FinishedRun:
         started = self._started
         nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
         self._tell(RunStarted(self._clock(), self._plan.name, self._plan.run_id, nodes))
@@ -216,6 +234,8 @@ class Driver:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
             program = Program(info, nodes, plan.parameters, plan.settings)
             is_elsewhere = is_on_other_machines(self._executor)
+            if any(node.policies.storing is not None for node in self._graph.nodes.values()):
+                check_reach(self._graph.nodes.values(), self._executor, is_elsewhere=is_elsewhere)
             has_code = not is_elsewhere or have_code(self._executor)
             shipment = pack(program, is_elsewhere=is_elsewhere, has_code=has_code)
             self._check_place(shipment, is_elsewhere=is_elsewhere)
@@ -271,8 +291,10 @@ class Driver:
                 if self._journal is not None:
                     self._journal(report)
                 self._tell_report(report)
-                self._show(report.prints)
                 return Reported(self._clock(), report)
+            if isinstance(message, Logged):
+                self._logs.take_batch(loads(message.payload))
+                continue
             if isinstance(message, CancelWanted):
                 return CancelAsked(self._clock(), message.reason)
             if isinstance(message, Disconnected):
@@ -319,15 +341,6 @@ class Driver:
         """Tell the user something about the run that is no state of a task."""
         _log.warning("%s", text)
         self._tell(Noticed(self._clock(), text))
-
-    def _show(self, prints: Sequence[Printed]) -> None:
-        """Print what tasks printed elsewhere, or log it where the task asks for that."""
-        for line in prints:
-            node = self._graph.nodes.get(line.slug)
-            if node is not None and node.policies.log_stdout:
-                logging.getLogger(f"anabranch.task.{node.name}").info("%s", line.text)
-            else:
-                sys.stdout.write(f"{line.text}\n")
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -387,9 +400,10 @@ class Driver:
         for slug in self._machine.keep:
             run = self._machine.runs[slug]
             if run.elements is not None:
-                if sum(len(indices) for indices, _ in run.elements.values) < run.elements.width:
+                inline = sum(len(indices) for indices, _ in run.elements.values)
+                if inline < run.elements.width and not run.elements.is_stored:
                     keys.update(run.elements.keys)
-            elif run.key is not None and run.value is None and run.state.is_finished():
+            elif run.key is not None and run.value is None and run.ref is None and run.state.is_finished():
                 keys[run.key] = None
         outcomes = {}
         for key, outcome in (self._executor.gather(keys) if keys else {}).items():

@@ -229,10 +229,11 @@ def _loader_text(archive: bytes | None) -> bytes | None:
     import io
     import os
     import zipfile
+    import zlib
     from importlib.util import find_spec
 
     if archive is not None:
-        with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+        with zipfile.ZipFile(io.BytesIO(zlib.decompress(archive))) as opened:
             return opened.read("anabranch/engine/shelf.py")
     spec = find_spec("anabranch")
     for directory in (spec.submodule_search_locations or ()) if spec is not None else ():
@@ -292,6 +293,13 @@ def forget(token: str) -> None:
     worker: Any = sys.modules.get("anabranch.engine.worker")
     if worker is not None:
         worker.forget_program(token)
+
+
+def sees(path: str) -> bool:
+    """Whether there is such a file here."""
+    import os
+
+    return os.path.exists(path)
 
 
 def look() -> dict[str, Any]:

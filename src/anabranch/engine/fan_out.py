@@ -100,7 +100,8 @@ class FanOut:
         assert elements is not None
         if not len(indices) or indices[-1] >= elements.width:
             return False
-        is_all_here = column.values is not None and min(column.codes) >= FIRST_FINAL_CODE
+        has_values = column.values is not None or bool(column.refs)
+        is_all_here = has_values and min(column.codes) >= FIRST_FINAL_CODE
         elements.take(None if is_all_here else key, indices, column)
         waiting = ((i, state) for i, state in column.records.items() if isinstance(state, Retrying))
         for index, state in waiting:
@@ -315,7 +316,9 @@ class FanOut:
                 if run.elements is not None:
                     settled = {i: state for i, state in run.elements.settled.items() if i in batch.indices}
                     given = run.elements.rescued_of(batch.indices)
-                    elements[up] = Pieces(run.elements.keys_of(batch.indices), Running(), settled, given)
+                    stored = run.elements.stored_of(batch.indices)
+                    keys = run.elements.keys_of(batch.indices)
+                    elements[up] = Pieces(keys, Running(), settled, given, stored)
                 else:
                     source = self._known.input(run)
                     elements[up] = CutFrom(source.key) if isinstance(source, Held) else source

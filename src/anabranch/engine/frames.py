@@ -10,8 +10,9 @@ from typing import TypeAlias
 
 Part: TypeAlias = bytes | bytearray | memoryview
 
-CALL, BEGUN, VALUE, RAISED, LOGGED = range(5)
-"""What a frame is: a call, to the child; that it has loaded it, what it gave or raised, and log records, from it."""
+CALL, BEGUN, VALUE, RAISED, LOGGED, LEARNT = range(6)
+"""What a frame is: a call, to the child; and from it, that it has loaded it, what it gave or raised, log records, and
+secrets to be masked."""
 
 _HEAD = struct.Struct("<BI")
 _LENGTH = struct.Struct("<Q")

@@ -11,6 +11,7 @@ from typing import Any
 from anabranch.engine.driver import FinishedRun, Journal, RunPlan, run_flow
 from anabranch.engine.failures import message_of, type_name
 from anabranch.engine.knowledge import NodeRun
+from anabranch.engine.log_book import LogBook
 from anabranch.engine.task_runner import failed_state
 from anabranch.events import Observer
 from anabranch.executors.base import Executor
@@ -41,12 +42,13 @@ def run_handled(
     observers: Sequence[Observer] = (),
     *,
     journal: Journal | None = None,
+    logs: LogBook | None = None,
 ) -> FinishedRun:
     """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned."""
     began = handled(handlers.state_handlers, handlers.flow, Pending(), Running())
     if not began.is_running():
         return not_run(plan, began)
-    done = run_flow(plan, executor, observers, journal=journal)
+    done = run_flow(plan, executor, observers, journal=journal, logs=logs)
     state = handled(handlers.state_handlers, handlers.flow, Running(), done.state)
     if handlers.on_failure is not None and state.is_failed():
         try:

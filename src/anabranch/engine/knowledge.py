@@ -8,9 +8,10 @@ from typing import Any
 
 from anabranch.engine.limits import Limits
 from anabranch.engine.maps import Chain, MapRun
-from anabranch.engine.units import Held, Input, Key, Known, Pieces, Sent, Unit
+from anabranch.engine.units import Held, Input, Key, Known, Pieces, Sent, Stored, Unit
 from anabranch.engine.verdicts import Verdicts
 from anabranch.frozen import FrozenGraph, FrozenNode
+from anabranch.results.reference import ResultRef
 from anabranch.signature import ascii_name
 from anabranch.states import Finished, Mapped, Paused, Pending, Retrying, State
 
@@ -27,6 +28,8 @@ class NodeRun:
     """Whether it is submitted and its report is not here."""
     value: bytes | None = None
     """The pickled value, where it came with the report."""
+    ref: ResultRef | None = None
+    """Where the value is stored."""
     width: int | None = None
     unmappable: str = ""
     elements: MapRun | None = None
@@ -155,9 +158,14 @@ class Knowledge:
     def input(self, run: NodeRun) -> Input:
         """Where the whole outcome of an upstream node is."""
         if run.elements is not None:
-            return Pieces(tuple(run.elements.keys), run.state, run.elements.settled, tuple(run.elements.rescued))
+            elements = run.elements
+            return Pieces(
+                tuple(elements.keys), run.state, elements.settled, tuple(elements.rescued), tuple(elements.stored)
+            )
         if run.node.is_map and isinstance(run.state, Mapped):
             return Pieces((), run.state)
         if run.value is not None and run.is_final:
             return Sent(run.state, run.value)
+        if run.key is None and run.ref is not None:
+            return Stored(run.state, run.ref)
         return Held(run.key) if run.key is not None else Known(run.state)

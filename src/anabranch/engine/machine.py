@@ -353,6 +353,7 @@ class Machine:
         state = report.state
         if isinstance(state, Finished):
             run.value, run.width, run.unmappable = report.value, report.width, report.unmappable
+            run.ref = report.ref
             self._singles.observe(run, state, is_small=report.value is not None)
             self._conclude(run, state)
             return
@@ -407,12 +408,12 @@ class Machine:
             self._commands.append(Release(tuple(keys)))
 
     def _is_inline(self, run: NodeRun) -> bool:
-        """Whether everything that a caller may want of a node is here already."""
+        """Whether everything that a caller may want of a node is here already, or stored for good."""
         if run.elements is not None:
             inline = sum(len(indices) for indices, _ in run.elements.values)
-            return inline >= run.elements.width
+            return inline >= run.elements.width or run.elements.is_stored
         has_none = run.state.is_skipped() or (not run.state.is_successful() and run.state.counts is None)
-        return run.value is not None or has_none
+        return run.value is not None or run.ref is not None or has_none
 
     # Losses -----------------------------------------------------------------------------------------------------------
 

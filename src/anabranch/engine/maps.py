@@ -11,18 +11,22 @@ from typing import Any
 
 from anabranch.engine.chunking import Pacer
 from anabranch.engine.map_state import map_state
-from anabranch.engine.units import ColumnReport, Indices, Key
+from anabranch.engine.units import ColumnReport, Indices, Key, Refs
+from anabranch.results.reference import ResultRef
 from anabranch.states import (
     BY_CODE,
     FIRST_FAILED_CODE,
     FIRST_FINAL_CODE,
+    Cached,
     Counts,
     Skipped,
     State,
+    Success,
     counts_of,
 )
 
 MAX_STRETCHES = 1_000  # batches of a map: each is a Dask task at least
+_STORED_CODES = (Success.code, Cached.code)
 FAILED_CODES = tuple(code for code in BY_CODE if code >= FIRST_FAILED_CODE)
 
 
@@ -47,6 +51,12 @@ class MapRun:
         self.rescued: list[tuple[Indices, bytes]] = []
         """Those of `values` that are nowhere else, by first index: they travel with the units that need them."""
         self.rescued_nbytes = 0
+        self.refs: list[tuple[Indices, ResultRef]] = []
+        """Where values are stored."""
+        self.stored: list[tuple[Indices, ResultRef]] = []
+        """Those of `refs` with values that are nowhere else: who needs them reads them there."""
+        self._is_stored = bytearray()
+        self._n_stored = 0
         self._max_tracebacks = max_tracebacks
         self._described: set[tuple[str, str]] = set()
 
@@ -71,10 +81,13 @@ class MapRun:
             is_final = min(column.codes) >= FIRST_FINAL_CODE
             final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
             self.values.append((indices if is_final else tuple(final), column.values))
+        for held, ref in column.refs:
+            self._note_ref(held, ref)
         if key is None:
-            held, data = self.values[-1]
-            if len(held):
-                self._rescue(held, data)
+            if column.values is None:
+                self.stored += column.refs
+            elif len(self.values[-1][0]):
+                self._rescue(*self.values[-1])
             self.settled.update((i, state) for i, state in column.records.items() if _says_all(state.code))
             return fresh
         if isinstance(indices, range):
@@ -138,8 +151,31 @@ class MapRun:
         for held, data in self.values:
             if any(index in indices for index in held):
                 self._rescue(held, data)
-        held_here = {index for held, _ in self.rescued for index in held}
+        for held, ref in self.refs:
+            if (held, ref) not in self.stored and any(index in indices for index in held):
+                self.stored.append((held, ref))
+        held_here = {index for held, _ in (*self.rescued, *self.stored) for index in held}
         return Lost(tuple(gone), [i for i in lost if i not in self.settled and i not in held_here])
+
+    def _note_ref(self, held: Indices, ref: ResultRef) -> None:
+        self.refs.append((held, ref))
+        if not self._is_stored:
+            self._is_stored = bytearray(self.width)
+        for index in held:
+            self._n_stored += not self._is_stored[index]
+            self._is_stored[index] = 1
+
+    @property
+    def is_stored(self) -> bool:
+        """Whether all values of elements that have ended can be read from where they are stored."""
+        return bool(self.refs) and self._n_stored >= sum(map(self.codes.count, _STORED_CODES))
+
+    def stored_of(self, indices: Indices) -> Refs:
+        """Stored values that a unit which needs these elements has to read."""
+        if not self.stored or not len(indices):
+            return ()
+        first, last = indices[0], indices[-1]
+        return tuple((held, ref) for held, ref in self.stored if held[0] <= last and held[-1] >= first)
 
     def _rescue(self, indices: Indices, data: bytes) -> None:
         insort(self.rescued, (indices, data), key=lambda each: each[0][0])

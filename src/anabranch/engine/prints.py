@@ -1,59 +1,73 @@
-"""Prints of task code that must travel to the driver."""
+"""Prints of task code that must travel to the driver, or are to be log records."""
 
 from __future__ import annotations
 
 import io
 import sys
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, TextIO
 
 from anabranch import context
+from anabranch.context import TaskContext
 from anabranch.engine.failures import clean
-from anabranch.engine.units import Printed
-
-MAX_LINES = 1_000  # of one unit; a task that prints without end must not flood the scheduler
-MAX_LINE = 2_000  # characters
+from anabranch.engine.log_capture import sink_of
+from anabranch.engine.log_lines import MAX_LINE, PRINTED, made
 
 _LINES: ContextVar[Lines | None] = ContextVar("anabranch_prints", default=None)
 _LOCK = threading.Lock()
 
 
 class Lines:
-    """Lines printed while a unit runs; those past the limit are counted only."""
+    """Passes on what is printed while a unit runs, line by line as lines end.
 
-    def __init__(self) -> None:
-        self.kept: list[Printed] = []
-        self.dropped = 0
+    Parameters
+    ----------
+    logged
+        Slugs of nodes whose prints are log records.
+    before
+        Where else prints go if they have no need to travel.
+    """
+
+    def __init__(self, logged: Collection[str], before: TextIO) -> None:
+        self._logged = logged
+        self._before = before
         self._begun = ""
+        self._task: TaskContext | None = None
+        """Whose line it is that has begun: it may end when the task has."""
 
     def write(self, text: str) -> None:
         """Take what was printed; a line is one once it ends."""
+        self._task = context.current() or self._task
         *whole, rest = text.split("\n")
         for line in whole:
-            self._keep(self._begun + line)
+            self._pass_on(self._begun + line)
             self._begun = ""
         self._begun = (self._begun + rest)[: MAX_LINE + 1]
 
-    def _keep(self, line: str) -> None:
-        if len(self.kept) >= MAX_LINES:
-            self.dropped += 1
-            return
-        slug, map_index = context.get("task_slug", ""), context.get("map_index")
-        self.kept.append(Printed(slug, map_index, clean(line, MAX_LINE)))
-
-    def all(self) -> tuple[Printed, ...]:
-        """Everything that was printed, and how much of it is missing."""
+    def finish(self) -> None:
+        """Pass on a line that has not ended."""
         if self._begun:
-            self._keep(self._begun)
+            self._pass_on(self._begun)
             self._begun = ""
-        if self.dropped:
-            text = f"({self.dropped:,} more lines were printed and dropped)"
-            self.kept.append(Printed(self.kept[-1].slug, None, text))
-            self.dropped = 0
-        return tuple(self.kept)
+
+    def _pass_on(self, line: str) -> None:
+        task = self._task
+        sink = sink_of(task.run_id) if task is not None else None
+        token = _LINES.set(None)  # a handler that prints must not come here again
+        try:
+            if task is not None and task.task_slug in self._logged:
+                with context.entered(task):
+                    task.logger.info("%s", clean(line, MAX_LINE))
+            elif task is not None and sink is not None:
+                sink.take(made(time.time(), PRINTED, "", clean(line, MAX_LINE), task, sink.worker))
+            else:
+                self._before.write(f"{line}\n")
+        finally:
+            _LINES.reset(token)
 
 
 class _Stdout(io.TextIOBase):
@@ -77,16 +91,24 @@ class _Stdout(io.TextIOBase):
 
 
 @contextmanager
-def captured() -> Iterator[Lines]:
-    """Take what the block prints, in this thread and those that have its context."""
+def captured(logged: Collection[str]) -> Iterator[None]:
+    """Pass on what the block prints, in this thread and those that have its context, to where its run wants it.
+
+    Parameters
+    ----------
+    logged
+        Slugs of nodes whose prints are log records.
+    """
     with _LOCK:
         if not isinstance(sys.stdout, _Stdout):
             sys.stdout = _Stdout(sys.stdout)
-    lines = Lines()
+        before = sys.stdout.before
+    lines = Lines(logged, before)
     token = _LINES.set(lines)
     try:
-        yield lines
+        yield
     finally:
+        lines.finish()
         _LINES.reset(token)
         with _LOCK:
             if isinstance(sys.stdout, _Stdout) and threading.current_thread() is threading.main_thread():

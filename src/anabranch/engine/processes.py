@@ -20,6 +20,7 @@ import tempfile
 import threading
 import time
 import zipfile
+import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -28,12 +29,13 @@ from functools import cache
 from shutil import rmtree
 from typing import IO, Any
 
+from anabranch import masking
 from anabranch.context import RunInfo, TaskContext
 from anabranch.engine import children, crossing
 from anabranch.engine.child import Call, Surroundings
 from anabranch.engine.children import MARK, Child
 from anabranch.engine.failures import clean
-from anabranch.engine.frames import BEGUN, CALL, LOGGED, RAISED, Part
+from anabranch.engine.frames import BEGUN, CALL, LEARNT, LOGGED, RAISED, Part
 from anabranch.engine.trees import nbytes_of
 from anabranch.engine.values import dumps, dumps_with_buffers
 from anabranch.errors import ProcessDied, TaskTimeout, UnstorableValueError
@@ -51,7 +53,7 @@ TAIL, TAIL_LINES = 2_000, 12  # characters and lines of stderr that explain a de
 _OWN = ('anabranch/engine/child.py", line ', 'File "<string>", line ', "Extension modules: ")
 
 code_archive: Callable[[], bytes | None] = lambda: None  # noqa: E731  # a hook
-"""Gives a zip archive of this package's sources, for where a new interpreter could not import it."""
+"""Gives a compressed zip archive of this package's sources, for where a new interpreter could not import it."""
 
 
 def call_in_process(
@@ -63,6 +65,7 @@ def call_in_process(
     timeout_s: float | None = None,
     memory_limit: int | None = None,
     max_width: int = sys.maxsize,
+    log_stdout: bool = False,
 ) -> Any:
     """Call a function in a child process; what it raises has the traceback that it had there.
 
@@ -79,6 +82,8 @@ def call_in_process(
         Bytes of resident memory that the process and all below it may have; looked at every 50 ms.
     max_width
         Elements that a returned iterator may give.
+    log_stdout
+        Whether what Python prints there are log records.
 
     Raises
     ------
@@ -93,7 +98,7 @@ def call_in_process(
     CANCEL
         `kill_all` was called for the run.
     """
-    message = _Message(function, args, kwargs, context, max_width)
+    message = _Message(function, args, kwargs, context, max_width, log_stdout)
     child = _POOL.lease(context.run)
     try:
         kind, parts = _Attempt(child, timeout_s, memory_limit).carry_out(message)
@@ -135,6 +140,7 @@ class _Message:
         kwargs: Mapping[str, Any],
         context: TaskContext,
         max_width: int,
+        log_stdout: bool,
     ) -> None:
         about = {each.name: getattr(context, each.name) for each in fields(TaskContext) if each.name != "run"}
         buffers: list[pickle.PickleBuffer] = []
@@ -149,6 +155,7 @@ class _Message:
             ) from None
         self.payload: list[Part] = [payload, *(buffer.raw() for buffer in buffers)]
         self.max_width = max_width
+        self.log_stdout = log_stdout
 
     def send(self, child: Child) -> None:
         """Send it."""
@@ -164,6 +171,7 @@ class _Message:
             is_afresh,
             here if here != child.surroundings else None,
             self.max_width,
+            self.log_stdout,
         )
         child.channel.send(CALL, pickle.dumps(call, protocol=5), *self.payload)
         child.known.update(new)
@@ -233,7 +241,7 @@ def _extracted(archive: bytes) -> str:
     """A folder with the content of an archive, until this process ends."""
     folder = tempfile.mkdtemp(prefix="anabranch-code-")
     atexit.register(rmtree, folder, ignore_errors=True)
-    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+    with zipfile.ZipFile(io.BytesIO(zlib.decompress(archive))) as opened:
         opened.extractall(folder)
     return folder
 
@@ -288,6 +296,8 @@ class _Attempt:
                 if kind == BEGUN:
                     has_begun = True
                     end = time.monotonic() + (self._timeout_s if self._timeout_s is not None else float("inf"))
+                elif kind == LEARNT:
+                    masking.learn("secrets", pickle.loads(parts[0]))
                 elif kind == LOGGED:
                     _log_again(parts[0])
                 else:
@@ -382,7 +392,10 @@ class _Stream:
 
 def _log_again(data: bytearray) -> None:
     with suppress(Exception):  # `extra` may hold what loads nowhere
-        record = logging.makeLogRecord(pickle.loads(data))
+        fields = pickle.loads(data)
+        fields["msg"], trace = masking.mask(fields["msg"]), fields.get("exc_text")
+        fields["exc_text"] = trace and masking.mask(trace)
+        record = logging.makeLogRecord(fields)
         logger = logging.getLogger(record.name)
         if logger.isEnabledFor(record.levelno):
             logger.handle(record)

@@ -41,7 +41,8 @@ def reopen(known: Knowledge, gone: Container[Key]) -> list[NodeRun]:
                 run.key = None
             # A list some of whose elements failed has counts: it is Failed, and there is a list all the same.
             has_value = run.state.counts is not None or (run.state.is_successful() and not run.state.is_skipped())
-            if was_final and has_value and run.value is None and _is_wanted(known, run):
+            is_gone = run.value is None and run.ref is None
+            if was_final and has_value and is_gone and _is_wanted(known, run):
                 run.state = Pending(message="its value was lost")
         if was_final and not run.is_final:
             reopened.append(run)

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anabranch.bindings import Ref, evaluate
-from anabranch.engine.columns import found, without_value
+from anabranch.engine.columns import found, stored_columns, without_value
 from anabranch.engine.units import Column, Key, Pieces, Program, UnitOutcome
 from anabranch.frozen import FrozenNode
 from anabranch.states import FIRST_FINAL_CODE
@@ -51,7 +51,8 @@ def gathered_partials(
     Chunks that could not be reduced where they were made (an element was to be retried) are reduced here.
     """
     pieces = [(index, -1, without_value(state).value) for index, state in source.settled.items()]
-    for column in found(slug, (), outcomes, source.given):
+    stored = stored_columns(program.nodes[slug], source.stored)
+    for column in found(slug, (), outcomes, source.given, stored):
         pieces += [piece for piece in _elements(column) if piece[0] not in source.settled]
     for key in source.keys:
         outcome = outcomes[key]

@@ -13,6 +13,7 @@ import os
 import sys
 import time
 import zipfile
+import zlib
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
@@ -33,7 +34,7 @@ def load(
     version, digest
         Of this package where the run was sent from.
     archive
-        The sources of this package as a zip archive; None: it should be installed.
+        The sources of this package as a compressed zip archive; None: it should be installed.
     sources
         The user's modules: name, whether it is a package, file, source.
     """
@@ -123,7 +124,7 @@ def _installed() -> str | None:
 
 def _unpack(finder: Any, archive: bytes, version: str) -> None:
     root = f"<anabranch {version} {finder.digest[:8]}>"
-    with zipfile.ZipFile(io.BytesIO(archive)) as opened:
+    with zipfile.ZipFile(io.BytesIO(zlib.decompress(archive))) as opened:
         for name in opened.namelist():
             data = opened.read(name)
             if not name.endswith(".py"):

@@ -11,6 +11,7 @@ import re
 import sys
 import threading
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -35,7 +36,16 @@ Origin: TypeAlias = tuple[tuple[int, int], str, str | None]
 SMALL_NBYTES = 65_536  # travels with each unit: few are on their way at a time, and any worker may take them
 MAX_SOURCES_NBYTES = 2 << 20  # of the user's modules; what is imported by nobody here is left out first
 _ROOT = Path(__file__).parents[1]
-_ALWAYS = ("anabranch.engine.worker", "anabranch.engine.entry", "anabranch.engine.shelf")
+# The same for every run, as a worker keeps what the first one brought: what only some load is there for all of them.
+_ALWAYS = (
+    "anabranch.engine.worker",
+    "anabranch.engine.entry",
+    "anabranch.engine.shelf",
+    "anabranch.engine.chunk_storage",
+    "anabranch.results.memory",
+    "anabranch.results.remote",
+    "anabranch.results.sql",
+)
 DRIVER_MODULES = frozenset({"anabranch.engine.detached", "anabranch.executors.deaths"})
 _IMPORT = re.compile(r"^(?:import (anabranch[\w.]*)|from (anabranch[\w.]*) import (\([^)]*\)|.*))", re.MULTILINE)
 _NAMED = re.compile(rb"\x8c.(anabranch(?:\.\w+)+)", re.DOTALL)  # as pickle writes names of modules
@@ -263,7 +273,10 @@ def origin() -> Origin:
 
 @cache
 def archive_of(named: frozenset[str] = frozenset()) -> bytes:
-    """The part of this package that workers need, as a zip archive of sources; `named`: with these modules as well."""
+    """The part of this package that workers need, as a compressed zip archive of sources.
+
+    Its files are alike, so all of it compresses better than each of them. `named`: with these modules as well.
+    """
     files = {"anabranch/anabranch.yaml": (_ROOT / "anabranch.yaml").read_bytes()}
     todo, seen = [*_ALWAYS, *sorted(named)], set()
     while todo:
@@ -275,10 +288,10 @@ def archive_of(named: frozenset[str] = frozenset()) -> bytes:
         files[f"anabranch/{path.relative_to(_ROOT).as_posix()}"] = path.read_bytes()
         todo += [name.rpartition(".")[0], *_imports_of(path.read_text(encoding="utf-8"))]
     buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for file, data in sorted(files.items()):
-            archive.writestr(zipfile.ZipInfo(file), data, zipfile.ZIP_DEFLATED)  # without a date: the same each time
-    return buffer.getvalue()
+            archive.writestr(zipfile.ZipInfo(file), data)  # without a date: the same each time
+    return zlib.compress(buffer.getvalue(), 9)
 
 
 def _file_of(name: str) -> Path | None:

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anabranch import context
 from anabranch.bindings import evaluate
@@ -23,8 +23,10 @@ from anabranch.engine.units import Outcome, Program
 from anabranch.engine.values import ATOMS, copied, materialised, measured
 from anabranch.errors import ProcessDied, TaskTimeout, UpstreamFailure
 from anabranch.frozen import FrozenNode
+from anabranch.secret import revealed
 from anabranch.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.states import (
+    Cached,
     Crashed,
     Failed,
     Failure,
@@ -40,6 +42,9 @@ from anabranch.states import (
     TriggerFailed,
 )
 from anabranch.triggers import EdgeName, Upstreams, verdict
+
+if TYPE_CHECKING:
+    from anabranch.engine.storage import Errand, Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +65,14 @@ class Environment:
     def setting(self, name: str) -> Any:
         """One of the driver's ``engine`` settings."""
         return self.program.settings[name]
+
+    def storage(self, node: FrozenNode) -> Storage | None:
+        """Where the values of a node go; None if they are not stored. Loads what that takes for those only."""
+        if node.policies.storing is None:
+            return None
+        from anabranch.engine.storage import Storage
+
+        return Storage(node, self.program.run, self.program.values)
 
     def task_context(self, node: FrozenNode, *, map_index: int | None = None, attempt: int = 1) -> TaskContext:
         """A context for the task's code."""
@@ -97,6 +110,14 @@ class TaskRun:
     """Whether a failure is worth its traceback: the thousandth of a kind is not."""
     copied: Callable[[Any, int], Any] = _copied
     """What an attempt that may be repeated gets of an argument, by the number of the attempt."""
+    storage: Storage | None = None
+    """Where the value goes, if it has an object of its own."""
+    errand: Errand | None = None
+    """What is to be done there, once that is known."""
+    prefetched: Mapping[str, bytes | None] | None = None
+    """What was looked for there already."""
+    looks_back: bool = False
+    """Whether it may have run, and stored its value, on a worker that was lost."""
 
 
 def run_task(run: TaskRun) -> Outcome:
@@ -111,7 +132,35 @@ def run_task(run: TaskRun) -> Outcome:
         args, kwargs, inputs = arguments_of(run)
     except BaseException as error:  # collections of the user's are put together here, by their own classes
         return _concluded(run, Pending(), failed_state(error))
-    return run_attempts(run, args, kwargs, inputs)
+    if run.storage is None:
+        return run_attempts(run, args, kwargs, inputs)
+    return run_stored(run, run.storage, args, kwargs, inputs)
+
+
+def run_stored(
+    run: TaskRun, storage: Storage, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]
+) -> Outcome:
+    """The attempts, and their value stored; or a value that is there and will do."""
+    try:
+        errand = run.errand = run.errand or storage.errand(inputs, run.context.map_index)
+        found = None
+        if errand.is_shared:
+            found = errand.look(inputs, run.prefetched)
+        elif run.looks_back:
+            found = errand.look_for_own()
+    except BaseException as error:
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        run.errand = None
+        return _concluded(run, Pending(), failed_state(error, inputs, root=run.context.task_full_name))
+    try:
+        if found is not None:
+            outcome = _concluded(run, Pending(), found.state, found.value, ref=found.ref)
+        else:
+            outcome = run_attempts(run, args, kwargs, inputs)
+    finally:
+        errand.close()
+    return replace(outcome, note=errand.note)
 
 
 def consult_trigger(run: TaskRun) -> State | None:
@@ -191,6 +240,7 @@ def run_attempt(
     max_width: int = run.environment.setting("max_width")
     try:
         with context.entered(run.context):
+            args, kwargs = revealed(args, kwargs)
             if policies.isolation == "process":
                 value = call_in_process(
                     function,
@@ -200,6 +250,7 @@ def run_attempt(
                     timeout_s=policies.timeout_s,
                     memory_limit=policies.memory_limit,
                     max_width=max_width,
+                    log_stdout=policies.log_stdout,
                 )
             else:
                 value = materialised(call_within(policies.timeout_s, function, args, kwargs), max_width)
@@ -207,11 +258,16 @@ def run_attempt(
             value, pickled, nbytes = measured(value)
         else:
             pickled, nbytes = None, 0
+        measures: dict[str, Any] = {"pickled": pickled, "nbytes": nbytes}
+        if run.errand is not None:
+            stored, measures["ref"] = run.errand.commit(value)
+            if stored is not value:  # whoever ran it first, and was lost, had another
+                value, measures["pickled"], measures["nbytes"] = measured(stored)
     except BaseException as error:
         if run.environment.is_main and isinstance(error, KeyboardInterrupt):
             raise
         return conclude_exception(run, running, error, inputs)
-    return _concluded(run, running, Success(message="done"), value, pickled=pickled, nbytes=nbytes)
+    return _concluded(run, running, Success(message="done"), value, **measures)
 
 
 def conclude_exception(run: TaskRun, running: State, error: BaseException, inputs: Mapping[str, Any]) -> Outcome:
@@ -298,12 +354,16 @@ def _concluded(
                 state = replace(state, failure=describe(UpstreamFailure(state.message), in_full=False))
             return Outcome(state, revive(state.failure, state.message))
         return Outcome(state)
-    if not measures and run.check_value and value is not None:
-        try:
+    try:
+        if "nbytes" not in measures and run.check_value and value is not None:
             value, pickled, nbytes = measured(value)
-        except BaseException as error:
-            return _concluded(run, before, failed_state(error), announced=True)
-        measures = {"pickled": pickled, "nbytes": nbytes}
+            measures |= {"pickled": pickled, "nbytes": nbytes}
+        if run.errand is not None and "ref" not in measures and not isinstance(state, Cached):
+            value, measures["ref"] = run.errand.commit(value)
+    except BaseException as error:
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        return _concluded(run, before, failed_state(error, root=run.context.task_full_name), announced=True)
     return Outcome(state, value, **measures)
 
 

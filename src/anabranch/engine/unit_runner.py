@@ -22,7 +22,7 @@ from anabranch.engine.units import (
     UnitOutcome,
 )
 from anabranch.engine.values import measured, width_of
-from anabranch.errors import UnmappableError
+from anabranch.errors import ExtraMissing, ResultError, UnmappableError
 from anabranch.frozen import FrozenNode
 from anabranch.states import Pending, State, Success
 
@@ -30,7 +30,10 @@ from anabranch.states import Pending, State, Success
 def run_unit(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]) -> tuple[UnitOutcome, Report]:
     """Run a unit, given the outcomes it needs by key."""
     if unit.indices is not None:
-        return chunk_runner.run_chunk(unit, environment, outcomes)
+        try:
+            return chunk_runner.run_chunk(unit, environment, outcomes)
+        except (ResultError, ExtraMissing) as error:  # of an input: what is written is dealt with by element
+            return chunk_runner.failed_chunk(unit, environment, error)
     return run_singles(unit, environment, outcomes)
 
 
@@ -71,6 +74,8 @@ def run_singles(
             environment,
             wait_s=0.0 if unit.give_up_s is not None else environment.setting("inplace_retry_delay_s"),
             is_approved=slug in unit.approved,
+            storage=environment.storage(node),
+            looks_back=unit.is_suspect,
         )
         if place == 0 and -1 in unit.loops:
             run.context.task_loop_count, run.context.task_loop_result = unit.loops[-1]
@@ -149,4 +154,4 @@ def report_single(node: FrozenNode, outcome: Outcome, environment: Environment) 
             width = width_of(outcome.value) if not state.is_failed() or state.counts is not None else None
         except UnmappableError as error:
             reason = str(error)
-    return SingleReport(node.slug, state, value, width, reason)
+    return SingleReport(node.slug, state, value, width, reason, ref=outcome.ref, note=outcome.note)

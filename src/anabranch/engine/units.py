@@ -17,10 +17,15 @@ from anabranch.engine.entry import Sourced
 from anabranch.engine.failures import revive
 from anabranch.engine.values import dumps, dumps_with_buffers
 from anabranch.frozen import FrozenNode
+from anabranch.results.reference import ResultRef
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, State, Success
 
 Key: TypeAlias = tuple[str, int]
 Indices: TypeAlias = range | tuple[int, ...]
+Refs: TypeAlias = tuple[tuple[Indices, ResultRef], ...]
+"""Stored objects, with the elements that are to be had from each."""
+Note: TypeAlias = tuple[str, Mapping[str, str]]
+"""What looking for a cached value came to, and the digests of the key by part."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +57,14 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Stored:
+    """The value of an upstream node is where the task's result has put it."""
+
+    state: State
+    ref: ResultRef
+
+
+@dataclass(frozen=True, slots=True)
 class CutFrom:
     """The elements that a chunk needs of a list are cut from the outcome under this key, where that lies."""
 
@@ -69,6 +82,8 @@ class Pieces:
     """Elements without a value that are in no chunk, because each one with them was lost."""
     given: tuple[tuple[Indices, bytes], ...] = ()
     """Pickled lists of values of elements that are in no chunk any more."""
+    stored: Refs = ()
+    """Where values are stored of elements that are in no chunk any more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +93,7 @@ class Known:
     state: State
 
 
-Input: TypeAlias = Held | CutFrom | Sent | Pieces | Known
+Input: TypeAlias = Held | CutFrom | Sent | Stored | Pieces | Known
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +146,9 @@ class Outcome:
     pickled: bytes | None = None
     """The value's pickle, where it was made to see that it can be."""
     nbytes: int = 0
+    ref: ResultRef | None = None
+    """Where the value is stored."""
+    note: Note | None = None
 
 
 @dataclass(slots=True)
@@ -239,6 +257,9 @@ class SingleReport:
     """Number of elements, if a map takes them from here."""
     unmappable: str = ""
     """Why a map cannot take elements from here."""
+    ref: ResultRef | None = None
+    """Where the value is stored."""
+    note: Note | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,15 +271,10 @@ class ColumnReport:
     records: Mapping[int, State]
     values: bytes | None = None
     """The pickled list of values, of the final elements only, where it is small."""
-
-
-@dataclass(frozen=True, slots=True)
-class Printed:
-    """A line that a task run printed."""
-
-    slug: str
-    map_index: int | None
-    text: str
+    refs: Refs = ()
+    """Where the values of all successful elements are stored, if they are."""
+    notes: Mapping[int, Note] = field(default_factory=dict)
+    """By element, where values are looked for by key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,8 +286,6 @@ class Report:
     columns: tuple[ColumnReport, ...] = ()
     indices: Indices | None = None
     """Elements that were begun; the rest of the unit's is handed back."""
-    prints: tuple[Printed, ...] = ()
-    """What task code printed, where that is not this process's own terminal."""
     seconds: float = 0.0
     """Wall time of the elements."""
     last_s: float = 0.0

@@ -9,14 +9,19 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import cloudpickle
 
+from anabranch import masking
+from anabranch.engine import log_capture
 from anabranch.engine.columns import whole_outcome
 from anabranch.engine.cutting import cut
 from anabranch.engine.failures import describe, revive
+from anabranch.engine.log_lines import logs_topic
+from anabranch.engine.log_outbox import Outbox, whole_log_path
+from anabranch.engine.masked import masked_report
 from anabranch.engine.prints import captured
 from anabranch.engine.seclusion import PROCESS
 from anabranch.engine.task_runner import Environment
@@ -77,10 +82,13 @@ def execute(
     else:
         environment = Environment(loaded, worker=worker.address if worker is not None else "local", is_main=is_main)
         with PROCESS.entered(alone=unit.is_suspect):
+            if worker is not None:
+                _take_logs(worker, token, loaded)
             if unit.is_suspect and worker is not None:
                 announce(worker, token, unit.key)
             outcome = _run(unit, environment, opened, captures=worker is not None)
     if worker is not None:
+        log_capture.flush(token)  # what a unit has logged comes before its report
         # Sent before the value is announced, so that it is there first; the run's token is the topic.
         worker.log_event(token, (*key, dumps_report(outcome.report)))
     return outcome
@@ -106,14 +114,21 @@ def dumps_report(report: object) -> bytes:
 def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome], *, captures: bool) -> UnitOutcome:
     """Run a unit; take its prints where they must travel or be logged."""
     nodes = environment.program.nodes
-    if not captures and not any(nodes[slug].policies.log_stdout for slug in unit.nodes):
+    logged = [slug for slug in unit.nodes if nodes[slug].policies.log_stdout]
+    with captured(logged) if captures or logged else contextlib.nullcontext():
         outcome, report = run_unit(unit, environment, outcomes)
-    else:
-        with captured() as lines:
-            outcome, report = run_unit(unit, environment, outcomes)
-        report = replace(report, prints=lines.all())
-    outcome.report = report
+    outcome.report = masked_report(report)
     return outcome
+
+
+def _take_logs(worker: Any, token: str, program: Program) -> None:
+    """Have what tasks of a run log in this process sent to its driver, if there is one that listens."""
+    level = program.settings.get("log_level")
+    if level is None or log_capture.is_open(token):
+        return
+    whole = whole_log_path(program.settings.get("log_directory", ""), token)
+    send = partial(worker.log_event, logs_topic(token))
+    log_capture.open_sink(token, lambda: Outbox(level, send, worker=worker.address, whole=whole))
 
 
 def cut_elements(slug: str, indices: bytes, sealed: UnitOutcome | Sealed) -> UnitOutcome:
@@ -143,8 +158,9 @@ def load_program(token: str, data: bytes) -> Program:
         program = _PROGRAMS.get(token)
         if program is None:
             program = _PROGRAMS[token] = _loaded(data)
+            masking.learn(token, [program.values.get(slug) for slug in program.settings.get("secret_parameters", ())])
             while len(_PROGRAMS) > MAX_PROGRAMS:
-                _PROGRAMS.popitem(last=False)
+                _let_go(_PROGRAMS.popitem(last=False)[0])
         return program
 
 
@@ -221,8 +237,18 @@ class _Lenient(pickle.Unpickler):
 
 def forget_program(token: str) -> None:
     """Forget a run that has ended."""
+    _let_go(token)
     with _LOCK:
-        _PROGRAMS.pop(token, None)
+        program = _PROGRAMS.pop(token, None)
+    for node in program.nodes.values() if program is not None else ():
+        if node.policies.storing is not None:
+            with contextlib.suppress(Exception):  # of a store's own driver
+                node.policies.storing.result.close()
+
+
+def _let_go(token: str) -> None:
+    log_capture.close_sink(token)
+    masking.forget(token)
 
 
 def opened_outcome(outcome: Any) -> UnitOutcome:

@@ -37,6 +37,13 @@ class Posted:
 
 
 @dataclass(frozen=True, slots=True)
+class Logged:
+    """Tasks have logged something."""
+
+    payload: bytes  # executors do not look inside
+
+
+@dataclass(frozen=True, slots=True)
 class Dropped:
     """A key will not be computed, or its value is gone for good."""
 
@@ -62,7 +69,7 @@ class CancelWanted:
     reason: str
 
 
-Message: TypeAlias = Posted | Dropped | Disconnected | CancelWanted
+Message: TypeAlias = Posted | Logged | Dropped | Disconnected | CancelWanted
 
 
 class Executor(Protocol):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch.engine.entry import Sourced
 from anabranch.errors import ExecutorError, OptionError
-from anabranch.executors.base import CancelWanted, Disconnected, Dropped, Key, Message, Posted, Region
+from anabranch.executors.base import CancelWanted, Disconnected, Dropped, Key, Logged, Message, Posted, Region
 from anabranch.executors.clusters import ClusterClass, MadeCluster, is_cluster, make_cluster, performance_report
 from anabranch.executors.preflight import Needs, check, wait_for_workers
 from anabranch.executors.security import as_security, connect
@@ -197,7 +197,9 @@ class DaskExecutor:
             address = self._client.scheduler.address if self._client.scheduler is not None else ""
             wait_for_workers(self._client, patience_s, _log.warning, address=address)
         self.check(Needs())  # before anything that carries code goes anywhere
-        for topic, take in zip(topics(self._token), (self._take_event, self._take_control), strict=True):
+        for topic, take in zip(
+            topics(self._token), (self._take_event, self._take_control, self._take_logs), strict=True
+        ):
             self._client.subscribe_topic(topic, take)
         try:
             self._client.register_plugin(HandBack(self._token, self._client.id), name=plugin_name(self._token))
@@ -297,8 +299,8 @@ class DaskExecutor:
             if not self._is_of_this_machine:
                 self.ask_workers(Sourced("forget", (self._token,)), FORGET_S)
             with contextlib.suppress(Exception):  # a lost scheduler is no reason to fail now
-                client.unsubscribe_topic(self._token)
-                client.unsubscribe_topic(f"{self._token}-control")
+                for topic in (self._token, f"{self._token}-control", f"{self._token}-logs"):
+                    client.unsubscribe_topic(topic)
             for future in self._futures.values():
                 with contextlib.suppress(Exception):
                     future.release()
@@ -395,6 +397,9 @@ class DaskExecutor:
 
     def _take_control(self, event: tuple[float, Any]) -> None:
         self._messages.put(CancelWanted(str(event[1])))
+
+    def _take_logs(self, event: tuple[float, Any]) -> None:
+        self._messages.put(Logged(event[1]))
 
     def _take_event(self, event: tuple[float, Any]) -> None:
         name, number, payload = event[1]

@@ -84,9 +84,9 @@ class HandBack(SchedulerPlugin):
         return eval, (expression,)
 
 
-def topics(token: str) -> tuple[str, str]:
-    """Of the scheduler's events: where a run's reports go, and where its driver is told to cancel."""
-    return token, f"{token}-control"
+def topics(token: str) -> tuple[str, str, str]:
+    """Of the scheduler's events: where a run's reports go, where its driver is told to cancel, and where logs go."""
+    return token, f"{token}-control", f"{token}-logs"
 
 
 def plugin_name(token: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, Self, TypeAlias, TypeVar
 
 from anabranch.errors import (
     AnabranchError,
+    ExtraMissing,
     OptionError,
     ResultConflict,
     ResultDamaged,
@@ -66,6 +67,10 @@ class Store(Protocol):
         FileNotFoundError
             There is none.
         """
+        ...
+
+    def get_many(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """Those of several objects that are there, in as few trips as the store can do with."""
         ...
 
     def exists(self, location: str) -> bool:
@@ -134,14 +139,27 @@ class Result:
         """
         return self.template.render(fields)
 
-    def locate_chunk(self, fields: Mapping[str, Any], indices: Sequence[int]) -> str:
-        """Location of the object of several elements, below that of their task; the same for the same indices."""
+    def locate_chunk(
+        self,
+        fields: Mapping[str, Any],
+        indices: Sequence[int],
+        *,
+        template: Template | None = None,
+        serial: int | None = None,
+    ) -> str:
+        """Location of the object of several elements, below that of their task; the same for the same indices.
+
+        With a serial number, what another number has written for these indices is elsewhere. `template`: in place of
+        the result's own.
+        """
         first, last = min(indices), max(indices)
         name = f"{first}-{last}"
         if last - first + 1 != len(indices):
             digest = hashlib.sha256(",".join(map(str, sorted(indices))).encode()).hexdigest()
             name += f"-{digest[:16]}"
-        return check_location(f"{self.locate(fields)}/{name}")
+        if serial is not None:
+            name += f".{serial}"
+        return check_location(f"{(template or self.template).render(fields)}/{name}")
 
     def format(self, /, **fields: Any) -> Self:
         """A copy with the location filled in, as Prefect 1 has it."""
@@ -179,9 +197,7 @@ class Result:
         LocationError
             The location is not one.
         """
-        check_location(location)
-        body = self.serializer.dumps(value)
-        return self._commit(location, body, value, ids, width=None, overwrite=overwrite)
+        return self.commit(location, value, ids, overwrite=overwrite)[0]
 
     def write_elements(
         self,
@@ -193,13 +209,33 @@ class Result:
         overwrite: bool = False,
     ) -> ResultRef:
         """Store elements of a map in one object; as `write` otherwise."""
+        return self.commit_elements(location, indices, values, ids, overwrite=overwrite)[0]
+
+    def commit(
+        self, location: str, value: Any, ids: Ids | None = None, *, overwrite: bool = False
+    ) -> tuple[ResultRef, bool]:
+        """As `write`; also whether the value that is there is this one, not another that was there under its ids."""
+        check_location(location)
+        body = self.serializer.dumps(value)
+        return self._commit(location, body, value, ids, width=None, overwrite=overwrite)
+
+    def commit_elements(
+        self,
+        location: str,
+        indices: Sequence[int],
+        values: Sequence[Any],
+        ids: Ids | None = None,
+        *,
+        overwrite: bool = False,
+    ) -> tuple[ResultRef, bool]:
+        """As `write_elements`; also whether the values that are there are these."""
         check_location(location)
         body = packed(indices, values, self.serializer)
         return self._commit(location, body, values, ids, width=len(indices), overwrite=overwrite)
 
     def _commit(
         self, location: str, body: bytes, value: Any, ids: Ids | None, *, width: int | None, overwrite: bool
-    ) -> ResultRef:
+    ) -> tuple[ResultRef, bool]:
         example = value if width is None else next(iter(value), None)
         header, head = head_of(
             body,
@@ -213,7 +249,7 @@ class Result:
         )
         with self._using("written", location):
             if self.store.put(location, [head, body], replace=overwrite):
-                return header.ref(location)
+                return header.ref(location), True
             data = self._get(location)
         try:
             there, _ = opened(data, location, key=_key())
@@ -223,13 +259,15 @@ class Result:
             _logger.warning("%s; it is written again", error)
             with self._using("written", location):
                 self.store.put(location, [head, body], replace=True)
-            return header.ref(location)
+            return header.ref(location), True
         if there.ids != header.ids or there.width != width:
-            raise ResultConflict(
+            conflict = ResultConflict(
                 f"location {location!r} has the result of {_owner(there.ids)}, and {_owner(header.ids)} is to be "
                 "written there; give one of them another location, or set overwrite=True"
             )
-        return there.ref(location)
+            conflict.owner = there.ids
+            raise conflict
+        return there.ref(location), there.sha256 == header.sha256
 
     # Reading
 
@@ -276,6 +314,71 @@ class Result:
         serializer = self._reader(header, location)
         return _loaded(location, header, lambda: unpacked(body, serializer, wanted, width=width))
 
+    def read_dated(
+        self, location: str, ids: Ids | None = None, *, data: bytes | None = None
+    ) -> tuple[Any, ResultRef, datetime]:
+        """A stored value, its reference, and when it was written; of an object's bytes, if these are here already.
+
+        Raises
+        ------
+        ResultMissing, ResultDamaged, ResultStoreError
+            As `read`.
+        """
+        header, body, location = self._opened(location, ids, data)
+        if header.width is not None:
+            raise ResultDamaged(f"result {location!r} holds {header.width:,} elements of a map, not one value")
+        serializer = self._reader(header, location)
+        value = _loaded(location, header, lambda: serializer.loads(body))
+        return value, header.ref(location), datetime.fromisoformat(header.created)
+
+    def fetch(self, locations: Collection[str]) -> dict[str, bytes]:
+        """The bytes of several objects, by location; those that are not there are left out. For `read_dated`.
+
+        Raises
+        ------
+        ResultStoreError
+            The store cannot be read.
+        """
+        with self._using("read", next(iter(locations), "*")):
+            return self.store.get_many([check_location(each) for each in locations])
+
+    def check_owner(self, location: str, ids: Ids, data: bytes) -> None:
+        """Make sure that an object, of which these are the bytes, is not somebody else's; it may be damaged.
+
+        Raises
+        ------
+        ResultConflict
+            It is, or it is no result at all.
+        """
+        try:
+            header = read_header(data, location, key=_key())
+        except ResultDamaged as error:
+            if not is_ours(data):
+                raise ResultConflict(f"{error}; remove it, or choose another location") from None
+            return
+        if header.ids != canonical(ids):
+            raise ResultConflict(
+                f"location {location!r} has the result of {_owner(header.ids)}, and that of {_owner(canonical(ids))} "
+                "is to be there; give one of them another location"
+            )
+
+    def check(self, ref: ResultRef, *, whole: bool = True) -> None:
+        """Make sure that what was recorded is still there, without loading its value; `whole`: its last byte, too.
+
+        Raises
+        ------
+        ResultMissing, ResultDamaged, ResultStoreError
+            As `read`.
+        """
+        if whole:
+            self._opened(ref, None)
+            return
+        found = self.info(ref.location)
+        if found is None:
+            raise ResultMissing(f"there is no result {ref.location!r} in {self.store!r}")
+        if found.checksum != ref.checksum:
+            raise _replaced(ref.location)
+
     def exists(self, location: str) -> bool:
         """Whether there is an object, be it damaged."""
         check_location(location)
@@ -306,6 +409,32 @@ class Result:
         with self._using("deleted", location):
             self.store.delete(location)
 
+    def put_note(self, location: str, data: bytes, *, replace: bool = False) -> bool:
+        """Leave bytes that are no value, and need not survive the machine; False if there are some, without `replace`.
+
+        Raises
+        ------
+        ResultStoreError
+            The store cannot be written to.
+        """
+        with self._using("written", location):
+            put = getattr(self.store, "put_quickly", self.store.put)
+            return bool(put(check_location(location), [data], replace=replace))
+
+    def get_note(self, location: str) -> bytes | None:
+        """Such bytes; None if there are none.
+
+        Raises
+        ------
+        ResultStoreError
+            The store cannot be read.
+        """
+        try:
+            with self._using("read", location):
+                return self.store.get(check_location(location))
+        except FileNotFoundError:
+            return None
+
     def sweep(self) -> int:
         """Remove temporary files older than an hour, which writers that died have left; how many there were."""
         with self._using("swept", "*"):
@@ -315,13 +444,16 @@ class Result:
         """Close this process's connections to the store; the next call opens them again."""
         self.store.close()
 
-    def _opened(self, where: ResultRef | str, ids: Ids | None) -> tuple[Header, memoryview, str]:
+    def _opened(
+        self, where: ResultRef | str, ids: Ids | None, data: bytes | None = None
+    ) -> tuple[Header, memoryview, str]:
         location = check_location(where.location if isinstance(where, ResultRef) else where)
-        with self._using("read", location):
-            data = self._get(location)
+        if data is None:
+            with self._using("read", location):
+                data = self._get(location)
         header, body = opened(data, location, key=_key())
         if isinstance(where, ResultRef) and header.sha256 != where.checksum:
-            raise ResultDamaged(f"result {location!r} is not the one that was recorded: it was written again since")
+            raise _replaced(location)
         if ids is not None and header.ids != canonical(ids):
             raise ResultDamaged(
                 f"result {location!r} is that of {_owner(header.ids)}, not of {_owner(canonical(ids))}: it was moved, "
@@ -356,8 +488,17 @@ class Result:
         """Turns whatever a store raises into the one error that says what could not be done where."""
         try:
             yield
-        except AnabranchError:
+        except (AnabranchError, FileNotFoundError) as error:
+            if isinstance(error, FileNotFoundError) and done != "read":
+                raise ResultStoreError(
+                    f"result {location!r} cannot be {done} in {self.store!r}: {explained(error)}"
+                ) from error
             raise
+        except ImportError as error:  # on a worker that has less than the machine on which the flow was written
+            raise ExtraMissing(
+                f"result {location!r} cannot be {done} in {self.store!r}, because this process lacks a package: "
+                f"{error}{_install(self.store)}"
+            ) from error
         except Exception as error:  # of the operating system, or of any driver's own kind
             raise ResultStoreError(
                 f"result {location!r} cannot be {done} in {self.store!r}: {explained(error)}"
@@ -406,6 +547,15 @@ def _unloadable(location: str, header: Header, error: BaseException) -> ResultEr
         f"result {location!r}, a {header.type_name} written by {header.serializer!r}, cannot be loaded here: "
         f"{type(error).__name__}: {str(error)[:500]}"
     )
+
+
+def _install(store: Store) -> str:
+    extra = getattr(store, "extra", "")
+    return f'; pip install "anabranch[{extra}]" where tasks run' if extra else ""
+
+
+def _replaced(location: str) -> ResultDamaged:
+    return ResultDamaged(f"result {location!r} is not the one that was recorded: it was written again since")
 
 
 def _owner(ids: str) -> str:

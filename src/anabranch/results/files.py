@@ -11,7 +11,7 @@ import logging
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -53,13 +53,20 @@ class LocalStore:
 
     def put(self, location: str, parts: list[bytes], *, replace: bool) -> bool:
         """As `Store.put`. Where the file system has no hard links, two writers at once may both believe to be first."""
+        return self._put(location, parts, replace=replace, lasts=True)
+
+    def put_quickly(self, location: str, parts: list[bytes], *, replace: bool) -> bool:
+        """As `put`, of what need not survive the machine: bringing it to the disk would take most of the time."""
+        return self._put(location, parts, replace=replace, lasts=False)
+
+    def _put(self, location: str, parts: list[bytes], *, replace: bool, lasts: bool) -> bool:
         with self._folder(location, create=True) as (folder, name, path):
             self._look_once()
             if replace:
                 self._check_kind(name, folder, location)
             temporary = os.path.join(path, f"{_TEMPORARY}{uuid4().hex}")
             try:
-                self._fill(temporary, folder, parts)
+                self._fill(temporary, folder, parts, lasts=lasts)
                 if replace:
                     os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
                 elif not _named(temporary, name, folder):
@@ -67,7 +74,8 @@ class LocalStore:
             finally:
                 with suppress(OSError):  # it has its name by now, or there is another error to tell
                     os.unlink(temporary, dir_fd=folder)
-            _flush_directory(folder)
+            if lasts:
+                _flush_directory(folder)
             return True
 
     def get(self, location: str, nbytes: int | None = None) -> bytes:
@@ -79,6 +87,14 @@ class LocalStore:
                 if not stat.S_ISREG(os.fstat(handle).st_mode):
                     raise _wrong_kind(location, os.fstat(handle).st_mode)
                 return file.read(-1 if nbytes is None else nbytes)
+
+    def get_many(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """As `Store.get_many`."""
+        found = {}
+        for location in locations:
+            with suppress(FileNotFoundError):
+                found[location] = self.get(location)
+        return found
 
     def exists(self, location: str) -> bool:
         """As `Store.exists`."""
@@ -140,14 +156,15 @@ class LocalStore:
         finally:
             os.close(folder)
 
-    def _fill(self, name: str, folder: int | None, parts: list[bytes]) -> None:
+    def _fill(self, name: str, folder: int | None, parts: list[bytes], *, lasts: bool) -> None:
         handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_FOLLOW, 0o600, dir_fd=folder)
         try:
             for part in parts:
                 rest = memoryview(part)
                 while rest:
                     rest = rest[os.write(handle, rest[:_ONE_READ]) :]
-            os.fsync(handle)
+            if lasts:
+                os.fsync(handle)
         finally:
             os.close(handle)
 

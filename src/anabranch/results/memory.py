@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from typing import Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
@@ -22,6 +23,8 @@ class MemoryStore:
                 store.objects = {}
         return store
 
+    of_one_process = True
+    """What is written elsewhere is not found here."""
     _token: str
     objects: dict[str, bytes]
     """The objects by location, for a test to look at, or to damage."""
@@ -45,6 +48,11 @@ class MemoryStore:
         if (data := self.objects.get(location)) is None:
             raise FileNotFoundError(location)
         return data[:nbytes]
+
+    def get_many(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """As `Store.get_many`."""
+        with _LOCK:
+            return {location: self.objects[location] for location in locations if location in self.objects}
 
     def exists(self, location: str) -> bool:
         """As `Store.exists`."""

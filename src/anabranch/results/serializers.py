@@ -220,6 +220,7 @@ class ParquetSerializer(_Named):
         UnstorableValueError
             It is neither kind of table, or has columns that Parquet cannot hold.
         """
+        need("pyarrow", "arrow", "ParquetSerializer")  # a worker may have less than the machine it was made on
         import pyarrow
         from pyarrow import parquet
 
@@ -242,6 +243,7 @@ class ParquetSerializer(_Named):
 
     def loads(self, data: Bytes) -> Any:
         """The table, of the kind that it was."""
+        need("pyarrow", "arrow", "ParquetSerializer")
         import pyarrow
         from pyarrow import parquet
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -26,6 +27,7 @@ TABLE = "anabranch_results"
 RECONNECT_S = 10.0  # PostgreSQL restarts within 5
 LOCKED_S = 30.0  # a writer of SQLite holds its lock for as long as one object takes
 _PAUSE_S = 0.2  # between two tries to connect
+_PER_STATEMENT = 500  # locations: SQLite took 999 variables before 3.32
 
 
 class SQLStore:
@@ -74,6 +76,18 @@ class SQLStore:
         if found is None:
             raise FileNotFoundError(location)
         return bytes(found[0] or b"")  # SQLite says NULL for a part of nothing
+
+    def get_many(self, locations: Sequence[str]) -> dict[str, bytes]:
+        """As `Store.get_many`: in statements with some hundred locations each."""
+        found: dict[str, bytes] = {}
+        for first in range(0, len(locations), _PER_STATEMENT):
+            part = locations[first : first + _PER_STATEMENT]
+            rows = self._run(
+                partial(_selected, part),
+                lambda outcome: [(str(row.location), bytes(row.body)) for row in outcome],
+            )
+            found.update(rows)
+        return found
 
     def exists(self, location: str) -> bool:
         """As `Store.exists`."""
@@ -168,6 +182,12 @@ class SQLStore:
             if not inspect(engine).has_table(TABLE):  # it is there if another process was making it too
                 raise
         return engine, table
+
+
+def _selected(locations: Sequence[str], table: Table) -> Any:
+    from sqlalchemy import select
+
+    return select(table.c.location, table.c.body).where(table.c.location.in_(locations))
 
 
 def _is_refused(text: str) -> bool:

@@ -261,8 +261,12 @@ class RunStore(Protocol):
         level: int = 0,
         limit: int | None = None,
         offset: int = 0,
+        after: tuple[int, int] | None = None,
     ) -> list[LogRow]:
-        """Log lines of a run, a task or an element from a level on, by time."""
+        """Log lines of a run, a task or an element from a level on, by time.
+
+        With `after`, an epoch and a serial number: those of that epoch with a higher number, in order of their numbers.
+        """
 
     def prune(
         self, *, older_than: datetime | None = None, keep_last: int | None = None, now: datetime | None = None

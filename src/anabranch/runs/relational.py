@@ -62,6 +62,12 @@ class Database(Protocol):
     lock_clause: str
     """What a query must end with to keep others from changing the rows it read, until its transaction ends."""
 
+    skip_clause: str
+    """What follows it to leave out rows that others have locked, instead of waiting for them."""
+
+    def now(self) -> int:
+        """Microseconds since 1970 by the clock that all who share the database go by."""
+
     def write(self, act: Callable[[Transaction], T], *, durable: bool = False) -> T:
         """Do something in a transaction that is committed when this returns, and rolled back if it raises.
 
@@ -134,6 +140,11 @@ class RelationalRunStore:
     def describe(self) -> dict[str, str]:
         """Kind, location (passwords masked), versions, and warnings, for people."""
         return self._database.describe()
+
+    @property
+    def database(self) -> Database:
+        """Where the tables are: those of the registry are beside those of the runs."""
+        return self._database
 
     # Owning -----------------------------------------------------------------------------------------------------------
 
@@ -287,8 +298,12 @@ class RelationalRunStore:
         level: int = 0,
         limit: int | None = None,
         offset: int = 0,
+        after: tuple[int, int] | None = None,
     ) -> list[LogRow]:
-        """Log lines of a run, a task or an element from a level on, by time."""
+        """Log lines of a run, a task or an element from a level on, by time.
+
+        With `after`, an epoch and a serial number: those of that epoch with a higher number, in order of their numbers.
+        """
         conditions: list[str] = ["run_id = ?", "level >= ?"]
         parameters: list[Any] = [run_id, level]
         for column, value in (("slug", slug), ("element", index)):
@@ -296,6 +311,10 @@ class RelationalRunStore:
                 conditions.append(f"{column} = ?")
                 parameters.append(value)
         order = "ORDER BY logged, epoch, serial LIMIT ? OFFSET ?"
+        if after is not None:
+            conditions.append("epoch = ? AND serial > ?")
+            parameters += after
+            order = "ORDER BY serial LIMIT ? OFFSET ?"
         parameters += [_ALL if limit is None else _counted("limit", limit), _counted("offset", offset)]
         rows = self._fetch(f"{LOGS.select(' AND '.join(conditions))} {order}", parameters)
         return [log_of(row) for row in rows]

@@ -65,6 +65,21 @@ CHUNKS = _table("chunks", "run_id slug serial", "indices codes element_values re
 ELEMENTS = _table("elements", "run_id slug element", "code attempt due message failure")
 LOGS = _table("logs", "run_id epoch serial", "logged level line slug element attempt worker")
 TABLES = (RUNS, DETAILS, TASK_RUNS, CHUNKS, ELEMENTS, LOGS)
+"""Tables of runs; all begin with the run's id."""
+FLOWS = _table(
+    "flows",
+    "flow_name",
+    "project version fingerprint source code storage graph parameters schedule schedule_text overlap max_runs labels "
+    "paused changed scheduled_until",
+)
+SLOTS = _table(
+    "slots",
+    "run_id",
+    "flow_name due ready parameters labels origin grp grp_most approve state message cancel owner token run_epoch "
+    "tries lease_until created started ended",
+)
+SERVICE_TABLES = (FLOWS, SLOTS)
+"""Tables of flows that run by themselves."""
 
 SQLITE = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "bytes": "BLOB", "clustered": " WITHOUT ROWID"}
 # Collation "C": ids and names sort by code point in both.
@@ -109,6 +124,26 @@ STEPS: tuple[tuple[str, ...], ...] = (
             run_id {text} NOT NULL, epoch {integer} NOT NULL, serial {integer} NOT NULL, logged {integer} NOT NULL,
             level {integer} NOT NULL, line {text} NOT NULL, slug {text}, element {integer}, attempt {integer},
             worker {text} NOT NULL, PRIMARY KEY (run_id, epoch, serial)){clustered}""",
+    ),
+    # 3: flows that run by themselves
+    (
+        """CREATE TABLE anabranch_flows (
+            flow_name {text} NOT NULL PRIMARY KEY, project {text} NOT NULL, version {integer} NOT NULL,
+            fingerprint {text} NOT NULL, source {text} NOT NULL, code {bytes}, storage {text}, graph {text} NOT NULL,
+            parameters {text} NOT NULL, schedule {bytes}, schedule_text {text} NOT NULL, overlap {text} NOT NULL,
+            max_runs {integer}, labels {text} NOT NULL, paused {integer} NOT NULL, changed {integer} NOT NULL,
+            scheduled_until {integer} NOT NULL)""",
+        "CREATE INDEX anabranch_flows_changed ON anabranch_flows (changed)",
+        """CREATE TABLE anabranch_slots (
+            run_id {text} NOT NULL PRIMARY KEY, flow_name {text} NOT NULL, due {integer} NOT NULL,
+            ready {integer} NOT NULL, parameters {text} NOT NULL, labels {text} NOT NULL, origin {text} NOT NULL,
+            grp {text} NOT NULL,
+            grp_most {integer}, approve {text} NOT NULL, state {text} NOT NULL, message {text} NOT NULL,
+            cancel {integer} NOT NULL, owner {text} NOT NULL, token {text} NOT NULL, run_epoch {integer} NOT NULL,
+            tries {integer} NOT NULL, lease_until {integer}, created {integer} NOT NULL, started {integer},
+            ended {integer})""",
+        "CREATE INDEX anabranch_slots_state ON anabranch_slots (state, ready)",
+        "CREATE INDEX anabranch_slots_flow_name ON anabranch_slots (flow_name, state)",
     ),
 )
 VERSION = len(STEPS)

@@ -19,7 +19,7 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from anabranch.errors import RunStoreError, RunStoreUnavailable
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.rows import Row
-from anabranch.runs.schema import POSTGRESQL, TABLES, VERSION, statements
+from anabranch.runs.schema import POSTGRESQL, SERVICE_TABLES, TABLES, VERSION, statements
 from anabranch.settings import config
 from anabranch.urls import masked
 
@@ -48,6 +48,7 @@ _PASSING = {
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
 }
+_NOW = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
 _CURES = {
     "25006": "the database is read-only; use the primary, not a replica",
     "42501": "this user may not do that; grant it CREATE on the schema, or let an owner make the tables",
@@ -109,6 +110,7 @@ class _PostgreSQL:
     """A PostgreSQL database as a `Database`."""
 
     lock_clause = " FOR UPDATE"
+    skip_clause = " SKIP LOCKED"
 
     def __init__(self, url: URL, *, read_only: bool, patience_s: float) -> None:
         self._location = masked(url.render_as_string(hide_password=True))
@@ -178,6 +180,11 @@ class _PostgreSQL:
         kind = RunStoreUnavailable if not self._ready and not code else RunStoreError
         return kind(f"cannot use the run store {self._location}: {said}")
 
+    def now(self) -> int:
+        """The server's clock, which is the same for all machines that share it."""
+        found = self.read(lambda transaction: transaction.fetch(_NOW))
+        return int(found[0][0])
+
     # Opening ----------------------------------------------------------------------------------------------------------
 
     def _prepare(self, connection: Connection) -> None:
@@ -222,7 +229,7 @@ class _PostgreSQL:
     # ------------------------------------------------------------------------------------------------------------------
 
     def check(self) -> list[str]:
-        names = [table.name for table in TABLES]
+        names = [table.name for table in (*TABLES, *SERVICE_TABLES)]
         missing = self.read(lambda transaction: [name for name in names if not _has(transaction, name)])
         return [f"{name}: there is no such table in {self._location}" for name in missing]
 

@@ -109,7 +109,7 @@ def _within(connection: sqlite3.Connection, begin: str, act: Callable[[_Transact
 class _SQLite:
     """A SQLite file as a `Database`."""
 
-    lock_clause = ""  # BEGIN IMMEDIATE keeps all others from writing
+    lock_clause = skip_clause = ""  # BEGIN IMMEDIATE keeps all others from writing
 
     def __init__(self, path: Path, *, read_only: bool, patience_s: float) -> None:
         self._path = path
@@ -145,6 +145,10 @@ class _SQLite:
     def read(self, act: Callable[[_Transaction], T]) -> T:
         with self._lock, self._explaining("read"):
             return _within(self._open(), "BEGIN", act)
+
+    def now(self) -> int:
+        """The clock of the machine that the file is on."""
+        return time.time_ns() // 1_000
 
     def check(self) -> list[str]:
         # The check reads damaged pages on purpose; what it finds is an answer, not an error.
@@ -381,7 +385,7 @@ class _SQLite:
 class _Memory:
     """Tables in memory as a `Database`."""
 
-    lock_clause = ""
+    lock_clause = skip_clause = ""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -401,6 +405,9 @@ class _Memory:
 
     def read(self, act: Callable[[_Transaction], T]) -> T:
         return self.write(act)
+
+    def now(self) -> int:
+        return time.time_ns() // 1_000
 
     def check(self) -> list[str]:
         return []

@@ -15,6 +15,7 @@ import threading
 import time
 import uuid
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -231,7 +232,7 @@ def test_the_child_may_import_the_library_from_an_archive(monkeypatch: pytest.Mo
         for file in package.rglob("*"):
             if file.suffix in (".py", ".yaml"):
                 archive.write(file, file.relative_to(package.parent))
-    monkeypatch.setattr(processes, "code_archive", data.getvalue)
+    monkeypatch.setattr(processes, "code_archive", lambda: zlib.compress(data.getvalue()))
     processes._POOL.close()
 
     def where() -> str:

@@ -1,0 +1,134 @@
+"""``anabranch logs``: what the tasks of a recorded run have logged."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import time
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anabranch.cli.exits import USAGE, Problem
+from anabranch.cli.history import opened_store
+from anabranch.printable import printable, printable_lines
+
+if TYPE_CHECKING:
+    from anabranch.runs import LogRow, RunRecord, RunStore
+
+LEVELS = ("debug", "info", "warning", "error", "critical")
+POLL_S = 0.5  # as often as a run's driver writes
+_PAGE = 5_000  # lines that are read at a time
+_LOOKS: dict[int, dict[str, Any]] = {
+    logging.DEBUG: {"dim": True},
+    logging.WARNING: {"fg": "yellow"},
+    logging.ERROR: {"fg": "red"},
+    logging.CRITICAL: {"fg": "red", "bold": True},
+}
+
+
+@click.command(short_help="Show what the tasks of a recorded run logged.")
+@click.argument("run", metavar="RUN")
+@click.argument("task", metavar="[TASK|TASK[7]]", required=False)
+@click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until the run ends.")
+@click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), default="debug", help="From this level on.")
+@click.option("--json", "as_json", is_flag=True, help="Each line as one of JSON.")
+def logs(*, run: str, task: str | None, follow: bool, level: str, as_json: bool) -> None:
+    """Show what the tasks of a run logged: all of them, one task, or one element. RUN may be shortened.
+
+    The level that a run logs at is chosen when it runs (logging.level): what is below it was never sent.
+    """
+    with opened_store() as store:
+        if store is None:
+            raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
+        record = store.get_run(run)
+        slug, index = _task_run(store, record, task) if task is not None else (None, None)
+        wanted: dict[str, Any] = {"slug": slug, "index": index, "level": getattr(logging, level.upper())}
+        found = False
+        for row in _followed(store, record, wanted) if follow else _all(store, record, wanted):
+            found = True
+            for line in [json.dumps(as_data(row))] if as_json else line_of(row):
+                click.echo(line)
+    if not found:
+        what = f"{printable(task)} of run" if task is not None else "run"
+        click.echo(f"nothing is recorded that {what} {record.run_id} logged at this level", err=True)
+
+
+def _all(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator[LogRow]:
+    offset = 0
+    while rows := store.logs(record.run_id, **wanted, limit=_PAGE, offset=offset):
+        yield from rows
+        offset += len(rows)
+
+
+def _followed(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator[LogRow]:
+    """Lines in the order in which they came, until the run does not go on."""
+    from anabranch.history import as_it_stands
+
+    epoch, serial = 1, -1
+    while True:
+        record = as_it_stands(store.get_run(record.run_id))
+        is_over = record.state != "Running"  # asked first: what is written before a run ends is read below
+        while True:
+            rows = store.logs(record.run_id, **wanted, limit=_PAGE, after=(epoch, serial))
+            yield from rows
+            if rows:
+                serial = rows[-1].serial
+            elif epoch < record.epoch:
+                epoch, serial = epoch + 1, -1
+            else:
+                break
+        if is_over:
+            return
+        time.sleep(POLL_S)
+
+
+def _task_run(store: RunStore, record: RunRecord, task: str) -> tuple[str, int | None]:
+    from anabranch.errors import listed, nearest
+
+    known = record.details.code if record.details is not None else {}
+    names = {row.slug: row.task_name for row in store.task_runs(record.run_id)}
+    slugs = list(dict.fromkeys((*known, *names)))
+    found = re.fullmatch(r"(.+)\[(\d+)\]", task)
+    name, index = (found[1], int(found[2])) if found is not None and task not in slugs else (task, None)
+    if name in slugs:
+        return name, index
+    called = [slug for slug, each in names.items() if each == name]
+    if len(called) == 1:
+        return called[0], index
+    if called:
+        raise Problem(f"{name!r} stands for {len(called)} tasks of run {record.run_id}: {listed(called)}", USAGE)
+    raise Problem(f"run {record.run_id} has no task {name!r}; it has: {listed(slugs)}{nearest(name, slugs)}", USAGE)
+
+
+def task_run_of(row: LogRow) -> str:
+    """Who logged it: ``parse[777]``."""
+    return (row.slug or "") + ("" if row.index is None else f"[{row.index}]")
+
+
+def line_of(row: LogRow) -> list[str]:
+    """A log line for a terminal: what follows its first line is indented, so that it cannot pass for another."""
+    again = f" (attempt {row.attempt})" if (row.attempt or 1) > 1 else ""
+    where = f" @ {row.worker}" if row.worker not in ("", "local") else ""
+    time_text = f"{row.time.astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
+    first, *rest = printable_lines(row.text)
+    who = printable(f"{task_run_of(row)}{again}{where}")
+    level = f"{logging.getLevelName(row.level):8}"
+    if look := _LOOKS.get(row.level):
+        level = click.style(level, **look)
+    return [f"{time_text} {level} {who}: {first}", *(f"    {line}" for line in rest)]
+
+
+def as_data(row: LogRow) -> dict[str, Any]:
+    """A log line as plain data."""
+    return {
+        "time": row.time.isoformat(),
+        "level": logging.getLevelName(row.level),
+        "task": row.slug,
+        "element": row.index,
+        "attempt": row.attempt,
+        "worker": row.worker,
+        "text": row.text,
+    }

@@ -1,0 +1,275 @@
+"""``anabranch register``, ``flows``, ``schedule`` and ``backfill``: flows by name, and when they run."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import sys
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anabranch.cli.exits import USAGE, Problem, exit_codes
+from anabranch.cli.parameters import untyped
+from anabranch.printable import printable, shortened
+
+if TYPE_CHECKING:
+    from anabranch.runs.flow_table import FlowRecord
+
+_UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
+
+
+@click.command(short_help="Register flows, so that services run them.")
+@click.argument("targets", metavar="FILE[:FLOW]|MODULE[:FLOW]…", nargs=-1, required=True)
+@click.option("--project", default="", metavar="NAME", help="A name to find them by.")
+@click.option("--label", "labels", multiple=True, metavar="NAME", help="A label; may be given several times.")
+@click.option(
+    "--storage",
+    default="source",
+    metavar="source|database|URL",
+    help="Where their code is when they run: where it is now, pickled into the registry, or pickled below a URL.",
+)
+def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...], storage: str) -> None:
+    """Register the flows of files or modules. What cannot be registered is told, and nothing of its file is."""
+    from anabranch.registered import register_target
+    from anabranch.storage import FlowStorage
+
+    place: object = storage if storage in ("source", "database") else FlowStorage(storage)
+    problem: Problem | None = None
+    for target in targets:
+        try:
+            with exit_codes(), contextlib.redirect_stdout(sys.stderr):
+                records = register_target(target, project=project, labels=labels, storage=place)
+        except Problem as error:
+            problem = error
+            error.show()
+            continue
+        for record in records:
+            plan = f"; {printable(_bare(record.schedule_text))}" if record.schedule_text else ""
+            click.echo(f"{printable(record.name)}: version {record.version}{plan}")
+    if problem is not None:
+        sys.exit(problem.exit_code)
+
+
+@click.command("flows", short_help="List registered flows.")
+@click.option("--project", metavar="NAME", help="Only flows of this project.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+def list_flows(*, project: str | None, as_json: bool) -> None:
+    """List the registered flows by name, with their versions and schedules."""
+    from anabranch.registering import registry
+    from anabranch.service.actions import flow_data
+
+    with exit_codes():
+        found = registry()[1].all(project=project)
+    if as_json:
+        click.echo(json.dumps([flow_data(each) for each in found], indent=2))
+        return
+    if not found:
+        click.echo("no flows are registered; anabranch register FILE adds them", err=True)
+    width = max((len(shortened(each.name, 40)) for each in found), default=0)
+    for each in found:
+        state = "paused" if each.paused else _bare(each.schedule_text)
+        line = f"{shortened(each.name, 40):{width}}  version {each.version:<3}  {shortened(state, 80)}"
+        click.echo(line.rstrip())
+
+
+def _bare(text: str) -> str:
+    """A schedule in words, without the mark by which changes are told."""
+    return re.sub(r" \[[0-9a-f]{8}\]$", "", text)
+
+
+@click.command("schedule", short_help="Show when a flow runs next; let its schedule rest.")
+@click.argument("name", metavar="NAME|FILE[:FLOW]")
+@click.option("--next", "number", type=click.IntRange(1, 10_000), default=10, show_default=True, help="So many times.")
+@click.option("--pause", "pause", flag_value="pause", help="Let the schedule of a registered flow rest.")
+@click.option("--go-on", "pause", flag_value="go-on", help="Let it go on, from now.")
+def show_schedule(*, name: str, number: int, pause: str | None) -> None:
+    """Print the next times of a flow, registered or in a file."""
+    from anabranch.registering import moment_of, registry
+
+    with exit_codes():
+        if pause is not None:
+            store, flows, _ = registry()
+            flows.pause(name, pause == "pause", now=moment_of(store))
+            click.echo(f"{printable(name)}: {'paused' if pause == 'pause' else 'goes on'}")
+            return
+        schedule = _schedule_of(name)
+        if schedule is None:
+            raise Problem(
+                f"flow {name!r} has no schedule; give it one: Flow(…, schedule=CronSchedule('0 6 * * *'))", USAGE
+            )
+        click.echo(printable(schedule.describe()), err=True)
+        for each in schedule.next(number, return_events=True):
+            values = "".join(
+                f"  {printable(key)}={shortened(str(value), 40)}" for key, value in each.parameter_defaults.items()
+            )
+            click.echo(f"{each.start_time:%Y-%m-%d %H:%M:%S %a %z}{values}")
+
+
+def _schedule_of(name: str) -> Any:
+    import pickle
+
+    from anabranch.errors import FlowLoadError, FlowNotRegistered
+    from anabranch.loading import load_flow
+    from anabranch.registering import registry
+
+    try:
+        record = registry()[1].get(name)
+    except FlowNotRegistered as missing:
+        try:
+            with contextlib.redirect_stdout(sys.stderr):
+                return load_flow(name).flow.schedule
+        except FlowLoadError as error:
+            raise missing from error
+    return pickle.loads(record.schedule) if record.schedule is not None else None
+
+
+# backfill -------------------------------------------------------------------------------------------------------------
+
+
+@click.command(short_help="Run a flow for times that are past.")
+@click.argument("name")
+@click.option("--from", "start", required=True, metavar="TIME", help="The first time, such as 2026-01-01.")
+@click.option("--to", "end", required=True, metavar="TIME", help="The end, which is not run itself.")
+@click.option("--every", metavar="STEP", help="1d, 6h, 30m, …; default: the times of the flow's schedule.")
+@click.option(
+    "-p",
+    "--param",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter; {date}, {time}, … stand for the run's.",
+)
+@click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Of times that have none.")
+@click.option(
+    "--max-parallel", type=click.IntRange(1, 1_000), default=1, show_default=True, metavar="N", help="Runs at a time."
+)
+@click.option("--dry-run", is_flag=True, help="Only print what would run.")
+@click.option("--again", is_flag=True, help="Let those of its runs go on that did not succeed.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+def backfill(
+    *,
+    name: str,
+    start: str,
+    end: str,
+    every: str | None,
+    pairs: tuple[str, ...],
+    timezone: str,
+    max_parallel: int,
+    dry_run: bool,
+    again: bool,
+    as_json: bool,
+) -> None:
+    """Ask for the runs of a registered flow between two times; services run them.
+
+    The same backfill may be asked for again: runs that were asked for before are not run twice.
+    """
+    from anabranch.backfilling import slots_for, times_between
+    from anabranch.registering import moment_of, registry
+    from anabranch.runs.slots import Slot
+    from anabranch.schedules.zones import zone_of
+
+    with exit_codes():
+        store, flows, queue = registry()
+        record = flows.get(name)
+        zone = zone_of(timezone)
+        begin, until = _time("--from", start), _time("--to", end)
+        if every is not None:
+            times = times_between(begin, until, _step(every), zone=zone)
+        else:
+            times = _scheduled(record, begin, until, zone)
+        parameters = _pairs(pairs)
+        slots = slots_for(name, times, parameters, max_parallel=max_parallel, known=record.parameters["properties"])
+        if secret := record.secrets_among(parameters):
+            text = f"-p {secret[0]}: it is secret, and would wait in the database; let the flow find it by itself"
+            raise Problem(text, USAGE)
+        missing = [each for each in record.parameters["required"] if each not in parameters]
+        if missing:
+            raise Problem(f"flow {name!r} needs a value for: {', '.join(missing)}; give -p {missing[0]}=VALUE", USAGE)
+        if dry_run:
+            for slot in slots:
+                click.echo(f"{slot.run_id}  {slot.due:%Y-%m-%d %H:%M:%S %z}  {json.dumps(slot.parameters)}")
+            return
+        now = moment_of(store)
+        added = queue.add(slots, now=now) if slots else []
+        continued = 0
+        if again and slots:
+            for old in queue.all(group=slots[0].group, limit=len(slots)):
+                if old.state in ("Failed", "Crashed", "Cancelled", "TimedOut", "Skipped"):
+                    fresh = Slot(
+                        old.run_id,
+                        name,
+                        old.due,
+                        old.parameters,
+                        origin="backfill",
+                        group=old.group,
+                        group_most=max_parallel,
+                    )
+                    continued += queue.again(fresh, now=now)
+        counts = queue.counts(group=slots[0].group) if slots else {}
+    data = {"asked": len(slots), "added": len(added), "continued": continued, "states": counts}
+    if as_json:
+        click.echo(
+            json.dumps({**data, "group": slots[0].group if slots else None, "runs": [each.run_id for each in slots]})
+        )
+        return
+    more = f", {continued:,} go on" if continued else ""
+    click.echo(f"{printable(name)}: {len(slots):,} runs, {len(added):,} of them new{more}")
+    for state, number in sorted(counts.items()):
+        click.echo(f"  {state}: {number:,}")
+
+
+def _time(option: str, text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError:
+        raise Problem(
+            f"{option}: expected a time such as 2026-01-01 or 2026-01-01T06:00, found {text!r:.60}", USAGE
+        ) from None
+
+
+def _step(text: str) -> timedelta:
+    found = re.fullmatch(r"(\d{1,9})\s*([smhdw])", text.strip())
+    if found is None or not int(found[1]):
+        raise Problem(f"--every: expected a step such as 1d, 6h or 30m, found {text!r:.60}", USAGE)
+    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
+
+
+def _scheduled(record: FlowRecord, begin: datetime, until: datetime, zone: Any) -> list[datetime]:
+    """The times of the flow's own schedule."""
+    import pickle
+
+    from anabranch.backfilling import MAX_RUNS
+    from anabranch.errors import ScheduleError
+    from anabranch.schedules.zones import moment_of
+
+    if record.schedule is None:
+        raise Problem(f"flow {record.name!r} has no schedule; say --every 1d", USAGE)
+    first, last = moment_of(begin, zone, "--from"), moment_of(until, zone, "--to")
+    if last <= first:
+        raise ScheduleError(f"the end {until} is not after the start {begin}")
+    found: list[datetime] = []
+    for each in pickle.loads(record.schedule).events(first - timedelta(microseconds=1)):
+        if each.start_time >= last:
+            break
+        found.append(each.start_time.astimezone(UTC))
+        if len(found) > MAX_RUNS:
+            raise ScheduleError(f"the schedule has more than {MAX_RUNS:,} times from {begin} to {until}; take a part")
+    return sorted(set(found))
+
+
+def _pairs(pairs: tuple[str, ...]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, text = pair.partition("=")
+        if not equals or not name:
+            raise Problem(f"-p: expected NAME=VALUE, found {pair!r:.60}", USAGE)
+        if name in values:
+            raise Problem(f"-p {name}: given twice", USAGE)
+        try:
+            values[name] = text if re.match(r"\{\w+\}", text) else untyped(text)  # {date} is no JSON
+        except ValueError as error:
+            raise Problem(f"-p {name}: {error}", USAGE) from None
+    return values

@@ -1,0 +1,142 @@
+"""Filters: which times of a clock count. A filter is any function of an aware datetime, in the zone of its clock."""
+
+from __future__ import annotations
+
+import calendar
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import date, datetime, time
+from typing import TypeVar
+
+from anabranch.errors import ScheduleError
+from anabranch.names import short
+
+Filter = Callable[[datetime], bool]
+_Value = TypeVar("_Value", time, tuple[int, int])
+
+
+def is_weekday(moment: datetime) -> bool:
+    """Monday to Friday."""
+    return moment.weekday() < 5
+
+
+def is_weekend(moment: datetime) -> bool:
+    """Saturday or Sunday."""
+    return moment.weekday() >= 5
+
+
+def is_month_start(moment: datetime) -> bool:
+    """The first day of a month."""
+    return moment.day == 1
+
+
+def is_month_end(moment: datetime) -> bool:
+    """The last day of a month."""
+    return moment.day == calendar.monthrange(moment.year, moment.month)[1]
+
+
+@dataclass(frozen=True, slots=True)
+class is_day_of_week:
+    """One day of the week: 0 is Monday."""
+
+    day: int
+
+    def __post_init__(self) -> None:
+        if self.day not in range(7):
+            raise ScheduleError(f"is_day_of_week: expected 0 (Monday) to 6, found {short(self.day)}")
+
+    def __call__(self, moment: datetime) -> bool:
+        """Whether it is that day."""
+        return moment.weekday() == self.day
+
+
+@dataclass(frozen=True, slots=True)
+class on_datetime:
+    """One moment."""
+
+    moment: datetime
+
+    def __call__(self, moment: datetime) -> bool:
+        """Whether it is that moment; one without a zone is in the clock's."""
+        return _in_zone(self.moment, moment) == moment
+
+
+@dataclass(frozen=True, slots=True)
+class on_date:
+    """One day of every year."""
+
+    month: int
+    day: int
+
+    def __call__(self, moment: datetime) -> bool:
+        """Whether it is that day."""
+        return (moment.month, moment.day) == (self.month, self.day)
+
+
+@dataclass(frozen=True, slots=True)
+class at_time:
+    """One time of day."""
+
+    time: time
+
+    def __call__(self, moment: datetime) -> bool:
+        """Whether it is that time."""
+        return moment.time() == self.time
+
+
+@dataclass(frozen=True, slots=True)
+class between_times:
+    """From one time of day to another, both included; past midnight where the first is the later one."""
+
+    start: time
+    end: time
+
+    def __call__(self, moment: datetime) -> bool:
+        """Whether it is between them."""
+        return _between(moment.time(), self.start, self.end)
+
+
+@dataclass(frozen=True, slots=True)
+class between_datetimes:
+    """From one moment to another, both included."""
+
+    start: datetime
+    end: datetime
+
+    def __call__(self, moment: datetime) -> bool:
+        """Whether it is between them; moments without a zone are in the clock's."""
+        return _in_zone(self.start, moment) <= moment <= _in_zone(self.end, moment)
+
+
+@dataclass(frozen=True, slots=True)
+class between_dates:
+    """From one day of the year to another, both included; past the new year where the first is the later one."""
+
+    start_month: int
+    start_day: int
+    end_month: int
+    end_day: int
+
+    def __call__(self, moment: datetime) -> bool:
+        """Whether it is between them."""
+        today = (moment.month, moment.day)
+        return _between(today, (self.start_month, self.start_day), (self.end_month, self.end_day))
+
+
+class on_days:
+    """Given days, holidays for instance: a list of dates, or a function of a date."""
+
+    def __init__(self, days: Iterable[date] | Callable[[date], object]) -> None:
+        self._is_one: Callable[[date], object] = days if callable(days) else frozenset(days).__contains__
+
+    def __call__(self, moment: datetime) -> bool:
+        """Whether it is such a day."""
+        return bool(self._is_one(moment.date()))
+
+
+def _in_zone(moment: datetime, other: datetime) -> datetime:
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=other.tzinfo)
+
+
+def _between(value: _Value, start: _Value, end: _Value) -> bool:
+    return start <= value <= end if start <= end else value >= start or value <= end

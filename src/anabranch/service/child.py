@@ -1,0 +1,161 @@
+"""The process of one run: it checks its claim, loads the flow, begins or resumes the run, and closes the slot.
+
+It needs nobody while it runs: the lease on the run is renewed here, so a service that dies takes no run with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from anabranch.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
+from anabranch.registered import load_registered
+from anabranch.registering import moment_of, registry
+from anabranch.runs import RunRecord
+from anabranch.runs.relational import RelationalRunStore
+from anabranch.runs.slot_queue import SlotQueue
+from anabranch.runs.slots import Slot
+from anabranch.settings import config
+
+CANCEL_POLL_S = 1.0
+"""How soon a run that goes on hears that somebody wants it to end."""
+
+_log = logging.getLogger("anabranch.service")
+
+
+def job_of(slot: Slot) -> dict[str, Any]:
+    """What the process of a slot has to be told, as JSON has it."""
+    settings = {"backend": config.backend, "runs.path": config.runs.path, "runs.lease_s": config.runs.lease_s}
+    return {"run_id": slot.run_id, "flow_name": slot.flow_name, "token": slot.token, "settings": settings}
+
+
+def run_job(job: Mapping[str, Any]) -> int:
+    """Run the slot of a job to its end; the exit code of the process. Zero says that the slot needs nobody's care."""
+    config.set(job["settings"])
+    store, flows, queue = registry()
+    claimed = Slot(job["run_id"], job["flow_name"], datetime.fromtimestamp(0, UTC), token=job["token"])
+    try:
+        slot = queue.begin(claimed, now=moment_of(store), lease_s=store.lease_s)
+    except StaleOwner:
+        return 0
+    before = _before(store, slot)
+    if before is not None and before.state == "Success":  # who had it died before saying so
+        return _finish(store, queue, slot, before.state, before.message)
+    try:
+        record = flows.get(slot.flow_name)
+        loaded = load_registered(record)
+    except AnabranchError as error:
+        return _not_begun(store, queue, slot, before, error)
+    except RecursionError as error:
+        return _not_begun(store, queue, slot, before, error)
+    with _Interruptible(queue, slot) as interruption:
+        try:
+            state, message = _run(loaded, slot, before)
+        except KeyboardInterrupt:
+            state, message = "Cancelled", "it was interrupted"
+        except RunHeld as error:
+            again = before.lease_until if before is not None else None
+            queue.release(slot, str(error), now=moment_of(store), not_before=again, is_try=False)
+            return 0
+        except RunStoreError:
+            raise  # the process ends badly, and the slot is tried again
+        except Exception as error:  # parameters that do not fit, an executor that cannot start, a handler of the flow's
+            return _not_begun(store, queue, slot, _before(store, slot), error)
+    if interruption.is_handed_over:
+        queue.release(slot, "handed over by a service that ended", now=moment_of(store), is_try=False)
+        return 0
+    return _finish(store, queue, slot, state, message)
+
+
+def _run(loaded: Any, slot: Slot, before: RunRecord | None) -> tuple[str, str]:
+    from anabranch.loading import shipped_by_value
+
+    place = loaded.flow.executor
+    is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
+    options: dict[str, Any] = {"run_id": slot.run_id} if before is None else {"resume": slot.run_id}
+    known = {node.slug for node in loaded.flow.tasks} | {node.name for node in loaded.flow.tasks}
+    approve = [name for name in slot.approve if name in known]
+    # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
+    parameters = slot.parameters if before is None or slot.origin == "resume" else {}
+    with shipped_by_value(loaded, with_neighbours=is_elsewhere):
+        view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, **options)
+    return view.state.name, view.state.message
+
+
+def _before(store: RelationalRunStore, slot: Slot) -> RunRecord | None:
+    """The run, if an earlier process has begun it."""
+    try:
+        record = store.get_run(slot.run_id)
+    except RunNotFound:
+        return None
+    return record if record.run_id == slot.run_id else None
+
+
+def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str, message: str) -> int:
+    queue.finish(slot, state, message, now=moment_of(store))
+    return 0
+
+
+def _not_begun(
+    store: RelationalRunStore, queue: SlotQueue, slot: Slot, before: RunRecord | None, error: Exception
+) -> int:
+    """Record a run that could not begin, or not go on."""
+    text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
+    _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
+    if before is None:
+        now = datetime.now(UTC)
+        try:
+            ownership = store.create_run(RunRecord(slot.run_id, slot.flow_name, now))
+            store.finish_run(ownership, "Failed", end=now, message=text)
+        except RunStoreError as problem:
+            _log.warning("the run could not be recorded: %s", problem)
+    return _finish(store, queue, slot, "Failed", text)
+
+
+class _Interruptible:
+    """Within it, SIGTERM asks that the run be put down for another process, and a cancelled slot ends it."""
+
+    def __init__(self, queue: SlotQueue, slot: Slot) -> None:
+        self._queue = queue
+        self._slot = slot
+        self._over = threading.Event()
+        self.is_handed_over = False
+        self._thread = threading.Thread(target=self._watch, name="anabranch-cancel", daemon=True)
+
+    def __enter__(self) -> _Interruptible:
+        signal.signal(signal.SIGTERM, self._hand_over)
+        signal.signal(signal.SIGINT, self._cancel)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # what is left is short
+        self._thread.join()
+
+    def _hand_over(self, number: int, frame: object) -> None:
+        if not self._over.is_set():
+            self.is_handed_over = True
+            raise KeyboardInterrupt("a service that ended")
+
+    def _cancel(self, number: int, frame: object) -> None:
+        if not self._over.is_set():
+            raise KeyboardInterrupt("a request to cancel it")
+
+    def _watch(self) -> None:
+        while not self._over.wait(CANCEL_POLL_S):
+            try:
+                if not self._queue.is_cancelled(self._slot):
+                    continue
+            except RunStoreError as error:
+                _log.debug("whether run %s is cancelled was not told: %s", self._slot.run_id, error)
+                continue
+            if not self._over.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+            return

@@ -1,0 +1,187 @@
+"""A service from its start to its end: turns in one thread, the web server in another, and signals that drain it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+
+from anabranch.errors import RunStoreError
+from anabranch.registering import moment_of
+from anabranch.rotating import RotatingLog
+from anabranch.runs.relational import RelationalRunStore, this_process
+from anabranch.service.actions import Actions
+from anabranch.service.api import api_routes
+from anabranch.service.dispatcher import Dispatcher
+from anabranch.service.guard import Guard, check_bind
+from anabranch.service.processes import Processes
+from anabranch.service.server import Route, WebServer
+
+POLL_S = 1.0
+"""How often a service looks for what others have asked for. Idle, a look costs two short queries."""
+_LEAST_S = 0.02  # between two turns: what comes in a burst is dealt with together
+_STUCK_S = 60.0  # without a finished turn, after which the service is not well
+_PUT_DOWN_S = 10.0  # for runs to be put down, once they are asked to
+
+_log = logging.getLogger("anabranch.service")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """How a service is to run."""
+
+    capacity: int = max(2, os.cpu_count() or 1)
+    """Runs at a time."""
+    address: str = "127.0.0.1"
+    port: int = 8780
+    token: str = field(default="", repr=False)
+    hosts: tuple[str, ...] = ()
+    drain_s: float = 30.0
+    """How long runs may take to end once the service is to end; what goes on then is handed over."""
+
+
+class Service:
+    """One of several processes that run what is due.
+
+    Parameters
+    ----------
+    store
+        The run store that they share.
+    options
+        How it is to run.
+    pages
+        Further routes, behind the same guard.
+    log
+        Where what runs print and log goes; default: standard error.
+
+    Raises
+    ------
+    ServiceError
+        It would listen where it must not.
+    """
+
+    def __init__(
+        self,
+        store: RelationalRunStore,
+        options: Options,
+        *,
+        pages: Sequence[Route] = (),
+        log: RotatingLog | None = None,
+    ) -> None:
+        check_bind(options.address, options.token)
+        self._options = options
+        self._wake = threading.Event()
+        self._over = threading.Event()
+        self._turned = time.monotonic()
+        self._processes = Processes(self._wake.set, log=log)
+        self._dispatcher = Dispatcher(
+            store,
+            self._processes,
+            owner=this_process(),
+            capacity=options.capacity,
+            clock=lambda: moment_of(store),
+        )
+        guard = Guard(token=options.token, hosts=(options.address, *options.hosts))
+        self._web = WebServer([*api_routes(Actions(store), self.is_well), *pages], guard)
+        self._stopping: asyncio.Event | None = None
+
+    @property
+    def port(self) -> int:
+        """Where it listens, once it does."""
+        return self._web.port
+
+    def is_well(self) -> bool:
+        """Whether its turns go on."""
+        return time.monotonic() - self._turned < _STUCK_S
+
+    def run(self, started: Callable[[Service], object] = lambda service: None) -> None:
+        """Serve until a signal ends it.
+
+        Parameters
+        ----------
+        started
+            Called when it listens.
+
+        Raises
+        ------
+        ServiceError
+            It cannot listen.
+        """
+        self._processes.open()  # before there are threads that a fork would copy
+        asyncio.run(self._serve(started))
+
+    async def _serve(self, started: Callable[[Service], object]) -> None:
+        self._web.listen(self._options.address, self._options.port)
+        self._stopping = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._signalled, number)
+        turns = threading.Thread(target=self._turns, name="anabranch-turns")
+        turns.start()
+        started(self)
+        try:
+            await self._stopping.wait()
+            self._dispatcher.drain()
+            self._wake.set()
+            await loop.run_in_executor(None, turns.join)
+        finally:
+            await self._web.close()
+            self._processes.close()
+
+    def _signalled(self, number: int) -> None:
+        assert self._stopping is not None
+        name = signal.Signals(number).name
+        if self._stopping.is_set():
+            _log.warning("%s again: leaving at once; runs go on by themselves", name)
+            os._exit(128 + number)
+        _log.warning("%s: draining, for up to %g s; again to leave at once", name, self._options.drain_s)
+        self._stopping.set()
+
+    # Turns ------------------------------------------------------------------------------------------------------------
+
+    def _turns(self) -> None:
+        until: float | None = None
+        handed_over = False
+        while True:
+            self._wake.wait(self._pause_s())
+            self._wake.clear()
+            try:
+                self._dispatcher.turn()
+                self._turned = time.monotonic()
+            except RunStoreError as error:
+                _log.error("%s", error)
+            except Exception:  # a bug of ours must not end what keeps a team's flows going
+                _log.exception("a turn failed; the next one tries again")
+            if not self._dispatcher.is_draining:
+                time.sleep(_LEAST_S)
+                continue
+            if not self._dispatcher.running:
+                return
+            now = time.monotonic()
+            until = until or now + self._options.drain_s
+            if now >= until and not handed_over:
+                _log.warning("handing over %d runs", len(self._dispatcher.running))
+                self._dispatcher.hand_over()
+                handed_over, until = True, now + _PUT_DOWN_S
+            elif now >= until:
+                self._dispatcher.kill()
+                until = now + _PUT_DOWN_S
+
+    def _pause_s(self) -> float:
+        """Until the next turn, if nothing happens before."""
+        if self._dispatcher.is_draining:
+            return 0.1
+        due = self._dispatcher.next_turn()
+        if due is None:
+            return POLL_S
+        try:
+            left = due - self._dispatcher.now()
+        except RunStoreError:
+            return POLL_S
+        return min(POLL_S, max(0.0, left / timedelta(seconds=1)))

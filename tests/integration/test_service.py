@@ -1,0 +1,266 @@
+"""Services as processes: runs in processes of their own, deaths of both, draining, and what the API does to them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections import Counter
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import pytest
+from tests.postgres_server import PostgresServer, postgres  # noqa: F401
+from tests.service_process import environment, serving
+
+FLOWS = '''
+"""Flows that leave marks in a file, so that a test sees what ran, and how often."""
+import os, signal, time
+from pathlib import Path
+from anabranch import Flow, Parameter, context, task, triggers
+from anabranch.schedules import IntervalSchedule
+
+HOME = Path(__file__).parent
+
+def mark(text):
+    with (HOME / "marks").open("a") as file:
+        file.write(text + "\\n")
+
+@task
+def note(name):
+    mark(f"{name} {context.run_id} {context.date:%H:%M:%S}")
+    return name
+
+@task
+def wait_for(before, name):
+    mark(f"pid {os.getpid()}")
+    while not (HOME / name).exists():
+        time.sleep(0.01)
+    return "after"
+
+@task
+def crash():
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+with Flow("quick") as quick:
+    note(Parameter("name", default="quick", type=str))
+
+with Flow("long") as long:
+    note(wait_for(note("before"), "go"))
+
+with Flow("crashing") as crashing:
+    crash()
+
+@task(trigger=triggers.manual_only)
+def deploy(before):
+    mark("deployed")
+
+with Flow("gated") as gated:
+    deploy(note("before"))
+
+with Flow("every", schedule=IntervalSchedule(1), max_runs=3) as every:
+    note("every")
+'''
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Path:
+    (tmp_path / "flows.py").write_text(FLOWS)
+    return tmp_path
+
+
+def marks(home: Path) -> Counter[str]:
+    file = home / "marks"
+    return Counter(line.split()[0] for line in file.read_text().splitlines()) if file.exists() else Counter()
+
+
+def until(claim: object, what: str) -> None:
+    deadline = time.monotonic() + 90
+    while not claim():  # type: ignore[operator]
+        assert time.monotonic() < deadline, what
+        time.sleep(0.02)
+
+
+def register(home: Path, target: str) -> None:
+    command = [sys.executable, "-m", "anabranch", "register", target]
+    subprocess.run(command, cwd=home, env=environment(home), check=True, capture_output=True)
+
+
+def test_a_run_that_is_asked_for_is_run_and_told_of(home: Path):
+    with serving(home, "flows.py:quick") as service:
+        run_id = service.start("quick", name="there")
+        found = service.wait_for(run_id, "Success")
+        assert found["tasks"]["note"]["state"] == "Success"
+        assert found["parameters"] == {"name": "there"}
+        assert marks(home) == {"there": 1}
+        said = service.end()
+        assert service.process.returncode == 0
+        assert "SIGTERM: draining" in said
+
+
+def test_a_crash_of_user_code_hurts_neither_the_service_nor_other_runs(home: Path):
+    with serving(home, "flows.py:crashing", "flows.py:quick") as service:
+        crashed, quick = service.start("crashing"), service.start("quick")
+        assert service.wait_for(quick, "Success")["state"] == "Success"
+        found = service.wait_for(crashed, "Crashed")
+        assert found["state"] == "Crashed"
+        assert "its process was killed by signal 11" in found["slot"]["message"]
+        assert service.call("GET", "/healthz") == (200, {"status": "ok"})
+
+
+def test_a_run_outlives_its_service(home: Path):
+    with serving(home, "flows.py:long") as service:
+        run_id = service.start("long")
+        until(lambda: marks(home)["pid"], "the run begins")
+        service.process.kill()
+        service.process.wait()
+    with serving(home) as service:
+        (home / "go").touch()
+        service.wait_for(run_id, "Success")
+    assert marks(home) == {"before": 1, "pid": 1, "after": 1}
+
+
+def test_a_run_that_dies_with_its_service_is_resumed_by_another(home: Path):
+    with serving(home, "flows.py:long", ANABRANCH__RUNS__LEASE_S="2") as service:
+        run_id = service.start("long")
+        until(lambda: marks(home)["pid"], "the run begins")
+        (pid,) = [int(line.split()[1]) for line in (home / "marks").read_text().splitlines() if line.startswith("pid")]
+        service.process.kill()
+        service.process.wait()
+        os.kill(pid, signal.SIGKILL)
+    (home / "go").touch()
+    with serving(home, ANABRANCH__RUNS__LEASE_S="2") as service:
+        found = service.wait_for(run_id, "Success")
+        assert found["epoch"] == 2
+    assert marks(home) == {"before": 1, "pid": 2, "after": 1}
+
+
+def test_a_service_that_drains_hands_over_what_does_not_end(home: Path):
+    with serving(home, "flows.py:long", "--drain", "0.1") as service:
+        run_id = service.start("long")
+        until(lambda: marks(home)["pid"], "the run begins")
+        said = service.end()
+        assert service.process.returncode == 0
+        assert "handing over 1 runs" in said
+    (home / "go").touch()
+    with serving(home) as service:
+        service.wait_for(run_id, "Success")
+    assert marks(home) == {"before": 1, "pid": 2, "after": 1}
+
+
+def test_a_run_can_be_cancelled_and_resumed(home: Path):
+    with serving(home, "flows.py:long") as service:
+        run_id = service.start("long")
+        until(lambda: marks(home)["pid"], "the run begins")
+        assert service.call("POST", f"/api/runs/{run_id}/cancel")[0] == 202
+        assert service.wait_for(run_id, "Cancelled")["state"] == "Cancelled"
+        (home / "go").touch()
+        assert service.call("POST", f"/api/runs/{run_id}/resume")[0] == 202
+        service.wait_for(run_id, "Success")
+        assert service.call("POST", f"/api/runs/{run_id}/resume")[0] == 409
+    assert marks(home)["before"] == 1
+
+
+def test_a_run_waits_for_an_approval_and_goes_on_with_it(home: Path):
+    with serving(home, "flows.py:gated") as service:
+        run_id = service.start("gated")
+        assert service.wait_for(run_id, "Paused")["state"] == "Paused"
+        assert service.call("POST", f"/api/runs/{run_id}/approve", {"tasks": ["deploy"]})[0] == 202
+        service.wait_for(run_id, "Success")
+    assert marks(home) == {"before": 1, "deployed": 1}
+
+
+def test_a_file_that_has_gone_and_parameters_that_do_not_fit_fail_those_runs_alone(home: Path):
+    (home / "other.py").write_text(FLOWS)
+    register(home, "other.py:every")
+    (home / "other.py").unlink()
+    with serving(home, "flows.py:quick") as service:
+        gone = service.start("every")
+        wrong = service.start("quick", name=[1])
+        quick = service.start("quick")
+        assert "there is no file" in service.wait_for(gone, "Failed")["slot"]["message"]
+        assert "name: expected str, found" in service.wait_for(wrong, "Failed")["slot"]["message"]
+        service.wait_for(quick, "Success")
+        status, answer = service.call("POST", "/api/flows/quick/runs", {"parameters": {"nam": 1}})
+        assert (status, "there is no parameter 'nam'" in answer["error"]) == (422, True)
+
+
+def test_what_runs_print_is_in_a_log_that_is_begun_anew(home: Path):
+    with serving(home, "flows.py:crashing", "--log-file", "service.log", "--log-size", "10000") as service:
+        (home / "service.log.runs").write_text("x" * 20_000)
+        service.wait_for(service.start("crashing"), "Crashed")
+        service.end()
+    assert (home / "service.log.runs.1").read_text().startswith("xxx")
+    assert (home / "service.log.runs").stat().st_size < 10_000
+    assert "killed by signal 11" in (home / "service.log").read_text()
+
+
+def test_three_services_on_one_database_of_which_one_is_killed_now_and_then_run_each_time_once(
+    home: Path,
+    postgres: PostgresServer,  # noqa: F811
+):
+    import psycopg
+
+    url = postgres.fresh_url()
+    names = {"ANABRANCH__BACKEND": url}
+    command = [sys.executable, "-m", "anabranch", "register", "flows.py:every"]
+    subprocess.run(command, cwd=home, env=environment(home, **names), check=True, capture_output=True)
+    with ExitStack() as stack:
+        services = [stack.enter_context(serving(home, **names)) for _ in range(3)]
+        until(lambda: marks(home)["every"] >= 3, "the services run what is due")
+        services[0].process.kill()
+        services.append(stack.enter_context(serving(home, **names)))
+        seen = marks(home)["every"]
+        until(lambda: marks(home)["every"] >= seen + 4, "the others go on")
+        for service in services[1:]:
+            service.end()
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT run_id, due, state FROM anabranch_slots ORDER BY due").fetchall()
+    ran = Counter(line.split()[1] for line in (home / "marks").read_text().splitlines())
+    assert set(ran.values()) == {1}
+    assert set(ran) == {run_id for run_id, _, state in rows if state == "Success"}
+    assert {state for _, _, state in rows} <= {"Success", "Waiting"}
+    times = [due for _, due, _ in rows]
+    assert times == list(range(times[0], times[-1] + 1, 1_000_000))
+
+
+def test_a_database_that_is_restarted_costs_no_run_and_doubles_none(
+    home: Path,
+    postgres: PostgresServer,  # noqa: F811
+):
+    import psycopg
+
+    url = postgres.fresh_url()
+    names = {"ANABRANCH__BACKEND": url}
+    with serving(home, "flows.py:every", **names) as service:
+        for _ in range(2):
+            seen = marks(home)["every"]
+            until(lambda seen=seen: marks(home)["every"] >= seen + 2, "the service runs what is due")
+            postgres.stop("immediate")
+            postgres.start()
+        seen = marks(home)["every"]
+        until(lambda: marks(home)["every"] >= seen + 2, "the service goes on")
+        service.end()
+    with psycopg.connect(url) as connection:
+        rows = connection.execute("SELECT run_id, due, state FROM anabranch_slots ORDER BY due").fetchall()
+    times = [due for _, due, _ in rows]
+    assert times == list(range(times[0], times[-1] + 1, 1_000_000))
+    assert {state for _, _, state in rows} <= {"Success", "Waiting"}
+    ran = Counter(line.split()[1] for line in (home / "marks").read_text().splitlines())
+    assert {run_id for run_id, _, state in rows if state == "Success"} <= set(ran)
+
+
+def test_two_services_on_one_sqlite_file_share_the_work(home: Path):
+    with ExitStack() as stack:
+        register(home, "flows.py:quick")
+        services = [stack.enter_context(serving(home)) for _ in range(2)]
+        runs = [services[number % 2].start("quick", name=f"n{number}") for number in range(12)]
+        for run_id in runs:
+            services[0].wait_for(run_id, "Success")
+    assert set(marks(home).values()) == {1}
+    assert len(marks(home)) == 12
+    with closing(sqlite3.connect(home / "runs.db")) as connection:
+        assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
