@@ -25,6 +25,9 @@
     ├── ServiceError (RuntimeError)        a service that cannot start as asked
     ├── DrawingError (RuntimeError)        a picture of a flow that cannot be made
     │   └── GraphvizMissing
+    ├── ReportError (OSError)              a report of a run that cannot be written
+    ├── PagesError (RuntimeError)          live pages that cannot be served
+    ├── MetricsError (OSError)             metrics that cannot be handed over
     ├── ExecutorError (RuntimeError)       the place where tasks should run
     │   ├── SchedulerUnreachable (ConnectionError)
     │   ├── NoWorkersError (TimeoutError)
@@ -150,6 +153,18 @@ class SettingError(AnabranchError, AttributeError):
 
 class FlowLoadError(AnabranchError, ImportError):
     """A file or module does not give the flow that was asked for."""
+
+
+class ReportError(AnabranchError, OSError):
+    """The report of a run cannot be written."""
+
+
+class MetricsError(AnabranchError, OSError):
+    """Metrics cannot be written or sent."""
+
+
+class PagesError(AnabranchError, RuntimeError):
+    """Live pages cannot be served as asked."""
 
 
 class ScheduleError(AnabranchError, ValueError):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
 from anabranch.states import State
@@ -56,6 +56,31 @@ class CallsMade:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitEnded:
+    """A piece of work has come back: single task runs, or a chunk of elements of one map or several.
+
+    One may come twice, or late: what it says of an element or task run replaces what was said before.
+    """
+
+    now: float
+    worker: str
+    started: float
+    """When it began, in seconds since the epoch by the worker's clock; 0 if that is not known."""
+    seconds: float
+    """How long it took."""
+    singles: Mapping[str, State] = field(default_factory=dict)
+    """States of single task runs, by slug."""
+    indices: Sequence[int] = ()
+    """Elements of the chunk."""
+    codes: Mapping[str, bytes] = field(default_factory=dict)
+    """State of each of them, one byte each, by slug of the map, in the order of `indices`."""
+    records: Mapping[str, Mapping[int, State]] = field(default_factory=dict)
+    """States of those that are more than plain Success, by slug of the map and element."""
+    is_recorded: bool = False
+    """Whether it was done before this run was resumed."""
+
+
+@dataclass(frozen=True, slots=True)
 class Noticed:
     """Something about the run as a whole that its user should know: what it waits for, and how long."""
 
@@ -71,5 +96,5 @@ class RunFinished:
     state: State
 
 
-Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | CallsMade | Noticed | RunFinished
+Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | CallsMade | UnitEnded | Noticed | RunFinished
 Observer: TypeAlias = Callable[[Event], None]

@@ -192,6 +192,7 @@ class Flow(Writing):
         resume_from: object = (),
         resume_element: str | None = None,
         rerun_changed: bool = False,
+        dashboard: bool | Callable[[str], object] = False,
         run_date: datetime | None = None,
         **kwargs: Any,
     ) -> FlowRunView:
@@ -227,6 +228,9 @@ class Flow(Writing):
             ``"parse[7]"``: the element that runs again, with all that is below it, beside what had not ended.
         rerun_changed
             Run nodes again whose code has changed since, with all that is below them; by default there is a warning.
+        dashboard
+            Show the run on a page while it goes on, on this machine. The page's address is written to standard error,
+            or given to a function; who has it can see and cancel the runs of this process.
         run_date
             When the run is, for the flow (``context.date``, an aware datetime); default: its start.
 
@@ -267,7 +271,21 @@ class Flow(Writing):
             result=self.result,
             date=run_date,
         )
-        view = run_plan(plan, self.graph, place, handlers=self._handlers(), observers=observers, recorder=recorder)
+        wants_end: Callable[[], str] = str
+        if dashboard:
+            from anabranch.dashboard.live import live_page
+
+            page = live_page(plan, self.graph, self.parameters(by_name=True).values(), place, dashboard)
+            observers, wants_end = [*observers, *page.observers], page.wants_end
+        view = run_plan(
+            plan,
+            self.graph,
+            place,
+            handlers=self._handlers(),
+            observers=observers,
+            recorder=recorder,
+            wants_end=wants_end,
+        )
         if raise_on_failure:
             view.raise_failure()
         return view

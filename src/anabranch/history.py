@@ -34,6 +34,7 @@ from anabranch.recording import Recorder
 from anabranch.runs import INTERRUPTED, RunDetails, RunRecord, RunStore, default_path, open_store
 from anabranch.secrecy import Secrets
 from anabranch.settings import config
+from anabranch.shape import Shape
 
 MAX_SHOWN = 500  # characters of a parameter's value that lists of runs are for
 
@@ -82,7 +83,9 @@ def _is_by_default() -> bool:
 # A run that begins
 
 
-def begin(plan: RunPlan, parameters: Iterable[Parameter], *, source: str = "") -> Recorder | None:
+def begin(
+    plan: RunPlan, parameters: Iterable[Parameter], *, source: str = "", shape: Shape | None = None
+) -> Recorder | None:
     """Record a run that begins; None if the settings say that nothing is recorded.
 
     A store that was not asked for and cannot be used is no reason not to run: there is a warning.
@@ -91,6 +94,8 @@ def begin(plan: RunPlan, parameters: Iterable[Parameter], *, source: str = "") -
     ----------
     source
         Where the flow is, so that it is found for resuming: ``file:name``.
+    shape
+        Of the flow, so that it can be drawn without it.
 
     Raises
     ------
@@ -104,7 +109,10 @@ def begin(plan: RunPlan, parameters: Iterable[Parameter], *, source: str = "") -
         store = current_store()
         if store is None:
             return None
-        details = _details(plan, secret, _facts(source, by_default))
+        facts = _facts(source, by_default)
+        if shape is not None:
+            facts["shape"] = shape.as_data()
+        details = _details(plan, secret, facts)
         ownership = store.create_run(RunRecord(plan.run_id, plan.name, datetime.now(UTC), details=details))
     except RunStoreError as error:
         if not _is_by_default() or isinstance(error, RunExists):
@@ -141,12 +149,18 @@ def _is_default(plan: RunPlan, parameter: Parameter) -> bool:
 def _details(plan: RunPlan, secret: Collection[str], facts: Mapping[str, Any]) -> RunDetails:
     names = {slug: plan.graph.nodes[slug].name for slug in plan.parameters}
     return RunDetails(
-        parameters={names[s]: MASK if s in secret else _shown(value) for s, value in plan.parameters.items()},
+        parameters=shown_parameters(plan, secret),
         parameters_pickle=_pickled({names[s]: value for s, value in plan.parameters.items() if s not in secret}),
         code=fingerprints(plan.graph),
         versions=_versions(),
         plan=json.dumps(facts).encode(),
     )
+
+
+def shown_parameters(plan: RunPlan, secret: Collection[str]) -> dict[str, Any]:
+    """Values of parameters for people, by name; those of these slugs masked."""
+    names = {slug: plan.graph.nodes[slug].name for slug in plan.parameters}
+    return {names[s]: MASK if s in secret else _shown(value) for s, value in plan.parameters.items()}
 
 
 def _shown(value: Any) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -36,6 +36,7 @@ from anabranch.recording import Recorder
 from anabranch.runs import Heart
 from anabranch.runview import FlowRunView
 from anabranch.settings import config
+from anabranch.shape import shape_of
 from anabranch.states import Cancelled, Crashed
 from anabranch.watching import progress_of_settings
 from anabranch.where import caller
@@ -128,7 +129,7 @@ def recorded_plan(
     parameters = list(parameters)
     if request is None:
         plan = plan_of(graph, reference, parameters, given, **options)
-        return plan, begin(plan, parameters, source=source)
+        return plan, begin(plan, parameters, source=source, shape=shape_of(graph))
     from anabranch.continuation import go_on, take
 
     taken = take(request, graph.name)
@@ -173,14 +174,22 @@ def run_plan(
     handlers: FlowHandlers,
     observers: Sequence[Observer] = (),
     recorder: Recorder | None = None,
+    wants_end: Callable[[], str] = str,
 ) -> FlowRunView:
-    """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned."""
+    """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned.
+
+    Parameters
+    ----------
+    wants_end
+        Asked now and then: why the run should be cancelled; nothing as long as it should not.
+    """
     watch = progress_of_settings()
     masking.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
     try:
         with watch, _stores(plan):
             told: list[Observer] = [*observers] if type(watch) is Progress else [*observers, watch]
-            return _run_plan(plan, graph, executor, handlers, told, recorder)
+            guarded: Any = _Guarded(executor, recorder, wants_end)  # an executor by delegation
+            return _run_plan(plan, graph, guarded, handlers, told, recorder)
     finally:
         masking.forget(plan.run_id)
 
@@ -212,11 +221,10 @@ def _run_plan(
     if recorder is None:
         with apart(observers) as others:
             return FlowRunView(run_handled(plan, executor, handlers, others, logs=logs), graph)
-    guarded: Any = _Guarded(executor, recorder)  # an executor by delegation
     try:
         with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost), apart(observers) as others:
             told: list[Observer] = [recorder.observe, *others]
-            done = run_handled(plan, guarded, handlers, told, journal=recorder.write, logs=logs)
+            done = run_handled(plan, executor, handlers, told, journal=recorder.write, logs=logs)
     except BaseException as error:
         kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
         recorder.put_down(kind(message=f"{type(error).__name__}: {error}"))
@@ -231,18 +239,22 @@ def _run_plan(
 
 
 class _Guarded:
-    """An executor that ends the run when it must not go on, or cannot be recorded any more."""
+    """An executor that ends the run when it must not go on, cannot be recorded any more, or should end."""
 
-    def __init__(self, executor: Executor, recorder: Recorder) -> None:
+    def __init__(self, executor: Executor, recorder: Recorder | None, wants_end: Callable[[], str]) -> None:
         self._executor = executor
         self._recorder = recorder
+        self._wants_end = wants_end
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._executor, name)
 
     def next_message(self, timeout_s: float | None) -> Message | None:
-        if self._recorder.end is not None:
+        if self._recorder is not None and self._recorder.end is not None:
             return CancelWanted(self._recorder.end.message)
+        reason = self._wants_end()
+        if reason:
+            return CancelWanted(reason)
         return self._executor.next_message(timeout_s)
 
 

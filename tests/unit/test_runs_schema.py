@@ -473,6 +473,35 @@ def test_pruning_gives_space_back(store: SQLiteRunStore, path: Path):
     assert path.stat().st_size < before / 2
 
 
+SHARED = 0x4000_0002, 510  # offset and length of SQLite's shared lock on a database file
+TRY_TO_LOCK = """
+import fcntl, sys
+with open(sys.argv[1], "r+b") as file:
+    try:
+        fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB, int(sys.argv[3]), int(sys.argv[2]))
+    except OSError:
+        sys.exit(3)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="locks of files are others there")
+def test_a_second_store_in_the_process_does_not_drop_the_locks_of_the_first(path: Path):
+    def is_locked() -> bool:
+        command = [sys.executable, "-c", TRY_TO_LOCK, str(path), *map(str, SHARED)]
+        return subprocess.run(command, check=False).returncode == 3
+
+    with SQLiteRunStore(path) as first:
+        first.create_run(RunRecord("r", "etl", NOON))
+        assert is_locked()
+        with SQLiteRunStore(path, read_only=True) as second:
+            assert second.list_runs()
+            assert is_locked()
+        with SQLiteRunStore(path) as third:
+            third.list_runs()
+        assert is_locked()
+    assert not is_locked()
+
+
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="cannot fork")
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_process_opens_the_file_for_itself(store: SQLiteRunStore):

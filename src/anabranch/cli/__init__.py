@@ -24,8 +24,10 @@ from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.logs import logs
 from anabranch.cli.registry import backfill, list_flows, register, show_schedule
 from anabranch.cli.replay import replay
+from anabranch.cli.report import report
 from anabranch.cli.run import run
 from anabranch.cli.serve import serve
+from anabranch.cli.ui import ui
 
 __all__ = ["anabranch", "main"]
 
@@ -47,6 +49,8 @@ anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameter
 anabranch run etl.py --help                what parameters it has
 anabranch ls                               the runs there were; anabranch show RUN
 anabranch logs RUN [TASK]                  what its tasks logged; --follow goes on with it
+anabranch report RUN -o run.html           one of them as a page that opens anywhere
+anabranch ui                               all of them, in a browser
 anabranch resume RUN                       go on with one that failed or was stopped
 anabranch replay RUN TASK[137]             one attempt again, here, with the inputs that it had; --pdb
 anabranch serve etl.py                     register its flows, and run them by their schedules
@@ -65,7 +69,7 @@ def anabranch() -> None:
     """Data workflows on Dask."""
 
 
-_RUNS = (run, list_runs, show, logs, explain, resume, replay, prune, attach, cancel)
+_RUNS = (run, list_runs, show, logs, explain, report, ui, resume, replay, prune, attach, cancel)
 _FLOWS = (register, list_flows, show_schedule, backfill, serve)
 for command in (*_RUNS, *_FLOWS, validate, visualize, demo):
     anabranch.add_command(command)

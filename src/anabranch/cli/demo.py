@@ -33,6 +33,9 @@ def demo(
     report: bool,
     executor: str | None,
     workers: int | None,
+    dashboard: bool,
+    metrics_file: str | None,
+    pushgateway: str | None,
     progress: bool | None,
     as_json: bool,
     quiet: bool,
@@ -51,7 +54,7 @@ def demo(
     assert place is not None
     mode = progress_mode(progress, quiet=quiet)
 
-    from anabranch.cli.session import Session
+    from anabranch.cli.session import MetricsWanted, Session
     from anabranch.demo.corpus import flow
 
     session = Session(
@@ -63,6 +66,8 @@ def demo(
         quiet=quiet,
         verbose=verbose,
         as_json=as_json,
+        dashboard=dashboard,
+        metrics=MetricsWanted(metrics_file, pushgateway),
     )
     ctx.exit(session.run(show=show_summary))
 

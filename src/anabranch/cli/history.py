@@ -191,6 +191,9 @@ def resume(
     pairs: tuple[str, ...],
     executor: str | None,
     workers: int | None,
+    dashboard: bool,
+    metrics_file: str | None,
+    pushgateway: str | None,
     progress: bool | None,
     as_json: bool,
     quiet: bool,
@@ -200,7 +203,7 @@ def resume(
 
     RUN is its id, or the beginning of it. The flow is looked for where it was; say FILE if it is elsewhere now.
     """
-    from anabranch.cli.session import Session
+    from anabranch.cli.session import MetricsWanted, Session
     from anabranch.history import source_of
     from anabranch.loading import shipped_by_value
 
@@ -245,6 +248,8 @@ def resume(
         quiet=quiet,
         verbose=verbose,
         as_json=as_json,
+        dashboard=dashboard,
+        metrics=MetricsWanted(metrics_file, pushgateway),
     )
     is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):

@@ -24,6 +24,9 @@ def run_options(executor_help: str) -> Callable[[_Command], _Command]:
             click.option("-v", "--verbose", is_flag=True, help="Also debug messages, and tracebacks in full."),
             click.option("-q", "--quiet", is_flag=True, help="On standard error only what went wrong."),
             click.option("--json", "as_json", is_flag=True, help="The outcome as JSON on standard output."),
+            click.option("--dashboard", is_flag=True, help="Show the run on a page meanwhile; prints its address."),
+            click.option("--metrics-file", metavar="FILE", help="Write metrics for Prometheus there at the end."),
+            click.option("--pushgateway", metavar="HOST:PORT", help="Send metrics to a Pushgateway at the end."),
             click.option("--progress/--no-progress", default=None, help="Show progress, or not."),
             click.option(
                 "--workers", type=click.IntRange(1, 10_000), metavar="N", help="Threads, or workers of a new cluster."

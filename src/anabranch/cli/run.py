@@ -140,6 +140,9 @@ def run(
     detach: bool,
     executor: str | None,
     workers: int | None,
+    dashboard: bool,
+    metrics_file: str | None,
+    pushgateway: str | None,
     progress: bool | None,
     as_json: bool,
     quiet: bool,
@@ -151,7 +154,7 @@ def run(
     The flow's parameters are options: anabranch run etl.py --date 2026-11-20. They come after the file;
     anabranch run etl.py --help lists them. Lists are given by repeating an option, or as JSON.
     """
-    from anabranch.cli.session import Session
+    from anabranch.cli.session import MetricsWanted, Session
     from anabranch.loading import shipped_by_value
 
     loaded: LoadedFlow = ctx.meta[_LOADED]
@@ -173,6 +176,9 @@ def run(
     is_elsewhere = detach or bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     checkpointing = _checkpointing(checkpoint, is_elsewhere=is_elsewhere)
     if detach:
+        if dashboard or metrics_file or pushgateway:
+            text = "--dashboard, --metrics-file and --pushgateway are for runs of this process: not with --detach"
+            raise click.UsageError(text)
         with shipped_by_value(loaded, with_neighbours=True), checkpointing:
             _detach(flow, values, place, keep="all" if keep_all else keep, approve=approve)
         return
@@ -186,6 +192,8 @@ def run(
         quiet=quiet,
         verbose=verbose,
         as_json=as_json,
+        dashboard=dashboard,
+        metrics=MetricsWanted(metrics_file, pushgateway),
     )
     with shipped_by_value(loaded, with_neighbours=is_elsewhere), checkpointing:
         ctx.exit(session.run())

@@ -33,6 +33,33 @@ WAIT_S = 2.0  # without a word, while a scheduler that should be there is waited
 START_S = 5.0  # the same for a cluster that is made: that takes two or three
 
 
+@dataclass(frozen=True, slots=True)
+class MetricsWanted:
+    """Where the metrics of a run go when it has ended."""
+
+    file: str | None = None
+    gateway: str | None = None
+
+    @contextlib.contextmanager
+    def around(self, flow_name: str) -> Iterator[list[Callable[[Event], None]]]:
+        """Observers for the run; at the end what they counted is handed over. What goes wrong then is a warning."""
+        if self.file is None and self.gateway is None:
+            yield []
+            return
+        from anabranch.errors import MetricsError
+        from anabranch.metrics import Metrics, push, write_textfile
+
+        metrics = Metrics()
+        yield [metrics]
+        try:
+            if self.file is not None:
+                write_textfile(metrics, self.file)
+            if self.gateway is not None:
+                push(metrics, self.gateway, flow_name)
+        except MetricsError as error:
+            click.echo(f"warning: {printable(error)}", err=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Session:
     """What is to be run and how it is told."""
@@ -46,6 +73,9 @@ class Session:
     quiet: bool = False
     verbose: bool = False
     as_json: bool = False
+    metrics: MetricsWanted = MetricsWanted()
+    dashboard: bool = False
+    """Whether the run has a page while it goes on."""
     resume: Mapping[str, Any] = field(default_factory=dict)
     """Options of `Flow.run` for going on with a recorded run."""
 
@@ -76,7 +106,8 @@ class Session:
             watch = around.enter_context(progress.observer(self.progress))
             interrupts = around.enter_context(Interrupts(lambda name: _announce(watch, name)))
             waiting = around.enter_context(self._waiting())
-            view = self._carry_out([waiting, self._first_line, watch], interrupts)
+            metrics = around.enter_context(self.metrics.around(self.flow.name))
+            view = self._carry_out([waiting, self._first_line, watch, *metrics], interrupts)
         # The signal handlers are the old ones again: a signal that comes now ends the process as it always does.
         if view is None:
             click.echo(f"{printable(self.flow.name)}: interrupted before it had a state", err=True)
@@ -105,6 +136,7 @@ class Session:
                 keep=list(self.keep),
                 approve=list(self.approve),
                 observers=observers,
+                dashboard=_tell_address if self.dashboard else False,
                 **self.resume,
             )
         except AnabranchError:
@@ -173,8 +205,15 @@ class Session:
             message = f" ({interrupts.received.name if interrupts.received else shortened(state.message, 200)})"
         line = f"{printable(self.flow.name)}: {state.name}{message} after {seconds(took_s)}; {counts_text(view)}"
         click.echo(_paint(line, "bad") if state.is_failed() else line, err=True)
+        if self.dashboard and not self.quiet:
+            click.echo(f"its page has ended with it; to keep one: anabranch report {view.run_id}", err=True)
         if state.is_paused() and not self.quiet:
             click.echo("to let it go on: run it again with --approve TASK", err=True)
+
+
+def _tell_address(address: str) -> None:
+    """Say where the run's page is. Whoever has the address can see the run, and cancel it."""
+    click.echo(f"live page: {address}", err=True)
 
 
 def _announce(watch: Progress, name: str) -> None:

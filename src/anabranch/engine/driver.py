@@ -52,7 +52,7 @@ from anabranch.engine.values import copied, width_of
 from anabranch.engine.watchdog import Watchdog
 from anabranch.engine.worker import opened_outcome
 from anabranch.errors import ExecutorError, UnmappableError
-from anabranch.events import Event, Noticed, Observer, RunFinished, RunStarted
+from anabranch.events import Event, Noticed, Observer, RunFinished, RunStarted, UnitEnded
 from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
 from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.states import State
@@ -189,6 +189,9 @@ class Driver:
         started = self._started
         nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
         self._tell(RunStarted(self._clock(), self._plan.name, self._plan.run_id, nodes))
+        for entry in self._plan.recorded:
+            if isinstance(entry, Report):
+                self._tell_report(entry, is_recorded=True)
         self._ship_program(started)
         stimulus: Stimulus = Started(self._clock(), self._plan.recorded)
         while True:
@@ -289,6 +292,7 @@ class Driver:
                 report = read_report(self._sent_elsewhere(message.payload))
                 if self._journal is not None:
                     self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
+                self._tell_report(report)
                 return Reported(self._clock(), report)
             if isinstance(message, Logged):
                 self._logs.take_batch(loads(message.payload))
@@ -375,6 +379,22 @@ class Driver:
             except Exception:  # an observer never changes the run; it is told nothing more
                 self._observers.remove(observer)
                 _log.exception("an observer failed and is told nothing more: %r", observer)
+
+    def _tell_report(self, report: Report, *, is_recorded: bool = False) -> None:
+        if not self._observers:
+            return
+        event = UnitEnded(
+            now=self._clock(),
+            worker=report.worker,
+            started=report.started,
+            seconds=report.seconds,
+            singles={each.slug: each.state for each in report.singles},
+            indices=report.indices if report.indices is not None else (),
+            codes={each.slug: each.codes for each in report.columns},
+            records={each.slug: each.records for each in report.columns if each.records},
+            is_recorded=is_recorded,
+        )
+        self._tell(event)
 
     def _fetch_kept(self) -> dict[Key, UnitOutcome]:
         """Bring here the outcomes that callers may ask for and that did not come with the reports."""

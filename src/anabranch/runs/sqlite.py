@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,6 +36,12 @@ _NO_SPACE = {
 }
 _ABANDONED: list[sqlite3.Connection] = []
 """Connections that were open when this process was forked off. Closing one here would drop the locks of its owner."""
+_OPENING = threading.Lock()
+if hasattr(os, "register_at_fork"):  # another thread may have held it
+    os.register_at_fork(after_in_child=lambda: globals().update(_OPENING=threading.Lock()))
+_IN_USE: Counter[tuple[int, int, int]] = Counter()
+"""Connections by process, device and inode. While there is one, nothing else here may open and close the file: that
+drops all locks of the process on it (https://sqlite.org/howtocorrupt.html), and another one may take its log away."""
 
 _logger = logging.getLogger(__name__)
 
@@ -122,6 +129,8 @@ class _SQLite:
         self._identity: tuple[int, int] | None = None
         """Device and inode of the file that is open."""
         self._log_identity: tuple[int, int] | None = None
+        self._use: tuple[int, int, int] | None = None
+        """What is counted of this store in `_IN_USE`."""
         self._journal = ""
         self._seen = False
         """Whether this store was open before: the file is not made a second time, which would hide its loss."""
@@ -193,12 +202,29 @@ class _SQLite:
         return self._connection
 
     def _drop(self) -> None:
-        if self._connection is not None and self._pid == os.getpid():
-            self._connection.close()
-        self._connection = self._log_identity = None
+        with _OPENING:
+            if self._connection is not None and self._pid == os.getpid():
+                self._connection.close()
+                if self._use is not None:
+                    _IN_USE[self._use] -= 1
+        self._connection = self._log_identity = self._use = None
 
     def _connect(self) -> sqlite3.Connection:
-        is_new = self._is_new()
+        with _OPENING:
+            connection = self._connected_to_store()
+            found = _identity(self._path)
+            self._use = (os.getpid(), *found) if found is not None else None
+            if self._use is not None:
+                _IN_USE[self._use] += 1
+        return connection
+
+    def _is_in_use(self) -> bool:
+        """Whether this process has it open, and so knows what it is."""
+        found = _identity(self._path)
+        return found is not None and _IN_USE[os.getpid(), *found] > 0
+
+    def _connected_to_store(self) -> sqlite3.Connection:
+        is_new = not self._is_in_use() and self._is_new()
         if is_new and (self._read_only or self._seen):
             raise RunStoreError(
                 f"the run store {self._path} is not there any more: it was deleted or moved while it was in use"

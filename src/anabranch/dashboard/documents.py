@@ -1,0 +1,190 @@
+"""Bokeh applications of the pages: list of runs, run, flow. They can be mounted in any Bokeh server with a guard."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from urllib.parse import quote
+
+from bokeh.application import Application
+from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
+from bokeh.models import Button, Column, Div
+
+from anabranch.dashboard.flow_page import FlowPage
+from anabranch.dashboard.library import Library, Source
+from anabranch.dashboard.looks import plain, safe
+from anabranch.dashboard.maps_figure import style_sheet
+from anabranch.dashboard.page import TEMPLATE, RunPage
+from anabranch.dashboard.runs_page import RunsPage
+from anabranch.errors import AnabranchError, PagesError
+
+FOLLOW_MS = 500  # twice as often looks hardly more alive, and costs a tenth of a core instead of a twentieth
+LIST_MS = 2_000
+LOOK_S = 1.0
+
+_log = logging.getLogger("anabranch.dashboard")
+
+
+def applications(library: Library) -> dict[str, Application]:
+    """Bokeh applications by path: ``/`` lists runs, ``/run?id=…`` is a run, ``/flow?name=…`` a flow.
+
+    They check nobody's right to see them, or to use their buttons: that is up to the server that they are mounted in.
+    """
+    pages: dict[str, Callable[[Document, Library], None]] = {"/": _runs, "/run": _run, "/flow": _flow}
+    return {path: Application(FunctionHandler(_guarded(make, library))) for path, make in pages.items()}
+
+
+def _guarded(make: Callable[[Document, Library], None], library: Library) -> Callable[[Document], None]:
+    """A page that cannot be made says why, instead of staying blank."""
+
+    def document(doc: Document) -> None:
+        doc.template = TEMPLATE
+        try:
+            make(doc, library)
+        except AnabranchError as error:
+            doc.add_root(_sentence(str(error)))
+        except Exception:
+            _log.exception("a page could not be made")
+            doc.add_root(_sentence("This page could not be made; the log of the process that serves it says why."))
+
+    return document
+
+
+def _sentence(text: str) -> Div:
+    words = f'<p>{safe(text, 2_000)}</p><p><a href="./">All runs</a></p>'
+    return Div(text=words, stylesheets=[style_sheet()], disable_math=True, sizing_mode="stretch_width")
+
+
+def _argument(doc: Document, name: str) -> str:
+    values = doc.session_context.request.arguments.get(name) or [b""]
+    return bytes(values[0]).decode("utf-8", "replace")[:400]
+
+
+def _runs(doc: Document, library: Library) -> None:
+    doc.title = "Runs"
+    page = RunsPage(library)
+    doc.add_root(page.root)
+    doc.add_periodic_callback(_safely(page.update), LIST_MS)
+
+
+def _flow(doc: Document, library: Library) -> None:
+    name = _argument(doc, "name")
+    doc.title = plain(name, 100)
+    page = FlowPage(library, name)
+    doc.add_root(page.root)
+    doc.add_periodic_callback(_safely(page.update), LIST_MS)
+
+
+def _run(doc: Document, library: Library) -> None:
+    source = library.open(_argument(doc, "id"))
+    doc.title = plain(f"{source.model.flow_name or 'run'} {source.model.run_id}", 100)
+    view = _RunView(source, library)
+    doc.add_root(view.root)
+    doc.add_periodic_callback(_safely(view.update), FOLLOW_MS)
+
+
+def _safely(update: Callable[[], None]) -> Callable[[], None]:
+    """Bokeh goes on calling a callback that raises, four times a second; its log would be all that there is."""
+    said: set[str] = set()
+
+    def call() -> None:
+        try:
+            update()
+        except Exception as error:
+            if type(error).__name__ not in said:
+                said.add(type(error).__name__)
+                _log.exception("a page could not be brought up to date")
+
+    return call
+
+
+class _RunView:
+    """A run's page with its buttons; another page takes its place when the run is read anew."""
+
+    def __init__(self, source: Source, library: Library) -> None:
+        self._source = source
+        self._library = library
+        self._cancel = Button(label="Cancel the run", button_type="default", visible=False, width=150)
+        self._resume = Button(label="Resume", button_type="primary", visible=False, width=150)
+        self._told = Div(text="", stylesheets=[style_sheet()], disable_math=True)
+        self._cancel.on_click(self._ask_cancel)
+        self._resume.on_click(lambda: self._do(library.actions.resume))
+        self._is_sure = False
+        self._seen_over: bool | None = None
+        self._looked_at = 0.0
+        self._is_going = False
+        self.root = Column(children=[self._told], sizing_mode="stretch_width")
+        self._show()
+        self._update_buttons()
+
+    def _show(self) -> None:
+        source, model = self._source, self._source.model
+        self._model = model
+        self._page = RunPage(
+            model,
+            log_rows=source.log_rows,
+            links=lambda: [("./", "all runs"), (_flow_address(model.flow_name), "flow"), *source.links()],
+            actions=[self._cancel, self._resume, self._told],
+            state=lambda: source.state,
+        )
+        self.root.children = [self._page.root]
+
+    def update(self) -> None:
+        """Follow the run."""
+        if self._source.is_over and self._is_taken_up():
+            self._source = self._library.open(self._model.run_id)
+        self._source.refresh()
+        if self._source.model is not self._model:
+            active = self._page.active
+            self._show()
+            self._page.active = active
+        self._page.update()
+        self._update_buttons()
+
+    def _is_taken_up(self) -> bool:
+        """Whether the run, which was over, goes on again; looked at once a second, as reading it anew takes time."""
+        now = time.monotonic()
+        if now - self._looked_at < LOOK_S:
+            return False
+        self._looked_at = now
+        was_going, self._is_going = self._is_going, self._library.actions.can_cancel(self._model.run_id)
+        return was_going or self._is_going  # once more when it has ended: that may have been quick
+
+    def _update_buttons(self) -> None:
+        actions, run_id = self._library.actions, self._model.run_id
+        can_cancel = actions.can_cancel(run_id)
+        if self._cancel.visible != can_cancel:
+            self._cancel.visible = can_cancel
+            self._is_sure = False
+            self._cancel.label, self._cancel.button_type = "Cancel the run", "default"
+        if self._seen_over != self._source.is_over or can_cancel:
+            self._seen_over = self._source.is_over
+            record = self._library.record(run_id) if self._source.is_over and not can_cancel else None
+            can_resume = record is not None and actions.can_resume(record)
+            if self._resume.visible != can_resume:
+                self._resume.visible = can_resume
+
+    def _ask_cancel(self) -> None:
+        """The first click asks, the second does it."""
+        if not self._is_sure:
+            self._is_sure = True
+            self._cancel.label, self._cancel.button_type = "Click again to cancel", "danger"
+            return
+        self._is_sure = False
+        self._cancel.label, self._cancel.button_type = "Cancel the run", "default"
+        self._do(self._library.actions.cancel)
+
+    def _do(self, action: Callable[[str], str]) -> None:
+        try:
+            text = action(self._model.run_id)
+        except PagesError as error:
+            text = str(error)
+        self._told.text = f'<div class="notice">{safe(text)}</div>'
+        self._seen_over = None
+        self._update_buttons()
+
+
+def _flow_address(name: str) -> str:
+    return f"flow?name={quote(name, safe='')}"

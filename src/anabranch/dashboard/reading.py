@@ -1,0 +1,111 @@
+"""Recorded runs as events, so that pages of finished runs are made just as those of running ones."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+
+from anabranch.dashboard.model import RunModel
+from anabranch.events import Event, RunFinished, RunStarted, TaskChanged, UnitEnded
+from anabranch.history import as_it_stands, facts_of
+from anabranch.report_rows import codes_of, failure_of
+from anabranch.runs import INTERRUPTED, ElementRow, RunRecord, RunStore, TaskRunRow
+from anabranch.shape import shape_from
+from anabranch.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, counts_of
+
+_BY_NAME: Mapping[str, type[State]] = {cls.__name__: cls for cls in BY_CODE.values()}
+
+
+def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, RunModel]:
+    """A recorded run, by its id or a beginning of it, as pages show it. Nothing of the user's is loaded.
+
+    Raises
+    ------
+    RunStoreError
+        There is none, or several, or its rows cannot be read.
+    """
+    record = as_it_stands(store.get_run(run_id))
+    model = RunModel(shape_from(facts_of(record).get("shape")))
+    model.parameters = dict(record.details.parameters) if record.details is not None else {}
+    for event in events_of(store, record):
+        model.take(event)
+    return record, model
+
+
+def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
+    """What happened in a recorded run, chunk by chunk, as observers would have been told."""
+    rows = {row.slug: row for row in store.task_runs(record.run_id)}
+    known = record.details.code if record.details is not None else {}
+    elements: dict[str, dict[int, ElementRow]] = {}
+    for element in store.elements(record.run_id):
+        elements.setdefault(element.slug, {})[element.index] = element
+    began = record.start.timestamp()
+    yield RunStarted(began, record.flow_name, record.run_id, dict.fromkeys((*known, *rows), "task"))
+    for slug in dict.fromkeys((*known, *rows)):
+        row = rows.get(slug)
+        chunks = store.chunks(record.run_id, slug) if row is None or row.width is not None else []
+        last: dict[int, int] = {}
+        for place, chunk in enumerate(chunks):
+            if any(code != 10 for code in chunk.codes):
+                last.update(dict.fromkeys(chunk.indices, place))
+        own = elements.get(slug, {})
+        for place, chunk in enumerate(chunks):
+            found = {
+                index: _element(own[index])
+                for index, code in zip(chunk.indices, chunk.codes, strict=True)
+                if index in own and own[index].code == code and last.get(index, place) == place
+            } if own else {}  # fmt: skip
+            yield UnitEnded(
+                now=_time(chunk.start, began) + chunk.seconds,
+                worker=chunk.worker,
+                started=chunk.start.timestamp() if chunk.start else 0.0,
+                seconds=chunk.seconds,
+                indices=chunk.indices,
+                codes={slug: chunk.codes},
+                records={slug: found},
+            )
+        if row is not None:
+            yield from _task_events(row, counts_of(codes_of(chunks)) if chunks else None, began)
+    ended = record.end.timestamp() if record.end else None
+    if record.state == "Running":
+        return
+    state = _run_state(record)
+    yield RunFinished(ended or _time(record.lease_until, began), state)
+
+
+def _task_events(row: TaskRunRow, counts: Counts | None, began: float) -> Iterator[Event]:
+    state = BY_CODE[row.code](
+        message=row.message,
+        start_time=row.start,
+        end_time=row.end,
+        attempt=row.attempt,
+        worker=row.worker or None,
+        failure=failure_of(row),
+        counts=Counts(row.width, counts.successful, counts.skipped, counts.failed)
+        if counts is not None and row.width is not None
+        else None,
+    )
+    now = _time(row.end or row.start, began)
+    if row.width is None and row.start is not None and row.end is not None:
+        took = (row.end - row.start).total_seconds()
+        yield UnitEnded(now, row.worker, row.start.timestamp(), took, singles={row.slug: state})
+    yield TaskChanged(now, row.slug, state)
+
+
+def _element(row: ElementRow) -> State:
+    return BY_CODE[row.code](
+        message=row.message, attempt=row.attempt, map_index=row.index, start_time=row.due, failure=failure_of(row)
+    )
+
+
+def _run_state(record: RunRecord) -> State:
+    """State of a run that is not running; one whose driver is gone reads as crashed, with that message."""
+    if record.state == INTERRUPTED:
+        return Crashed(message=f"{INTERRUPTED}: {record.message}")
+    found = _BY_NAME.get(record.state, Cancelled)
+    end = record.end if issubclass(found, (Finished, Paused)) else None
+    return found(message=record.message, start_time=record.start, end_time=end)
+
+
+def _time(moment: datetime | None, default: float) -> float:
+    return moment.timestamp() if moment is not None else default

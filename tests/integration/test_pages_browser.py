@@ -1,0 +1,251 @@
+"""Pages in a real browser, of real runs: what they show, what can be done with them, and what they must not do."""
+
+from __future__ import annotations
+
+import re
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.browser import Watched, chromium
+from tests.hostile_names import CONTROL, CORPUS
+
+from anabranch import Flow, Parameter, task
+from anabranch.dashboard import live
+from anabranch.executors import DaskExecutor, LocalDaskExecutor
+from anabranch.history import current_store
+from anabranch.loading import load_flow
+from anabranch.report import write_report
+from anabranch.runview import FlowRunView
+from anabranch.triggers import all_finished
+
+WIDTH = 10_000
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _store_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Other processes write to this store; tests that open one file twice in this process would take its locks away."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("ANABRANCH_HOME", str(tmp_path_factory.mktemp("pages-home")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
+
+
+@pytest.fixture
+def watched(browser: Any) -> Iterator[Watched]:
+    found = Watched(browser)
+    yield found
+    found.page.close()
+    live.stop_serving()
+
+
+class Background:
+    """A run in a thread, as a browser's steps are taken in this one."""
+
+    def __init__(self, flow: Flow, **options: Any) -> None:
+        self.address = ""
+        self._has_address = threading.Event()
+        self._view: FlowRunView | BaseException | None = None
+        self._thread = threading.Thread(target=self._run, args=(flow, options))
+        self._thread.start()
+        assert self._has_address.wait(60)
+
+    def _run(self, flow: Flow, options: dict[str, Any]) -> None:
+        try:
+            self._view = flow.run(dashboard=self._take, **options)
+        except BaseException as error:
+            self._view = error
+        finally:
+            self._has_address.set()
+
+    def _take(self, address: str) -> None:
+        self.address = address
+        self._has_address.set()
+
+    def result(self) -> FlowRunView:
+        self._thread.join(90)
+        assert isinstance(self._view, FlowRunView), self._view
+        return self._view
+
+
+@task
+def numbers(n: int) -> list[int]:
+    return list(range(n))
+
+
+@task
+def parse(x: int) -> int:
+    if x % 2_500 == 7:
+        raise ValueError(f"bad record {x}")
+    return x
+
+
+@task(trigger=all_finished)
+def hold(xs: list[int], path: str) -> int:
+    import time
+    from pathlib import Path
+
+    while not Path(path).exists():  # the test looks at the page meanwhile
+        time.sleep(0.02)
+    return len(xs)
+
+
+def chips(page: Any) -> Counter[str]:
+    """Task runs by state as the page's head has them."""
+    found: Counter[str] = Counter()
+    for text in page.locator(".chips").first.locator(".chip").all_inner_texts():
+        match = re.fullmatch(r"\S+ (\w+) ([\d,]+)", text)
+        assert match is not None, text
+        found[match[1]] = int(match[2].replace(",", ""))
+    return found
+
+
+@pytest.mark.cluster
+def test_the_page_of_a_run_on_a_cluster_shows_what_the_run_comes_to(watched: Watched, tmp_path: Path):
+    # given a run whose last task waits
+    with Flow("tiles") as flow:
+        hold(parse.map(numbers(Parameter("n"))), Parameter("gate"))
+    cluster = DaskExecutor(cluster_kwargs={"n_workers": 2, "threads_per_worker": 1})
+    run = Background(flow, n=WIDTH, gate=str(tmp_path / "go"), executor=cluster)
+    page = watched.page
+    # when its page is opened meanwhile
+    page.goto(run.address)
+    page.locator(".badge", has_text="Running").wait_for()
+    page.locator(".chip", has_text="Failed 4").wait_for()
+    assert "token" not in page.url
+    meanwhile = chips(page)
+    # then it has the elements that have ended, and finds a failure in two clicks: the kind, and that is all
+    assert meanwhile["Success"] == WIDTH - 4 + 1
+    page.locator("summary", has_text="ValueError").click()
+    page.get_by_text("bad record 7", exact=False).nth(1).wait_for()
+    assert "x = 7" in page.locator("details").first.inner_text()
+    # and when the run has ended, its numbers are the run's
+    (tmp_path / "go").touch()
+    view = run.result()
+    page.locator(".badge", has_text="Success").wait_for()
+    states = [each.name for each in view.result["parse"].map_states]
+    assert chips(page) == Counter([*states, view.result["numbers"].name, view.result["hold"].name])
+    page.get_by_text("Workers", exact=True).click()
+    page.get_by_text("pieces of work").wait_for()
+    assert len(re.findall(r"tcp://", page.locator("table").first.inner_text())) == 2
+    assert watched.complaints == []
+
+
+FLOW = """
+import time
+from pathlib import Path
+from anabranch import Flow, Parameter, task
+
+@task
+def numbers(n):
+    return list(range(n))
+
+@task
+def slow(x, gate):
+    while x >= 20 and not Path(gate).exists():
+        time.sleep(0.02)
+    return x
+
+from anabranch import unmapped
+with Flow("restarted") as flow:
+    slow.map(numbers(Parameter("n", default=60)), unmapped(Parameter("gate")))
+"""
+
+
+def test_a_run_is_cancelled_and_resumed_from_its_page(watched: Watched, tmp_path: Path):
+    # given a run that waits at element 20
+    (tmp_path / "restarted.py").write_text(FLOW, encoding="utf-8")
+    flow = load_flow(str(tmp_path / "restarted.py")).flow
+    run = Background(flow, gate=str(tmp_path / "go"), executor=LocalDaskExecutor(num_workers=2))
+    page = watched.page
+    page.goto(run.address)
+    # when it is cancelled, which is asked twice
+    page.get_by_role("button", name="Cancel the run").click()
+    page.get_by_role("button", name="Click again to cancel").click()
+    view = run.result()
+    assert view.is_cancelled()
+    page.locator(".badge", has_text="Cancelled").wait_for()
+    # and resumed, with what it waited for
+    (tmp_path / "go").touch()
+    page.get_by_role("button", name="Resume").click()
+    page.locator(".badge", has_text="Success").wait_for()
+    # then it is the same run, whole
+    store = current_store()
+    assert store is not None
+    assert store.get_run(view.run_id).state == "Success"
+    assert chips(page) == Counter(Success=61)
+    assert watched.complaints == []
+
+
+@pytest.mark.parametrize("place", ["live", "report"])
+def test_names_and_texts_are_nothing_but_text(watched: Watched, tmp_path: Path, place: str):
+    # given a flow whose every name, value and message tries to be more
+    def failing(text: str) -> Any:
+        @task(name=text)
+        def fail(value: str) -> str:
+            raise ValueError(f"{text} {value}")
+
+        return fail
+
+    with Flow(CORPUS[0]) as flow:
+        for number, text in enumerate(CORPUS):
+            with Flow(text):
+                failing(text)(Parameter(f"p{number}", default=f"{text}{CONTROL[number % len(CONTROL)]}"))
+    addresses: list[str] = []
+    view = flow.run(dashboard=addresses.append)
+    store = current_store()
+    assert store is not None
+    if place == "report":
+        addresses = [write_report(store, view.run_id, tmp_path / "run.html").as_uri()]
+    page = watched.page
+    # when every part of its page is looked at
+    page.goto(addresses[0])
+    page.locator(".badge", has_text="Failed").wait_for()
+    for summary in page.locator("summary").all():
+        summary.click()
+    for tab in ("All tasks", "Workers", "Tasks", "Logs", "Parameters", "Overview"):
+        page.get_by_text(tab, exact=True).first.click()
+    if place == "live":
+        for link in ("flow", "all runs"):
+            page.get_by_role("link", name=link, exact=True).first.click()
+            page.locator("h1").wait_for()
+            page.locator("table").first.wait_for()
+    else:
+        assert CORPUS[0] in page.locator("h1").inner_text()
+        assert page.title().startswith(CORPUS[0])
+    # then none of it has been anything but text
+    assert not watched.is_hacked()
+    assert watched.complaints == []
+
+
+def test_a_page_can_be_used_on_a_narrow_screen_and_by_keyboard(browser: Any, tmp_path: Path):
+    # given
+    with Flow("narrow") as flow:
+        parse.map(numbers(Parameter("n", default=100)))
+    view = flow.run()
+    store = current_store()
+    assert store is not None
+    narrow = Watched(browser, width=390, height=800)
+    page = narrow.page
+    page.goto(write_report(store, view.run_id, tmp_path / "run.html").as_uri())
+    page.locator("summary").wait_for()
+    # when the failure is reached by the tabulator key alone
+    for _ in range(30):
+        page.keyboard.press("Tab")
+        if page.evaluate("() => {let e = document.activeElement; while (e.shadowRoot?.activeElement) "
+                         "e = e.shadowRoot.activeElement; return e.tagName}") == "SUMMARY":  # fmt: skip
+            break
+    page.keyboard.press("Enter")
+    # then
+    assert page.locator("details").first.get_attribute("open") is not None
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    assert narrow.complaints == []
+    page.close()
