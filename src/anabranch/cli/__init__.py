@@ -17,6 +17,7 @@ import click
 
 from anabranch.cli.attach import attach, cancel
 from anabranch.cli.demo import demo
+from anabranch.cli.doctor import doctor
 from anabranch.cli.exits import SIGNALLED
 from anabranch.cli.explain import explain
 from anabranch.cli.history import list_runs, prune, resume, show
@@ -71,7 +72,7 @@ def anabranch() -> None:
 
 _RUNS = (run, list_runs, show, logs, explain, report, ui, resume, replay, prune, attach, cancel)
 _FLOWS = (register, list_flows, show_schedule, backfill, serve)
-for command in (*_RUNS, *_FLOWS, validate, visualize, demo):
+for command in (*_RUNS, *_FLOWS, validate, visualize, doctor, demo):
     anabranch.add_command(command)
 
 

@@ -1,0 +1,155 @@
+"""``anabranch doctor``: what is installed, and whether store, results and cluster can be used."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import click
+
+from anabranch.cli.exits import RUN_FAILED
+from anabranch.printable import printable
+
+PACKAGES = ("anabranch", "dask", "distributed", "cloudpickle", "networkx", "bokeh", "pydantic", "sqlalchemy")
+_MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    topic: str
+    text: str
+    verdict: str = "ok"
+    """``ok``, ``warning`` or ``problem``."""
+
+
+@click.command(short_help="See whether everything that runs need is in order.")
+@click.option("--executor", metavar="ADDRESS", help="Look at this Dask scheduler and its workers too.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@click.pass_context
+def doctor(context: click.Context, *, executor: str | None, as_json: bool) -> None:
+    """See whether everything that runs need is in order: versions, settings, run store, results, a cluster.
+
+    Ends with exit code 1 if something would keep a run from working.
+    """
+    topics: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
+        ("versions", _versions),
+        ("settings", _settings),
+        ("run store", _run_store),
+        ("results", _results),
+    ]
+    if executor is not None:
+        topics.append(("cluster", lambda: _cluster(executor)))
+    found: list[Finding] = []
+    for topic, look in topics:
+        found += _looked_at(topic, look)
+        if topic == "settings" and found[-1].verdict == "problem":
+            found.append(Finding("settings", "nothing else was looked at: mend them first", "warning"))
+            break
+    if as_json:
+        click.echo(json.dumps([asdict(each) for each in found], indent=1))
+    else:
+        for each in found:
+            click.echo(f"{_MARKS[each.verdict]} {each.topic:<10} {printable(each.text)}")
+    if any(each.verdict == "problem" for each in found):
+        context.exit(RUN_FAILED)
+
+
+def _looked_at(topic: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
+    """What there is to say of a topic; an error of the library is a problem like others."""
+    from anabranch.errors import AnabranchError
+
+    found: list[Finding] = []
+    try:
+        found.extend(look())
+    except AnabranchError as error:
+        found.append(Finding(topic, str(error), "problem"))
+    return found
+
+
+def _versions() -> Iterator[Finding]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    yield Finding("versions", f"Python {platform.python_version()} at {sys.executable}, {platform.platform()}")
+    for name in PACKAGES:
+        try:
+            yield Finding("versions", f"{name} {version(name)}")
+        except PackageNotFoundError:
+            yield Finding("versions", f"{name} is not installed; python -m pip install {name}", "problem")
+
+
+def _settings() -> Iterator[Finding]:
+    from anabranch.settings import config
+
+    config.refresh()  # names every setting that cannot be
+    yield Finding("settings", f"in order; backend = {_shown_backend()}")
+
+
+def _shown_backend() -> str:
+    from anabranch.settings import config
+    from anabranch.urls import masked
+
+    return masked(config.backend)
+
+
+def _run_store() -> Iterator[Finding]:
+    from anabranch.runs import default_path, open_store
+    from anabranch.settings import config
+
+    if config.backend == "none":
+        yield Finding("run store", "no run is recorded (backend is none): none can be shown or resumed", "warning")
+        return
+    if config.backend == "local" and not default_path().exists():
+        yield Finding("run store", f"{default_path()} is made by the first run")
+        return
+    with open_store(read_only=True) as store:
+        facts: dict[str, Any] = dict(store.describe())
+        warning = facts.pop("warning", None)
+        yield Finding("run store", ", ".join(f"{name} {value}" for name, value in facts.items()))
+        if warning:
+            yield Finding("run store", warning, "warning")
+        complaints = store.check()
+        yield from (Finding("run store", text, "problem") for text in complaints)
+        if not complaints:
+            yield Finding("run store", "whole, as far as its own check tells")
+
+
+def _results() -> Iterator[Finding]:
+    from pathlib import Path
+
+    from anabranch.results.files import LocalResult, LocalStore
+
+    store = LocalResult().store
+    assert isinstance(store, LocalStore)
+    root = Path(store.root)
+    there = root
+    while not there.exists():
+        there = there.parent
+    if os.access(there, os.W_OK | os.X_OK):
+        yield Finding("results", f"values go to {root} where nothing else is said")
+    else:
+        text = f"{root} cannot be written to; set ANABRANCH_HOME to a directory of yours, or name a result"
+        yield Finding("results", text, "problem")
+
+
+def _cluster(address: str) -> Iterator[Finding]:
+    from anabranch.executors.preflight import Needs, check
+    from anabranch.executors.security import connect
+    from anabranch.settings import config
+
+    with connect(address, None, timeout_s=config.engine.connect_timeout_s) as client:
+        workers = client.scheduler_info(n_workers=-1)["workers"]
+        if not workers:
+            yield Finding("cluster", f"{address} answers and has no workers; start one with `dask worker`", "problem")
+            return
+        threads = sum(worker["nthreads"] for worker in workers.values())
+        yield Finding("cluster", f"{address} answers: {len(workers)} workers, {threads} threads")
+        report = check(client, Needs())
+    yield from (Finding("cluster", text, "problem") for text in report.problems)
+    yield from (Finding("cluster", text, "warning") for text in report.warnings)
