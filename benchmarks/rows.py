@@ -7,9 +7,11 @@ import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from distributed import Client
@@ -272,6 +274,32 @@ def history(bench: Bench) -> Iterator[Row]:
     )
 
 
+def resume(bench: Bench) -> Iterator[Row]:
+    """Going on with a map of which ten elements had failed."""
+    width, failures = (10_000 if bench.quick else 1_000_000), 10
+    with tempfile.TemporaryDirectory() as folder:
+        flow = flows.resumable(width, folder, failures)
+        failed = flow.run(executor=DaskExecutor(bench.cluster.address))
+        assert failed.result["mended"].counts.failed == failures
+        ledger = Path(folder, "ledger")
+        ledger.unlink()
+        Path(folder, "mended").touch()
+        began = time.perf_counter()
+        state = flow.run(executor=DaskExecutor(bench.cluster.address), resume=failed.run_id)
+        seconds = time.perf_counter() - began
+        again = sorted(map(int, ledger.read_text().split()))
+    assert state.result["total"].result == sum(range(width))
+    step = width // failures
+    is_exact = again == list(range(step // 2, width, step))
+    yield Row(
+        f"resume of {width:,} elements, {failures} had failed",
+        f"{seconds:.2f} s; {len(again)} ran again",
+        "≤ 3 s, exactly 10",
+        None if bench.quick else is_exact and seconds <= 3,
+        seconds,
+    )
+
+
 def memory(bench: Bench) -> Iterator[Row]:
     """What a driver and the scheduler hold, in a process of its own per flow."""
     for name, which, width, limit in (
@@ -340,6 +368,7 @@ MEASURES: dict[str, Measure] = {
     "singles": singles,
     "failures": failures,
     "history": history,
+    "resume": resume,
     "memory": memory,
     "starting": starting,
 }
