@@ -339,6 +339,7 @@ def test_plain_lines_have_no_escapes_and_are_written_at_once() -> None:
 
 
 def test_no_color_takes_the_colours_and_leaves_the_block(terminal: Terminal, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("CI", raising=False)
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("TERM", "xterm-256color")
     with observer("auto", terminal) as progress:

@@ -114,7 +114,8 @@ class _RunView:
         self._is_sure = False
         self._seen_over: bool | None = None
         self._looked_at = 0.0
-        self._is_going = False
+        self._standing: tuple[str, int] | None = None
+        """State and epoch of the run's record when it was over."""
         self.root = Column(children=[self._told], sizing_mode="stretch_width")
         self._show()
         self._update_buttons()
@@ -144,13 +145,17 @@ class _RunView:
         self._update_buttons()
 
     def _is_taken_up(self) -> bool:
-        """Whether the run, which was over, goes on again; looked at once a second, as reading it anew takes time."""
+        """Whether somebody has gone on with the run, which was over; looked at once a second, but for the first time.
+
+        The record tells, as that may have begun and ended between two looks, in any process.
+        """
         now = time.monotonic()
-        if now - self._looked_at < LOOK_S:
+        if self._standing is not None and now - self._looked_at < LOOK_S:
             return False
         self._looked_at = now
-        was_going, self._is_going = self._is_going, self._library.actions.can_cancel(self._model.run_id)
-        return was_going or self._is_going  # once more when it has ended: that may have been quick
+        record = self._library.record(self._model.run_id)
+        before, self._standing = self._standing, (record.state, record.epoch) if record is not None else None
+        return before is not None and before != self._standing
 
     def _update_buttons(self) -> None:
         actions, run_id = self._library.actions, self._model.run_id
