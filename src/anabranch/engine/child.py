@@ -28,7 +28,7 @@ from anabranch.context import TaskContext
 from anabranch.engine import crossing
 from anabranch.engine.frames import BEGUN, LEARNT, LOGGED, RAISED, VALUE, Channel
 from anabranch.engine.prints import captured
-from anabranch.engine.trees import kill_below
+from anabranch.engine.trees import kill_below, kill_tree
 from anabranch.engine.values import ATOMS, dumps, dumps_with_buffers, materialised, measured
 from anabranch.errors import CodeNotLoadable
 
@@ -191,11 +191,11 @@ def _survive_no_parent(child: _Child) -> None:
         # What loses its parent becomes a child of this process, and is found among those below it.
         libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
         # The watcher below kills everything. Task code in C that keeps the interpreter to itself would stop it: then
-        # the kernel's word of the parent's death, SIGHUP, sets an alarm of as many seconds as its number says (1),
+        # the kernel's word of the parent's death, SIGQUIT, sets an alarm of as many seconds as its number says (3),
         # and nobody needs the interpreter for that.
         libc.signal.restype = ctypes.c_void_p
-        libc.signal(ctypes.c_int(signal.SIGHUP), ctypes.cast(libc.alarm, ctypes.c_void_p))
-        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGHUP, 0, 0, 0)
+        libc.signal(ctypes.c_int(signal.SIGQUIT), ctypes.cast(libc.alarm, ctypes.c_void_p))
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
     threading.Thread(target=_watch, args=(child, child._channel.fileno()), name="anabranch-watch", daemon=True).start()
 
 
@@ -208,7 +208,21 @@ def _watch(child: _Child, descriptor: int) -> None:
     poll = select.poll()
     poll.register(descriptor, 0)  # no events but the other side's end
     poll.poll()
+    if sys.platform == "linux":  # the alarm would leave behind what has a session of its own
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+        libc.signal(ctypes.c_int(signal.SIGQUIT), ctypes.c_void_p(signal.SIG_IGN))
+        libc.alarm(0)
     if not child.is_busy:
         threading.Event().wait(GRACE_S)  # the main thread has seen it too, and ends the process in its own way
-    kill_below(os.getpid())
-    os.killpg(os.getpid(), signal.SIGKILL)
+    # Task code goes on meanwhile and may start one more after every look. A copy of this process can stop it first.
+    pid = os.getpid()
+    with suppress(Exception):
+        if os.fork() == 0:
+            try:
+                kill_tree(pid)
+            finally:
+                os._exit(1)
+        threading.Event().wait(GRACE_S)
+    kill_below(pid)
+    os.killpg(pid, signal.SIGKILL)

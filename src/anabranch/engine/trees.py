@@ -34,8 +34,8 @@ def _tree(pid: int) -> list[int]:
 
 
 def kill_below(pid: int) -> None:
-    """Kill everything below a process, also what has made a session of its own, and not the process itself."""
-    done: set[int] = set()
+    """Kill everything below a process, also what has made a session of its own; neither the process nor who asks."""
+    done = {os.getpid()}
     while True:
         try:
             below = psutil.Process(pid).children(recursive=True)
@@ -51,7 +51,10 @@ def kill_below(pid: int) -> None:
 
 
 def kill_tree(pid: int) -> None:
-    """Kill the leader of a process group, its group and everything below it; it has not been waited for yet."""
+    """Kill the leader of a process group, its group and everything below it; it has not been waited for yet.
+
+    Who asks may be in that group: its end is the last thing done.
+    """
     with suppress(OSError):
         os.kill(pid, signal.SIGSTOP)  # so that it does not fork faster than it is looked at
     kill_below(pid)

@@ -414,13 +414,26 @@ def start_others() -> None:
     time.sleep(HANGS_S)
 
 
+def start_ever_more() -> None:
+    while True:
+        subprocess.Popen(["sleep", str(HANGS_S)], start_new_session=True)
+
+
 def ignore_signals() -> None:
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)
     time.sleep(HANGS_S)
 
 
-HANGS = [sleep_in_c, loop_for_ever, keep_the_interpreter, wait_for_a_lock, start_others, ignore_signals]
+HANGS = [
+    sleep_in_c,
+    loop_for_ever,
+    keep_the_interpreter,
+    wait_for_a_lock,
+    start_others,
+    start_ever_more,
+    ignore_signals,
+]
 
 
 @pytest.mark.parametrize("hang", HANGS)
@@ -677,7 +690,7 @@ def _source(function: Callable[[], None]) -> str:
     return inspect.getsource(function) + "\n"
 
 
-@pytest.mark.parametrize("hang", [sleep_in_c, loop_for_ever, keep_the_interpreter, start_others])
+@pytest.mark.parametrize("hang", [sleep_in_c, loop_for_ever, keep_the_interpreter, start_others, start_ever_more])
 def test_nothing_outlives_a_parent_that_is_killed(hang: Callable[[], None], tmp_path: Path, nothing_is_left: Any):
     with parent(tmp_path, hang, f"time.sleep({HANGS_S})") as process:
         assert process.stdout is not None
