@@ -341,6 +341,24 @@ def test_another_version_is_refused_while_a_run_needs_the_one_that_is_there(
     assert str(error).startswith("the worker has loaded anabranch ")
 
 
+def test_the_driver_of_a_detached_run_sends_on_what_it_was_sent(cluster: BareCluster):
+    def odd(number: int) -> int:
+        if number == 7:
+            raise ValueError("no sevens")
+        return number
+
+    with Flow("detached") as flow:
+        odds = task(odd).map(range(50))
+
+    with flow.submit(executor=DaskExecutor(cluster.address)) as handle:
+        view = handle.result(60)
+        handle.forget()
+
+    states = view.result[odds].map_states
+    assert [state.is_successful() for state in states] == [number != 7 for number in range(50)]
+    assert "no sevens" in states[7].message
+
+
 def test_a_flow_in_a_file_runs_from_the_command_line(cluster: BareCluster, tmp_path: Path):
     (tmp_path / "near.py").write_text("def double(x):\n    return 2 * x\n", encoding="utf-8")
     (tmp_path / "etl.py").write_text(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import pickle
+import pkgutil
 import re
 import sys
 import threading
@@ -18,12 +19,12 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import cloudpickle
 
 from anabranch.engine.entry import Sourced
-from anabranch.engine.shelf import digest_of
+from anabranch.engine.shelf import Finder, digest_of
 from anabranch.engine.units import Program, Unit
 from anabranch.engine.values import dumps
 from anabranch.errors import UnsendableError
@@ -268,7 +269,7 @@ def _files_of(own: dict[str, ModuleType], roots: set[str]) -> Iterator[tuple[str
 @cache
 def origin() -> Origin:
     """Where runs of this process are sent from."""
-    return (sys.version_info[0], sys.version_info[1]), VERSION, digest_of(str(_ROOT))
+    return (sys.version_info[0], sys.version_info[1]), VERSION, _digest()
 
 
 @cache
@@ -277,16 +278,17 @@ def archive_of(named: frozenset[str] = frozenset()) -> bytes:
 
     Its files are alike, so all of it compresses better than each of them. `named`: with these modules as well.
     """
-    files = {"anabranch/anabranch.yaml": (_ROOT / "anabranch.yaml").read_bytes()}
+    files = {"anabranch/anabranch.yaml": pkgutil.get_data("anabranch", "anabranch.yaml") or b""}
     todo, seen = [*_ALWAYS, *sorted(named)], set()
     while todo:
         name = todo.pop()
-        path = _file_of(name)
-        if name in seen or path is None:
+        found = None if name in seen else _source_of(name)
+        if found is None:
             continue
         seen.add(name)
-        files[f"anabranch/{path.relative_to(_ROOT).as_posix()}"] = path.read_bytes()
-        todo += [name.rpartition(".")[0], *_imports_of(path.read_text(encoding="utf-8"))]
+        file, data = found
+        files[file] = data
+        todo += [name.rpartition(".")[0], *_imports_of(data.decode())]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for file, data in sorted(files.items()):
@@ -294,11 +296,29 @@ def archive_of(named: frozenset[str] = frozenset()) -> bytes:
     return zlib.compress(buffer.getvalue(), 9)
 
 
-def _file_of(name: str) -> Path | None:
+def _shelf() -> Finder | None:
+    """What this package was imported from if it travelled here itself, with the driver of a detached run."""
+    loader = sys.modules["anabranch"].__loader__
+    return cast(Finder, loader) if type(loader).__name__ == Finder.__name__ else None
+
+
+def _digest() -> str:
+    shelf = _shelf()
+    return shelf.digest if shelf is not None else digest_of(str(_ROOT))
+
+
+def _source_of(name: str) -> tuple[str, bytes] | None:
+    """Path in an archive, and content, of a module of ours; None if there is no such module."""
     root, _, rest = name.partition(".")
+    if root != "anabranch":
+        return None
+    shelf = _shelf()
+    if shelf is not None:
+        _, file, source = shelf.modules.get(name, (False, "", ""))
+        return (file.partition("/")[2], source.encode()) if file else None
     path = _ROOT.joinpath(*rest.split(".")) if rest else _ROOT
-    found = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return found if root == "anabranch" and found.exists() else None
+    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return (f"anabranch/{path.relative_to(_ROOT).as_posix()}", path.read_bytes()) if path.exists() else None
 
 
 def _imports_of(source: str) -> Iterator[str]:
