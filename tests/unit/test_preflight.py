@@ -18,7 +18,8 @@ from distributed.versions import get_versions
 
 from anabranch.errors import ExecutorError, NoWorkersError, PreflightError, SchedulerUnreachable
 from anabranch.executors import preflight
-from anabranch.executors.preflight import Facts, Needs, PreflightReport, WorkerFacts, check, judge, wait_for_workers
+from anabranch.executors.fitness import Facts, Needs, PreflightReport, WorkerFacts, judge
+from anabranch.executors.preflight import check, wait_for_workers
 
 HERE = {
     "python": "3.11.7.final.0",

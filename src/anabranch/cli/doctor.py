@@ -139,7 +139,8 @@ def _results() -> Iterator[Finding]:
 
 
 def _cluster(address: str) -> Iterator[Finding]:
-    from anabranch.executors.preflight import Needs, check
+    from anabranch.executors.fitness import Needs
+    from anabranch.executors.preflight import check
     from anabranch.executors.security import connect
     from anabranch.settings import config
 

@@ -248,7 +248,7 @@ class Driver:
         check = getattr(self._executor, "check", None)
         if check is None:
             return
-        from anabranch.executors.preflight import Needs
+        from anabranch.executors.fitness import Needs
 
         wanted = {node.name: dict(node.policies.resources) for node in self._graph.nodes.values()}
         needs = Needs(

@@ -15,7 +15,8 @@ from anabranch.engine.entry import Sourced
 from anabranch.errors import ExecutorError, OptionError
 from anabranch.executors.base import CancelWanted, Disconnected, Dropped, Key, Logged, Message, Posted, Region
 from anabranch.executors.clusters import ClusterClass, MadeCluster, is_cluster, make_cluster, performance_report
-from anabranch.executors.preflight import Needs, check, wait_for_workers
+from anabranch.executors.fitness import Needs
+from anabranch.executors.preflight import check, wait_for_workers
 from anabranch.executors.security import as_security, connect
 from anabranch.settings import config
 
