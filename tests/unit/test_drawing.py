@@ -12,12 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch import Flow, drawing, scope
+from anabranch import Flow, drawing, mermaid, scope
+from anabranch import picture as pictures
 from anabranch.branching import case, merge, switch
-from anabranch.drawing import Box, Group, Line, Picture, dot_text, draw, mermaid_text, picture
+from anabranch.dot import dot_text
+from anabranch.drawing import draw
 from anabranch.errors import DrawingError, GraphvizMissing, OptionError
 from anabranch.graph import Graph
 from anabranch.mapping import apply_map
+from anabranch.mermaid import mermaid_text
+from anabranch.picture import Box, Group, Line, Picture, picture
 from anabranch.states import (
     Cached,
     Cancelled,
@@ -194,7 +198,7 @@ def test_constants_of_operators_are_not_asked_for_a_repr_that_could_be_slow_or_r
 
     # then
     assert [box(drawn, name).detail for name in ("is_equal", "add")] == ["(·, …)", "(·, …)"]
-    assert len(box(drawn, "sub").detail) == drawing.MAX_TITLE
+    assert len(box(drawn, "sub").detail) == pictures.MAX_TITLE
 
 
 def test_nested_flows_are_groups_in_groups():
@@ -266,7 +270,7 @@ def test_the_tooltip_has_the_message_bounded():
 
 
 def test_every_state_differs_from_every_other_without_its_colour():
-    symbols = [(look.symbol, look.dashed) for look in drawing.LOOKS.values()]
+    symbols = [(look.symbol, look.dashed) for look in pictures.LOOKS.values()]
     assert all(symbol for symbol, _ in symbols)
     told_apart_by_their_word = {"✗", "↻"}  # TriggerFailed beside Failed, Retrying beside Looped
     assert {symbol for symbol, _ in symbols if [s for s, _ in symbols].count(symbol) > 1} == told_apart_by_their_word
@@ -282,10 +286,10 @@ def test_text_can_be_read_on_every_fill():
         low, high = sorted((luminance(one), luminance(other)))
         return (high + 0.05) / (low + 0.05)
 
-    for look in (*drawing.LOOKS.values(), *drawing.ROLE_LOOKS.values()):
+    for look in (*pictures.LOOKS.values(), *pictures.ROLE_LOOKS.values()):
         assert contrast(look.fill, look.ink) >= 5, look
     for background in ("#ffffff", "#0d1117", "#111111"):
-        assert contrast(drawing.GREY, background) >= 4, background
+        assert contrast(pictures.GREY, background) >= 4, background
 
 
 def test_the_legend_explains_shapes_lines_and_the_states_there_are():
@@ -427,13 +431,13 @@ EVIL = [
 
 def picture_of(names):
     """A picture in which each name stands in every place that a name can have."""
-    root = Group(drawing._one_line(names[0], 40))
+    root = Group(pictures.one_line(names[0], 40))
     for i, name in enumerate(names):
-        text = drawing._one_line(name, 40)
+        text = pictures.one_line(name, 40)
         role = ("task", "parameter", "condition", "step")[i % 4]
         group = root.at((text,)) if i % 7 == 0 else root
-        group.boxes.append(Box(f"n{i}", role, text, drawing.PALE, i % 2 == 0, text, text))
-    texts = [drawing._one_line(name, 40) for name in names]
+        group.boxes.append(Box(f"n{i}", role, text, pictures.PALE, i % 2 == 0, text, text))
+    texts = [pictures.one_line(name, 40) for name in names]
     return Picture(root, [Line(f"n{i}", f"n{i + 1}", "data", texts[i]) for i in range(len(names) - 1)])
 
 
@@ -457,7 +461,7 @@ def read_back(drawn):
 def assert_names_survive(names):
     found = read_back(picture_of(names))
     for i, name in enumerate(names):
-        shown = squeezed(drawing._one_line(name, 40))
+        shown = squeezed(pictures.one_line(name, 40))
         assert found[f"n{i}"] == (squeezed(f"{shown} {shown}"), shown)
         if i + 1 < len(names):
             assert found[f"n{i}->n{i + 1}"][0] == shown
@@ -498,7 +502,7 @@ MERMAID_TEXT = r"(?:[A-Za-z0-9 _,/]|[^\x00-\x7f]|#[0-9]+;)*"
 
 
 def assert_mermaid_holds(names):
-    texts = [drawing._one_line(name, 40) for name in names]
+    texts = [pictures.one_line(name, 40) for name in names]
     front, title, front_end, head, *body, last = mermaid_text(picture_of(names)).split("\n")
     assert (front, front_end, head, last) == ("---", "---", "flowchart LR", "")
     assert re.fullmatch(r'title: "(?:\\U[0-9a-f]{8}|[^\W]| )*"', title)
@@ -529,12 +533,12 @@ def test_any_names_stay_inside_mermaids_quotes(names):
 
 def test_a_mermaid_line_with_style_keeps_its_semicolons():
     # Mermaid strips the last `;` of a line that looks like `style…:…#…;`, so no text may hold a colon.
-    assert ":" not in drawing._mermaid("style a: #b;")
+    assert ":" not in mermaid._mermaid("style a: #b;")
 
 
 @pytest.mark.parametrize("text", ["a\\nb", "$$x$$", "fab:fa-car"])
 def test_what_mermaid_looks_for_behind_entities_is_taken_apart(text):
-    escaped = drawing._mermaid(text)
+    escaped = mermaid._mermaid(text)
     assert "\u2060" in escaped
     assert unescaped(escaped) == text
 
@@ -648,7 +652,7 @@ def test_a_large_flow_is_laid_out_roughly_rather_than_never():
     # given
     rng = random.Random(7)
     root = Group("large")
-    root.boxes.extend(Box(f"n{i}", "task", f"task {i}", drawing.GREEN) for i in range(600))
+    root.boxes.extend(Box(f"n{i}", "task", f"task {i}", pictures.GREEN) for i in range(600))
     lines = [Line(f"n{rng.randrange(i)}", f"n{i}", "data", "x") for i in range(1, 600) for _ in range(2)]
 
     # when
@@ -672,8 +676,8 @@ def test_states_of_the_users_own_look_like_the_state_they_extend():
     class Other(State):
         __slots__ = ()
 
-    assert drawing.look_of(Odd()) == drawing.LOOKS[Failed]
-    assert drawing.look_of(Other()) == drawing.PALE
+    assert pictures.look_of(Odd()) == pictures.LOOKS[Failed]
+    assert pictures.look_of(Other()) == pictures.PALE
 
 
 def test_deferred_calls_of_a_run_are_drawn_below_their_callers() -> None:

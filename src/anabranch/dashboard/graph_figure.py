@@ -14,7 +14,7 @@ from bokeh.plotting import figure
 from anabranch.dashboard.layout import Layout, layered
 from anabranch.dashboard.looks import FAINT, FONT, INK, SCROLLING, look_of_code, plain
 from anabranch.dashboard.model import NodeModel, RunModel, is_failure
-from anabranch.drawing import ROLE_LOOKS
+from anabranch.picture import ROLE_LOOKS
 from anabranch.printable import seconds
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Pending, Running, Skipped, Success
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 
-from anabranch.drawing import DARK, LOOKS, PALE, Look
+from anabranch.picture import DARK, LOOKS, PALE, Look
 from anabranch.printable import printable, seconds, shortened
 from anabranch.states import BY_CODE, Cached, Mapped
 
