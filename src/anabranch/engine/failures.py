@@ -29,7 +29,7 @@ FIRST_FRAMES, LAST_FRAMES = 10, 20
 def clean(text: str, limit: int = MAX_MESSAGE) -> str:
     """Text that can be encoded and is not longer than `limit` characters."""
     text = text if len(text) <= limit else f"{text[: limit - 30]}… ({len(text):,} characters)"
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def message_of(exception: BaseException) -> str:
@@ -121,14 +121,14 @@ def _formatted(exception: BaseException, frames: list[traceback.FrameSummary]) -
 
 def _portable(exception: BaseException, limit: int = MAX_EXCEPTION_NBYTES) -> bytes | None:
     """The pickled exception if it is small and loads again as what it was, else None."""
+    if _is_simple(exception):
+        # As a whole, tblib would pickle it, which takes ten times as long.
+        data = pickle.dumps(exception.__reduce__()[:2], protocol=5)
+        return data if len(data) <= limit else None
     chained = exception.__traceback__, exception.__cause__, exception.__context__, exception.__suppress_context__
     try:
         # Dask teaches pickle to take tracebacks and causes along; the text has them, and they are large.
         exception.__traceback__ = exception.__cause__ = exception.__context__ = None
-        if _is_simple(exception):
-            # As a whole, tblib would pickle it, which takes ten times as long.
-            data = pickle.dumps(exception.__reduce__()[:2], protocol=5)
-            return data if len(data) <= limit else None
         data = dumps(exception)
         if len(data) > limit:
             return None
@@ -144,7 +144,7 @@ def _portable(exception: BaseException, limit: int = MAX_EXCEPTION_NBYTES) -> by
 def _is_simple(exception: BaseException) -> bool:
     """Whether an exception is sure to load again: one of Python's own, made of nothing but atoms."""
     is_own = type(exception).__module__ == "builtins" and not isinstance(exception, BaseExceptionGroup)
-    return is_own and not vars(exception) and all(type(each) in ATOMS for each in exception.args)
+    return is_own and not vars(exception) and ATOMS.issuperset(map(type, exception.args))
 
 
 def revive(failure: Failure | None, message: str = "") -> BaseException:

@@ -272,9 +272,22 @@ class Stage:
             attempt = ctx.task_run_count
         finally:
             ctx.task_run_count = 1
+        self._restore_inputs()
+        if self._is_one_more(position, error, attempt):
+            state = failed_state(
+                error,
+                in_full=False,
+                root=self.name(position),
+                attempt=attempt,
+                map_index=self.indices[position],
+                worker=self.environment.worker,
+                start_time=began,
+                end_time=self.environment.now(),
+            )
+            self._record(position, Outcome(state, revive(state.failure)))
+            return
         run = self._run_at(position)
         run.context.task_run_count, run.context.calls = attempt, calls
-        self._restore_inputs()
         inputs = self.inputs.arguments(position)
         running = Running(start_time=self.environment.now())
         outcome = conclude_exception(run, running, error, inputs)
@@ -306,6 +319,11 @@ class Stage:
             return retry.wants(error, attempt)
         except BaseException:  # a predicate of the user's: the long way asks it again, and says what it raised
             return False
+
+    def _is_one_more(self, position: int, error: BaseException, attempt: int) -> bool:
+        """Whether it is a last attempt that failed in the way of another element: there may be very many of these."""
+        is_last = attempt > self.node.policies.retry.max_retries and not isinstance(error, Signal)
+        return is_last and not self._is_new(position, error)
 
     def _late_success(self, position: int, began: datetime) -> State:
         return Success(

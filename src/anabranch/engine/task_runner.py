@@ -367,13 +367,13 @@ def _next_attempt(attempt: int, max_retries: int, reason: str, failure: Failure 
 
 
 def failed_state(
-    error: BaseException, inputs: Mapping[str, Any] | None = None, *, in_full: bool = True, root: str = ""
+    error: BaseException, inputs: Mapping[str, Any] | None = None, *, in_full: bool = True, root: str = "", **about: Any
 ) -> State:
-    """The Failed state of an exception."""
+    """The Failed state of an exception; `about`: other fields of it."""
     failure = describe(error, inputs, in_full=in_full, root=root)
     cls = TimedOut if isinstance(error, TaskTimeout) else Crashed if isinstance(error, ProcessDied) else Failed
     said = error.message if isinstance(error, Signal) else ""
-    return cls(message=clean(said) or failure.headline(), failure=failure)
+    return cls(message=clean(said) or failure.headline(), failure=failure, **about)
 
 
 def _retrying(run: TaskRun, before: State, state: State, due: datetime) -> Outcome:
