@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.ledger import Ledger, WatchedExecutor, complaints, lost_unreported, r
 
 from anabranch import Flow, config, task, unmapped
 from anabranch.events import Event, MapAdvanced, Noticed
+from anabranch.executors import DaskExecutor
 
 WIDTH = 300
 ELEMENT_S = 0.004
@@ -91,6 +94,23 @@ def test_a_run_goes_on_at_a_scheduler_that_was_started_again(cluster: KillableCl
     assert any("is interrupted" in each for each in watch.notices)
     assert any("waiting up to 300 s" in each for each in watch.notices)
     assert watch.notices[-1] == f"the scheduler at {cluster.address} is back"
+
+
+def test_a_client_that_is_given_up_does_not_log_its_end_as_an_error(
+    cluster: KillableCluster, caplog: pytest.LogCaptureFixture
+) -> None:
+    executor = DaskExecutor(cluster.address)
+    executor.start("given-up")
+    cluster.kill_scheduler()
+    executor.stop()
+
+    dask = logging.getLogger("distributed.client")
+    dask.error("", exc_info=asyncio.CancelledError())  # as it does when its reconnection is cancelled, late
+    dask.error("", exc_info=OSError("refused"))
+
+    logged = [type(record.exc_info[1]) for record in caplog.records if record.name == dask.name and record.exc_info]
+    assert OSError in logged
+    assert asyncio.CancelledError not in logged
 
 
 def test_a_run_without_another_scheduler_ends_within_the_time_that_it_said(

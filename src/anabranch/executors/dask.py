@@ -7,7 +7,8 @@ import logging
 import os
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from asyncio import CancelledError
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -307,7 +308,9 @@ class DaskExecutor:
                     future.release()
         self._client = None
         self._futures.clear()
-        with contextlib.suppress(Exception), _quiet("distributed.utils", "distributed.client"):
+        for name in ("distributed.utils", "distributed.client"):  # for good: it may log long after this
+            logging.getLogger(name).addFilter(_OWN_CANCELLATIONS)
+        with contextlib.suppress(Exception):
             client.close(timeout=timeout_s)
 
     def _close_cluster(self) -> None:
@@ -510,15 +513,11 @@ class DaskExecutor:
         return gathered
 
 
-@contextlib.contextmanager
-def _quiet(*names: str) -> Iterator[None]:
-    """Keep loggers silent: closing a client that tries to reconnect makes Dask log its own cancellation."""
-    loggers = [logging.getLogger(name) for name in names]
-    before = [logger.disabled for logger in loggers]
-    for logger in loggers:
-        logger.disabled = True
-    try:
-        yield
-    finally:
-        for logger, was in zip(loggers, before, strict=True):
-            logger.disabled = was
+class _OwnCancellations(logging.Filter):
+    """Drops what Dask logs when a client that tries to reconnect is closed: its own cancellation, as an error."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
+
+
+_OWN_CANCELLATIONS = _OwnCancellations()
