@@ -76,6 +76,8 @@ def serving(home: Path, *arguments: str, token: str = "", **variables: str) -> I
     """A service that listens; it is killed at the end, if it is still there."""
     if token:
         variables["ANABRANCH_SERVICE_TOKEN"] = token
+    else:
+        arguments = ("--no-token", *arguments)
     with (home / "serve.out").open("a+") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "anabranch", "serve", "--port", "0", *arguments],
@@ -88,7 +90,7 @@ def serving(home: Path, *arguments: str, token: str = "", **variables: str) -> I
         try:
             assert process.stderr is not None
             said = ""
-            while (found := re.search(r"serving on http://[^ ]+:(\d+)", said)) is None:
+            while (found := re.search(r"serving on https?://[^ ]+:(\d+)", said)) is None:
                 line = process.stderr.readline()
                 assert line, f"the service ended: {said}"
                 said += line

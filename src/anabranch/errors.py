@@ -21,7 +21,8 @@
     ├── ScheduleError (ValueError)         a schedule that cannot be, or has no times
     ├── RegistryError (RuntimeError)       the registry of flows, or what waits to run
     │   ├── FlowNotRegistered (LookupError)
-    │   └── UnregistrableFlow (ValueError)   every reason why a flow cannot be registered
+    │   ├── UnregistrableFlow (ValueError)   every reason why a flow cannot be registered
+    │   └── SealError (PermissionError)      code that nobody who has the key has registered
     ├── ServiceError (RuntimeError)        a service that cannot start as asked
     ├── DrawingError (RuntimeError)        a picture of a flow that cannot be made
     │   └── GraphvizMissing
@@ -181,6 +182,10 @@ class FlowNotRegistered(RegistryError, LookupError):
 
 class UnregistrableFlow(ProblemsError, RegistryError, ValueError):
     """A flow cannot be registered; ``problems`` lists every reason. Nothing of it was."""
+
+
+class SealError(RegistryError, PermissionError):
+    """Code in the registry, or in a flow storage, is not sealed with the key that the settings have."""
 
 
 class ServiceError(AnabranchError, RuntimeError):

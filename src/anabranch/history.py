@@ -6,6 +6,7 @@ Going on with a run is in `continuation`.
 from __future__ import annotations
 
 import atexit
+import hashlib
 import json
 import logging
 import pickle
@@ -113,13 +114,20 @@ def begin(
         if shape is not None:
             facts["shape"] = shape.as_data()
         details = _details(plan, secret, facts)
-        ownership = store.create_run(RunRecord(plan.run_id, plan.name, datetime.now(UTC), details=details))
+        version = version_of(details.code)
+        begins = RunRecord(plan.run_id, plan.name, datetime.now(UTC), flow_version=version, details=details)
+        ownership = store.create_run(begins)
     except RunStoreError as error:
         if not _is_by_default() or isinstance(error, RunExists):
             raise
         _log.warning("the run is not recorded, and cannot be resumed: %s", error)
         return None
     return Recorder(store, ownership, plan.graph, secrets=secrets_of(plan, secret))
+
+
+def version_of(code: Mapping[str, str]) -> str:
+    """A short text that changes when the code of a flow's tasks does, or which tasks there are."""
+    return hashlib.sha256(json.dumps(sorted(code.items())).encode()).hexdigest()[:8] if code else ""
 
 
 def _facts(source: str, by_default: Collection[str]) -> dict[str, Any]:

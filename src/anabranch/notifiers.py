@@ -20,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from anabranch.errors import OptionError
+from anabranch.masking import mask
 from anabranch.names import short
 from anabranch.states import State
 
@@ -32,6 +33,8 @@ _log = logging.getLogger("anabranch.notifiers")
 
 class Notifier:
     """What all notifiers have: which states they tell of, and how often.
+
+    Secrets that this process knows are masked in what is sent.
 
     Parameters
     ----------
@@ -79,7 +82,7 @@ class Notifier:
                 return
             left_out = self._admitted()
             if left_out is not None:
-                self.send(_text(subject, state, left_out))
+                self.send(mask(_text(subject, state, left_out)))
         except (
             Exception
         ) as error:  # the run does not depend on it; an error's text may have the address, its kind has not

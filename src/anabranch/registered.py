@@ -12,6 +12,7 @@ from anabranch.flow import Flow
 from anabranch.loading import LoadedFlow, LoadedModule, flows_in, load_flow, load_module, shipped_by_value, split_target
 from anabranch.registering import put, record_of
 from anabranch.runs.flow_table import FlowRecord
+from anabranch.sealing import check_seal, opened_code
 from anabranch.storage import read_stored
 
 
@@ -22,13 +23,17 @@ def load_registered(record: FlowRecord) -> LoadedFlow:
     ------
     FlowLoadError
         Its file or module is gone, or does not have it any more; or its pickle does not load here.
+    SealError
+        The settings have a key, and nobody who has it has registered this.
     """
+    check_seal(record)
     if record.source:
         try:
             return load_flow(record.source)
         except AnabranchError as error:
             raise FlowLoadError(f"flow {record.name!r}, registered from {record.source}: {error}") from error
-    data = record.code if record.code is not None else read_stored(record.storage or "")
+    stored = record.code is None
+    data = opened_code(record.name, read_stored(record.storage or "")) if stored else record.code or b""
     try:
         found = pickle.loads(data)
     except Exception as error:  # a pickle runs code, which may raise anything

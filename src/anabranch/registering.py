@@ -5,12 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
-
-import cloudpickle
 
 from anabranch.errors import (
     FlowNotRegistered,
@@ -30,6 +28,7 @@ from anabranch.runs.flow_table import FlowRecord, FlowTable
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.slot_queue import SlotQueue
 from anabranch.schedules import Schedule
+from anabranch.sealing import packed, seal_of, sealed_code
 from anabranch.storage import FlowStorage
 
 
@@ -104,20 +103,22 @@ def record_of(
     schedule = None
     if isinstance(flow.schedule, Schedule):
         try:
-            schedule = cloudpickle.dumps(flow.schedule)
+            schedule = packed(flow.schedule, flow.name)
         except Exception as error:  # a filter may hold anything
             problems.append(f"its schedule cannot be pickled: {type(error).__name__}: {error}")
     if problems:
         raise UnregistrableFlow(f"flow {flow.name!r} cannot be registered", problems)
     assert flow.max_runs is None or isinstance(flow.max_runs, int)
     parameters = {each.name: _schema(each) for each in flow.parameters}
-    return FlowRecord(
+    record = FlowRecord(
         name=flow.name,
         fingerprint=_fingerprint(flow.graph, parameters),
         source=source,
         project=project,
         code=pickled if storage == "database" else None,
-        storage=storage.put(flow.name, pickled) if isinstance(storage, FlowStorage) and pickled is not None else None,
+        storage=storage.put(flow.name, sealed_code(flow.name, pickled))
+        if isinstance(storage, FlowStorage) and pickled is not None
+        else None,
         graph=_drawn(flow.graph),
         parameters={
             "type": "object",
@@ -131,6 +132,7 @@ def record_of(
         max_runs=flow.max_runs,
         labels=labels,
     )
+    return replace(record, seal=seal_of(record))
 
 
 def _schedule_text(schedule: object, pickled: bytes | None) -> str:

@@ -34,12 +34,16 @@ _MAY_BE_ZERO = {
     "engine.rescued_nbytes",
     "engine.inplace_retry_delay_s",
     "engine.max_tracebacks",
+    "service.port",
+    "service.max_runs",
+    "service.drain_s",
+    "service.log_count",
 }
 TASK_FIELDS: dict[str, Any] = {"task_run": "", "task_slug": "", "map_index": "", "attempt": "", "worker": ""}
 """Fields that a format may name beside those of `logging`; they are empty where a record is no task's."""
 _MIN_KEY = 16  # characters: a shorter key can be guessed
 # Shown to nobody, not in messages either.
-_SECRET = {"results.key"}
+_SECRET = {"results.key", "service.key", "service.token", "service.view_token"}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,6 +126,25 @@ class RunsSettings(Section):
     patience_s: float
 
 
+class ServiceSettings(Section):
+    """How ``anabranch serve`` runs; its options say the same for one service."""
+
+    address: str
+    port: int
+    max_runs: int
+    hosts: str
+    token: str
+    view_token: str
+    tls_cert: str
+    tls_key: str
+    pages: bool
+    drain_s: float
+    log_file: str
+    log_size: int
+    log_count: int
+    key: str
+
+
 class Settings(Section):
     """All settings by attribute; the one instance is `anabranch.config`.
 
@@ -148,6 +171,7 @@ class Settings(Section):
     results: ResultsSettings
     runs: RunsSettings
     secrets: SecretsSettings
+    service: ServiceSettings
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,6 +180,7 @@ class Settings(Section):
         self.__dict__["results"] = ResultsSettings("results.")
         self.__dict__["runs"] = RunsSettings("runs.")
         self.__dict__["secrets"] = SecretsSettings("secrets.")
+        self.__dict__["service"] = ServiceSettings("service.")
 
     def set(self, values: Mapping[str, object] | None = None, /, **named: object) -> _Assignment:
         """Assign several settings: at once and all or none of them; as a context manager, until it closes.
@@ -288,6 +313,10 @@ def _path_wanted(value: object) -> str | None:
     return None if isinstance(value, str) and "\0" not in value else "the path of a file"
 
 
+def _text_wanted(value: object) -> str | None:
+    return None if isinstance(value, str) and value.isprintable() else "a text of one line"
+
+
 def _provider_wanted(value: object) -> str | None:
     is_provider = isinstance(value, str) and (value in ("environment", "keyring") or value.count(":") == 1)
     return None if is_provider else "'environment', 'keyring' or 'module:function'"
@@ -315,6 +344,14 @@ _TEXTS: dict[str, Callable[[object], str | None]] = {
     "logging.directory": _path_wanted,
     "runs.path": _path_wanted,
     "secrets.provider": _provider_wanted,
+    "service.address": _text_wanted,
+    "service.hosts": _text_wanted,
+    "service.token": _key_wanted,
+    "service.view_token": _key_wanted,
+    "service.tls_cert": _path_wanted,
+    "service.tls_key": _path_wanted,
+    "service.log_file": _path_wanted,
+    "service.key": _key_wanted,
     "logging.level": _level_wanted,
     "logging.format": _format_wanted,
 }

@@ -5,102 +5,30 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import threading
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from http.client import HTTPConnection
 from typing import Any
 
 import pytest
-from tornado.web import RequestHandler
-from tornado.websocket import WebSocketHandler, websocket_connect
+from tests.web_server import NOON, Server, serving
+from tornado.websocket import websocket_connect
 
 from anabranch.errors import ServiceError
-from anabranch.runs import RunRecord
 from anabranch.runs.flow_table import FlowRecord, FlowTable
 from anabranch.runs.slot_queue import SlotQueue
-from anabranch.runs.slots import Slot
 from anabranch.runs.sqlite import InMemoryRunStore
 from anabranch.service import openapi
 from anabranch.service.actions import Actions
 from anabranch.service.api import api_routes
 from anabranch.service.guard import Guard, check_bind
-from anabranch.service.server import WebServer
 
 TOKEN = "a-token-of-some-length"
-NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-
-
-class Page(RequestHandler):
-    def get(self) -> None:
-        self.finish("page")
-
-
-class Echo(WebSocketHandler):
-    def check_origin(self, origin: str) -> bool:
-        return True  # careless, as pages of others may be: the guard is before it
-
-    def on_message(self, message: str | bytes) -> None:
-        self.write_message(message)
-
-
-class Server:
-    """A web server in a thread."""
-
-    def __init__(self, store: InMemoryRunStore, guard: Guard) -> None:
-        self.store = store
-        self.loop = asyncio.new_event_loop()
-        self.web: Any = None
-        self.guard = guard
-
-    def call(
-        self, method: str, path: str, body: bytes | None = None, **headers: str
-    ) -> tuple[int, dict[str, str], bytes]:
-        connection = HTTPConnection("127.0.0.1", self.web.port, timeout=10)
-        try:
-            sent = {name.replace("_", "-"): value for name, value in headers.items()}
-            connection.request(method, path, body, sent)
-            answer = connection.getresponse()
-            return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
-        finally:
-            connection.close()
-
-
-@contextmanager
-def serving(token: str = "", **options: Any) -> Iterator[Server]:
-    store = InMemoryRunStore()
-    flows = FlowTable(store.database)
-    schema = {"type": "object", "properties": {"x": {}}, "required": ["x"]}
-    flows.put(FlowRecord("etl", "code", parameters=schema), now=NOON)
-    store.finish_run(store.create_run(RunRecord("run-1", "etl", NOON)), "Failed", end=NOON)
-    SlotQueue(store.database).add([Slot("run-2", "etl", NOON)], now=NOON)
-    server = Server(store, Guard(token=token, **options))
-    ready = threading.Event()
-
-    async def serve() -> None:
-        routes = [*api_routes(Actions(store), lambda: True), (r"/page", Page, {}), (r"/live", Echo, {})]
-        server.web = WebServer(routes, server.guard)
-        server.web.listen("127.0.0.1", 0)
-        ready.set()
-
-    server.loop.run_until_complete(serve())
-    thread = threading.Thread(target=server.loop.run_forever)
-    thread.start()
-    assert ready.wait(10)
-    try:
-        yield server
-    finally:
-        asyncio.run_coroutine_threadsafe(server.web.close(), server.loop).result(10)
-        server.loop.call_soon_threadsafe(server.loop.stop)
-        thread.join()
-        server.loop.run_until_complete(server.loop.shutdown_default_executor())
-        server.loop.close()
+VIEW_TOKEN = "another-one-to-look-with"
 
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Server]:
-    with serving(TOKEN, hosts=["etl.example"]) as server:
+    with serving(TOKEN, view_token=VIEW_TOKEN, hosts=["etl.example"]) as server:
         yield server
 
 
@@ -141,7 +69,10 @@ ROUTES = [
     for path, operations in openapi.document()["paths"].items()
     for method in operations
 ]
-ROUTES += [("GET", "/page"), ("GET", "/live"), ("GET", "/api/openapi.json"), ("GET", "/nothing"), ("GET", "/")]
+ROUTES += [
+    ("GET", path) for path in ("/page", "/live", "/api/openapi.json", "/nothing", "/", "/flows", "/run?id=run-1")
+]
+ROUTES += [(method, "/do/cancel?run=run-1") for method in ("GET", "POST")]
 
 
 def test_every_route_of_the_api_is_in_the_list():
@@ -162,7 +93,66 @@ def test_no_route_answers_without_the_token_to_another_host_or_from_another_orig
     assert locked.call(method, path, Host="evil.example", **json_type, **bearer())[0] == 403
     assert locked.call(method, path, Origin="http://evil.example", **json_type, **bearer())[0] == 403
     assert locked.call(method, path, Origin="null", **json_type, **bearer())[0] == 403
-    assert locked.call(method, path, b"{}", **json_type, **bearer())[0] not in (401, 403, 500)
+    if not path.startswith("/do/"):  # forms have a token of their own, too
+        assert locked.call(method, path, b"{}", **json_type, **bearer())[0] not in (401, 403, 500)
+
+
+def every_route(server: Server) -> list[str]:
+    """A path for each route of the application, whoever has added it: Bokeh's websockets and static files, too."""
+    app = server.web.application
+    rules = [rule for router in app.default_router.rules for rule in getattr(router.target, "rules", [])]
+    patterns = [rule.matcher.regex.pattern for rule in [*rules, *app.wildcard_router.rules]]
+    return [re.sub(r"\(.*?\)\+?\)?", "x", each).replace("/?", "/").replace("\\", "").rstrip("$") for each in patterns]
+
+
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST", "PUT", "DELETE", "OPTIONS", "PATCH"])
+def test_each_route_that_the_application_has_answers_401_without_a_token(locked: Server, method: str):
+    routes = set(every_route(locked))
+    assert {"/ws", "/run/ws", "/flow/ws", "/static/x", "/do/approve", "/api/runs/x/cancel", "/favicon.ico"} <= routes
+    for path in routes - {"/healthz", "/login"}:
+        status, headers, body = locked.call(method, path, Content_Type="application/json")
+        assert (path, status) == (path, 401)
+        assert "set-cookie" not in headers
+        assert len(body) < 100
+
+
+def test_people_are_asked_for_the_token_where_programs_are_refused(locked: Server):
+    status, headers, body = locked.call("GET", "/run?id=run-1", Accept="text/html,*/*")
+    assert (status, headers["content-type"]) == (401, "text/html; charset=utf-8")
+    assert b'name="token" type="password"' in body
+    assert b'name="next" value="/run?id=run-1"' in body
+    assert b"<script" not in body
+
+
+# Two roles ------------------------------------------------------------------------------------------------------------
+
+
+def test_who_has_the_token_to_look_with_can_look_and_change_nothing(locked: Server):
+    viewer = bearer(VIEW_TOKEN)
+    for path in ("/", "/api/runs", "/api/flows/etl", "/run?id=run-1"):
+        assert locked.call("GET", path, **viewer)[0] == 200
+    for path in ("/api/runs/run-2/cancel", "/api/flows/etl/runs", "/do/cancel?run=run-2"):
+        status, _, body = locked.call("POST", path, b"{}", Content_Type="application/json", **viewer)
+        assert status == 403
+        assert b"one to look with; to change something takes the operators' token" in body
+    slot = SlotQueue(locked.store.database).get("run-2")
+    assert slot is not None
+    assert not slot.cancel
+
+
+@pytest.mark.parametrize(
+    ("tokens", "problem"),
+    [
+        (("", VIEW_TOKEN), "a token for viewers and none for operators"),
+        ((TOKEN, TOKEN), "the same token"),
+        ((TOKEN, "short"), "the viewers' token has 5 characters"),
+        (("a token with spaces in it", ""), "other characters than letters"),
+        (("ein-geheimes-Wört-chen", ""), "other characters than letters"),
+    ],
+)
+def test_tokens_that_will_not_do_refuse(tokens: tuple[str, str], problem: str):
+    with pytest.raises(ServiceError, match=problem):
+        check_bind("127.0.0.1", *tokens)
 
 
 def test_headers_keep_browsers_from_doing_more(open_one: Server):
@@ -215,24 +205,74 @@ def test_a_websocket_of_another_origin_is_refused_though_its_handler_would_take_
         asyncio.run(talk(f"http://127.0.0.1:{open_one.web.port + 1}"))
 
 
+def cookie_of(server: Server, token: str) -> str:
+    status, headers, _ = server.call("GET", f"/login?token={token}")
+    assert (status, headers["location"]) == (303, "/")
+    return headers["set-cookie"]
+
+
 def test_a_browser_logs_in_by_a_link_and_is_known_by_its_cookie(locked: Server):
-    status, headers, _ = locked.call("GET", f"/login?token={TOKEN}")
-    assert (status, headers["location"]) == (302, "/")
-    cookie = headers["set-cookie"]
+    cookie = cookie_of(locked, TOKEN)
     assert "HttpOnly" in cookie
     assert "SameSite=Strict" in cookie
+    assert TOKEN not in cookie
     assert locked.call("GET", "/page", Cookie=cookie.partition(";")[0])[0] == 200
+    assert locked.call("GET", "/page", Cookie=cookie.partition(";")[0][:-1])[0] == 401
     assert locked.call("GET", "/login?token=wrong")[0] == 401
+
+
+def test_a_cookie_has_the_role_of_the_token_that_it_was_had_for(locked: Server):
+    body, json_type = b"{}", {"Content_Type": "application/json"}
+    viewer, operator = (cookie_of(locked, each).partition(";")[0] for each in (VIEW_TOKEN, TOKEN))
+    assert viewer.partition("=")[0] == operator.partition("=")[0]
+    assert locked.call("POST", "/api/runs/none/cancel", body, Cookie=viewer, **json_type)[0] == 403
+    assert locked.call("POST", "/api/runs/none/cancel", body, Cookie=operator, **json_type)[0] == 404
+
+
+def test_services_with_the_same_token_know_each_others_cookies_and_no_others(locked: Server):
+    cookie = cookie_of(locked, TOKEN).partition(";")[0]
+    with serving(TOKEN) as same, serving("quite-another-token") as other:
+        assert same.call("GET", "/page", Cookie=cookie)[0] == 200
+        assert other.call("GET", "/page", Cookie=cookie)[0] == 401
+
+
+def test_the_form_logs_in_and_leads_back_to_the_page_that_was_asked_for(locked: Server):
+    form = {"Content_Type": "application/x-www-form-urlencoded", "Origin": f"http://127.0.0.1:{locked.web.port}"}
+    status, headers, _ = locked.call("POST", "/login", f"token={TOKEN}&next=%2Frun%3Fid%3D1".encode(), **form)
+    assert (status, headers["location"]) == (303, "/run?id=1")
+    assert "HttpOnly" in headers["set-cookie"]
+    for elsewhere in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"):
+        status, headers, _ = locked.call("POST", "/login", f"token={TOKEN}&next={elsewhere}".encode(), **form)
+        assert (status, headers["location"]) == (303, "/")
+    status, headers, body = locked.call("POST", "/login", b"token=wrong&next=%2F%22%3E%3Cscript%3E", **form)
+    assert status == 401
+    assert "set-cookie" not in headers
+    assert b"this is not the token" in body
+    assert b"<script" not in body
 
 
 def test_tokens_cannot_be_tried_for_long():
     now = [0.0]
     with serving(TOKEN, clock=lambda: now[0]) as server:
+        cookie = cookie_of(server, TOKEN).partition(";")[0]
         statuses = [server.call("GET", "/api/flows", **bearer(f"wrong-{number}"))[0] for number in range(25)]
         assert statuses == [401] * 19 + [429] * 6
         assert server.call("GET", "/login?token=wrong")[0] == 429
+        assert server.call("GET", f"/login?token={TOKEN}")[0] == 429
+        assert server.call("GET", "/page", Cookie=cookie)[0] == 200
         now[0] += 61
         assert server.call("GET", "/api/flows", **bearer())[0] == 200
+
+
+def test_wrong_tokens_of_one_address_keep_no_other_out():
+    guard = Guard(token=TOKEN, clock=lambda: 0.0)
+    for _ in range(30):
+        guard.role_of_token("wrong", "192.0.2.1")
+    assert guard.is_exhausted("192.0.2.1")
+    assert guard.role_of_token(TOKEN, "192.0.2.2") == "operator"
+    for number in range(2_000):  # addresses are forgotten before they are too many
+        guard.role_of_token("wrong", f"2001:db8::{number:x}")
+    assert not guard.is_exhausted("192.0.2.1")
 
 
 # What it answers ------------------------------------------------------------------------------------------------------

@@ -201,7 +201,17 @@ def test_snapshot_is_a_copy():
     config.engine.max_losses = 7
     assert before["engine"]["max_losses"] == 3
     assert config.snapshot()["engine"]["max_losses"] == 7
-    assert set(before) == {"backend", "checkpointing", "progress", "logging", "engine", "results", "runs", "secrets"}
+    assert set(before) == {
+        "backend",
+        "checkpointing",
+        "progress",
+        "logging",
+        "engine",
+        "results",
+        "runs",
+        "secrets",
+        "service",
+    }
     assert all(type(part) is dict for part in (before, before["engine"], before["logging"]))
 
 
@@ -404,7 +414,7 @@ def test_a_handler_of_the_application_on_our_logger_silences_our_own():
 
 
 def test_the_annotations_and_the_file_have_the_same_settings():
-    parts = ("", "logging", "engine", "results", "runs", "secrets")
+    parts = ("", "logging", "engine", "results", "runs", "secrets", "service")
     annotated = {
         f"{prefix}{name}": hint
         for prefix, view in [(f"{part}." if part else "", getattr(config, part) if part else config) for part in parts]

@@ -109,11 +109,10 @@ def show_schedule(*, name: str, number: int, pause: str | None) -> None:
 
 
 def _schedule_of(name: str) -> Any:
-    import pickle
-
     from anabranch.errors import FlowLoadError, FlowNotRegistered
     from anabranch.loading import load_flow
     from anabranch.registering import registry
+    from anabranch.sealing import schedule_of
 
     try:
         record = registry()[1].get(name)
@@ -123,7 +122,7 @@ def _schedule_of(name: str) -> Any:
                 return load_flow(name).flow.schedule
         except FlowLoadError as error:
             raise missing from error
-    return pickle.loads(record.schedule) if record.schedule is not None else None
+    return schedule_of(record)
 
 
 # backfill -------------------------------------------------------------------------------------------------------------
@@ -239,19 +238,19 @@ def _step(text: str) -> timedelta:
 
 def _scheduled(record: FlowRecord, begin: datetime, until: datetime, zone: Any) -> list[datetime]:
     """The times of the flow's own schedule."""
-    import pickle
-
     from anabranch.backfilling import MAX_RUNS
     from anabranch.errors import ScheduleError
     from anabranch.schedules.zones import moment_of
+    from anabranch.sealing import schedule_of
 
-    if record.schedule is None:
+    schedule = schedule_of(record)
+    if schedule is None:
         raise Problem(f"flow {record.name!r} has no schedule; say --every 1d", USAGE)
     first, last = moment_of(begin, zone, "--from"), moment_of(until, zone, "--to")
     if last <= first:
         raise ScheduleError(f"the end {until} is not after the start {begin}")
     found: list[datetime] = []
-    for each in pickle.loads(record.schedule).events(first - timedelta(microseconds=1)):
+    for each in schedule.events(first - timedelta(microseconds=1)):
         if each.start_time >= last:
             break
         found.append(each.start_time.astimezone(UTC))

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import stat
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,7 +19,7 @@ from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.rotating import RotatingLog
 
 if TYPE_CHECKING:
-    from anabranch.service.serving import Service
+    from anabranch.service.serving import Options, Service
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
 
@@ -30,78 +32,116 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
     metavar="N",
     help="Runs at a time in this service; default: one for each core, two at least.",
 )
+@click.option("--address", help="Where to listen; others than loopback need a token.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65_535), help="0 takes a free one.  [default: 8780]")
 @click.option(
-    "--address", default="127.0.0.1", show_default=True, help="Where to listen; others than loopback need a token."
+    "--token-file",
+    metavar="FILE",
+    help="File with the operators' token; default: ANABRANCH_SERVICE_TOKEN, if it is set, else one that is made up.",
 )
-@click.option("--port", type=click.IntRange(0, 65_535), default=8780, show_default=True, help="0 takes a free one.")
 @click.option(
-    "--token-file", metavar="FILE", help="File with the token; default: ANABRANCH_SERVICE_TOKEN, if it is set."
+    "--view-token-file",
+    metavar="FILE",
+    help="File with the token of those who only look; default: ANABRANCH_SERVICE_VIEW_TOKEN, if it is set.",
 )
+@click.option("--no-token", is_flag=True, help="Let whoever is on this machine do everything; only on loopback.")
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="A name under which the service is reached.")
+@click.option("--tls-cert", metavar="FILE", help="Serve HTTPS with this certificate (PEM).")
+@click.option("--tls-key", metavar="FILE", help="The certificate's key, where it is in a file of its own.")
+@click.option("--pages/--no-pages", default=None, help="Pages of runs and flows beside the API.  [default: pages]")
 @click.option(
     "--drain",
     "drain_s",
     type=click.FloatRange(0, 86_400),
-    default=30.0,
-    show_default=True,
     metavar="SECONDS",
-    help="After SIGTERM runs may take so long to end; then they are handed over.",
+    help="After SIGTERM runs may take so long to end; then they are handed over.  [default: 30]",
 )
 @click.option("--log-file", metavar="FILE", help="Log there instead of to standard error.")
 @click.option(
     "--log-size",
     type=click.IntRange(10_000, 10**10),
-    default=10_000_000,
-    show_default=True,
     metavar="BYTES",
-    help="The log begins anew after so many.",
+    help="The log begins anew after so many.  [default: 10000000]",
 )
 @click.option(
-    "--log-count",
-    type=click.IntRange(0, 1_000),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="So many old logs are kept.",
+    "--log-count", type=click.IntRange(0, 1_000), metavar="N", help="So many old logs are kept.  [default: 5]"
 )
-def serve(
-    *,
-    files: tuple[str, ...],
-    max_runs: int | None,
-    address: str,
-    port: int,
-    token_file: str | None,
-    hosts: tuple[str, ...],
-    drain_s: float,
-    log_file: str | None,
-    log_size: int,
-    log_count: int,
-) -> None:
+def serve(*, files: tuple[str, ...], **given: Any) -> None:
     """Register the flows of FILES, and run all registered flows when they are due, until SIGTERM or Ctrl-C.
 
-    Several services may share a PostgreSQL database (backend: postgresql://…), and with it the work. The API is below
-    /api; /api/openapi.json describes it, and /healthz tells whether the service is well.
+    Several services may share a PostgreSQL database (backend: postgresql://…), and with it the work. Pages of flows and
+    runs are at /, the API is below /api (/api/openapi.json describes it), /healthz tells whether the service is well.
+    What is not said here, the settings say (service: in anabranch.yaml).
     """
     from anabranch.registering import registry
-    from anabranch.service.serving import Options, Service
+    from anabranch.service.serving import Service
 
     with exit_codes():
-        token = _token(token_file)
-        store = registry()[0]
-        options = Options(address=address, port=port, token=token, hosts=hosts, drain_s=drain_s)
-        if max_runs is not None:
-            options = Options(capacity=max_runs, address=address, port=port, token=token, hosts=hosts, drain_s=drain_s)
-        runs_log = _log_to(log_file, log_size, log_count)
-        service = Service(store, options, log=runs_log)  # refuses before anything is registered
+        options, is_made_up = _options(**given)
+        runs_log = _log_to(_chosen("log_file", given), _chosen("log_size", given), _chosen("log_count", given))
+        service = Service(registry()[0], options, log=runs_log)  # refuses before anything is registered
         _register(files)
-        service.run(_say_where(address))
+        service.run(_say_where(options, is_made_up))
     click.echo("the service has ended", err=True)
 
 
-def _say_where(address: str) -> Callable[[Service], None]:
+def _options(
+    *,
+    token_file: str | None,
+    view_token_file: str | None,
+    no_token: bool,
+    hosts: tuple[str, ...],
+    max_runs: int | None,
+    **given: Any,
+) -> tuple[Options, bool]:
+    """What was asked for, and else the settings; and whether the token was made up."""
+    from anabranch.service.guard import is_loopback
+    from anabranch.service.serving import Options
+    from anabranch.settings import config
+
+    if no_token and (token_file or view_token_file):
+        raise Problem("--no-token and a file with a token: say one or the other", USAGE)
+    token, view_token = "", ""
+    if not no_token:
+        token = _token("--token-file", token_file, "ANABRANCH_SERVICE_TOKEN") or config.service.token
+        view_token = (
+            _token("--view-token-file", view_token_file, "ANABRANCH_SERVICE_VIEW_TOKEN") or config.service.view_token
+        )
+    address = _chosen("address", given)
+    is_made_up = not token and not view_token and not no_token and is_loopback(address)
+    names = ("port", "tls_cert", "tls_key", "pages", "drain_s")
+    capacity = max_runs or config.service.max_runs
+    options = Options(
+        address=address,
+        token=secrets.token_urlsafe(32) if is_made_up else token,
+        view_token=view_token,
+        hosts=(*config.service.hosts.replace(",", " ").split(), *hosts),
+        **{name: _chosen(name, given) for name in names},
+    )
+    return replace(options, capacity=capacity) if capacity else options, is_made_up
+
+
+def _chosen(name: str, given: Mapping[str, Any]) -> Any:
+    """What an option says, else the setting of its name."""
+    from anabranch.settings import config
+
+    return given[name] if given[name] is not None else getattr(config.service, name)
+
+
+def _say_where(options: Options, is_made_up: bool) -> Callable[[Service], None]:
+    from anabranch.service.guard import is_loopback
+
     def say(service: Service) -> None:
-        shown = f"[{address}]" if ":" in address else address
-        click.echo(f"serving on http://{shown}:{service.port} (API: /api/openapi.json; end with Ctrl-C)", err=True)
+        shown = f"[{options.address}]" if ":" in options.address else options.address
+        url = f"{'https' if options.tls_cert else 'http'}://{shown}:{service.port}"
+        if is_made_up:
+            click.echo(f"log in at {url}/login?token={options.token}\n(whoever has it may start runs)", err=True)
+        elif not options.tls_cert and not is_loopback(options.address):
+            click.echo(
+                "warning: tokens cross the network in the clear; --tls-cert, or a proxy with TLS before the service",
+                err=True,
+            )
+        click.echo(f"serving on {url} (API: /api/openapi.json; end with Ctrl-C)", err=True)
 
     return say
 
@@ -117,27 +157,27 @@ def _register(files: tuple[str, ...]) -> None:
         raise Problem("not all flows could be registered, see above; the service has not started", done.returncode)
 
 
-def _token(file: str | None) -> str:
+def _token(option: str, file: str | None, variable: str) -> str:
     if file is None:
-        return os.environ.get("ANABRANCH_SERVICE_TOKEN", "").strip()
+        return os.environ.get(variable, "").strip()
     try:
         path = Path(file)
         if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
             click.echo(f"warning: others on this machine can read {file}; chmod 600 {file}", err=True)
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"--token-file: cannot read {file}: {error}", USAGE) from None
+        raise Problem(f"{option}: cannot read {file}: {error}", USAGE) from None
     if not token:
-        raise Problem(f"--token-file: {file} is empty", USAGE)
+        raise Problem(f"{option}: {file} is empty", USAGE)
     return token
 
 
-def _log_to(file: str | None, size: int, count: int) -> RotatingLog | None:
+def _log_to(file: str, size: int, count: int) -> RotatingLog | None:
     """Let the service's log go where it is wanted; gives where what runs print and log goes: a file beside it."""
     logger = logging.getLogger("anabranch")
     if logger.getEffectiveLevel() > logging.INFO:
         logger.setLevel(logging.INFO)
-    if file is None:
+    if not file:
         return None
     runs = RotatingLog(f"{file}.runs", size, count)
     try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 from bokeh.application import Application
@@ -13,26 +13,36 @@ from bokeh.document import Document
 from bokeh.models import Button, Column, Div
 
 from anabranch.dashboard.flow_page import FlowPage
+from anabranch.dashboard.flows_page import FlowsPage
 from anabranch.dashboard.library import Library, Source
 from anabranch.dashboard.looks import plain, safe
 from anabranch.dashboard.maps_figure import style_sheet
 from anabranch.dashboard.page import TEMPLATE, RunPage
 from anabranch.dashboard.runs_page import RunsPage
-from anabranch.errors import AnabranchError, PagesError
+from anabranch.errors import AnabranchError, PagesError, RunNotFound
 
 FOLLOW_MS = 500  # twice as often looks hardly more alive, and costs a tenth of a core instead of a twentieth
 LIST_MS = 2_000
 LOOK_S = 1.0
+SAID = {
+    "run": "The run has been asked for.",
+    "cancel": "The run is being cancelled; what runs now may still end.",
+    "resume": "The run waits to go on.",
+    "approve": "The approval is noted; the run waits to go on.",
+}
+"""What a form has done, by the word that it leaves in the address; other words say nothing."""
 
 _log = logging.getLogger("anabranch.dashboard")
 
 
 def applications(library: Library) -> dict[str, Application]:
-    """Bokeh applications by path: ``/`` lists runs, ``/run?id=…`` is a run, ``/flow?name=…`` a flow.
+    """Bokeh applications by path: ``/`` lists runs, ``/flows`` flows, ``/run?id=…`` is a run, ``/flow?name=…`` a flow.
 
     They check nobody's right to see them, or to use their buttons: that is up to the server that they are mounted in.
     """
-    pages: dict[str, Callable[[Document, Library], None]] = {"/": _runs, "/run": _run, "/flow": _flow}
+    pages: dict[str, Callable[[Document, Library], None]] = {
+        "/": _runs, "/flows": _flows, "/run": _run, "/flow": _flow
+    }  # fmt: skip
     return {path: Application(FunctionHandler(_guarded(make, library))) for path, make in pages.items()}
 
 
@@ -62,6 +72,19 @@ def _argument(doc: Document, name: str) -> str:
     return bytes(values[0]).decode("utf-8", "replace")[:400]
 
 
+def _role(doc: Document) -> str:
+    """Of who looks, where the server tells; it is a hint for what to show, and gives no right."""
+    payload = getattr(doc.session_context, "token_payload", None) or {}
+    return str(payload.get("role", ""))
+
+
+def _flows(doc: Document, library: Library) -> None:
+    doc.title = "Flows"
+    page = FlowsPage(library)
+    doc.add_root(page.root)
+    doc.add_periodic_callback(_safely(page.update), LIST_MS)
+
+
 def _runs(doc: Document, library: Library) -> None:
     doc.title = "Runs"
     page = RunsPage(library)
@@ -72,15 +95,24 @@ def _runs(doc: Document, library: Library) -> None:
 def _flow(doc: Document, library: Library) -> None:
     name = _argument(doc, "name")
     doc.title = plain(name, 100)
-    page = FlowPage(library, name)
+    page = FlowPage(library, name, role=_role(doc))
     doc.add_root(page.root)
     doc.add_periodic_callback(_safely(page.update), LIST_MS)
 
 
 def _run(doc: Document, library: Library) -> None:
-    source = library.open(_argument(doc, "id"))
-    doc.title = plain(f"{source.model.flow_name or 'run'} {source.model.run_id}", 100)
-    view = _RunView(source, library)
+    run_id, role, said = _argument(doc, "id"), _role(doc), SAID.get(_argument(doc, "said"), "")
+    view: _RunView | _WaitingView
+    try:
+        source = library.open(run_id)
+    except RunNotFound:
+        if library.standing(run_id) is None:
+            raise
+        doc.title = plain(f"run {run_id}", 100)
+        view = _WaitingView(run_id, library, role)
+    else:
+        doc.title = plain(f"{source.model.flow_name or 'run'} {source.model.run_id}", 100)
+        view = _RunView(source, library, role=role, said=said)
     doc.add_root(view.root)
     doc.add_periodic_callback(_safely(view.update), FOLLOW_MS)
 
@@ -100,15 +132,53 @@ def _safely(update: Callable[[], None]) -> Callable[[], None]:
     return call
 
 
+class _WaitingView:
+    """What is known of a run that has not begun; its page takes the place of that when it has."""
+
+    def __init__(self, run_id: str, library: Library, role: str) -> None:
+        self._run_id = run_id
+        self._library = library
+        self._role = role
+        self._view: _RunView | None = None
+        self._text = Div(text="", stylesheets=[style_sheet()], disable_math=True, sizing_mode="stretch_width")
+        self.root = Column(children=[self._text], sizing_mode="stretch_width")
+        self.update()
+
+    def update(self) -> None:
+        """See whether it has begun."""
+        if self._view is not None:
+            self._view.update()
+            return
+        try:
+            source = self._library.open(self._run_id)
+        except RunNotFound:
+            self._tell(self._library.standing(self._run_id) or f"there is no run {self._run_id} any more")
+            return
+        self._view = _RunView(source, self._library, role=self._role)
+        self.root.children = [self._view.root]
+
+    def _tell(self, text: str) -> None:
+        desk = self._library.desk
+        links = desk.run_links(self._run_id, "Waiting", self._role) if desk is not None else ()
+        linked = " ".join(
+            f'<a href="{safe(url, 2_000)}">{safe(each)}</a>' for url, each in [("./", "all runs"), *links]
+        )
+        found = f'<div class="notice">{safe(text, 1_000)}</div><p>{linked}</p>'
+        if self._text.text != found:
+            self._text.text = found
+
+
 class _RunView:
     """A run's page with its buttons; another page takes its place when the run is read anew."""
 
-    def __init__(self, source: Source, library: Library) -> None:
+    def __init__(self, source: Source, library: Library, *, role: str = "", said: str = "") -> None:
         self._source = source
         self._library = library
+        self._role = role
         self._cancel = Button(label="Cancel the run", button_type="default", visible=False, width=150)
         self._resume = Button(label="Resume", button_type="primary", visible=False, width=150)
-        self._told = Div(text="", stylesheets=[style_sheet()], disable_math=True)
+        notice = f'<div class="notice">{safe(said)}</div>' if said else ""
+        self._told = Div(text=notice, stylesheets=[style_sheet()], disable_math=True)
         self._cancel.on_click(self._ask_cancel)
         self._resume.on_click(lambda: self._do(library.actions.resume))
         self._is_sure = False
@@ -126,11 +196,21 @@ class _RunView:
         self._page = RunPage(
             model,
             log_rows=source.log_rows,
-            links=lambda: [("./", "all runs"), (_flow_address(model.flow_name), "flow"), *source.links()],
+            links=lambda: [
+                ("./", "all runs"),
+                (_flow_address(model.flow_name), "flow"),
+                *source.links(),
+                *self._desk_links(source),
+            ],
+            explain=lambda name: self._library.explain(model.run_id, name),
             actions=[self._cancel, self._resume, self._told],
             state=lambda: source.state,
         )
         self.root.children = [self._page.root]
+
+    def _desk_links(self, source: Source) -> Sequence[tuple[str, str]]:
+        desk, model = self._library.desk, source.model
+        return desk.run_links(model.run_id, source.state or model.state.name, self._role) if desk is not None else ()
 
     def update(self) -> None:
         """Follow the run."""
@@ -159,6 +239,8 @@ class _RunView:
 
     def _update_buttons(self) -> None:
         actions, run_id = self._library.actions, self._model.run_id
+        if self._library.desk is not None:  # which has addresses for that
+            return
         can_cancel = actions.can_cancel(run_id)
         if self._cancel.visible != can_cancel:
             self._cancel.visible = can_cancel

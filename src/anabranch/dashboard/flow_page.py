@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 
 from bokeh.models import Column, ColumnDataSource, Div, HoverTool
 from bokeh.plotting import figure
@@ -10,8 +11,9 @@ from bokeh.plotting import figure
 from anabranch.dashboard.library import Library
 from anabranch.dashboard.looks import FAINT, FONT, LINE, look_of_code, plain, safe
 from anabranch.dashboard.maps_figure import style_sheet
+from anabranch.dashboard.registration import registration
 from anabranch.dashboard.runs_page import CODES, run_table, state_chip
-from anabranch.errors import RunStoreError
+from anabranch.errors import FlowNotRegistered, RunStoreError
 from anabranch.printable import seconds
 from anabranch.runs import RunQuery, RunRecord
 from anabranch.states import Cancelled
@@ -21,13 +23,16 @@ LISTED = 25
 
 
 class FlowPage:
-    """The history of one flow."""
+    """The history of one flow, and what is registered of it."""
 
-    def __init__(self, library: Library, name: str) -> None:
+    def __init__(self, library: Library, name: str, *, role: str = "") -> None:
         sheet = style_sheet()
+        self._role = role
         self._library = library
         self._name = name
         self._seen: list[tuple[str, str]] | None = None
+        self._registered = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
+        self._versions = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._head = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._table = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._source = ColumnDataSource({"x": [], "top": [], "fill": [], "run": [], "took": [], "state": []})
@@ -37,6 +42,8 @@ class FlowPage:
         )  # fmt: skip
         bars = plot.vbar("x", top="top", width=0.82, fill_color="fill", line_color=None, source=self._source)
         plot.y_range.start = 0
+        plot.visible = False
+        self._plot = plot
         plot.xgrid.grid_line_color = None
         plot.ygrid.grid_line_color = "#e3e7eb"
         plot.xaxis.major_label_text_color = plot.yaxis.major_label_text_color = FAINT
@@ -48,12 +55,15 @@ class FlowPage:
         plot.xaxis.axis_label, plot.yaxis.axis_label = "runs, the newest at the right", "seconds"
         plot.xaxis.ticker = []
         plot.add_tools(HoverTool(renderers=[bars], tooltips=[("run", "@run"), ("took", "@took"), ("state", "@state")]))
-        self.root = Column(children=[self._head, plot, self._table], sizing_mode="stretch_width")
+        self.root = Column(
+            children=[self._head, self._registered, plot, self._versions, self._table], sizing_mode="stretch_width"
+        )
         self.update()
 
     def update(self) -> None:
         """Ask the store anew."""
         try:
+            self._update_registered()
             found = self._library.runs(RunQuery(flow_name=self._name, limit=RUNS))
         except RunStoreError as error:
             self._head.text = f'<div class="notice">{safe(error, 1_000)}</div>'
@@ -63,9 +73,11 @@ class FlowPage:
             return
         self._seen = seen
         self._head.text = self._head_text(found)
-        self._table.text = run_table(found[:LISTED], with_flow=False)
+        self._table.text = f"<h2>Runs</h2>{run_table(found[:LISTED], with_flow=False)}"
+        self._versions.text = version_table(found)
         ended = [record for record in reversed(found) if record.end is not None]
         took = [(record.end - record.start).total_seconds() for record in ended if record.end is not None]
+        self._plot.visible = bool(ended)  # with nothing in it the browser finds no ranges
         self._source.data = {
             "x": list(range(len(ended))),
             "top": took,
@@ -75,13 +87,24 @@ class FlowPage:
             "state": [plain(record.state) for record in ended],
         }
 
+    def _update_registered(self) -> None:
+        registry, text = self._library.registry(), ""
+        if registry is not None:
+            with suppress(FlowNotRegistered):
+                flow = registry.get(self._name)
+                desk = self._library.desk
+                links = desk.flow_links(flow.name, self._role, paused=flow.paused) if desk is not None else ()
+                linked = " ".join(f'<a href="{safe(url, 2_000)}">{safe(each)}</a>' for url, each in links)
+                text = f"<p>{linked}</p>{registration(flow)}"
+        if self._registered.text != text:
+            self._registered.text = text
+
     def _head_text(self, found: list[RunRecord]) -> str:
         states = Counter(record.state for record in found)
         chips = "".join(
             state_chip(state).replace("</span>", f" {n:,}</span>", 1) for state, n in sorted(states.items())
         )
-        versions = sorted({record.flow_version for record in found if record.flow_version})
-        told = f'<div class="faint">versions: {safe(", ".join(versions), 300)}</div>' if versions else ""
+        told = ""
         last = self._library.record(found[0].run_id) if found else None
         if last is not None and last.details is not None and last.details.versions:
             used = ", ".join(f"{name} {version}" for name, version in last.details.versions.items())
@@ -91,3 +114,24 @@ class FlowPage:
             f'<span class="faint">flow, last {len(found):,} runs</span><a href="./">all runs</a></div>'
             f'<div class="chips">{chips}</div>{told}'
         )
+
+
+def version_table(records: list[RunRecord]) -> str:
+    """Which code ran when, and how that went, as HTML: the newest first. Nothing where no run has told."""
+    known: dict[str, list[RunRecord]] = {}
+    for record in records:
+        if record.flow_version:
+            known.setdefault(record.flow_version, []).append(record)
+    if not known:
+        return ""
+    rows = "".join(
+        f"<tr><td><code>{safe(version, 40)}</code></td><td>{found[-1].start.astimezone():%Y-%m-%d %H:%M:%S}</td>"
+        f'<td>{found[0].start.astimezone():%Y-%m-%d %H:%M:%S}</td><td class="n">{len(found):,}</td>'
+        f'<td class="n">{sum(each.state == "Success" for each in found):,}</td></tr>'
+        for version, found in known.items()
+    )
+    return (
+        '<h2>Code of these runs</h2><div class="scroll"><table><thead><tr><th>code</th><th>first run</th>'
+        '<th>last run</th><th class="n">runs</th><th class="n">successful</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>"
+    )

@@ -122,7 +122,7 @@ class GuardedTornado(BokehTornado):  # type: ignore[misc]  # Bokeh's annotations
         if self._gate.token_of(request) is not None and request.method == "GET":
             return self.get_handler_delegate(request, LoggedIn, {"gate": self._gate})
         delegate = super().find_handler(request, **kwargs)
-        delegate.handler_class = _hardened(delegate.handler_class)
+        delegate.handler_class = hardened(delegate.handler_class)
         return delegate
 
 
@@ -211,7 +211,8 @@ class _Page(_Headers, DocHandler):  # type: ignore[misc]
 
 
 @cache
-def _hardened(cls: type[RequestHandler]) -> type[RequestHandler]:
+def hardened(cls: type[RequestHandler]) -> type[RequestHandler]:
+    """A handler of Bokeh's whose answers let browsers do nothing that a page of ours does not need."""
     if issubclass(cls, DocHandler):
         return _Page
     return type(cls.__name__, (_Headers, cls), {})

@@ -15,8 +15,11 @@ from anabranch.dashboard.feed import LiveRun
 from anabranch.dashboard.model import RunModel
 from anabranch.dashboard.reading import read_model
 from anabranch.errors import PagesError
+from anabranch.explaining import Explanation, explain
 from anabranch.history import as_it_stands, source_of
 from anabranch.runs import INTERRUPTED, LogRow, RunQuery, RunRecord, RunStore
+from anabranch.runs.flow_table import FlowTable
+from anabranch.runs.relational import RelationalRunStore
 
 MAX_LIVE = 20  # runs of this process that are kept in memory: later, their record serves
 REREAD_S = 2.0  # a run of another process is read anew so often
@@ -69,6 +72,26 @@ class Actions(Protocol):
 
     def resume(self, run_id: str) -> str:
         """Go on with a run; what was done, as a sentence."""
+        ...
+
+
+class Desk(Protocol):
+    """What the server of pages knows, and lets people do, beside what is recorded: a service's."""
+
+    def standing(self, run_id: str) -> str | None:
+        """What is known of a run that is not recorded, as a sentence; None if nothing is."""
+        ...
+
+    def run_links(self, run_id: str, state: str, role: str) -> Sequence[tuple[str, str]]:
+        """Addresses of what can be done with a run in this state by who has this role, with texts."""
+        ...
+
+    def flow_links(self, name: str, role: str, *, paused: bool) -> Sequence[tuple[str, str]]:
+        """Addresses of what can be done with a registered flow by who has this role, with texts."""
+        ...
+
+    def counts(self) -> str:
+        """How many runs wait and go on, in words."""
         ...
 
 
@@ -129,10 +152,19 @@ class Library:
     actions
         What can be done with runs that are not of this process; by default they are gone on with by ``anabranch
         resume`` in a child process.
+    desk
+        Does what there is to do in place of `actions`, by its own addresses.
     """
 
-    def __init__(self, store: Callable[[], RunStore | None], actions: Actions | None = None) -> None:
+    def __init__(
+        self,
+        store: Callable[[], RunStore | None],
+        actions: Actions | None = None,
+        *,
+        desk: Desk | None = None,
+    ) -> None:
         self._store = store
+        self.desk = desk
         self._live: dict[str, LiveRun] = {}
         self.actions = actions or ChildActions(self)
 
@@ -171,6 +203,28 @@ class Library:
         if store is None:
             raise PagesError(f"there is no run {run_id!r} here, and no runs are recorded")
         return RecordedSource(store, run_id)
+
+    def standing(self, run_id: str) -> str | None:
+        """What is known of a run that is not recorded; None if nothing is."""
+        return self.desk.standing(run_id) if self.desk is not None else None
+
+    def registry(self) -> FlowTable | None:
+        """The registered flows; None where none can be."""
+        store = self._store()
+        return FlowTable(store.database) if isinstance(store, RelationalRunStore) else None
+
+    def explain(self, run_id: str, name: str) -> Explanation:
+        """Why a task run stands as it does.
+
+        Raises
+        ------
+        AnabranchError
+            It cannot be told: nothing is recorded, or there is no such task run.
+        """
+        store = self._store()
+        if store is None:
+            raise PagesError("no runs are recorded, so why a task stands as it does cannot be told")
+        return explain(store, run_id, name)
 
     def record(self, run_id: str) -> RunRecord | None:
         """A run's record; None if there is none."""

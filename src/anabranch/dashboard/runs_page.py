@@ -32,14 +32,14 @@ class RunsPage:
         self._newer = Button(label="Newer", width=90, disabled=True)
         self._older = Button(label="Older", width=90, disabled=True)
         self._table = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
-        head = Div(text='<div class="head"><h1>Runs</h1></div>', stylesheets=[sheet], sizing_mode="stretch_width")
+        self._head = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._text.on_change("value", self._search)
         self._state.on_change("value", self._search)
         self._newer.on_click(lambda: self._turn(-PAGE))
         self._older.on_click(lambda: self._turn(PAGE))
         controls = [self._text, self._state, self._newer, self._older]
         self.root = Column(
-            children=[head, Row(children=controls, styles={"flex-wrap": "wrap"}), self._table],
+            children=[self._head, Row(children=controls, styles={"flex-wrap": "wrap"}), self._table],
             sizing_mode="stretch_width",
         )
         self.update()
@@ -60,6 +60,11 @@ class RunsPage:
         except RunStoreError as error:
             self._table.text = f'<div class="notice">{safe(error, 1_000)}</div>'
             return
+        desk = self._library.desk
+        told = safe(desk.counts()) if desk is not None else ""
+        head = f'<div class="head"><h1>Runs</h1><a href="flows">flows</a><span class="faint">{told}</span></div>'
+        if self._head.text != head:
+            self._head.text = head
         text = run_table(found[:PAGE])
         if self._table.text != text:
             self._table.text = text

@@ -1,6 +1,6 @@
 """The registry of flows in the run store's database: flows by name, with their versions and schedules.
 
-Graphs and schemas are JSON, schedules and code are pickles: nothing here loads them.
+Graphs and schemas are JSON, code is pickled, schedules are one or the other: nothing here loads them.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class FlowRecord:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """JSON schema of the parameters."""
     schedule: bytes | None = field(default=None, repr=False)
-    """The pickled schedule."""
+    """The schedule, as `anabranch.sealing` packs it."""
     schedule_text: str = ""
     overlap: str = "allow"
     max_runs: int | None = None
@@ -48,6 +48,8 @@ class FlowRecord:
     changed: datetime | None = None
     scheduled_until: datetime | None = None
     """Up to here all times of the schedule have been dealt with."""
+    seal: str = field(default="", repr=False)
+    """Proof that who registered its code had the key; empty if there was none."""
 
     def secrets_among(self, names: Iterable[str]) -> list[str]:
         """Which of these parameters are secret: their values must not wait in the database."""
@@ -260,6 +262,7 @@ def _row(record: FlowRecord) -> tuple[Any, ...]:
         int(record.paused),
         to_microseconds(record.changed),
         to_microseconds(record.scheduled_until),
+        record.seal,
     )
 
 
@@ -287,4 +290,5 @@ def _light(row: Sequence[Any]) -> FlowRecord:
         version=values["version"],
         changed=from_microseconds(values["changed"]),
         scheduled_until=from_microseconds(values["scheduled_until"]),
+        seal=values["seal"],
     )

@@ -70,7 +70,7 @@ FLOWS = _table(
     "flows",
     "flow_name",
     "project version fingerprint source code storage graph parameters schedule schedule_text overlap max_runs labels "
-    "paused changed scheduled_until",
+    "paused changed scheduled_until seal",
 )
 SLOTS = _table(
     "slots",
@@ -145,6 +145,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "CREATE INDEX anabranch_slots_state ON anabranch_slots (state, ready)",
         "CREATE INDEX anabranch_slots_flow_name ON anabranch_slots (flow_name, state)",
     ),
+    # 4: flows whose code is sealed
+    ("ALTER TABLE anabranch_flows ADD COLUMN seal {text} NOT NULL DEFAULT ''",),
 )
 VERSION = len(STEPS)
 

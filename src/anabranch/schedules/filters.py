@@ -127,11 +127,12 @@ class on_days:
     """Given days, holidays for instance: a list of dates, or a function of a date."""
 
     def __init__(self, days: Iterable[date] | Callable[[date], object]) -> None:
-        self._is_one: Callable[[date], object] = days if callable(days) else frozenset(days).__contains__
+        self.days: Callable[[date], object] | frozenset[date] = days if callable(days) else frozenset(days)
 
     def __call__(self, moment: datetime) -> bool:
         """Whether it is such a day."""
-        return bool(self._is_one(moment.date()))
+        today = moment.date()
+        return today in self.days if isinstance(self.days, frozenset) else bool(self.days(today))
 
 
 def _in_zone(moment: datetime, other: datetime) -> datetime:

@@ -5,7 +5,6 @@ Plain functions of a store and of JSON, for the API; what is refused is raised, 
 
 from __future__ import annotations
 
-import pickle
 import secrets
 from collections.abc import Mapping
 from datetime import datetime
@@ -21,6 +20,7 @@ from anabranch.runs.flow_table import FlowRecord, FlowTable
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.slot_queue import SlotQueue
 from anabranch.runs.slots import RUNNING, WAITING, Slot, slot_id
+from anabranch.sealing import schedule_of
 
 MAX_LIMIT = 1_000
 
@@ -60,7 +60,8 @@ class Actions:
         times: list[str] = []
         if record.schedule is not None and not record.paused:
             try:
-                schedule = pickle.loads(record.schedule)
+                schedule = schedule_of(record)
+                assert schedule is not None
                 times = [each.isoformat() for each in schedule.next(5, after=moment_of(self._store))]
             except Exception:  # what a schedule of another environment raises; the service's log has it
                 times = []

@@ -11,6 +11,7 @@ import signal
 import threading
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from operator import attrgetter
 from typing import Any
 
 from anabranch.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
@@ -30,7 +31,8 @@ _log = logging.getLogger("anabranch.service")
 
 def job_of(slot: Slot) -> dict[str, Any]:
     """What the process of a slot has to be told, as JSON has it."""
-    settings = {"backend": config.backend, "runs.path": config.runs.path, "runs.lease_s": config.runs.lease_s}
+    names = ("backend", "runs.path", "runs.lease_s", "service.key")
+    settings = {name: attrgetter(name)(config) for name in names}
     return {"run_id": slot.run_id, "flow_name": slot.flow_name, "token": slot.token, "settings": settings}
 
 

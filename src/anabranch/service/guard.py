@@ -2,12 +2,13 @@
 
 A browser on this machine can be made to send requests here by any page it shows. So a request must name this service
 as its host (a name that an attacker points at 127.0.0.1 is another), come from no other origin, and, where it changes
-something, be JSON, which no page can send elsewhere without being asked. Tokens are for people on other machines.
+something, be JSON, which no page can send elsewhere without being asked, or a form of the service's own.
 """
 
 from __future__ import annotations
 
 import hashlib
+import hmac
 import ipaddress
 import secrets
 import time
@@ -22,12 +23,19 @@ from anabranch.errors import ServiceError
 
 MIN_TOKEN = 16
 """Characters: a shorter token can be guessed."""
-COOKIE = "anabranch_token"
+OPERATOR = "operator"
+"""The role that may do everything."""
+VIEWER = "viewer"
+"""The role that may look, and change nothing."""
+LOGIN = "/login"
+FORMS = "/do/"
+"""Below it are the forms of pages; what they send has a token of its own in it, instead of being JSON."""
 _LOOPBACK = ("localhost", "127.0.0.1", "::1")
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _OPEN = ("/healthz",)
 """Paths that anybody may ask for: they say nothing."""
-_FAILURES, _WINDOW_S = 20, 60.0  # wrong tokens that are answered in a minute; then all wait
+_FAILURES, _WINDOW_S = 20, 60.0  # wrong tokens of an address that are answered in a minute; then it waits
+_MAX_ADDRESSES = 1_000  # that sent wrong tokens of late; what is known of them must not grow
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,19 +56,27 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def check_bind(address: str, token: str) -> None:
+def check_bind(address: str, token: str, view_token: str = "") -> None:
     """Refuse to listen where others could start runs unasked.
 
     Raises
     ------
     ServiceError
-        The address can be reached from other machines and there is no token, or the token is too short.
+        The address can be reached from other machines and there is no token, or a token will not do.
     """
-    if token and len(token) < MIN_TOKEN:
-        raise ServiceError(
-            f"the token has {len(token)} characters, and {MIN_TOKEN} are needed; make one with: "
-            'python -c "import secrets; print(secrets.token_urlsafe())"'
-        )
+    for name, each in (("token", token), ("viewers' token", view_token)):
+        problem = ""
+        if each and len(each) < MIN_TOKEN:
+            problem = f"has {len(each)} characters, and {MIN_TOKEN} are needed"
+        elif not (each.isascii() and each.isprintable()) or " " in each:  # neither could be sent in a header
+            problem = "has other characters than letters, digits and signs of ASCII in it"
+        if problem:
+            cure = 'python -c "import secrets; print(secrets.token_urlsafe())"'
+            raise ServiceError(f"the {name} {problem}; make one with: {cure}")
+    if view_token and not token:
+        raise ServiceError("there is a token for viewers and none for operators; without one anybody may do everything")
+    if view_token and view_token == token:
+        raise ServiceError("viewers and operators have the same token; give them different ones")
     if not is_loopback(address) and not token:
         raise ServiceError(
             f"listening on {address or 'all addresses'} would let anybody who reaches it start runs; give a token "
@@ -75,6 +91,8 @@ class Guard:
     ----------
     token
         What requests must bring, as ``Authorization: Bearer …`` or in the cookie that `/login` sets; empty for none.
+    view_token
+        One with which one may look, and change nothing; empty for none.
     hosts
         Names under which the service is known, beside those of loopback.
     clock
@@ -82,17 +100,26 @@ class Guard:
     """
 
     def __init__(
-        self, *, token: str = "", hosts: Collection[str] = (), clock: Callable[[], float] = time.monotonic
+        self,
+        *,
+        token: str = "",
+        view_token: str = "",
+        hosts: Collection[str] = (),
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._digest = _digest(token) if token else b""
+        self._digests = {role: _digest(each) for role, each in ((OPERATOR, token), (VIEWER, view_token)) if each}
+        # Of the token, so that all services that have it know each other's cookies; without one, of nothing.
+        self._key = _digest(f"key {token}") if token else secrets.token_bytes(32)
+        self.cookie = f"anabranch-{self._mac('name')[:8]}"
+        """Name of the cookie; another one for another token, as browsers share cookies between ports."""
         self._hosts = frozenset(host.lower() for host in (*_LOOPBACK, *hosts))
         self._clock = clock
-        self._failures: list[float] = []
+        self._failures: dict[str, list[float]] = {}
 
     @property
     def needs_token(self) -> bool:
         """Whether requests need one."""
-        return bool(self._digest)
+        return bool(self._digests)
 
     def refusal(self, request: HTTPServerRequest) -> Refusal | None:
         """Why a request is not served; None if it is."""
@@ -106,47 +133,91 @@ class Guard:
             return Refusal(403, "requests from other origins are not served")
         if request.headers.get("Sec-Fetch-Site") not in (None, "same-origin", "none") and request.method not in _SAFE:
             return Refusal(403, "requests from other sites are not served")
-        if request.path == "/login":
-            return None if request.method == "GET" else Refusal(405, "only GET")
-        if not self.needs_token or self.is_token(_given(request)):
-            if request.method not in _SAFE and not _is_json(request):
+        if request.path == LOGIN:
+            return None if request.method in ("GET", "POST") else Refusal(405, "only GET and POST")
+        role = self.role_of(request)
+        if role is None:
+            if self.is_exhausted(_address(request)):
+                return Refusal(429, "too many wrong tokens; wait a minute")
+            return Refusal(401, "a token is needed: Authorization: Bearer TOKEN")
+        if request.method not in _SAFE:
+            if role != OPERATOR:
+                return Refusal(403, "this token is one to look with; to change something takes the operators' token")
+            if not _is_json(request) and not (request.path.startswith(FORMS) and _is_form(request)):
                 return Refusal(415, "a request that changes something has Content-Type: application/json")
+        return None
+
+    def role_of(self, request: HTTPServerRequest) -> str | None:
+        """What a request may do: `OPERATOR`, `VIEWER`, or None for nothing."""
+        if not self.needs_token:
+            return OPERATOR
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            return self.role_of_token(token.strip(), _address(request))
+        return self._role_of_cookie(request)
+
+    def role_of_token(self, given: str, address: str) -> str | None:
+        """The role of a token, as `address` has sent it; how long it takes says nothing about it."""
+        if not given or self.is_exhausted(address):
             return None
-        if self.is_exhausted():
-            return Refusal(429, "too many wrong tokens; wait a minute")
-        return Refusal(401, "a token is needed: Authorization: Bearer TOKEN")
+        found = [role for role, digest in self._digests.items() if secrets.compare_digest(_digest(given), digest)]
+        if not found:
+            while len(self._failures) >= _MAX_ADDRESSES and address not in self._failures:
+                del self._failures[next(iter(self._failures))]
+            self._failures.setdefault(address, []).append(self._clock())
+        return found[0] if found else None
 
-    def is_token(self, given: str) -> bool:
-        """Whether this is the token; how long it takes says nothing about it."""
-        if not given:
-            return False
-        if self.is_exhausted():
-            return False
-        is_right = secrets.compare_digest(_digest(given), self._digest)
-        if not is_right:
-            self._failures.append(self._clock())
-        return is_right
-
-    def is_exhausted(self) -> bool:
-        """Whether so many wrong tokens came that none is looked at for a while."""
+    def is_exhausted(self, address: str) -> bool:
+        """Whether so many wrong tokens came from an address that none of it is looked at for a while."""
         now = self._clock()
-        self._failures = [each for each in self._failures[-_FAILURES:] if now - each < _WINDOW_S]
-        return len(self._failures) >= _FAILURES
+        found = [each for each in self._failures.get(address, ())[-_FAILURES:] if now - each < _WINDOW_S]
+        if found:
+            self._failures[address] = found
+        else:
+            self._failures.pop(address, None)
+        return len(found) >= _FAILURES
+
+    # Browsers ---------------------------------------------------------------------------------------------------------
+
+    def cookie_of(self, role: str) -> str:
+        """The cookie's value for a role. The token cannot be told from it."""
+        return self._mac(f"cookie {role}")
+
+    def form_token(self, role: str) -> str:
+        """What a form has to send, so that it is one of ours."""
+        return self._mac(f"form {role}")
+
+    def is_form_token(self, given: str, role: str) -> bool:
+        """Whether a form has sent it."""
+        return secrets.compare_digest(_digest(given), _digest(self.form_token(role)))
+
+    def _role_of_cookie(self, request: HTTPServerRequest) -> str | None:
+        try:
+            cookie = SimpleCookie(request.headers.get("Cookie", "")).get(self.cookie)
+        except CookieError:
+            return None
+        given = _digest(cookie.value) if cookie is not None else b""
+        found = [role for role in self._digests if secrets.compare_digest(given, _digest(self.cookie_of(role)))]
+        return found[0] if found else None
+
+    def _mac(self, text: str) -> str:
+        return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def _given(request: HTTPServerRequest) -> str:
-    kind, _, token = request.headers.get("Authorization", "").partition(" ")
-    if kind.lower() == "bearer":
-        return token.strip()
-    try:
-        cookie = SimpleCookie(request.headers.get("Cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return cookie.value if cookie is not None else ""
+def _address(request: HTTPServerRequest) -> str:
+    return str(request.remote_ip)
 
 
 def _is_json(request: HTTPServerRequest) -> bool:
-    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower() == "application/json"
+    return _content_type(request) == "application/json"
+
+
+def _is_form(request: HTTPServerRequest) -> bool:
+    return _content_type(request) == "application/x-www-form-urlencoded"
+
+
+def _content_type(request: HTTPServerRequest) -> str:
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
 def _name(url: str) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
+import ssl
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -20,7 +22,10 @@ from tornado.netutil import bind_sockets
 from tornado.web import Application, RequestHandler
 
 from anabranch.errors import ServiceError
-from anabranch.service.guard import COOKIE, Guard, Refusal
+from anabranch.printable import printable
+from anabranch.service import frame
+from anabranch.service.frame import login_form, sentence
+from anabranch.service.guard import Guard, Refusal
 
 MAX_BODY = 8 << 20
 """Bytes of a request: parameters are small; what is large belongs into a file."""
@@ -33,6 +38,23 @@ HEADERS = {
 }
 Route = tuple[str, type[RequestHandler], dict[str, Any]]
 """Pattern of a path, its handler, and what the handler's ``initialize`` takes. Pages are mounted as such."""
+Mount = Callable[[list[Route], type[RequestHandler]], tuple[Application, Callable[[], object]]]
+"""Makes an application of routes, a handler of all other paths, and what it adds itself; gives what stops it, too."""
+
+_log = logging.getLogger("anabranch.service")
+
+
+def _plain(routes: list[Route], other: type[RequestHandler]) -> tuple[Application, Callable[[], object]]:
+    return Application(list(routes), default_handler_class=other, log_function=log_request), lambda: None
+
+
+def log_request(handler: RequestHandler) -> None:
+    """As Tornado logs a request, without its query, in which a token may be."""
+    status, request = handler.get_status(), handler.request
+    if status >= 500:
+        _log.error("%s %s: %d", request.method, printable(request.path), status)
+    else:
+        _log.debug("%s %s: %d", request.method, printable(request.path), status)
 
 
 class WebServer:
@@ -44,14 +66,21 @@ class WebServer:
         Of the API, and of any pages: whoever adds pages adds them here, and the guard holds for them.
     guard
         Who may ask.
+    mount
+        Makes the application; called when the server begins to listen, in the thread of its loop.
+    tls
+        Serve HTTPS with this certificate.
     """
 
-    def __init__(self, routes: Sequence[Route], guard: Guard) -> None:
-        login: Route = (r"/login", _Login, {"guard": guard})
-        self.application = Application([*routes, login], default_handler_class=_NotFound)
-        self._server = HTTPServer(
-            _Guarded(self.application, guard), max_body_size=MAX_BODY, max_buffer_size=2 * MAX_BODY
-        )
+    def __init__(
+        self, routes: Sequence[Route], guard: Guard, *, mount: Mount = _plain, tls: ssl.SSLContext | None = None
+    ) -> None:
+        self._guard = guard
+        self._routes = list(routes)
+        self._mount = mount
+        self._tls = tls
+        self._server: HTTPServer | None = None
+        self._stop: Callable[[], object] = lambda: None
         self.port = 0
 
     def listen(self, address: str, port: int) -> None:
@@ -68,13 +97,50 @@ class WebServer:
             raise ServiceError(
                 f"cannot listen on {address}:{port}: {error}; --port takes another, 0 a free one"
             ) from error
-        self._server.add_sockets(sockets)
         self.port = sockets[0].getsockname()[1]
+        self.application, self._stop = self._mount(self._routes, NotFound)
+        guarded = _Guarded(self.application, self._guard)
+        self._server = HTTPServer(guarded, max_body_size=MAX_BODY, max_buffer_size=2 * MAX_BODY, ssl_options=self._tls)
+        self._server.add_sockets(sockets)
 
     async def close(self) -> None:
         """Listen no more, and let go of connections."""
-        self._server.stop()
-        await self._server.close_all_connections()
+        if self._server is not None:
+            self._server.stop()
+            self._stop()
+            await self._server.close_all_connections()
+
+
+def tls_context(cert: str, key: str) -> ssl.SSLContext | None:
+    """What serves HTTPS; None where there is no certificate.
+
+    Parameters
+    ----------
+    cert, key
+        Files in PEM form: the certificate with those that vouch for it, and its key; without a file of its own the key
+        is in that of the certificate.
+
+    Raises
+    ------
+    ServiceError
+        They cannot be read, or do not belong together.
+    """
+    if not cert:
+        if key:
+            raise ServiceError("there is a key for TLS and no certificate; give --tls-cert, too")
+        return None
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    try:
+        context.load_cert_chain(cert, key or None, password=_no_password)
+    except (OSError, ValueError) as error:
+        raise ServiceError(f"TLS with the certificate {cert} and the key {key or cert}: {error}") from error
+    return context
+
+
+def _no_password() -> str:
+    """Asked for where a key is encrypted; without this OpenSSL would ask at the terminal, and wait."""
+    raise ValueError("the key is encrypted; a service can ask nobody for its password")
 
 
 class _Guarded(HTTPServerConnectionDelegate):
@@ -99,6 +165,7 @@ class _GuardedRequest(HTTPMessageDelegate):
         self._connection = connection
         self._inner: HTTPMessageDelegate | None = None
         self._refusal: Refusal | None = None
+        self._request: HTTPServerRequest | None = None
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Any:
         assert isinstance(start_line, RequestStartLine)
@@ -107,6 +174,7 @@ class _GuardedRequest(HTTPMessageDelegate):
         )
         self._refusal = self._guard.refusal(request)
         if self._refusal is not None:
+            self._request = request
             return None
         self._inner = self._application.start_request(self._server_conn, self._connection)
         return self._inner.headers_received(start_line, headers)
@@ -118,8 +186,9 @@ class _GuardedRequest(HTTPMessageDelegate):
         if self._inner is not None:
             self._inner.finish()
         elif self._refusal is not None:
-            body = json.dumps({"error": self._refusal.text}).encode()
-            headers = HTTPHeaders({**HEADERS, "Content-Type": "application/json", "Content-Length": str(len(body))})
+            assert self._request is not None
+            body, kind = _refused(self._request, self._refusal)
+            headers = HTTPHeaders({**HEADERS, **kind, "Content-Length": str(len(body))})
             if self._refusal.status == 401:
                 headers["WWW-Authenticate"] = "Bearer"
             line = ResponseStartLine("HTTP/1.1", self._refusal.status, "Refused")
@@ -129,6 +198,15 @@ class _GuardedRequest(HTTPMessageDelegate):
     def on_connection_close(self) -> None:
         if self._inner is not None:
             self._inner.on_connection_close()
+
+
+def _refused(request: HTTPServerRequest, refusal: Refusal) -> tuple[bytes, dict[str, str]]:
+    """Body and headers of a refusal: a page for people who look at one, JSON for all others."""
+    if "text/html" not in request.headers.get("Accept", "") or request.method == "HEAD":
+        body = b"" if request.method == "HEAD" else json.dumps({"error": refusal.text}).encode()
+        return body, {"Content-Type": "application/json"}
+    text = login_form(request.uri or "/") if refusal.status == 401 else sentence(refusal.text)
+    return text.encode(), frame.HEADERS
 
 
 class JsonHandler(RequestHandler):
@@ -148,11 +226,13 @@ class JsonHandler(RequestHandler):
         """As Tornado does, without the request's headers, in which the token is."""
         kind, error, trace = exc_info
         if status_of(error) is None:
-            import logging
+            _log.error("%s %s", self.request.method, self.request.path, exc_info=(kind, error, trace))
 
-            logging.getLogger("anabranch.service").error(
-                "%s %s", self.request.method, self.request.path, exc_info=(kind, error, trace)
-            )
+    def on_finish(self) -> None:
+        """Leave a trace of what was changed, and from where."""
+        if self.request.method not in ("GET", "HEAD", "OPTIONS") and self.get_status() < 400:
+            path = printable(self.request.path)
+            _log.info("%s %s from %s: %d", self.request.method, path, self.request.remote_ip, self.get_status())
 
     async def answer(self, work: Callable[[], Any], *, status: int = 200) -> None:
         """Do something in a thread, and send what it gives."""
@@ -171,26 +251,28 @@ def status_of(error: object) -> int | None:
     return found if isinstance(found, int) else None
 
 
-class _NotFound(JsonHandler):
+class NotFound(JsonHandler):
+    """Answers for all paths that nobody else answers for."""
+
     def prepare(self) -> None:
+        """Say so, whatever the method."""
         self.reply({"error": "there is nothing here"}, status=404)
 
 
-class _Login(JsonHandler):
-    """Sets the cookie by which a browser is known: `/login?token=…` is what people open."""
+class PageHandler(JsonHandler):
+    """A handler that answers in plain pages."""
 
-    def initialize(self, guard: Guard) -> None:
-        self._guard = guard
+    def page(self, text: str, *, status: int = 200) -> None:
+        """Send a page."""
+        self.set_status(status)
+        for name, value in frame.HEADERS.items():
+            self.set_header(name, value)
+        self.finish(text)
 
-    def get(self) -> None:
-        if not self._guard.needs_token:
-            self.redirect("/")
-            return
-        if not self._guard.is_token(self.get_query_argument("token", "")):
-            status = 429 if self._guard.is_exhausted() else 401
-            self.reply({"error": "this is not the token"}, status=status)
-            return
-        is_tls = self.request.protocol == "https"
-        token = self.get_query_argument("token")
-        self.set_cookie(COOKIE, token, httponly=True, samesite="Strict", secure=is_tls, path="/")
-        self.redirect("/")
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """An error that no handler has foreseen; what it was is in the log."""
+        self.page(sentence(self._reason), status=status_code)
+
+    def to(self, place: str) -> None:
+        """Send the browser elsewhere, to look."""
+        self.redirect(place, status=303)

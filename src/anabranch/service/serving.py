@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from tornado.web import Application, RequestHandler
+
 from anabranch.errors import RunStoreError
 from anabranch.registering import moment_of
 from anabranch.rotating import RotatingLog
@@ -19,9 +21,11 @@ from anabranch.runs.relational import RelationalRunStore, this_process
 from anabranch.service.actions import Actions
 from anabranch.service.api import api_routes
 from anabranch.service.dispatcher import Dispatcher
-from anabranch.service.guard import Guard, check_bind
+from anabranch.service.forms import form_routes
+from anabranch.service.guard import LOGIN, Guard, check_bind
+from anabranch.service.login import Login
 from anabranch.service.processes import Processes
-from anabranch.service.server import Route, WebServer
+from anabranch.service.server import Mount, Route, WebServer, tls_context
 
 POLL_S = 1.0
 """How often a service looks for what others have asked for. Idle, a look costs two short queries."""
@@ -41,9 +45,25 @@ class Options:
     address: str = "127.0.0.1"
     port: int = 8780
     token: str = field(default="", repr=False)
+    """What operators must have; without one, whoever reaches the service may do everything."""
+    view_token: str = field(default="", repr=False)
+    """What those must have who only look."""
     hosts: tuple[str, ...] = ()
+    tls_cert: str = ""
+    tls_key: str = ""
+    pages: bool = True
+    """Whether there are pages of runs and flows, beside the API."""
     drain_s: float = 30.0
     """How long runs may take to end once the service is to end; what goes on then is handed over."""
+
+
+def _pages_of(store: RelationalRunStore, guard: Guard) -> Mount:
+    def mount(routes: list[Route], other: type[RequestHandler]) -> tuple[Application, Callable[[], object]]:
+        from anabranch.service.mount import mounted  # only now: importing Bokeh's server takes half a second
+
+        return mounted(store, guard, routes, other)
+
+    return mount
 
 
 class Service:
@@ -63,7 +83,7 @@ class Service:
     Raises
     ------
     ServiceError
-        It would listen where it must not.
+        It would listen where it must not, or its certificate cannot be used.
     """
 
     def __init__(
@@ -74,7 +94,8 @@ class Service:
         pages: Sequence[Route] = (),
         log: RotatingLog | None = None,
     ) -> None:
-        check_bind(options.address, options.token)
+        check_bind(options.address, options.token, options.view_token)
+        tls = tls_context(options.tls_cert, options.tls_key)
         self._options = options
         self._wake = threading.Event()
         self._over = threading.Event()
@@ -87,8 +108,15 @@ class Service:
             capacity=options.capacity,
             clock=lambda: moment_of(store),
         )
-        guard = Guard(token=options.token, hosts=(options.address, *options.hosts))
-        self._web = WebServer([*api_routes(Actions(store), self.is_well), *pages], guard)
+        guard = Guard(token=options.token, view_token=options.view_token, hosts=(options.address, *options.hosts))
+        actions = Actions(store)
+        routes: list[Route] = [*api_routes(actions, self.is_well), (LOGIN, Login, {"guard": guard}), *pages]
+        if options.pages:
+            self._web = WebServer(
+                [*routes, *form_routes(actions, guard)], guard, mount=_pages_of(store, guard), tls=tls
+            )
+        else:
+            self._web = WebServer(routes, guard, tls=tls)
         self._stopping: asyncio.Event | None = None
 
     @property

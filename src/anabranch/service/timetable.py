@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import heapq
 import logging
-import pickle
 from datetime import datetime, timedelta
 from typing import Any
 
-from anabranch.errors import AnabranchError, ScheduleError
+from anabranch.errors import AnabranchError
 from anabranch.registering import as_json
 from anabranch.runs.flow_table import FlowRecord, FlowTable
 from anabranch.runs.slots import Slot, slot_id
 from anabranch.schedules import Schedule, due
+from anabranch.sealing import schedule_of
 
 AGAIN = timedelta(seconds=0.2)
 """After this a flow is looked at again at which another service was looking."""
@@ -59,9 +59,8 @@ class Timetable:
         if record.schedule is None or record.paused or record.scheduled_until is None:
             return
         try:
-            schedule: Any = pickle.loads(record.schedule)
-            if not isinstance(schedule, Schedule):
-                raise ScheduleError(f"expected a schedule, found a {type(schedule).__name__}")
+            schedule = schedule_of(record)
+            assert schedule is not None
             self._schedules[record.name] = schedule
             self._put(record.name, record.scheduled_until)
         except Exception as error:  # a pickle, or a filter, may raise anything
