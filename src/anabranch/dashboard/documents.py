@@ -109,7 +109,7 @@ def _run(doc: Document, library: Library) -> None:
         if library.standing(run_id) is None:
             raise
         doc.title = plain(f"run {run_id}", 100)
-        view = _WaitingView(run_id, library, role)
+        view = _WaitingView(run_id, library, role=role, said=said)
     else:
         doc.title = plain(f"{source.model.flow_name or 'run'} {source.model.run_id}", 100)
         view = _RunView(source, library, role=role, said=said)
@@ -135,8 +135,9 @@ def _safely(update: Callable[[], None]) -> Callable[[], None]:
 class _WaitingView:
     """What is known of a run that has not begun; its page takes the place of that when it has."""
 
-    def __init__(self, run_id: str, library: Library, role: str) -> None:
+    def __init__(self, run_id: str, library: Library, *, role: str, said: str) -> None:
         self._run_id = run_id
+        self._said = said
         self._library = library
         self._role = role
         self._view: _RunView | None = None
@@ -154,7 +155,7 @@ class _WaitingView:
         except RunNotFound:
             self._tell(self._library.standing(self._run_id) or f"there is no run {self._run_id} any more")
             return
-        self._view = _RunView(source, self._library, role=self._role)
+        self._view = _RunView(source, self._library, role=self._role, said=self._said)
         self.root.children = [self._view.root]
 
     def _tell(self, text: str) -> None:

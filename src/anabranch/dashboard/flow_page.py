@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from contextlib import suppress
 
-from bokeh.models import Column, ColumnDataSource, Div, HoverTool
+from bokeh.models import Column, ColumnDataSource, Div, HoverTool, UIElement
 from bokeh.plotting import figure
 
 from anabranch.dashboard.library import Library
@@ -42,7 +42,6 @@ class FlowPage:
         )  # fmt: skip
         bars = plot.vbar("x", top="top", width=0.82, fill_color="fill", line_color=None, source=self._source)
         plot.y_range.start = 0
-        plot.visible = False
         self._plot = plot
         plot.xgrid.grid_line_color = None
         plot.ygrid.grid_line_color = "#e3e7eb"
@@ -55,10 +54,13 @@ class FlowPage:
         plot.xaxis.axis_label, plot.yaxis.axis_label = "runs, the newest at the right", "seconds"
         plot.xaxis.ticker = []
         plot.add_tools(HoverTool(renderers=[bars], tooltips=[("run", "@run"), ("took", "@took"), ("state", "@state")]))
-        self.root = Column(
-            children=[self._head, self._registered, plot, self._versions, self._table], sizing_mode="stretch_width"
-        )
+        self.root = Column(children=self._parts([]), sizing_mode="stretch_width")
         self.update()
+
+    def _parts(self, ended: list[RunRecord]) -> list[UIElement]:
+        """What the page has; no picture of nothing, for which a browser finds no ranges."""
+        picture = [self._plot] if ended else []
+        return [self._head, self._registered, *picture, self._versions, self._table]
 
     def update(self) -> None:
         """Ask the store anew."""
@@ -77,7 +79,6 @@ class FlowPage:
         self._versions.text = version_table(found)
         ended = [record for record in reversed(found) if record.end is not None]
         took = [(record.end - record.start).total_seconds() for record in ended if record.end is not None]
-        self._plot.visible = bool(ended)  # with nothing in it the browser finds no ranges
         self._source.data = {
             "x": list(range(len(ended))),
             "top": took,
@@ -86,6 +87,9 @@ class FlowPage:
             "took": [seconds(each) for each in took],
             "state": [plain(record.state) for record in ended],
         }
+        parts = self._parts(ended)
+        if self.root.children != parts:
+            self.root.children = parts
 
     def _update_registered(self) -> None:
         registry, text = self._library.registry(), ""
