@@ -8,6 +8,7 @@ import typing
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 from anabranch import scope
@@ -471,6 +472,45 @@ class Flow(Writing):
             )
         source = f"{self.where.file}:{self.name}"
         return put(record_of(self.registrable(source), project=project, labels=labels, storage=storage))
+
+    def serve(
+        self,
+        *others: Flow,
+        project: str = "",
+        labels: Iterable[str] = (),
+        storage: object = None,
+        **options: Any,
+    ) -> None:
+        """Register the flow, and be a service in this process until SIGTERM or Ctrl-C: for scripts.
+
+        It runs by its schedule and when it is asked for, as do all flows of the registry, each run in a process of its
+        own, which loads the file anew: call this below ``if __name__ == "__main__":``.
+
+        Parameters
+        ----------
+        *others
+            Further flows.
+        project, labels, storage
+            As for `register`; by default the code is in the file where the flow was written, or, if there is none
+            (a notebook), pickled into the registry.
+        **options
+            ``address, port, token, view_token, hosts, tls_cert, tls_key, max_runs, pages, drain_s``; else the
+            settings say it (``service`` in `anabranch.config`). Where there is no token one is made up, and told.
+
+        Raises
+        ------
+        ServiceError
+            A service cannot start like this.
+        FlowValidationError, UnregistrableFlow, RegistryError
+            A flow cannot be registered; nothing is served.
+        """
+        if scope.current().graphs:
+            raise DefinitionError(
+                f"flow {self.name!r}: serve() inside a `with Flow` block ({caller()}); call it after the block"
+            )
+        # By its name: the service loads flows, so that it is above them, and a flow must not know it.
+        serve_flows = resolve_name("anabranch.service.starting:serve_flows")
+        serve_flows((self, *others), project=project, labels=labels, storage=storage, options=options)
 
     def registrable(self, source: str) -> Registrable:
         """What the registry needs of this flow; `source` is where it can be loaded from."""

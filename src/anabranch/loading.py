@@ -221,8 +221,9 @@ def _guarded(execute: Callable[[], object], directory: Path, shown: str) -> Wher
     def reached(*args: object, **kwargs: object) -> None:
         raise _RunReached(caller())
 
-    run = Flow.run
+    run, serve = Flow.run, Flow.serve
     Flow.run = reached  # type: ignore[method-assign, assignment]  # only while the user's file is executed
+    Flow.serve = reached  # type: ignore[method-assign, assignment]  # or each run would begin a service
     try:
         execute()
     except _RunReached as end:
@@ -238,7 +239,7 @@ def _guarded(execute: Callable[[], object], directory: Path, shown: str) -> Wher
         where = _user_line(error, directory)
         raise FlowLoadError(f"{shown} cannot be loaded: {type(error).__name__}: {error}{where}") from error
     finally:
-        Flow.run = run  # type: ignore[method-assign]
+        Flow.run, Flow.serve = run, serve  # type: ignore[method-assign]
     return None
 
 

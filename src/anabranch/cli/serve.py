@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import secrets
 import stat
 import sys
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Mapping
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +17,7 @@ from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.rotating import RotatingLog
 
 if TYPE_CHECKING:
-    from anabranch.service.serving import Options, Service
+    from anabranch.service.serving import Service
 
 _FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
 
@@ -75,75 +73,40 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
     """
     from anabranch.registering import registry
     from anabranch.service.serving import Service
+    from anabranch.service.starting import chosen, greeting
 
     with exit_codes():
-        options, is_made_up = _options(**given)
-        runs_log = _log_to(_chosen("log_file", given), _chosen("log_size", given), _chosen("log_count", given))
+        options, is_made_up = chosen(_with_tokens(given), needs_token=not given["no_token"])
+        runs_log = _log_to(*(_setting(name, given) for name in ("log_file", "log_size", "log_count")))
         service = Service(registry()[0], options, log=runs_log)  # refuses before anything is registered
         _register(files)
-        service.run(_say_where(options, is_made_up))
+
+        def say(started: Service) -> None:
+            for line in greeting(options, started.port, is_made_up=is_made_up):
+                click.echo(line, err=True)
+
+        service.run(say)
     click.echo("the service has ended", err=True)
 
 
-def _options(
-    *,
-    token_file: str | None,
-    view_token_file: str | None,
-    no_token: bool,
-    hosts: tuple[str, ...],
-    max_runs: int | None,
-    **given: Any,
-) -> tuple[Options, bool]:
-    """What was asked for, and else the settings; and whether the token was made up."""
-    from anabranch.service.guard import is_loopback
-    from anabranch.service.serving import Options
-    from anabranch.settings import config
-
-    if no_token and (token_file or view_token_file):
+def _with_tokens(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the service, with what is in files and in the environment."""
+    files = {"token": given["token_file"], "view_token": given["view_token_file"]}
+    if given["no_token"] and any(files.values()):
         raise Problem("--no-token and a file with a token: say one or the other", USAGE)
-    token, view_token = "", ""
-    if not no_token:
-        token = _token("--token-file", token_file, "ANABRANCH_SERVICE_TOKEN") or config.service.token
-        view_token = (
-            _token("--view-token-file", view_token_file, "ANABRANCH_SERVICE_VIEW_TOKEN") or config.service.view_token
-        )
-    address = _chosen("address", given)
-    is_made_up = not token and not view_token and not no_token and is_loopback(address)
-    names = ("port", "tls_cert", "tls_key", "pages", "drain_s")
-    capacity = max_runs or config.service.max_runs
-    options = Options(
-        address=address,
-        token=secrets.token_urlsafe(32) if is_made_up else token,
-        view_token=view_token,
-        hosts=(*config.service.hosts.replace(",", " ").split(), *hosts),
-        **{name: _chosen(name, given) for name in names},
-    )
-    return replace(options, capacity=capacity) if capacity else options, is_made_up
+    tokens = {
+        name: _token(f"--{name.replace('_', '-')}-file", file, f"ANABRANCH_SERVICE_{name.upper()}") or None
+        for name, file in files.items()
+    }
+    mine = ("token_file", "view_token_file", "no_token", "log_file", "log_size", "log_count")
+    return {**{name: value for name, value in given.items() if name not in mine}, **tokens}
 
 
-def _chosen(name: str, given: Mapping[str, Any]) -> Any:
+def _setting(name: str, given: Mapping[str, Any]) -> Any:
     """What an option says, else the setting of its name."""
     from anabranch.settings import config
 
     return given[name] if given[name] is not None else getattr(config.service, name)
-
-
-def _say_where(options: Options, is_made_up: bool) -> Callable[[Service], None]:
-    from anabranch.service.guard import is_loopback
-
-    def say(service: Service) -> None:
-        shown = f"[{options.address}]" if ":" in options.address else options.address
-        url = f"{'https' if options.tls_cert else 'http'}://{shown}:{service.port}"
-        if is_made_up:
-            click.echo(f"log in at {url}/login?token={options.token}\n(whoever has it may start runs)", err=True)
-        elif not options.tls_cert and not is_loopback(options.address):
-            click.echo(
-                "warning: tokens cross the network in the clear; --tls-cert, or a proxy with TLS before the service",
-                err=True,
-            )
-        click.echo(f"serving on {url} (API: /api/openapi.json; end with Ctrl-C)", err=True)
-
-    return say
 
 
 def _register(files: tuple[str, ...]) -> None:

@@ -97,7 +97,11 @@ class FlowPage:
             with suppress(FlowNotRegistered):
                 flow = registry.get(self._name)
                 desk = self._library.desk
-                links = desk.flow_links(flow.name, self._role, paused=flow.paused) if desk is not None else ()
+                links = (
+                    desk.flow_links(flow.name, self._role, paused=flow.paused if flow.schedule_text else None)
+                    if desk is not None
+                    else ()
+                )
                 linked = " ".join(f'<a href="{safe(url, 2_000)}">{safe(each)}</a>' for url, each in links)
                 text = f"<p>{linked}</p>{registration(flow)}"
         if self._registered.text != text:

@@ -86,8 +86,11 @@ class Desk(Protocol):
         """Addresses of what can be done with a run in this state by who has this role, with texts."""
         ...
 
-    def flow_links(self, name: str, role: str, *, paused: bool) -> Sequence[tuple[str, str]]:
-        """Addresses of what can be done with a registered flow by who has this role, with texts."""
+    def flow_links(self, name: str, role: str, *, paused: bool | None) -> Sequence[tuple[str, str]]:
+        """Addresses of what can be done with a registered flow by who has this role, with texts.
+
+        `paused` is whether its schedule rests; None of a flow without one.
+        """
         ...
 
     def counts(self) -> str:

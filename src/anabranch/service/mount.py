@@ -57,13 +57,15 @@ class ServiceDesk:
         known = verbs.get(state, ["resume"]) if role == OPERATOR else []
         return [(f"{_FORMS}/{verb}?run={quote(run_id, safe='')}", f"{verb}…") for verb in known]
 
-    def flow_links(self, name: str, role: str, *, paused: bool) -> Sequence[tuple[str, str]]:
+    def flow_links(self, name: str, role: str, *, paused: bool | None) -> Sequence[tuple[str, str]]:
         """Addresses of the forms for a registered flow, with texts."""
         if role != OPERATOR:
             return []
         flow = quote(name, safe="")
-        rest = "let its schedule go on…" if paused else "let its schedule rest…"
-        return [(f"{_FORMS}/run?flow={flow}", "run…"), (f"{_FORMS}/pause?flow={flow}", rest)]
+        links = [(f"{_FORMS}/run?flow={flow}", "run…")]
+        if paused is not None:
+            links.append((f"{_FORMS}/pause?flow={flow}", f"let its schedule {'go on' if paused else 'rest'}…"))
+        return links
 
     def counts(self) -> str:
         """How many runs wait and run, in words; nothing if none does."""

@@ -1,0 +1,103 @@
+"""How a service is to run, from what was asked for and the settings; and `Flow.serve`, which starts one in a script."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import sys
+import threading
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from anabranch.errors import ServiceError, listed, nearest
+from anabranch.registering import put, record_of, registry
+from anabranch.service.guard import LOGIN, is_loopback
+from anabranch.service.serving import Options, Service
+from anabranch.settings import config
+
+if TYPE_CHECKING:
+    from anabranch.flow import Flow
+
+_SETTINGS = ("address", "port", "token", "view_token", "tls_cert", "tls_key", "pages", "drain_s")
+
+
+def chosen(given: Mapping[str, Any], *, needs_token: bool = True) -> tuple[Options, bool]:
+    """The options of a service; and whether its token was made up, so that whoever starts it has to be told.
+
+    Parameters
+    ----------
+    given
+        By name; what is None is as the settings say.
+    needs_token
+        False: without a token whoever reaches the service may do everything, which only loopback allows.
+
+    Raises
+    ------
+    ServiceError
+        There is no such option.
+    """
+    known = (*_SETTINGS, "hosts", "max_runs")
+    if unknown := [name for name in given if name not in known]:
+        raise ServiceError(
+            f"a service has no option {unknown[0]!r}{nearest(unknown[0], known)}; it has: {listed(known)}"
+        )
+    values = {name: getattr(config.service, name) if (it := given.get(name)) is None else it for name in _SETTINGS}
+    if not needs_token:
+        values["token"] = values["view_token"] = ""
+    is_made_up = needs_token and not values["token"] and not values["view_token"] and is_loopback(values["address"])
+    if is_made_up:
+        values["token"] = secrets.token_urlsafe(32)
+    hosts = (*config.service.hosts.replace(",", " ").split(), *(given.get("hosts") or ()))
+    capacity = given.get("max_runs") or config.service.max_runs
+    options = Options(hosts=hosts, **values)
+    return replace(options, capacity=capacity) if capacity else options, is_made_up
+
+
+def greeting(options: Options, port: int, *, is_made_up: bool) -> Iterable[str]:
+    """What to tell whoever starts a service, now that it listens; the address to open comes last."""
+    shown = f"[{options.address}]" if ":" in options.address else options.address
+    url = f"{'https' if options.tls_cert else 'http'}://{shown}:{port}"
+    if is_made_up:
+        yield f"log in at {url}{LOGIN}?token={options.token}"
+        yield "(whoever has that address may start and cancel runs)"
+    elif options.token and not options.tls_cert and not is_loopback(options.address):
+        yield "warning: tokens cross the network in the clear; use --tls-cert, or a proxy with TLS before the service"
+    yield f"serving on {url} (API: /api/openapi.json; end with Ctrl-C)"
+
+
+def serve_flows(
+    flows: Iterable[Flow], *, project: str, labels: Iterable[str], storage: object, options: Mapping[str, Any]
+) -> None:
+    """Register flows, and be a service until SIGTERM or Ctrl-C.
+
+    Raises
+    ------
+    ServiceError
+        It cannot start like this.
+    UnregistrableFlow, RegistryError
+        A flow cannot be registered; then none is served.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise ServiceError("serve() outside of the main thread, which alone hears of Ctrl-C; call it there")
+    found, is_made_up = chosen(options)
+    service = Service(registry()[0], found)  # refuses before anything is registered
+    records = []
+    for flow in flows:
+        file = flow.where.file
+        place = storage if storage is not None else "source" if Path(file).is_file() else "database"
+        registrable = flow.registrable(f"{file}:{flow.name}")
+        records.append(record_of(registrable, project=project, labels=labels, storage=place))
+    for record in records:
+        put(record)
+    logger = logging.getLogger("anabranch")
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
+
+    def tell(started: Service) -> None:
+        for line in greeting(found, started.port, is_made_up=is_made_up):
+            sys.stderr.write(f"{line}\n")
+        sys.stderr.flush()
+
+    service.run(tell)
