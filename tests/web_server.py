@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -66,7 +67,7 @@ class Server:
 
 
 @contextmanager
-def serving(token: str = "", **options: Any) -> Iterator[Server]:
+def serving(token: str = "", *, tls: ssl.SSLContext | None = None, **options: Any) -> Iterator[Server]:
     store = InMemoryRunStore()
     flows = FlowTable(store.database)
     schema = {"type": "object", "properties": {"x": {}}, "required": ["x"]}
@@ -80,7 +81,7 @@ def serving(token: str = "", **options: Any) -> Iterator[Server]:
         actions, guard = Actions(store), server.guard
         routes = [*api_routes(actions, lambda: True), (LOGIN, Login, {"guard": guard}), *form_routes(actions, guard)]
         routes += [(r"/page", Page, {}), (r"/live", Echo, {})]
-        server.web = WebServer(routes, guard, mount=partial(mounted, store, guard))
+        server.web = WebServer(routes, guard, mount=partial(mounted, store, guard), tls=tls)
         server.web.listen("127.0.0.1", 0)
         ready.set()
 

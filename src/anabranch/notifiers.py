@@ -82,7 +82,7 @@ class Notifier:
                 return
             left_out = self._admitted()
             if left_out is not None:
-                self.send(mask(_text(subject, state, left_out)))
+                self.send(_text(subject, state, left_out))
         except (
             Exception
         ) as error:  # the run does not depend on it; an error's text may have the address, its kind has not
@@ -247,7 +247,7 @@ def _text(subject: Any, state: State, left_out: int) -> str:
     running = context.get("task_full_name")
     what = f"task {running} of flow {context.get('flow_name')}" if running else name
     run_id = context.get("run_id")
-    text = f"{what}: {state.name}" + (f": {state.message}" if state.message else "")
+    text = mask(f"{what}: {state.name}" + (f": {state.message}" if state.message else ""))
     if len(text) > MAX_TEXT:
         text = f"{text[: MAX_TEXT - 1]}…"
     if run_id:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from datetime import UTC, datetime, timedelta
 from itertools import islice, takewhile
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from anabranch.schedules import CronClock, DatesClock, IntervalClock, Schedule, due
 from anabranch.schedules.filters import is_weekday
+from anabranch.schedules.forms import from_form, to_form
 
 # Half an hour of daylight saving, a day that was left out, midnight that does not exist, southern summers.
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "America/Sao_Paulo"]
@@ -108,6 +110,14 @@ def test_what_is_due_is_due_once_however_often_one_looks(
 def test_a_schedule_survives_a_pickle(clock: IntervalClock, after: datetime):
     schedule = Schedule([clock])
     twin = pickle.loads(pickle.dumps(schedule))
+    assert twin.next(3, after=after) == schedule.next(3, after=after)
+    assert twin.describe() == schedule.describe()
+
+
+@given(st.lists(clocks, min_size=1, max_size=3), moments)
+def test_a_schedule_survives_json(parts: list[IntervalClock], after: datetime):
+    schedule = Schedule(parts)
+    twin = from_form(json.loads(json.dumps(to_form(schedule))))
     assert twin.next(3, after=after) == schedule.next(3, after=after)
     assert twin.describe() == schedule.describe()
 

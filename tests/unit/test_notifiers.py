@@ -14,6 +14,7 @@ import pytest
 
 from anabranch import Flow, task
 from anabranch.errors import OptionError
+from anabranch.masking import forget, learn
 from anabranch.notifiers import EmailNotifier, Notifier, WebhookNotifier
 from anabranch.states import Failed, Running, Success
 
@@ -215,3 +216,15 @@ def test_success_is_silent_by_default():
     notify("etl", Running(), Success())
     notify("etl", Running())
     assert notify.texts == []
+
+
+def test_secrets_are_masked_before_a_message_is_shortened():
+    notify = Kept()
+    learn("test", ["correct horse battery"])
+    try:
+        notify("etl", Failed(message="the key correct horse battery is refused"))
+        notify("etl", Failed(message="x" * 1_980 + "correct horse battery"))
+    finally:
+        forget("test")
+    assert notify.texts[0] == "etl: Failed: the key *** is refused"
+    assert "correct" not in notify.texts[1]
