@@ -16,8 +16,10 @@ from tests.killable_cluster import KillableCluster, kill_and_wait, killable_clus
 from tests.ledger import SINGLE, Ledger, WatchedExecutor, complaints, lost_unreported, repeated
 
 from anabranch import Flow, config, context, task, triggers, unmapped
+from anabranch.dashboard.reading import read_model
 from anabranch.events import Event, MapAdvanced, Noticed, TaskChanged
 from anabranch.executors import DaskExecutor
+from anabranch.history import current_store
 
 pytestmark = pytest.mark.cluster
 
@@ -296,3 +298,7 @@ def test_a_run_without_news_says_what_it_waits_for(cluster: KillableCluster, tmp
 
     assert view.is_successful()
     assert re.fullmatch(r"no report for \d s: 1 task of waiting\.wait with tcp://127\.0\.0\.1:\d+", notices[0])
+    store = current_store()
+    assert store is not None
+    _, model = read_model(store, view.run_id)  # as pages in other processes see it
+    assert [text for _, text in model.notices] == notices

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Mapping
 from datetime import datetime
 
 from anabranch.dashboard.model import RunModel
-from anabranch.events import Event, RunFinished, RunStarted, TaskChanged, UnitEnded
+from anabranch.events import Event, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
 from anabranch.history import as_it_stands, facts_of
 from anabranch.report_rows import codes_of, failure_of
 from anabranch.runs import INTERRUPTED, ElementRow, RunRecord, RunStore, TaskRunRow
 from anabranch.shape import shape_from
 from anabranch.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, counts_of
+
+MAX_NOTICES = 50  # of the run itself: one each half minute or less
 
 _BY_NAME: Mapping[str, type[State]] = {cls.__name__: cls for cls in BY_CODE.values()}
 
@@ -66,6 +69,8 @@ def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
             )
         if row is not None:
             yield from _task_events(row, counts_of(codes_of(chunks)) if chunks else None, began)
+    for line in store.logs(record.run_id, "", level=logging.WARNING, limit=MAX_NOTICES):  # of the run, and of no task
+        yield Noticed(line.time.timestamp(), line.text)
     ended = record.end.timestamp() if record.end else None
     if record.state == "Running":
         return

@@ -342,6 +342,7 @@ class Driver:
     def _say(self, text: str) -> None:
         """Tell the user something about the run that is no state of a task."""
         _log.warning("%s", text)
+        self._logs.note(text)
         self._tell(Noticed(self._clock(), text))
 
     # Commands ---------------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from anabranch import settings
 from anabranch.engine.log_capture import TASKS
-from anabranch.engine.log_lines import PRINTED, Batch, LogLine, this_process
+from anabranch.engine.log_lines import DRIVER, PRINTED, Batch, LogLine, this_process
 from anabranch.engine.log_outbox import WholeLog
 from anabranch.engine.throttle import Throttle
 
@@ -73,6 +73,11 @@ class LogBook:
             if self._whole is not None:
                 self._whole.write(line)
         self._take(line, is_here=True)
+
+    def note(self, text: str) -> None:
+        """Keep what the run itself has said, and has shown already: pages in other processes tell it, too."""
+        if self._keeper is not None:
+            self._keeper.keep(LogLine(time.time(), logging.WARNING, TASKS, text, "", None, 1, DRIVER))
 
     def take_batch(self, batch: Batch) -> None:
         """Take what a worker has sent."""

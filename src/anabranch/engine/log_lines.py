@@ -22,6 +22,10 @@ PRINTED = 0
 _formatter = logging.Formatter()
 
 
+DRIVER = "driver"
+"""Worker of lines that no task logs, but the run itself; their slug is empty."""
+
+
 def logs_topic(token: str) -> str:
     """Topic of the scheduler's events under which a run's log lines go to its driver."""
     return f"{token}-logs"
