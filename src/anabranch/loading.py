@@ -223,7 +223,7 @@ def _guarded(execute: Callable[[], object], directory: Path, shown: str) -> Wher
 
     run, serve = Flow.run, Flow.serve
     Flow.run = reached  # type: ignore[method-assign, assignment]  # only while the user's file is executed
-    Flow.serve = reached  # type: ignore[method-assign, assignment]  # or each run would begin a service
+    Flow.serve = reached  # type: ignore[method-assign]  # or each run would begin a service
     try:
         execute()
     except _RunReached as end:

@@ -143,7 +143,11 @@ def _value(text: str, schema: Mapping[str, Any]) -> Any:
         "array": list,
         "object": dict,
     }
-    if kind in wanted and (not isinstance(value, wanted[kind]) or (isinstance(value, bool) and kind != "boolean")):
+    if (
+        isinstance(kind, str)
+        and kind in wanted
+        and (not isinstance(value, wanted[kind]) or (isinstance(value, bool) and kind != "boolean"))
+    ):
         raise ValueError(f"expected {_KINDS[kind]}, found {text[:80]!r}")
     return value
 
