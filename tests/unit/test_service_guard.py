@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from tests.web_server import NOON, Server, serving
@@ -383,3 +384,66 @@ def test_a_fuzzer_finds_nothing_that_the_document_does_not_say(open_one: Server)
         check()
         tried.append(operation.ok().label)
     assert len(tried) == 10
+
+
+@pytest.mark.timeout(600)  # as above
+def test_what_the_document_does_not_allow_is_refused_and_breaks_nothing(open_one: Server):
+    import schemathesis
+    from hypothesis import HealthCheck, Phase, given, settings
+    from schemathesis import GenerationMode
+
+    base = f"http://127.0.0.1:{open_one.web.port}"
+    schema = schemathesis.openapi.from_dict(openapi.document())
+    statuses: set[int] = set()
+    for operation in schema.get_all_operations():
+        if operation.ok().method.lower() == "get" and "{" not in operation.ok().path:
+            continue  # nothing of it is required, and what is unknown in a query has tests above
+
+        @settings(
+            max_examples=int(os.environ.get("ANABRANCH_FUZZ", "15")),
+            deadline=None,
+            database=None,
+            derandomize="ANABRANCH_FUZZ" not in os.environ,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(operation.ok().as_strategy(generation_mode=GenerationMode.NEGATIVE))
+        def check(case: Any) -> None:
+            answer = case.call(base_url=base)
+            statuses.add(answer.status_code)
+            assert 400 <= answer.status_code < 500, (case.method, case.path, case.body, answer.text)
+
+        check()
+    assert {400, 404} <= statuses
+
+
+def test_nothing_that_is_sent_to_forms_and_to_the_login_breaks_them(open_one: Server):
+    from hypothesis import HealthCheck, given, settings
+    from hypothesis import strategies as st
+
+    texts = st.one_of(st.sampled_from(["etl", "run-1", "run-2", ""]), st.text(max_size=30))
+    names = st.one_of(st.sampled_from(["flow", "run", "form", "once", "p:x", "task", "token", "next"]), texts)
+
+    @settings(
+        max_examples=int(os.environ.get("ANABRANCH_FUZZ", "60")),
+        deadline=None,
+        database=None,
+        derandomize="ANABRANCH_FUZZ" not in os.environ,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(
+        st.sampled_from(["/do/run", "/do/pause", "/do/cancel", "/do/resume", "/do/approve", "/login", "/run", "/flow"]),
+        st.lists(st.tuples(names, texts), max_size=4),
+        st.one_of(st.none(), st.binary(max_size=60), st.lists(st.tuples(names, texts), max_size=4)),
+    )
+    def check(path: str, query: list[tuple[str, str]], body: Any) -> None:
+        ours = [("form", open_one.guard.form_token("operator"))]
+        data = body if isinstance(body, bytes) else urlencode([*ours, *(body or [])], errors="surrogatepass").encode()
+        kind = {"Content_Type": "application/x-www-form-urlencoded"}
+        method = "GET" if body is None else "POST"
+        uri = f"{path}?{urlencode(query, errors='surrogatepass')}"
+        status, _, text = open_one.call(method, uri, data, **kind)
+        assert status < 500, (method, uri, data, text)
+        assert b"Traceback" not in text
+
+    check()

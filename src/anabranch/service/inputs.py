@@ -136,26 +136,17 @@ def _value(text: str, schema: Mapping[str, Any]) -> Any:
         if kind is None and "anyOf" not in schema and "$ref" not in schema:
             return text  # nothing is known of it; the flow may want just this text
         value = text
-    wanted: dict[object, type | tuple[type, ...]] = {
-        "integer": int,
-        "number": (int, float),
-        "boolean": bool,
-        "array": list,
-        "object": dict,
-    }
-    if (
-        isinstance(kind, str)
-        and kind in wanted
-        and (not isinstance(value, wanted[kind]) or (isinstance(value, bool) and kind != "boolean"))
-    ):
-        raise ValueError(f"expected {_KINDS[kind]}, found {text[:80]!r}")
+    types, words = _KINDS.get(str(kind), ((object,), ""))
+    if not isinstance(value, types) or (isinstance(value, bool) and kind in ("integer", "number")):
+        raise ValueError(f"expected {words}, found {text[:80]!r}")
     return value
 
 
-_KINDS = {
-    "integer": "a whole number",
-    "number": "a number",
-    "boolean": "true or false",
-    "array": 'a list such as [1, 2] or ["a"]',
-    "object": 'an object such as {"a": 1}',
+_KINDS: Mapping[str, tuple[tuple[type, ...], str]] = {
+    "integer": ((int,), "a whole number"),
+    "number": ((int, float), "a number"),
+    "boolean": ((bool,), "true or false"),
+    "array": ((list,), 'a list such as [1, 2] or ["a"]'),
+    "object": ((dict,), 'an object such as {"a": 1}'),
 }
+"""What JSON's words for types are in Python, and for people."""

@@ -25,7 +25,7 @@ from anabranch.errors import ServiceError
 from anabranch.printable import printable
 from anabranch.service import frame
 from anabranch.service.frame import login_form, sentence
-from anabranch.service.guard import Guard, Refusal
+from anabranch.service.guard import FORMS, Guard, Refusal
 
 MAX_BODY = 8 << 20
 """Bytes of a request: parameters are small; what is large belongs into a file."""
@@ -231,8 +231,10 @@ class JsonHandler(RequestHandler):
     def on_finish(self) -> None:
         """Leave a trace of what was changed, and from where."""
         if self.request.method not in ("GET", "HEAD", "OPTIONS") and self.get_status() < 400:
-            path = printable(self.request.path)
-            _log.info("%s %s from %s: %d", self.request.method, path, self.request.remote_ip, self.get_status())
+            what = self.request.uri if self.request.path.startswith(FORMS) else self.request.path  # never a token
+            _log.info(
+                "%s %s from %s: %d", self.request.method, printable(what), self.request.remote_ip, self.get_status()
+            )
 
     async def answer(self, work: Callable[[], Any], *, status: int = 200) -> None:
         """Do something in a thread, and send what it gives."""
