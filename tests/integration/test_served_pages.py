@@ -69,16 +69,15 @@ def browser() -> Iterator[Any]:
 
 
 class Visit(Watched):
-    """Somebody who looks at the service's pages."""
+    """Somebody who looks at the service's pages, beginning with one of them."""
 
-    def __init__(self, browser: Any, service: ServiceProcess, token: str) -> None:
+    def __init__(self, browser: Any, service: ServiceProcess, token: str, path: str) -> None:
         super().__init__(browser)
         self.base = f"http://127.0.0.1:{service.port}"
-        self.page.goto(self.base)
-        self.page.fill("[name=token]", token)
-        self.page.click("text=Log in >> nth=-1")
-        self.page.wait_for_selector("h1:has-text('Runs')")
+        self.page.goto(f"{self.base}{path}")
         self.complaints.clear()  # that the first answer was 401
+        self.page.fill("[name=token]", token)
+        self.page.click("button:has-text('Log in')")
 
     def state(self, word: str) -> None:
         """Wait until the run's page shows a state."""
@@ -89,20 +88,17 @@ class Visit(Watched):
         self.page.click(f"text={verb}…")
         self.page.click(f"button:has-text('{button}')")
 
-
-@pytest.fixture
-def operator(browser: Any, service: ServiceProcess) -> Iterator[Visit]:
-    found = Visit(browser, service, TOKEN)
-    yield found
-    assert not found.is_hacked()
-    assert found.complaints == []
-    found.page.close()
+    def leave(self) -> None:
+        """Close the page, on which nothing has gone wrong."""
+        assert not self.is_hacked()
+        assert self.complaints == []
+        self.page.close()
 
 
-def test_a_run_is_started_from_a_form_that_its_parameters_made(operator: Visit, service: ServiceProcess):
+def test_a_run_is_started_from_a_form_that_its_parameters_made(browser: Any, service: ServiceProcess):
     # given
-    page = operator.page
-    page.click("text=flows")
+    visit = Visit(browser, service, TOKEN, "/flows")
+    page = visit.page
     page.click("a:has-text('window.hacked')")
     page.wait_for_selector("td:has-text('At 06:00 every day')")
     page.click("text=run…")
@@ -112,70 +108,65 @@ def test_a_run_is_started_from_a_form_that_its_parameters_made(operator: Visit, 
     page.click("button:has-text('Start the run')")
     # then
     page.wait_for_selector("text=The run has been asked for.")
-    operator.state("Success")
+    visit.state("Success")
     run_id = re.search(r"id=(\w+)", page.url)[1]  # type: ignore[index]
     assert service.wait_for(run_id, "Success")["parameters"] == {"n": 12, "region": "<b>us</b>"}
+    visit.leave()
 
 
-def test_a_run_is_cancelled_and_resumed_from_its_page(operator: Visit, service: ServiceProcess, home: Path):
+def test_a_run_is_cancelled_and_resumed_from_its_page(browser: Any, service: ServiceProcess, home: Path):
     # given
     run_id = service.start("long")
     service.wait_for(run_id, "Running")
-    operator.page.goto(f"{operator.base}/run?id={run_id}")
-    operator.state("Running")
+    visit = Visit(browser, service, TOKEN, f"/run?id={run_id}")
+    visit.state("Running")
     # when
-    operator.act("cancel", "Cancel the run")
+    visit.act("cancel", "Cancel the run")
     # then
-    operator.state("Cancelled")
+    visit.state("Cancelled")
+    service.wait_for(run_id, "Cancelled")  # its process has let go of it
     # when
     (home / "go").touch()
-    operator.act("resume", "Resume the run")
+    visit.act("resume", "Resume the run")
     # then
-    operator.state("Success")
+    visit.state("Success")
     assert service.wait_for(run_id, "Success")["state"] == "Success"
+    visit.leave()
 
 
-def test_a_task_is_approved_from_the_page_of_its_run(operator: Visit, service: ServiceProcess, home: Path):
+def test_a_task_is_approved_from_the_page_of_its_run_by_who_may_do_that(
+    browser: Any, service: ServiceProcess, home: Path
+):
     # given
     run_id = service.start("gated")
     service.wait_for(run_id, "Paused")
-    operator.page.goto(f"{operator.base}/run?id={run_id}")
-    operator.state("Paused")
-    assert not (home / "deployed").exists()
     # when
-    operator.act("approve", "Approve")
-    # then
-    operator.state("Success")
-    assert (home / "deployed").exists()
-
-
-def test_why_a_task_stands_as_it_does_is_told_on_the_page(operator: Visit, service: ServiceProcess):
-    # given
-    run_id = service.start("gated")
-    service.wait_for(run_id, "Paused")
-    page = operator.page
-    page.goto(f"{operator.base}/run?id={run_id}")
-    page.click(".bk-tab:has-text('Tasks')")
-    # when
-    page.click("button:has-text('Why?')")
-    # then
-    page.wait_for_selector("b:has-text('deploy')")
-    # when
-    page.fill("input[placeholder^='task, or an element']", "<script>no")
-    page.press("input[placeholder^='task, or an element']", "Enter")
-    # then
-    page.wait_for_selector("text=has no task '<script>no'")
-
-
-def test_who_only_looks_is_offered_nothing_and_gets_nothing_done(browser: Any, service: ServiceProcess):
-    run_id = service.start("gated")
-    service.wait_for(run_id, "Paused")
-    viewer = Visit(browser, service, VIEW_TOKEN)
-    viewer.page.goto(f"{viewer.base}/run?id={run_id}")
+    viewer = Visit(browser, service, VIEW_TOKEN, f"/run?id={run_id}")
     viewer.state("Paused")
+    # then
     assert viewer.page.locator("text=approve…").count() == 0
+    # when
     viewer.page.goto(f"{viewer.base}/do/approve?run={run_id}")
     viewer.page.click("button:has-text('Approve')")
+    # then
     viewer.page.wait_for_selector("text=one to look with; to change something takes the operators' token")
-    assert service.call("GET", f"/api/runs/{run_id}")[1]["state"] == "Paused"
     viewer.page.close()
+    assert service.call("GET", f"/api/runs/{run_id}")[1]["state"] == "Paused"
+    assert not (home / "deployed").exists()
+    # when
+    visit = Visit(browser, service, TOKEN, f"/run?id={run_id}")
+    visit.page.click(".bk-tab:has-text('Tasks')")
+    visit.page.click("button:has-text('Why?')")
+    # then
+    visit.page.wait_for_selector("b:has-text('deploy')")
+    # when
+    visit.page.fill("input[placeholder^='task, or an element']", "<script>no")
+    visit.page.press("input[placeholder^='task, or an element']", "Enter")
+    # then
+    visit.page.wait_for_selector("text=has no task '<script>no'")
+    # when
+    visit.act("approve", "Approve")
+    # then
+    visit.state("Success")
+    assert (home / "deployed").exists()
+    visit.leave()

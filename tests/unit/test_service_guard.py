@@ -15,10 +15,12 @@ from tests.web_server import NOON, Server, serving
 from tornado.websocket import websocket_connect
 
 from anabranch.errors import ServiceError
+from anabranch.runs import RunRecord
 from anabranch.runs.flow_table import FlowRecord, FlowTable
 from anabranch.runs.slot_queue import SlotQueue
+from anabranch.runs.slots import Slot
 from anabranch.runs.sqlite import InMemoryRunStore
-from anabranch.service import openapi
+from anabranch.service import actions, openapi
 from anabranch.service.actions import Actions
 from anabranch.service.api import api_routes
 from anabranch.service.guard import Guard, check_bind
@@ -340,6 +342,23 @@ def test_a_failed_run_resumes_with_what_was_approved(open_one: Server):
     slot = SlotQueue(open_one.store.database).get("run-1")
     assert slot is not None
     assert (slot.state, slot.approve, slot.origin) == ("Waiting", ("deploy",), "resume")
+
+
+def test_a_run_whose_process_is_just_letting_go_of_it_is_resumed(monkeypatch: pytest.MonkeyPatch):
+    # given: the run has ended, and its slot has not
+    with InMemoryRunStore() as store:
+        FlowTable(store.database).put(FlowRecord("etl", "code"), now=NOON)
+        queue = SlotQueue(store.database)
+        queue.add([Slot("r", "etl", NOON)], now=NOON)
+        (slot,) = queue.claim("here", 1, now=NOON, lease_s=30)
+        store.finish_run(store.create_run(RunRecord("r", "etl", NOON)), "Cancelled", end=NOON)
+        monkeypatch.setattr(actions.time, "sleep", lambda s: queue.finish(slot, "Cancelled", "", now=NOON))
+        # when
+        Actions(store).resume("r")
+        # then
+        again = queue.get("r")
+        assert again is not None
+        assert (again.state, again.origin) == ("Waiting", "resume")
 
 
 def test_names_are_data_in_answers(open_one: Server):

@@ -6,6 +6,7 @@ Plain functions of a store and of JSON, for the API; what is refused is raised, 
 from __future__ import annotations
 
 import secrets
+import time
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
@@ -148,8 +149,12 @@ class Actions:
         now, before = moment_of(self._store), self._queue.get(run_id)
         approved = tuple(dict.fromkeys((*(before.approve if before else ()), *approve)))
         slot = Slot(run_id, record.flow_name, before.due if before else now, origin="resume", approve=approved)
-        if not self._queue.again(slot, now=now):
-            raise Refused(409, f"run {run_id} waits or runs already")
+        until = time.monotonic() + _CLOSING_S
+        while not self._queue.again(slot, now=now):
+            standing = self._queue.get(run_id)
+            if standing is None or standing.state != RUNNING or time.monotonic() >= until:
+                raise Refused(409, f"run {run_id} waits or runs already")
+            time.sleep(0.05)
         return {"run_id": run_id, "state": WAITING}
 
     def approve(self, run_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -166,6 +171,7 @@ class Actions:
         return as_it_stands(record)
 
 
+_CLOSING_S = 3.0  # in which the process of a run that has ended lets go of it: people see the end before that
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
 
 
