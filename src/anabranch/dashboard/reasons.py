@@ -9,7 +9,7 @@ from bokeh.models import Button, Column, Div, Row, TextInput
 
 from anabranch.dashboard.looks import safe
 from anabranch.dashboard.maps_figure import style_sheet
-from anabranch.dashboard.model import RunModel
+from anabranch.dashboard.model import STEPS, RunModel
 from anabranch.errors import AnabranchError
 from anabranch.explaining import Explanation
 from anabranch.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Skipped
@@ -66,7 +66,7 @@ class ReasonsBox:
 
     def _unasked(self) -> list[str]:
         """What a reader most likely wonders about: what failed by itself or was skipped, then what has not ended."""
-        nodes = list(self._model.nodes.values())
+        nodes = [node for node in self._model.nodes.values() if node.shape.kind not in STEPS]
         ended = [node.slug for node in nodes if node.code >= FIRST_FAILED_CODE or node.code == Skipped.code]
         waiting = [node.slug for node in nodes if node.code < FIRST_FINAL_CODE]
         return [*ended, *waiting][:MAX_EXPLAINED]

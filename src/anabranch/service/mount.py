@@ -123,7 +123,7 @@ def mounted(
     other
         Answers for all other paths.
     """
-    logging.getLogger("bokeh").setLevel(logging.WARNING)  # it tells of each connection
+    logging.getLogger("bokeh").setLevel(logging.ERROR)  # it tells of each browser that comes, and that has gone
     pages = applications(Library(lambda: store, desk=ServiceDesk(store)))
     for page in pages.values():
         page.add(_RoleHandler(guard))

@@ -186,7 +186,7 @@ def test_why_tasks_have_not_ended_well_is_told_unasked():
     # given
     with Flow("why") as flow:
         waits(fails())
-        left_out(1)
+        left_out(Parameter("x", default=1))
     run = flow.run()
     store = current_store()
     assert store is not None
@@ -203,6 +203,7 @@ def test_why_tasks_have_not_ended_well_is_told_unasked():
     assert "it was skipped: not today" in text
     assert "no worker has room for &lt;i&gt;parse&lt;/i&gt;" in text
     assert "<b>no</b>" not in text
+    assert "has no task" not in text
     # when
     box._name.value = "nosuch"
     # then
