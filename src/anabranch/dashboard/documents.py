@@ -10,7 +10,7 @@ from urllib.parse import quote
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
-from bokeh.models import Button, Column, Div
+from bokeh.models import Button, Column, Div, UIElement
 
 from anabranch.dashboard.flow_page import FlowPage
 from anabranch.dashboard.flows_page import FlowsPage
@@ -18,6 +18,7 @@ from anabranch.dashboard.library import Library, Source
 from anabranch.dashboard.looks import plain, safe
 from anabranch.dashboard.maps_figure import style_sheet
 from anabranch.dashboard.page import TEMPLATE, RunPage
+from anabranch.dashboard.reasons import ReasonsBox
 from anabranch.dashboard.runs_page import RunsPage
 from anabranch.errors import AnabranchError, PagesError, RunNotFound
 
@@ -180,8 +181,14 @@ class _RunView:
         self._resume = Button(label="Resume", button_type="primary", visible=False, width=150)
         notice = f'<div class="notice">{safe(said)}</div>' if said else ""
         self._told = Div(text=notice, stylesheets=[style_sheet()], disable_math=True)
-        self._cancel.on_click(self._ask_cancel)
-        self._resume.on_click(lambda: self._do(library.actions.resume))
+        self._actions: list[UIElement] = [self._told]
+        if library.desk is None:  # whose forms ask who it is; a button can be clicked by whoever sees the page
+            self._actions = [self._cancel, self._resume, self._told]
+            self._cancel.on_click(self._ask_cancel)
+            self._resume.on_click(lambda: self._do(library.actions.resume))
+        self._reasons = ReasonsBox(
+            lambda: self._source.model, lambda name: library.explain(self._source.model.run_id, name)
+        )
         self._is_sure = False
         self._seen_over: bool | None = None
         self._looked_at = 0.0
@@ -203,8 +210,8 @@ class _RunView:
                 *source.links(),
                 *self._desk_links(source),
             ],
-            explain=lambda name: self._library.explain(model.run_id, name),
-            actions=[self._cancel, self._resume, self._told],
+            reasons=self._reasons.root,
+            actions=self._actions,
             state=lambda: source.state,
         )
         self.root.children = [self._page.root]
@@ -240,7 +247,7 @@ class _RunView:
 
     def _update_buttons(self) -> None:
         actions, run_id = self._library.actions, self._model.run_id
-        if self._library.desk is not None:  # which has addresses for that
+        if self._library.desk is not None:
             return
         can_cancel = actions.can_cancel(run_id)
         if self._cancel.visible != can_cancel:

@@ -11,10 +11,8 @@ from anabranch.dashboard import texts
 from anabranch.dashboard.graph_figure import GraphFigure
 from anabranch.dashboard.maps_figure import MapsFigure, style_sheet
 from anabranch.dashboard.model import RunModel
-from anabranch.dashboard.reasons import ReasonsBox
 from anabranch.dashboard.rows_figure import RowsFigure
 from anabranch.dashboard.workers_figure import WorkersFigure
-from anabranch.explaining import Explanation
 from anabranch.runs import LogRow
 
 MAX_GROUPS = 20  # of failures that are shown
@@ -47,8 +45,8 @@ class RunPage:
         Widgets with which something can be done, for live pages.
     state
         Gives the state's word where it is not the model's, such as Interrupted.
-    explain
-        Says why a task run stands as it does, for live pages.
+    reasons
+        Says why task runs stand as they do, for live pages: shown above the tasks.
     """
 
     def __init__(
@@ -59,7 +57,7 @@ class RunPage:
         links: Callable[[], Sequence[tuple[str, str]]] = tuple,
         actions: Sequence[UIElement] = (),
         state: Callable[[], str | None] = lambda: None,
-        explain: Callable[[str], Explanation] | None = None,
+        reasons: UIElement | None = None,
     ) -> None:
         self._model = model
         self._log_rows = log_rows
@@ -83,7 +81,7 @@ class RunPage:
         panels = [
             ("Overview", self._overview()),
             ("Workers", self._workers.root),
-            ("Tasks", self._tasks if explain is None else self._with_reasons(explain)),
+            ("Tasks", self._tasks if reasons is None else self._below(reasons)),
             ("Logs", self._logs),
             ("Parameters", self._parameters),
         ]
@@ -112,8 +110,8 @@ class RunPage:
     def _text(self, text: str = "") -> Div:
         return Div(text=text, stylesheets=[self._sheet], sizing_mode="stretch_width", disable_math=True)
 
-    def _with_reasons(self, explain: Callable[[str], Explanation]) -> Column:
-        return Column(children=[ReasonsBox(self._model, explain).root, self._tasks], sizing_mode="stretch_width")
+    def _below(self, reasons: UIElement) -> Column:
+        return Column(children=[reasons, self._tasks], sizing_mode="stretch_width")
 
     def _overview(self) -> Column:
         graph: UIElement = self._graphs[0].root

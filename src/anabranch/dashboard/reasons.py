@@ -23,12 +23,12 @@ class ReasonsBox:
     Parameters
     ----------
     model
-        The run.
+        Gives the run; a run that goes on elsewhere is read anew now and then.
     explain
         Says why a task run stands as it does.
     """
 
-    def __init__(self, model: RunModel, explain: Callable[[str], Explanation]) -> None:
+    def __init__(self, model: Callable[[], RunModel], explain: Callable[[str], Explanation]) -> None:
         sheet = style_sheet()
         self._model = model
         self._explain = explain
@@ -48,7 +48,7 @@ class ReasonsBox:
         parts = [self._of(name) for name in ([asked] if asked else self._unasked())]
         notices = "".join(
             f"<li>{datetime.fromtimestamp(now, UTC).astimezone():%H:%M:%S} {safe(text, 1_000)}</li>"
-            for now, text in self._model.notices
+            for now, text in self._model().notices
         )
         if notices and not asked:
             parts.append(f"<h2>What the engine has noticed</h2><ul>{notices}</ul>")
@@ -66,7 +66,7 @@ class ReasonsBox:
 
     def _unasked(self) -> list[str]:
         """What a reader most likely wonders about: what failed by itself or was skipped, then what has not ended."""
-        nodes = [node for node in self._model.nodes.values() if node.shape.kind not in STEPS]
+        nodes = [node for node in self._model().nodes.values() if node.shape.kind not in STEPS]
         ended = [node.slug for node in nodes if node.code >= FIRST_FAILED_CODE or node.code == Skipped.code]
         waiting = [node.slug for node in nodes if node.code < FIRST_FINAL_CODE]
         return [*ended, *waiting][:MAX_EXPLAINED]

@@ -15,8 +15,8 @@ _STYLE = (
 body { margin: 0; padding: 14px 18px; max-width: 860px; }
 label { display: block; font-weight: 600; margin: 12px 0 3px; overflow-wrap: anywhere; }
 label small { font-weight: 400; color: #5b626b; }
-input, select, textarea { display: block; font: inherit; box-sizing: border-box; width: 100%; max-width: 560px; padding: 6px 8px;
-  border: 1px solid #8a929c; border-radius: 6px; background: #fff; color: inherit; }
+input, select, textarea { display: block; font: inherit; box-sizing: border-box; width: 100%; max-width: 560px;
+  padding: 6px 8px; border: 1px solid #8a929c; border-radius: 6px; background: #fff; color: inherit; }
 input[type=checkbox] { display: inline-block; width: auto; margin-right: 8px; }
 textarea { min-height: 5em; font-family: ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; }
 button { font: inherit; font-weight: 600; padding: 7px 18px; margin: 16px 14px 0 0; border-radius: 6px; border: 0;

@@ -5,11 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
+from bokeh.document import Document
+from bokeh.models import Button, Div
 from tests.hostile_names import CORPUS
 
 from anabranch import Flow, Parameter, signals, task
+from anabranch.dashboard.documents import applications
 from anabranch.dashboard.flow_page import FlowPage, version_table
 from anabranch.dashboard.flows_page import FlowsPage
 from anabranch.dashboard.library import Library
@@ -193,7 +197,7 @@ def test_why_tasks_have_not_ended_well_is_told_unasked():
     library = Library(current_store)
     _, model = read_model(store, run.run_id)
     model.take(Noticed(0.0, "no worker has room for <i>parse</i>"))
-    box = ReasonsBox(model, lambda name: library.explain(run.run_id, name))
+    box = ReasonsBox(lambda: model, lambda name: library.explain(run.run_id, name))
     # when
     box.answer()
     # then
@@ -213,8 +217,84 @@ def test_why_tasks_have_not_ended_well_is_told_unasked():
 def test_why_is_told_to_be_unknown_where_nothing_is_recorded():
     library = Library(lambda: None)
     model = RunModel()
-    box = ReasonsBox(model, lambda name: library.explain("run", name))
+    box = ReasonsBox(lambda: model, lambda name: library.explain("run", name))
     box.answer()
     assert "every task has ended well" in box._told.text
     box._name.value = "one"
     assert "no runs are recorded" in box._told.text
+
+
+# What a service lets people do ----------------------------------------------------------------------------------------
+
+
+class Desk:
+    """A service's, with a form for everything."""
+
+    def standing(self, run_id: str) -> str | None:
+        return "it waits for <its> turn" if run_id == "later" else None
+
+    def run_links(self, run_id: str, state: str, role: str) -> list[tuple[str, str]]:
+        return [(f"do/{state}/{role}", f"{role} of {state}")]
+
+    def flow_links(self, name: str, role: str, *, paused: bool | None) -> list[tuple[str, str]]:
+        return [(f"do/{name}", f"{role} of {paused}")]
+
+    def counts(self) -> str:
+        return "3 wait to begin"
+
+
+def document(store: InMemoryRunStore, path: str, role: str = "operator", **arguments: str) -> Document:
+    """A page as a browser gets it from a service."""
+    doc = Document()
+    given = {name: [value.encode()] for name, value in arguments.items()}
+    context = SimpleNamespace(request=SimpleNamespace(arguments=given), token_payload={"role": role})
+    doc._session_context = lambda: context
+    applications(Library(lambda: store, desk=Desk()))[path].initialize_document(doc)
+    return doc
+
+
+def texts(doc: Document) -> str:
+    return "".join(each.text for each in doc.select({"type": Div}))
+
+
+def test_a_page_of_a_service_has_no_button_that_does_anything_to_a_run(many: InMemoryRunStore):
+    # given: whoever sees a page can click its buttons, hidden ones too, by a message of his own
+    doc = document(many, "/run", "viewer", id="run-00007", said="resume")
+    assert {each.label for each in doc.select({"type": Button})} == {"Why?"}
+    assert "viewer of Failed" in texts(doc)
+    assert "The run waits to go on." in texts(doc)
+    # and a page without a service has them
+    doc = Document()
+    given = SimpleNamespace(arguments={"id": [b"run-00007"]})
+    doc._session_context = lambda: SimpleNamespace(request=given, token_payload={})
+    applications(Library(lambda: many))["/run"].initialize_document(doc)
+    assert {each.label for each in doc.select({"type": Button})} == {"Why?", "Cancel the run", "Resume"}
+
+
+def test_a_word_in_the_address_puts_no_text_of_somebody_elses_on_a_page(many: InMemoryRunStore):
+    assert "<script" not in texts(document(many, "/run", id="run-00001", said="<script>"))
+
+
+def test_a_run_that_has_not_begun_is_told_of_and_turns_into_its_page():
+    with InMemoryRunStore() as store:
+        # given
+        doc = document(store, "/run", id="later")
+        assert "it waits for &lt;its&gt; turn" in texts(doc)
+        assert "operator of Waiting" in texts(doc)
+        assert "there is no run" not in texts(doc)
+        # when
+        store.create_run(RunRecord("later", "etl", NOON))
+        (callback,) = doc.session_callbacks
+        callback.callback()
+        # then
+        assert "operator of Running" in texts(doc)
+        assert "it waits" not in texts(doc)
+        # and one that nobody knows is said to be none
+        assert "no run" in texts(document(store, "/run", id="nosuch"))
+
+
+def test_lists_tell_what_waits_and_what_can_be_done(many: InMemoryRunStore):
+    assert "3 wait to begin" in texts(document(many, "/"))
+    FlowTable(many.database).put(FlowRecord("flow-1", "code", schedule_text="daily", paused=True), now=NOON)
+    assert "viewer of True" in texts(document(many, "/flow", "viewer", name="flow-1"))
+    assert "viewer of" not in texts(document(many, "/flow", "viewer", name="flow-2"))
