@@ -7,6 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
+pytest_plugins = ["pytest_anabranch"]  # whether or not this checkout was installed since it has a plugin
+
 
 @pytest.fixture(autouse=True, scope="session")
 def _ctrl_c_works() -> Iterator[None]:

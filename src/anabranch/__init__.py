@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from anabranch import schedules as schedules
     from anabranch import storage as storage
     from anabranch import tasks as tasks
+    from anabranch import testing as testing
     from anabranch.replaying import replay as replay
 
 __all__ = [  # noqa: RUF022  # in groups, as above
@@ -81,7 +82,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "triggers",
 ]
 
-_LAZY = ("engine", "executors", "notifiers", "results", "schedules", "storage", "tasks")
+_LAZY = ("engine", "executors", "notifiers", "results", "schedules", "storage", "tasks", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -6,11 +6,11 @@ The attributes are those of `TaskContext`. Where no task is running, asking rais
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 _TASK: ContextVar[TaskContext | None] = ContextVar("anabranch_task", default=None)
@@ -25,6 +25,12 @@ class RunInfo:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     date: datetime | None = None
     """When the run is, for the flow: its scheduled time, else its start. Aware."""
+    clock: Callable[[], float] | None = None
+    """Gives seconds since the epoch where a test has a clock of its own; None: the system's."""
+
+    def now(self) -> datetime:
+        """The time, aware."""
+        return datetime.now(UTC) if self.clock is None else datetime.fromtimestamp(self.clock(), UTC)
 
 
 @dataclass(slots=True)
@@ -66,6 +72,11 @@ class TaskContext:
     def date(self) -> datetime | None:
         """When the run is, for the flow; aware."""
         return self.run.date
+
+    @property
+    def now(self) -> datetime:
+        """The time at which this is asked, in UTC; on a test's fake clock, what that shows."""
+        return self.run.now()
 
     @property
     def today(self) -> str | None:

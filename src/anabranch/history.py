@@ -15,7 +15,7 @@ import sys
 from collections.abc import Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from threading import Lock
@@ -69,6 +69,14 @@ def current_store() -> RunStore | None:
         return store
 
 
+def close_store(path: Path) -> None:
+    """Close the run store that is this file, if it is open: its directory goes, or is another's from now on."""
+    with _lock:
+        for name in [each for each in _stores if each[1] == path]:
+            with suppress(RunStoreError):
+                _stores.pop(name).close()
+
+
 def _close_stores() -> None:
     for store in _stores.values():
         with suppress(RunStoreError):
@@ -115,7 +123,7 @@ def begin(
             facts["shape"] = shape.as_data()
         details = _details(plan, secret, facts)
         version = version_of(details.code)
-        begins = RunRecord(plan.run_id, plan.name, datetime.now(UTC), flow_version=version, details=details)
+        begins = RunRecord(plan.run_id, plan.name, plan.now(), flow_version=version, details=details)
         ownership = store.create_run(begins)
     except RunStoreError as error:
         if not _is_by_default() or isinstance(error, RunExists):

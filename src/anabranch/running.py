@@ -15,6 +15,7 @@ import cloudpickle
 
 from anabranch import masking
 from anabranch.context import RunInfo
+from anabranch.engine.doubles import Doubles
 from anabranch.engine.driver import RunPlan
 from anabranch.engine.handlers import FlowHandlers, run_handled
 from anabranch.engine.log_book import LogBook
@@ -60,10 +61,11 @@ def plan_of(
     result: Result | None = None,
     checkpointing: bool | None = None,
     date: datetime | None = None,
+    doubles: Doubles | None = None,
 ) -> RunPlan:
     """What is to be run, with every parameter's value; `keep` None is everything.
 
-    `result` is the flow's; `checkpointing` None: as the settings say.
+    `result` is the flow's; `checkpointing` None: as the settings say; `doubles` are a test's.
 
     Raises
     ------
@@ -88,6 +90,7 @@ def plan_of(
         keep=frozenset(frozen.nodes) if keep is None else keep,
         approved=approved,
         date=date,
+        doubles=doubles,
     )
 
 

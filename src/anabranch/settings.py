@@ -14,6 +14,7 @@ import os
 import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -209,6 +210,17 @@ class Settings(Section):
         _overlay()
         apply_logging()
         _refuse(_problems)
+
+
+@contextmanager
+def as_by_default() -> Iterator[None]:
+    """Every setting as it is by default until the block ends, whatever files, environment and assignments say."""
+    problems, _problems[:] = _problems[:], []
+    try:
+        with _Assignment(_DEFAULTS):
+            yield
+    finally:
+        _problems[:] = problems
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,6 +6,7 @@ Flows are above this module, which knows them by their methods.
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from typing import Any
 
 from anabranch import context
@@ -39,6 +40,11 @@ class _Run:
         slugs = view._whole.plan.graph.reference
         values = {slug: view[slug].result for slug in slugs}
         return values[slugs[0]] if len(slugs) == 1 else values
+
+
+def run_in(function: object, executor: Executor) -> Callable[..., Any] | None:
+    """The function of a task of a flow, with its runs on another executor; None if it is no such function."""
+    return _Run(function.flow, executor) if isinstance(function, _Run) else None
 
 
 def _argument(parameter: Parameter) -> inspect.Parameter:

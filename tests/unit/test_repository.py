@@ -31,6 +31,7 @@ UNLAYERED = {
     "results.__init__",
     "schedules.__init__",
     "service.__init__",
+    "testing.__init__",
 }
 HEAVY = ("bokeh", "click", "distributed", "networkx", "pydantic", "rich", "sqlalchemy")
 

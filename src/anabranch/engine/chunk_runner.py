@@ -5,7 +5,6 @@ Elements go through in blocks, each block through all maps, so that values betwe
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -43,7 +42,7 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     """Run the elements of a unit through its maps; past `give_up_s`, hand back those not begun."""
     indices = unit.indices
     assert indices is not None
-    began, clock = environment.clock(), time.perf_counter
+    began, clock = environment.clock(), environment.stopwatch
     start = clock()
     deadline = start + unit.give_up_s if unit.give_up_s is not None else float("inf")
     stages: list[Stage] = []
@@ -143,7 +142,7 @@ def _reduce(
 
 def _run_blocks(stages: list[Stage], width: int, deadline: float) -> int:
     """Run elements in blocks until all are done or the deadline has passed; at least one. Number begun."""
-    clock = time.perf_counter
+    clock = stages[0].environment.stopwatch
     if len(stages) == 1:
         stages[0].run(0, width, deadline)
         return stages[0].reached

@@ -21,6 +21,7 @@ from anabranch.engine.compiler import (
     unfit_worker,
     wants_code,
 )
+from anabranch.engine.doubles import Doubles
 from anabranch.engine.entry import Sourced
 from anabranch.engine.interrupts import interrupts_later
 from anabranch.engine.knowledge import NodeRun
@@ -85,6 +86,17 @@ class RunPlan:
     """Keys of units are numbered from here: no two drivers of a run may use the same key."""
     recorded: tuple[Report | Placed, ...] = ()
     """What is known of the run already, from an earlier driver's journal."""
+    doubles: Doubles | None = None
+    """What a test has put in the place of the clock and of functions."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Gives the time, in seconds since the epoch."""
+        return time.time if self.doubles is None else self.doubles.time
+
+    def now(self) -> datetime:
+        """The time, aware."""
+        return datetime.fromtimestamp(self.clock(), UTC)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,7 +121,7 @@ def run_flow(
     *,
     journal: Journal | None = None,
     logs: LogBook | None = None,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
 ) -> FinishedRun:
     """Run a flow to its end.
 
@@ -119,6 +131,8 @@ def run_flow(
         Is given each report before anything is done about it.
     logs
         Is given what the code of tasks logs; default: one that shows it.
+    clock
+        Gives the time, in seconds since the epoch; default: the plan's.
 
     Raises
     ------
@@ -127,7 +141,7 @@ def run_flow(
     """
     executor.start(plan.run_id)
     try:
-        return Driver(plan, executor, observers, journal, clock, logs).run()
+        return Driver(plan, executor, observers, journal, clock or plan.clock, logs).run()
     finally:
         executor.stop()
 
@@ -150,6 +164,7 @@ class Driver:
         self._journal = journal
         self._observers = list(observers)
         self._clock = clock
+        self._sleep = time.sleep if plan.doubles is None else plan.doubles.sleep
         self._graph = _private(plan.graph) if executor.in_process else plan.graph
         self._machine = Machine(
             self._graph,
@@ -231,7 +246,11 @@ class Driver:
         parameters = {plan.graph.nodes[slug].name: value for slug, value in plan.parameters.items()}
         info = RunInfo(plan.name, plan.run_id, parameters, plan.date or started)
         if self._executor.in_process:
-            self._program = Program(info, dict(self._graph.nodes), plan.parameters, plan.settings)
+            if plan.doubles is not None:
+                info.clock = plan.doubles.time
+            self._program = Program(info, {}, plan.parameters, plan.settings, doubles=plan.doubles)
+            for node in self._graph.nodes.values():
+                self._program.add(node)
         else:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
             program = Program(info, nodes, plan.parameters, plan.settings)
@@ -305,7 +324,7 @@ class Driver:
                 return Lost(self._clock(), message.key, message.reason, message.is_death, message.ran_s)
             if self._executor.is_sequential and self._wake_at is not None:
                 # Nothing is queued, and nothing will be before that time.
-                time.sleep(max(0.0, self._wake_at - self._clock()))
+                self._sleep(max(0.0, self._wake_at - self._clock()))
 
     def _reconnect(self, reason: str) -> Stimulus:
         """The executor has lost its place; that is its loss and not the run's, if there is another within bounds."""

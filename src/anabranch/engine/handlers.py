@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any
 
 from anabranch.engine.driver import FinishedRun, Journal, RunPlan, run_flow
@@ -74,7 +73,7 @@ def handled(handlers: Iterable[Handler], flow: object, old: State, new: State) -
 
 def not_run(plan: RunPlan, state: State) -> FinishedRun:
     """The outcome of a run that ended before it began."""
-    now = datetime.now(UTC)
+    now = plan.now()
     if not isinstance(state, Finished):
         state = replace(state, message=state.message or "a state handler did not let the flow run")
     runs = {slug: NodeRun(node, Pending()) for slug, node in plan.graph.nodes.items()}

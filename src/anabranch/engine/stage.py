@@ -6,7 +6,6 @@ through `run_task`.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
@@ -149,7 +148,8 @@ class Stage:
         call = self._call = inputs.caller() if usual else None
         is_gated, is_followed, busy = inputs.is_gated, self.is_followed, inputs.busy
         max_width: int = self.environment.setting("max_width")
-        clock, codes, values, ctx, indices = time.perf_counter, self.codes, self.values, self.context, self.indices
+        codes, values, ctx, indices = self.codes, self.values, self.context, self.indices
+        clock = self.environment.stopwatch
         positions = iter(range(low, high))
         position = low - 1
         raised: BaseException | None = None

@@ -9,7 +9,7 @@ import json
 import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any, TypeAlias
 
 from anabranch.caching import Digests, Facts, key_of
@@ -107,7 +107,9 @@ class Storage:
         ids = {**self.ids(), "chunk": serial}
 
         def commit(overwrite: bool) -> tuple[ResultRef, bool]:
-            return self.result.commit_elements(location, indices, values, ids, overwrite=overwrite)
+            return self.result.commit_elements(
+                location, indices, values, ids, overwrite=overwrite, created=self.run.now()
+            )
 
         ref, is_ours = self._committed(commit, overwrite=False)
         if is_ours:
@@ -209,7 +211,7 @@ class Errand:
             _log.warning("%s; it is computed again", error)
             self.verdict = "damaged"
             return None
-        age = datetime.now(UTC) - written
+        age = self.storage.run.now() - written
         if storing.cache_for_s is not None and age > timedelta(seconds=storing.cache_for_s):
             self.verdict = "expired"
             return None
@@ -231,7 +233,8 @@ class Errand:
         overwrite = self._is_stale or (self.storage.storing.is_resumed and not self.is_shared)
 
         def commit(overwrite: bool) -> tuple[ResultRef, bool]:
-            return result.commit(self.location, value, self.ids, overwrite=overwrite)
+            created = self.storage.run.now()
+            return result.commit(self.location, value, self.ids, overwrite=overwrite, created=created)
 
         ref, is_ours = self.storage._committed(commit, overwrite=overwrite)
         self._is_stale = True  # a state handler may put another value in the place of this one

@@ -62,6 +62,8 @@ class Environment:
     """Whether this is the driver's process, which shares its code with the tasks."""
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
+    stopwatch: Callable[[], float] = time.perf_counter
+    """By which chunks are measured, and give up."""
 
     def now(self) -> datetime:
         """The time, aware."""

@@ -52,7 +52,7 @@ def learn(program: Program, unit: Unit) -> None:
     for slug, definition in (unit.calls.definitions if unit.calls is not None else {}).items():
         known = program.definitions.get(slug)
         if known is None or (known is not definition and known != definition):
-            program.nodes[slug] = loaded(definition, slug)
+            program.add(loaded(definition, slug))
             program.definitions[slug] = definition
 
 

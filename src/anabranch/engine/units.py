@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 from anabranch.context import RunInfo
 from anabranch.engine.calls import Expansion, UnitCalls
 from anabranch.engine.calls import Indices as Indices
+from anabranch.engine.doubles import Doubles
 from anabranch.engine.entry import Sourced
 from anabranch.engine.failures import revive
 from anabranch.engine.values import dumps, dumps_with_buffers
@@ -41,6 +42,12 @@ class Program:
     """The ``engine`` settings of the driver."""
     definitions: dict[str, Any] = field(default_factory=dict)
     """Of nodes that deferred calls have added, as they came with units."""
+    doubles: Doubles | None = None
+    """What a test has put in the place of the clock and of functions; never leaves the process."""
+
+    def add(self, node: FrozenNode) -> None:
+        """Have a node run as one of the flow's."""
+        self.nodes[node.slug] = node if self.doubles is None else self.doubles.stand_in(node)
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,8 @@ def execute(
     else:
         environment = Environment(loaded, worker=worker.address if worker is not None else "local", is_main=is_main)
         environment = replace(environment, in_process=not isinstance(program, bytes))
+        if (doubles := loaded.doubles) is not None:
+            environment = replace(environment, clock=doubles.time, sleep=doubles.sleep, stopwatch=doubles.time)
         with PROCESS.entered(alone=unit.is_suspect):
             if worker is not None:
                 _take_logs(worker, token, loaded)

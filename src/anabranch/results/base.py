@@ -212,12 +212,21 @@ class Result:
         return self.commit_elements(location, indices, values, ids, overwrite=overwrite)[0]
 
     def commit(
-        self, location: str, value: Any, ids: Ids | None = None, *, overwrite: bool = False
+        self,
+        location: str,
+        value: Any,
+        ids: Ids | None = None,
+        *,
+        overwrite: bool = False,
+        created: datetime | None = None,
     ) -> tuple[ResultRef, bool]:
-        """As `write`; also whether the value that is there is this one, not another that was there under its ids."""
+        """As `write`; also whether the value that is there is this one, not another that was there under its ids.
+
+        `created` is when it was made, for the age of cached values; default: now.
+        """
         check_location(location)
         body = self.serializer.dumps(value)
-        return self._commit(location, body, value, ids, width=None, overwrite=overwrite)
+        return self._commit(location, body, value, ids, width=None, overwrite=overwrite, created=created)
 
     def commit_elements(
         self,
@@ -227,14 +236,23 @@ class Result:
         ids: Ids | None = None,
         *,
         overwrite: bool = False,
+        created: datetime | None = None,
     ) -> tuple[ResultRef, bool]:
         """As `write_elements`; also whether the values that are there are these."""
         check_location(location)
         body = packed(indices, values, self.serializer)
-        return self._commit(location, body, values, ids, width=len(indices), overwrite=overwrite)
+        return self._commit(location, body, values, ids, width=len(indices), overwrite=overwrite, created=created)
 
     def _commit(
-        self, location: str, body: bytes, value: Any, ids: Ids | None, *, width: int | None, overwrite: bool
+        self,
+        location: str,
+        body: bytes,
+        value: Any,
+        ids: Ids | None,
+        *,
+        width: int | None,
+        overwrite: bool,
+        created: datetime | None,
     ) -> tuple[ResultRef, bool]:
         example = value if width is None else next(iter(value), None)
         header, head = head_of(
@@ -244,7 +262,7 @@ class Result:
             shown=_shown(value if width is None else list(value[:MAX_REPR])),
             ids=canonical(ids or {}),
             width=width,
-            created=datetime.now(UTC),
+            created=created or datetime.now(UTC),
             key=_key(),
         )
         with self._using("written", location):

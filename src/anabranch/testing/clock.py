@@ -1,0 +1,97 @@
+"""A clock that tests move: time passes where something sleeps on it, and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+
+from anabranch.errors import OptionError, TaskTimeout
+from anabranch.names import short
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+"""What a fake clock shows at first, so that a test sees the same times whenever it runs."""
+
+
+class _Deadline(BaseException):
+    """Raised inside a task at its deadline; no `except Exception` there can swallow it."""
+
+
+class FakeClock:
+    """A clock on which an hour takes no time.
+
+    A run on it (see `FlowTester`) waits for retries by moving it on. Code of tasks sees it as ``context.now``; what
+    sleeps by ``time.sleep`` there can be given its `sleep` by pytest's ``monkeypatch``.
+
+    Parameters
+    ----------
+    start
+        What it shows at first, an aware datetime.
+
+    Examples
+    --------
+    >>> clock = FakeClock()
+    >>> clock.sleep(3600)
+    >>> clock.now().isoformat()
+    '2026-01-01T01:00:00+00:00'
+    """
+
+    def __init__(self, start: datetime = START) -> None:
+        if not isinstance(start, datetime) or start.tzinfo is None:
+            raise OptionError(
+                f"FakeClock: expected a start with its zone such as datetime(2026, 1, 1, tzinfo=UTC), found {start!r}"
+            )
+        self._start_s = self._now_s = start.timestamp()
+        self._deadline_s = float("inf")
+
+    def __repr__(self) -> str:
+        return f"<FakeClock at {self.now().isoformat()}>"
+
+    def time(self) -> float:
+        """What it shows, in seconds since the epoch."""
+        return self._now_s
+
+    def now(self) -> datetime:
+        """What it shows, aware."""
+        return datetime.fromtimestamp(self._now_s, UTC)
+
+    @property
+    def elapsed_s(self) -> float:
+        """Seconds since its start."""
+        return self._now_s - self._start_s
+
+    def sleep(self, seconds: float | timedelta) -> None:
+        """Move it on. In a running task it stops at the task's deadline, and the attempt ends as `TimedOut`.
+
+        Raises
+        ------
+        OptionError
+            Time does not go back.
+        """
+        given_s = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+        if not isinstance(given_s, (int, float)) or not given_s >= 0:
+            raise OptionError(f"FakeClock: expected seconds, none or more, to move it on by, found {short(seconds)}")
+        if self._now_s + given_s > self._deadline_s:
+            self._now_s = self._deadline_s
+            raise _Deadline
+        self._now_s += given_s
+
+    advance = sleep
+    """The same, for tests that move it themselves between two runs."""
+
+    @contextmanager
+    def deadline(self, timeout_s: float | None) -> Iterator[None]:
+        """Within it, so many seconds may pass on this clock.
+
+        Raises
+        ------
+        TaskTimeout
+            More were to pass.
+        """
+        before, self._deadline_s = self._deadline_s, float("inf") if timeout_s is None else self._now_s + timeout_s
+        try:
+            yield
+        except _Deadline:
+            raise TaskTimeout(f"ran longer than its timeout of {timeout_s:g} s and was stopped") from None
+        finally:
+            self._deadline_s = before

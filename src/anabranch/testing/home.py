@@ -1,0 +1,55 @@
+"""A home for tests: history, results and settings of their own, and nothing of the user's."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+from anabranch.history import close_store
+from anabranch.settings import as_by_default
+
+_PREFIXES = ("ANABRANCH__", "DASK_ANABRANCH__")
+
+
+@contextmanager
+def isolated_home(path: str | Path | None = None) -> Iterator[Path]:
+    """Within it, runs are recorded in a directory of their own, and every setting is as it is by default.
+
+    That holds for processes that are started within it, too: ``ANABRANCH_HOME`` names the directory, and settings in
+    the environment are gone.
+
+    Parameters
+    ----------
+    path
+        The directory, which is made if it is not there; default: a temporary one.
+
+    Examples
+    --------
+    >>> from anabranch.runs import default_path
+    >>> with isolated_home() as home:
+    ...     default_path() == home / "runs.db"
+    True
+    """
+    with ExitStack() as stack:
+        if path is None:
+            path = stack.enter_context(tempfile.TemporaryDirectory(prefix="anabranch-"))
+        home = Path(path).absolute()
+        home.mkdir(parents=True, exist_ok=True)
+        changed = {"ANABRANCH_HOME": str(home), **{name: None for name in os.environ if name.startswith(_PREFIXES)}}
+        before = {name: os.environ.get(name) for name in changed}
+        stack.callback(_set_environment, before)
+        _set_environment(changed)
+        stack.callback(close_store, home / "runs.db")
+        stack.enter_context(as_by_default())
+        yield home
+
+
+def _set_environment(values: dict[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value

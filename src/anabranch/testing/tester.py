@@ -1,0 +1,243 @@
+"""Runs flows as tests want them: here, on a fake clock, with failures and replacements by task, element and attempt."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from anabranch import context
+from anabranch.errors import OptionError, UnknownNodeError, listed, nearest
+from anabranch.executors.local import LocalExecutor
+from anabranch.frozen import FrozenNode
+from anabranch.names import short
+from anabranch.settings import config
+from anabranch.signature import Signature
+from anabranch.subflows import run_in
+from anabranch.testing.clock import FakeClock
+from anabranch.testing.rules import Rule, chosen, failing, replacing
+from anabranch.where import caller
+
+if TYPE_CHECKING:
+    from anabranch.flow import Flow
+    from anabranch.runview import FlowRunView
+
+_OWN_CODE = ("task", "cleanup")  # kinds of nodes whose function is the user's
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One attempt at a task run, as a `FlowTester` has seen it."""
+
+    task: str
+    """The node: its slug."""
+    index: int | None
+    """Of an element of a map; else None."""
+    attempt: int
+    """Which try it was, from 1."""
+    arguments: Mapping[str, Any]
+    """By name."""
+    start: datetime
+    """When it began, on the fake clock."""
+    end: datetime
+    """When it ended, on the fake clock."""
+    error: BaseException | None = field(default=None, compare=False)
+    """What it raised, a signal perhaps."""
+
+
+class FlowTester:
+    """Runs flows in this process, one task at a time, on a fake clock: an hour of retries takes milliseconds.
+
+    Elements run in order, and chunks are cut by the fake clock, so that a run does the same each time. Tasks with
+    ``isolation="process"`` run in this process, too; flows that run as tasks of others do so on the same clock.
+
+    Parameters
+    ----------
+    clock
+        The clock of the runs; default: one of its own.
+    recorded
+        Whether runs are recorded, in the run store of the settings, so that they can be resumed.
+
+    Examples
+    --------
+    >>> from anabranch import Flow, task
+    >>> @task(max_retries=3, retry_delay=600)
+    ... def fetch() -> str:
+    ...     return "page"
+    >>> with Flow("pages") as flow:
+    ...     page = fetch()
+    >>> tester = FlowTester()
+    >>> state = tester.fail(fetch, attempts=3, with_=ConnectionError).run(flow)
+    >>> state.result[page].result, tester.clock.elapsed_s
+    ('page', 1800.0)
+    """
+
+    def __init__(self, *, clock: FakeClock | None = None, recorded: bool = False) -> None:
+        if clock is not None and not isinstance(clock, FakeClock):
+            raise OptionError(f"FlowTester: clock= takes a FakeClock, found {short(clock)} ({caller()})")
+        self.clock = clock if clock is not None else FakeClock()
+        self.recorded = recorded
+        self._failures: list[Rule] = []
+        self._replacements: list[Rule] = []
+        self._calls: list[tuple[FrozenNode, Call]] = []
+        self._nodes: dict[str, FrozenNode] = {}
+
+    def fail(
+        self,
+        task: object,
+        *,
+        index: int | list[int] | range | None = None,
+        attempts: int | list[int] | range | None = None,
+        with_: type[BaseException] | BaseException = RuntimeError,
+    ) -> FlowTester:
+        """Let attempts at a task raise, in the place of its function; of several wishes for one, the last counts.
+
+        Parameters
+        ----------
+        task
+            A task, a node, or the name of one; calls that running tasks make of it are meant, too.
+        index
+            Elements of a map; default: all.
+        attempts
+            The first so many attempts (2), or those with these numbers ([1, 3]); default: all.
+        with_
+            The exception, or its class. Signals are exceptions, and so is KeyboardInterrupt, which is Ctrl-C here.
+
+        Raises
+        ------
+        OptionError
+            An argument is of another kind.
+        """
+        self._failures.insert(0, failing(task, index, attempts, with_))
+        return self
+
+    def replace(self, task: object, *, by: Callable[..., Any] | None = None, returns: object = None) -> FlowTester:
+        """Let a task run another function, which is called with the same arguments, or give a value.
+
+        Retries, timeouts, triggers, results and the rest stay as they are.
+
+        Parameters
+        ----------
+        task
+            A task, a node, or the name of one.
+        by
+            The function.
+        returns
+            The value, where there is no function.
+
+        Raises
+        ------
+        OptionError
+            An argument is of another kind.
+        """
+        self._replacements.insert(0, replacing(task, by, returns))
+        return self
+
+    def run(self, flow: Flow, parameters: Mapping[str, Any] | None = None, **options: Any) -> FlowRunView:
+        """Run a flow, as `Flow.run` does with these parameters and options, but here and on the fake clock.
+
+        Raises
+        ------
+        OptionError
+            An executor was given: it is a test's business where it runs.
+        UnknownNodeError
+            A task was to fail, or to be replaced, that the run does not have.
+        """
+        if "executor" in options:
+            raise OptionError(
+                f"FlowTester.run: tasks run in this process, found executor={short(options['executor'])} ({caller()}); "
+                "use flow.run for a run elsewhere"
+            )
+        recording = contextlib.nullcontext() if self.recorded else config.set(backend="none")
+        with recording:
+            view = flow.run(parameters, executor=_Executor(self), **options)
+        for what, rules in (("fail", self._failures), ("replace", self._replacements)):
+            for rule in rules:
+                self._check(rule, what, flow.name)
+        return view
+
+    def _check(self, rule: Rule, what: str, flow: str) -> None:
+        if any(rule.chosen.fits(node) for node in self._nodes.values()):
+            return
+        known = [slug for slug, node in self._nodes.items() if node.kind in _OWN_CODE]
+        raise UnknownNodeError(
+            f"{what}({rule.chosen}) ({rule.chosen.where}): no such task was in the run of flow {flow!r}; it had: "
+            f"{listed(known)}{nearest(str(rule.chosen).strip(chr(39)), known)}"
+        )
+
+    def calls(self, task: object = None, *, index: int | None = None) -> list[Call]:
+        """Attempts that there were in all runs so far, in order: of all tasks, or of one, or at one of its elements.
+
+        Raises
+        ------
+        OptionError
+            That is no task.
+        """
+        which = chosen(task, "calls") if task is not None else None
+        return [
+            call
+            for node, call in self._calls
+            if (which is None or which.fits(node)) and (index is None or call.index == index)
+        ]
+
+    # What the engine asks for -----------------------------------------------------------------------------------------
+
+    def _stand_in(self, node: FrozenNode) -> FrozenNode:
+        self._nodes[node.slug] = node
+        if node.kind not in _OWN_CODE:
+            return node
+        rules = [rule for rule in (*self._failures, *self._replacements) if rule.chosen.fits(node)]
+        double = _Double(self, node, rules)
+        policies = replace(node.policies, isolation="thread", memory_limit=None)
+        return replace(node, signature=Signature(double, node.signature.name), policies=policies)
+
+
+class _Executor(LocalExecutor):
+    """Runs tasks in this process, with the clock and the stand-ins of a test."""
+
+    def __init__(self, tester: FlowTester) -> None:
+        super().__init__()
+        self.doubles = _Doubles(tester)
+
+
+class _Doubles:
+    """What the engine takes from a test: see `anabranch.engine.doubles`."""
+
+    def __init__(self, tester: FlowTester) -> None:
+        self._tester = tester
+        self.time = tester.clock.time
+        self.sleep = tester.clock.sleep
+        self.stand_in = tester._stand_in
+
+
+class _Double:
+    """A task's function with the wishes of a test about it; what is not wished goes to the function."""
+
+    def __init__(self, tester: FlowTester, node: FrozenNode, rules: list[Rule]) -> None:
+        self.__wrapped__ = node.signature.function  # whose signature this has
+        self._tester = tester
+        self._node = node
+        self._rules = rules
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        running, clock = context.current(), self._tester.clock
+        index, attempt = (running.seen("map_index"), running.task_run_count) if running is not None else (None, 1)
+        act: Callable[..., Any] = next((rule.act for rule in self._rules if rule.is_for(index, attempt)), self._own)
+        start, error = clock.now(), None
+        try:
+            with clock.deadline(self._node.policies.timeout_s):
+                return act(*args, **kwargs)
+        except BaseException as raised:
+            error = raised
+            raise
+        finally:
+            if running is not None:  # else a map's values are reduced, of which the task itself knows nothing
+                arguments = self._node.signature.bind(args, kwargs)
+                call = Call(self._node.slug, index, attempt, arguments, start, clock.now(), error)
+                self._tester._calls.append((self._node, call))
+
+    def _own(self, *args: Any, **kwargs: Any) -> Any:
+        inside = run_in(self.__wrapped__, _Executor(self._tester))
+        return (inside or self.__wrapped__)(*args, **kwargs)

@@ -1,0 +1,246 @@
+"""Failures and replacements by task, element and attempt."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from tests.refusals import refused
+
+from anabranch import SKIP, Flow, Parameter, Task, context, resource_manager, task
+from anabranch.errors import OptionError, UnknownNodeError
+from anabranch.executors import LocalExecutor
+from anabranch.runs import default_path
+from anabranch.testing import FlowTester, assert_failed, assert_skipped, assert_states, assert_success, states
+
+
+@task
+def list_pages(site: str) -> list[str]:
+    raise AssertionError("no test asks the site")
+
+
+@task(max_retries=1, retry_delay=60)
+def fetch(page: str) -> str:
+    return f"<{page}>"
+
+
+@task
+def count(texts: list[str]) -> int:
+    return len(texts)
+
+
+with Flow("site") as site:
+    pages = list_pages(Parameter("site", default="example"))
+    texts = fetch.map(pages)
+    total = count(texts)
+
+
+def test_a_function_is_replaced_by_a_value() -> None:
+    tester = FlowTester().replace(list_pages, returns=["a", "b"])
+
+    state = tester.run(site)
+
+    assert state.result[texts].result == ["<a>", "<b>"]
+    assert state.result[total].result == 2
+    assert [dict(call.arguments) for call in tester.calls(list_pages)] == [{"site": "example"}]
+
+
+def test_a_function_is_replaced_by_another_that_gets_its_arguments() -> None:
+    tester = FlowTester().replace("list_pages", by=lambda site: [site] * 3).replace(fetch, by=str.upper)
+
+    state = tester.run(site, site="x")
+
+    assert state.result[texts].result == ["X", "X", "X"]
+    assert tester.calls(fetch, index=2)[0].arguments == {"page": "x"}
+
+
+def test_a_task_takes_the_place_of_another() -> None:
+    @task
+    def twice(page: str) -> str:
+        return page * 2
+
+    state = FlowTester().replace(list_pages, returns=["a"]).replace(fetch, by=twice).run(site)
+
+    assert state.result[texts].result == ["aa"]
+
+
+def test_one_element_fails_and_its_neighbours_do_not() -> None:
+    tester = FlowTester().replace(list_pages, returns=["a", "b", "c"]).fail(fetch, index=1, with_=ConnectionError("no"))
+
+    state = tester.run(site)
+
+    assert states(state, fetch) == ["Success", "Failed", "Success"]
+    assert states(state, total) == ["TriggerFailed"]
+    assert [call.attempt for call in tester.calls(fetch, index=1)] == [1, 2]
+    assert [type(call.error) for call in tester.calls(fetch, index=1)] == [ConnectionError, ConnectionError]
+
+
+def test_a_failure_of_certain_attempts_comes_before_a_replacement() -> None:
+    tester = FlowTester().replace(list_pages, returns=["a"]).fail(fetch, attempts=[1]).replace(fetch, returns="new")
+
+    state = tester.run(site)
+
+    assert state.result[texts].result == ["new"]
+    assert [call.error is None for call in tester.calls(fetch)] == [False, True]
+
+
+def test_of_several_wishes_the_last_counts() -> None:
+    tester = FlowTester().replace(list_pages, returns=["a"]).replace(list_pages, returns=["b"])
+
+    assert tester.run(site).result[texts].result == ["<b>"]
+
+
+def test_a_signal_can_be_raised() -> None:
+    assert_skipped(FlowTester().fail(list_pages, with_=SKIP("closed")).run(site), list_pages, count)
+
+
+def test_a_keyboard_interrupt_cancels_the_run() -> None:
+    state = FlowTester().fail(list_pages, with_=KeyboardInterrupt).run(site)
+
+    assert state.is_cancelled()
+    assert state.was_interrupted
+
+
+def test_a_node_means_that_one_call_only() -> None:
+    @task
+    def load(name: str) -> str:
+        return name
+
+    with Flow("two") as flow:
+        left, right = load("left"), load("right")
+
+    state = FlowTester().fail(right).run(flow)
+
+    assert_states(state, {left: "Success", right: "Failed"})
+
+
+def test_calls_of_running_tasks_are_meant_too() -> None:
+    @task
+    def crawl() -> object:
+        return [fetch("a"), fetch.map(["b", "c"])]
+
+    with Flow("crawl") as flow:
+        crawled = crawl()
+    tester = FlowTester().replace(fetch, by=str.upper)
+
+    assert tester.run(flow).result[crawled].result == ["A", ["B", "C"]]
+    assert len(tester.calls(fetch)) == 3
+
+
+def test_task_classes_and_resource_managers_can_be_replaced() -> None:
+    class Load(Task[[str], str]):
+        def run(self, name: str) -> str:
+            raise AssertionError(name)
+
+    @resource_manager
+    class Connection:
+        def setup(self) -> str:
+            raise AssertionError("there is no database here")
+
+        def cleanup(self, connection: str) -> None:
+            raise AssertionError(connection)
+
+    load = Load()
+    with Flow("database") as flow, Connection() as connection:
+        loaded = load(connection)
+    tester = FlowTester().replace(load, by=lambda name: name.upper())
+    tester.replace("Connection.setup", returns="open").replace("Connection.cleanup", returns=None)
+
+    state = tester.run(flow)
+
+    assert_success(state)
+    assert state.result[loaded].result == "OPEN"
+
+
+def test_a_task_of_its_own_process_runs_in_this_one() -> None:
+    @task(isolation="process", memory_limit="500 MB", timeout=60)
+    def where() -> int:
+        return os.getpid()
+
+    with Flow("isolated") as flow:
+        seen = where()
+
+    assert FlowTester().run(flow).result[seen].result == os.getpid()
+
+
+def test_a_map_that_is_reduced_by_chunks_is_seen_as_one_call() -> None:
+    @task(reduce=True)
+    def largest(numbers: list[int]) -> int:
+        return max(numbers)
+
+    @task
+    def square(x: int) -> int:
+        return x * x
+
+    with Flow("reduced") as flow:
+        found = largest(square.map(list(range(100))))
+    tester = FlowTester()
+
+    assert tester.run(flow).result[found].result == 99 * 99
+    assert len(tester.calls(largest)) == 1
+
+
+def test_the_flow_and_its_tasks_are_as_they_were_afterwards() -> None:
+    FlowTester().replace(list_pages, returns=["a"]).run(site)
+
+    state = site.run()
+
+    assert_failed(state, list_pages, with_=AssertionError, match="no test asks the site")
+
+
+def test_nothing_is_recorded_unless_asked_for(anabranch_home: Path) -> None:
+    FlowTester().replace(list_pages, returns=["a"]).run(site)
+    assert not default_path().exists()
+
+    FlowTester(recorded=True).replace(list_pages, returns=["a"]).run(site)
+    assert default_path() == anabranch_home / "runs.db"
+    assert default_path().exists()
+
+
+def test_an_executor_is_refused() -> None:
+    with refused(OptionError, "tasks run in this process", "LocalExecutor()", "use flow.run"):
+        FlowTester().run(site, executor=LocalExecutor())
+
+
+def test_a_wish_for_a_task_that_the_run_does_not_have_is_an_error() -> None:
+    tester = FlowTester().replace(list_pages, returns=[]).fail("fetsh")
+
+    with refused(UnknownNodeError, "fail('fetsh')", "'site'", "'fetch'", "did you mean", at=__file__):
+        tester.run(site)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"index": "3"}, "index= takes a number from 0"),
+        ({"index": [1, -1]}, "index= takes a number from 0"),
+        ({"attempts": 0}, "attempts= takes a number from 1"),
+        ({"attempts": True}, "attempts= takes a number from 1"),
+        ({"with_": "no"}, "with_= takes an exception"),
+        ({"with_": int}, "with_= takes an exception"),
+    ],
+)
+def test_wishes_that_cannot_be_are_refused(options: dict[str, object], words: str) -> None:
+    with refused(OptionError, words, "fail('fetch')"):
+        FlowTester().fail(fetch, **options)  # type: ignore[arg-type]  # that is the mistake
+
+
+def test_what_is_no_task_is_refused() -> None:
+    with refused(OptionError, "expected a task, a node, or the name of one", "found 5"):
+        FlowTester().fail(5)
+    with refused(OptionError, "by= takes a function", "found 5", "returns="):
+        FlowTester().replace(fetch, by=5)  # type: ignore[arg-type]  # that is the mistake
+
+
+def test_a_wrong_replacement_is_the_failure_of_its_task() -> None:
+    state = FlowTester().replace(list_pages, by=lambda: ["a"]).run(site)
+
+    assert_failed(state, list_pages, with_=TypeError, match="takes 0 positional arguments but 1 was given")
+
+
+def test_the_context_is_that_of_the_task() -> None:
+    tester = FlowTester().replace(list_pages, returns=["a", "b"])
+    tester.replace(fetch, by=lambda page: context.task_full_name)
+
+    assert tester.run(site).result[texts].result == ["fetch[0]", "fetch[1]"]
