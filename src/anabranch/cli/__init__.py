@@ -16,11 +16,13 @@ from typing import Any, NoReturn
 import click
 
 from anabranch.cli.attach import attach, cancel
+from anabranch.cli.completion import completion
 from anabranch.cli.demo import demo
 from anabranch.cli.doctor import doctor
 from anabranch.cli.exits import SIGNALLED
 from anabranch.cli.explain import explain
 from anabranch.cli.history import list_runs, prune, resume, show
+from anabranch.cli.init import init
 from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.logs import logs
 from anabranch.cli.registry import backfill, list_flows, register, show_schedule
@@ -56,6 +58,7 @@ anabranch resume RUN                       go on with one that failed or was sto
 anabranch replay RUN TASK[137]             one attempt again, here, with the inputs that it had; --pdb
 anabranch serve etl.py                     register its flows, and run them by their schedules
 anabranch demo                             see one run
+anabranch init DIR                         make a project to start from; doctor: what is wrong with this machine
 
 \b
 Progress and logs go to standard error, results to standard output.
@@ -72,7 +75,7 @@ def anabranch() -> None:
 
 _RUNS = (run, list_runs, show, logs, explain, report, ui, resume, replay, prune, attach, cancel)
 _FLOWS = (register, list_flows, show_schedule, backfill, serve)
-for command in (*_RUNS, *_FLOWS, validate, visualize, doctor, demo):
+for command in (*_RUNS, *_FLOWS, validate, visualize, init, doctor, completion, demo):
     anabranch.add_command(command)
 
 

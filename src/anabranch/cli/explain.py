@@ -7,13 +7,14 @@ from dataclasses import asdict
 
 import click
 
+from anabranch.cli.completion import run_ids
 from anabranch.cli.exits import USAGE, Problem
 from anabranch.cli.history import opened_store
 from anabranch.printable import printable
 
 
 @click.command(short_help="Say why a task ran, or did not.")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.argument("name", metavar="TASK[7]")
 @click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
 def explain(*, run: str, name: str, as_json: bool) -> None:

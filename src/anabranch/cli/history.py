@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.cli.completion import run_ids, targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
 from anabranch.cli.parameters import Given
@@ -85,7 +86,7 @@ def _took(record: RunRecord) -> str:
 
 
 @click.command(short_help="Show a recorded run.")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
 def show(*, run: str, as_json: bool) -> None:
     """Show how a run stands or ended: its tasks, what failed and why, what took longest. RUN may be shortened."""
@@ -166,8 +167,8 @@ def _failure_lines(failure: RecordedFailure) -> list[str]:
 
 
 @click.command(short_help="Go on with a recorded run.")
-@click.argument("run", metavar="RUN")
-@click.argument("target", metavar="[FILE[:FLOW]|MODULE[:FLOW]]", required=False)
+@click.argument("run", metavar="RUN", shell_complete=run_ids)
+@click.argument("target", metavar="[FILE[:FLOW]|MODULE[:FLOW]]", required=False, shell_complete=targets)
 @click.option("--only-failed", is_flag=True, help="Run what had failed, and what is below it, and nothing else.")
 @click.option("--from", "start", multiple=True, metavar="TASK", help="Run this task again, and what is below it.")
 @click.option("--element", metavar="TASK[7]", help="Run this element again, and what is below it.")

@@ -6,6 +6,7 @@ from typing import get_args
 
 import click
 
+from anabranch.cli.completion import targets
 from anabranch.cli.exits import exit_codes
 from anabranch.printable import printable
 
@@ -13,7 +14,7 @@ FORMATS = ("dot", "mermaid", "svg", "png")
 
 
 @click.command(short_help="Load a flow and check it.")
-@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]")
+@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]", shell_complete=targets)
 def validate(target: str) -> None:
     """Load a flow and check that it is well formed, without running it.
 
@@ -31,7 +32,7 @@ def validate(target: str) -> None:
 
 
 @click.command(short_help="Draw a flow.")
-@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]")
+@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]", shell_complete=targets)
 @click.option(
     "-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: as the suffix of the output says, else dot."
 )

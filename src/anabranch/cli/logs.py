@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.cli.completion import run_ids
 from anabranch.cli.exits import USAGE, Problem
 from anabranch.cli.history import opened_store
 from anabranch.printable import printable, printable_lines
@@ -30,7 +31,7 @@ _LOOKS: dict[int, dict[str, Any]] = {
 
 
 @click.command(short_help="Show what the tasks of a recorded run logged.")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.argument("task", metavar="[TASK|TASK[7]]", required=False)
 @click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until the run ends.")
 @click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), default="debug", help="From this level on.")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.cli.completion import flow_names, targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.cli.parameters import untyped
 from anabranch.printable import printable, shortened
@@ -22,7 +23,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
 
 @click.command(short_help="Register flows, so that services run them.")
-@click.argument("targets", metavar="FILE[:FLOW]|MODULE[:FLOW]…", nargs=-1, required=True)
+@click.argument("targets", metavar="FILE[:FLOW]|MODULE[:FLOW]…", nargs=-1, required=True, shell_complete=targets)
 @click.option("--project", default="", metavar="NAME", help="A name to find them by.")
 @click.option("--label", "labels", multiple=True, metavar="NAME", help="A label; may be given several times.")
 @click.option(
@@ -81,7 +82,7 @@ def _bare(text: str) -> str:
 
 
 @click.command("schedule", short_help="Show when a flow runs next; let its schedule rest.")
-@click.argument("name", metavar="NAME|FILE[:FLOW]")
+@click.argument("name", metavar="NAME|FILE[:FLOW]", shell_complete=targets)
 @click.option("--next", "number", type=click.IntRange(1, 10_000), default=10, show_default=True, help="So many times.")
 @click.option("--pause", "pause", flag_value="pause", help="Let the schedule of a registered flow rest.")
 @click.option("--go-on", "pause", flag_value="go-on", help="Let it go on, from now.")
@@ -129,7 +130,7 @@ def _schedule_of(name: str) -> Any:
 
 
 @click.command(short_help="Run a flow for times that are past.")
-@click.argument("name")
+@click.argument("name", shell_complete=flow_names)
 @click.option("--from", "start", required=True, metavar="TIME", help="The first time, such as 2026-01-01.")
 @click.option("--to", "end", required=True, metavar="TIME", help="The end, which is not run itself.")
 @click.option("--every", metavar="STEP", help="1d, 6h, 30m, …; default: the times of the flow's schedule.")

@@ -7,6 +7,7 @@ import traceback
 
 import click
 
+from anabranch.cli.completion import run_ids, targets
 from anabranch.cli.exits import RUN_FAILED, USAGE, Problem, exit_codes
 from anabranch.cli.run import load
 from anabranch.printable import printable, printable_lines, shortened
@@ -15,9 +16,9 @@ MAX_VALUE = 2_000  # characters
 
 
 @click.command(short_help="Run one task run or element of a recorded run again, here.")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.argument("task", metavar="TASK[137]")
-@click.argument("target", metavar="[FILE[:FLOW]|MODULE[:FLOW]]", required=False)
+@click.argument("target", metavar="[FILE[:FLOW]|MODULE[:FLOW]]", required=False, shell_complete=targets)
 @click.option("--pdb", "debugs", is_flag=True, help="Stop in the debugger at the first line, and where it raises.")
 @click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter that is not recorded.")
 @click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=JSON", help="An input in place of the recorded.")

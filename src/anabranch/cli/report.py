@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
+from anabranch.cli.completion import run_ids
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.cli.history import opened_store
 
 
 @click.command(short_help="Write a recorded run to an HTML file.")
-@click.argument("run", metavar="RUN")
+@click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.option("-o", "--output", metavar="FILE", help="Default: anabranch-RUN.html in the current directory.")
 def report(*, run: str, output: str | None) -> None:
     """Write how a run stands or ended to one HTML file, which needs neither a server nor internet.

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.cli.completion import targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
 from anabranch.cli.parameters import Given, ParameterOption, options_for, read_file
@@ -118,7 +119,7 @@ def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
 
 
 @click.command(cls=RunCommand, short_help="Run a flow.")
-@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]|NAME")
+@click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]|NAME", shell_complete=targets)
 @click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter: JSON, or else text.")
 @click.option("--params", "params_file", metavar="FILE", help="Parameters from a YAML or JSON file, or -; options win.")
 @click.option("--keep", multiple=True, metavar="TASK", help="Keep and show the value of this task, too, or of 'all'.")

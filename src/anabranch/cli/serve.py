@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.cli.completion import targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.rotating import RotatingLog
 
@@ -23,7 +24,7 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
 
 
 @click.command(short_help="Run registered flows when they are due.")
-@click.argument("files", metavar="[FILE|MODULE]…", nargs=-1)
+@click.argument("files", metavar="[FILE|MODULE]…", nargs=-1, shell_complete=targets)
 @click.option(
     "--max-runs",
     type=click.IntRange(1, 10_000),
