@@ -74,7 +74,7 @@ class Switch(AbstractContextManager["Switch"]):
     """
 
     def __init__(self, condition: object) -> None:
-        self.node = as_node(condition, "Switch")
+        self.node: Node = as_node(condition, "Switch")
         self._tests: tuple[Callable[[Any], bool], ...] = ()
         self._has_default = False
 

@@ -24,7 +24,7 @@ from anabranch.places import each_of, holds_node, nodes_of, open_graphs
 from anabranch.policies import STORING_OPTIONS, Policies
 from anabranch.signature import RESERVED, STAR, Signature
 from anabranch.template import Template
-from anabranch.where import caller
+from anabranch.where import Where, caller
 from anabranch.wiring import call, link
 
 P = ParamSpec("P")
@@ -46,9 +46,9 @@ class Task(Template, Generic[P, R]):
         parameters: Mapping[str, object] | Sequence[str] | None = None,
         **options: Any,
     ) -> None:
-        self.where = caller()
+        self.where: Where = caller()
         self.name = self.__name__ = check_name(name if name is not None else type(self).__name__, "task name")
-        self.slug = check_name(slug, "task slug") if slug is not None else None
+        self.slug: str | None = check_name(slug, "task slug") if slug is not None else None
         try:
             self.policies = _policies(options)
         except OptionError as error:

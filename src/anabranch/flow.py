@@ -85,7 +85,7 @@ class Flow(Writing):
     ) -> None:
         self.name = check_name(name, "flow name")
         self.where = caller()
-        self.graph = Graph(self.name)
+        self.graph: Graph = Graph(self.name)
         self.executor = executor
         self.schedule = schedule
         self.max_runs = max_runs
@@ -98,7 +98,7 @@ class Flow(Writing):
             raise OptionError(f"flow {name!r}: {what}, found {short(wrong[0])} ({self.where})")
         self.state_handlers = tuple(state_handlers)
         self.on_failure = on_failure
-        self.result = self._result(result, result_handler)
+        self.result: Result | None = self._result(result, result_handler)
         self._reference = ()
         for each in tasks:
             self.add_task(each)

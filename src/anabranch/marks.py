@@ -17,7 +17,7 @@ class Mark(StandIn):  # type: ignore[misc]  # for a type checker it stands for t
     __slots__ = ("value",)
 
     def __init__(self, value: object) -> None:
-        self.value = value
+        self.value: object = value
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({short(self.value)})"

@@ -45,11 +45,11 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
         where: Where | None = None,
     ) -> None:
         self.name = name
-        self.signature = signature or Signature(function, name)
-        self.policies = policies or Policies()
+        self.signature: Signature = signature or Signature(function, name)
+        self.policies: Policies = policies or Policies()
         self.template = template
         self.kind = kind
-        self.where = where or caller()
+        self.where: Where = where or caller()
         self.home = None
         self.tests: tuple[Callable[[Any], bool], ...] = ()
         """Tests of the cases written for this node."""

@@ -65,7 +65,7 @@ class Parameter(Node):
             )
         super().__init__(name, _no_function, kind="parameter", policies=Policies(tags=_with_open(tags)))
         self.default_value = None if default is _NOT_GIVEN else default  # `default` is a branch, as of any node
-        self.required = default is _NOT_GIVEN if required is None else required
+        self.required: bool = default is _NOT_GIVEN if required is None else required
         self.type = type
         self.secret = secret
         self.choices = tuple(choices) if choices is not None else None

@@ -72,14 +72,18 @@ class ResourceManager:
         if not isinstance(cls, type) or not callable(getattr(cls, "cleanup", None)):
             what = "@resource_manager needs a class with a method cleanup(self, resource)"
             raise DefinitionError(f"{what}, found {short(cls)} ({caller()})")
-        self.name = name or cls.__name__
+        self.name: str = name or cls.__name__
         self.cls = cls
         # The module's name for the class is ours now; pickle finds the class where it says that it is.
         cls.__qualname__ = f"{cls.__qualname__}.cls"
-        self.init = FunctionTask(cls, **{"name": self.name, **_AT_HAND, **(init_task_kwargs or {})})
-        self.setup = FunctionTask(_setup, **{"name": f"{self.name}.setup", **_AT_HAND, **(setup_task_kwargs or {})})
+        self.init: FunctionTask[..., Any] = FunctionTask(
+            cls, **{"name": self.name, **_AT_HAND, **(init_task_kwargs or {})}
+        )
+        self.setup: FunctionTask[..., Any] = FunctionTask(
+            _setup, **{"name": f"{self.name}.setup", **_AT_HAND, **(setup_task_kwargs or {})}
+        )
         last = {"name": f"{self.name}.cleanup", "trigger": _if_set_up, "skip_on_upstream_skip": False, **_AT_HAND}
-        self.cleanup = FunctionTask(_cleanup, **{**last, **(cleanup_task_kwargs or {})})
+        self.cleanup: FunctionTask[..., Any] = FunctionTask(_cleanup, **{**last, **(cleanup_task_kwargs or {})})
 
     def __call__(self, *args: Any, flow: Any = None, **kwargs: Any) -> Resource:
         """A block with a resource made from these arguments, which may be nodes."""

@@ -51,7 +51,7 @@ class Secret:
             raise OptionError(f"Secret: expected a name such as 'API_TOKEN', found {type(name).__name__}")
         if provider is not None and not callable(provider) and not isinstance(provider, str):
             raise OptionError(f"Secret({name!r}): expected a provider's name or function, found {provider!r}")
-        self.name = name
+        self.name: str = name
         self._provider = provider
 
     def get(self) -> str:

@@ -45,7 +45,7 @@ class Writing(Queries):
             scope.enter(graphs=(*around, self.graph))
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool | None:
         scope.leave()
         # A plain function that raised LOOP with the nodes it made: they are in the flow already.
         is_loop = isinstance(error, LOOP) and self._has_nodes_of(error.result)

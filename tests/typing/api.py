@@ -69,7 +69,7 @@ class Scale(Task[[float], float]):
 
 def what_a_task_is() -> None:
     plain: Task[[list[dict[str, int]]], int] = total
-    assert_type(plain, Task[[list[dict[str, int]]], int])
+    assert_type(plain.run([{"a": 1}]), int)
     assert_type(total.run([{"a": 1}]), int)
     assert_type(parse.run("a", encoding="ascii"), dict[str, int])
     assert_type(Scale(2.0).run(1.0), float)
@@ -149,7 +149,11 @@ def blocks() -> None:
             with s.default():
                 right = paths("..")
         total(merge(left, right))
-        total(apply_map(lambda path: parse(path), paths(".")))
+        total(apply_map(parse_again, paths(".")))
+
+
+def parse_again(path: str) -> dict[str, int]:
+    return parse(path)
 
 
 class Lock:

@@ -87,9 +87,9 @@ class DaskExecutor:
             )
         self.address = address
         self.cluster_class = cluster_class
-        self.cluster_kwargs = dict(cluster_kwargs or {})
+        self.cluster_kwargs: dict[str, Any] = dict(cluster_kwargs or {})
         self.adapt_kwargs = dict(adapt_kwargs) if adapt_kwargs is not None else None
-        self.client_kwargs = dict(client_kwargs or {})
+        self.client_kwargs: dict[str, Any] = dict(client_kwargs or {})
         self.security = as_security(security)
         self.performance_report = performance_report
         self._client: Client | None = None

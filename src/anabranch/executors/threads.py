@@ -43,7 +43,7 @@ class LocalDaskExecutor:
         ):
             raise OptionError(f"LocalDaskExecutor: expected num_workers of 1 or more, found {num_workers!r}")
         self.scheduler = scheduler
-        self.num_workers = 1 if scheduler == "synchronous" else num_workers or os.cpu_count() or 1
+        self.num_workers: int = 1 if scheduler == "synchronous" else num_workers or os.cpu_count() or 1
         self._pool: ThreadPoolExecutor | None = None
         self._messages: queue.SimpleQueue[Message] = queue.SimpleQueue()
         self._values: dict[Key, Any] = {}

@@ -78,8 +78,8 @@ class Clock:
             raise ScheduleError(f"parameter_defaults: expected a dict by name, found {short(parameter_defaults)}")
         if isinstance(labels, (str, bytes)):
             raise ScheduleError(f"labels: expected a list of names, found {short(labels)}")
-        self.parameter_defaults = dict(parameter_defaults or {})
-        self.labels = tuple(labels or ())
+        self.parameter_defaults: dict[str, Any] = dict(parameter_defaults or {})
+        self.labels: tuple[str, ...] = tuple(labels or ())
 
     def times(self, after: datetime) -> Iterator[datetime]:
         """Moments in UTC later than `after`, and within the clock's start and end, in order."""
@@ -297,7 +297,9 @@ class DatesClock(Clock):
         if options["timezone"] is None:
             options["timezone"] = zone_of(None, *args, *dates)
         super().__init__(*args, **options)
-        self.dates = tuple(sorted({moment_of(each, self.zone, f"dates[{i}]") for i, each in enumerate(dates)}))
+        self.dates: tuple[datetime, ...] = tuple(
+            sorted({moment_of(each, self.zone, f"dates[{i}]") for i, each in enumerate(dates)})
+        )
 
     def _times(self, after: datetime) -> Iterator[datetime]:
         yield from self.dates[bisect_right(self.dates, after) :]

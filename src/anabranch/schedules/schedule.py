@@ -65,7 +65,7 @@ class Schedule:
         catch_up: CatchUp = "latest",
         overlap: Overlap = "allow",
     ) -> None:
-        self.clocks = tuple(clocks) if isinstance(clocks, Iterable) else ()
+        self.clocks: tuple[Clock, ...] = tuple(clocks) if isinstance(clocks, Iterable) else ()
         wrong = [each for each in self.clocks if not isinstance(each, Clock)]
         if not self.clocks or wrong:
             found = short(wrong[0]) if wrong else short(clocks)

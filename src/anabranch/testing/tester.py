@@ -77,7 +77,7 @@ class FlowTester:
     def __init__(self, *, clock: FakeClock | None = None, recorded: bool = False) -> None:
         if clock is not None and not isinstance(clock, FakeClock):
             raise OptionError(f"FlowTester: clock= takes a FakeClock, found {short(clock)} ({caller()})")
-        self.clock = clock if clock is not None else FakeClock()
+        self.clock: FakeClock = clock if clock is not None else FakeClock()
         self.recorded = recorded
         self._failures: list[Rule] = []
         self._replacements: list[Rule] = []
