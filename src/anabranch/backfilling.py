@@ -32,7 +32,7 @@ def times_between(start: date, end: date, every: timedelta, *, zone: tzinfo = UT
 
     begin, until = moment_of(start, zone, "from"), moment_of(end, zone, "to")
     if until <= begin:
-        raise ScheduleError(f"the end {end} is not after the start {start}")
+        raise ScheduleError(f"the end {end} is not after the start {start}; give a later one")
     if every < timedelta(seconds=1):
         raise ScheduleError(f"every: expected one second or more, found {every.total_seconds():g} s")
     found: list[datetime] = []

@@ -100,7 +100,9 @@ class Switch(AbstractContextManager["Switch"]):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         scope.leave()
         if kind is None and not self._tests:
-            raise DefinitionError(f"Switch({self.node.name}) has no case ({caller()})")
+            raise DefinitionError(
+                f"Switch({self.node.name}) has no case ({caller()}); write `with switch.case(value):` in its block"
+            )
 
 
 def switch(condition: object, cases: Mapping[Any, object], default: object = None) -> None:

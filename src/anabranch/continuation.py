@@ -70,7 +70,10 @@ def take(request: Request, flow_name: str) -> Taken:
     """
     store, record = find(request.run_id)
     if record.flow_name != flow_name:
-        raise ResumeError(f"run {record.run_id} is one of flow {record.flow_name!r}, found flow {flow_name!r}")
+        raise ResumeError(
+            f"run {record.run_id} is one of flow {record.flow_name!r}, found flow {flow_name!r}; "
+            "resume it with its own flow"
+        )
     now = record.lease_until if record.lease_until is not None and is_dead(record.owner, record.held_since) else None
     parameters = _parameters(record, request.given)
     return Taken(store, record, store.take_over(record.run_id, now=now), parameters)

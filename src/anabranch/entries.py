@@ -209,7 +209,9 @@ class Entries:
             self.entry(end)
         if edge.upstream is edge.downstream:
             slug, where = self.entry(edge.upstream).slug, edge.upstream.where
-            raise DefinitionError(f"{slug} cannot depend on itself (node of {where})")
+            raise DefinitionError(
+                f"{slug} cannot depend on itself (node of {where}); take the edge away, or name another task"
+            )
         if edge.downstream.kind == "parameter":
             name, where = edge.downstream.name, edge.downstream.where
             raise DefinitionError(f"parameter {name!r} cannot have anything upstream (written at {where})")

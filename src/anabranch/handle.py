@@ -148,7 +148,10 @@ class RunHandle:
             while True:
                 status = self.status()
                 if future.status == "error":
-                    raise RunHandleError(f"the driver of run {self.run_id} is lost: {future.exception(timeout=5)}")
+                    raise RunHandleError(
+                        f"the driver of run {self.run_id} is lost: {future.exception(timeout=5)}; "
+                        "what it stored is there: submit it again"
+                    )
                 if status.is_finished and future.status == "finished":
                     return status
                 if time.monotonic() >= deadline:

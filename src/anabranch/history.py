@@ -216,7 +216,9 @@ def find(run_id: str) -> tuple[RunStore, RunRecord]:
     """
     store = current_store()
     if store is None:
-        raise ResumeError(f"run {run_id}: config.backend is 'none', so no runs are recorded")
+        raise ResumeError(
+            f"run {run_id}: config.backend is 'none', so no runs are recorded; name the run store that it is in"
+        )
     return store, store.get_run(run_id)
 
 

@@ -40,7 +40,9 @@ def load_registered(record: FlowRecord) -> LoadedFlow:
         text = f"its pickle does not load here: {type(error).__name__}: {error}"
         raise FlowLoadError(f"flow {record.name!r}: {text}; register it again, with this environment") from error
     if not isinstance(found, Flow):
-        raise FlowLoadError(f"flow {record.name!r}: its pickle holds a {type(found).__name__}")
+        raise FlowLoadError(
+            f"flow {record.name!r}: its pickle holds a {type(found).__name__}, not a flow; register it again"
+        )
     return LoadedFlow(found, sys.modules[__name__], Path(os.getcwd()), is_file=False)
 
 

@@ -185,7 +185,7 @@ def _task_run(flow: Flow, graph: FrozenGraph, task: object, index: int | None) -
         found = re.fullmatch(r"(.+)\[(\d+)\]", task)
         if found is not None and task not in graph.nodes:
             if index is not None and index != int(found[2]):
-                raise ReplayError(f"which element: {task} or {index}?")
+                raise ReplayError(f"which element: {task} or {index}? Name it once")
             task, index = found[1], int(found[2])
         slugs = [task] if task in graph.nodes else [s for s, node in graph.nodes.items() if node.name == task]
         known = [s for s, node in graph.nodes.items() if node.kind == "task"]
@@ -279,7 +279,9 @@ def _debugged(function: Any, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
     try:
         return pdb.Pdb().runcall(function, *args, **kwargs)
     except bdb.BdbQuit:
-        raise ReplayError("left from within the debugger") from None
+        raise ReplayError(
+            "the debugger was left, so the attempt did not come to its end; replay it again to see one"
+        ) from None
     except Exception as error:
         debugger = pdb.Pdb()
         debugger.reset()

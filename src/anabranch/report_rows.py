@@ -148,9 +148,13 @@ def facts_of(data: bytes | None) -> dict[str, Any]:
     try:
         facts = _Unpickler(io.BytesIO(data)).load()
     except Exception as error:  # a damaged pickle may raise anything
-        raise RunStoreDamaged(f"the run store has a failure that cannot be read: {error}") from error
+        raise RunStoreDamaged(
+            f"the run store has a failure that cannot be read: {error}; see: anabranch doctor"
+        ) from error
     if not isinstance(facts, dict):
-        raise RunStoreDamaged(f"the run store has a failure that is a {type(facts).__name__}")
+        raise RunStoreDamaged(
+            f"the run store has a failure that is a {type(facts).__name__}, not a dict; see: anabranch doctor"
+        )
     return facts
 
 

@@ -38,5 +38,7 @@ def load(path: str | Path, kind: type) -> object:
     except Exception as error:  # a pickle runs code, which may raise anything
         raise FlowLoadError(f"{path} does not hold a flow that loads here: {type(error).__name__}: {error}") from error
     if not isinstance(found, kind):
-        raise FlowLoadError(f"{path} holds a {type(found).__name__}, not a {kind.__name__.lower()}")
+        raise FlowLoadError(
+            f"{path} holds a {type(found).__name__}, not a {kind.__name__.lower()}; name a file that its save() wrote"
+        )
     return found

@@ -85,7 +85,9 @@ def read_stored(text: str, options: dict[str, Any] | None = None) -> bytes:
         store = FsspecStore(found["url"], options or {})
         data = store.get(found["location"])
     except Exception as error:  # whatever a file system may raise
-        raise FlowLoadError(f"the stored flow cannot be read: {type(error).__name__}: {error}") from error
+        raise FlowLoadError(
+            f"the stored flow cannot be read: {type(error).__name__}: {error}; register it again, if it is gone"
+        ) from error
     if hashlib.sha256(data).hexdigest() != found["sha256"]:
         raise FlowLoadError(f"{found['url']}/{found['location']} is not what was stored there; register the flow again")
     return data

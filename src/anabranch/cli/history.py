@@ -210,7 +210,10 @@ def resume(
 
     refuse_both(quiet=quiet, verbose=verbose)
     if element is not None and (only_failed or start or rerun_changed):
-        raise click.UsageError("--element goes with no other choice of what to run")
+        raise click.UsageError(
+            f"--element {element} goes with no other choice of what to run; "
+            "leave out --only-failed, --from and --rerun-changed"
+        )
     with opened_store() as store:
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)

@@ -249,7 +249,7 @@ def _scheduled(record: FlowRecord, begin: datetime, until: datetime, zone: Any) 
         raise Problem(f"flow {record.name!r} has no schedule; say --every 1d", USAGE)
     first, last = moment_of(begin, zone, "--from"), moment_of(until, zone, "--to")
     if last <= first:
-        raise ScheduleError(f"the end {until} is not after the start {begin}")
+        raise ScheduleError(f"the end {until} is not after the start {begin}; give a later --to")
     found: list[datetime] = []
     for each in schedule.events(first - timedelta(microseconds=1)):
         if each.start_time >= last:

@@ -234,7 +234,7 @@ def _check_usable(cluster: Any) -> None:
         raise OptionError(f"{_name(type(cluster))} is asynchronous; make it without asynchronous=True")
     status = getattr(getattr(cluster, "status", None), "name", "running")
     if status in ("closing", "closed", "failed"):
-        raise ExecutorError(f"{_name(type(cluster))} is {status}; make a new one")
+        raise ExecutorError(f"{_name(type(cluster))} is {status} and cannot run anything; make a new one")
 
 
 def _check_has_workers(cluster: Any, maker: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
@@ -309,7 +309,10 @@ def _adapted(cluster: Any, is_ours: bool, adapt_kwargs: Mapping[str, Any] | None
     name = _name(type(cluster))
     adapt = getattr(cluster, "adapt", None)
     if adapt is None:
-        raise OptionError(f"adapt_kwargs: {name} cannot adapt")
+        raise OptionError(
+            f"adapt_kwargs: {name} cannot adapt, as it has no method adapt(); "
+            "leave them out, or use another cluster class"
+        )
     kwargs = dict(adapt_kwargs)
     known = _adapt_parameters(cluster)
     if known is not None:
@@ -469,4 +472,6 @@ def _check_writable(target: str) -> None:
     if os.path.isdir(target) or not os.path.isdir(folder):
         raise OptionError(f"performance_report={target!r}: expected a file in a directory that exists")
     if not os.access(target if os.path.exists(target) else folder, os.W_OK):
-        raise OptionError(f"performance_report={target!r} cannot be written: no permission")
+        raise OptionError(
+            f"performance_report={target!r} cannot be written: no permission; name a file in a directory of yours"
+        )

@@ -310,7 +310,9 @@ class Result:
         """
         header, body, location = self._opened(where, ids)
         if header.width is not None:
-            raise ResultDamaged(f"result {location!r} holds {header.width:,} elements of a map, not one value")
+            raise ResultDamaged(
+                f"result {location!r} holds {header.width:,} elements of a map, not one value; use read_elements()"
+            )
         serializer = self._reader(header, location)
         return _loaded(location, header, lambda: serializer.loads(body))
 
@@ -344,7 +346,9 @@ class Result:
         """
         header, body, location = self._opened(location, ids, data)
         if header.width is not None:
-            raise ResultDamaged(f"result {location!r} holds {header.width:,} elements of a map, not one value")
+            raise ResultDamaged(
+                f"result {location!r} holds {header.width:,} elements of a map, not one value; use read_elements()"
+            )
         serializer = self._reader(header, location)
         value = _loaded(location, header, lambda: serializer.loads(body))
         return value, header.ref(location), datetime.fromisoformat(header.created)
