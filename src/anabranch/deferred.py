@@ -188,12 +188,12 @@ def deferred(
         return DeferredCall(name, signature, policies, values, upstreams=upstreams, where=where)
     if STAR in elementwise:
         columns = values[STAR]
-        width = _width(name, {f"argument {number}": each for number, each in enumerate(columns)})
         if any(isinstance(each, DeferredCall) for each in columns):
             raise MappingError(
                 f"{name}.map(): *args cannot be mapped over calls inside a running task ({caller()}); give it a "
                 "parameter with a name"
             )
+        width = _width(name, {f"argument {number}": each for number, each in enumerate(columns)})
         values[STAR] = [tuple(column[i] for column in columns) for i in range(width)]
     if any(isinstance(values[key], DeferredCall) and not isinstance(values[key], DeferredMap) for key in elementwise):
         maker = _MakeMap(name, signature, policies, frozenset(elementwise), where)

@@ -261,7 +261,7 @@ class Task(Template, Generic[P, R]):
                 f"task {self.name!r} ({self.where}) depends on other tasks, whose calls are in a flow, and was called "
                 f"inside a running task ({caller()}): say there what it runs after, with upstream_tasks=[…]"
             )
-        after = each_of(upstream_tasks) if upstream_tasks is not None else ()
+        after = tuple(each_of(upstream_tasks)) if upstream_tasks is not None else ()
         upstreams = tuple(each for each in after if isinstance(each, DeferredCall))
         strangers = [each for each in after if not isinstance(each, DeferredCall)]
         if strangers:
