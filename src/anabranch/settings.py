@@ -457,6 +457,16 @@ def is_chosen(name: str) -> bool:
     return any(name in values for _, values in written) or _read(name) != _DEFAULTS[name]
 
 
+def chosen() -> dict[str, str]:
+    """Settings that are not as by default, each with its value as it may be shown, and where that is from."""
+    values = {name: _read(name) for name in _DEFAULTS}
+    return {
+        name: f"{_masked(name, value)} (from {_source(name, value)})"
+        for name, value in values.items()
+        if value != _DEFAULTS[name]
+    }
+
+
 def _assigned() -> dict[str, Any]:
     """What was assigned through ``dask.config`` before this module was imported, or came from a parent process."""
     found = _current()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from anabranch import Flow, config, task
 from anabranch.cli import anabranch as command
+from anabranch.runs import RunRecord, open_store
 
 
 @pytest.fixture(autouse=True)
@@ -88,3 +90,49 @@ def test_findings_are_json_if_asked_for() -> None:
     findings = json.loads(doctor("--json").output)
 
     assert {"topic": "settings", "text": "in order; backend = local", "verdict": "ok"} in findings
+
+
+def test_settings_that_somebody_chose_are_shown_with_where_they_are_from(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ANABRANCH__ENGINE__MAX_LOSSES", "5")
+    monkeypatch.setenv("ANABRANCH__RESULTS__KEY", "a secret of thirty-two characters")
+    try:
+        result = doctor()
+    finally:
+        monkeypatch.undo()
+        config.refresh()
+
+    assert "engine.max_losses = 5 (from ANABRANCH__ENGINE__MAX_LOSSES)" in result.output
+    assert "results.key = '***'" in result.output
+    assert "thirty-two" not in result.output
+
+
+def test_a_home_that_cannot_be_made_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("ANABRANCH_HOME", str(tmp_path / "file" / "home"))
+
+    result = doctor()
+
+    assert result.exit_code == 1
+    assert "runs.db cannot be made, so runs cannot be recorded; set ANABRANCH_HOME" in result.output
+
+
+def test_runs_whose_driver_died_are_named(home: Path) -> None:
+    with open_store() as store:
+        store.create_run(RunRecord("died-1", "f", datetime.now(UTC)), now=datetime.now(UTC) - timedelta(days=1))
+
+    result = doctor()
+
+    assert result.exit_code == 0
+    assert "! run store  runs whose driver died: died-1; anabranch resume RUN" in result.output
+
+
+def test_flows_whose_file_has_gone_are_named(tmp_path: Path) -> None:
+    file = tmp_path / "etl.py"
+    file.write_text('from anabranch import Flow, task\nwith Flow("etl") as flow:\n    task(len, name="one")([])\n')
+    assert CliRunner().invoke(command, ["register", str(file)]).exit_code == 0
+    assert "flows      1 registered" in doctor().output
+    file.unlink()
+
+    result = doctor()
+
+    assert f"not on this machine: etl ({file}); anabranch register FILE" in result.output

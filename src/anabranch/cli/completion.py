@@ -78,11 +78,12 @@ def targets(context: click.Context, parameter: click.Parameter, incomplete: str)
 def flow_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of registered flows."""
     with _quietly(), _store() as store:
-        if store is None:
-            return []
-        from anabranch.registering import registry
+        from anabranch.runs.flow_table import FlowTable
+        from anabranch.runs.relational import RelationalRunStore
 
-        names = [each.name for each in registry()[1].all()]
+        if not isinstance(store, RelationalRunStore):
+            return []
+        names = [each.name for each in FlowTable(store.database).all()]
         return [CompletionItem(name, help="registered") for name in names if name.startswith(incomplete)]
     return []
 

@@ -8,13 +8,18 @@ import platform
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from anabranch.cli.exits import RUN_FAILED
 from anabranch.printable import printable
 
+if TYPE_CHECKING:
+    from anabranch.runs import RunStore
+
+MAX_NAMED = 5
 PACKAGES = ("anabranch", "dask", "distributed", "cloudpickle", "networkx", "bokeh", "pydantic", "sqlalchemy")
 _MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
 
@@ -85,10 +90,12 @@ def _versions() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    from anabranch.settings import config
+    from anabranch.settings import chosen, config
+    from anabranch.urls import masked
 
     config.refresh()  # names every setting that cannot be
     yield Finding("settings", f"in order; backend = {_shown_backend()}")
+    yield from (Finding("settings", f"{name} = {masked(value)}") for name, value in chosen().items())
 
 
 def _shown_backend() -> str:
@@ -106,7 +113,13 @@ def _run_store() -> Iterator[Finding]:
         yield Finding("run store", "no run is recorded (backend is none): none can be shown or resumed", "warning")
         return
     if config.backend == "local" and not default_path().exists():
-        yield Finding("run store", f"{default_path()} is made by the first run")
+        if _can_be_made(default_path().parent):
+            yield Finding("run store", f"{default_path()} is made by the first run")
+        else:
+            cure = "set ANABRANCH_HOME, or runs.path, to a place of yours"
+            yield Finding(
+                "run store", f"{default_path()} cannot be made, so runs cannot be recorded; {cure}", "problem"
+            )
         return
     with open_store(read_only=True) as store:
         facts: dict[str, Any] = dict(store.describe())
@@ -118,20 +131,63 @@ def _run_store() -> Iterator[Finding]:
         yield from (Finding("run store", text, "problem") for text in complaints)
         if not complaints:
             yield Finding("run store", "whole, as far as its own check tells")
+            yield from _stopped(store)
+            yield from _registered(store)
+
+
+def _stopped(store: RunStore) -> Iterator[Finding]:
+    from anabranch.runs import RunQuery
+    from anabranch.runs.base import INTERRUPTED
+
+    stopped = store.list_runs(RunQuery(state=INTERRUPTED, limit=MAX_NAMED + 1))
+    if stopped:
+        names = _few([record.run_id for record in stopped])
+        text = f"runs whose driver died: {names}; anabranch resume RUN goes on with one"
+        yield Finding("run store", text, "warning")
+
+
+def _registered(store: RunStore) -> Iterator[Finding]:
+    """Flows whose code has gone: a service cannot run them."""
+    from anabranch.loading import split_target
+    from anabranch.runs.flow_table import FlowTable
+    from anabranch.runs.relational import RelationalRunStore
+
+    if not isinstance(store, RelationalRunStore):
+        return
+    flows = FlowTable(store.database).all()
+    if not flows:
+        return
+    gone = []
+    for flow in flows:
+        place, _, is_file = split_target(flow.source)
+        if flow.source and is_file and not os.path.exists(place):
+            gone.append(f"{flow.name} ({place})")
+    yield Finding("flows", f"{len(flows):,} registered")
+    if gone:
+        text = (
+            f"registered from files that are not on this machine: {_few(gone)}; anabranch register FILE, where they are"
+        )
+        yield Finding("flows", text, "warning")
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:MAX_NAMED]) + (", …" if len(names) > MAX_NAMED else "")
+
+
+def _can_be_made(directory: Path) -> bool:
+    """Whether a directory is there, or can be made, and can be written to."""
+    while not directory.exists() and directory != directory.parent:
+        directory = directory.parent
+    return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
 
 
 def _results() -> Iterator[Finding]:
-    from pathlib import Path
-
     from anabranch.results.files import LocalResult, LocalStore
 
     store = LocalResult().store
     assert isinstance(store, LocalStore)
     root = Path(store.root)
-    there = root
-    while not there.exists():
-        there = there.parent
-    if os.access(there, os.W_OK | os.X_OK):
+    if _can_be_made(root):
         yield Finding("results", f"values go to {root} where nothing else is said")
     else:
         text = f"{root} cannot be written to; set ANABRANCH_HOME to a directory of yours, or name a result"
