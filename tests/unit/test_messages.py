@@ -320,6 +320,7 @@ def is_never(moment: datetime) -> bool:
 
 
 TESTING = [
+    Case("replace(): takes a function", lambda home: FlowTester().replace(one)),
     Case("give the run", lambda home: assert_success(home.state.state, one)),
     Case("expected the name of a state", lambda home: assert_states(home.state, {one: "Sucess"})),
     Case("clock= takes a FakeClock", lambda home: FlowTester(clock=5)),

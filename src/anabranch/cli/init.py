@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from importlib.resources import files
 from pathlib import Path
 
@@ -45,7 +46,7 @@ def init(directory: str) -> None:
             f"{error.filename}: cannot be written: {error.strerror}; name a directory of yours (anabranch init NAME)",
             USAGE,
         ) from error
-    where = "" if directory == "." else f"cd {printable(directory)}; "
+    where = "" if directory == "." else f"cd {shlex.quote(printable(directory))}; "
     click.echo("\n".join(printable(str(root / file)) for file in _FILES))
     click.echo(f"run it: {where}anabranch run words.py\ntest it: {where}python -m pytest", err=True)
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from time import sleep as _really_sleep
 
+from anabranch import context
 from anabranch.errors import OptionError, TaskTimeout
 from anabranch.names import short
 
@@ -43,6 +46,7 @@ class FakeClock:
             )
         self._start_s = self._now_s = start.timestamp()
         self._deadline_s = float("inf")
+        self._thread = threading.get_ident()
 
     def __repr__(self) -> str:
         return f"<FakeClock at {self.now().isoformat()}>"
@@ -60,7 +64,7 @@ class FakeClock:
         """Seconds since its start."""
         return self._now_s - self._start_s
 
-    def sleep(self, seconds: float | timedelta) -> None:
+    def advance(self, seconds: float | timedelta) -> None:
         """Move it on. In a running task it stops at the task's deadline, and the attempt ends as `TimedOut`.
 
         Raises
@@ -68,16 +72,21 @@ class FakeClock:
         OptionError
             Time does not go back.
         """
-        given_s = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
-        if not isinstance(given_s, (int, float)) or not given_s >= 0:
-            raise OptionError(f"FakeClock: expected seconds, none or more, to move it on by, found {short(seconds)}")
+        given_s = _checked(seconds)
         if self._now_s + given_s > self._deadline_s:
             self._now_s = self._deadline_s
             raise _Deadline
         self._now_s += given_s
 
-    advance = sleep
-    """The same, for tests that move it themselves between two runs."""
+    def sleep(self, seconds: float | timedelta) -> None:
+        """As `advance`, in the place of ``time.sleep``: for the code of tasks, and for the thread that made the clock.
+
+        Other threads, which may be of any library, sleep.
+        """
+        if context.current() is None and threading.get_ident() != self._thread:
+            _really_sleep(_checked(seconds))
+        else:
+            self.advance(seconds)
 
     @contextmanager
     def deadline(self, timeout_s: float | None) -> Iterator[None]:
@@ -95,3 +104,10 @@ class FakeClock:
             raise TaskTimeout(f"ran longer than its timeout of {timeout_s:g} s and was stopped") from None
         finally:
             self._deadline_s = before
+
+
+def _checked(seconds: object) -> float:
+    given_s = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
+    if not isinstance(given_s, (int, float)) or not given_s >= 0:
+        raise OptionError(f"FakeClock: expected seconds, none or more, to move it on by, found {short(seconds)}")
+    return given_s

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from anabranch.flow import Flow
     from anabranch.runview import FlowRunView
 
+_NONE: Any = object()
 _OWN_CODE = ("task", "cleanup")  # kinds of nodes whose function is the user's
 
 
@@ -113,7 +114,7 @@ class FlowTester:
         self._failures.insert(0, failing(task, index, attempts, with_))
         return self
 
-    def replace(self, task: object, *, by: Callable[..., Any] | None = None, returns: object = None) -> FlowTester:
+    def replace(self, task: object, *, by: Callable[..., Any] | None = None, returns: object = _NONE) -> FlowTester:
         """Let a task run another function, which is called with the same arguments, or give a value.
 
         Retries, timeouts, triggers, results and the rest stay as they are.
@@ -125,13 +126,16 @@ class FlowTester:
         by
             The function.
         returns
-            The value, where there is no function.
+            The value, where there is no function; None is one, too.
 
         Raises
         ------
         OptionError
             An argument is of another kind.
         """
+        if (by is None) == (returns is _NONE):
+            found = "neither" if by is None else "both"
+            raise OptionError(f"replace(): takes a function, by=, or a value, returns=; found {found} ({caller()})")
         self._replacements.insert(0, replacing(task, by, returns))
         return self
 
@@ -141,10 +145,12 @@ class FlowTester:
         Raises
         ------
         OptionError
-            An executor was given: it is a test's business where it runs.
+            That is no flow; or an executor was given: a tester's runs are in this process.
         UnknownNodeError
             A task was to fail, or to be replaced, that the run does not have.
         """
+        if not callable(getattr(flow, "run", None)) or not hasattr(flow, "graph"):
+            raise OptionError(f"FlowTester.run: expected a flow, found {short(flow)} ({caller()})")
         if "executor" in options:
             raise OptionError(
                 f"FlowTester.run: tasks run in this process, found executor={short(options['executor'])} ({caller()}); "
@@ -208,7 +214,7 @@ class _Doubles:
     def __init__(self, tester: FlowTester) -> None:
         self._tester = tester
         self.time = tester.clock.time
-        self.sleep = tester.clock.sleep
+        self.sleep = tester.clock.advance
         self.stand_in = tester._stand_in
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -264,6 +266,32 @@ def test_a_recorded_run_has_the_times_of_the_clock_and_can_be_resumed(flow_teste
 def test_a_start_without_a_zone_is_refused() -> None:
     with refused(ValueError, "a start with its zone", "datetime.datetime(2026, 1, 1, 0, 0)", at=""):
         FakeClock(datetime(2026, 1, 1))  # noqa: DTZ001  # that is the mistake
+
+
+def test_other_threads_sleep_and_leave_it_alone() -> None:
+    clock = FakeClock()
+
+    other = threading.Thread(target=clock.sleep, args=(0.001,))
+    other.start()
+    other.join()
+
+    assert clock.elapsed_s == 0
+
+
+def test_a_task_that_runs_in_a_thread_of_its_own_sleeps_on_it() -> None:
+    clock = FakeClock()
+
+    @task(timeout=100, max_retries=1, retry_delay=3600)
+    def poll() -> None:
+        clock.sleep(50)
+
+    with Flow("polling") as flow:
+        poll()
+    with ThreadPoolExecutor(1) as pool:
+        state = pool.submit(FlowTester(clock=clock).fail(poll, attempts=1).run, flow).result()
+
+    assert_success(state)
+    assert clock.elapsed_s == 3650
 
 
 def test_time_does_not_go_back() -> None:

@@ -233,6 +233,20 @@ def test_what_is_no_task_is_refused() -> None:
         FlowTester().replace(fetch, by=5)  # type: ignore[arg-type]  # that is the mistake
 
 
+def test_a_replacement_is_a_function_or_a_value() -> None:
+    with refused(OptionError, "by=", "returns=", "found neither"):
+        FlowTester().replace(fetch)
+    with refused(OptionError, "by=", "returns=", "found both"):
+        FlowTester().replace(fetch, by=len, returns=1)
+
+    assert FlowTester().replace(list_pages, returns=None).run(site).result[list_pages].result is None
+
+
+def test_what_is_no_flow_is_refused() -> None:
+    with refused(OptionError, "FlowTester.run: expected a flow, found 'site'"):
+        FlowTester().run("site")  # type: ignore[arg-type]  # that is the mistake
+
+
 def test_a_wrong_replacement_is_the_failure_of_its_task() -> None:
     state = FlowTester().replace(list_pages, by=lambda: ["a"]).run(site)
 
