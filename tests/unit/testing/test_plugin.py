@@ -13,33 +13,8 @@ from distributed import LocalCluster
 
 from anabranch import Flow, task
 from anabranch.executors import DaskExecutor
-from anabranch.testing import assert_success
-
-TESTS = """
-from pathlib import Path
-
-from anabranch import Flow, config, task
 from anabranch.runs import default_path
 from anabranch.testing import assert_success
-
-@task(max_retries=2, retry_delay=1800)
-def fetch():
-    return "page"
-
-with Flow("pages") as flow:
-    page = fetch()
-
-def test_an_hour(flow_tester, fake_clock):
-    state = flow_tester.fail(fetch, attempts=2).run(flow)
-    assert_success(state)
-    assert fake_clock.elapsed_s == 3600
-    assert default_path().exists()
-
-def test_a_home(anabranch_home):
-    assert default_path() == anabranch_home / "runs.db"
-    assert not default_path().exists()
-    assert config.engine.max_losses == 3
-"""
 
 LIGHT = """
 import sys
@@ -57,21 +32,18 @@ def run_pytest(directory: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, cwd=directory, env=alone, capture_output=True, text=True, timeout=100)
 
 
-def test_the_fixtures_work(tmp_path: Path) -> None:
-    (tmp_path / "test_pages.py").write_text(TESTS)
-
-    outcome = run_pytest(tmp_path)
-
-    assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-    assert "2 passed" in outcome.stdout
-
-
 def test_the_plugin_loads_nothing_that_nobody_uses(tmp_path: Path) -> None:
     (tmp_path / "test_light.py").write_text(LIGHT)
 
     outcome = run_pytest(tmp_path)
 
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
+
+
+def test_a_home_is_of_the_tests_own(anabranch_home: Path, tmp_path: Path) -> None:
+    assert anabranch_home.is_relative_to(tmp_path)
+    assert default_path() == anabranch_home / "runs.db"
+    assert not default_path().exists()
 
 
 def test_the_distribution_declares_the_plugin() -> None:
