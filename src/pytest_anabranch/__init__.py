@@ -48,5 +48,5 @@ def anabranch_cluster() -> Iterator[LocalCluster]:
     """A Dask cluster of two workers on this machine, for all tests that ask for it: ``DaskExecutor(address=…)``."""
     from distributed import LocalCluster
 
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster:
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", host="127.0.0.1") as cluster:
         yield cluster

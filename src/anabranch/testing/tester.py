@@ -147,7 +147,7 @@ class FlowTester:
         OptionError
             That is no flow; or an executor was given: a tester's runs are in this process.
         UnknownNodeError
-            A task was to fail, or to be replaced, that the run does not have.
+            A task or element was to fail, or to be replaced, that the run does not have.
         """
         if not callable(getattr(flow, "run", None)) or not hasattr(flow, "graph"):
             raise OptionError(f"FlowTester.run: expected a flow, found {short(flow)} ({caller()})")
@@ -156,13 +156,38 @@ class FlowTester:
                 f"FlowTester.run: tasks run in this process, found executor={short(options['executor'])} ({caller()}); "
                 "use flow.run for a run elsewhere"
             )
+        if options.get("resume") is not None and not self.recorded:
+            raise OptionError(
+                f"FlowTester.run: resume={short(options['resume'])} needs a run that was recorded, and this tester "
+                f"records none ({caller()}); make it with FlowTester(recorded=True), as the one of the first run"
+            )
         recording = contextlib.nullcontext() if self.recorded else config.set(backend="none")
         with recording:
             view = flow.run(parameters, executor=_Executor(self), **options)
         for what, rules in (("fail", self._failures), ("replace", self._replacements)):
             for rule in rules:
                 self._check(rule, what, flow.name)
+                self._check_indices(rule, view)
         return view
+
+    def _check_indices(self, rule: Rule, view: FlowRunView) -> None:
+        """Refuse elements that a map of the run does not have; what other runs have inside it is not known."""
+        if rule.indices is None:
+            return
+        meant = [run for run in view._whole.runs.values() if rule.chosen.fits(run.node)]
+        maps = [run for run in meant if run.node.is_map]
+        if not meant or any(run.elements is None for run in maps):  # how many there would have been nobody knows
+            return
+        width, most = (
+            max((len(view[run.node.slug].map_states) for run in maps), default=0),
+            max(rule.indices, default=-1),
+        )
+        if most >= width:
+            found = f"has {width:,} elements" if maps else "is no map"
+            raise UnknownNodeError(
+                f"fail({rule.chosen}) ({rule.chosen.where}): there is no element {most}, as {rule.chosen} {found} in "
+                "this run; take an index that it has"
+            )
 
     def _check(self, rule: Rule, what: str, flow: str) -> None:
         if any(rule.chosen.fits(node) for node in self._nodes.values()):

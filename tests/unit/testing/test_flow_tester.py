@@ -233,6 +233,26 @@ def test_what_is_no_task_is_refused() -> None:
         FlowTester().replace(fetch, by=5)  # type: ignore[arg-type]  # that is the mistake
 
 
+def test_a_wish_for_an_element_that_the_map_does_not_have_is_an_error() -> None:
+    tester = FlowTester().replace(list_pages, returns=["a", "b"]).fail(fetch, index=[1, 2])
+
+    with refused(UnknownNodeError, "fail('fetch')", "no element 2", "'fetch' has 2 elements", at=__file__):
+        tester.run(site)
+    with refused(UnknownNodeError, "no element 0", "'count' is no map", at=__file__):
+        FlowTester().replace(list_pages, returns=[]).fail(count, index=0).run(site)
+
+
+def test_a_wish_for_elements_that_were_never_reached_is_none() -> None:
+    state = FlowTester().fail(list_pages).fail(fetch, index=1).run(site)
+
+    assert_failed(state, list_pages, with_=RuntimeError)
+
+
+def test_a_run_is_resumed_by_a_tester_that_records() -> None:
+    with refused(OptionError, "resume='abc'", "FlowTester(recorded=True)"):
+        FlowTester().run(site, resume="abc")
+
+
 def test_a_replacement_is_a_function_or_a_value() -> None:
     with refused(OptionError, "by=", "returns=", "found neither"):
         FlowTester().replace(fetch)
