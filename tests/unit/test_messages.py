@@ -321,6 +321,8 @@ def is_never(moment: datetime) -> bool:
 
 TESTING = [
     Case("replace(): takes a function", lambda home: FlowTester().replace(one)),
+    Case("take an index that it has", lambda home: FlowTester().fail(one, index=7).run(home.flow)),
+    Case("needs a run that was recorded", lambda home: FlowTester().run(home.flow, resume=home.run)),
     Case("give the run", lambda home: assert_success(home.state.state, one)),
     Case("expected the name of a state", lambda home: assert_states(home.state, {one: "Sucess"})),
     Case("clock= takes a FakeClock", lambda home: FlowTester(clock=5)),
