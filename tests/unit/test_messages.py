@@ -44,12 +44,15 @@ from anabranch.results.serializers import need
 from anabranch.results.templates import Template
 from anabranch.runs import RunRecord, open_store
 from anabranch.runs.codec import decode_indices, from_json
+from anabranch.runs.flow_table import FlowRecord
 from anabranch.runview import FlowResults
 from anabranch.saving import load
 from anabranch.schedules import CronSchedule, IntervalSchedule, Schedule
 from anabranch.schedules.clocks import IntervalClock
 from anabranch.schedules.filters import is_day_of_week
-from anabranch.service.guard import Guard
+from anabranch.schedules.forms import FORMAT, from_form, function_of, to_form
+from anabranch.sealing import opened_code, schedule_of
+from anabranch.service.guard import Guard, check_bind
 from anabranch.service.processes import Processes
 from anabranch.service.server import WebServer
 from anabranch.storage import FlowStorage, S3Storage, read_stored
@@ -100,6 +103,8 @@ class Case(NamedTuple):
 
 
 TASKS = [
+    Case("register() inside a `with Flow` block", lambda home: written(lambda flow: flow.register())),
+    Case("serve() inside a `with Flow` block", lambda home: written(lambda flow: flow.serve())),
     Case("memory_limit: expected bytes, or a text", lambda home: task(memory_limit="much")(len)),
     Case("memory_limit: expected bytes, or a text", lambda home: task(memory_limit=True)(len)),
     Case("min_success: expected a share", lambda home: task(min_success=2)(len)),
@@ -301,6 +306,12 @@ def header_of_cut(home: Any, nbytes: int) -> Any:
 
 
 SCHEDULES = [
+    Case("that is kept is not whole: KeyError", lambda home: from_form({"format": FORMAT})),
+    Case("a clock of an unknown kind", lambda home: from_form(form_of({"kind": "moon"}))),
+    Case("the schedule's function 'math:pi' is a float", lambda home: function_of("math:pi")),
+    Case("that is kept is not whole: ", lambda home: schedule_of(FlowRecord("f", "", schedule=b"{"))),
+    Case("has no seal", lambda home: with_key(lambda: opened_code("f", b"x"))),
+    Case("the token has", lambda home: check_bind("127.0.0.1", "short")),
     Case("is not after the start", lambda home: times_between(DAY, DAY, HOUR)),
     Case("every: expected one second or more", lambda home: times_between(DAY, DAY + HOUR, HOUR / 1e6)),
     Case("expected 0 (Monday) to 6", lambda home: is_day_of_week(7)),
@@ -313,6 +324,18 @@ SCHEDULES = [
     Case("expected most=1 or more", lambda home: WebhookNotifier("https://a.example", most=0)),
 ]
 DAY, HOUR = datetime(2026, 1, 1, tzinfo=UTC), timedelta(hours=1)
+
+
+def form_of(changes: dict[str, Any]) -> dict[str, Any]:
+    """What is kept of a schedule, with other things in its clock."""
+    form = dict(to_form(IntervalSchedule(interval=60)))
+    form["clocks"] = [{**form["clocks"][0], **changes}]
+    return form
+
+
+def with_key(act: Callable[[], Any]) -> Any:
+    with config.set(service__key="k" * 32):
+        return act()
 
 
 def is_never(moment: datetime) -> bool:
