@@ -29,7 +29,7 @@ class Block:
     line: int
     """Number of its first line of code, from 1."""
     language: str
-    """``python``, ``bash``, ``console``, ``yaml`` …; of Sphinx's directives the name in braces; "" where none is given."""
+    """``python``, ``bash``, ``yaml`` …; of Sphinx's directives the name in braces; "" where none is given."""
     code: str
     marks: dict[str, str] = field(default_factory=dict)
 

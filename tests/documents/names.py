@@ -104,7 +104,7 @@ def _has(owner: Any, name: str) -> bool:
         return False
     # Of a class, what its instances are given as they are made is there, too.
     return any(
-        name in each.__dict__.get("__annotations__", {}) or f"self.{name} = " in inspect.getsource(each)
+        name in inspect.get_annotations(each) or f"self.{name} = " in inspect.getsource(each)
         for each in owner.__mro__
         if each.__module__.startswith("anabranch")
     )
@@ -135,32 +135,44 @@ _ASSIGNMENT = re.compile(r"[A-Z_][A-Z0-9_]*=")
 
 def problems_of_shell(code: str) -> list[str]:
     """What the ``anabranch`` commands in a block ask for that there is not."""
-    joined = re.sub(r"\\\n\s*", " ", code)
-    found: list[str] = []
-    for line in joined.splitlines():
-        for command in re.split(r"&&|\|\||[|;]", line.removeprefix("$ ")):
-            found += problems_of_command(command)
-    return found
+    return [problem for words in _simple_commands(code) for problem in _problems_of_command(words)]
 
 
-def problems_of_command(line: str) -> list[str]:
-    """The same for one simple command; of other programs nothing is known."""
-    words = [word for word in shlex.split(line, comments=True)]
+def _simple_commands(code: str) -> Iterator[list[str]]:
+    """The words of each command, without pipes and what joins commands."""
+    pending = ""
+    for line in re.sub(r"\\\n\s*", " ", code).splitlines():
+        pending += re.sub(r"^\$ ", "", line)
+        lexer = shlex.shlex(pending, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        try:
+            words = list(lexer)
+        except ValueError:  # a quotation goes on in the next line
+            pending += "\n"
+            continue
+        pending = ""
+        command: list[str] = []
+        for word in words:
+            if set(word) <= set("&|;()<>"):
+                yield command
+                command = []
+            else:
+                command.append(word)
+        yield command
+
+
+def _problems_of_command(words: list[str]) -> list[str]:
+    """What one command asks for that there is not; of other programs than ours nothing is known."""
     while words and _ASSIGNMENT.match(words[0]):
         words.pop(0)
     if words[:2] == ["dask", "anabranch"]:
         words.pop(0)
-    if not words or words[0] != "anabranch":
-        return []
-    if len(words) == 1:
+    if len(words) < 2 or words[0] != "anabranch":
         return []
     name, arguments = words[1], words[2:]
     if name.startswith("-"):
-        return (
-            []
-            if any(name in option.opts for option in command_line.get_params(click.Context(command_line)))
-            else [f"anabranch has no {name}"]
-        )
+        options = command_line.get_params(click.Context(command_line))
+        return [] if any(name in option.opts for option in options) else [f"anabranch has no {name}"]
     if name not in command_line.commands:
         return [f"there is no 'anabranch {name}'"]
     command = command_line.commands[name]

@@ -1,4 +1,4 @@
-"""Where the blocks of one page run: a directory, an environment, one process for its Python, a shell for each command."""
+"""Where the blocks of one page run: a directory, one process for its Python, a shell for each command."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ _VARYING = {
     r"\b\d\d:\d\d:\d\d\b": r"\d\d:\d\d:\d\d",
     r"<?\b\d+(?:\.\d+)? (?:min|s|ms|µs)\b": r"<?[\d.]+ (?:min|s|ms|µs)",
     r"\b\d+(?:\.\d+)? (?:MB|MiB|KB|KiB)\b": r"[\d.]+ (?:MB|MiB|KB|KiB)",
+    r"\b(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun) [+-]\d{4}\b": r"\w{3} [+-]\d{4}",
+    r"\b[0-9a-f]{12,16}\b": r"[0-9a-f]{12,16}",  # the id of a run
     "…": ".*?",
 }
 
@@ -45,8 +47,10 @@ class Stage:
         self._warm = warm
         self._closing = ExitStack()
         self._python: IO[str] | None = None
-        self._names: dict[str, str] = {}
-        """What stands on the page, by what it is here: ports, and ids of runs."""
+        self._ports: dict[str, str] = {}
+        """Ports on the page, by what they are here."""
+        self._runs: dict[str, str] = {}
+        """Ids of runs here, by what stands for them on the page."""
         self._unnamed: list[str] = []
         """Ids of runs on the page that have not been met yet: the first time, they mean the newest run."""
 
@@ -128,17 +132,19 @@ class Stage:
         process = self._popen(
             ["bash", "-euo", "pipefail", "-c", self._here(command)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT
         )
-        self._closing.callback(_stop, process)
         assert process.stdout is not None
+        output = process.stdout
+        # To its end: whoever writes into a pipe that nobody reads stops some day.
+        reading = threading.Thread(target=lambda: deque(output, maxlen=0), daemon=True)
+        self._closing.callback(_stop, process, reading)
         wanted, seen = self._here(block.marks["until"]), ""
-        for raw in process.stdout:
+        for raw in output:
             seen += raw.decode(errors="replace")
             if wanted in seen:
                 break
-        else:
+        reading.start()
+        if wanted not in seen:
             raise BlockFailed(f"{block.where}: {command!r} ended without {wanted!r}\n{seen}")
-        # Whoever writes into a pipe that nobody reads stops some day.
-        threading.Thread(target=lambda: deque(process.stdout or (), maxlen=0), daemon=True).start()
 
     def _popen(self, arguments: list[str], **streams: Any) -> subprocess.Popen[bytes]:
         environment = {
@@ -159,7 +165,7 @@ class Stage:
     def _meet(self, text: str) -> None:
         for name in [each for each in self._unnamed if each in text]:
             self._unnamed.remove(name)
-            self._names[self._newest_run()] = name
+            self._runs[name] = self._newest_run()
 
     def _newest_run(self) -> str:
         outcome = self._popen(["anabranch", "ls", "--json", "--limit", "1"], stdout=subprocess.PIPE)
@@ -174,30 +180,32 @@ class Stage:
         for name in _PORTS.findall(text):
             self._port(name)
         self._meet(text)
-        for here, name in self._names.items():
+        for here, name in self._ports.items():
+            text = re.sub(rf"(?<![\w.]){name}(?!\w)", here, text)
+        for name, here in self._runs.items():
             text = re.sub(rf"(?<![\w.]){name}(?!\w)", here, text)
         return text
 
     def _port(self, name: str) -> str:
         """The port that there is for one that the page names."""
-        if name not in self._names.values():
-            self._names[_free_port()] = name
-        return next(here for here, there in self._names.items() if there == name)
+        if name not in self._ports.values():
+            self._ports[_free_port()] = name
+        return next(here for here, there in self._ports.items() if there == name)
 
     def _compare(self, block: Block, expected: str, printed: str) -> None:
         self._meet(expected)
-        for here, name in self._names.items():
-            shortened = "".join(f"(?:{letter}" for letter in here[4:]) + ")?" * len(here[4:])
-            printed = re.sub(rf"(?<![\w.]){re.escape(here[:4])}{shortened}(?!\w)", name, printed)
+        for here, name in self._ports.items():
+            printed = re.sub(rf"(?<![\w.]){here}(?!\w)", name, printed)
         printed = printed.replace(str(self.folder), ".")
         if not re.fullmatch(_pattern(expected), " ".join(printed.split())):
             raise BlockFailed(f"{block.where}: the page shows\n{expected}\nand this was seen:\n{printed}")
 
 
-def _stop(process: subprocess.Popen[bytes]) -> None:
-    """End a server and the shell around it."""
+def _stop(process: subprocess.Popen[bytes], reading: threading.Thread) -> None:
+    """End a server, and wait for all that had its output, not just for the shell around it."""
     with suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGTERM)
+    reading.join(timeout=60)
     with process:
         process.wait(timeout=30)
 

@@ -1,4 +1,4 @@
-"""Every code block of README.md and of the pages below docs runs, or says why it does not and is checked by its names."""
+"""Every code block of README.md and below docs runs, or says why it does not and is checked by its names."""
 
 from __future__ import annotations
 
@@ -75,6 +75,9 @@ def test_the_blocks_of_a_page_do_what_it_says(page: Path, tmp_path: Path, warm: 
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+FAR = "<!-- not run: far away -->\n"
+
+
 # That what is above would find a mistake
 
 
@@ -96,10 +99,10 @@ def page_of(folder: Path, text: str) -> Path:
         ("```console\n$ echo one\ntwo … three\n```\n", "shows\ntwo … three.*seen:\none"),
         ("<!-- until: never -->\n```bash\necho one\n```\n", "ended without 'never'"),
         ("```python\nfrom anabranch import nothing\n```\n", "anabranch has no 'nothing'"),
-        ("<!-- not run: far away -->\n```python\nfrom anabranch.executors import DaskExecutor\nDaskExecutor(adress=1)\n```\n", "DaskExecutor takes no 'adress'"),
-        ("<!-- not run: far away -->\n```python\nstate.is_sucessful()\n```\n", "state has no 'is_sucessful'"),
-        ("<!-- not run: far away -->\n```bash\nanabranch resume --form x 3aab\n```\n", "No such option.*--form"),
-        ("<!-- not run: far away -->\n```python\ndef\n```\n", "SyntaxError"),
+        (FAR + "```python\nanabranch.executors.DaskExecutor(adress=1)\n```\n", "DaskExecutor takes no 'adress'"),
+        (FAR + "```python\nstate.is_sucessful()\n```\n", "state has no 'is_sucessful'"),
+        (FAR + "```bash\nanabranch resume --form x 3aab\n```\n", "No such option.*--form"),
+        (FAR + "```python\ndef\n```\n", "SyntaxError"),
         ("```yaml\na: [\n```\n", "flow node"),
         ("```json\n{\n```\n", "Expecting"),
         ("```toml\na = \n```\n", "Invalid value"),

@@ -23,7 +23,8 @@ _CLIENT = """#!{python} -IS
 import json, os, signal, socket, sys
 server = socket.socket(socket.AF_UNIX)
 server.connect({address!r})
-request = {{"command": os.path.basename(sys.argv[0]), "argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}}
+command = os.path.basename(sys.argv[0])
+request = {{"command": command, "argv": sys.argv[1:], "cwd": os.getcwd(), "env": dict(os.environ)}}
 socket.send_fds(server, [b"x"], [0, 1, 2])
 server.sendall(json.dumps(request).encode() + b"\\n")
 replies = server.makefile()
