@@ -32,6 +32,10 @@ _VARYING = {
 }
 
 
+# What a command says on a busy machine only.
+_PATIENCE = re.compile(r"(?m)^waiting for the cluster at .*\n")
+
+
 class BlockFailed(AssertionError):
     """A block that did not do what its page says."""
 
@@ -196,7 +200,7 @@ class Stage:
         self._meet(expected)
         for here, name in self._ports.items():
             printed = re.sub(rf"(?<![\w.]){here}(?!\w)", name, printed)
-        printed = printed.replace(str(self.folder), ".")
+        printed = _PATIENCE.sub("", printed.replace(str(self.folder), "."))
         if not re.fullmatch(_pattern(expected), " ".join(printed.split())):
             raise BlockFailed(f"{block.where}: the page shows\n{expected}\nand this was seen:\n{printed}")
 

@@ -110,7 +110,8 @@ def _keep(connection: socket.socket) -> NoReturn:
         os.close(stream)
     connection.sendall(f"{child}\n".encode())
     with open(os.pidfd_open(child), closefd=True) as ended:
-        ready, _, _ = select.select([ended, connection], [], [])
+        # Where there is something to read on the others, the shell has gone, or the tests have, whose end 0 is.
+        ready, _, _ = select.select([ended, connection, 0], [], [])
         if ended not in ready:
             os.kill(child, signal.SIGKILL)
     _, status = os.waitpid(child, 0)
