@@ -15,6 +15,7 @@ import click
 
 import anabranch
 from anabranch.cli import anabranch as command_line
+from anabranch.context import TaskContext
 from anabranch.handle import RunHandle
 from anabranch.runview import FlowRunView
 from anabranch.states import State
@@ -100,6 +101,8 @@ def _value(node: ast.expr, known: dict[str, Any]) -> Any:
 def _has(owner: Any, name: str) -> bool:
     if hasattr(owner, name) or name in dir(owner):
         return True
+    if owner is anabranch.context:  # what only running tasks may ask
+        return name in dir(TaskContext)
     if not isinstance(owner, type):
         return False
     # Of a class, what its instances are given as they are made is there, too.
