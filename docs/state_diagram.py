@@ -13,7 +13,7 @@ from anabranch.states import Failed, Finished, Pending, State, Success
 from anabranch.transitions import TRANSITIONS
 
 DOCS = Path(__file__).parent
-BEGIN, END = "<!-- table: begin, by state_diagram.py -->\n", "<!-- table: end -->\n"
+BEGIN, END = "<!-- made by state_diagram.py, from here -->\n", "<!-- made by state_diagram.py, to here -->\n"
 _COLOURS = {Success: "#cfe8cf", Failed: "#f6cfcb", Finished: "#e3e3e3", Pending: "#dbe7f6", State: "#fdf1c7"}
 
 

@@ -8,12 +8,12 @@ import re
 from pathlib import Path
 
 import pytest
+from tests.documents.names import problems_of_python, problems_of_shell
+from tests.documents.prefect1 import NAMES
 
 import anabranch
 from anabranch import caching
 from anabranch.schedules import Schedule, filters
-from tests.documents.names import problems_of_python, problems_of_shell
-from tests.documents.prefect1 import NAMES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text(encoding="utf-8")
 WAYS = ("same", "renamed", "otherwise", "no")
@@ -67,7 +67,8 @@ def test_what_is_said_to_be_here_is_here(theirs: str, ours: str):
 
 
 @pytest.mark.parametrize(
-    "span", ["flow.rum()", "@task(retries=3)", "anabranch rum x.py", "results.GCSResult()", "nothing(x)", "state.is_done()"]
+    "span",
+    ["flow.rum()", "@task(retries=3)", "anabranch rum x.py", "results.GCSResult()", "nothing(x)", "state.is_done()"],
 )
 def test_what_is_not_here_would_be_found(span: str):
     assert problems_of_span(span) != []

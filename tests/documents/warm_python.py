@@ -124,6 +124,7 @@ def _keep(connection: socket.socket) -> NoReturn:
 
 def _become(request: dict[str, Any]) -> NoReturn:
     """Be the command that was asked for."""
+    import multiprocessing.process
     import runpy
 
     import dask.config
@@ -135,6 +136,9 @@ def _become(request: dict[str, Any]) -> NoReturn:
     os.environ.update(request["env"])
     os.chdir(request["cwd"])
     sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w", buffering=1)  # noqa: SIM115  # the process's
+    # What was looked up as these were imported: the home directory, and the one that the process began in.
+    dask.config.paths[:] = dask.config._get_paths()
+    multiprocessing.process.ORIGINAL_DIR = request["cwd"]
     dask.config.refresh()
     anabranch.config.refresh()
     if port := os.environ.get("DOCUMENTS_SERVICE_PORT"):  # in place of a default that somebody else may listen on

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from docs import state_diagram
 
 from anabranch import (
     CANCEL,
@@ -27,7 +28,6 @@ from anabranch.results import LocalResult
 from anabranch.states import Finished, State
 from anabranch.transitions import TRANSITIONS
 from anabranch.triggers import manual_only
-from docs import state_diagram
 
 Seen = set[tuple[str, str]]
 TOLD = {
