@@ -1,7 +1,7 @@
 """Which state of a task run may follow which, and when: the diagram in the documentation is drawn from this table.
 
-State handlers are told of all changes that are made where the task runs; those made by the driver they are not. A resumed
-run begins anew with `Pending` for what it runs again.
+State handlers are told of changes that are made where the task runs; of those that the driver makes they are not. A
+resumed run begins anew with `Pending` for what it runs again.
 """
 
 from __future__ import annotations
