@@ -69,6 +69,7 @@ def go_through(page: Path, folder: Path, warm: Path) -> None:
                 stage.run(block)
 
 
+@pytest.mark.timeout(300)  # a second a command on a machine that has nothing else to do, but a page has dozens
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=relative)
 def test_the_blocks_of_a_page_do_what_it_says(page: Path, tmp_path: Path, warm: Path):
     go_through(page, tmp_path, warm)

@@ -6,17 +6,23 @@ by these names runs in a process of its own, in the shell's directory, with its 
 
 from __future__ import annotations
 
+import gc
 import json
 import os
+import pkgutil
 import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
+
+import anabranch
 
 # Of the interpreter that is there, without its site-packages: 20 ms, most of them for itself.
 _CLIENT = """#!{python} -IS
@@ -68,11 +74,20 @@ def warm_python(folder: Path) -> Iterator[Path]:
 # In the process that forks
 
 
+def _load_everything() -> None:
+    """Import what any command may need: each child then has it for nothing."""
+    for name in ("bokeh.server.server", "distributed.cli.dask_scheduler", "distributed.cli.dask_worker", "rich.live"):
+        import_module(name)
+    for module in pkgutil.walk_packages(anabranch.__path__, "anabranch."):
+        if not module.name.endswith("__main__"):
+            with suppress(ImportError):  # of an extra that is not installed here
+                import_module(module.name)
+    gc.collect()
+    gc.freeze()  # a collection in a child would copy all of it
+
+
 def _serve(address: str) -> NoReturn:
-    import threading
-
-    import rich.live  # noqa: F401  # these are loaded here so that no child has to
-
+    _load_everything()
     assert threading.active_count() == 1, "a process with threads cannot fork"
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the tests; who forks restores it
     with socket.socket(socket.AF_UNIX) as listener:
@@ -172,7 +187,6 @@ def _become(request: dict[str, Any]) -> NoReturn:
 def _finish() -> None:
     """What the end of a Python does, and `os._exit` does not: wait for threads, then the functions of `atexit`."""
     import atexit
-    import threading
 
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
