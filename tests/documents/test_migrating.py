@@ -1,4 +1,4 @@
-"""docs/migrating.md has every public name of Prefect 1, and what it says is here is here."""
+"""docs/howto/migrating.md has every public name of Prefect 1, and what it says is here is here."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import anabranch
 from anabranch import caching
 from anabranch.schedules import Schedule, filters
 
-PAGE = (Path(__file__).parents[2] / "docs" / "migrating.md").read_text(encoding="utf-8")
+PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "migrating.md").read_text(encoding="utf-8")
 WAYS = ("same", "renamed", "otherwise", "no")
 # What stands for anything of the reader's.
 ANY = {"k", "node", "parse", "state", "x", "y", "z", "datetime", "logging", "self", "flow", "schedule", "task"}
