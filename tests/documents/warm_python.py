@@ -162,7 +162,10 @@ def _become(request: dict[str, Any]) -> NoReturn:
     if command == "python" and argv[0] == "-m":
         command, argv = argv[1], argv[2:]
     try:
-        if command == "python":
+        if command == "python" and argv[0] == "-c":
+            sys.argv = argv
+            exec(argv[1], {"__name__": "__main__"})
+        elif command == "python":
             sys.argv, sys.path[0] = argv, str(Path(argv[0]).parent.absolute())
             runpy.run_path(argv[0], run_name="__main__")
         else:
