@@ -130,9 +130,3 @@ def test_the_flow_in_readme_runs(tmp_path: Path):
     outcome = python("words.py", cwd=tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.splitlines() == ["4"]
-
-
-def test_relative_links_in_the_documents_lead_somewhere():
-    for document in ROOT.glob("*.md"):
-        for target in re.findall(r"\]\((?!https?:|#|mailto:)([^)#]+)", document.read_text(encoding="utf-8")):
-            assert (document.parent / target).exists(), f"{document.name} links to {target}, which is not there"

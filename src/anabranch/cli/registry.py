@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import sys
 from datetime import UTC, datetime, timedelta
@@ -122,6 +123,8 @@ def _schedule_of(name: str) -> Any:
             with contextlib.redirect_stdout(sys.stderr):
                 return load_flow(name).flow.schedule
         except FlowLoadError as error:
+            if os.path.exists(name.partition(":")[0]):  # then it is the file that was meant, and what is wrong with it
+                raise
             raise missing from error
     return schedule_of(record)
 

@@ -351,7 +351,7 @@ def deferring(run: TaskRun, before: State, value: Any) -> Outcome:
 
 def run_assembly(run: TaskRun, called: Called, index: int) -> Outcome:
     """State and value of a task whose deferred calls have ended: what it returned, with their values in it."""
-    running = Running(start_time=run.environment.now())
+    running = Deferred(start_time=run.environment.now())
     try:
         refused = called.refusal(index, run.node)
         if refused is not None:

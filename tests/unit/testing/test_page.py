@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.unit.testing.test_plugin import run_pytest
 
-PAGE = Path(__file__).parents[3] / "docs" / "testing.md"
+PAGE = Path(__file__).parents[3] / "docs" / "howto" / "testing.md"
 
 
 def test_the_code_of_the_page_passes(tmp_path: Path) -> None:
