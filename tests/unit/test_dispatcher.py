@@ -86,6 +86,9 @@ class Instant:
         found, self._exits = self._exits, []
         return found
 
+    def give_back(self) -> None:
+        pass
+
     def stop(self, run_id: str) -> None:
         self.stopped.append(run_id)
 
