@@ -28,8 +28,8 @@ import dask
 
 from anabranch.settings import apply_logging
 
-MOST_S = 1.0
-"""A run that took longer was not worth a fork of some milliseconds: the process ends with it."""
+MOST_S = 5.0
+"""Beside a run that took longer, a fork of some milliseconds is nothing: the process ends with it."""
 OLDEST_S = 60.0
 """So long a process is used: packages that are installed anew are seen after a minute."""
 MOST_NBYTES = 512 * 2**20

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import gc
+import importlib
 import json
 import logging
 import os
@@ -23,6 +24,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from anabranch.errors import AnabranchError
+from anabranch.registering import registry
 from anabranch.service.child import AGAIN
 from anabranch.service.dispatcher import RETURNED
 
@@ -33,26 +36,38 @@ WAIT_S = 1.0
 LINGER_S = 1.0
 """So long a process waits for a run."""
 
+_NEEDED = (
+    "anabranch.continuation",
+    "anabranch.engine.handlers",
+    "anabranch.engine.static",
+    "anabranch.executors.local",
+    "anabranch.running",
+    "anabranch.service.series",
+)
+
 _log = logging.getLogger("anabranch.service")
 
 
 def main() -> None:
     """Read orders from standard input until it ends."""
-    # Whatever a run needs; executors of clusters are imported by the runs that have them, as they start threads.
-    import anabranch.executors.local
-    import anabranch.service.series  # noqa: F401
-
-    with contextlib.suppress(ImportError):
-        import psycopg  # noqa: F401
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--runs-per-process", type=int, required=True)
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the service decides when it ends
+    preload()
     gc.collect()
     gc.freeze()  # or the first collection in each child would copy all pages
     Nursery(most=options.processes, runs_each=options.runs_per_process).serve()
+
+
+def preload() -> None:
+    """Import whatever a run needs; executors of clusters, which start threads, are imported by the runs that have them."""
+    for name in _NEEDED:
+        importlib.import_module(name)  # by name, so that no tool takes it for an import that nobody uses
+    with contextlib.suppress(AnabranchError):  # the runs say so themselves
+        registry()  # the run store with its driver, which connects later
 
 
 @dataclass(slots=True, eq=False)
