@@ -48,6 +48,10 @@ _PASSING = {
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
 }
+_ASK_AGAIN_NS = 5 * 10**9
+"""So long this machine's steady clock is trusted to go as fast as the server's."""
+_PROMPT_NS = 10**9  # an answer that took longer says too little of what time it is
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, where there is one
 _NOW = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
 _CURES = {
     "25006": "the database is read-only; use the primary, not a replica",
@@ -119,6 +123,8 @@ class _PostgreSQL:
         self._ready = False
         self._engine = _engine(url, patience_s)
         self._pid = os.getpid()
+        self._known_time: tuple[int, int] | None = None
+        """A time of the steady clock, and the server's time then in microseconds."""
 
     def write(self, act: Callable[[_Transaction], T], *, durable: bool = False) -> T:
         # `durable` changes nothing: every commit here is on the server's disk before it is answered.
@@ -181,9 +187,15 @@ class _PostgreSQL:
         return kind(f"cannot use the run store {self._location}: {said}")
 
     def now(self) -> int:
-        """The server's clock, which is the same for all machines that share it."""
-        found = self.read(lambda transaction: transaction.fetch(_NOW))
-        return int(found[0][0])
+        """The server's clock, which is the same for all machines that share it; it is asked every few seconds."""
+        known, steady = self._known_time, _steady_ns()
+        if known is None or not 0 <= steady - known[0] < _ASK_AGAIN_NS:
+            asked = steady
+            found = self.read(lambda transaction: transaction.fetch(_NOW))
+            steady = _steady_ns()  # after the answer: what is taken for now is late by its way, and never early
+            known = (steady, int(found[0][0]))
+            self._known_time = known if steady - asked < _PROMPT_NS else None
+        return known[1] + (steady - known[0]) // 1_000
 
     # Opening ----------------------------------------------------------------------------------------------------------
 
@@ -255,6 +267,10 @@ _STARTING = {
     "too many connections for": _CURES["53300"],
     "remaining connection slots are reserved": _CURES["53300"],
 }
+
+
+def _steady_ns() -> int:
+    return time.clock_gettime_ns(_STEADY)
 
 
 def _has(transaction: _Transaction, name: str) -> bool:

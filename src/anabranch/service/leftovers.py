@@ -45,6 +45,7 @@ _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
 _LIMITS = (resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_NOFILE, resource.RLIMIT_AS)
 _SYS = ("argv", "stdin", "stdout", "stderr", "excepthook", "unraisablehook", "displayhook", "dont_write_bytecode")
 _INSTALLED = tuple({sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib")} - {None})
+_OURS = ("anabranch.", "_anabranch_")
 _CODE = (".py", ".pyc")
 
 
@@ -133,7 +134,7 @@ class Leftovers:
 
     def _forget_modules(self) -> str:
         """Let the modules of users be loaded anew: the next run may find other code, or another module of the name."""
-        new = [name for name in list(sys.modules) if name not in self._modules]
+        new = [name for name in list(sys.modules) if name not in self._modules and not name.startswith(_OURS)]
         own = [name for name in new if _is_own(sys.modules[name])]
         for name in own:
             file = getattr(sys.modules[name], "__file__", None)
@@ -142,7 +143,7 @@ class Leftovers:
         for name in own:
             del sys.modules[name]
         if own:
-            gc.collect(1)  # what they held open is closed, mostly
+            gc.collect(1)  # what they held open is closed, mostly; what was there before the first run is frozen
         return ""
 
 

@@ -43,6 +43,7 @@ _NEEDED = (
     "anabranch.executors.local",
     "anabranch.running",
     "anabranch.service.series",
+    "networkx",
 )
 
 _log = logging.getLogger("anabranch.service")
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def preload() -> None:
-    """Import whatever a run needs; executors of clusters, which start threads, are imported by the runs that have them."""
+    """Import what each run needs; executors of clusters, which start threads, are left to the runs that have them."""
     for name in _NEEDED:
         importlib.import_module(name)  # by name, so that no tool takes it for an import that nobody uses
     with contextlib.suppress(AnabranchError):  # the runs say so themselves
