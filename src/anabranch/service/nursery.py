@@ -24,6 +24,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from anabranch.engine.shipping import origin
 from anabranch.errors import AnabranchError
 from anabranch.registering import registry
 from anabranch.service.child import AGAIN
@@ -64,11 +65,14 @@ def main() -> None:
 
 
 def preload() -> None:
-    """Import what each run needs; executors of clusters, which start threads, are left to the runs that have them."""
+    """Import and find out what each run needs; executors of clusters, which start threads, are left to their runs."""
     for name in _NEEDED:
         importlib.import_module(name)  # by name, so that no tool takes it for an import that nobody uses
-    with contextlib.suppress(AnabranchError):  # the runs say so themselves
-        registry()  # the run store with its driver, which connects later
+    origin()  # of this package, for which its files are read
+    with contextlib.suppress(AnabranchError):  # a store that cannot be used is told of by the runs
+        store = registry()[0]
+        store.database.now()  # what is learnt of a server is kept, the connection is not: each process has its own
+        store.close()
 
 
 @dataclass(slots=True, eq=False)
