@@ -55,13 +55,14 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--runs-per-process", type=int, required=True)
+    parser.add_argument("--wait", type=float, default=WAIT_S)
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the service decides when it ends
     preload()
     gc.collect()
     gc.freeze()  # or the first collection in each child would copy all pages
-    Nursery(most=options.processes, runs_each=options.runs_per_process).serve()
+    Nursery(most=options.processes, runs_each=options.runs_per_process, wait_s=options.wait).serve()
 
 
 def preload() -> None:
@@ -105,10 +106,13 @@ class Nursery:
         How many runs may go on at a time.
     runs_each
         How many runs a process may have, one after another.
+    wait_s
+        How long a run waits for a process.
     """
 
-    def __init__(self, *, most: int, runs_each: int) -> None:
+    def __init__(self, *, most: int, runs_each: int, wait_s: float) -> None:
         self._most = most
+        self._wait_s = wait_s
         self._runs_each = runs_each
         self._children: dict[int, _Child] = {}
         self._waiting: deque[_Waiting] = deque()
@@ -146,12 +150,12 @@ class Nursery:
         """Until somebody has waited for too long."""
         ends = [child.since + LINGER_S for child in self._idle()]
         if self._waiting:
-            ends.append(self._waiting[0].since + WAIT_S)
+            ends.append(self._waiting[0].since + self._wait_s)
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
     def _look_at_clock(self) -> None:
         now = time.monotonic()
-        while self._waiting and now - self._waiting[0].since >= WAIT_S:
+        while self._waiting and now - self._waiting[0].since >= self._wait_s:
             self._say(self._waiting.popleft().job, RETURNED)
         for child in self._idle():
             if now - child.since >= LINGER_S:
