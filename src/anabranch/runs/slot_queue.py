@@ -156,8 +156,10 @@ class SlotQueue:
 
         def act(transaction: Transaction) -> list[Slot]:
             taken = self._ready(transaction, most, moment)
-            mine = {"state": RUNNING, "owner": owner, "started": None}
-            claimed = [replace(slot, **mine, token=os.urandom(12).hex(), tries=slot.tries + 1) for slot in taken]
+            claimed = [
+                replace(slot, state=RUNNING, owner=owner, token=_token(), tries=slot.tries + 1, started=None)
+                for slot in taken
+            ]
             rows = [(owner, slot.token, until, slot.run_id) for slot in claimed]
             if rows:
                 transaction.execute_many(_CLAIM, rows)
@@ -381,6 +383,10 @@ class SlotQueue:
         """Forget slots that ended before; gives how many."""
         statement = f"DELETE FROM {SLOTS.name} WHERE ended < ? AND state NOT IN ('Waiting', 'Running')"
         return self._database.write(lambda transaction: transaction.execute(statement, (to_microseconds(before),)))
+
+
+def _token() -> str:
+    return os.urandom(12).hex()
 
 
 def _settled(
