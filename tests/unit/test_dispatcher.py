@@ -375,3 +375,15 @@ def test_after_a_pause_no_more_are_claimed_than_there_are_processes_for(world: W
     world.now += timedelta(minutes=1)
     world.turn()
     assert len(service.running) == 2
+
+
+def test_a_service_that_cannot_keep_up_says_so_once_a_minute(world: World, caplog: pytest.LogCaptureFixture):
+    world.queue.add([Slot(f"{number:06}", "etl", MIDNIGHT) for number in range(500)], now=MIDNIGHT)
+    world.service(capacity=3)
+    world.until(MIDNIGHT + timedelta(seconds=10), timedelta(seconds=1))
+    assert caplog.text == ""
+    world.until(MIDNIGHT + timedelta(seconds=50), timedelta(seconds=1))
+    assert [record.getMessage()[:58] for record in caplog.records] == [
+        "runs begin 11 s late: all 3 processes of this service are "
+    ]
+    assert "--runs-per-process" in caplog.text

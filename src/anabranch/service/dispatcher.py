@@ -27,6 +27,9 @@ KEPT = timedelta(days=30)
 """How long slots that are over are kept; their runs stay until they are pruned."""
 RETURNED = -1_000
 """Code of a run that no process has begun: all were busy."""
+LATE = timedelta(seconds=10)
+"""So late runs may begin before it is said."""
+COMPLAIN_S = 60.0
 AHEAD_S = 0.25
 """Slots are claimed that will begin within this time, as the pace is now: a process need not wait for a turn."""
 MOST_AHEAD = 100
@@ -108,6 +111,7 @@ class Dispatcher:
         self._pruned: datetime | None = None
         self._refreshed: datetime | None = None
         self._pace = _Pace()
+        self._complained: datetime | None = None
         self._is_asked_back = False
         self._is_flowing = False
         """Whether the last turn has claimed something, so that more may wait."""
@@ -142,9 +146,23 @@ class Dispatcher:
                 self.running[slot.run_id] = slot
                 self._launcher.start(slot)
             self._is_flowing = bool(claimed)
+            if len(claimed) == free:
+                self._complain(claimed[0], now)
         if _is_over(self._pruned, now, PRUNE_S):
             self._queue.prune(before=now - KEPT)
             self._pruned = now
+
+    def _complain(self, oldest: Slot, now: datetime) -> None:
+        """Say that there is more to run than processes for it, once in a while."""
+        late = now - (oldest.ready or oldest.due)
+        if late > LATE and _is_over(self._complained, now, COMPLAIN_S):
+            _log.warning(
+                "runs begin %d s late: all %d processes of this service are busy. "
+                "A larger --max-runs, another service, or --runs-per-process for many short runs helps",
+                late.total_seconds(),
+                self._capacity,
+            )
+            self._complained = now
 
     def _is_due(self, now: datetime) -> bool:
         """Whether a slot may be claimed, as far as a look tells that locks nothing."""
