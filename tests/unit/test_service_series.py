@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -46,8 +48,14 @@ def wait():
     while not (HOME / "go").exists():
         time.sleep(0.01)
 
+@task
+def modules():
+    (HOME / "modules").write_text(" ".join(sys.modules))
+
 with Flow("quick") as quick:
     note()
+with Flow("looking") as looking:
+    modules()
 with Flow("crashing") as crashing:
     crash()
 with Flow("waiting") as waiting:
@@ -126,6 +134,27 @@ def test_runs_share_a_process_and_neither_modules_nor_environment_nor_directory(
     assert processes[0] != processes[4]
     assert {tuple(note[1:4]) for note in notes} == {(0, None, False)}
     assert runs.states(asked) == ["Success"] * 6
+
+
+PRELOADED = """
+import sys
+from anabranch.service.nursery import preload
+preload()
+print(" ".join(sys.modules))
+"""
+
+
+def test_the_nursery_has_imported_what_runs_need_so_that_none_does_so_again(runs: Runs):
+    # Of a database that does not answer yet, the driver is there as well.
+    environment = {**os.environ, "ANABRANCH__BACKEND": "postgresql://nobody@127.0.0.1:9/none"}
+    command = [sys.executable, "-c", PRELOADED]
+    done = subprocess.run(command, env=environment, check=True, capture_output=True, text=True)
+    preloaded = set(done.stdout.split())
+    assert "sqlalchemy.dialects.postgresql.psycopg" in preloaded
+    assert runs.ends(runs.start("looking")) == [0]
+    found = set((runs.home / "modules").read_text().split()) - preloaded
+    heavy = ("anabranch.", "dask", "distributed", "networkx", "psycopg", "sqlalchemy")
+    assert [name for name in sorted(found) if name.startswith(heavy)] == ["anabranch.runs.sqlite"]
 
 
 def test_a_run_that_kills_its_process_hurts_no_other(runs: Runs):

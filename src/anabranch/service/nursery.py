@@ -44,6 +44,7 @@ _NEEDED = (
     "anabranch.executors.local",
     "anabranch.running",
     "anabranch.service.series",
+    "anabranch.validation",
     "networkx",
 )
 
