@@ -165,6 +165,19 @@ def test_a_run_that_kills_its_process_hurts_no_other(runs: Runs):
     assert runs.states([first, crashing, last]) == ["Success", "Running", "Success"]  # the service buries the second
 
 
+def test_the_process_of_a_run_that_was_cancelled_has_no_other(runs: Runs):
+    (runs.home / "go").unlink(missing_ok=True)
+    (runs.home / "waits").unlink(missing_ok=True)
+    first, cancelled, last = asked = runs.start("quick", "waiting", "quick")
+    while not (runs.home / "waits").exists():
+        time.sleep(0.01)
+    runs.queue.cancel(cancelled, now=moment_of(runs.store))
+    assert runs.ends(asked) == [0, 0, 0]
+    assert runs.states(asked) == ["Success", "Cancelled", "Success"]
+    before, after = runs.notes([first, last])
+    assert before[0] != after[0]
+
+
 def test_a_flow_that_does_not_load_after_another_run_is_begun_in_a_new_process(runs: Runs):
     asked = runs.start("spoilt", "spoilt")
     assert runs.ends(asked) == [0, 0]

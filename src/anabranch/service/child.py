@@ -28,6 +28,8 @@ CANCEL_POLL_S = 1.0
 """How soon a run that goes on hears that somebody wants it to end."""
 AGAIN = 75
 """Code of a run that wants to be begun in a new process (EX_TEMPFAIL)."""
+LAST = 76
+"""Code of a run that is seen to, but was interrupted: its process had better end with it."""
 _MOST_RECORDS = 500
 
 _log = logging.getLogger("anabranch.service")
@@ -41,7 +43,7 @@ def job_of(slot: Slot) -> dict[str, Any]:
 
 
 def run_job(job: Mapping[str, Any], *, is_new: bool = True) -> int:
-    """Run the slot of a job to its end; zero says that the slot needs nobody's care.
+    """Run the slot of a job to its end; zero, and `LAST`, say that the slot needs nobody's care.
 
     Parameters
     ----------
@@ -79,8 +81,9 @@ def run_job(job: Mapping[str, Any], *, is_new: bool = True) -> int:
             return _not_begun(store, queue, slot, error, is_first=_is_unknown(store, slot))
     if interruption.is_handed_over:
         queue.release(slot, "handed over by a service that ended", now=moment_of(store), is_try=False)
-        return 0
-    return _finish(store, queue, slot, state, message)
+        return LAST
+    ended = _finish(store, queue, slot, state, message)
+    return LAST if state == "Cancelled" else ended
 
 
 _records: dict[str, FlowRecord] = {}

@@ -34,8 +34,8 @@ FAILED = 70
 """Exit code of a process that could not even fail as a run (EX_SOFTWARE)."""
 WAIT_S = 1.0
 """So long a run waits for a process; then another service may have it."""
-LINGER_S = 1.0
-"""So long a process waits for a run."""
+LINGER_S = 5.0
+"""So long a process waits for a run: longer than services look for what is due, and than flows of every second."""
 
 _NEEDED = (
     "anabranch.continuation",

@@ -16,7 +16,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from anabranch.service.child import run_job
+from anabranch.service.child import LAST, run_job
 from anabranch.service.leftovers import Leftovers
 from anabranch.settings import config
 
@@ -40,7 +40,8 @@ def run_series(connection: socket.socket, job: Mapping[str, Any], *, most: int) 
         _flush()
         is_last = code != 0 or leftovers is None or number == most
         is_last = is_last or bool(leftovers and leftovers.clear(took_s=time.monotonic() - began))
-        if not _say(connection, {"run_id": job["run_id"], "code": code, "is_last": is_last}) or is_last:
+        news = {"run_id": job["run_id"], "code": 0 if code == LAST else code, "is_last": is_last}
+        if not _say(connection, news) or is_last:
             return 0
         if not (line := lines.readline()):
             return 0
