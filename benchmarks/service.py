@@ -33,8 +33,9 @@ from anabranch.schedules import IntervalSchedule
 @task
 def mark():
     import psycopg
-    with psycopg.connect(os.environ["MARKS"], autocommit=True) as connection:
-        connection.execute("INSERT INTO marks VALUES (%s, clock_timestamp())", (context.run_id,))
+    if not hasattr(psycopg, "marks"):  # one for all runs of the process, as a library's pool would keep it
+        psycopg.marks = psycopg.connect(os.environ["MARKS"], autocommit=True)
+    psycopg.marks.execute("INSERT INTO marks VALUES (%s, clock_timestamp())", (context.run_id,))
 
 start = datetime.fromisoformat(os.environ["START"])
 end = datetime.fromisoformat(os.environ["END"])
@@ -46,10 +47,11 @@ for number in range(int(os.environ["FLOWS"])):
 """
 
 
-def fire(flows: int, seconds: int, services: int, kill_every: float, capacity: int) -> None:
+def fire(flows: int, seconds: int, services: int, kill_every: float, capacity: int, runs_each: int) -> None:
     import psycopg
 
-    with running_postgres() as server, ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
+    _adopt_orphans()
+    with running_postgres(max_connections=200) as server, ExitStack() as stack, tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         url = server.fresh_url()
         with psycopg.connect(url, autocommit=True) as connection:
@@ -67,31 +69,41 @@ def fire(flows: int, seconds: int, services: int, kill_every: float, capacity: i
         script = home / "flows.py"
         script.write_text(FLOWS)
         subprocess.run([sys.executable, str(script)], env=environment(home, **names), cwd=home, check=True)
+        options = ["--max-runs", str(capacity), "--runs-per-process", str(runs_each)]
 
         def start() -> ServiceProcess:
-            return stack.enter_context(serving(home, "--max-runs", str(capacity), **names))
+            return stack.enter_context(serving(home, *options, **names))
 
         there = [start() for _ in range(services)]
         kills = 0
         time.sleep(max(0.0, (begin - datetime.now(UTC)).total_seconds()))
+        cpu_before, pg_before, began = _cpu_of_all(), _cpu_of_postgres(), time.monotonic()
+        answers = []
         while datetime.now(UTC) < end + timedelta(seconds=1):
             time.sleep(kill_every)
-            victim = random.randrange(services)
-            there[victim].process.kill()
-            there[victim].process.wait()
-            there[victim] = start()
-            kills += 1
+            if kill_every < seconds:
+                victim = random.randrange(services)
+                there[victim].process.kill()
+                there[victim].process.wait()
+                there[victim] = start()
+                kills += 1
+            asked = time.monotonic()
+            assert there[0].call("GET", "/healthz")[0] == 200
+            answers.append(time.monotonic() - asked)
         expected = flows * seconds
         with psycopg.connect(url, autocommit=True) as connection:
 
             def ask(query: str) -> list[tuple[object, ...]]:
                 return connection.execute(query).fetchall()
 
-            deadline = time.monotonic() + 600
+            deadline = time.monotonic() + 900
             open_slots = "SELECT count(*) FROM anabranch_slots WHERE state IN ('Waiting', 'Running')"
             while ask(open_slots)[0][0] and time.monotonic() < deadline:
                 time.sleep(0.5)
+            took, pg = time.monotonic() - began, _cpu_of_postgres() - pg_before
+            cpu = _cpu_of_all() - cpu_before
             states = dict(ask("SELECT state, count(*) FROM anabranch_slots GROUP BY state"))
+            run_states = dict(ask("SELECT state, count(*) FROM anabranch_runs GROUP BY state"))
             ran = dict(ask("SELECT run_id, count(*) FROM marks GROUP BY run_id"))
             slots = {row[0] for row in ask("SELECT run_id FROM anabranch_slots")}
             late = sorted(
@@ -107,12 +119,49 @@ def fire(flows: int, seconds: int, services: int, kill_every: float, capacity: i
         print(f"{services} services on PostgreSQL, {flows} flows due every second for {seconds} s, {kills} SIGKILLs")
         print(f"  due             {expected:>8,}")
         print(f"  slots           {len(slots):>8,}   states {states}, by tries {tries}")
+        print(f"  runs            {sum(run_states.values()):>8,}   states {run_states}")
         print(f"  ran once        {sum(number == 1 for number in ran.values()):>8,}")
         print(f"  ran twice       {sum(number > 1 for number in ran.values()):>8,}")
         print(f"  lost            {expected - len(set(ran) & slots):>8,}")
+        print(f"  worked off in   {took:>8.1f} s, {expected / took:.0f} runs a second")
         if late:
             p99 = late[int(0.99 * (len(late) - 1))]
             print(f"  lateness (s)    median {statistics.median(late):.2f}, p99 {p99:.2f}, most {late[-1]:.2f}")
+        share = 1e3 / expected
+        print(
+            f"  CPU for a run   {cpu * share:.1f} ms, of which PostgreSQL {pg * share:.1f}; starts of services included"
+        )
+        print(f"  /healthz        answered in {max(answers):.2f} s at most")
+
+
+def _adopt_orphans() -> None:
+    """Let processes whose services were killed be children of this one, so that their CPU time is counted."""
+    import ctypes
+
+    pr_set_child_subreaper = 36  # of linux/prctl.h
+    ctypes.CDLL(None, use_errno=True).prctl(pr_set_child_subreaper, 1, 0, 0, 0)
+
+
+def _cpu_of_all() -> float:
+    """CPU seconds of all processes below this one, those that have ended included."""
+    me = psutil.Process()
+    total = sum(me.cpu_times()[2:4])
+    for each in me.children(recursive=True):
+        try:
+            total += sum(each.cpu_times()[:4])
+        except psutil.Error:
+            continue
+    return total
+
+
+def _cpu_of_postgres() -> float:
+    """CPU seconds of the server and its processes."""
+    servers = [each for each in psutil.Process().children() if each.name() == "postgres"]
+    total = 0.0
+    for each in servers:
+        total += sum(sum(process.cpu_times()[:2]) for process in [each, *each.children()])
+        total += sum(each.cpu_times()[2:4])
+    return total
 
 
 def many(count: int) -> None:
@@ -169,14 +218,22 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--services", type=int, default=3)
     parser.add_argument("--kill-every", type=float, default=5.0)
-    parser.add_argument("--capacity", type=int, default=3)
+    parser.add_argument("--capacity", type=int, default=2)
+    parser.add_argument("--runs-per-process", type=int, default=100)
     parser.add_argument("--many", type=int, default=10_000, help="registered flows for the second part; 0 for none")
     options = parser.parse_args()
     year()
     if options.many:
         many(options.many)
     if options.flows:
-        fire(options.flows, options.seconds, options.services, options.kill_every, options.capacity)
+        fire(
+            options.flows,
+            options.seconds,
+            options.services,
+            options.kill_every,
+            options.capacity,
+            options.runs_per_process,
+        )
 
 
 if __name__ == "__main__":

@@ -51,10 +51,10 @@ class PostgresServer:
         )
         assert outcome.returncode == 0, f"{program}: {outcome.stdout or self._log.read_text()}"
 
-    def start(self) -> None:
+    def start(self, *, max_connections: int = MAX_CONNECTIONS) -> None:
         """Start it, and wait until it answers."""
         settings = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories='' -c fsync=off"
-        settings += f" -c max_connections={MAX_CONNECTIONS}"
+        settings += f" -c max_connections={max_connections}"
         self._run("pg_ctl", "start", "-w", f"--pgdata={self._data}", f"--log={self._log}", "-o", settings)
 
     def stop(self, mode: str = "fast") -> None:
@@ -83,7 +83,7 @@ class PostgresServer:
 
 
 @contextmanager
-def running_postgres() -> Iterator[PostgresServer]:
+def running_postgres(*, max_connections: int = MAX_CONNECTIONS) -> Iterator[PostgresServer]:
     """A server; skips the test where there is none to start, except where that would hide a gap."""
     if not os.environ.get("CI"):
         pytest.importorskip("psycopg")
@@ -104,7 +104,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         shutil.chown(home, user)
     try:
         server = PostgresServer(programs, home, user)
-        server.start()
+        server.start(max_connections=max_connections)
         try:
             yield server
         finally:

@@ -133,6 +133,7 @@ class ServiceSettings(Section):
     address: str
     port: int
     max_runs: int
+    runs_per_process: int
     hosts: str
     token: str
     view_token: str

@@ -10,11 +10,17 @@ import sys
 import time
 from collections import Counter
 from contextlib import ExitStack, closing
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 from tests.service_process import environment, serving
+
+from anabranch.runs import open_store
+from anabranch.runs.relational import RelationalRunStore
+from anabranch.runs.slot_queue import SlotQueue
+from anabranch.states import BY_CODE, Success
 
 FLOWS = '''
 """Flows that leave marks in a file, so that a test sees what ran, and how often."""
@@ -60,6 +66,19 @@ def deploy(before):
 
 with Flow("gated") as gated:
     deploy(note("before"))
+
+@task
+def work(number):
+    mark(f"work {context.run_id} work {context.map_index} {context.task_run_count}")
+    return number
+
+@task
+def add(numbers):
+    mark(f"add {context.run_id} add - {context.task_run_count}")
+    return sum(numbers)
+
+with Flow("mapped", schedule=IntervalSchedule(1), max_runs=3) as mapped:
+    add(work.map([1, 2, 3]))
 
 with Flow("every", schedule=IntervalSchedule(1), max_runs=3) as every:
     note("every")
@@ -227,30 +246,49 @@ def test_three_services_on_one_database_of_which_one_is_killed_now_and_then_run_
     assert times == list(range(times[0], times[-1] + 1, 1_000_000))
 
 
-def test_a_database_that_is_restarted_costs_no_run_and_doubles_none(
+def test_a_database_that_is_restarted_costs_no_run_doubles_no_attempt_and_leaves_every_row_right(
     home: Path,
     postgres: PostgresServer,  # noqa: F811
 ):
-    import psycopg
-
+    """Row C28 of the fault matrix."""
     url = postgres.fresh_url()
     names = {"ANABRANCH__BACKEND": url}
-    with serving(home, "flows.py:every", **names) as service:
+    with serving(home, "flows.py:mapped", **names) as service:
         for _ in range(2):
-            seen = marks(home)["every"]
-            until(lambda seen=seen: marks(home)["every"] >= seen + 2, "the service runs what is due")
+            seen = marks(home)["add"]
+            until(lambda seen=seen: marks(home)["add"] >= seen + 2, "the service runs what is due")
             postgres.stop("immediate")
             postgres.start()
-        seen = marks(home)["every"]
-        until(lambda: marks(home)["every"] >= seen + 2, "the service goes on")
+        seen = marks(home)["add"]
+        until(lambda: marks(home)["add"] >= seen + 2, "the service goes on")
         service.end()
-    with psycopg.connect(url) as connection:
-        rows = connection.execute("SELECT run_id, due, state FROM anabranch_slots ORDER BY due").fetchall()
-    times = [due for _, due, _ in rows]
-    assert times == list(range(times[0], times[-1] + 1, 1_000_000))
-    assert {state for _, _, state in rows} <= {"Success", "Waiting"}
-    ran = Counter(line.split()[1] for line in (home / "marks").read_text().splitlines())
-    assert {run_id for run_id, _, state in rows if state == "Success"} <= set(ran)
+    with open_store(url) as store:
+        assert isinstance(store, RelationalRunStore)
+        slots = SlotQueue(store.database).all()
+        began = [slot for slot in slots if slot.state != "Waiting"]
+        records = {record.run_id: record for record in store.list_runs()}
+        rows = {run_id: {row.slug: row for row in store.task_runs(run_id)} for run_id in records}
+        chunks = {run_id: store.chunks(run_id, "work") for run_id in records}
+        assert store.check() == []
+    times = [slot.due for slot in slots]
+    assert times == [times[0] + timedelta(seconds=number) for number in range(len(times))]
+    assert {slot.state for slot in began} == {"Success"}
+    assert set(records) == {slot.run_id for slot in began}
+    attempts = Counter(tuple(line.split()[1:]) for line in (home / "marks").read_text().splitlines())
+    each = [("work", "0", "1"), ("work", "1", "1"), ("work", "2", "1"), ("add", "-", "1")]
+    assert attempts == {(run_id, *attempt): 1 for run_id in records for attempt in each}
+    for run_id, record in records.items():
+        assert (record.state, record.lease_until, record.epoch) == ("Success", None, 1)
+        assert record.end is not None
+        assert record.start <= record.end
+        assert {slug: (row.state, row.attempt) for slug, row in rows[run_id].items()} == {
+            "work": ("Mapped", 1),
+            "add": ("Success", 1),
+        }
+        assert rows[run_id]["work"].width == 3
+        recorded = [index for chunk in chunks[run_id] for index in chunk.indices]
+        assert sorted(recorded) == [0, 1, 2]
+        assert {BY_CODE[code] for chunk in chunks[run_id] for code in chunk.codes} == {Success}
 
 
 def test_two_services_on_one_sqlite_file_share_the_work(home: Path):

@@ -15,7 +15,7 @@ from anabranch.runs.slot_queue import MAX_TRIES, SlotQueue
 from anabranch.runs.slots import Slot
 from anabranch.runs.sqlite import InMemoryRunStore
 from anabranch.schedules import CronSchedule, IntervalSchedule, Schedule
-from anabranch.service.dispatcher import Dispatcher, Exit
+from anabranch.service.dispatcher import RETURNED, Dispatcher, Exit
 
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
@@ -85,6 +85,11 @@ class Instant:
     def exits(self) -> list[Exit]:
         found, self._exits = self._exits, []
         return found
+
+    def give_back(self) -> None:
+        """Let all end that was held, as a nursery does that had no process for it."""
+        for slot in list(self.held):
+            self.end(slot, RETURNED)
 
     def stop(self, run_id: str) -> None:
         self.stopped.append(run_id)
@@ -292,6 +297,7 @@ def test_draining_claims_nothing_and_hands_over(world: World):
     service = world.service()
     world.launchers[0].holds = True
     world.until(MIDNIGHT + HOUR)
+    world.launchers[0].give_back = lambda: None  # type: ignore[method-assign]  # it has begun
     service.drain()
     world.until(MIDNIGHT + 3 * HOUR)
     service.hand_over()
@@ -322,3 +328,62 @@ def test_thousands_of_flows_share_a_turn(world: World):
     counts = Counter(name for name, _ in world.ran)
     assert set(counts.values()) == {6}
     assert len(counts) == 300
+
+
+def test_draining_lets_others_have_what_no_process_has_begun(world: World):
+    world.register("etl", hourly())
+    service = world.service()
+    world.launchers[0].holds = True
+    world.until(MIDNIGHT + HOUR)
+    service.drain()
+    world.turn()
+    world.turn()
+    assert service.running == {}
+    assert [(slot.state, slot.tries) for slot in world.queue.all()] == [("Waiting", 0)]
+    world.service()
+    world.turn()
+    assert world.times() == hours(1)
+
+
+def hundred_a_second(world: World, seconds: int) -> Dispatcher:
+    """A service with two processes that has run a hundred a second for so long, and now holds what it starts."""
+    world.queue.add([Slot(f"{number:06}", "etl", MIDNIGHT) for number in range(100 * (seconds + 3))], now=MIDNIGHT)
+    service = world.service(capacity=2)
+    while len(world.ran) < 100 * seconds:
+        world.now += timedelta(milliseconds=20)
+        world.turn()
+    world.launchers[0].holds = True
+    return service
+
+
+def test_as_many_more_are_claimed_as_begin_soon_at_the_pace_there_is(world: World):
+    service = hundred_a_second(world, 2)
+    world.now += timedelta(milliseconds=20)
+    world.turn()
+    assert 2 + 10 < len(service.running) < 2 + 50  # a quarter of a second is 25; the pace rises with what is ahead
+    world.launchers[0].give_back()
+    world.now += timedelta(milliseconds=20)
+    world.turn()
+    assert len(service.running) == 2
+    waiting = world.queue.all(state="Waiting")
+    assert waiting
+    assert {slot.tries for slot in waiting} == {0}
+
+
+def test_after_a_pause_no_more_are_claimed_than_there_are_processes_for(world: World):
+    service = hundred_a_second(world, 2)
+    world.now += timedelta(minutes=1)
+    world.turn()
+    assert len(service.running) == 2
+
+
+def test_a_service_that_cannot_keep_up_says_so_once_a_minute(world: World, caplog: pytest.LogCaptureFixture):
+    world.queue.add([Slot(f"{number:06}", "etl", MIDNIGHT) for number in range(500)], now=MIDNIGHT)
+    world.service(capacity=3)
+    world.until(MIDNIGHT + timedelta(seconds=10), timedelta(seconds=1))
+    assert caplog.text == ""
+    world.until(MIDNIGHT + timedelta(seconds=50), timedelta(seconds=1))
+    assert [record.getMessage()[:58] for record in caplog.records] == [
+        "runs begin 11 s late: all 3 processes of this service are "
+    ]
+    assert "--runs-per-process" in caplog.text

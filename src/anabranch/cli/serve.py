@@ -31,6 +31,12 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
     metavar="N",
     help="Runs at a time in this service; default: one for each core, two at least.",
 )
+@click.option(
+    "--runs-per-process",
+    type=click.IntRange(1, 100_000),
+    metavar="N",
+    help="Short runs that a process may have, one after another.  [default: 1, so that each has a process of its own]",
+)
 @click.option("--address", help="Where to listen; others than loopback need a token.  [default: 127.0.0.1]")
 @click.option("--port", type=click.IntRange(0, 65_535), help="0 takes a free one.  [default: 8780]")
 @click.option(

@@ -116,7 +116,7 @@ def run_singles(
     report = Report(
         unit.key,
         singles=tuple(reports),
-        seconds=environment.clock() - began,
+        seconds=max(0.0, environment.clock() - began),  # a clock may be put back meanwhile
         nbytes=nbytes,
         worker=environment.worker,
         started=began,

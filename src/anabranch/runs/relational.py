@@ -151,8 +151,7 @@ class RelationalRunStore:
     def create_run(self, record: RunRecord, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Record a run that begins, and hold it; raises `RunExists` if there is one with this id."""
         held = Ownership(to_text(record.run_id), to_text(owner or this_process()), 1, _token())
-        moment = _moment(now)
-        row = run_row(record, held, moment, self._until(moment))
+        row = run_row(record, held, _here(now), self._until(self._moment(now)))
         details = details_row(held.run_id, record.details or RunDetails())
 
         def act(transaction: Transaction) -> None:
@@ -169,14 +168,14 @@ class RelationalRunStore:
 
     def take_over(self, run_id: str, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Hold a run that nobody holds; raises `RunHeld` otherwise, and `RunNotFound`."""
-        taker, token, moment = to_text(owner or this_process()), _token(), _moment(now)
+        taker, token, moment = to_text(owner or this_process()), _token(), self._moment(now)
 
         def act(transaction: Transaction) -> Ownership:
             found = transaction.fetch(_HOLDER, (run_id,))
             if not found:
                 raise _not_found(run_id)
             epoch = found[0][0]
-            taking = (taker, token, moment, self._until(moment), run_id, epoch, moment)
+            taking = (taker, token, _here(now), self._until(moment), run_id, epoch, moment)
             if found[0][1] != token:
                 if not transaction.execute(_TAKE, taking):
                     raise _held(run_id, transaction.fetch(_HOLDER, (run_id,)))
@@ -187,13 +186,17 @@ class RelationalRunStore:
 
     def heartbeat(self, ownership: Ownership, *, now: datetime | None = None) -> None:
         """Renew the lease; raises `StaleOwner` if the run has been taken over, or deleted."""
-        renewal = (self._until(_moment(now)), ownership.run_id, ownership.epoch, ownership.token)
+        renewal = (self._until(self._moment(now)), ownership.run_id, ownership.epoch, ownership.token)
 
         def act(transaction: Transaction) -> None:
             if not transaction.execute(_RENEW, renewal):
                 self._refuse_stale(transaction, ownership)
 
         self._database.write(act)
+
+    def _moment(self, now: datetime | None) -> int:
+        """What time it is for all who share the store, by whose clock leases run; a machine's own may jump."""
+        return self._database.now() if now is None else _here(now)
 
     def _until(self, moment: int) -> int:
         return moment + round(self.lease_s * 1e6)
@@ -249,7 +252,7 @@ class RelationalRunStore:
 
     def get_run(self, run_id: str, *, now: datetime | None = None) -> RunRecord:
         """A run with its details, by its id or a beginning of it; raises `RunNotFound` if none or several have it."""
-        wanted, moment = to_text(run_id), _moment(now)
+        wanted, moment = to_text(run_id), self._moment(now)
 
         def act(transaction: Transaction) -> RunRecord:
             rows = transaction.fetch(RUNS.select("run_id = ?"), (wanted,))
@@ -268,7 +271,7 @@ class RelationalRunStore:
 
     def list_runs(self, query: RunQuery | None = None, *, now: datetime | None = None) -> list[RunRecord]:
         """Runs without their details, newest first unless the query says otherwise."""
-        moment = _moment(now)
+        moment = self._moment(now)
         statement, parameters = _listing(query or RunQuery(), moment)
         rows = self._database.read(lambda transaction: transaction.fetch(statement, parameters))
         return [run_of(row, moment) for row in rows]
@@ -330,7 +333,7 @@ class RelationalRunStore:
         """Delete runs that nobody holds: those from before a time, but never the newest so many of a flow."""
         if older_than is None and keep_last is None:
             raise RunQueryError("prune needs older_than=, keep_last= or both: without them it would delete every run")
-        keep, moment = _counted("keep_last", keep_last or 0), _moment(now)
+        keep, moment = _counted("keep_last", keep_last or 0), self._moment(now)
         statement = (
             f"SELECT run_id, flow_name, started FROM {RUNS.name} "
             "WHERE started < ? AND (lease_until IS NULL OR lease_until <= ?) ORDER BY started, run_id"
@@ -350,7 +353,7 @@ class RelationalRunStore:
 
     def delete_run(self, run_id: str, *, now: datetime | None = None) -> None:
         """Delete a run and all about it; raises `RunNotFound`, and `RunHeld` if it goes on."""
-        moment = _moment(now)
+        moment = self._moment(now)
 
         def act(transaction: Transaction) -> None:
             found = transaction.fetch(f"{_HOLDER}{self._database.lock_clause}", (run_id,))
@@ -406,7 +409,8 @@ def _token() -> str:
     return os.urandom(12).hex()
 
 
-def _moment(now: datetime | None) -> int:
+def _here(now: datetime | None) -> int:
+    """What time it is on this machine, for what is compared with its processes."""
     moment = to_microseconds(datetime.now(UTC) if now is None else now)
     assert moment is not None
     return moment

@@ -28,7 +28,7 @@ _POLICIES = f"SELECT flow_name, max_runs, overlap FROM {FLOWS.name} WHERE flow_n
 _COUNT = f"SELECT flow_name, grp, count(*) FROM {SLOTS.name} WHERE state = 'Running' AND flow_name IN "
 _CLAIM = (
     f"UPDATE {SLOTS.name} SET state = 'Running', owner = ?, token = ?, lease_until = ?, tries = tries + 1, "
-    "started = ?, message = '', run_epoch = coalesce((SELECT epoch FROM anabranch_runs r "
+    "started = NULL, message = '', run_epoch = coalesce((SELECT epoch FROM anabranch_runs r "
     "WHERE r.run_id = anabranch_slots.run_id), 0) WHERE run_id = ?"
 )
 _CLOSE = f"UPDATE {SLOTS.name} SET state = ?, message = ?, ended = ?, lease_until = NULL WHERE run_id = ?"
@@ -43,6 +43,15 @@ _WITH_RUNS = (
 )
 _EXPIRED = f"{_WITH_RUNS} AND s.lease_until <= ? ORDER BY s.lease_until LIMIT ?"
 _OWN = f"{_WITH_RUNS} AND s.run_id = ? AND s.token = ?"
+_RENEW = (
+    f"UPDATE {SLOTS.name} SET lease_until = ?, started = coalesce(started, ?) "
+    "WHERE run_id = ? AND token = ? AND state = 'Running'"
+)
+_BEGUN = (
+    f"SELECT {', '.join(f's.{column}' for column in SLOTS.columns)}, r.state, r.message, r.lease_until, f.changed "
+    f"FROM {SLOTS.name} s LEFT JOIN {RUNS.name} r ON r.run_id = s.run_id "
+    f"LEFT JOIN {FLOWS.name} f ON f.flow_name = s.flow_name WHERE s.run_id = ?"
+)
 _CANCEL_OTHERS = f"UPDATE {SLOTS.name} SET cancel = 1 WHERE flow_name = ? AND state = 'Running' AND origin = 'schedule'"
 
 
@@ -57,6 +66,20 @@ class _Policy:
     def most(self) -> int | None:
         """How many runs may go on at a time, for slots of the schedule."""
         return self.max_runs if self.overlap == "allow" else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A slot whose run is about to begin, or to go on."""
+
+    slot: Slot
+    run_state: str | None
+    """As an earlier process has left it; None if there was none."""
+    run_message: str
+    run_lease: datetime | None
+    """Until when somebody holds the run, as far as is known."""
+    flow_changed: datetime | None
+    """When its flow was changed in the registry; None if it is not there."""
 
 
 class SlotQueue:
@@ -134,10 +157,10 @@ class SlotQueue:
         def act(transaction: Transaction) -> list[Slot]:
             taken = self._ready(transaction, most, moment)
             claimed = [
-                replace(slot, state=RUNNING, owner=owner, token=os.urandom(12).hex(), tries=slot.tries + 1)
+                replace(slot, state=RUNNING, owner=owner, token=_token(), tries=slot.tries + 1, started=None)
                 for slot in taken
             ]
-            rows = [(owner, slot.token, until, moment, slot.run_id) for slot in claimed]
+            rows = [(owner, slot.token, until, slot.run_id) for slot in claimed]
             if rows:
                 transaction.execute_many(_CLAIM, rows)
             return claimed
@@ -280,8 +303,8 @@ class SlotQueue:
 
     # Running ----------------------------------------------------------------------------------------------------------
 
-    def begin(self, slot: Slot, *, now: datetime, lease_s: float) -> Slot:
-        """Renew a claim before its run begins, and give the slot as it is.
+    def begin(self, slot: Slot, *, now: datetime, lease_s: float) -> Begun:
+        """Renew a claim before its run begins, and give what is known of it, all in one transaction.
 
         Raises
         ------
@@ -289,12 +312,14 @@ class SlotQueue:
             The claim ran out, and somebody else has the slot.
         """
         until = to_microseconds(now + timedelta(seconds=lease_s))
-        renew = f"UPDATE {SLOTS.name} SET lease_until = ? WHERE run_id = ? AND token = ? AND state = 'Running'"
+        renewal = (until, to_microseconds(now), slot.run_id, slot.token)
 
-        def act(transaction: Transaction) -> Slot:
-            if not transaction.execute(renew, (until, slot.run_id, slot.token)):
+        def act(transaction: Transaction) -> Begun:
+            if not transaction.execute(_RENEW, renewal):
                 raise StaleOwner(f"slot {slot.run_id} of flow {slot.flow_name!r} is somebody else's")
-            return slot_of(transaction.fetch(SLOTS.select("run_id = ?"), (slot.run_id,))[0])
+            (row,) = transaction.fetch(_BEGUN, (slot.run_id,))
+            *own, state, message, lease, changed = row
+            return Begun(slot_of(own), state, message or "", from_microseconds(lease), from_microseconds(changed))
 
         return self._database.write(act)
 
@@ -316,6 +341,13 @@ class SlotQueue:
         moment = to_microseconds(not_before or now)
         parameters = (moment, moment, to_text(message, MESSAGE_NBYTES), int(not is_try), slot.run_id, slot.token)
         return bool(self._database.write(lambda transaction: transaction.execute(_RELEASE, parameters)))
+
+    def give_back(self, slots: Sequence[Slot], *, now: datetime) -> None:
+        """Let claimed slots wait again that no process has begun: for anybody, and without counting it as a try."""
+        moment = to_microseconds(now)
+        rows = [(moment, moment, "", 1, slot.run_id, slot.token) for slot in slots]
+        if rows:
+            self._database.write(lambda transaction: transaction.execute_many(_RELEASE, rows))
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
@@ -353,6 +385,10 @@ class SlotQueue:
         return self._database.write(lambda transaction: transaction.execute(statement, (to_microseconds(before),)))
 
 
+def _token() -> str:
+    return os.urandom(12).hex()
+
+
 def _settled(
     transaction: Transaction, row: Sequence[Any], moment: int, *, is_dead: bool, why: str = "its process died"
 ) -> Slot | None:
@@ -362,10 +398,12 @@ def _settled(
         transaction.execute(f"UPDATE {SLOTS.name} SET lease_until = ? WHERE run_id = ?", (lease, slot.run_id))
     elif epoch is not None and epoch > slot.run_epoch and lease is None:
         transaction.execute(_CLOSE, (state, "", moment, slot.run_id))  # it had ended, and could not say so here
-    elif slot.tries >= MAX_TRIES:
+    elif slot.tries >= MAX_TRIES and (is_dead or slot.started is not None):
         text = f"given up after {slot.tries} tries: {why}"
         transaction.execute(_CLOSE, ("Crashed", to_text(text, MESSAGE_NBYTES), moment, slot.run_id))
         return replace(slot, state="Crashed", message=text)
     else:
-        transaction.execute(_RELEASE, (moment, moment, to_text(why, MESSAGE_NBYTES), 0, slot.run_id, slot.token))
+        is_try = is_dead or slot.started is not None  # of a service that died before it had a process for it
+        row = (moment, moment, to_text(why, MESSAGE_NBYTES), int(not is_try), slot.run_id, slot.token)
+        transaction.execute(_RELEASE, row)
     return None

@@ -8,13 +8,17 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import sqlalchemy
-from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.engine import URL, Engine, make_url
+from sqlalchemy.engine.interfaces import DBAPICursor
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
+from sqlalchemy.pool import PoolProxiedConnection
 
 from anabranch.errors import RunStoreError, RunStoreUnavailable
 from anabranch.runs.relational import RelationalRunStore
@@ -48,6 +52,10 @@ _PASSING = {
     "57P02",  # crash_shutdown
     "57P03",  # cannot_connect_now
 }
+_ASK_AGAIN_NS = 5 * 10**9
+"""So long this machine's steady clock is trusted to go as fast as the server's."""
+_PROMPT_NS = 10**9  # an answer that took longer says too little of what time it is
+_STEADY = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)  # goes on while the machine sleeps, where there is one
 _NOW = "SELECT CAST(EXTRACT(EPOCH FROM clock_timestamp()) * 1000000 AS BIGINT)"
 _CURES = {
     "25006": "the database is read-only; use the primary, not a replica",
@@ -87,23 +95,37 @@ class PostgreSQLRunStore(RelationalRunStore):
 
 
 class _Transaction:
-    """What is done within a transaction, by SQLAlchemy."""
+    """What is done within a transaction, by the driver itself: SQLAlchemy on the way takes as long as the statement."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: PoolProxiedConnection) -> None:
         self._connection = connection
 
     def execute(self, statement: str, parameters: Row = ()) -> int:
-        changed: int = self._run(statement, tuple(parameters)).rowcount
+        changed: int = self._run(statement, parameters).rowcount
         return changed
 
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
-        self._run(statement, [tuple(row) for row in rows])
+        if len(rows) == 1:  # spares what executemany sets up
+            self._run(statement, rows[0])
+        else:
+            self._connection.cursor().executemany(_marked(statement), [tuple(row) for row in rows])
 
     def fetch(self, statement: str, parameters: Row = ()) -> list[Any]:
-        return [tuple(row) for row in self._run(statement, tuple(parameters))]
+        return [tuple(row) for row in self._run(statement, parameters).fetchall()]
 
-    def _run(self, statement: str, parameters: Any) -> Any:  # a cursor's result, typed by what was selected
-        return self._connection.exec_driver_sql(statement.replace("?", "%s"), parameters or None)
+    def _run(self, statement: str, parameters: Row) -> DBAPICursor:
+        cursor = self._connection.cursor()
+        if parameters:
+            cursor.execute(_marked(statement), tuple(parameters))
+        else:
+            cursor.execute(statement)
+        return cursor
+
+
+@lru_cache(1_000)
+def _marked(statement: str) -> str:
+    """A statement with parameters marked as the driver wants it."""
+    return statement.replace("%", "%%").replace("?", "%s")
 
 
 class _PostgreSQL:
@@ -118,7 +140,12 @@ class _PostgreSQL:
         self._patience_s = patience_s
         self._ready = False
         self._engine = _engine(url, patience_s)
+        driver: Any = self._engine.dialect.loaded_dbapi
+        self._errors: tuple[type[Exception], ...] = (driver.Error, PoolTimeout)
+        self._errors_of_server: tuple[type[Exception], ...] = (driver.OperationalError, driver.InterfaceError)
         self._pid = os.getpid()
+        self._known_time: tuple[int, int] | None = None
+        """A time of the steady clock, and the server's time then in microseconds."""
 
     def write(self, act: Callable[[_Transaction], T], *, durable: bool = False) -> T:
         # `durable` changes nothing: every commit here is on the server's disk before it is answered.
@@ -138,13 +165,14 @@ class _PostgreSQL:
         pause_s = 0.02
         while True:
             try:
-                with self._engine.begin() as connection:
+                with self._connected() as connection:
                     if not self._ready:
-                        self._prepare(connection)
+                        self._prepare(_Transaction(connection))
                     value = act(_Transaction(connection))
+                    connection.commit()
                 self._ready = True
                 return value
-            except (DBAPIError, PoolTimeout) as error:
+            except self._errors as error:
                 passing = self._is_passing(error)
                 if not passing or time.monotonic() + pause_s > deadline:
                     raise self._explained(error, passing=passing) from error
@@ -153,23 +181,40 @@ class _PostgreSQL:
             time.sleep(pause_s * random.uniform(0.5, 1))  # apart from others who wait for the same server
             pause_s = min(2 * pause_s, 1.0)
 
-    def _is_passing(self, error: DBAPIError | PoolTimeout) -> bool:
+    @contextmanager
+    def _connected(self) -> Iterator[PoolProxiedConnection]:
+        """A connection of the pool; what was not committed is rolled back, and one that is lost is not used again."""
+        connection = self._engine.raw_connection()
+        try:
+            yield connection
+        except BaseException as error:
+            # Ctrl-C may come in the middle of an answer.
+            if not isinstance(error, Exception) or self._is_lost(connection, error):
+                connection.invalidate(error)
+            raise
+        finally:
+            connection.close()  # which rolls back
+
+    def _is_lost(self, connection: PoolProxiedConnection, error: Any) -> bool:  # the driver's errors have no type here
+        is_drivers = isinstance(error, self._errors)
+        return is_drivers and bool(self._engine.dialect.is_disconnect(error, connection.dbapi_connection, None))
+
+    def _is_passing(self, error: Exception) -> bool:
         """Whether the same may succeed if it is tried again; a server that never was there is not waited for."""
         if isinstance(error, PoolTimeout):
             return False  # it has waited
         code = _sqlstate(error)
         if code is not None:
             return code in _PASSING or code.startswith("08")
-        text = str(error.orig)
+        text = str(error)
         if any(f"FATAL:  {words}" in text for words in _STARTING):
             return True
-        return self._ready and (error.connection_invalidated or isinstance(error, sqlalchemy.exc.OperationalError))
+        return self._ready and isinstance(error, self._errors_of_server)
 
-    def _explained(self, error: SQLAlchemyError, *, passing: bool) -> RunStoreError:
-        cause = error.orig if isinstance(error, DBAPIError) else error
+    def _explained(self, error: Exception, *, passing: bool) -> RunStoreError:
         # Without the statement, which is ours and helps nobody; a refusal to connect has no such field.
-        primary = getattr(getattr(cause, "diag", None), "message_primary", None)
-        text = primary or " ".join(str(cause).split())
+        primary = getattr(getattr(error, "diag", None), "message_primary", None)
+        text = primary or " ".join(str(error).split())
         code = _sqlstate(error) or ""
         cure = _CURES.get(code) or next((cure for words, cure in _STARTING.items() if words in text and cure), "")
         said = f"{masked(text)}{f'; {cure}' if cure else ''}"
@@ -181,15 +226,20 @@ class _PostgreSQL:
         return kind(f"cannot use the run store {self._location}: {said}")
 
     def now(self) -> int:
-        """The server's clock, which is the same for all machines that share it."""
-        found = self.read(lambda transaction: transaction.fetch(_NOW))
-        return int(found[0][0])
+        """The server's clock, which is the same for all machines that share it; it is asked every few seconds."""
+        known, steady = self._known_time, _steady_ns()
+        if known is None or not 0 <= steady - known[0] < _ASK_AGAIN_NS:
+            asked = steady
+            found = self.read(lambda transaction: transaction.fetch(_NOW))
+            steady = _steady_ns()  # after the answer: what is taken for now is late by its way, and never early
+            known = (steady, int(found[0][0]))
+            self._known_time = known if steady - asked < _PROMPT_NS else None
+        return known[1] + (steady - known[0]) // 1_000
 
     # Opening ----------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, connection: Connection) -> None:
+    def _prepare(self, transaction: _Transaction) -> None:
         """Find the tables, or make them; in the caller's transaction, so all or nothing."""
-        transaction = _Transaction(connection)
         encoding = transaction.fetch("SHOW server_encoding")[0][0]
         if encoding != "UTF8":
             raise RunStoreError(
@@ -257,6 +307,10 @@ _STARTING = {
 }
 
 
+def _steady_ns() -> int:
+    return time.clock_gettime_ns(_STEADY)
+
+
 def _has(transaction: _Transaction, name: str) -> bool:
     """Whether there is a table of that name, now: to_regclass() remembers what was so before one waited for a lock."""
     found = transaction.fetch("SELECT 1 FROM pg_class WHERE relname = ? AND pg_table_is_visible(oid)", (name,))
@@ -306,7 +360,6 @@ def _engine(url: URL, patience_s: float) -> Engine:
     return engine
 
 
-def _sqlstate(error: SQLAlchemyError) -> str | None:
+def _sqlstate(error: Exception) -> str | None:
     """PostgreSQL's five-letter code, by any of its drivers."""
-    cause = error.orig if isinstance(error, DBAPIError) else None
-    return getattr(cause, "sqlstate", None) or getattr(cause, "pgcode", None)
+    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)

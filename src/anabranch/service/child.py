@@ -18,6 +18,7 @@ from anabranch.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError
 from anabranch.registered import load_registered
 from anabranch.registering import moment_of, registry
 from anabranch.runs import RunRecord
+from anabranch.runs.flow_table import FlowRecord, FlowTable
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.slot_queue import SlotQueue
 from anabranch.runs.slots import Slot
@@ -25,6 +26,11 @@ from anabranch.settings import config
 
 CANCEL_POLL_S = 1.0
 """How soon a run that goes on hears that somebody wants it to end."""
+AGAIN = 75
+"""Code of a run that wants to be begun in a new process (EX_TEMPFAIL)."""
+LAST = 76
+"""Code of a run that is seen to, but was interrupted: its process had better end with it."""
+_MOST_RECORDS = 500
 
 _log = logging.getLogger("anabranch.service")
 
@@ -36,66 +42,86 @@ def job_of(slot: Slot) -> dict[str, Any]:
     return {"run_id": slot.run_id, "flow_name": slot.flow_name, "token": slot.token, "settings": settings}
 
 
-def run_job(job: Mapping[str, Any]) -> int:
-    """Run the slot of a job to its end; the exit code of the process. Zero says that the slot needs nobody's care."""
-    config.set(job["settings"])
+def run_job(job: Mapping[str, Any], *, is_new: bool = True) -> int:
+    """Run the slot of a job to its end; zero, and `LAST`, say that the slot needs nobody's care.
+
+    Parameters
+    ----------
+    job
+        As `job_of` makes it; its settings are set already.
+    is_new
+        Whether the process has had no run before. If it had, and the flow does not load, that may be for what the run
+        before has left: `AGAIN` is given.
+    """
     store, flows, queue = registry()
     claimed = Slot(job["run_id"], job["flow_name"], datetime.fromtimestamp(0, UTC), token=job["token"])
     try:
-        slot = queue.begin(claimed, now=moment_of(store), lease_s=store.lease_s)
+        begun = queue.begin(claimed, now=moment_of(store), lease_s=store.lease_s)
     except StaleOwner:
         return 0
-    before = _before(store, slot)
-    if before is not None and before.state == "Success":  # who had it died before saying so
-        return _finish(store, queue, slot, before.state, before.message)
+    slot = begun.slot
+    if begun.run_state == "Success":  # who had it died before saying so
+        return _finish(store, queue, slot, begun.run_state, begun.run_message)
+    is_first = begun.run_state is None
     try:
-        record = flows.get(slot.flow_name)
-        loaded = load_registered(record)
-    except AnabranchError as error:
-        return _not_begun(store, queue, slot, before, error)
-    except RecursionError as error:
-        return _not_begun(store, queue, slot, before, error)
+        loaded = load_registered(_record(flows, slot.flow_name, begun.flow_changed))
+    except (AnabranchError, RecursionError) as error:
+        return _not_begun(store, queue, slot, error, is_first=is_first) if is_new else AGAIN
     with _Interruptible(queue, slot) as interruption:
         try:
-            state, message = _run(loaded, slot, before)
+            state, message = _run(loaded, slot, is_first=is_first)
         except KeyboardInterrupt:
             state, message = "Cancelled", "it was interrupted"
         except RunHeld as error:
-            again = before.lease_until if before is not None else None
-            queue.release(slot, str(error), now=moment_of(store), not_before=again, is_try=False)
+            queue.release(slot, str(error), now=moment_of(store), not_before=begun.run_lease, is_try=False)
             return 0
         except RunStoreError:
             raise  # the process ends badly, and the slot is tried again
         except Exception as error:  # parameters that do not fit, an executor that cannot start, a handler of the flow's
-            return _not_begun(store, queue, slot, _before(store, slot), error)
+            return _not_begun(store, queue, slot, error, is_first=_is_unknown(store, slot))
     if interruption.is_handed_over:
         queue.release(slot, "handed over by a service that ended", now=moment_of(store), is_try=False)
-        return 0
-    return _finish(store, queue, slot, state, message)
+        return LAST
+    ended = _finish(store, queue, slot, state, message)
+    return LAST if state == "Cancelled" else ended
 
 
-def _run(loaded: Any, slot: Slot, before: RunRecord | None) -> tuple[str, str]:
+_records: dict[str, FlowRecord] = {}
+"""Flows that this process has had: each run needs its own again, and it rarely changes."""
+
+
+def _record(flows: FlowTable, name: str, changed: datetime | None) -> FlowRecord:
+    """A flow of the registry, as it is since it was changed."""
+    record = _records.get(name)
+    if record is None or changed is None or record.changed != changed:
+        record = flows.get(name)
+        if len(_records) >= _MOST_RECORDS:
+            _records.clear()
+        _records[name] = record
+    return record
+
+
+def _run(loaded: Any, slot: Slot, *, is_first: bool) -> tuple[str, str]:
     from anabranch.loading import shipped_by_value
 
     place = loaded.flow.executor
     is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
-    options: dict[str, Any] = {"run_id": slot.run_id} if before is None else {"resume": slot.run_id}
+    options: dict[str, Any] = {"run_id": slot.run_id} if is_first else {"resume": slot.run_id}
     known = {node.slug for node in loaded.flow.tasks} | {node.name for node in loaded.flow.tasks}
     approve = [name for name in slot.approve if name in known]
     # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
-    parameters = slot.parameters if before is None or slot.origin == "resume" else {}
+    parameters = slot.parameters if is_first or slot.origin == "resume" else {}
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):
         view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, **options)
     return view.state.name, view.state.message
 
 
-def _before(store: RelationalRunStore, slot: Slot) -> RunRecord | None:
-    """The run, if an earlier process has begun it."""
+def _is_unknown(store: RelationalRunStore, slot: Slot) -> bool:
+    """Whether nobody has begun the run."""
     try:
-        record = store.get_run(slot.run_id)
+        return store.get_run(slot.run_id).run_id != slot.run_id
     except RunNotFound:
-        return None
-    return record if record.run_id == slot.run_id else None
+        return True
 
 
 def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str, message: str) -> int:
@@ -103,13 +129,11 @@ def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str,
     return 0
 
 
-def _not_begun(
-    store: RelationalRunStore, queue: SlotQueue, slot: Slot, before: RunRecord | None, error: Exception
-) -> int:
+def _not_begun(store: RelationalRunStore, queue: SlotQueue, slot: Slot, error: Exception, *, is_first: bool) -> int:
     """Record a run that could not begin, or not go on."""
     text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
     _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
-    if before is None:
+    if is_first:
         now = datetime.now(UTC)
         try:
             ownership = store.create_run(RunRecord(slot.run_id, slot.flow_name, now))

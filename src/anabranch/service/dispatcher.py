@@ -6,7 +6,7 @@ It keeps no clock and no processes of its own: both are given, so that a test ca
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -20,9 +20,19 @@ from anabranch.service.timetable import Timetable
 
 RECOVER_S = 5.0
 """How often slots of dead processes are looked for: much less than a lease."""
+REFRESH_S = 0.9
+"""How often is looked for flows that were registered: by each turn of a service that has nothing to do."""
 PRUNE_S = 3600.0
 KEPT = timedelta(days=30)
 """How long slots that are over are kept; their runs stay until they are pruned."""
+RETURNED = -1_000
+"""Code of a run that no process has begun: all were busy."""
+LATE = timedelta(seconds=10)
+"""So late runs may begin before it is said."""
+COMPLAIN_S = 60.0
+AHEAD_S = 0.25
+"""Slots are claimed that will begin within this time, as the pace is now: a process need not wait for a turn."""
+MOST_AHEAD = 100
 
 _log = logging.getLogger("anabranch.service")
 
@@ -51,6 +61,9 @@ class Launcher(Protocol):
 
     def exits(self) -> list[Exit]:
         """Processes that ended since the last time."""
+
+    def give_back(self) -> None:
+        """Have all runs back that no process has begun: they end as `RETURNED`."""
 
     def stop(self, run_id: str) -> None:
         """Ask a process to put its run down, so that another can go on with it."""
@@ -96,6 +109,12 @@ class Dispatcher:
         self.is_draining = False
         self._recovered: datetime | None = None
         self._pruned: datetime | None = None
+        self._refreshed: datetime | None = None
+        self._pace = _Pace()
+        self._complained: datetime | None = None
+        self._is_asked_back = False
+        self._is_flowing = False
+        """Whether the last turn has claimed something, so that more may wait."""
 
     def turn(self) -> None:
         """Do all that there is to do now.
@@ -105,40 +124,78 @@ class Dispatcher:
         RunStoreError
             The store does not answer; the next turn does what was left.
         """
-        self._bury()
         now = self._clock()
+        self._bury(now)
         if _is_over(self._recovered, now, RECOVER_S):
             for slot in self._queue.recover(now=now):
                 self._give_up(slot)
             self._recovered = now
         if self.is_draining:
+            if not self._is_asked_back:
+                self._launcher.give_back()
+            self._is_asked_back = True
             return
-        self.timetable.refresh(now)
+        if _is_over(self._refreshed, now, REFRESH_S):
+            self.timetable.refresh(now)
+            self._refreshed = now
         self.timetable.make_slots(now)
-        free = self._capacity - len(self.running)
-        next_due = self._queue.next_due() if free > 0 else None
-        if next_due is not None and next_due <= now:
-            for slot in self._queue.claim(self._owner, free, now=now, lease_s=self._store.lease_s):
+        free = self._capacity + self._pace.ahead - len(self.running)
+        if free > 0 and (self._is_flowing or self._is_due(now)):
+            claimed = self._queue.claim(self._owner, free, now=now, lease_s=self._store.lease_s)
+            for slot in claimed:
                 self.running[slot.run_id] = slot
                 self._launcher.start(slot)
+            self._is_flowing = bool(claimed)
+            if len(claimed) == free:
+                self._complain(claimed[0], now)
         if _is_over(self._pruned, now, PRUNE_S):
             self._queue.prune(before=now - KEPT)
             self._pruned = now
 
-    def _bury(self) -> None:
+    def _complain(self, oldest: Slot, now: datetime) -> None:
+        """Say that there is more to run than processes for it, once in a while."""
+        late = now - (oldest.ready or oldest.due)
+        if late > LATE and _is_over(self._complained, now, COMPLAIN_S):
+            _log.warning(
+                "runs begin %d s late: all %d processes of this service are busy. "
+                "A larger --max-runs, another service, or --runs-per-process for many short runs helps",
+                late.total_seconds(),
+                self._capacity,
+            )
+            self._complained = now
+
+    def _is_due(self, now: datetime) -> bool:
+        """Whether a slot may be claimed, as far as a look tells that locks nothing."""
+        next_due = self._queue.next_due()
+        return next_due is not None and next_due <= now
+
+    def _bury(self, now: datetime) -> None:
         """See to slots whose processes ended; one that ended well has closed its slot itself."""
-        for end in self._launcher.exits():
-            slot = self.running.get(end.run_id)
-            if slot is not None and end.code != 0:
-                _log.warning("run %s of flow %s: %s", slot.run_id, slot.flow_name, end.words)
-                try:
-                    given_up = self._queue.bury(slot, end.words, now=self._clock())
-                except RunStoreError as error:  # its lease runs out by itself
-                    _log.warning("run %s is taken up again when its lease is over: %s", slot.run_id, error)
-                    given_up = None
-                if given_up is not None:
-                    self._give_up(given_up)
-            self.running.pop(end.run_id, None)
+        exits = self._launcher.exits()
+        ended = [(end, slot) for end in exits if (slot := self.running.pop(end.run_id, None)) is not None]
+        self._pace.count(sum(end.code != RETURNED for end, _ in ended), now)
+        self._give_back([slot for end, slot in ended if end.code == RETURNED], now)
+        for end, slot in ended:
+            if end.code in (0, RETURNED):
+                continue
+            _log.warning("run %s of flow %s: %s", slot.run_id, slot.flow_name, end.words)
+            try:
+                given_up = self._queue.bury(slot, end.words, now=now)
+            except RunStoreError as error:  # its lease runs out by itself
+                _log.warning("run %s is taken up again when its lease is over: %s", slot.run_id, error)
+                given_up = None
+            if given_up is not None:
+                self._give_up(given_up)
+
+    def _give_back(self, slots: Sequence[Slot], now: datetime) -> None:
+        """Let others have slots for which there was no process."""
+        if not slots:
+            return
+        self._pace.stop()
+        try:
+            self._queue.give_back(slots, now=now)
+        except RunStoreError as error:  # their claims run out by themselves
+            _log.warning("%d runs are taken up again when their claims are over: %s", len(slots), error)
 
     def _give_up(self, slot: Slot) -> None:
         """Let the record of a run say that it has crashed."""
@@ -162,7 +219,7 @@ class Dispatcher:
     # Ending -----------------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Claim nothing any more."""
+        """Claim nothing any more, and let others have what has not begun."""
         self.is_draining = True
 
     def hand_over(self) -> None:
@@ -174,6 +231,28 @@ class Dispatcher:
         """End what did not put its run down; others take it over."""
         for run_id in self.running:
             self._launcher.kill(run_id)
+
+
+class _Pace:
+    """How many runs end, and with it how many more than there are processes for may be claimed."""
+
+    def __init__(self) -> None:
+        self._since: datetime | None = None
+        self._ended = 0
+        self.ahead = 0
+
+    def count(self, ended: int, now: datetime) -> None:
+        """Note that runs have ended since the last time."""
+        self._ended += ended
+        if self._since is None or _is_over(self._since, now, 4 * AHEAD_S):
+            passed = (now - self._since) / timedelta(seconds=1) if self._since is not None else 0.0
+            per_s = self._ended / passed if 0 < passed < 8 * AHEAD_S else 0.0
+            self.ahead = min(MOST_AHEAD, int(AHEAD_S * per_s))
+            self._since, self._ended = now, 0
+
+    def stop(self) -> None:
+        """Claim no more than can begin, until runs end again."""
+        self._since, self._ended, self.ahead = None, 0, 0
 
 
 def _is_over(since: datetime | None, now: datetime, seconds: float) -> bool:

@@ -17,7 +17,7 @@ from anabranch.rotating import RotatingLog
 from anabranch.runs.slots import Slot
 from anabranch.service.child import job_of
 from anabranch.service.dispatcher import Exit
-from anabranch.service.nursery import FAILED
+from anabranch.service.nursery import FAILED, WAIT_S
 
 _log = logging.getLogger("anabranch.service")
 
@@ -29,14 +29,31 @@ class Processes:
     ----------
     on_exit
         Called from another thread whenever a process has ended.
+    most
+        How many runs may go on at a time; others wait for a moment, and are given back.
+    runs_each
+        How many runs a process may have, one after another.
+    wait_s
+        How long a run waits for a process before it is given back.
     log
         Where what runs print and log goes; default: this process's standard error.
     """
 
-    def __init__(self, on_exit: Callable[[], object], *, log: RotatingLog | None = None) -> None:
+    def __init__(
+        self,
+        on_exit: Callable[[], object],
+        *,
+        most: int = 2,
+        runs_each: int = 1,
+        wait_s: float = WAIT_S,
+        log: RotatingLog | None = None,
+    ) -> None:
         if not hasattr(sys, "platform") or sys.platform == "win32":
             raise ServiceError("a service needs a system with fork(), such as Linux or macOS")
         self._on_exit = on_exit
+        options = {"--processes": most, "--runs-per-process": runs_each, "--wait": wait_s}
+        self._command = [sys.executable, "-m", "anabranch.service.nursery"]
+        self._command += [text for name, value in options.items() for text in (name, str(value))]
         self._log = log
         self._ended: queue.SimpleQueue[Exit] = queue.SimpleQueue()
         self._running: set[str] = set()
@@ -68,6 +85,10 @@ class Processes:
             found.append(self._ended.get())
         return found
 
+    def give_back(self) -> None:
+        """Have all runs back that no process has begun."""
+        self._order({"return": True}, None)
+
     def stop(self, run_id: str) -> None:
         """Ask a process to put its run down."""
         self._order({"run_id": run_id, "signal": int(signal.SIGTERM)}, None)
@@ -81,7 +102,7 @@ class Processes:
         if self._nursery is not None and self._nursery.poll() is None:
             return
         self._nursery = subprocess.Popen(
-            [sys.executable, "-m", "anabranch.service.nursery"],
+            self._command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the service, which tells the runs

@@ -42,6 +42,8 @@ class Options:
 
     capacity: int = max(2, os.cpu_count() or 1)
     """Runs at a time."""
+    runs_per_process: int = 1
+    """So many runs may have a process, one after another, as long as they are short and leave nothing behind."""
     address: str = "127.0.0.1"
     port: int = 8780
     token: str = field(default="", repr=False)
@@ -100,7 +102,7 @@ class Service:
         self._wake = threading.Event()
         self._over = threading.Event()
         self._turned = time.monotonic()
-        self._processes = Processes(self._wake.set, log=log)
+        self._processes = Processes(self._wake.set, most=options.capacity, runs_each=options.runs_per_process, log=log)
         self._dispatcher = Dispatcher(
             store,
             self._processes,

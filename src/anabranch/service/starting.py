@@ -20,7 +20,7 @@ from anabranch.settings import config
 if TYPE_CHECKING:
     from anabranch.flow import Flow
 
-_SETTINGS = ("address", "port", "token", "view_token", "tls_cert", "tls_key", "pages", "drain_s")
+_SETTINGS = ("address", "port", "token", "view_token", "tls_cert", "tls_key", "pages", "drain_s", "runs_per_process")
 
 
 def chosen(given: Mapping[str, Any], *, needs_token: bool = True) -> tuple[Options, bool]:

@@ -167,3 +167,18 @@ def test_attempts_and_times_of_retries_are_kept() -> None:
     assert due is not None
     assert due >= 1_100
     assert attempts == [1, 2, 3]
+
+
+def test_a_clock_that_is_put_back_again_and_again_makes_no_duration_negative() -> None:
+    with Flow("f") as flow:
+        one = task(lambda: 1, name="one")()
+        found = task(abs, name="abs").map([one, one])
+    cluster = FakeCluster(flow, call_s=-600.0)
+    cluster.start()
+    while units := cluster.runnable():
+        report = cluster.run(units[0])
+        assert report.seconds >= 0.0
+        cluster.deliver(report)
+    assert cluster.is_finished
+    assert cluster.state(one).duration_s == 0.0
+    assert cluster.state(found).name == "Mapped"
