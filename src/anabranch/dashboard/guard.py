@@ -36,6 +36,9 @@ POLICY = (
 )
 
 
+SCRIPTS = ["bokeh", "bokeh-widgets"]  # all that pages use: tables, formulas and WebGL would be twice as much again
+
+
 class Gate:
     """Tells requests of who has the token from all others.
 
@@ -196,7 +199,7 @@ class _Page(_Headers, DocHandler):  # type: ignore[misc]
         document, nonce = session.document, secrets.token_urlsafe(16)
         page = server_html_page_for_session(
             session,
-            resources=application.resources(),
+            resources=application.resources().clone(components=SCRIPTS),
             title=document.title,
             template=document.template,
             template_variables=document.template_variables,
