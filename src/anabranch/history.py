@@ -69,6 +69,28 @@ def current_store() -> RunStore | None:
         return store
 
 
+def store_to_show() -> RunStore | None:
+    """The same run store opened without the right to write: what pages read from.
+
+    It has a connection of its own, so that a page which reads a long run does not hold up one that is being recorded.
+
+    Raises
+    ------
+    RunStoreError
+        There is no such store.
+    """
+    if config.backend == "none" or config.backend.startswith("memory:"):  # that one is in the writer's own memory
+        return current_store()
+    name = ("to show", config.backend, default_path(), config.runs.patience_s)
+    with _lock:
+        store = _stores.get(name)
+        if store is None:
+            if not _stores:
+                atexit.register(_close_stores)
+            store = _stores[name] = open_store(read_only=True)
+        return store
+
+
 def _close_stores() -> None:
     for store in _stores.values():
         with suppress(RunStoreError):
