@@ -16,12 +16,13 @@ from anabranch.dashboard.looks import FAINT, FONT, INK, LINE, SEVERITY, look_of_
 from anabranch.dashboard.model import NodeModel, RunModel, is_failure
 from anabranch.picture import ROLE_LOOKS
 from anabranch.printable import seconds
-from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Pending, Running, Skipped, Success
+from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cancelled, Pending, Running, Skipped, Success
 
 BOX_W, GAP_X = 124, 34
-FITS_PX = 1_236  # of a screen of 1,280: a flow that fits with narrower gaps is shown whole
-LEAST_GAP_X = 12
+NARROW_W, NARROW_GAP_X = 104, 12
+FITS_PX = 1_230  # of a screen of 1,280: a flow that fits with narrower boxes and gaps is shown whole
 MARGIN = 14
+PAPER_PX = 650  # of a sheet of A4
 MANY = 150  # boxes; more of them are flat, and say the rest when they are pointed at
 BLOCK = 25  # boxes that are sent together: 6 kB
 MAX_BLOCKS = 12  # sent at a time; the others wait for the next one, in turn
@@ -73,17 +74,19 @@ class GraphFigure:
         ordered = list(boxes.values())
         self._blocks = [ordered[at : at + BLOCK] for at in range(0, len(ordered), BLOCK)]
         self._next = 0
-        sheet = InlineStyleSheet(css=_style(scale.box_h, is_flat=self._is_flat))
+        sheet = InlineStyleSheet(css=_style(scale, is_flat=self._is_flat))
         size = {"width": f"{scale.width}px", "height": f"{scale.height}px"}
         cover = {"position": "absolute", "left": "0", "top": "0", **size}
         lines = Div(text=_lines(layout, scale), styles=cover)
         self._divs = [Div(stylesheets=[sheet], styles=cover, disable_math=True) for _ in self._blocks]
+        paper = f"@media print {{ :host {{ zoom: {min(1.0, PAPER_PX / scale.width):.3f}; }} }}"
         picture = Column(
             children=[lines, *self._divs],
+            stylesheets=[InlineStyleSheet(css=paper)],
             styles={"position": "relative", "flex-shrink": "0", **size},
         )
         frame = InlineStyleSheet(css=FRAME)
-        self.root = Column(children=[picture], sizing_mode="stretch_width", stylesheets=[frame])
+        self.root = Column(children=[picture], sizing_mode="stretch_width", margin=(2, 5, 0, 5), stylesheets=[frame])
         self.update(everything=True)
 
     def update(self, *, everything: bool = False) -> None:
@@ -132,30 +135,36 @@ class _Scale:
 
     layer: int
     row: int
+    box_w: int
     box_h: int
     width: int
     height: int
 
 
 def _scale_of(layout: Layout, *, is_flat: bool) -> _Scale:
-    box_h, row = (24, 30) if is_flat else (40, 52)
+    box_h, row = (24, 30) if is_flat else (44, 56)
     gaps = max(0, layout.layers - 1)
-    gap = (FITS_PX - 2 * MARGIN - BOX_W) // max(1, gaps) - BOX_W
-    layer = BOX_W + (min(GAP_X, gap) if gap >= LEAST_GAP_X else GAP_X)
-    width, height = BOX_W + gaps * layer, box_h + max(0.0, layout.rows - 1) * row
-    return _Scale(layer, row, box_h, 2 * MARGIN + width, round(2 * MARGIN + height))
+    box_w, layer = BOX_W, BOX_W + GAP_X
+    if gaps and layer * gaps + box_w > FITS_PX - 2 * MARGIN:
+        narrow = (FITS_PX - 2 * MARGIN - NARROW_W) // gaps  # from layer to layer, so that it fits
+        if narrow >= NARROW_W + NARROW_GAP_X:
+            layer = min(layer, narrow)
+            box_w = max(NARROW_W, min(BOX_W, layer - NARROW_GAP_X - GAP_X // 3))
+    width, height = box_w + gaps * layer, box_h + max(0.0, layout.rows - 1) * row
+    return _Scale(layer, row, box_w, box_h, 2 * MARGIN + width, round(2 * MARGIN + height))
 
 
 def _lines(layout: Layout, scale: _Scale) -> str:
     """One path, with a curve for each stretch of each edge: level at its ends, so that neighbours stay apart."""
-    left, middle = MARGIN + BOX_W / 2, MARGIN + scale.box_h / 2
+    half = scale.box_w / 2
+    left, middle = MARGIN + half, MARGIN + scale.box_h / 2
     curves: dict[str, None] = {}
     for route in layout.routes.values():
         points = [(left + x * scale.layer, middle + y * scale.row) for x, y in route]
         for i in range(len(points) - 1):
             (x0, y0), (x1, y1) = points[i], points[i + 1]
-            x0 += BOX_W / 2 if i == 0 else 0
-            x1 -= BOX_W / 2 if i == len(points) - 2 else 0
+            x0 += half if i == 0 else 0
+            x1 -= half if i == len(points) - 2 else 0
             bend = (x0 + x1) / 2
             curves[f"M{x0:.0f} {y0:.0f}C{bend:.0f} {y0:.0f} {bend:.0f} {y1:.0f} {x1:.0f} {y1:.0f}"] = None
     return (
@@ -213,11 +222,12 @@ def _code_of(box: _Box) -> int:
 
 
 def _detail(box: _Box, code: int, total: Counter[int]) -> str:
-    width, failed = total.total(), sum(n for c, n in total.items() if c >= FIRST_FAILED_CODE)
+    width, failed = total.total(), sum(n for c, n in total.items() if is_failure(c))
     if box.is_group or any(node.width for node in box.nodes):
         done = sum(n for c, n in total.items() if c >= FIRST_FINAL_CODE)
         ended = f"{done:,}/{width:,}" if done < width else f"{width:,}"
-        return ended + (f" ✗ {failed:,}" if failed else "")
+        stopped = total[Cancelled.code]
+        return ended + (f" ✗ {failed:,}" if failed else "") + (f" ■ {stopped:,}" if stopped else "")
     if box.nodes and box.nodes[0].shape.is_map:
         return "× n"  # the sign, as in drawings
     if code >= FIRST_FINAL_CODE and code not in (10, 12):
@@ -238,13 +248,13 @@ def _about(box: _Box, total: Counter[int]) -> str:
 
 # A flow that is higher than a screen scrolls in its own frame: what has failed stays near.
 FRAME = f"""
-:host {{ overflow: auto; width: 0; min-width: 100%; max-height: 62vh; border: 1px solid #e3e7eb; border-radius: 8px;
-  box-sizing: border-box; background: #fff; }}
+:host {{ overflow: auto; width: 0; min-width: calc(100% - 10px); max-height: 62vh; box-sizing: border-box;
+  border: 1px solid #e3e7eb; border-radius: 8px; background: #fff; }}
 @media print {{ :host {{ max-height: none; overflow: visible; border-color: {LINE}; }} }}
 """
 
 
-def _style(box_h: int, *, is_flat: bool) -> str:
+def _style(scale: _Scale, *, is_flat: bool) -> str:
     padding = "3px 6px 0" if is_flat else "4px 6px 0"
     looks = "".join(
         f".s{code} {{ background: {look_of_code(code).fill}; color: {look_of_code(code).ink}; }}\n"
@@ -253,9 +263,9 @@ def _style(box_h: int, *, is_flat: bool) -> str:
     given = ROLE_LOOKS["parameter"]
     return f"""
 :host {{ pointer-events: none; font-family: {FONT}; }}
-.b {{ position: absolute; width: {BOX_W}px; height: {box_h}px; box-sizing: border-box; border: 1px solid {FAINT};
-  border-radius: 7px; padding: {padding}; text-align: center; overflow: hidden; pointer-events: auto;
-  display: flex; flex-direction: column; justify-content: center; print-color-adjust: exact; }}
+.b {{ position: absolute; width: {scale.box_w}px; height: {scale.box_h}px; box-sizing: border-box;
+  border: 1px solid {FAINT}; border-radius: 7px; padding: {padding}; text-align: center; overflow: hidden;
+  pointer-events: auto; display: flex; flex-direction: column; justify-content: center; print-color-adjust: exact; }}
 .b.m {{ border: 2px solid {INK}; padding: 2px 5px 0; }}
 b, i {{ display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; line-height: 1.3; flex: none; }}
 b {{ font-size: 12px; }}

@@ -88,6 +88,8 @@ h2 {{ font-size: 15px; margin: 14px 0 4px; }}
 .badge {{ border-radius: 6px; padding: 4px 12px; }}
 .chip {{ font-size: 13px; }}
 .chips {{ display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0 2px; }}
+.legend {{ gap: 4px; }}
+.legend .chip {{ font-size: 11px; font-weight: 500; padding: 0 8px; }}
 .bar {{ height: 6px; border-radius: 3px; background: {PALE.fill}; overflow: hidden; display: flex; margin: 6px 0 2px; }}
 .bar > span {{ display: block; height: 100%; }}
 a {{ color: #005a9c; }}
@@ -106,5 +108,11 @@ pre {{ background: #f6f8fa; border-radius: 6px; padding: 9px 11px; overflow-x: a
   margin: 6px 0; }}
 code, pre {{ font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; }}
 .none {{ color: {FAINT}; padding: 6px 0; }}
+@media print {{
+  .chip, .badge, .bar, .bar > span, details, pre {{ print-color-adjust: exact; }}
+  details {{ break-inside: avoid; }}
+  details::details-content {{ content-visibility: visible; height: auto; }}
+  pre {{ white-space: pre-wrap; }}
+}}
 .notice {{ background: #fdf0cd; border-radius: 6px; padding: 6px 12px; margin: 6px 0; }}
 """

@@ -69,6 +69,11 @@ class MapsFigure:
         self.root = Column(children=[self._row, self._more], sizing_mode="stretch_width")
         self.update()
 
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether there is a map to be seen."""
+        return bool(self._cards)
+
     def update(self) -> None:
         """Follow the model; a map at most once a second."""
         maps = [node for node in self._model.nodes.values() if node.width]
@@ -81,7 +86,6 @@ class MapsFigure:
             card.update(self._model.nodes[slug], is_last=self._model.ended is not None)
         left = len(maps) - len(self._cards)
         text = f'<div class="none">… and {left:,} more maps, which are among the tasks above</div>' if left else ""
-        text = text if maps else '<div class="none">no map has begun</div>'
         if self._more.text != text:
             self._more.text = text
 

@@ -67,6 +67,7 @@ class RunPage:
         self._sheet = style_sheet()
         self._head = self._text()
         self._failures_head = self._text()
+        self._maps_head = self._text("<h2>Maps, element by element</h2>")
         self._failures = Column(
             children=[Spacer(visible=False)], sizing_mode="stretch_width"
         )  # Bokeh warns of empty ones
@@ -121,18 +122,19 @@ class RunPage:
         graph: UIElement = self._graphs[0].root
         if len(self._graphs) > 1:
             titles = ("Nested flows folded", "All tasks")
-            self._graph_panels = Panels([(t, each.root) for t, each in zip(titles, self._graphs, strict=True)])
+            self._graph_panels = Panels(
+                [(t, each.root) for t, each in zip(titles, self._graphs, strict=True)], small=True
+            )
             graph = self._graph_panels.root
         return Column(
             children=[
                 graph,
                 self._text(texts.legend()),
-                self._text("<h2>Failures</h2>"),
                 self._failures_head,
                 self._failures,
                 self._text("<h2>Progress and timeline</h2>"),
                 self._rows.root,
-                self._text("<h2>Maps, element by element</h2>"),
+                self._maps_head,
                 self._maps.root,
             ],
             sizing_mode="stretch_width",
@@ -154,6 +156,7 @@ class RunPage:
                 graph.update(everything=everything)
             self._rows.update()
             self._maps.update()
+            self._maps_head.visible = self._maps.root.visible = self._maps.is_worth_it
             self._update_failures()
         if everything or active == WORKERS:
             self._workers.update()

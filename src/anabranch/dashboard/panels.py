@@ -20,18 +20,27 @@ STYLE = f"""
 .bk-btn-primary, .bk-btn-primary:hover {{ color: {INK}; font-weight: 600; border-bottom-color: #005a9c;
   background: none; }}
 """
+SMALL = """
+.bk-btn { font-size: 12.5px; padding: 2px 10px; border-bottom: 0; border-radius: 999px; }
+.bk-btn-primary, .bk-btn-primary:hover { background: #e3eaf1; }
+"""
 
 
 class Panels:
     """Panels by title; the first is shown.
 
     Buttons set properties without any script, so they work in files and under a strict policy too.
+
+    Parameters
+    ----------
+    small
+        Whether they are panels within a panel.
     """
 
-    def __init__(self, panels: Sequence[tuple[str, UIElement]]) -> None:
+    def __init__(self, panels: Sequence[tuple[str, UIElement]], *, small: bool = False) -> None:
         self._panels = [panel for _, panel in panels]
-        sheet = InlineStyleSheet(css=STYLE)
-        buttons = [Button(label=title, stylesheets=[sheet], height=34) for title, _ in panels]
+        sheet = InlineStyleSheet(css=STYLE + (SMALL if small else ""))
+        buttons = [Button(label=title, stylesheets=[sheet], height=26 if small else 34) for title, _ in panels]
         for place, button in enumerate(buttons):
             button.button_type = "primary" if place == 0 else "default"
             self._panels[place].visible = place == 0
@@ -43,8 +52,9 @@ class Panels:
                     SetValue(obj=panel, attr="visible", value=is_it),
                 )
         self._buttons = buttons
-        bar = Row(children=buttons, styles={"flex-wrap": "wrap", "border-bottom": f"1px solid {LINE}"}, spacing=2,
-                  sizing_mode="stretch_width", margin=(4, 5, 6, 5))  # fmt: skip
+        line = {} if small else {"border-bottom": f"1px solid {LINE}"}
+        bar = Row(children=buttons, styles={"flex-wrap": "wrap", **line}, spacing=2, sizing_mode="stretch_width",
+                  margin=(2, 5, 2, 5) if small else (4, 5, 8, 5))  # fmt: skip
         self.root = Column(children=[bar, *self._panels], sizing_mode="stretch_width")
 
     @property

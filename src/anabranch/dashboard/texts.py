@@ -69,7 +69,7 @@ def head(model: RunModel, *, state: str | None = None, links: Sequence[tuple[str
 def legend() -> str:
     """What colours and symbols stand for."""
     words = "".join(chip(code, BY_CODE[code].__name__) for code in LEGEND)
-    return f'<div class="chips" aria-label="legend" style="opacity:0.92">{words}</div>'
+    return f'<div class="chips legend" aria-label="legend">{words}</div>'
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
@@ -79,10 +79,11 @@ def failures_head(model: RunModel) -> str:
     """How many failed, in how many ways."""
     total = model.failures.total
     if not total:
-        return '<div class="none">nothing has failed</div>'
+        return '<h2>Failures</h2><div class="none">nothing has failed</div>'
     kinds = len(model.failures.groups)
     more = f"; {model.failures.ungrouped:,} more of other kinds" if model.failures.ungrouped else ""
-    return f"<div><b>{total:,}</b> failed by themselves, in {kinds:,} way{'s' if kinds != 1 else ''}{more}</div>"
+    text = f"{total:,} failed by themselves, in {kinds:,} way{'s' if kinds != 1 else ''}{more}"
+    return f'<h2>Failures <span class="faint" style="font-weight:400">{text}</span></h2>'
 
 
 def failure_count(group: FailureGroup) -> str:
