@@ -233,21 +233,27 @@ class _Socket(_Headers, WSHandler):  # type: ignore[misc]
     _is_given_up = False
     """Whether the page knows that its browser has gone."""
 
+    @property
+    def _open_ones(self) -> set[_Socket]:
+        application: Any = self.application  # ours: tornado knows only its own class
+        found: set[_Socket] = application.sockets
+        return found
+
     def open(self) -> None:
         """Begin."""
-        self.application.sockets.add(self)
+        self._open_ones.add(self)
         super().open()
 
     def on_close(self) -> None:
         """End."""
-        self.application.sockets.discard(self)
+        self._open_ones.discard(self)
         self._is_given_up = self.connection is not None
         super().on_close()
 
     async def _async_open(self, token: str) -> None:
         await super()._async_open(token)
         # Bokeh forgets this case: a browser that went before its page was its own kept that page for ever.
-        if self not in self.application.sockets and self.connection is not None and not self._is_given_up:
+        if self not in self._open_ones and self.connection is not None and not self._is_given_up:
             super().on_close()
 
     def cut(self) -> None:

@@ -99,17 +99,27 @@ def failure_body(group: FailureGroup) -> str:
     title = (
         f"<b>{safe(group.exception)}</b>{where} in {names}<br>{safe(first.message.strip().partition(chr(10))[0], 160)}"
     )
-    return f"<details><summary>{title}</summary>{''.join(map(_example, group.examples))}</details>"
+    examples = "".join(_example(each, None if each is first else first) for each in group.examples)
+    return f"<details><summary>{title}</summary>{examples}</details>"
 
 
-def _example(example: Example) -> str:
+def _example(example: Example, first: Example | None) -> str:
+    """A task run that failed; of one that failed on the first one's way, its traceback is not told again."""
     worker = f" on {safe(example.worker, 80)}" if example.worker else ""
     tries = f", attempt {example.attempt}" if example.attempt > 1 else ""
+    title = f"<b>{safe(example.name, 120)}</b> {safe(example.state)}{tries}{worker}"
     inputs = "".join(f"{safe(name, 60)} = {safe(value, 300)}\n" for name, value in example.inputs)
     told = example.traceback.rstrip("\n") or example.message
+    if first is not None and _way(example) == _way(first):
+        both = f"{inputs}{safe_lines(example.message)}"
+        return f'<div style="margin-top:8px">{title}</div><pre>{both}</pre>'
     given = f"<pre>{inputs}</pre>" if inputs else ""
-    title = f"<b>{safe(example.name, 120)}</b> {safe(example.state)}{tries}{worker}"
     return f'<div style="margin-top:8px">{title}</div>{given}<pre>{safe_lines(told)}</pre>'
+
+
+def _way(example: Example) -> list[str]:
+    """The frames of its traceback, without what was raised."""
+    return [line for line in example.traceback.split("\n") if line.startswith("  ")]
 
 
 # Logs, parameters -----------------------------------------------------------------------------------------------------
