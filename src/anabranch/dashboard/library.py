@@ -15,7 +15,7 @@ from typing import Protocol
 from anabranch.dashboard.feed import LiveRun
 from anabranch.dashboard.model import RunModel
 from anabranch.dashboard.reading import read_model
-from anabranch.errors import PagesError
+from anabranch.errors import PagesError, RunStoreError
 from anabranch.explaining import Explanation, explain
 from anabranch.history import as_it_stands, source_of
 from anabranch.runs import INTERRUPTED, LogRow, RunQuery, RunRecord, RunStore
@@ -237,9 +237,12 @@ class Library:
         return explain(store, run_id, name)
 
     def record(self, run_id: str) -> RunRecord | None:
-        """A run's record; None if there is none."""
+        """A run's record; None if there is none, or if it cannot be read."""
         store = self._store()
-        return as_it_stands(store.get_run(run_id)) if store is not None else None
+        try:
+            return as_it_stands(store.get_run(run_id)) if store is not None else None
+        except RunStoreError:
+            return None
 
     def runs(self, query: RunQuery) -> list[RunRecord]:
         """Recorded runs."""

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,7 @@ from anabranch.dashboard import documents, guard, live, maps_figure, server
 from anabranch.dashboard.feed import LiveRun
 from anabranch.dashboard.library import Library
 from anabranch.dashboard.model import RunModel
+from anabranch.dashboard.page import LOGS, RunPage
 from anabranch.dashboard.server import Pages
 from anabranch.errors import RunStoreError
 from anabranch.events import Event, MapAdvanced, RunStarted, UnitEnded
@@ -167,6 +169,24 @@ def test_pages_cannot_write_to_the_run_store() -> None:
     assert live.serving().library._store() is store
     with pytest.raises(RunStoreError, match="opened for reading only"):
         store.delete_run(view.run_id)
+
+
+def test_a_run_that_cannot_be_recorded_has_its_page_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # given a run store by default that is none
+    (tmp_path / "runs.db").write_text("this is not a database", encoding="utf-8")
+    monkeypatch.setenv("ANABRANCH_HOME", str(tmp_path))
+    view = squares().run(dashboard=lambda address: None)
+    library = live.serving().library
+    # when its page is made
+    source = library.open(view.run_id)
+    page = RunPage(source.model, log_rows=source.log_rows)
+    page.active = LOGS
+    page.update()
+    # then it is there, and knows of no record
+    assert source.model.state.name == "Failed"
+    assert library.record(view.run_id) is None
 
 
 # Browsers -------------------------------------------------------------------------------------------------------------
