@@ -123,6 +123,8 @@ class _Card:
         times.grid.visible = False
         times.add_tools(HoverTool(renderers=[bars], tooltips=[("", "@what")], attachment="above"))
         self._times = times
+        self._ticker = FixedTicker(ticks=[])  # one for all times: a new model makes Bokeh walk through all of the page
+        times.xaxis.ticker = self._ticker
         self.root = Column(children=[self._title, Row(children=[grid, times])])
 
     def update(self, node: NodeModel, *, is_last: bool) -> None:
@@ -174,8 +176,9 @@ class _Card:
         ticks = [10.0**power for power in powers] or [math.sqrt(low * high)]
         ticks = ticks[:: math.ceil(len(ticks) / 3)]
         self._times.x_range.start, self._times.x_range.end = low, high
-        self._times.xaxis.ticker = FixedTicker(ticks=ticks)
-        self._times.xaxis.major_label_overrides = {tick: brief(tick) for tick in ticks}
+        if self._ticker.ticks != ticks:
+            self._ticker.ticks = ticks
+            self._times.xaxis.major_label_overrides = {tick: brief(tick) for tick in ticks}
 
 
 _BARE: dict[str, Any] = {
