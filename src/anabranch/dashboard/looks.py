@@ -97,6 +97,7 @@ a:focus-visible, summary:focus-visible {{ outline: 3px solid #005a9c; outline-of
 table {{ border-collapse: collapse; width: 100%; font-size: 13px; }}
 th {{ text-align: left; font-weight: 600; border-bottom: 1px solid {LINE}; padding: 5px 10px 5px 0; }}
 td {{ border-bottom: 1px solid #eceff2; padding: 5px 10px 5px 0; vertical-align: top; overflow-wrap: anywhere; }}
+td:first-child > a {{ white-space: nowrap; }}
 td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .scroll {{ overflow-x: auto; width: 0; min-width: 100%; }}
 details {{ border: 1px solid {LINE}; border-left: 4px solid {LOOKS[BY_CODE[20]].fill}; border-radius: 6px;
