@@ -4,6 +4,9 @@
 
 A map of short sleeps on two one-thread workers runs without a page, with one that nobody looks at, and with one in a
 real browser (Debian's Chromium and the package playwright), in turn. The browser has the same cores as the run.
+
+What is added is told as the median over the rounds, each of which compares its own runs; and as CPU time of the driver,
+which the load of the machine changes less. In the rows of a browser that has what drives the browser, too.
 """
 
 from __future__ import annotations
@@ -47,6 +50,8 @@ class Seen:
     """Figures of one run."""
 
     run_s: float
+    driver_s: float = 0.0
+    """CPU of the driver's process, its workers not among it."""
     cpu_s: float = 0.0
     """Of the thread that serves the page."""
     nbytes: int = 0
@@ -58,14 +63,19 @@ def cpu_of_pages() -> float:
     return sum(each.user_time + each.system_time for each in psutil.Process().threads() if each.id in names)
 
 
+def cpu_of_driver() -> float:
+    times = psutil.Process().cpu_times()
+    return float(times.user + times.system)
+
+
 def measured(flow: Flow, elements: int, *, page: bool, browser: Browser | None = None) -> Seen:
     executor = DaskExecutor(cluster_kwargs={"n_workers": 2, "threads_per_worker": 1})
-    before = cpu_of_pages()
+    before, driver_before = cpu_of_pages(), cpu_of_driver()
     show = (browser.open if browser is not None else lambda address: None) if page else False
     view = flow.run(n=elements, executor=executor, dashboard=show)
-    cpu_s = cpu_of_pages() - before
+    cpu_s, driver_s = cpu_of_pages() - before, cpu_of_driver() - driver_before
     took = view.state.duration_s or 0.0
-    return Seen(took, cpu_s, browser.leave() if browser is not None else 0)
+    return Seen(took, driver_s, cpu_s, browser.leave() if browser is not None else 0)
 
 
 class Browser:
@@ -149,15 +159,19 @@ def main() -> None:
             if browser is not None:
                 seen["page in a browser"].append(measured(flow, options.elements, page=True, browser=browser))
     live.stop_serving()
-    plain = statistics.median(each.run_s for each in seen["no page"])
     print(f"{options.elements:,} elements, {options.rounds} rounds, medians")
-    print(f"{'':22}{'run':>10}{'added':>9}{'server CPU':>14}{'to the browser':>17}")
+    print(f"{'':20}{'run':>10}{'added':>9}{'driver CPU':>13}{'added':>8}{'page CPU':>11}{'to the browser':>17}")
+    plain = seen["no page"]
     for name, runs in seen.items():
-        if runs:
-            took = statistics.median(each.run_s for each in runs)
-            cpu = statistics.median(each.cpu_s / each.run_s for each in runs)
-            rate = statistics.median(each.nbytes / each.run_s for each in runs)
-            print(f"{name:22}{took:8.2f} s{took / plain - 1:9.1%}{cpu:12.1%}/s{rate / 1e3:12.1f} kB/s")
+        if not runs:
+            continue
+        added = statistics.median(each.run_s / other.run_s - 1 for each, other in zip(runs, plain, strict=True))
+        more = statistics.median((each.driver_s - o.driver_s) / each.run_s for each, o in zip(runs, plain, strict=True))
+        took = statistics.median(each.run_s for each in runs)
+        driver = statistics.median(each.driver_s / each.run_s for each in runs)
+        cpu = statistics.median(each.cpu_s / each.run_s for each in runs)
+        rate = statistics.median(each.nbytes / each.run_s for each in runs)
+        print(f"{name:20}{took:8.2f} s{added:9.1%}{driver:11.1%}/s{more:8.1%}{cpu:9.1%}/s{rate / 1e3:12.1f} kB/s")
 
 
 if __name__ == "__main__":

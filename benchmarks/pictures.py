@@ -1,21 +1,34 @@
-"""Pictures of the pages for README, taken of a real run: ``python -m benchmarks.pictures`` writes docs/images/*.png.
+"""Pictures for README, taken of a real run: ``python -m benchmarks.pictures`` writes docs/images/*.png.
 
-Needs Debian's Chromium and the package playwright.
+The live page, the report, the lines that a terminal shows meanwhile, and what it says at the end. Needs Debian's
+Chromium and the package playwright.
 """
 
 from __future__ import annotations
 
+import io
+import linecache
 import threading
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import click
+from rich.console import Console
+from rich.text import Text
 from tests.browser import Watched, chromium
 
 from anabranch import Flow
 from anabranch.dashboard import live
 from anabranch.executors import DaskExecutor
+from anabranch.failure_report import failure_lines, further_lines
 from anabranch.history import current_store
+from anabranch.progress import LiveProgress
 from anabranch.report import write_report
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
+
+    from anabranch.runview import FlowRunView
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
@@ -109,9 +122,49 @@ def daily_tiles():
 
 def daily_tiles() -> Flow:
     names: dict[str, Any] = {"__name__": "__main__"}  # what is of no module travels with the run
+    linecache.cache["tiles.py"] = (len(FLOW), None, FLOW.splitlines(keepends=True), "tiles.py")
     exec(compile(FLOW, "tiles.py", "exec"), names)
     flow: Flow = names["daily_tiles"]()
     return flow
+
+
+# Terminals ------------------------------------------------------------------------------------------------------------
+
+COLUMNS = 96
+FRAME = """<svg viewBox="0 0 {width} {height}" width="{width}" xmlns="http://www.w3.org/2000/svg"><style>{styles}
+.{unique_id}-matrix {{ font: {char_height}px/{line_height}px 'DejaVu Sans Mono', monospace; }}</style>
+<defs><clipPath id="{unique_id}-clip-terminal"><rect width="{terminal_width}" height="{terminal_height}"/></clipPath>
+{lines}</defs><rect fill="#292929" width="{width}" height="{height}" rx="8"/>
+<g transform="translate({terminal_x}, {terminal_y})" clip-path="url(#{unique_id}-clip-terminal)">{backgrounds}
+<g class="{unique_id}-matrix">{matrix}</g></g></svg>"""
+"""A terminal as SVG; rich's own frame names a font of another server."""
+
+
+def terminal() -> Console:
+    """A terminal that nobody sees, and that remembers what was shown on it."""
+    return Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True, highlight=False)
+
+
+def photograph(browser: Browser, console: Console, name: str) -> None:
+    """Save what a terminal shows as a picture."""
+    page = browser.new_page(viewport={"width": 960, "height": 200})
+    svg = console.export_svg(code_format=FRAME, title="", unique_id="t")
+    page.set_content(f'<body style="margin:0">{svg.replace("<svg ", "<svg style=width:960px ", 1)}</body>')
+    page.locator("svg").screenshot(path=IMAGES / name)
+    page.close()
+
+
+def failure_screen(view: FlowRunView) -> Console:
+    """What ``anabranch run`` says at the end of a run that has failed."""
+    looks: dict[str, dict[str, Any]] = {"bad": {"fg": "red"}, "strong": {"bold": True}, "faint": {"dim": True}}
+    lines = failure_lines(view, paint=lambda text, ink: click.style(text, **looks[ink]), height=30)
+    found = terminal()
+    for line in [*lines, "", *further_lines(view)]:
+        found.print(Text.from_ansi(line))
+    return found
+
+
+# Pages ----------------------------------------------------------------------------------------------------------------
 
 
 def main() -> None:
@@ -122,8 +175,13 @@ def main() -> None:
         has_page.set()
 
     executor = DaskExecutor(cluster_kwargs={"n_workers": 2, "threads_per_worker": 1})
-    views = []
-    run = threading.Thread(target=lambda: views.append(flow.run(dashboard=take, executor=executor)))
+    views: list[FlowRunView] = []
+    screen = terminal()
+    progress = LiveProgress(screen)
+    observer = progress._board.take  # the block is drawn once, and not four times a second
+    run = threading.Thread(
+        target=lambda: views.append(flow.run(dashboard=take, executor=executor, observers=[observer]))
+    )
     run.start()
     has_page.wait()
     IMAGES.mkdir(exist_ok=True)
@@ -139,8 +197,11 @@ def main() -> None:
             if float(text.rstrip("%") or 0) >= 45:
                 break
             page.wait_for_timeout(100)
+        screen.print(progress.block())
         page.screenshot(path=IMAGES / "live-page.png", full_page=True)
+        photograph(browser, screen, "terminal.png")
         run.join()
+        photograph(browser, failure_screen(views[0]), "terminal-failure.png")
         store = current_store()
         assert store is not None
         report = write_report(store, views[0].run_id, IMAGES / "report.html")

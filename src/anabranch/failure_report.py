@@ -29,6 +29,7 @@ MAX_INDICES = 3
 MAX_MESSAGE_LINES = 12
 MAX_LINE = 300  # characters
 BEFORE, AFTER = 3, 1  # source lines around the failing one
+FURTHER_LINES = 11  # of a screen, for what comes behind: what was held up, commands, the last line
 
 _FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)$', re.MULTILINE)
 _LINE = re.compile(r"(?P<file>.*):(?P<line>\d+) in (?P<function>.*)", re.DOTALL)
@@ -73,7 +74,9 @@ class Alike:
         return f"{self.count:,} × {printable(self.type_name)}{where}{indices}"
 
 
-def failure_lines(view: FlowRunView, *, in_full: bool = False, paint: Paint = plain) -> list[str]:
+def failure_lines(
+    view: FlowRunView, *, in_full: bool = False, paint: Paint = plain, height: int | None = None
+) -> list[str]:
     """What a failed run has to say.
 
     Parameters
@@ -84,14 +87,20 @@ def failure_lines(view: FlowRunView, *, in_full: bool = False, paint: Paint = pl
         With whole tracebacks.
     paint
         Puts colours on.
+    height
+        Lines of the terminal: what does not fit beside the first cause is told in a line; None means no limit.
     """
     by_task = grouped(view.failures())
     lines: list[str] = []
-    for slug in list(by_task)[:MAX_TASKS]:
-        lines += [*_block(view, slug, by_task[slug], in_full, paint), ""]
-    rest = list(by_task)[MAX_TASKS:]
+    rest = list(by_task)
+    while rest and len(by_task) - len(rest) < MAX_TASKS:
+        block = [*_block(view, rest[0], by_task[rest[0]], in_full, paint), ""]
+        if lines and height is not None and not in_full and len(lines) + len(block) + FURTHER_LINES > height:
+            break
+        lines += block
+        del rest[0]
     if rest:
-        lines += [paint(f"✗ {len(rest):,} more tasks failed", "bad")]
+        lines += [paint(f"✗ {len(rest):,} more task{'s' if len(rest) > 1 else ''} failed", "bad")]
         lines += [f"    {line}" for slug in rest[:MAX_NAMES] for line in _one_line(view, slug, by_task[slug])]
         lines += [f"    … and {len(rest) - MAX_NAMES:,} more"] if len(rest) > MAX_NAMES else []
         lines += [""]

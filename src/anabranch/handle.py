@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import pickle
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from anabranch.engine.detached import ROOT, DetachedRun, control_topic
 from anabranch.engine.driver import FinishedRun, RunPlan
 from anabranch.engine.handlers import FlowHandlers
+from anabranch.engine.log_lines import Batch, loads, logs_topic
 from anabranch.engine.shipping import driver_call
 from anabranch.errors import ExecutorError, OptionError, RunHandleError
 from anabranch.executors.dask import DaskExecutor
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 
 POLL_S = 0.25
 """How often a status is asked for while somebody waits; one costs the scheduler about a millisecond."""
+MAX_TOLD = 4_000  # batches of log lines that are known again: more than a scheduler keeps
 START_S = 60.0  # within this a driver that was sent has begun, or there is no worker for it
 
 
@@ -174,6 +177,35 @@ class RunHandle:
         with self._task() as future:
             done: FinishedRun = pickle.loads(future.result(timeout=60))
         return FlowRunView(done, self._graph)
+
+    @contextlib.contextmanager
+    def follow_logs(self, take: Callable[[Batch], object]) -> Iterator[Callable[[], None]]:
+        """Give `take` what tasks log, in a thread of Dask's, from what the scheduler still has of it.
+
+        It has the last thousand batches of a run that goes on, and none of one that has ended. What is given by the
+        block's value reads them anew: for what came before the scheduler knew that somebody follows, and for the last.
+        """
+        topic, told, lock = logs_topic(self.run_id), dict[int, None](), threading.Lock()
+        client = self.client
+
+        def handle(event: tuple[float, bytes]) -> None:
+            with lock:
+                if hash(event) not in told:
+                    told[hash(event)] = None
+                    if len(told) > MAX_TOLD:
+                        del told[next(iter(told))]
+                    take(loads(event[1]))
+
+        def catch_up() -> None:
+            for event in client.get_events(topic):
+                handle(event)
+
+        client.subscribe_topic(topic, handle)
+        try:
+            catch_up()
+            yield catch_up
+        finally:
+            client.unsubscribe_topic(topic)
 
     def cancel(self, reason: str = "asked for") -> None:
         """Ask the driver to cancel the run; `wait` tells when it has."""

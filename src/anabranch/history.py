@@ -72,9 +72,31 @@ def current_store() -> RunStore | None:
 def close_store(path: Path) -> None:
     """Close the run store that is this file, if it is open: its directory goes, or is another's from now on."""
     with _lock:
-        for name in [each for each in _stores if each[1] == path]:
+        for name in [each for each in _stores if path in each]:
             with suppress(RunStoreError):
                 _stores.pop(name).close()
+
+
+def store_to_show() -> RunStore | None:
+    """The same run store opened without the right to write: what pages read from.
+
+    It has a connection of its own, so that a page which reads a long run does not hold up one that is being recorded.
+
+    Raises
+    ------
+    RunStoreError
+        There is no such store.
+    """
+    if config.backend == "none" or config.backend.startswith("memory:"):  # that one is in the writer's own memory
+        return current_store()
+    name = ("to show", config.backend, default_path(), config.runs.patience_s)
+    with _lock:
+        store = _stores.get(name)
+        if store is None:
+            if not _stores:
+                atexit.register(_close_stores)
+            store = _stores[name] = open_store(read_only=True)
+        return store
 
 
 def _close_stores() -> None:

@@ -31,7 +31,7 @@ PACE_OVER_S = 10.0  # pace is what was done within this time: short enough to fo
 SAMPLE_EVERY_S = 0.25
 REFRESH_HZ = 4  # more than that is not seen, and is paid for with time of the driver's
 MAX_ROWS = 15  # a block that is higher than the terminal cannot be redrawn
-MAX_NAME = 32
+MAX_NAME, LEAST_NAME = 32, 14  # characters; between them a third of the terminal
 BAR = 16  # characters: leaves room for the numbers where a terminal has 80
 MAX_MESSAGE = 300
 
@@ -136,25 +136,32 @@ class Board:
     def shown(self, limit: int = MAX_ROWS) -> tuple[list[Row], int]:
         """Rows to be shown, in the order of the flow: maps that go on, failures, what waits, and what ended last.
 
+        What has been handed to the executor takes half of the room at the most, while there is more to be said: of
+        tasks that wait for a slot, nobody knows which of them runs.
+
         Returns
         -------
         tuple
             The rows, and the number of others of which something is known.
         """
-        known = [
-            row for row in list(self.rows.values()) if (row.state is not None or row.width) and not row.is_mere_step
-        ]
-        by_need = sorted(known, key=_need)
-        chosen = {row.slug for row in by_need[:limit]}
+        known = self._known()
+        open_ = sorted((row for row in known if not row.is_done), key=lambda row: not row.width)
+        ended = sorted((row for row in known if row.is_done), key=_need)
+        chosen = {row.slug for row in [*open_[: max(limit - len(ended), (limit + 1) // 2)], *ended][:limit]}
         return [row for row in known if row.slug in chosen], len(known) - len(chosen)
 
+    def _known(self) -> list[Row]:
+        rows = list(self.rows.values())
+        return [row for row in rows if (row.state is not None or row.width) and not row.is_mere_step]
 
-def _need(row: Row) -> tuple[int, float]:
-    if row.state is not None and row.state.is_failed():
-        return (1, -(row.ended or 0.0))
-    if not row.is_done:
-        return (0, 0.0)
-    return (2, -(row.ended or 0.0))
+    def waiting(self) -> int:
+        """Nodes that run, or wait for a slot."""
+        return sum(not row.is_done for row in self._known())
+
+
+def _need(row: Row) -> tuple[bool, float]:
+    """Of what has ended: failures first, then what ended last."""
+    return (not (row.state is not None and row.state.is_failed()), -(row.ended or 0.0))
 
 
 # Observers ------------------------------------------------------------------------------------------------------------
@@ -283,10 +290,14 @@ class LiveProgress(Progress):
 
         board = self._board
         rows, hidden = board.shown(min(MAX_ROWS, max(3, self._console.height - 4)))
-        column = min(MAX_NAME, max((len(printable(row.slug)) for row in rows), default=0))
+        most = min(MAX_NAME, max(LEAST_NAME, self._console.width // 3))
+        column = min(most, max((len(printable(row.slug)) for row in rows), default=0))
         lines = [self._line(row, column) for row in rows]
         if hidden:
-            lines.append(Text(f"  … and {hidden:,} more", style="dim"))
+            waiting = min(hidden, max(0, board.waiting() - sum(not row.is_done for row in rows)))
+            words = [f"{waiting:,} that run or wait"] if waiting else []
+            words += [f"{hidden - waiting:,} that have ended"] if hidden > waiting else []
+            lines.append(Text(f"  … and {', '.join(words)}", style="dim"))
         if board.state is None:
             elapsed = seconds(max(0.0, self._clock() - board.started))
             lines.append(Text(f"  {board.done:,} of {board.total:,} tasks have ended, {elapsed}", style="dim"))
@@ -299,7 +310,7 @@ class LiveProgress(Progress):
     def _line(self, row: Row, column: int) -> Text:
         from rich.text import Text
 
-        state, name = row.state, f"{shortened(row.slug, MAX_NAME):<{column}}"
+        state, name = row.state, f"{shortened(row.slug, max(column, 1)):<{column}}"
         symbol, style = symbol_of(state)
         line = Text.assemble((self._drawable(symbol), style), f" {name}  ")
         if state is not None and not state.is_running() and not (state.is_pending() and row.width):
@@ -376,7 +387,10 @@ def _counts_text(row: Row) -> str:
 def _told(state: State) -> str:
     """What there is to say of a state beside its name and counts."""
     if state.counts is not None and state.counts.total:
-        return state.failure.headline() if state.failure is not None else ""
+        failure = state.failure
+        if failure is None:
+            return ""
+        return failure.message if failure.type_name == "UpstreamFailure" else failure.headline()
     return "" if state.message == "done" else state.message
 
 

@@ -149,6 +149,38 @@ def test_a_run_goes_on_when_its_client_is_killed_and_is_found_by_name(cluster: K
     assert len(ledger.executions()) == WIDTH
 
 
+def test_what_tasks_log_reaches_who_attaches_from_all_workers_and_from_before(
+    cluster: KillableCluster, tmp_path: Path
+) -> None:
+    def talk(x: int, gate: str) -> None:
+        import logging
+        import time
+        from pathlib import Path
+
+        while x >= 20 and not Path(gate).exists():
+            time.sleep(0.01)
+        logging.getLogger("talk").warning("this is %d", x)
+        Path(gate).with_name(f"{x}.said").touch()
+
+    with Flow("talks") as flow:
+        task(talk, chunksize=1).map(range(40), unmapped(str(tmp_path / "go")))
+
+    with flow.submit(executor=DaskExecutor(cluster.address), run_id="talks-1") as handle:
+        wait_until(lambda: len(list(tmp_path.glob("*.said"))) == 20)
+        lines: list[Any] = []
+        with handle.follow_logs(lambda batch: lines.extend(batch.lines)) as catch_up:
+            wait_until(lambda: len(lines) == 20)
+            (tmp_path / "go").touch()
+            handle.wait(30)
+            catch_up()
+            wait_until(lambda: len(lines) >= 40)
+        handle.forget()
+
+    assert sorted(line.text for line in lines) == sorted(f"this is {x}" for x in range(40))
+    assert {line.task_run for line in lines} == {f"talk[{x}]" for x in range(40)}
+    assert len({line.worker for line in lines}) == 2  # one of them has the driver
+
+
 def test_another_driver_goes_on_when_the_worker_with_the_first_is_killed(
     cluster: KillableCluster, ledger: Ledger
 ) -> None:

@@ -226,6 +226,13 @@ def test_names_and_texts_are_nothing_but_text(watched: Watched, tmp_path: Path, 
     assert watched.complaints == []
 
 
+FOCUSED = """() => {
+    let found = document.activeElement;
+    while (found.shadowRoot?.activeElement) found = found.shadowRoot.activeElement;
+    return found.textContent;
+}"""
+
+
 def test_a_page_can_be_used_on_a_narrow_screen_and_by_keyboard(browser: Any, tmp_path: Path):
     # given
     with Flow("narrow") as flow:
@@ -237,15 +244,25 @@ def test_a_page_can_be_used_on_a_narrow_screen_and_by_keyboard(browser: Any, tmp
     page = narrow.page
     page.goto(write_report(store, view.run_id, tmp_path / "run.html").as_uri())
     page.locator("summary").wait_for()
+
+    def go_to(words: str, key: str) -> None:
+        for _ in range(40):
+            page.keyboard.press(key)
+            if words in page.evaluate(FOCUSED):
+                return
+        pytest.fail(f"{key} does not come to {words!r}")
+
     # when the failure is reached by the tabulator key alone
-    for _ in range(30):
-        page.keyboard.press("Tab")
-        if page.evaluate("() => {let e = document.activeElement; while (e.shadowRoot?.activeElement) "
-                         "e = e.shadowRoot.activeElement; return e.tagName}") == "SUMMARY":  # fmt: skip
-            break
+    go_to("ValueError", "Tab")
     page.keyboard.press("Enter")
-    # then
+    # then it is open
     assert page.locator("details").first.get_attribute("open") is not None
+    # and when another part is chosen in the same way, that is what is shown
+    assert not page.locator("th", has_text="retries").is_visible()
+    go_to("Tasks", "Shift+Tab")
+    page.keyboard.press("Enter")
+    page.locator("th", has_text="retries").wait_for()
+    assert not page.locator("summary").is_visible()
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     assert narrow.complaints == []
     page.close()

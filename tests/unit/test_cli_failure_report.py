@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from anabranch import Flow, case, task
-from anabranch.failure_report import failure_lines, grouped, own_place, shown_path, tolerated_lines
+from anabranch.failure_report import FURTHER_LINES, failure_lines, grouped, own_place, shown_path, tolerated_lines
 from anabranch.runview import FlowRunView
 from anabranch.states import Failed, Failure
 from anabranch.triggers import all_finished
@@ -146,6 +146,15 @@ def test_three_tasks_are_shown_and_the_others_listed() -> None:
     assert "✗ 9 more tasks failed" in lines
     assert f"    half-3: ValueError: 7 is odd {shown_path(__file__)}:{line_of('the line that is shown')}" in lines
     assert lines[-1] == "    … and 3 more"
+
+
+def test_what_does_not_fit_on_the_screen_beside_the_first_cause_is_told_in_a_line() -> None:
+    view = run(lambda: [half(7) for _ in range(3)])
+    lines = failure_lines(view, height=24)
+    assert sum(line.startswith("✗ half") for line in lines) == 1
+    assert "✗ 2 more tasks failed" in lines
+    assert len(lines) + FURTHER_LINES <= 24
+    assert failure_lines(view, height=60) == failure_lines(view)
 
 
 def test_what_a_run_tolerates_is_a_line_for_each_task() -> None:

@@ -13,7 +13,17 @@ import pytest
 from rich.console import Console
 
 from anabranch.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
-from anabranch.progress import LINE_EVERY_S, MAX_ROWS, Board, LiveProgress, PlainProgress, Progress, observer
+from anabranch.progress import (
+    LINE_EVERY_S,
+    MAX_ROWS,
+    Board,
+    LiveProgress,
+    PlainProgress,
+    Progress,
+    Row,
+    observer,
+    outcome_text,
+)
 from anabranch.states import (
     Cancelled,
     Counts,
@@ -99,6 +109,25 @@ def test_what_goes_on_and_what_failed_is_shown_before_what_is_done() -> None:
     rows, hidden = board.shown(4)
     assert [row.slug for row in rows] == ["t3", "t97", "t98", "t99"]
     assert hidden == 96
+
+
+def test_tasks_that_wait_for_a_slot_leave_room_for_what_has_ended(console: Console) -> None:
+    # given thirty tasks, handed over at once, of which ten have ended
+    slugs = [f"t{number}" for number in range(30)]
+    events: list[Event] = [started(*slugs), *(TaskChanged(101.0, slug, Running()) for slug in slugs)]
+    events += [TaskChanged(102.0 + i, slug, Failed() if i == 2 else Success()) for i, slug in enumerate(slugs[:10])]
+    # when
+    lines = block_of(console, *events)
+    # then half of the lines are theirs; the failure has its line
+    assert [line[:4] for line in lines[:7]] == ["✗ t2", "✓ t4", "✓ t5", "✓ t6", "✓ t7", "✓ t8", "✓ t9"]
+    assert [line[:5] for line in lines[7:15]] == [f"► t{i}" for i in range(10, 18)]
+    assert lines[15] == "  … and 12 that run or wait, 3 that have ended"
+
+
+def test_a_map_that_failed_by_others_names_them_and_not_the_class_of_that() -> None:
+    failure = Failure("UpstreamFailure", "upstream parse[7] failed with ValueError: 7")
+    row = Row("load", "task", Failed(counts=Counts(10, 9, 0, 1), failure=failure))
+    assert outcome_text(row) == "1 of 10 elements failed: upstream parse[7] failed with ValueError: 7"
 
 
 def test_a_node_that_nobody_announced_is_no_reason_to_fail() -> None:
@@ -228,7 +257,7 @@ def test_a_line_is_never_longer_than_the_terminal_is_wide(console: Console) -> N
     events += [TaskChanged(101.0, "x" * 300, Failed(message="m" * 1000)), TaskChanged(101.0, "y", Success())]
     lines = block_of(console, *events)
     assert all(len(line) <= 80 for line in lines)
-    assert lines[0].startswith("✗ " + "x" * 31 + "…")
+    assert lines[0].startswith("✗ " + "x" * 25 + "…")  # a third of the terminal is for names
     assert lines[1] == "✓ y"
 
 
@@ -236,7 +265,7 @@ def test_the_block_is_never_higher_than_the_terminal(console: Console) -> None:
     slugs = [f"t{number}" for number in range(100)]
     events: list[Event] = [started(*slugs), *(TaskChanged(101.0, slug, Success()) for slug in slugs)]
     assert len(block_of(console, *events)) == MAX_ROWS + 2
-    assert "  … and 85 more" in block_of(console, *events)
+    assert "  … and 85 that have ended" in block_of(console, *events)
 
 
 def test_the_block_shows_hostile_names_escaped_and_takes_no_markup(console: Console) -> None:

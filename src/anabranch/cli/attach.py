@@ -80,19 +80,28 @@ def _list_runs(address: str, *, as_json: bool) -> None:
 
 
 def _follow(handle: RunHandle) -> RunStatus:
-    """Say what changes until the run has ended."""
+    """Say what changes, and what tasks log, until the run has ended."""
     import time
 
+    from anabranch.engine.log_book import LogBook
+
+    if handle.status().is_finished:
+        return handle.wait(timeout=60)
     said: dict[str, str] = {}
-    while True:
-        status = handle.status()
-        for slug, text in _tasks(status).items():
-            if said.get(slug) != text:
-                said[slug] = text
-                click.echo(f"  {printable(slug)}: {text}", err=True)
-        if status.is_finished:
-            return handle.wait(timeout=60)
-        time.sleep(FOLLOW_S)
+    with handle.follow_logs(LogBook().take_batch) as catch_up:
+        polls = 0
+        while True:
+            status = handle.status()
+            polls += 1
+            if polls == 2 or status.is_finished:
+                catch_up()
+            for slug, text in _tasks(status).items():
+                if said.get(slug) != text:
+                    said[slug] = text
+                    click.echo(f"  {printable(slug)}: {text}", err=True)
+            if status.is_finished:
+                return handle.wait(timeout=60)
+            time.sleep(FOLLOW_S)
 
 
 def _lines(status: RunStatus) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import threading
 import time
@@ -187,7 +188,9 @@ class Session:
 
         if view.state.is_failed():
             further = further_lines(view) if config.backend != "none" else []
-            for line in ["", *failure_lines(view, in_full=self.verbose, paint=_paint), "", *further]:
+            height = shutil.get_terminal_size().lines if sys.stderr.isatty() else None
+            lines = failure_lines(view, in_full=self.verbose, paint=_paint, height=height)
+            for line in ["", *lines, "", *further]:
                 click.echo(line, err=True)
         elif not self.quiet:
             for line in tolerated_lines(view):

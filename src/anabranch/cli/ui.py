@@ -20,11 +20,11 @@ def ui(*, port: int) -> None:
     """
     from anabranch.dashboard.library import Library
     from anabranch.dashboard.server import Pages
-    from anabranch.history import current_store
+    from anabranch.history import store_to_show
 
     with exit_codes():
-        current_store()  # what is wrong with it is said here, not on a page
-        pages = Pages(Library(current_store), port=port)
+        store_to_show()  # what is wrong with it is said here, not on a page
+        pages = Pages(Library(store_to_show), port=port)
     is_over = threading.Event()
 
     def stop(number: int, frame: FrameType | None) -> None:

@@ -180,7 +180,7 @@ class _RunView:
         self._cancel = Button(label="Cancel the run", button_type="default", visible=False, width=150)
         self._resume = Button(label="Resume", button_type="primary", visible=False, width=150)
         notice = f'<div class="notice">{safe(said)}</div>' if said else ""
-        self._told = Div(text=notice, stylesheets=[style_sheet()], disable_math=True)
+        self._told = Div(text=notice, visible=bool(said), stylesheets=[style_sheet()], disable_math=True)
         self._actions: list[UIElement] = [self._told]
         if library.desk is None:  # whose forms ask who it is; a button can be clicked by whoever sees the page
             self._actions = [self._cancel, self._resume, self._told]
@@ -276,6 +276,7 @@ class _RunView:
             text = action(self._model.run_id)
         except PagesError as error:
             text = str(error)
+        self._told.visible = True
         self._told.text = f'<div class="notice">{safe(text)}</div>'
         self._seen_over = None
         self._update_buttons()

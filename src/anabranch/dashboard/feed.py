@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 
 from anabranch.dashboard.model import RunModel
+from anabranch.errors import RunStoreError
 from anabranch.events import Event
 from anabranch.runs import LogRow, RunStore
 
@@ -81,10 +82,13 @@ class LiveRun:
         return [(link, "Dask's page")] if link and link.startswith(("http://", "https://")) else []
 
     def log_rows(self) -> Sequence[LogRow]:
-        """The last log lines."""
+        """The last log lines; none if the run is not recorded."""
         from anabranch.dashboard.library import last_lines
 
-        return last_lines(self._store, self.model.run_id) if self._store is not None else ()
+        try:
+            return last_lines(self._store, self.model.run_id) if self._store is not None else ()
+        except RunStoreError:  # the run goes on without its record, and so does its page
+            return ()
 
     def __repr__(self) -> str:
         return f"<live page of run {self.model.run_id or 'to come'}>"

@@ -1,31 +1,35 @@
-"""The flow as a picture of boxes in layers, coloured by state, with each map's progress. It follows a model."""
+"""The flow as a picture of boxes in layers, coloured by state, with each map's progress. It follows a model.
+
+Lines are one SVG that never changes; boxes are HTML in blocks, of which only those are sent anew that have changed. A
+canvas would be drawn as a whole each time: with a thousand boxes that takes a browser half of its time.
+"""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
-from bokeh.core.property.vectorization import value
-from bokeh.models import Column, ColumnDataSource, HoverTool, Range1d
-from bokeh.plotting import figure
+from bokeh.models import Column, Div, InlineStyleSheet
 
 from anabranch.dashboard.layout import Layout, layered
-from anabranch.dashboard.looks import FAINT, FONT, INK, SCROLLING, look_of_code, plain
+from anabranch.dashboard.looks import FAINT, FONT, INK, LINE, SEVERITY, look_of_code, plain, safe
 from anabranch.dashboard.model import NodeModel, RunModel, is_failure
 from anabranch.picture import ROLE_LOOKS
 from anabranch.printable import seconds
-from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Pending, Running, Skipped, Success
+from anabranch.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cancelled, Pending, Running, Skipped, Success
 
-BOX_W, BOX_H = 118, 38
-LAYER_PX, ROW_PX = 152, 50
-MARGIN = 16
-MAX_WIDTH_PX = 9_000  # a canvas of more than 16,000 pixels, twice that on fine screens, is not drawn at all
-TITLE = 17  # characters that fit into a box
-GOOD, BAD, STRIP_REST = "#00795a", "#b84a00", "#c6d0da"
-LEAST_BAD = 0.06  # of the strip: one failure of a million is seen
+BOX_W, GAP_X = 124, 34
+NARROW_W, NARROW_GAP_X = 104, 12
+FITS_PX = 1_230  # of a screen of 1,280: a flow that fits with narrower boxes and gaps is shown whole
+MARGIN = 14
+PAPER_PX = 650  # of a sheet of A4
+MANY = 150  # boxes; more of them are flat, and say the rest when they are pointed at
+BLOCK = 25  # boxes that are sent together: 6 kB
+MAX_BLOCKS = 12  # sent at a time; the others wait for the next one, in turn
+GOOD, BAD, REST = "#00795a", "#b84a00", "#c6d0da"
+LEAST_BAD = 6  # percent of the strip: one failure of a million is seen
 SYMBOLS = {"parameter": "◇ ", "condition": "? "}
+GIVEN = "g"  # the class of parameters, beside those of states
 
 
 @dataclass(slots=True)
@@ -34,14 +38,22 @@ class _Box:
     title: str
     nodes: list[NodeModel] = field(default_factory=list)
     kind: str = "task"
+    x: int = 0
+    y: int = 0
+    seen: int = -1
+    html: str = ""
 
     @property
     def is_group(self) -> bool:
         return self.kind == "group"
 
+    @property
+    def version(self) -> int:
+        return sum(node.version for node in self.nodes)
+
 
 class GraphFigure:
-    """A figure of the graph, in a box that scrolls sideways.
+    """A picture of the graph, in a box that scrolls.
 
     Parameters
     ----------
@@ -52,66 +64,48 @@ class GraphFigure:
     """
 
     def __init__(self, model: RunModel, *, folded: bool) -> None:
-        self._boxes, edges = _boxes(model, folded=folded)
-        layout = layered(list(self._boxes), edges)
-        squeeze = min(1.0, MAX_WIDTH_PX / max(1.0, layout.layers * LAYER_PX))
-        width = round(max(1, layout.layers) * LAYER_PX * squeeze) - (LAYER_PX - BOX_W) + 2 * MARGIN
-        height = round(max(1.0, layout.rows) * ROW_PX) - (ROW_PX - BOX_H) + 2 * MARGIN
-        self._seen: dict[str, int] = {}
-        self._source = ColumnDataSource(self._columns(layout, squeeze))
-        plot = figure(
-            width=max(width, 200), min_width=max(width, 200), height=height, styles={"flex-shrink": "0"},
-            x_range=Range1d(-MARGIN, width - MARGIN),
-            y_range=Range1d(height - MARGIN, -MARGIN), tools="", toolbar_location=None, min_border=0,
-            outline_line_color=None, background_fill_alpha=0, border_fill_alpha=0,
-        )  # fmt: skip
-        plot.axis.visible = False
-        plot.grid.visible = False
-        plot.bezier("x0", "y0", "x1", "y1", "cx0", "cy0", "cx1", "cy1", line_color="#a7afb9", line_width="lw",
-                    source=ColumnDataSource(_curves(layout, squeeze)))  # fmt: skip
-        boxes = plot.rect("x", "y", BOX_W, BOX_H, fill_color="fill", line_color="line", line_width="lw",
-                          border_radius=6, source=self._source)  # fmt: skip
-        for side in ("rest", "good", "bad"):
-            plot.quad(left=f"{side}_l", right=f"{side}_r", top="strip_t", bottom="strip_b", line_color=None,
-                      fill_color={"rest": STRIP_REST, "good": GOOD, "bad": BAD}[side], source=self._source)  # fmt: skip
-        text = {"text_align": "center", "text_baseline": "middle", "text_font": value(FONT), "text_color": "ink",
-                "source": self._source}  # fmt: skip
-        plot.text("x", "title_y", text="title", text_font_size="12px", text_font_style="bold", **text)
-        plot.text("x", "detail_y", text="detail", text_font_size="10.5px", **text)
-        plot.add_tools(
-            HoverTool(
-                renderers=[boxes], tooltips=[("", "@name"), ("state", "@state"), ("", "@about")], attachment="below"
-            )
+        boxes, edges = _boxes(model, folded=folded)
+        layout = layered(list(boxes), edges)
+        self._is_flat = len(boxes) > MANY
+        scale = _scale_of(layout, is_flat=self._is_flat)
+        for box in boxes.values():
+            x, y = layout.places[box.name]
+            box.x, box.y = round(MARGIN + x * scale.layer), round(MARGIN + y * scale.row)
+        ordered = list(boxes.values())
+        self._blocks = [ordered[at : at + BLOCK] for at in range(0, len(ordered), BLOCK)]
+        self._next = 0
+        sheet = InlineStyleSheet(css=_style(scale, is_flat=self._is_flat))
+        size = {"width": f"{scale.width}px", "height": f"{scale.height}px"}
+        cover = {"position": "absolute", "left": "0", "top": "0", **size}
+        lines = Div(text=_lines(layout, scale), styles=cover)
+        self._divs = [Div(stylesheets=[sheet], styles=cover, disable_math=True) for _ in self._blocks]
+        paper = f"@media print {{ :host {{ zoom: {min(1.0, PAPER_PX / scale.width):.3f}; }} }}"
+        picture = Column(
+            children=[lines, *self._divs],
+            stylesheets=[InlineStyleSheet(css=paper)],
+            styles={"position": "relative", "flex-shrink": "0", **size},
         )
-        self.root = Column(
-            plot, sizing_mode="stretch_width",
-            styles={**SCROLLING, "border": "1px solid #e3e7eb", "border-radius": "8px", "padding": "4px",
-                    "box-sizing": "border-box"},
-        )  # fmt: skip
+        frame = InlineStyleSheet(css=FRAME)
+        self.root = Column(children=[picture], sizing_mode="stretch_width", margin=(2, 5, 0, 5), stylesheets=[frame])
+        self.update(everything=True)
 
-    def update(self) -> None:
-        """Send what has changed since the last time."""
-        patches: dict[str, list[tuple[int, Any]]] = {}
-        for place, box in enumerate(self._boxes.values()):
-            version = sum(node.version for node in box.nodes)
-            if self._seen.get(box.name) == version:
+    def update(self, *, everything: bool = False) -> None:
+        """Send what has changed since the last time, or of much that has changed the next part."""
+        sent, places = 0, len(self._blocks)
+        for place in [(self._next + i) % places for i in range(places)]:
+            block = self._blocks[place]
+            changed = [box for box in block if box.seen != box.version]
+            if not changed:
                 continue
-            self._seen[box.name] = version
-            row = _row(box, self._source.data["x"][place], self._source.data["y"][place])
-            for name, new in row.items():
-                if self._source.data[name][place] != new:
-                    patches.setdefault(name, []).append((place, new))
-        if patches:
-            self._source.patch(patches)
-
-    def _columns(self, layout: Layout, squeeze: float) -> dict[str, list[Any]]:
-        columns: dict[str, list[Any]] = {}
-        for box in self._boxes.values():
-            x, y = _place(layout.places[box.name], squeeze)
-            self._seen[box.name] = sum(node.version for node in box.nodes)
-            for name, each in {"x": x, "y": y, **_row(box, x, y)}.items():
-                columns.setdefault(name, []).append(each)
-        return columns or {name: [] for name in ("x", "y", *_row(_Box("", ""), 0.0, 0.0))}
+            if sent == MAX_BLOCKS and not everything:
+                self._next = place
+                return
+            for box in changed:
+                box.seen, box.html = box.version, _box_html(box, is_flat=self._is_flat)
+            text = "".join(box.html for box in block)
+            if self._divs[place].text != text:
+                self._divs[place].text = text
+                sent += 1
 
 
 def _boxes(model: RunModel, *, folded: bool) -> tuple[dict[str, _Box], list[tuple[str, str]]]:
@@ -135,72 +129,82 @@ def _boxes(model: RunModel, *, folded: bool) -> tuple[dict[str, _Box], list[tupl
     return boxes, edges
 
 
-def _place(place: tuple[float, float], squeeze: float) -> tuple[float, float]:
-    return BOX_W / 2 + place[0] * LAYER_PX * squeeze, BOX_H / 2 + place[1] * ROW_PX
+@dataclass(frozen=True, slots=True)
+class _Scale:
+    """Pixels: from layer to layer and row to row, of a box, of the whole."""
+
+    layer: int
+    row: int
+    box_w: int
+    box_h: int
+    width: int
+    height: int
 
 
-def _curves(layout: Layout, squeeze: float) -> Mapping[str, Sequence[float]]:
-    """One Bézier for each stretch of each edge: level where it leaves a box, so that neighbours do not touch."""
-    columns: dict[str, list[float]] = {k: [] for k in ("x0", "y0", "x1", "y1", "cx0", "cy0", "cx1", "cy1", "lw")}
-    seen: set[tuple[tuple[float, float], tuple[float, float]]] = set()
+def _scale_of(layout: Layout, *, is_flat: bool) -> _Scale:
+    box_h, row = (24, 30) if is_flat else (44, 56)
+    gaps = max(0, layout.layers - 1)
+    box_w, layer = BOX_W, BOX_W + GAP_X
+    if gaps and layer * gaps + box_w > FITS_PX - 2 * MARGIN:
+        narrow = (FITS_PX - 2 * MARGIN - NARROW_W) // gaps  # from layer to layer, so that it fits
+        if narrow >= NARROW_W + NARROW_GAP_X:
+            layer = min(layer, narrow)
+            box_w = max(NARROW_W, min(BOX_W, layer - NARROW_GAP_X - GAP_X // 3))
+    width, height = box_w + gaps * layer, box_h + max(0.0, layout.rows - 1) * row
+    return _Scale(layer, row, box_w, box_h, 2 * MARGIN + width, round(2 * MARGIN + height))
+
+
+def _lines(layout: Layout, scale: _Scale) -> str:
+    """One path, with a curve for each stretch of each edge: level at its ends, so that neighbours stay apart."""
+    half = scale.box_w / 2
+    left, middle = MARGIN + half, MARGIN + scale.box_h / 2
+    curves: dict[str, None] = {}
     for route in layout.routes.values():
-        points = [_place(point, squeeze) for point in route]
+        points = [(left + x * scale.layer, middle + y * scale.row) for x, y in route]
         for i in range(len(points) - 1):
             (x0, y0), (x1, y1) = points[i], points[i + 1]
-            x0 += BOX_W / 2 if i == 0 else 0
-            x1 -= BOX_W / 2 if i == len(points) - 2 else 0
-            if ((x0, y0), (x1, y1)) in seen:
-                continue
-            seen.add(((x0, y0), (x1, y1)))
-            bend = (x1 - x0) / 2
-            row = {"x0": x0, "y0": y0, "x1": x1, "y1": y1, "cx0": x0 + bend, "cy0": y0, "cx1": x1 - bend, "cy1": y1,
-                   "lw": 1.2}  # fmt: skip
-            for name, each in row.items():
-                columns[name].append(each)
-    return columns
+            x0 += half if i == 0 else 0
+            x1 -= half if i == len(points) - 2 else 0
+            bend = (x0 + x1) / 2
+            curves[f"M{x0:.0f} {y0:.0f}C{bend:.0f} {y0:.0f} {bend:.0f} {y1:.0f} {x1:.0f} {y1:.0f}"] = None
+    return (
+        f'<svg width="{scale.width}" height="{scale.height}" style="display:block" aria-hidden="true">'
+        f'<path d="{"".join(curves)}" fill="none" stroke="#a7afb9" stroke-width="1.2"/></svg>'
+    )
 
 
-def _row(box: _Box, x: float, y: float) -> dict[str, Any]:
+# A box ----------------------------------------------------------------------------------------------------------------
+
+
+def _box_html(box: _Box, *, is_flat: bool) -> str:
     total: Counter[int] = Counter()
     for node in box.nodes:
         total.update(node.counts())
     code = _code_of(box)
     is_given = box.kind == "parameter" and code in (Pending.code, Success.code)  # it is neither run nor recorded
-    look = ROLE_LOOKS["parameter"] if is_given else look_of_code(code)
-    width, well = total.total(), sum(n for c, n in total.items() if FIRST_FINAL_CODE <= c < FIRST_FAILED_CODE)
-    failed = sum(n for c, n in total.items() if is_failure(c))
-    has_strip = box.is_group or any(node.width for node in box.nodes)
-    left, room = x - BOX_W / 2 + 5, BOX_W - 10
-    bad = 0.0 if not failed else max(LEAST_BAD, failed / max(1, width))
-    good = min(1.0 - bad, well / max(1, width))
-    ends = [left, left + room * bad, left + room * (bad + max(0.0, good)), left + room] if has_strip else [left] * 4
-    symbol = (
-        "▤ "
-        if box.is_group
-        else (f"{look.symbol} " if code != Pending.code and not is_given else SYMBOLS.get(box.kind, ""))
+    state = "parameter" if is_given else BY_CODE[code].__name__
+    symbol = look_of_code(code).symbol
+    mark = "▤ " if box.is_group else SYMBOLS.get(box.kind, "") if code == Pending.code or is_given else f"{symbol} "
+    detail, has_strip = _detail(box, code, total), box.is_group or any(node.width for node in box.nodes)
+    about = ". ".join(filter(None, (f"{box.title}: {state}", detail, _about(box, total))))
+    kinds = ["b", GIVEN if is_given else f"s{code}", *(["m"] if any(n.shape.is_map for n in box.nodes) else [])]
+    inner = f"<b>{safe(mark + box.title, 200)}</b>"
+    if detail and not is_flat:
+        inner += f"<i>{safe(detail, 60)}</i>"
+    if has_strip:
+        inner += _strip(total)
+    return (
+        f'<div class="{" ".join(kinds)}" style="left:{box.x}px;top:{box.y}px" title="{safe(about, 500)}">{inner}</div>'
     )
-    detail = _detail(box, code, total)
-    return {
-        "name": plain(box.title, 200),
-        "title": plain(f"{symbol}{box.title}", TITLE),
-        "detail": detail,
-        "state": "parameter" if is_given else BY_CODE[code].__name__,
-        "about": _about(box, total),
-        "fill": look.fill,
-        "ink": look.ink,
-        "line": INK if any(node.shape.is_map for node in box.nodes) else FAINT,
-        "lw": 2.2 if any(node.shape.is_map for node in box.nodes) else 1.0,
-        "title_y": y - (6 if detail else 0) - (4 if has_strip else 0),
-        "detail_y": y + (4 if has_strip else 8),
-        "strip_t": y + BOX_H / 2 - 7,
-        "strip_b": y + BOX_H / 2 - 3,
-        "bad_l": ends[0],
-        "bad_r": ends[1],
-        "good_l": ends[1],
-        "good_r": ends[2],
-        "rest_l": ends[2],
-        "rest_r": ends[3],
-    }
+
+
+def _strip(total: Counter[int]) -> str:
+    width = max(1, total.total())
+    failed = sum(n for c, n in total.items() if is_failure(c))
+    well = sum(n for c, n in total.items() if FIRST_FINAL_CODE <= c < FIRST_FAILED_CODE)
+    bad = max(LEAST_BAD, round(100 * failed / width)) if failed else 0
+    good = min(100 - bad, 100 * well // width)
+    return f'<u><u style="width:{bad}%"></u><u style="width:{good}%"></u></u>'
 
 
 def _code_of(box: _Box) -> int:
@@ -218,10 +222,12 @@ def _code_of(box: _Box) -> int:
 
 
 def _detail(box: _Box, code: int, total: Counter[int]) -> str:
-    width, failed = total.total(), sum(n for c, n in total.items() if c >= FIRST_FAILED_CODE)
+    width, failed = total.total(), sum(n for c, n in total.items() if is_failure(c))
     if box.is_group or any(node.width for node in box.nodes):
         done = sum(n for c, n in total.items() if c >= FIRST_FINAL_CODE)
-        return f"{done:,}/{width:,}" + (f" ✗{failed:,}" if failed else "")
+        ended = f"{done:,}/{width:,}" if done < width else f"{width:,}"
+        stopped = total[Cancelled.code]
+        return ended + (f" ✗ {failed:,}" if failed else "") + (f" ■ {stopped:,}" if stopped else "")
     if box.nodes and box.nodes[0].shape.is_map:
         return "× n"  # the sign, as in drawings
     if code >= FIRST_FINAL_CODE and code not in (10, 12):
@@ -236,3 +242,38 @@ def _about(box: _Box, total: Counter[int]) -> str:
         return f"{len(box.nodes)} nodes of a nested flow"
     parts = [f"{n:,} {BY_CODE[code].__name__}" for code, n in sorted(total.items())] if total.total() > 1 else []
     return plain("; ".join([*parts, *(node.message for node in box.nodes if node.message and not parts)]), 300)
+
+
+# Styles ---------------------------------------------------------------------------------------------------------------
+
+# A flow that is higher than a screen scrolls in its own frame: what has failed stays near.
+FRAME = f"""
+:host {{ overflow: auto; width: 0; min-width: calc(100% - 10px); max-height: 62vh; box-sizing: border-box;
+  border: 1px solid #e3e7eb; border-radius: 8px; background: #fff; }}
+@media print {{ :host {{ max-height: none; overflow: visible; border-color: {LINE}; }} }}
+"""
+
+
+def _style(scale: _Scale, *, is_flat: bool) -> str:
+    padding = "3px 6px 0" if is_flat else "4px 6px 0"
+    looks = "".join(
+        f".s{code} {{ background: {look_of_code(code).fill}; color: {look_of_code(code).ink}; }}\n"
+        for code in sorted(SEVERITY)
+    )
+    given = ROLE_LOOKS["parameter"]
+    return f"""
+:host {{ pointer-events: none; font-family: {FONT}; }}
+.b {{ position: absolute; width: {scale.box_w}px; height: {scale.box_h}px; box-sizing: border-box;
+  border: 1px solid {FAINT}; border-radius: 7px; padding: {padding}; text-align: center; overflow: hidden;
+  pointer-events: auto; display: flex; flex-direction: column; justify-content: center; print-color-adjust: exact; }}
+.b.m {{ border: 2px solid {INK}; padding: 2px 5px 0; }}
+b, i {{ display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; line-height: 1.3; flex: none; }}
+b {{ font-size: 12px; }}
+i {{ font-size: 10.5px; font-style: normal; font-variant-numeric: tabular-nums; }}
+u {{ display: block; text-decoration: none; }}
+.b > u {{ display: flex; flex: none; height: 4px; border-radius: 2px; background: {REST}; overflow: hidden;
+  margin: 2px 0 3px; }}
+u u:first-child {{ background: {BAD}; }}
+u u:last-child {{ background: {GOOD}; }}
+.{GIVEN} {{ background: {given.fill}; color: {given.ink}; }}
+{looks}"""

@@ -20,12 +20,14 @@ from urllib.parse import urlencode, urlsplit
 from bokeh.embed.server import server_html_page_for_session
 from bokeh.server.tornado import BokehTornado
 from bokeh.server.views.doc_handler import DocHandler
+from bokeh.server.views.ws import WSHandler
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
 from anabranch.metrics import CONTENT_TYPE
 
 TOKEN = "token"
+MAX_SESSIONS = 64  # pages that are open at once: each keeps its own figures in this process
 WRONG_A_MINUTE = 20  # guesses; a token of 256 bits needs no more protection, and a log no more lines
 
 # Bokeh compiles nothing at run time as long as no page has JavaScript of its own; its styles are inline, though.
@@ -34,6 +36,9 @@ POLICY = (
     "img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; "
     "base-uri 'none'; object-src 'none'; form-action 'none'; frame-ancestors 'none'"
 )
+
+
+SCRIPTS = ["bokeh", "bokeh-widgets"]  # all that pages use: tables, formulas and WebGL would be twice as much again
 
 
 class Gate:
@@ -111,7 +116,13 @@ class GuardedTornado(BokehTornado):  # type: ignore[misc]  # Bokeh's annotations
 
     def __init__(self, applications: Any, gate: Gate, **options: Any) -> None:
         self._gate = gate
+        self.sockets: set[_Socket] = set()
         super().__init__(applications, **options)
+
+    @property
+    def sessions(self) -> int:
+        """Pages that browsers have open, or had a moment ago."""
+        return sum(len(self.get_sessions(path)) for path in self.app_paths)
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """The handler of a request: every route goes through here, whoever added it."""
@@ -190,13 +201,19 @@ class _Page(_Headers, DocHandler):  # type: ignore[misc]
     """A page of Bokeh's whose scripts are known by a nonce, so that no other script runs in it."""
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
-        """Make the page."""
-        session = await self.get_session()
+        """Make the page, unless too many are open."""
         application: Any = self.application  # ours: tornado knows only its own class
+        if application.sessions >= MAX_SESSIONS:
+            self.set_status(503)
+            self.set_header("Content-Type", "text/plain; charset=utf-8")
+            self.set_header("Retry-After", "30")  # by then, pages whose browsers are gone have been discarded
+            self.finish(f"{MAX_SESSIONS} pages are open at once, and no more are served; close some and try again\n")
+            return
+        session = await self.get_session()
         document, nonce = session.document, secrets.token_urlsafe(16)
         page = server_html_page_for_session(
             session,
-            resources=application.resources(),
+            resources=application.resources().clone(components=SCRIPTS),
             title=document.title,
             template=document.template,
             template_variables=document.template_variables,
@@ -210,9 +227,46 @@ class _Page(_Headers, DocHandler):  # type: ignore[misc]
         )
 
 
+class _Socket(_Headers, WSHandler):  # type: ignore[misc]
+    """A page's websocket, which can be cut."""
+
+    _is_given_up = False
+    """Whether the page knows that its browser has gone."""
+
+    @property
+    def _open_ones(self) -> set[_Socket]:
+        application: Any = self.application  # ours: tornado knows only its own class
+        found: set[_Socket] = application.sockets
+        return found
+
+    def open(self) -> None:
+        """Begin."""
+        self._open_ones.add(self)
+        super().open()
+
+    def on_close(self) -> None:
+        """End."""
+        self._open_ones.discard(self)
+        self._is_given_up = self.connection is not None
+        super().on_close()
+
+    async def _async_open(self, token: str) -> None:
+        await super()._async_open(token)
+        # Bokeh forgets this case: a browser that went before its page was its own kept that page for ever.
+        if self not in self._open_ones and self.connection is not None and not self._is_given_up:
+            super().on_close()
+
+    def cut(self) -> None:
+        """End at once: a browser that does not read would never come to a farewell behind what it has not read."""
+        if self.ws_connection is not None and self.ws_connection.stream is not None:
+            self.ws_connection.stream.close()
+
+
 @cache
 def hardened(cls: type[RequestHandler]) -> type[RequestHandler]:
     """A handler of Bokeh's whose answers let browsers do nothing that a page of ours does not need."""
     if issubclass(cls, DocHandler):
         return _Page
+    if issubclass(cls, WSHandler):
+        return _Socket
     return type(cls.__name__, (_Headers, cls), {})

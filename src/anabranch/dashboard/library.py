@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import subprocess
@@ -14,7 +15,7 @@ from typing import Protocol
 from anabranch.dashboard.feed import LiveRun
 from anabranch.dashboard.model import RunModel
 from anabranch.dashboard.reading import read_model
-from anabranch.errors import PagesError
+from anabranch.errors import PagesError, RunStoreError
 from anabranch.explaining import Explanation, explain
 from anabranch.history import as_it_stands, source_of
 from anabranch.runs import INTERRUPTED, LogRow, RunQuery, RunRecord, RunStore
@@ -25,6 +26,8 @@ MAX_LIVE = 20  # runs of this process that are kept in memory: later, their reco
 REREAD_S = 2.0  # a run of another process is read anew so often
 LOG_LINES = 500
 LOG_PAGES = 10
+
+_log = logging.getLogger("anabranch.dashboard")
 
 
 class Source(Protocol):
@@ -183,8 +186,12 @@ class Library:
 
     def pump(self) -> None:
         """Take the events that wait, whether or not somebody looks."""
-        for run in list(self._live.values()):
-            run.refresh()
+        for run_id, run in list(self._live.items()):
+            try:
+                run.refresh()
+            except Exception:  # one page that cannot be made must not be the end of all
+                _log.exception("the live page of run %s has failed; it shows what is recorded from now on", run_id)
+                self.forget(run_id)
 
     def live(self, run_id: str) -> LiveRun | None:
         """A run of this process."""
@@ -230,9 +237,12 @@ class Library:
         return explain(store, run_id, name)
 
     def record(self, run_id: str) -> RunRecord | None:
-        """A run's record; None if there is none."""
+        """A run's record; None if there is none, or if it cannot be read."""
         store = self._store()
-        return as_it_stands(store.get_run(run_id)) if store is not None else None
+        try:
+            return as_it_stands(store.get_run(run_id)) if store is not None else None
+        except RunStoreError:
+            return None
 
     def runs(self, query: RunQuery) -> list[RunRecord]:
         """Recorded runs."""

@@ -18,7 +18,7 @@ from anabranch.engine.driver import RunPlan
 from anabranch.errors import RunStoreError
 from anabranch.events import Observer
 from anabranch.graph import Graph
-from anabranch.history import current_store, secret_slugs, secrets_of, shown_parameters
+from anabranch.history import secret_slugs, secrets_of, shown_parameters, store_to_show
 from anabranch.parameter import Parameter
 from anabranch.printable import printable
 from anabranch.runs import RunStore
@@ -65,11 +65,14 @@ def live_page(
         return LivePage()
     pages.library.add(plan.run_id, run)
     address = pages.address(plan.run_id)
-    if callable(tell):
-        tell(address)
-    else:
-        sys.stderr.write(f"live page of {printable(plan.name)}: {address}\n")
-        sys.stderr.flush()
+    try:
+        if callable(tell):
+            tell(address)
+        else:
+            sys.stderr.write(f"live page of {printable(plan.name)}: {address}\n")
+            sys.stderr.flush()
+    except Exception:  # of the user's function, or of a standard error that is closed
+        _log.warning("nobody could be told the address of the live page", exc_info=True)
     return LivePage([run, pages.metrics], run.wants_end)
 
 
@@ -101,6 +104,6 @@ def stop_serving() -> None:
 
 def _store() -> RunStore | None:
     try:
-        return current_store()
+        return store_to_show()
     except RunStoreError:  # the run has said so already
         return None

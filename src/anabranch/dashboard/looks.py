@@ -88,6 +88,8 @@ h2 {{ font-size: 15px; margin: 14px 0 4px; }}
 .badge {{ border-radius: 6px; padding: 4px 12px; }}
 .chip {{ font-size: 13px; }}
 .chips {{ display: flex; flex-wrap: wrap; gap: 6px; margin: 8px 0 2px; }}
+.legend {{ gap: 4px; }}
+.legend .chip {{ font-size: 11px; font-weight: 500; padding: 0 8px; }}
 .bar {{ height: 6px; border-radius: 3px; background: {PALE.fill}; overflow: hidden; display: flex; margin: 6px 0 2px; }}
 .bar > span {{ display: block; height: 100%; }}
 a {{ color: #005a9c; }}
@@ -95,6 +97,7 @@ a:focus-visible, summary:focus-visible {{ outline: 3px solid #005a9c; outline-of
 table {{ border-collapse: collapse; width: 100%; font-size: 13px; }}
 th {{ text-align: left; font-weight: 600; border-bottom: 1px solid {LINE}; padding: 5px 10px 5px 0; }}
 td {{ border-bottom: 1px solid #eceff2; padding: 5px 10px 5px 0; vertical-align: top; overflow-wrap: anywhere; }}
+td:first-child > a {{ white-space: nowrap; }}
 td.n, th.n {{ text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }}
 .scroll {{ overflow-x: auto; width: 0; min-width: 100%; }}
 details {{ border: 1px solid {LINE}; border-left: 4px solid {LOOKS[BY_CODE[20]].fill}; border-radius: 6px;
@@ -106,5 +109,11 @@ pre {{ background: #f6f8fa; border-radius: 6px; padding: 9px 11px; overflow-x: a
   margin: 6px 0; }}
 code, pre {{ font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu Sans Mono', monospace; }}
 .none {{ color: {FAINT}; padding: 6px 0; }}
+@media print {{
+  .chip, .badge, .bar, .bar > span, details, pre {{ print-color-adjust: exact; }}
+  details {{ break-inside: avoid; }}
+  details::details-content {{ content-visibility: visible; height: auto; }}
+  pre {{ white-space: pre-wrap; }}
+}}
 .notice {{ background: #fdf0cd; border-radius: 6px; padding: 6px 12px; margin: 6px 0; }}
 """

@@ -69,6 +69,11 @@ class MapsFigure:
         self.root = Column(children=[self._row, self._more], sizing_mode="stretch_width")
         self.update()
 
+    @property
+    def is_worth_it(self) -> bool:
+        """Whether there is a map to be seen."""
+        return bool(self._cards)
+
     def update(self) -> None:
         """Follow the model; a map at most once a second."""
         maps = [node for node in self._model.nodes.values() if node.width]
@@ -81,7 +86,6 @@ class MapsFigure:
             card.update(self._model.nodes[slug], is_last=self._model.ended is not None)
         left = len(maps) - len(self._cards)
         text = f'<div class="none">… and {left:,} more maps, which are among the tasks above</div>' if left else ""
-        text = text if maps else '<div class="none">no map has begun</div>'
         if self._more.text != text:
             self._more.text = text
 
@@ -119,6 +123,8 @@ class _Card:
         times.grid.visible = False
         times.add_tools(HoverTool(renderers=[bars], tooltips=[("", "@what")], attachment="above"))
         self._times = times
+        self._ticker = FixedTicker(ticks=[])  # one for all times: a new model makes Bokeh walk through all of the page
+        times.xaxis.ticker = self._ticker
         self.root = Column(children=[self._title, Row(children=[grid, times])])
 
     def update(self, node: NodeModel, *, is_last: bool) -> None:
@@ -170,8 +176,9 @@ class _Card:
         ticks = [10.0**power for power in powers] or [math.sqrt(low * high)]
         ticks = ticks[:: math.ceil(len(ticks) / 3)]
         self._times.x_range.start, self._times.x_range.end = low, high
-        self._times.xaxis.ticker = FixedTicker(ticks=ticks)
-        self._times.xaxis.major_label_overrides = {tick: brief(tick) for tick in ticks}
+        if self._ticker.ticks != ticks:
+            self._ticker.ticks = ticks
+            self._times.xaxis.major_label_overrides = {tick: brief(tick) for tick in ticks}
 
 
 _BARE: dict[str, Any] = {

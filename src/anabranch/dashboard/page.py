@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bokeh.models import Column, Div, Row, Spacer, TabPanel, Tabs, UIElement
+from bokeh.models import Column, Div, Row, Spacer, UIElement
 from jinja2 import Template
 
 from anabranch.dashboard import texts
 from anabranch.dashboard.graph_figure import GraphFigure
 from anabranch.dashboard.maps_figure import MapsFigure, style_sheet
 from anabranch.dashboard.model import RunModel
+from anabranch.dashboard.panels import Panels
 from anabranch.dashboard.rows_figure import RowsFigure
 from anabranch.dashboard.workers_figure import WorkersFigure
 from anabranch.runs import LogRow
@@ -66,6 +67,7 @@ class RunPage:
         self._sheet = style_sheet()
         self._head = self._text()
         self._failures_head = self._text()
+        self._maps_head = self._text("<h2>Maps, element by element</h2>")
         self._failures = Column(
             children=[Spacer(visible=False)], sizing_mode="stretch_width"
         )  # Bokeh warns of empty ones
@@ -74,6 +76,7 @@ class RunPage:
         self._graphs = [GraphFigure(model, folded=False)]
         if any(node.groups for node in model.shape.nodes):
             self._graphs.insert(0, GraphFigure(model, folded=True))
+        self._graph_panels: Panels | None = None
         self._rows = RowsFigure(model)
         self._maps = MapsFigure(model, self._sheet)
         self._workers = WorkersFigure(model, self._sheet)
@@ -85,14 +88,12 @@ class RunPage:
             ("Logs", self._logs),
             ("Parameters", self._parameters),
         ]
-        self._tabs = Tabs(
-            tabs=[TabPanel(title=title, child=child) for title, child in panels], sizing_mode="stretch_width"
-        )
+        self._panels = Panels(panels)
         self.root = Column(
             children=[
                 self._head,
                 *([Row(children=list(actions), styles={"flex-wrap": "wrap"})] if actions else []),
-                self._tabs,
+                self._panels.root,
             ],
             sizing_mode="stretch_width",
         )
@@ -101,11 +102,15 @@ class RunPage:
     @property
     def active(self) -> int:
         """The tab that is open."""
-        return int(self._tabs.active or 0)
+        return self._panels.active
 
     @active.setter
     def active(self, place: int) -> None:
-        self._tabs.active = place
+        self._panels.active = place
+
+    @property
+    def _graph_shown(self) -> int:
+        return self._graph_panels.active if self._graph_panels is not None else 0
 
     def _text(self, text: str = "") -> Div:
         return Div(text=text, stylesheets=[self._sheet], sizing_mode="stretch_width", disable_math=True)
@@ -117,20 +122,19 @@ class RunPage:
         graph: UIElement = self._graphs[0].root
         if len(self._graphs) > 1:
             titles = ("Nested flows folded", "All tasks")
-            graph = Tabs(
-                tabs=[TabPanel(title=title, child=each.root) for title, each in zip(titles, self._graphs, strict=True)],
-                sizing_mode="stretch_width",
+            self._graph_panels = Panels(
+                [(t, each.root) for t, each in zip(titles, self._graphs, strict=True)], small=True
             )
+            graph = self._graph_panels.root
         return Column(
             children=[
                 graph,
                 self._text(texts.legend()),
-                self._text("<h2>Failures</h2>"),
                 self._failures_head,
                 self._failures,
                 self._text("<h2>Progress and timeline</h2>"),
                 self._rows.root,
-                self._text("<h2>Maps, element by element</h2>"),
+                self._maps_head,
                 self._maps.root,
             ],
             sizing_mode="stretch_width",
@@ -148,10 +152,11 @@ class RunPage:
             return
         self._seen = seen
         if everything or active == OVERVIEW:
-            for graph in self._graphs:
-                graph.update()
+            for graph in self._graphs if everything else [self._graphs[self._graph_shown]]:
+                graph.update(everything=everything)
             self._rows.update()
             self._maps.update()
+            self._maps_head.visible = self._maps.root.visible = self._maps.is_worth_it
             self._update_failures()
         if everything or active == WORKERS:
             self._workers.update()

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from anabranch.dashboard.model import RunModel
 from anabranch.events import Event, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
 from anabranch.history import as_it_stands, facts_of
 from anabranch.report_rows import codes_of, failure_of
-from anabranch.runs import INTERRUPTED, ElementRow, RunRecord, RunStore, TaskRunRow
+from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, RunRecord, RunStore, TaskRunRow
 from anabranch.shape import shape_from
-from anabranch.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, counts_of
+from anabranch.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, Success, counts_of
 
 MAX_NOTICES = 50  # of the run itself: one each half minute or less
 
@@ -44,31 +44,28 @@ def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
         elements.setdefault(element.slug, {})[element.index] = element
     began = record.start.timestamp()
     yield RunStarted(began, record.flow_name, record.run_id, dict.fromkeys((*known, *rows), "task"))
-    for slug in dict.fromkeys((*known, *rows)):
+    slugs = dict.fromkeys((*known, *rows))
+    chunks: dict[str, list[ChunkRow]] = {}
+    for slug in slugs:
         row = rows.get(slug)
-        chunks = store.chunks(record.run_id, slug) if row is None or row.width is not None else []
-        last: dict[int, int] = {}
-        for place, chunk in enumerate(chunks):
-            if any(code != 10 for code in chunk.codes):
-                last.update(dict.fromkeys(chunk.indices, place))
-        own = elements.get(slug, {})
-        for place, chunk in enumerate(chunks):
-            found = {
-                index: _element(own[index])
-                for index, code in zip(chunk.indices, chunk.codes, strict=True)
-                if index in own and own[index].code == code and last.get(index, place) == place
-            } if own else {}  # fmt: skip
-            yield UnitEnded(
-                now=_time(chunk.start, began) + chunk.seconds,
-                worker=chunk.worker,
-                started=chunk.start.timestamp() if chunk.start else 0.0,
-                seconds=chunk.seconds,
-                indices=chunk.indices,
-                codes={slug: chunk.codes},
-                records={slug: found},
-            )
-        if row is not None:
-            yield from _task_events(row, counts_of(codes_of(chunks)) if chunks else None, began)
+        if row is None or row.width is not None:
+            chunks[slug] = store.chunks(record.run_id, slug)
+    latest = {slug: _latest(each) for slug, each in chunks.items()}
+    for unit in _units(chunks):
+        first = unit[0][1]
+        yield UnitEnded(
+            now=_time(first.start, began) + first.seconds,
+            worker=first.worker,
+            started=first.start.timestamp() if first.start else 0.0,
+            seconds=first.seconds,
+            indices=first.indices,
+            codes={slug: chunk.codes for slug, chunk in unit},
+            records={slug: _records(chunk, elements.get(slug, {}), latest[slug]) for slug, chunk in unit},
+        )
+    for slug in slugs:
+        if (row := rows.get(slug)) is not None:
+            found = chunks.get(slug)
+            yield from _task_events(row, counts_of(codes_of(found)) if found else None, began)
     for line in store.logs(record.run_id, "", level=logging.WARNING, limit=MAX_NOTICES):  # of the run, and of no task
         yield Noticed(line.time.timestamp(), line.text)
     ended = record.end.timestamp() if record.end else None
@@ -76,6 +73,36 @@ def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
         return
     state = _run_state(record)
     yield RunFinished(ended or _time(record.lease_until, began), state)
+
+
+def _units(chunks: Mapping[str, Sequence[ChunkRow]]) -> list[list[tuple[str, ChunkRow]]]:
+    """Chunks with their slugs, as they were reported: those of a chain of maps together, as their time is one."""
+    found: dict[tuple[object, ...], list[tuple[str, ChunkRow]]] = {}
+    for slug, each in chunks.items():
+        for chunk in each:
+            extent = (len(chunk.indices), *chunk.indices[:1], *chunk.indices[-1:])
+            found.setdefault((chunk.serial, chunk.start, chunk.worker, *extent), []).append((slug, chunk))
+    return sorted(found.values(), key=lambda unit: unit[0][1].serial)
+
+
+def _latest(chunks: Sequence[ChunkRow]) -> dict[int, int]:
+    """Serial number of the last chunk of each element that is in a chunk with more than plain successes."""
+    last: dict[int, int] = {}
+    for chunk in chunks:
+        if any(code != Success.code for code in chunk.codes):
+            last.update(dict.fromkeys(chunk.indices, chunk.serial))
+    return last
+
+
+def _records(chunk: ChunkRow, own: Mapping[int, ElementRow], latest: Mapping[int, int]) -> dict[int, State]:
+    """States of a chunk's elements that have rows, where no later chunk has another word on them."""
+    if not own:
+        return {}
+    return {
+        index: _element(own[index])
+        for index, code in zip(chunk.indices, chunk.codes, strict=True)
+        if index in own and own[index].code == code and latest.get(index, chunk.serial) == chunk.serial
+    }
 
 
 def _task_events(row: TaskRunRow, counts: Counts | None, began: float) -> Iterator[Event]:

@@ -17,6 +17,8 @@ ROW_PX = 20
 LEAST_BAD = 0.015  # of a bar: nine failures of ten thousand are seen
 BUSY = ("#9fd3f3", "#56b4e9", "#2b86c0")  # from idle to busy; failures have their own colour
 MAX_NAME = 30
+BAR_PX, BAR_RANGE = 320, 1.95  # with the text behind it: "1,234,567/2,000,000  ✗ 1,234"
+LETTER_PX = 6.3  # of names, more or less
 
 
 class RowsFigure:
@@ -36,9 +38,7 @@ class RowsFigure:
             "y_range": self._factors, "tools": "", "toolbar_location": None, "min_border_top": 4, "height": 200,
             "outline_line_color": None, "border_fill_alpha": 0, "background_fill_alpha": 0,
         }  # fmt: skip
-        self._progress = figure(
-            width=430, min_width=430, styles={"flex-shrink": "0"}, x_range=Range1d(0, 1.62), **common
-        )
+        self._progress = figure(width=BAR_PX, styles={"flex-shrink": "0"}, x_range=Range1d(0, BAR_RANGE), **common)
         bars = self._progress.hbar("row", left="left", right="right", height=0.62, fill_color="fill", line_color=None,
                                    source=self._bars)  # fmt: skip
         self._progress.text(1.03, "row", text="text", text_font=value(FONT), text_font_size="11.5px", text_color=INK,
@@ -84,6 +84,8 @@ class RowsFigure:
         if self._factors.factors != factors:
             self._factors.factors = factors
             self._progress.height = self._timeline.height = max(110, ROW_PX * len(factors) + 52)
+            longest = max(map(len, factors), default=0)
+            self._progress.width = self._progress.min_width = BAR_PX + 20 + round(LETTER_PX * longest)
         self._draw_bars(nodes)
         self._draw_spans(nodes)
 
@@ -132,7 +134,7 @@ class RowsFigure:
             return []
         start = max(0.0, node.began - self._model.origin)
         if not node.is_done:
-            return [(start, end, BUSY[1])]
+            return [(start, end, BUSY[1] if node.code == Running.code else look_of_code(node.code).fill)]
         stop = max(start, (node.ended or node.began) - self._model.origin)
         return [(start, stop, look_of_code(node.code).fill)]
 
@@ -174,7 +176,8 @@ def _text(node: NodeModel) -> str:
     if not node.width:
         return _word(node.code) if node.code not in (Pending.code, Success.code) else _took(node)
     failed = node.failed()
-    parts = [f"{node.done():,}/{node.width:,}"]
+    done = node.done()
+    parts = [f"{done:,}/{node.width:,}" if done < node.width else f"{done:,}"]
     parts += [f"✗ {failed:,}"] if failed else []
     waiting = node.counts().get(2, 0)
     parts += [f"↻ {waiting:,}"] if waiting else []

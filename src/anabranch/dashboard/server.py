@@ -9,15 +9,20 @@ import secrets
 import socket
 import threading
 from collections.abc import Coroutine
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from anabranch.dashboard.library import ChildActions, Library
 from anabranch.errors import PagesError
 from anabranch.metrics import Metrics
 
+if TYPE_CHECKING:
+    from anabranch.dashboard.guard import GuardedTornado
+
 HOST = "127.0.0.1"
 START_S = 20.0  # importing Bokeh takes half a second; on a busy machine many times that
+STOP_S = 5.0  # a page that hangs must not keep the process: its thread ends with it
+FAREWELLS = 1_000  # turns of the loop, of which two do
 PUMP_S = 0.5
 UNUSED_SESSION_MS = 15_000
 
@@ -51,6 +56,7 @@ class Pages:
         self._error: BaseException | None = None
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
+        self._app: GuardedTornado
         self._thread = threading.Thread(target=self._serve, name="anabranch-pages", daemon=True)
         self._thread.start()
         if not self._ready.wait(START_S) or self._error is not None:
@@ -66,12 +72,17 @@ class Pages:
         """Whether it serves."""
         return self._thread.is_alive() and self._error is None
 
+    @property
+    def sessions(self) -> int:
+        """Pages that browsers have open, or had a moment ago."""
+        return self._app.sessions
+
     def close(self) -> None:
         """Stop serving. What runs in child processes is cancelled, as the pages were its only owner."""
         if self._thread.is_alive():
             with contextlib.suppress(RuntimeError):  # the loop has just ended by itself
                 self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join(START_S)
+            self._thread.join(STOP_S)
         actions = self.library.actions
         if isinstance(actions, ChildActions):
             actions.close()
@@ -101,9 +112,12 @@ class Pages:
         from anabranch.dashboard.documents import applications
         from anabranch.dashboard.guard import Gate, GuardedTornado, MetricsPage
 
+        bokeh_log = logging.getLogger("bokeh.server")
+        if bokeh_log.level == logging.NOTSET:  # it tells of every browser that comes and goes, on the run's terminal
+            bokeh_log.setLevel(logging.ERROR)
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         hosts = [f"{name}:{self.port}" for name in (HOST, "localhost")]
-        app = GuardedTornado(
+        app = self._app = GuardedTornado(
             applications(self.library),
             Gate(self._token, hosts, f"anabranch-{self.port}"),
             absolute_url="",
@@ -127,6 +141,11 @@ class Pages:
                 self.library.pump()
         finally:
             server.stop()
+            for each in list(app.sockets):
+                each.cut()
+            for _ in range(FAREWELLS):  # what waited to be sent is told that it cannot be
+                if app.sockets:
+                    await asyncio.sleep(0)
             app.stop()
             await server.close_all_connections()
 

@@ -69,7 +69,7 @@ def head(model: RunModel, *, state: str | None = None, links: Sequence[tuple[str
 def legend() -> str:
     """What colours and symbols stand for."""
     words = "".join(chip(code, BY_CODE[code].__name__) for code in LEGEND)
-    return f'<div class="chips" aria-label="legend" style="opacity:0.92">{words}</div>'
+    return f'<div class="chips legend" aria-label="legend">{words}</div>'
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
@@ -79,10 +79,11 @@ def failures_head(model: RunModel) -> str:
     """How many failed, in how many ways."""
     total = model.failures.total
     if not total:
-        return '<div class="none">nothing has failed</div>'
+        return '<h2>Failures</h2><div class="none">nothing has failed</div>'
     kinds = len(model.failures.groups)
     more = f"; {model.failures.ungrouped:,} more of other kinds" if model.failures.ungrouped else ""
-    return f"<div><b>{total:,}</b> failed by themselves, in {kinds:,} way{'s' if kinds != 1 else ''}{more}</div>"
+    text = f"{total:,} failed by themselves, in {kinds:,} way{'s' if kinds != 1 else ''}{more}"
+    return f'<h2>Failures <span class="faint" style="font-weight:400">{text}</span></h2>'
 
 
 def failure_count(group: FailureGroup) -> str:
@@ -98,17 +99,27 @@ def failure_body(group: FailureGroup) -> str:
     title = (
         f"<b>{safe(group.exception)}</b>{where} in {names}<br>{safe(first.message.strip().partition(chr(10))[0], 160)}"
     )
-    return f"<details><summary>{title}</summary>{''.join(map(_example, group.examples))}</details>"
+    examples = "".join(_example(each, None if each is first else first) for each in group.examples)
+    return f"<details><summary>{title}</summary>{examples}</details>"
 
 
-def _example(example: Example) -> str:
+def _example(example: Example, first: Example | None) -> str:
+    """A task run that failed; of one that failed on the first one's way, its traceback is not told again."""
     worker = f" on {safe(example.worker, 80)}" if example.worker else ""
     tries = f", attempt {example.attempt}" if example.attempt > 1 else ""
+    title = f"<b>{safe(example.name, 120)}</b> {safe(example.state)}{tries}{worker}"
     inputs = "".join(f"{safe(name, 60)} = {safe(value, 300)}\n" for name, value in example.inputs)
     told = example.traceback.rstrip("\n") or example.message
+    if first is not None and _way(example) == _way(first):
+        both = f"{inputs}{safe_lines(example.message)}"
+        return f'<div style="margin-top:8px">{title}</div><pre>{both}</pre>'
     given = f"<pre>{inputs}</pre>" if inputs else ""
-    title = f"<b>{safe(example.name, 120)}</b> {safe(example.state)}{tries}{worker}"
     return f'<div style="margin-top:8px">{title}</div>{given}<pre>{safe_lines(told)}</pre>'
+
+
+def _way(example: Example) -> list[str]:
+    """The frames of its traceback, without what was raised."""
+    return [line for line in example.traceback.split("\n") if line.startswith("  ")]
 
 
 # Logs, parameters -----------------------------------------------------------------------------------------------------

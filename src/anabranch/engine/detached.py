@@ -16,8 +16,12 @@ from typing import TYPE_CHECKING, Any
 import cloudpickle
 
 from anabranch.engine.calls import Placed
+from anabranch.engine.carried_logs import CarriedLogBook
 from anabranch.engine.driver import RunPlan
 from anabranch.engine.handlers import FlowHandlers, not_run, run_handled
+from anabranch.engine.log_book import LogBook
+from anabranch.engine.log_lines import logs_topic
+from anabranch.engine.log_outbox import whole_log_path
 from anabranch.engine.task_runner import failed_state
 from anabranch.engine.units import Report
 from anabranch.engine.values import dumps
@@ -63,13 +67,29 @@ def drive(data: bytes) -> bytes:
         plan = replace(run.plan, recorded=ledger.recorded(), first_serial=ledger.epoch * KEYS_OF_A_DRIVER)
         executor = DaskExecutor(address, security=security)
         try:
-            done = run_handled(plan, executor, run.handlers, [ledger.observe], journal=ledger.write)
+            done = run_handled(
+                plan, executor, run.handlers, [ledger.observe], journal=ledger.write, logs=_logs(plan, client, worker)
+            )
         except Exception as error:  # nobody is there to whom it could be raised
             _log.exception("the driver of run %s failed", plan.run_id)
             done = not_run(plan, failed_state(error))
         ledger.close(done.state)
     result: bytes = cloudpickle.dumps(replace(done, plan=replace(done.plan, recorded=())))
     return result
+
+
+def _logs(plan: RunPlan, client: Client, worker: Any) -> LogBook | None:
+    level = plan.settings.get("log_level", logging.INFO)
+    if level is None:  # nobody wants any
+        return None
+    scheduler: Any = client.scheduler
+    loop: Any = client.loop
+
+    def send(data: bytes) -> None:
+        loop.add_callback(scheduler.log_event, topic=logs_topic(plan.run_id), msg=data)
+
+    whole = whole_log_path(plan.settings.get("log_directory", ""), plan.run_id)
+    return CarriedLogBook(level, send, address=worker.address, whole=whole)
 
 
 class Ledger:

@@ -111,6 +111,26 @@ def test_counts_equal_the_states_of_the_run_live_and_from_the_record(executor: C
     assert live.model.nodes["parse"].retries == 5
 
 
+def test_a_chain_of_maps_takes_its_time_once_live_and_from_the_record():
+    # given three maps that run in the same chunks
+    with Flow("chain") as flow:
+        double.map(double.map(double.map(numbers(200))))
+    live = LiveRun(RunModel(shape_of(flow.graph)))
+    # when
+    view = flow.run(executor=LocalDaskExecutor(num_workers=2), observers=[live])
+    live.refresh()
+    store = current_store()
+    assert store is not None
+    _, recorded = read_model(store, view.run_id)
+    # then
+    busy = {name: sum(lane.busy) for name, lane in live.model.workers.items()}
+    assert {name: sum(lane.busy) for name, lane in recorded.workers.items()} == pytest.approx(busy, rel=0.5)
+    assert recorded.worker_units == live.model.worker_units
+    for slug in ("double", "double-1", "double-2"):
+        node = live.model.nodes[slug]
+        assert recorded.nodes[slug].durations.seconds == pytest.approx(node.durations.seconds, rel=0.01)
+
+
 def test_a_run_that_is_resumed_shows_what_it_had_done_before():
     # given a run that failed once
     failing = [True]

@@ -10,14 +10,16 @@ import pytest
 from tests.hostile_names import CONTROL, CORPUS
 
 from anabranch import Flow, Parameter, task
+from anabranch.dashboard.failures import FailureGroups
 from anabranch.dashboard.model import RunModel
 from anabranch.dashboard.reading import read_model
-from anabranch.dashboard.texts import head, log_table, parameter_table, task_table
+from anabranch.dashboard.texts import failure_body, head, log_table, parameter_table, task_table
 from anabranch.errors import ReportError
 from anabranch.executors import LocalExecutor
 from anabranch.history import current_store
 from anabranch.report import report_html, write_report, write_whole
 from anabranch.runs import LogRow, RunStore
+from anabranch.states import Failed, Failure
 
 
 @task
@@ -118,3 +120,22 @@ def test_hostile_names_do_not_leave_the_json_of_a_report(text: str):
     assert "<b>bold" not in outside
     assert len(re.findall(r"<script\b", page)) == len(re.findall(r"</script>", page))
     assert len(page) < 2_500_000  # with what draws formulas it would be 1.8 MB more
+
+
+def test_a_traceback_is_told_once_for_all_that_failed_on_the_same_way() -> None:
+    # given
+    groups = FailureGroups()
+    for index in range(3):
+        text = (
+            f'Traceback (most recent call last):\n  File "a.py", line {7 + index // 2}, in parse\nValueError: {index}'
+        )
+        failure = Failure(
+            "ValueError", f"bad {index}", inputs={"x": str(index)}, traceback=text, line="a.py:7 in parse"
+        )
+        groups.note("parse", index, Failed(failure=failure))
+    # when
+    body = failure_body(groups.ordered()[0])
+    # then the second has its inputs and message only, and the third, which came by another line, all of it
+    assert body.count("Traceback") == 2
+    assert "x = 1\nbad 1" in body
+    assert "line 8, in parse" in body
