@@ -127,7 +127,7 @@ class Pages:
                 self.library.pump()
         finally:
             server.stop()
-            app.stop()
+            app.stop(wait=False)  # from 3.10 on, Bokeh refuses to wait in the thread of its own loop
             await server.close_all_connections()
 
 
