@@ -15,8 +15,15 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    """Of a scheduler with two workers."""
-    options = {"n_workers": 2, "threads_per_worker": 1, "dashboard_address": "127.0.0.1:0", "host": "127.0.0.1"}
+    """Of a scheduler with two workers; they are in this process, as what needs others starts them itself."""
+    options = {
+        "n_workers": 2,
+        "threads_per_worker": 1,
+        "processes": False,
+        "protocol": "tcp",
+        "dashboard_address": "127.0.0.1:0",
+        "host": "127.0.0.1",
+    }
     with LocalCluster(**options) as cluster:
         yield cluster.scheduler_address
 
