@@ -367,7 +367,7 @@ def test_values_come_from_a_file_and_the_command_line_wins() -> None:
         (["-p", "x=1", "-p", "x=2"], "'x' is given 2 times"),
         (["--x", "1", "--x", "2"], "'x' is given 2 times"),
         (["--x", "1", "-p", "x=2"], "given twice, as --x and as -p"),
-        (["--x", '{"a": 1,}'], "at column 9"),
+        (["--x", '{"a": 1,]'], "at column 9"),
         (["--x", '{"a": 1, "a": 2}'], "the key 'a' twice"),
         (["-p", "x=" + "[" * 10_000], "nested too deeply"),
         (["--x"], "requires an argument"),
