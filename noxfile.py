@@ -15,6 +15,7 @@ FAST = ("tests/unit", "tests/contracts/test_results.py", "src", "-m", "not clust
 TOOLS = ("hypothesis", "import-linter", "moto[server]", "opentelemetry-sdk", "pandas", "pytest", "pytest-timeout")
 
 nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.download_python = "never"  # a test of what is there is no reason to fetch a Python from somewhere
 nox.options.error_on_missing_interpreters = False
 nox.options.sessions = ["tests", "oldest"]
 
