@@ -6,6 +6,11 @@ import signal
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
+
+# How long an example takes is a matter of what else this machine does.
+settings.register_profile("anabranch", deadline=None)
+settings.load_profile("anabranch")
 
 pytest_plugins = ["pytest_anabranch"]  # whether or not this checkout was installed since it has a plugin
 

@@ -1,6 +1,7 @@
 """How long numbers take to reach 1 if even ones are halved, and odd ones tripled with one more: loops in a map.
 
     python examples/collatz.py
+    python examples/collatz.py --limit 5000
     anabranch run examples/collatz.py --limit 1000
 
 Each number loops on its own, with `LOOP`: the task runs again with what the round before gave it. Nobody knows how many
@@ -8,6 +9,7 @@ rounds there will be; the others never wait for them.
 """
 
 import argparse
+from collections.abc import Sequence
 
 from anabranch import Flow, Parameter, context, task
 from anabranch.executors import DaskExecutor
@@ -41,8 +43,20 @@ with Flow("collatz") as flow:
     found = longest(steps.map(numbers(limit)))
 
 
-if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--limit", type=int, default=1000)
-    state = flow.run(executor=DaskExecutor(), limit=arguments.parse_args().limit, raise_on_failure=True)
-    print("{} takes {} steps".format(*state.result[found].result))
+def main(arguments: Sequence[str] | None = None) -> str | None:
+    """Run the flow, and say which number took longest. What went wrong is what it returns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--limit", type=int, default=1000, help="the last number (default: %(default)s)")
+    parser.add_argument("--address", help="of a Dask scheduler; default: a cluster of this machine's cores")
+    given = parser.parse_args(arguments)
+
+    state = flow.run(executor=DaskExecutor(given.address), limit=given.limit)
+    if not state.is_successful():
+        return state.message
+    number, most = state.result[found].result
+    print(f"Of the numbers up to {given.limit:,}, {number:,} takes longest: {most} steps.")
+    return None
+
+
+if __name__ == "__main__":  # worker processes import this file; they must not run it
+    raise SystemExit(main())  # a text is printed to standard error, and the exit code is 1

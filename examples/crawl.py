@@ -10,6 +10,7 @@ one task in chunks; the value of `crawl` is what it returned, with results in th
 
 import argparse
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 from anabranch import Flow, Parameter, task
@@ -55,8 +56,20 @@ with Flow("crawl") as flow:
     totals = add_up(crawl(root))
 
 
-if __name__ == "__main__":
-    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    arguments.add_argument("--root", default=os.path.dirname(os.__file__))
-    state = flow.run(executor=DaskExecutor(), root=arguments.parse_args().root, raise_on_failure=True)
-    print(state.result[totals].result)
+def main(arguments: Sequence[str] | None = None) -> str | None:
+    """Run the flow, and say what is below the directory. What went wrong is what it returns."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", default=os.path.dirname(os.__file__), help="where to begin (default: %(default)s)")
+    parser.add_argument("--address", help="of a Dask scheduler; default: a cluster of this machine's cores")
+    given = parser.parse_args(arguments)
+
+    state = flow.run(executor=DaskExecutor(given.address), root=given.root)
+    if not state.is_successful():
+        return state.message
+    found = state.result[totals].result
+    print("{files:,} files in {directories:,} directories, {bytes:,} bytes".format(**found))
+    return None
+
+
+if __name__ == "__main__":  # worker processes import this file; they must not run it
+    raise SystemExit(main())  # a text is printed to standard error, and the exit code is 1

@@ -44,14 +44,14 @@ def test_untyped_text_is_json_if_it_parses_and_itself_if_not(text: str, value: o
 @pytest.mark.parametrize(
     ("text", "complaint"),
     [
-        ('{"a": 1,}', "at column 9"),
+        ('{"a": 1,]', "at column 9"),
         ("[1, 2", "at column 6"),
         ('"open', "at column 1"),
         ('{"a": 1, "a": 2}', "the key 'a' twice"),
         ('{"a": NaN}', "NaN is not JSON"),
         ("[" * 10_000, "nested too deeply"),
         ('{"a":' * 10_000, "nested too deeply"),
-        ("[\n1,\n]", "at line 3, column 1"),
+        ("[\n1,\n2}", "at line 3, column 2"),
         ("[" + "9" * 5000 + "]", "an int of 5,000 digits is too large"),
     ],
 )

@@ -130,3 +130,12 @@ def test_the_flow_in_readme_runs(tmp_path: Path):
     outcome = python("words.py", cwd=tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     assert outcome.stdout.splitlines() == ["4"]
+
+
+def test_the_tests_that_the_security_policy_names_are_there():
+    named = set(re.findall(r"`(test_\w+)`", (ROOT / "SECURITY.md").read_text(encoding="utf-8")))
+    there = {
+        name for file in (ROOT / "tests").rglob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
+    assert named
+    assert not named - there

@@ -146,7 +146,7 @@ class Pages:
             for _ in range(FAREWELLS):  # what waited to be sent is told that it cannot be
                 if app.sockets:
                     await asyncio.sleep(0)
-            app.stop()
+            app.stop(wait=False)  # from 3.10 on, Bokeh refuses to wait in the thread of its own loop
             await server.close_all_connections()
 
 

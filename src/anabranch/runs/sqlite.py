@@ -251,8 +251,12 @@ class _SQLite:
             isolation_level=None,  # transactions are begun by us
             check_same_thread=False,  # the lock sees to that
         )
-        if mode != "ro" or self._is_readable(connection):
-            return connection
+        try:
+            if mode != "ro" or self._is_readable(connection):
+                return connection
+        except BaseException:
+            connection.close()
+            raise
         # A log needs files beside the database. Where none can be made, nobody is writing.
         connection.close()
         return self._connected("ro&immutable=1")
