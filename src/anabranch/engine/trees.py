@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+from collections.abc import Iterator
 from contextlib import suppress
 
 import psutil
@@ -18,14 +19,29 @@ def nbytes_of(pid: int) -> int:
     return total
 
 
+def children_of(pid: int) -> list[int]:
+    """Processes that a process has started and not waited for; those that have ended are among them."""
+    try:
+        return list(_listed_children(pid))
+    except OSError:
+        with suppress(psutil.Error):
+            return [each.pid for each in psutil.Process(pid).children()]
+    return []
+
+
+def _listed_children(pid: int) -> Iterator[int]:
+    """By the kernel's own lists, where it has them: psutil looks at every process."""
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with open(f"/proc/{pid}/task/{thread}/children") as children:
+            yield from map(int, children.read().split())
+
+
 def _tree(pid: int) -> list[int]:
-    """A process and those below it, by the kernel's own lists where it has them: psutil looks at every process."""
+    """A process and those below it."""
     found, position = [pid], 0
     try:
         while position < len(found):
-            for thread in os.listdir(f"/proc/{found[position]}/task"):
-                with open(f"/proc/{found[position]}/task/{thread}/children") as children:
-                    found += map(int, children.read().split())
+            found += _listed_children(found[position])
             position += 1
     except OSError:
         with suppress(psutil.Error):

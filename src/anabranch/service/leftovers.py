@@ -26,6 +26,7 @@ from types import ModuleType
 
 import dask
 
+from anabranch.engine.trees import children_of
 from anabranch.settings import apply_logging
 
 MOST_S = 5.0
@@ -68,6 +69,7 @@ class Leftovers:
         root = logging.getLogger()
         self._logging = (root.level, list(root.handlers), root.manager.disable)
         self._threads = frozenset(threading.enumerate())
+        self._children = frozenset(children_of(os.getpid()))
         self._files = _open_files()
 
     def clear(self, *, took_s: float) -> str:
@@ -94,7 +96,7 @@ class Leftovers:
             return f"it has had {nbytes / 2**20:.0f} MiB of memory"
         if left := [thread.name for thread in threading.enumerate() if thread not in self._threads]:
             return f"the run left threads: {', '.join(left[:5])}"
-        if _has_children():
+        if not self._children.issuperset(children_of(os.getpid())):
             return "the run left processes"
         if [resource.getrlimit(each) for each in _LIMITS] != self._limits:
             return "the run set limits of the process"
@@ -181,15 +183,6 @@ def _umask() -> int:
 def _peak_nbytes() -> int:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def _has_children() -> bool:
-    """Whether there is a process that this one started; none is waited for, as its end may be somebody's to see."""
-    try:
-        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
-    except ChildProcessError:
-        return False
-    return True
 
 
 def _open_files() -> int:
