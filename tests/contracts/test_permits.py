@@ -217,7 +217,7 @@ def test_a_size_that_was_set_holds_whatever_runs_say(table: PermitTable):
 
 @pytest.mark.parametrize(("name", "size"), [("db", 0), ("db", -1), ("", 3), (201 * "n", 3)])
 def test_a_limit_has_a_name_and_a_size_of_one_or_more(table: PermitTable, name: str, size: int):
-    with pytest.raises(LimitError, match="expected a (size of 1 or more|name of 1 to 200 characters), found"):
+    with pytest.raises(LimitError, match=r"expected a (size of 1 or more|name of 1 to 200 characters), found"):
         table.fix(name, size)
 
 
