@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from tests.limited_driver import LimitedDrivers, ended
 from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 
 from anabranch.errors import LimitError
@@ -274,3 +275,18 @@ def test_threads_never_hold_more_than_there_is(store: RelationalRunStore):
     assert not any(thread.is_alive() for thread in threads)
     assert 1 <= most[0] <= 2
     assert PermitTable(store.database).all() == []
+
+
+@pytest.mark.parametrize(("kind", "number", "size"), [("sqlite", 3, 2), ("postgresql", 2, 1)])
+def test_drivers_in_several_processes_never_hold_more_than_there_is(
+    kind: str, number: int, size: int, tmp_path: Path, request: pytest.FixtureRequest
+):
+    is_file = kind == "sqlite"
+    backend = f"sqlite:///{tmp_path}/runs.db" if is_file else request.getfixturevalue("postgres").fresh_url()
+    drivers = LimitedDrivers(tmp_path, backend, size=size)
+
+    processes = [drivers.start(width=8) for _ in range(number)]
+
+    assert [ended(process) for process in processes] == ["Success"] * number
+    assert len(drivers.ledger()) == 2 * number * 8
+    assert 1 <= drivers.most_at_once() <= size

@@ -244,6 +244,27 @@ def test_what_runs_with_lost_permits_does_not_count_for_new_ones() -> None:
     assert _holders(cluster, "query") == 1
 
 
+def test_a_task_that_waits_for_its_next_attempt_holds_no_permit() -> None:
+    @task(name="query", concurrency={"db": 2}, max_retries=1, retry_delay=100)
+    def fails_once(x: int) -> int:
+        if cluster.now < 1_050:
+            raise ConnectionError
+        return x
+
+    with Flow("retried") as flow:
+        fails_once(1)
+    cluster = _shared(flow)
+    _permit(cluster, db=1)
+
+    cluster.go(cluster.runnable()[0])
+
+    assert cluster.claim == Claim({"db": 2})
+    cluster.wake()
+    assert cluster.claim.in_use == {"db": 1}
+    cluster.finish()
+    assert all(run.state.is_successful() for run in cluster.machine.runs.values())
+
+
 def test_a_cancelled_run_claims_nothing_and_ends_while_it_waits() -> None:
     with Flow("cancelled") as flow:
         for n in range(3):
