@@ -55,6 +55,8 @@ class FakeCluster:
         Seconds that a look at the clock takes; so the time that tasks seem to take.
     shares_limits
         Whether named limits are shared with others: what is claimed of them is in `claim`.
+    fuses
+        Whether several single nodes may share a unit.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class FakeCluster:
         keep: Iterable[str] = (),
         parameters: Mapping[str, Any] | None = None,
         shares_limits: bool = False,
+        fuses: bool = True,
     ) -> None:
         self.graph = flow.graph.freeze(flow._reference)
         self.settings = {**config.snapshot()["engine"], **(engine or {})}
@@ -84,6 +87,7 @@ class FakeCluster:
             keep=keep,
             approved=approve,
             shares_limits=shares_limits,
+            fuses=fuses,
         )
         self.claim = Claim()
         self.machine = self._new_machine()

@@ -74,6 +74,11 @@ class Limits:
         if self.is_shared:
             self._turned_away[tuple(sorted(node.policies.concurrency))] += units
 
+    @property
+    def units(self) -> int:
+        """Units on their way that hold a limit."""
+        return len(self._units)
+
     def permit(self, may_use: Mapping[str, int], lost: Collection[str] = ()) -> None:
         """So many permits there are for units; those that units have of limits that were lost do not count any more."""
         self._may_use = dict(may_use)
@@ -82,9 +87,12 @@ class Limits:
             for names in self._units.values():
                 names.discard(name)
 
-    def claim(self, slots: int) -> Claim:
-        """What is in use and wanted. No more is wanted than could run at the same time: what is queued needs none."""
-        spare = max(0, slots - len(self._units))
+    def claim(self, slots: int, *, ahead: int = 0) -> Claim:
+        """What is in use and wanted. No more is wanted than could run at the same time: what is queued needs none.
+
+        `ahead`: other units that must run first.
+        """
+        spare = max(0, slots - len(self._units) - ahead)
         wants: list[tuple[Bundle, int]] = []
         for bundle, units in self._turned_away.items():
             room = min((self._most[name] - self._held[name] for name in bundle), default=0)

@@ -246,7 +246,9 @@ class Machine:
         limits = self._known.limits
         if not (limits and limits.is_shared):
             return
-        claim = limits.claim(self.slots)
+        # Where one unit runs after the other, a permit would lie idle for as long as what was sent before takes.
+        ahead = 0 if self._known.fuses else len(self._known.units) - limits.units
+        claim = limits.claim(self.slots, ahead=ahead)
         if claim != self._claim:
             self._claim = claim
             self._commands.append(claim)

@@ -198,6 +198,22 @@ def test_no_more_is_wanted_than_can_run_at_the_same_time() -> None:
     assert cluster.claim.has_more
 
 
+def test_where_one_task_runs_after_the_other_a_permit_is_wanted_when_it_is_its_turn() -> None:
+    with Flow("sequence") as flow:
+        query(1)
+        for n in range(3):
+            think(n)
+    cluster = FakeCluster(flow, slots=1, shares_limits=True, fuses=False)
+    cluster.start()
+
+    wants = [cluster.claim.wants]
+    while cluster.submitted:
+        cluster.go(cluster.runnable()[0])
+        wants.append(cluster.claim.wants)
+
+    assert wants == [(), (), (), ((("db",), 1),)]
+
+
 def test_several_names_are_wanted_together() -> None:
     with Flow("names") as flow:
         fetch(1)
