@@ -190,8 +190,8 @@ def deferred(
         options = ("min_success", "first_n", "stop_when")
         given = " and ".join(option for option in options if getattr(policies, option) is not None)
         raise OptionError(
-            f"{name}.map(): {given} cannot end a map inside a running task, whose elements are in one map with all other "
-            f"calls of {name} ({caller()}); map it in the flow, or choose from the values that there are"
+            f"{name}.map(): {given} cannot end a map inside a running task, where all calls of one task are one "
+            f"map ({caller()}); map it in the flow, or choose from the values that there are"
         )
     if STAR in elementwise:
         columns = values[STAR]
