@@ -48,6 +48,9 @@ class Grant:
 class Permits(Protocol):
     """Where permits come from."""
 
+    outside: frozenset[str]
+    """Limits of which the task that runs this flow holds a permit, if a task does."""
+
     def settle(self, claim: Claim) -> Grant:
         """Say what is used and wanted; what was had beyond that is given back."""
         ...

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from anabranch import masking
+from anabranch import context, masking
 from anabranch.context import RunInfo
 from anabranch.engine.doubles import Doubles
 from anabranch.engine.driver import RunPlan
@@ -226,7 +226,7 @@ def _run_plan(
         with apart(observers) as others:
             return FlowRunView(run_handled(plan, executor, handlers, others, logs=logs), graph)
     try:
-        permits = RunPermits(recorder.store, recorder.ownership, plan.name)
+        permits = RunPermits(recorder.store, recorder.ownership, plan.name, outside=context.held_limits())
         heart = Heart(recorder.store, recorder.ownership, on_lost=recorder.lost, renew=permits.renew)
         with heart, apart(observers) as others:
             told: list[Observer] = [recorder.observe, *others]

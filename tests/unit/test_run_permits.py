@@ -215,6 +215,28 @@ def test_a_failed_and_a_cancelled_run_hold_nothing(recorded: PermitTable):
         assert recorded.all() == []
 
 
+@pytest.mark.parametrize("as_task", [True, False])
+def test_a_flow_that_a_limited_task_runs_does_not_wait_for_that_task(recorded: PermitTable, as_task: bool):
+    seen = []
+
+    @task(concurrency={"db": 1, "api": 1})
+    def query(x: int) -> int:
+        seen.append({each.name: sum(one.held for one in each.holders) for each in recorded.all()})
+        return x
+
+    with Flow("inner") as inner:
+        query.map([1, 2])
+    with Flow("outer") as outer:
+        if as_task:
+            inner.as_task(concurrency={"db": 1})()
+        else:
+            task(lambda: inner.run().state.name, name="run", concurrency={"db": 1})()
+
+    assert outer.run().is_successful()
+    assert seen == [{"api": 1, "db": 1}] * 2
+    assert recorded.all() == []
+
+
 def test_a_run_without_limits_never_speaks_of_them(recorded: PermitTable, monkeypatch: pytest.MonkeyPatch):
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError("the table of permits was asked")

@@ -186,6 +186,7 @@ class Driver:
             fuses=not executor.is_sequential,
             first_serial=plan.first_serial,
             shares_limits=permits is not None,
+            limits_outside=permits.outside if permits is not None else frozenset(),
         )
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)

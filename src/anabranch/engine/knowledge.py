@@ -63,6 +63,7 @@ class Knowledge:
         approved: Iterable[str],
         fuses: bool,
         shares_limits: bool = False,
+        limits_outside: frozenset[str] = frozenset(),
     ) -> None:
         self.graph = FrozenGraph(dict(graph.nodes), graph.reference)
         """The flow, and what deferred calls have added."""
@@ -81,7 +82,7 @@ class Knowledge:
         """Units on their way."""
         self.to_start: dict[str, None] = {}
         """Nodes that may be able to start, because something upstream has changed."""
-        self.limits = Limits(graph.nodes.values(), is_shared=shares_limits)
+        self.limits = Limits(graph.nodes.values(), is_shared=shares_limits, outside=limits_outside)
         self.verdicts = Verdicts(settings["max_losses"] + 1)
         """On what may have killed its worker."""
         self._users: dict[Key, set[str]] = {}

@@ -19,10 +19,16 @@ class Limits:
         Nodes of the run.
     is_shared
         Whether others share the limits: then there is room only below what was permitted, too.
+    outside
+        Limits of which the task that runs this flow holds a permit: one unit at a time has it, and no other is asked
+        for, since that task would wait for it for ever.
     """
 
-    def __init__(self, nodes: Iterable[FrozenNode], *, is_shared: bool = False) -> None:
+    def __init__(
+        self, nodes: Iterable[FrozenNode], *, is_shared: bool = False, outside: frozenset[str] = frozenset()
+    ) -> None:
         self.is_shared = is_shared
+        self._outside = outside
         self._most: dict[str, int] = {}
         self._held: Counter[str] = Counter()
         self._units: dict[Key, set[str]] = {}
@@ -37,7 +43,7 @@ class Limits:
     def add(self, node: FrozenNode) -> None:
         """A node may ask for room from now on."""
         for name, most in node.policies.concurrency.items():
-            self._most[name] = min(most, self._most.get(name, most))
+            self._most[name] = 1 if name in self._outside else min(most, self._most.get(name, most))
 
     def __bool__(self) -> bool:
         return bool(self._most)
@@ -47,15 +53,16 @@ class Limits:
         names = node.policies.concurrency
         if not all(self._held[name] < self._most[name] for name in names):
             return False
-        return not self.is_shared or all(self._permitted[name] < self._may_use.get(name, 0) for name in names)
+        asked = [name for name in names if name not in self._outside] if self.is_shared else []
+        return all(self._permitted[name] < self._may_use.get(name, 0) for name in asked)
 
     def hold(self, key: Key, nodes: Iterable[FrozenNode]) -> None:
         """A unit with these nodes is on its way."""
         names = {name for node in nodes for name in node.policies.concurrency}
         if names:
-            self._units[key] = set(names)
+            self._units[key] = names - self._outside
             self._held.update(names)
-            self._permitted.update(names)
+            self._permitted.update(self._units[key])
 
     def free(self, key: Key, nodes: Iterable[FrozenNode]) -> None:
         """It is not any more."""
@@ -72,7 +79,7 @@ class Limits:
     def turn_away(self, node: FrozenNode, units: int = 1) -> None:
         """So many units with this node could go out if there were room."""
         if self.is_shared:
-            self._turned_away[tuple(sorted(node.policies.concurrency))] += units
+            self._turned_away[tuple(sorted(node.policies.concurrency.keys() - self._outside))] += units
 
     @property
     def units(self) -> int:
@@ -97,7 +104,7 @@ class Limits:
         for bundle, units in self._turned_away.items():
             room = min((self._most[name] - self._held[name] for name in bundle), default=0)
             count = min(units, room, spare)
-            if count > 0:
+            if bundle and count > 0:
                 wants.append((bundle, count))
         in_use = {name: count for name, count in self._permitted.items() if count > 0}
         return Claim(dict(self._most), in_use, tuple(wants), has_more=bool(self._turned_away))

@@ -80,6 +80,8 @@ class Machine:
         Whether several single nodes may share a unit: it saves what a Dask task costs, where there is one.
     shares_limits
         Whether others share the named limits: then `Claim` says what is used and wanted, and `Permitted` what there is.
+    limits_outside
+        Limits of which the task that runs this flow holds a permit.
     """
 
     def __init__(
@@ -96,6 +98,7 @@ class Machine:
         fuses: bool = True,
         first_serial: int = 0,
         shares_limits: bool = False,
+        limits_outside: frozenset[str] = frozenset(),
     ) -> None:
         self._known = Knowledge(
             graph,
@@ -107,6 +110,7 @@ class Machine:
             approved=approved,
             fuses=fuses,
             shares_limits=shares_limits,
+            limits_outside=limits_outside,
         )
         self._claim = Claim()
         """What the driver was last told to claim."""

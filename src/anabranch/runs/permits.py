@@ -31,6 +31,8 @@ class RunPermits:
         Where the run is, and who its driver is.
     flow_name
         For people.
+    outside
+        Limits of which the task that runs this flow holds a permit.
     clock
         Seconds, of a clock that does not go back.
     """
@@ -41,8 +43,10 @@ class RunPermits:
         ownership: Ownership,
         flow_name: str,
         *,
+        outside: frozenset[str] = frozenset(),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
+        self.outside = outside
         self._store = store
         self._ownership = ownership
         self._flow_name = flow_name
