@@ -16,6 +16,7 @@ from anabranch.engine.calls import Placed
 from anabranch.engine.machine import Machine
 from anabranch.engine.stimuli import (
     CancelAsked,
+    Claim,
     Command,
     Finish,
     Lost,
@@ -52,6 +53,10 @@ class FakeCluster:
         Task runs that can go on at the same time.
     call_s
         Seconds that a look at the clock takes; so the time that tasks seem to take.
+    shares_limits
+        Whether named limits are shared with others: what is claimed of them is in `claim`.
+    fuses
+        Whether several single nodes may share a unit.
     """
 
     def __init__(
@@ -64,6 +69,8 @@ class FakeCluster:
         approve: Iterable[str] = (),
         keep: Iterable[str] = (),
         parameters: Mapping[str, Any] | None = None,
+        shares_limits: bool = False,
+        fuses: bool = True,
     ) -> None:
         self.graph = flow.graph.freeze(flow._reference)
         self.settings = {**config.snapshot()["engine"], **(engine or {})}
@@ -79,7 +86,10 @@ class FakeCluster:
             widths={slug: _width(value) for slug, value in given.items()},
             keep=keep,
             approved=approve,
+            shares_limits=shares_limits,
+            fuses=fuses,
         )
+        self.claim = Claim()
         self.machine = self._new_machine()
         program = Program(RunInfo(flow.name, "run", given), dict(self.graph.nodes), given, self.settings)
         self.environment = Environment(program, worker="fake", clock=self._clock, sleep=self._sleep)
@@ -129,6 +139,8 @@ class FakeCluster:
                     self._release(keys)
                 case WakeAt(when):
                     self.wake_at = when
+                case Claim() as claim:
+                    self.claim = claim
                 case Tell(event):
                     self.events.append(event)
                     if isinstance(event, CallsMade) and event.is_new:

@@ -14,6 +14,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 _TASK: ContextVar[TaskContext | None] = ContextVar("anabranch_task", default=None)
+_LIMITS: ContextVar[frozenset[str]] = ContextVar("anabranch_limits", default=frozenset())
+"""Named limits that the task running here holds, and the tasks that run the flow it is of."""
 
 
 @dataclass(slots=True)
@@ -50,6 +52,8 @@ class TaskContext:
     """What the round before gave with ``LOOP(result=…)``; None in the first."""
     calls: list[Any] | None = field(default=None, repr=False)
     """Deferred calls that the task has made so far."""
+    limits: frozenset[str] = frozenset()
+    """Named limits that it holds."""
     names: Mapping[int, tuple[str, int]] | None = field(default=None, repr=False)
     """Of deferred calls: by map index, the caller with the task's name, and the number of the call."""
 
@@ -136,6 +140,11 @@ def get(name: str, default: Any = None) -> Any:
     return task.seen(name, default) if task is not None else default
 
 
+def held_limits() -> frozenset[str]:
+    """Named limits that are held by the task running here, and by tasks that run the flow it is of."""
+    return _LIMITS.get()
+
+
 def note_call(call: object) -> None:
     """Remember that the running task has made a deferred call."""
     task = _TASK.get()
@@ -149,9 +158,12 @@ def note_call(call: object) -> None:
 def entered(task: TaskContext | None) -> Iterator[TaskContext | None]:
     """Let code see `task` as its context until the block ends."""
     token = _TASK.set(task)
+    held = _LIMITS.set(_LIMITS.get() | task.limits) if task is not None and task.limits else None
     try:
         yield task
     finally:
+        if held is not None:
+            _LIMITS.reset(held)
         _TASK.reset(token)
 
 

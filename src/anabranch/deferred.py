@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from anabranch import context
 from anabranch.bindings import StandIn
-from anabranch.errors import MappingError, NodeAttributeError, NodeValueError, WidthError
+from anabranch.errors import MappingError, NodeAttributeError, NodeValueError, OptionError, WidthError
 from anabranch.marks import Mark, flatten, mapped, unmappable, unmapped
 from anabranch.names import short
 from anabranch.operators import Operators
@@ -186,6 +186,13 @@ def deferred(
         raise MappingError(f"{name}: mark arguments by name inside a running task, not those of *args ({caller()})")
     if not elementwise:
         return DeferredCall(name, signature, policies, values, upstreams=upstreams, where=where)
+    if policies.may_stop_early:
+        options = ("min_success", "first_n", "stop_when")
+        given = " and ".join(option for option in options if getattr(policies, option) is not None)
+        raise OptionError(
+            f"{name}.map(): {given} cannot end a map inside a running task, where all calls of one task are one "
+            f"map ({caller()}); map it in the flow, or choose from the values that there are"
+        )
     if STAR in elementwise:
         columns = values[STAR]
         if any(isinstance(each, DeferredCall) for each in columns):

@@ -41,7 +41,8 @@
     │   ├── RunExists (ValueError)           a new run with the id of another
     │   ├── RunHeld                          a run whose owner is alive
     │   ├── ResumeError (ValueError)         a run that cannot be gone on with like this
-    │   └── StaleOwner                       a write by a former owner of a run
+    │   ├── StaleOwner                       a write by a former owner of a run
+    │   └── LimitError (ValueError)          a named limit that cannot be
     ├── ResultError                        a stored value
     │   ├── ResultMissing (LookupError)
     │   ├── ResultDamaged (ValueError)       one that is not whole, not the one asked for, or does not load
@@ -250,6 +251,10 @@ class ResumeError(RunStoreError, ValueError):
 
 class StaleOwner(RunStoreError):
     """A process wrote to a run that it does not own any more."""
+
+
+class LimitError(RunStoreError, ValueError):
+    """A named limit cannot have that name or size."""
 
 
 class ResultError(AnabranchError):

@@ -196,7 +196,7 @@ class Policies:
     resources: Mapping[str, float] = field(default_factory=dict)
     priority: int = 0
     concurrency: Mapping[str, int] = field(default_factory=dict)
-    """Named limits: of all task runs that share a name, at most so many go on at the same time in a run."""
+    """Named limits: of all task runs that share a name, in all runs of a run store, at most so many go on at a time."""
     min_success: float | None = None
     """Share of a map's elements that is enough for its success; past what it allows to fail, the rest is not run."""
     first_n: int | None = None
@@ -258,7 +258,8 @@ class Policies:
                 raise OptionError(f"resources: expected names with amounts above 0, found {self.resources!r}")
         limits = self.concurrency.items() if isinstance(self.concurrency, Mapping) else [(None, None)]
         for limit, most in limits:
-            if not isinstance(limit, str) or isinstance(most, bool) or not isinstance(most, int) or most < 1:
+            is_name = isinstance(limit, str) and 0 < len(limit) <= MAX_TAG and limit.isprintable()
+            if not is_name or isinstance(most, bool) or not isinstance(most, int) or most < 1:
                 raise OptionError(
                     "concurrency: expected names with whole numbers from 1, such as {'db': 4}, "
                     f"found {self.concurrency!r}"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import cloudpickle
 
-from anabranch import masking
+from anabranch import context, masking
 from anabranch.context import RunInfo
 from anabranch.engine.doubles import Doubles
 from anabranch.engine.driver import RunPlan
@@ -35,6 +35,7 @@ from anabranch.parameters import resolve_parameters
 from anabranch.progress import Progress
 from anabranch.recording import Recorder
 from anabranch.runs import Heart
+from anabranch.runs.permits import RunPermits
 from anabranch.runview import FlowRunView
 from anabranch.settings import config
 from anabranch.shape import shape_of
@@ -225,9 +226,11 @@ def _run_plan(
         with apart(observers) as others:
             return FlowRunView(run_handled(plan, executor, handlers, others, logs=logs), graph)
     try:
-        with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost), apart(observers) as others:
+        permits = RunPermits(recorder.store, recorder.ownership, plan.name, outside=context.held_limits())
+        heart = Heart(recorder.store, recorder.ownership, on_lost=recorder.lost, renew=permits.renew)
+        with heart, apart(observers) as others:
             told: list[Observer] = [recorder.observe, *others]
-            done = run_handled(plan, executor, handlers, told, journal=recorder.write, logs=logs)
+            done = run_handled(plan, executor, handlers, told, journal=recorder.write, logs=logs, permits=permits)
     except BaseException as error:
         kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
         recorder.put_down(kind(message=f"{type(error).__name__}: {error}"))

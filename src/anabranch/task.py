@@ -123,8 +123,8 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     resources, priority
         Dask worker resources, and priority (larger first).
     concurrency
-        Named limits, such as ``{"db": 4}``: of all task runs of a flow run that share a name, at most so many go on at
-        the same time. Who waits takes no worker's slot; of several limits of one name, the lowest counts.
+        Named limits, such as ``{"db": 4}``: of all task runs that share a name, in all runs of a run store, at most so
+        many go on at the same time. Who waits takes no worker's slot; of several sizes of one name, the lowest counts.
     min_success, first_n, stop_when
         Of a map: the share of elements that is enough for its success (0.95); the number of successful elements, or a
         predicate on the value of one, after which the rest is skipped. What is below sees what there is.

@@ -10,7 +10,7 @@ import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, Parameter, config, context, flatten, signals, task, triggers, unmapped
-from anabranch.errors import DeferDepthError, OutsideFlowError, UnstorableValueError, UpstreamFailure
+from anabranch.errors import DeferDepthError, OptionError, OutsideFlowError, UnstorableValueError, UpstreamFailure
 from anabranch.executors import LocalDaskExecutor, LocalExecutor
 from anabranch.executors.base import Executor
 
@@ -336,3 +336,22 @@ def test_a_cancelled_run_ends_with_calls_on_their_way() -> None:
     assert cluster.is_finished
     assert cluster.state(node).name == "Cancelled"
     assert cluster.state("parent/double").name == "Cancelled"
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [({"first_n": 2}, "first_n"), ({"min_success": 0.5, "stop_when": bool}, "min_success and stop_when")],
+)
+@pytest.mark.parametrize("is_known", [True, False])
+def test_a_map_inside_a_task_refuses_what_would_end_it_early(
+    options: dict[str, Any], named: str, is_known: bool
+) -> None:
+    early = task(lambda x: x, name="early", **options)
+
+    def parent() -> Any:
+        return early.map([1, 2, 3] if is_known else add([1], [2]))
+
+    error = value_of(parent)
+
+    assert isinstance(error, OptionError)
+    assert str(error).startswith(f"early.map(): {named} cannot end a map inside a running task")

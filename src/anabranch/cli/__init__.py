@@ -24,6 +24,7 @@ from anabranch.cli.explain import explain
 from anabranch.cli.history import list_runs, prune, resume, show
 from anabranch.cli.init import init
 from anabranch.cli.inspect import validate, visualize
+from anabranch.cli.limits import limits
 from anabranch.cli.logs import logs
 from anabranch.cli.registry import backfill, list_flows, register, show_schedule
 from anabranch.cli.replay import replay
@@ -73,7 +74,7 @@ def anabranch() -> None:
     """Data workflows on Dask."""
 
 
-_RUNS = (run, list_runs, show, logs, explain, report, ui, resume, replay, prune, attach, cancel)
+_RUNS = (run, list_runs, show, logs, explain, report, ui, resume, replay, prune, attach, cancel, limits)
 _FLOWS = (register, list_flows, show_schedule, backfill, serve)
 for command in (*_RUNS, *_FLOWS, validate, visualize, init, doctor, completion, demo):
     anabranch.add_command(command)

@@ -29,14 +29,17 @@ from anabranch.engine.log_book import LogBook
 from anabranch.engine.log_lines import loads
 from anabranch.engine.machine import Machine
 from anabranch.engine.patience import Patience
+from anabranch.engine.permit_desk import PermitDesk
 from anabranch.engine.reach import check_reach
 from anabranch.engine.shipping import Shipment, have_code, is_on_other_machines, pack, probe_call
 from anabranch.engine.stimuli import (
     CancelAsked,
+    Claim,
     Command,
     Finish,
     GivenUp,
     Lost,
+    Permitted,
     Release,
     Reported,
     SlotsChanged,
@@ -56,6 +59,7 @@ from anabranch.errors import ExecutorError, UnmappableError
 from anabranch.events import Event, Noticed, Observer, RunFinished, RunStarted, UnitEnded
 from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
 from anabranch.frozen import FrozenGraph, FrozenNode
+from anabranch.permits import Permits
 from anabranch.states import State
 
 _log = logging.getLogger("anabranch.driver")
@@ -121,6 +125,7 @@ def run_flow(
     *,
     journal: Journal | None = None,
     logs: LogBook | None = None,
+    permits: Permits | None = None,
     clock: Callable[[], float] | None = None,
 ) -> FinishedRun:
     """Run a flow to its end.
@@ -131,6 +136,8 @@ def run_flow(
         Is given each report before anything is done about it.
     logs
         Is given what the code of tasks logs; default: one that shows it.
+    permits
+        Where permits of named limits come from; None: the limits hold within this run.
     clock
         Gives the time, in seconds since the epoch; default: the plan's.
 
@@ -141,7 +148,7 @@ def run_flow(
     """
     executor.start(plan.run_id)
     try:
-        return Driver(plan, executor, observers, journal, clock or plan.clock, logs).run()
+        return Driver(plan, executor, observers, journal, clock or plan.clock, logs, permits).run()
     finally:
         executor.stop()
 
@@ -157,6 +164,7 @@ class Driver:
         journal: Journal | None,
         clock: Callable[[], float],
         logs: LogBook | None = None,
+        permits: Permits | None = None,
     ) -> None:
         self._plan = plan
         self._logs = logs or LogBook(plan.settings.get("log_level", logging.INFO))
@@ -177,11 +185,14 @@ class Driver:
             approved=plan.approved,
             fuses=not executor.is_sequential,
             first_serial=plan.first_serial,
+            shares_limits=permits is not None,
+            limits_outside=permits.outside if permits is not None else frozenset(),
         )
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
         look: Callable[[], Sequence[str]] = getattr(executor, "situation", tuple)
         self._watchdog = Watchdog(plan.settings["watchdog_s"], look, self._say)
+        self._desk = PermitDesk(permits, self._say, keeps=not executor.is_sequential) if permits is not None else None
         self._unfit: set[str] = set()
         """Workers that refuse whatever they get."""
         self._wake_at: float | None = None
@@ -197,6 +208,8 @@ class Driver:
         try:
             return self._run()
         finally:
+            if self._desk is not None:
+                self._desk.close()
             log_capture.close_sink(token)  # of a cluster in this process, too
             self._logs.close()
 
@@ -211,7 +224,10 @@ class Driver:
         stimulus: Stimulus = Started(self._clock(), self._plan.recorded)
         while True:
             try:
+                grant = self._desk.look() if self._desk is not None else None
                 with interrupts_later():
+                    if grant is not None:
+                        self._carry_out(self._machine.handle(Permitted(self._clock(), grant.may_use, grant.lost)))
                     self._carry_out(self._machine.handle(stimulus))
                     if isinstance(stimulus, (CancelAsked, GivenUp)):
                         self._kill_attempts()
@@ -299,7 +315,10 @@ class Driver:
                 return SlotsChanged(now, slots)
             if self._patience.is_over(slots, now):
                 return GivenUp(now, self._patience.reason)
-            timeout = TICK_S if self._wake_at is None else min(TICK_S, self._wake_at - now)
+            look_s = self._desk.due_s if self._desk is not None else None
+            if look_s == 0.0:
+                return WokeUp(now)
+            timeout = min((TICK_S, *(each for each in (look_s, self._wake_s(now)) if each is not None)))
             message = self._executor.next_message(timeout)
             if message is None:
                 self._watchdog.look(self._clock())
@@ -322,9 +341,17 @@ class Driver:
                 return self._reconnect(message.reason)
             if message is not None:
                 return Lost(self._clock(), message.key, message.reason, message.is_death, message.ran_s)
-            if self._executor.is_sequential and self._wake_at is not None:
+            if self._executor.is_sequential and (self._wake_at is not None or look_s is not None):
                 # Nothing is queued, and nothing will be before that time.
-                self._sleep(max(0.0, self._wake_at - self._clock()))
+                wake_s = self._wake_s(self._clock())
+                if look_s is None or (wake_s is not None and wake_s <= look_s):
+                    self._sleep(max(0.0, wake_s or 0.0))
+                else:
+                    time.sleep(look_s)
+
+    def _wake_s(self, now: float) -> float | None:
+        """Seconds until the time that the machine asked for."""
+        return None if self._wake_at is None else self._wake_at - now
 
     def _reconnect(self, reason: str) -> Stimulus:
         """The executor has lost its place; that is its loss and not the run's, if there is another within bounds."""
@@ -377,6 +404,8 @@ class Driver:
                     self._wake_at = when
                 case Tell(event):
                     self._tell(event)
+                case Claim() as claim if self._desk is not None:
+                    self._desk.take(claim)
                 case Finish():
                     self._is_finished = True
 

@@ -343,7 +343,9 @@ class FanOut:
         while open_chains and in_flight < window:
             chain = min(open_chains, key=lambda each: len(each.in_flight))
             is_full = chain.pacer.is_probing and len(chain.in_flight) >= self._known.slots
-            is_full = is_full or not self._known.limits.have_room(self._known.graph.nodes[chain.slugs[0]])
+            if not is_full and not self._known.limits.have_room(self._known.graph.nodes[chain.slugs[0]]):
+                is_full = True
+                self._known.limits.turn_away(self._known.graph.nodes[chain.slugs[0]], chain.left)
             if not is_full:
                 units.append(self._chunk(chain))
                 in_flight += 1

@@ -14,6 +14,7 @@ from anabranch.engine.log_book import LogBook
 from anabranch.engine.task_runner import failed_state
 from anabranch.events import Observer
 from anabranch.executors.base import Executor
+from anabranch.permits import Permits
 from anabranch.policies import Handler
 from anabranch.signals import Signal
 from anabranch.states import Finished, Pending, Running, State
@@ -42,12 +43,13 @@ def run_handled(
     *,
     journal: Journal | None = None,
     logs: LogBook | None = None,
+    permits: Permits | None = None,
 ) -> FinishedRun:
     """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned."""
     began = handled(handlers.state_handlers, handlers.flow, Pending(), Running())
     if not began.is_running():
         return not_run(plan, began)
-    done = run_flow(plan, executor, observers, journal=journal, logs=logs)
+    done = run_flow(plan, executor, observers, journal=journal, logs=logs, permits=permits)
     state = handled(handlers.state_handlers, handlers.flow, Running(), done.state)
     if handlers.on_failure is not None and state.is_failed():
         try:

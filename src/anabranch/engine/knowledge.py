@@ -62,6 +62,8 @@ class Knowledge:
         keep: Iterable[str],
         approved: Iterable[str],
         fuses: bool,
+        shares_limits: bool = False,
+        limits_outside: frozenset[str] = frozenset(),
     ) -> None:
         self.graph = FrozenGraph(dict(graph.nodes), graph.reference)
         """The flow, and what deferred calls have added."""
@@ -80,7 +82,7 @@ class Knowledge:
         """Units on their way."""
         self.to_start: dict[str, None] = {}
         """Nodes that may be able to start, because something upstream has changed."""
-        self.limits = Limits(graph.nodes.values())
+        self.limits = Limits(graph.nodes.values(), is_shared=shares_limits, outside=limits_outside)
         self.verdicts = Verdicts(settings["max_losses"] + 1)
         """On what may have killed its worker."""
         self._users: dict[Key, set[str]] = {}
@@ -111,7 +113,7 @@ class Knowledge:
     def send(self, unit: Unit) -> Unit:
         """Note that a unit is on its way."""
         self.units[unit.key] = unit
-        self.limits.hold(self.graph.nodes[slug] for slug in unit.nodes)
+        self.limits.hold(unit.key, (self.graph.nodes[slug] for slug in unit.nodes))
         self._users[unit.key] = set(unit.nodes)
         return unit
 
@@ -119,7 +121,7 @@ class Knowledge:
         """Note that a unit is not on its way any more; None if it was not."""
         unit = self.units.pop(key, None)
         if unit is not None:
-            self.limits.free(self.graph.nodes[slug] for slug in unit.nodes)
+            self.limits.free(unit.key, (self.graph.nodes[slug] for slug in unit.nodes))
         return unit
 
     def lose(self, key: Key) -> None:

@@ -20,10 +20,12 @@ from anabranch.engine.recovery import ALL, reopen
 from anabranch.engine.singles import Singles
 from anabranch.engine.stimuli import (
     CancelAsked,
+    Claim,
     Command,
     Finish,
     GivenUp,
     Lost,
+    Permitted,
     Release,
     Reported,
     SlotsChanged,
@@ -76,6 +78,10 @@ class Machine:
         Number after which keys begin.
     fuses
         Whether several single nodes may share a unit: it saves what a Dask task costs, where there is one.
+    shares_limits
+        Whether others share the named limits: then `Claim` says what is used and wanted, and `Permitted` what there is.
+    limits_outside
+        Limits of which the task that runs this flow holds a permit.
     """
 
     def __init__(
@@ -91,10 +97,23 @@ class Machine:
         approved: Iterable[str] = (),
         fuses: bool = True,
         first_serial: int = 0,
+        shares_limits: bool = False,
+        limits_outside: frozenset[str] = frozenset(),
     ) -> None:
         self._known = Knowledge(
-            graph, name=name, token=token, settings=settings, slots=slots, keep=keep, approved=approved, fuses=fuses
+            graph,
+            name=name,
+            token=token,
+            settings=settings,
+            slots=slots,
+            keep=keep,
+            approved=approved,
+            fuses=fuses,
+            shares_limits=shares_limits,
+            limits_outside=limits_outside,
         )
+        self._claim = Claim()
+        """What the driver was last told to claim."""
         self._known.skip_key(("", first_serial))
         self._singles = Singles(self._known)
         self._fan_out = FanOut(self._known)
@@ -152,6 +171,8 @@ class Machine:
                 self._end(Crashed(message=reason, failure=Failure("WorkerLost", reason)))
             case SlotsChanged(_, slots):
                 self._known.slots = max(1, slots)
+            case Permitted(_, may_use, lost):
+                self._known.limits.permit(may_use, lost)
             case CancelAsked(_, reason):
                 self._end(Cancelled(message=reason))
             case Woke():
@@ -209,17 +230,32 @@ class Machine:
         self._place(expansion, placed)
 
     def _advance(self) -> None:
+        self._known.limits.look_again()
         if self._ending is None:
             self._send()
+        self._claim_permits()
         wake = self._next_wake()
         if wake is not None:
             self._commands.append(WakeAt(wake))
-        if not self._known.units and not self._fan_out.has_work and wake is None:
+        has_ready = self._fan_out.has_work or (self._ending is None and self._singles.has_waiting)
+        if not self._known.units and not has_ready and wake is None:
             if self._unfinished and self._ending is None and not self._is_paused():
                 left = {slug: str(run.state) for slug, run in self.runs.items() if not run.is_final}
                 raise AssertionError(f"the run is stuck with {left}; its story:\n" + "\n".join(self.story[-60:]))
             self.is_finished = True
             self._commands.append(Finish())
+
+    def _claim_permits(self) -> None:
+        """Say what is used and wanted of the limits that others share, if that is not what was said last."""
+        limits = self._known.limits
+        if not (limits and limits.is_shared):
+            return
+        # Where one unit runs after the other, a permit would lie idle for as long as what was sent before takes.
+        ahead = 0 if self._known.fuses else len(self._known.units) - limits.units
+        claim = limits.claim(self.slots, ahead=ahead)
+        if claim != self._claim:
+            self._claim = claim
+            self._commands.append(claim)
 
     def _send(self) -> None:
         """Send what can run and has room."""

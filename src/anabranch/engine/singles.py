@@ -37,6 +37,11 @@ class Singles:
         if self._known.has_inputs(run):
             self._backlog.push(self._known.order[run.node.slug], run.node.slug)
 
+    @property
+    def has_waiting(self) -> bool:
+        """Whether nodes could run if a limit had room."""
+        return bool(self._waiting)
+
     def observe(self, run: NodeRun, state: State, *, is_small: bool) -> None:
         """A node has ended: learn how long calls of its task take."""
         self._backlog.observe(run.node.name, state, is_small=is_small)
@@ -45,10 +50,12 @@ class Singles:
         """The next unit to send, if there is one and not too much is on its way."""
         while self._backlog and in_flight < SINGLES_PER_SLOT * self._known.slots:
             run = self._known.runs[self._backlog.pop()]
-            if not self._known.limits.have_room(run.node):
-                self._waiting.append(run)
-            elif self._known.may_start(run) and self._is_due(run):
+            if not (self._known.may_start(run) and self._is_due(run)):
+                continue
+            if self._known.limits.have_room(run.node):
                 return self._start(run)
+            self._known.limits.turn_away(run.node)
+            self._waiting.append(run)
         return None
 
     def look_again(self) -> None:
@@ -60,6 +67,8 @@ class Singles:
     def _is_due(self, run: NodeRun) -> bool:
         """Whether a node may go out: Dask waits for what is on its way, but a quick one had better be bundled."""
         upstreams = run.node.whole_upstreams
+        if run.node.policies.concurrency and any(self._known.runs[up].is_flying for up in upstreams):
+            return False  # it would hold its limits while it waits for them
         if self._known.fuses and self._is_quick(run) and any(self._known.runs[up].is_flying for up in upstreams):
             return False
         return self._known.has_inputs(run)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
 from anabranch.engine.calls import Placed
 from anabranch.engine.units import Key, Report, Unit
 from anabranch.events import Event
+from anabranch.permits import Claim as Claim
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,17 @@ class CancelAsked:
     reason: str
 
 
-Stimulus: TypeAlias = Started | Reported | Lost | Uprooted | GivenUp | Woke | SlotsChanged | CancelAsked
+@dataclass(frozen=True, slots=True)
+class Permitted:
+    """So many permits of each named limit are the run's now."""
+
+    now: float
+    may_use: Mapping[str, int]
+    lost: frozenset[str] = frozenset()
+    """Limits of which what was in use is somebody else's."""
+
+
+Stimulus: TypeAlias = Started | Reported | Lost | Uprooted | GivenUp | Woke | SlotsChanged | CancelAsked | Permitted
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,4 +126,4 @@ class Finish:
     """Nothing is left to do."""
 
 
-Command: TypeAlias = Submit | Release | WakeAt | Tell | Finish
+Command: TypeAlias = Submit | Release | WakeAt | Tell | Claim | Finish

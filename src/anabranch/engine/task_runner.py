@@ -83,8 +83,16 @@ class Environment:
 
     def task_context(self, node: FrozenNode, *, map_index: int | None = None, attempt: int = 1) -> TaskContext:
         """A context for the task's code."""
+        policies = node.policies
+        limits = frozenset(policies.concurrency) if policies.concurrency else frozenset[str]()
         return TaskContext(
-            self.program.run, node.name, node.slug, node.policies.tags, map_index=map_index, task_run_count=attempt
+            self.program.run,
+            node.name,
+            node.slug,
+            policies.tags,
+            map_index=map_index,
+            task_run_count=attempt,
+            limits=limits,
         )
 
 

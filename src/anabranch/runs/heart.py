@@ -28,6 +28,8 @@ class Heart:
         What to renew, every third of the store's lease.
     on_lost
         Called once, from the thread, when the store says that the run is somebody else's.
+    renew
+        Renews what else the run has; called with each beat, from the thread.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class Heart:
         ownership: Ownership,
         *,
         on_lost: Callable[[StaleOwner], None] | None = None,
+        renew: Callable[[], None] | None = None,
     ) -> None:
         self._store = store
         self._ownership = ownership
         self._interval_s = store.lease_s / _BEATS_PER_LEASE
         self._on_lost = on_lost
+        self._renew = renew
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"anabranch-heart-{ownership.run_id}", daemon=True)
         self.lost = threading.Event()
@@ -58,6 +62,8 @@ class Heart:
         """Renew the lease once; whether the run is still ours, as far as can be told."""
         try:
             self._store.heartbeat(self._ownership)
+            if self._renew is not None:
+                self._renew()
         except StaleOwner as error:
             self.lost.set()
             if self._on_lost is not None:

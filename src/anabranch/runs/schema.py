@@ -78,8 +78,14 @@ SLOTS = _table(
     "flow_name due ready parameters labels origin grp grp_most approve state message cancel owner token run_epoch "
     "tries lease_until created started ended",
 )
-SERVICE_TABLES = (FLOWS, SLOTS)
-"""Tables of flows that run by themselves."""
+LIMITS = _table("limits", "name", "fixed")
+PERMITS = _table(
+    "permits",
+    "name token bundle",
+    "run_id flow_name owner most held wanted ticket seen lease_until",
+)
+SERVICE_TABLES = (FLOWS, SLOTS, LIMITS, PERMITS)
+"""Tables of flows that run by themselves, and of what runs share."""
 
 SQLITE = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "bytes": "BLOB", "clustered": " WITHOUT ROWID"}
 # Collation "C": ids and names sort by code point in both.
@@ -147,6 +153,16 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     # 4: flows whose code is sealed
     ("ALTER TABLE anabranch_flows ADD COLUMN seal {text} NOT NULL DEFAULT ''",),
+    # 5: named limits
+    (
+        "CREATE TABLE anabranch_limits (name {text} NOT NULL PRIMARY KEY, fixed {integer}){clustered}",
+        """CREATE TABLE anabranch_permits (
+            name {text} NOT NULL, token {text} NOT NULL, bundle {text} NOT NULL, run_id {text} NOT NULL,
+            flow_name {text} NOT NULL, owner {text} NOT NULL, most {integer} NOT NULL, held {integer} NOT NULL,
+            wanted {integer} NOT NULL, ticket {integer} NOT NULL, seen {integer} NOT NULL,
+            lease_until {integer} NOT NULL, PRIMARY KEY (name, token, bundle)){clustered}""",
+        "CREATE INDEX anabranch_permits_token ON anabranch_permits (token)",
+    ),
 )
 VERSION = len(STEPS)
 

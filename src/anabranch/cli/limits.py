@@ -1,0 +1,123 @@
+"""``anabranch limits``: named limits, who holds permits of them, and who waits."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anabranch.cli.exits import USAGE, Problem, exit_codes
+from anabranch.printable import printable, seconds, shortened
+
+if TYPE_CHECKING:
+    from anabranch.runs.permit_rules import Permit
+    from anabranch.runs.permit_table import Limit, PermitTable
+
+
+@click.command("limits", short_help="Show named limits; set a size, take permits away.")
+@click.argument("name", required=False)
+@click.option("--set", "size", type=click.IntRange(1), metavar="N", help="Let N permits hold, whatever runs say.")
+@click.option("--unset", is_flag=True, help="Let what runs say hold again.")
+@click.option("--release", metavar="RUN", help="Take a run's permits away, of all limits or of the one named.")
+@click.option("--yes", is_flag=True, help="Do not ask before that.")
+@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+def limits(*, name: str | None, size: int | None, unset: bool, release: str | None, yes: bool, as_json: bool) -> None:
+    """Show the named limits of the run store: how many permits there are, who holds them, who waits.
+
+    Permits of a driver that has died come back by themselves when its lease ends (runs.lease_s).
+    """
+    from anabranch.registering import registry
+    from anabranch.runs.permit_table import PermitTable
+    from anabranch.settings import config
+
+    if config.backend == "none":
+        raise Problem("backend is 'none', so limits hold within each run; set it to 'local' or postgresql://…", USAGE)
+    if sum((size is not None, unset, release is not None)) > 1:
+        raise click.UsageError("--set, --unset and --release exclude each other")
+    with exit_codes():
+        store = registry()[0]
+        table = PermitTable(store.database)
+        if release is not None:
+            _release(table, release, name, is_sure=yes)
+            return
+        if size is not None or unset:
+            if name is None:
+                raise click.UsageError("name the limit: anabranch limits NAME --set N")
+            table.fix(name, size)
+            said = f"{size:,} hold, whatever runs say" if size is not None else "what runs say holds"
+            click.echo(f"{printable(name)}: {said}", err=True)
+            return
+        now = store.database.now()
+        found = [each for each in table.all(now=now) if name in (None, each.name)]
+    if as_json:
+        click.echo(json.dumps([_data(each, now) for each in found], indent=2))
+        return
+    if not found:
+        what = "nobody uses a named limit" if name is None else f"nobody uses the limit {printable(name)!r}"
+        click.echo(f"{what} at the moment", err=True)
+    for limit in found:
+        _show(limit, now)
+
+
+def _show(limit: Limit, now: int) -> None:
+    held = sum(each.held for each in limit.holders)
+    is_set = ", set here" if limit.is_fixed else ""
+    click.echo(f"{shortened(limit.name, 60)}: {held:,} of {limit.size:,} held{is_set}")
+    for each in limit.holders:
+        said = f"; it says {each.most:,}" if each.most != limit.size else ""
+        click.echo(f"  holds {each.held:<4,} {_who(each)}, for {seconds(_past_s(each, now))}{said}")
+    for each in limit.waiters:
+        others = [shortened(other, 60) for other in each.bundle if other != limit.name]
+        beside = f", with {', '.join(others)}" if others else ""
+        click.echo(f"  waits {each.wanted:<4,} {_who(each)}, for {seconds(_past_s(each, now))}{beside}")
+
+
+def _who(permit: Permit) -> str:
+    return f"run {printable(permit.run_id)} of {shortened(permit.flow_name, 40)} ({shortened(permit.owner, 60)})"
+
+
+def _past_s(permit: Permit, now: int) -> float:
+    return max(0.0, (now - permit.ticket) / 1e6)
+
+
+def _data(limit: Limit, now: int) -> dict[str, Any]:
+    def of(permit: Permit) -> dict[str, Any]:
+        return {
+            "run_id": permit.run_id,
+            "flow_name": permit.flow_name,
+            "owner": permit.owner,
+            "permits": permit.held or permit.wanted,
+            "names": list(permit.bundle) or [permit.name],
+            "size": permit.most,
+            "seconds": round(_past_s(permit, now), 3),
+        }
+
+    return {
+        "name": limit.name,
+        "size": limit.size,
+        "is_set": limit.is_fixed,
+        "held": sum(each.held for each in limit.holders),
+        "holders": [of(each) for each in limit.holders],
+        "waiters": [of(each) for each in limit.waiters],
+    }
+
+
+def _release(table: PermitTable, run_id: str, name: str | None, *, is_sure: bool) -> None:
+    """Take permits of a run away, once the user has said that this is what they want."""
+    of_limits = [each for each in table.all() if name in (None, each.name)]
+    held = [permit for limit in of_limits for permit in limit.holders if permit.run_id.startswith(run_id)]
+    runs = sorted({permit.run_id for permit in held})
+    of = f" of limit {name!r}" if name is not None else ""
+    if not runs or not run_id:
+        raise Problem(f"no run {run_id!r} holds permits{of}; anabranch limits shows who does", USAGE)
+    if len(runs) > 1:
+        raise Problem(f"several runs begin with {run_id!r}: {', '.join(runs[:4])}; give more of the id", USAGE)
+    shown = ", ".join(f"{permit.held:,} of {printable(permit.name)}" for permit in held)
+    click.echo(f"{_who(held[0])} holds {shown}.", err=True)
+    if not is_sure:
+        text = "What it runs goes on, beside what others begin then. Take its permits away?"
+        click.confirm(text, abort=True, err=True)
+    taken = table.release(runs[0], {permit.name for permit in held})
+    count = sum(permit.held for permit in taken)
+    click.echo(f"{count:,} permit{'s' if count != 1 else ''} taken away", err=True)

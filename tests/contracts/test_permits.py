@@ -1,0 +1,292 @@
+"""What the table of permits must do in every run store: never too many, none lost, first come first served."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+from tests.limited_driver import LimitedDrivers, ended
+from tests.postgres_server import PostgresServer, postgres  # noqa: F401
+
+from anabranch.errors import LimitError
+from anabranch.permits import Bundle, Claim
+from anabranch.runs import open_store
+from anabranch.runs.permit_rules import FRESH, Verdict
+from anabranch.runs.permit_table import Holder, PermitTable
+from anabranch.runs.relational import RelationalRunStore
+
+SECOND = 1_000_000
+LEASE_S = 30.0
+DB: Bundle = ("db",)
+BOTH: Bundle = ("api", "db")
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RelationalRunStore]:
+    url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/runs.db"}.get(request.param)
+    if url is None:
+        url = request.getfixturevalue("postgres").fresh_url()
+    with open_store(url) as opened:
+        assert isinstance(opened, RelationalRunStore)
+        yield opened
+
+
+@pytest.fixture
+def table(store: RelationalRunStore) -> PermitTable:
+    return PermitTable(store.database)
+
+
+def driver(name: str, *, run: str = "") -> Holder:
+    return Holder(f"token-{name}", run or f"run-{name}", "etl", f"host:{name}")
+
+
+def settle(
+    table: PermitTable,
+    name: str,
+    *,
+    in_use: Mapping[str, int] | None = None,
+    wants: Mapping[Bundle, int] | None = None,
+    size: int = 2,
+    at: float = 0,
+    run: str = "",
+) -> Verdict:
+    claim = Claim({"db": size, "api": size}, in_use or {}, tuple((wants or {}).items()))
+    names = {*claim.in_use, *(each for bundle, _ in claim.wants for each in bundle)} or {"db"}
+    now = round((1_000 + at) * SECOND)
+    return table.settle(driver(name, run=run), claim, names, lease_s=LEASE_S, now=now).verdict
+
+
+def held(table: PermitTable, name: str = "db", *, at: float = 0) -> dict[str, int]:
+    limits = {each.name: each for each in table.all(now=round((1_000 + at) * SECOND))}
+    return {each.run_id: each.held for each in limits[name].holders} if name in limits else {}
+
+
+def test_who_comes_first_gets_all_it_wants_and_the_next_waits(table: PermitTable):
+    assert settle(table, "a", wants={DB: 2}).may_use == {"db": 2}
+
+    second = settle(table, "b", wants={DB: 1}, at=1)
+
+    assert (second.may_use, second.short, second.waiting) == ({}, ("db",), {DB: (1, 1_001 * SECOND)})
+    assert held(table, at=1) == {"run-a": 2}
+
+
+def test_what_is_not_in_use_any_more_is_there_for_the_next(table: PermitTable):
+    settle(table, "a", wants={DB: 2})
+    settle(table, "b", wants={DB: 1}, at=1)
+
+    settle(table, "a", in_use={"db": 1}, at=2)
+
+    assert settle(table, "b", wants={DB: 1}, at=2).may_use == {"db": 1}
+    assert held(table, at=2) == {"run-a": 1, "run-b": 1}
+
+
+def test_saying_the_same_twice_changes_nothing(table: PermitTable):
+    first = settle(table, "a", wants={DB: 1})
+    assert settle(table, "a", wants={DB: 1}) == first
+    assert settle(table, "a", in_use={"db": 1}) == settle(table, "a", in_use={"db": 1})
+    assert held(table) == {"run-a": 1}
+
+
+def test_who_waits_longest_is_served_first(table: PermitTable):
+    settle(table, "a", wants={DB: 1}, size=1)
+    settle(table, "b", wants={DB: 1}, size=1, at=1)
+    settle(table, "c", wants={DB: 1}, size=1, at=2)
+    table.drop("token-a")
+
+    assert settle(table, "c", wants={DB: 1}, size=1, at=3).may_use == {}
+    assert settle(table, "b", wants={DB: 1}, size=1, at=3).may_use == {"db": 1}
+
+
+def test_who_does_not_ask_any_more_keeps_nobody_waiting(table: PermitTable):
+    settle(table, "a", wants={DB: 1}, size=1)
+    settle(table, "b", wants={DB: 1}, size=1, at=1)
+    settle(table, "c", wants={DB: 1}, size=1, at=2)
+    table.drop("token-a")
+
+    late = 1 + FRESH / SECOND + 1
+    assert settle(table, "c", wants={DB: 1}, size=1, at=late).may_use == {"db": 1}
+    settle(table, "c", at=late)
+    settle(table, "d", wants={DB: 1}, size=1, at=late)
+    assert settle(table, "b", wants={DB: 1}, size=1, at=late).ahead == 0
+
+
+def test_who_has_more_than_a_share_is_told_to_give_back_what_becomes_free(table: PermitTable):
+    settle(table, "a", wants={DB: 4}, size=4)
+    settle(table, "b", wants={DB: 4}, size=4, at=1)
+
+    told = settle(table, "a", in_use={"db": 4}, size=4, at=2)
+    assert (told.may_use, told.held) == ({"db": 2}, {"db": 4})
+    settle(table, "a", in_use={"db": 3}, wants={DB: 1}, size=4, at=3)
+    assert settle(table, "b", wants={DB: 4}, size=4, at=3).may_use == {"db": 1}
+    settle(table, "a", in_use={"db": 2}, wants={DB: 1}, size=4, at=4)
+    assert settle(table, "b", in_use={"db": 1}, wants={DB: 3}, size=4, at=4).may_use == {"db": 2}
+
+    assert settle(table, "a", in_use={"db": 2}, wants={DB: 1}, size=4, at=5).may_use == {"db": 2}
+    assert settle(table, "b", in_use={"db": 2}, wants={DB: 2}, size=4, at=5).may_use == {"db": 2}
+
+
+def test_more_drivers_than_permits_take_turns(table: PermitTable):
+    settle(table, "a", wants={DB: 1}, size=1)
+    for name in "bc":
+        settle(table, name, wants={DB: 1}, size=1, at=1)
+
+    turns, holder = [], "a"
+    for at in range(2, 8):
+        assert settle(table, holder, in_use={"db": 1}, size=1, at=at).may_use == {}
+        settle(table, holder, wants={DB: 1}, size=1, at=at)
+        for name in "cba":
+            if settle(table, name, wants={DB: 1}, size=1, at=at + 0.5).may_use:
+                holder = name
+                break
+        turns.append(holder)
+
+    assert sorted(turns[:3]) == ["a", "b", "c"]
+    assert turns[3:] == turns[:3]
+
+
+def test_several_names_are_given_together_or_not_at_all(table: PermitTable):
+    settle(table, "a", wants={("api",): 1}, size=1)
+
+    refused = settle(table, "b", wants={BOTH: 1}, size=1, at=1)
+
+    assert (refused.may_use, refused.short) == ({}, ("api",))
+    assert held(table, at=1) == {}
+    table.drop("token-a")
+    assert settle(table, "b", wants={BOTH: 1}, size=1, at=2).may_use == {"api": 1, "db": 1}
+
+
+def test_what_a_dead_driver_held_is_free_when_its_lease_has_ended(table: PermitTable):
+    settle(table, "a", wants={DB: 2})
+    settle(table, "b", wants={DB: 1}, at=LEASE_S - 1)
+    assert settle(table, "b", wants={DB: 1}, at=LEASE_S - 1).may_use == {}
+
+    assert settle(table, "b", wants={DB: 1}, at=LEASE_S).may_use == {"db": 1}
+    assert held(table, at=LEASE_S) == {"run-b": 1}
+
+
+def test_a_sign_of_life_keeps_permits_and_one_that_comes_too_late_does_not(table: PermitTable):
+    settle(table, "a", wants={DB: 2})
+
+    assert table.renew("token-a", lease_s=LEASE_S, now=1_020 * SECOND)
+    assert settle(table, "b", wants={DB: 1}, at=40).may_use == {}
+    assert not table.renew("token-a", lease_s=LEASE_S, now=1_051 * SECOND)
+    assert settle(table, "b", wants={DB: 1}, at=51).may_use == {"db": 1}
+
+
+def test_who_comes_too_late_is_told_what_it_lost_and_must_ask_again(table: PermitTable):
+    settle(table, "a", wants={DB: 2})
+    settle(table, "b", wants={DB: 1}, at=31)
+
+    late = settle(table, "a", in_use={"db": 2}, wants={DB: 1}, at=32)
+
+    assert late.lost == {"db"}
+    assert late.may_use == {"db": 1}
+    assert held(table, at=32) == {"run-a": 1, "run-b": 1}
+
+
+def test_the_next_driver_of_a_run_has_what_the_last_one_left(table: PermitTable):
+    settle(table, "a", wants={DB: 2}, run="run-1")
+
+    assert settle(table, "b", wants={DB: 2}, run="run-1", at=1).may_use == {"db": 2}
+    assert held(table, at=1) == {"run-1": 2}
+    assert settle(table, "a", in_use={"db": 2}, run="run-1", at=2).lost == {"db"}
+
+
+def test_of_two_sizes_the_lower_holds_while_both_are_there(table: PermitTable):
+    settle(table, "a", wants={DB: 4}, size=4)
+    assert settle(table, "b", wants={DB: 1}, size=3, at=1).sizes == {"db": 3}
+
+    told = settle(table, "a", in_use={"db": 4}, size=4, at=2)
+    assert (told.sizes, told.may_use) == ({"db": 3}, {"db": 1})
+    table.drop("token-b")
+    assert settle(table, "a", in_use={"db": 1}, wants={DB: 3}, size=4, at=3).may_use == {"db": 4}
+
+
+def test_a_size_that_was_set_holds_whatever_runs_say(table: PermitTable):
+    table.fix("db", 1)
+    assert settle(table, "a", wants={DB: 4}, size=4).may_use == {"db": 1}
+
+    table.fix("db", 8)
+    for name in "bcde":
+        settle(table, name, wants={DB: 1}, size=2)
+    assert len(held(table)) == 5
+    table.fix("db", None)
+    assert settle(table, "f", wants={DB: 1}, size=2).may_use == {}
+
+
+@pytest.mark.parametrize(("name", "size"), [("db", 0), ("db", -1), ("", 3), (201 * "n", 3)])
+def test_a_limit_has_a_name_and_a_size_of_one_or_more(table: PermitTable, name: str, size: int):
+    with pytest.raises(LimitError, match=r"expected a (size of 1 or more|name of 1 to 200 characters), found"):
+        table.fix(name, size)
+
+
+def test_permits_are_taken_from_a_run_by_force_and_it_is_told(table: PermitTable):
+    settle(table, "a", wants={DB: 2})
+    settle(table, "b", wants={DB: 2})
+
+    taken = table.release("run-a", ["db"])
+
+    assert [(each.run_id, each.held) for each in taken] == [("run-a", 2)]
+    assert settle(table, "b", wants={DB: 2}, at=1).may_use["db"] >= 1
+    assert settle(table, "a", in_use={"db": 2}, at=2).lost == {"db"}
+    assert table.release("run-a", ["db"]) == []
+
+
+def test_a_driver_that_has_given_all_back_leaves_no_row(table: PermitTable):
+    settle(table, "a", wants={DB: 1, BOTH: 1}, size=1)
+    settle(table, "a", in_use={}, wants={})
+    table.drop("token-a")
+    assert table.all(now=1_000 * SECOND) == []
+
+
+def test_names_are_only_ever_values(table: PermitTable):
+    name = "x'); DROP TABLE anabranch_permits; -- %_ é 😀 <b>"
+    claim = Claim({name: 1}, {}, (((name,), 1),))
+    table.settle(driver("a"), claim, [name], lease_s=LEASE_S, now=SECOND)
+    assert [(each.name, each.size) for each in table.all(now=SECOND)] == [(name, 1)]
+
+
+def test_threads_never_hold_more_than_there_is(store: RelationalRunStore):
+    counted, most, lock = [0], [0], threading.Lock()
+
+    def work(name: str) -> None:
+        table, done = PermitTable(store.database), 0
+        while done < 5:
+            claim = Claim({"db": 2, "api": 2}, {}, ((BOTH if name in "ab" else DB, 1),))
+            found = table.settle(driver(name), claim, {"db", "api"}, lease_s=LEASE_S).verdict
+            if not found.may_use:
+                continue
+            with lock:
+                counted[0] += 1
+                most[0] = max(most[0], counted[0])
+            with lock:
+                counted[0] -= 1
+            table.settle(driver(name), Claim({"db": 2, "api": 2}), {"db", "api"}, lease_s=LEASE_S)
+            done += 1
+
+    threads = [threading.Thread(target=work, args=(name,)) for name in "abcd"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=60)
+
+    assert not any(thread.is_alive() for thread in threads)
+    assert 1 <= most[0] <= 2
+    assert PermitTable(store.database).all() == []
+
+
+@pytest.mark.parametrize(("kind", "number", "size"), [("sqlite", 3, 2), ("postgresql", 2, 1)])
+def test_drivers_in_several_processes_never_hold_more_than_there_is(
+    kind: str, number: int, size: int, tmp_path: Path, request: pytest.FixtureRequest
+):
+    is_file = kind == "sqlite"
+    backend = f"sqlite:///{tmp_path}/runs.db" if is_file else request.getfixturevalue("postgres").fresh_url()
+    drivers = LimitedDrivers(tmp_path, backend, size=size)
+
+    processes = [drivers.start(width=8) for _ in range(number)]
+
+    assert [ended(process) for process in processes] == ["Success"] * number
+    assert len(drivers.ledger()) == 2 * number * 8
+    assert 1 <= drivers.most_at_once() <= size
