@@ -166,7 +166,7 @@ class Driver:
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
         look: Callable[[], Sequence[str]] = getattr(executor, "situation", tuple)
-        self._watchdog = Watchdog(plan.settings["watchdog_s"], look, self._say)
+        self._watchdog = Watchdog(plan.settings["watchdog_s"], look, self._say_silent)
         self._unfit: set[str] = set()
         """Workers that refuse whatever they get."""
         self._wake_at: float | None = None
@@ -344,6 +344,11 @@ class Driver:
         _log.warning("%s", text)
         self._logs.note(text)
         self._tell(Noticed(self._clock(), text))
+
+    def _say_silent(self, text: str) -> None:
+        """Tell the user that nothing has been heard for long."""
+        _log.warning("%s", text)
+        self._tell(Noticed(self._clock(), text, self._machine.on_their_way()))
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
