@@ -20,7 +20,8 @@ from anabranch.registering import moment_of, registry
 from anabranch.runs import RunRecord
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.slot_queue import SlotQueue
-from anabranch.runs.slots import Slot
+from anabranch.runs.slots import Slot, wanted_since
+from anabranch.service.spool import Counted
 from anabranch.settings import config
 
 CANCEL_POLL_S = 1.0
@@ -38,13 +39,24 @@ def job_of(slot: Slot) -> dict[str, Any]:
 
 def run_job(job: Mapping[str, Any]) -> int:
     """Run the slot of a job to its end; the exit code of the process. Zero says that the slot needs nobody's care."""
+    counted = Counted(job.get("metrics", ""), job["run_id"])
+    try:
+        return _run_job(job, counted)
+    finally:
+        counted.close()
+
+
+def _run_job(job: Mapping[str, Any], counted: Counted) -> int:
     config.set(job["settings"])
     store, flows, queue = registry()
     claimed = Slot(job["run_id"], job["flow_name"], datetime.fromtimestamp(0, UTC), token=job["token"])
+    now = moment_of(store)
     try:
-        slot = queue.begin(claimed, now=moment_of(store), lease_s=store.lease_s)
+        slot = queue.begin(claimed, now=now, lease_s=store.lease_s)
     except StaleOwner:
         return 0
+    if slot.tries == 1:
+        counted.metrics.note_lateness(slot.flow_name, (now - wanted_since(slot)).total_seconds())
     before = _before(store, slot)
     if before is not None and before.state == "Success":  # who had it died before saying so
         return _finish(store, queue, slot, before.state, before.message)
@@ -52,12 +64,12 @@ def run_job(job: Mapping[str, Any]) -> int:
         record = flows.get(slot.flow_name)
         loaded = load_registered(record)
     except AnabranchError as error:
-        return _not_begun(store, queue, slot, before, error)
+        return _not_begun(store, queue, slot, before, error, counted)
     except RecursionError as error:
-        return _not_begun(store, queue, slot, before, error)
+        return _not_begun(store, queue, slot, before, error, counted)
     with _Interruptible(queue, slot) as interruption:
         try:
-            state, message = _run(loaded, slot, before)
+            state, message = _run(loaded, slot, before, counted)
         except KeyboardInterrupt:
             state, message = "Cancelled", "it was interrupted"
         except RunHeld as error:
@@ -67,14 +79,14 @@ def run_job(job: Mapping[str, Any]) -> int:
         except RunStoreError:
             raise  # the process ends badly, and the slot is tried again
         except Exception as error:  # parameters that do not fit, an executor that cannot start, a handler of the flow's
-            return _not_begun(store, queue, slot, _before(store, slot), error)
+            return _not_begun(store, queue, slot, _before(store, slot), error, counted)
     if interruption.is_handed_over:
         queue.release(slot, "handed over by a service that ended", now=moment_of(store), is_try=False)
         return 0
     return _finish(store, queue, slot, state, message)
 
 
-def _run(loaded: Any, slot: Slot, before: RunRecord | None) -> tuple[str, str]:
+def _run(loaded: Any, slot: Slot, before: RunRecord | None, counted: Counted) -> tuple[str, str]:
     from anabranch.loading import shipped_by_value
 
     place = loaded.flow.executor
@@ -85,7 +97,7 @@ def _run(loaded: Any, slot: Slot, before: RunRecord | None) -> tuple[str, str]:
     # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
     parameters = slot.parameters if before is None or slot.origin == "resume" else {}
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):
-        view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, **options)
+        view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, observers=counted.observers, **options)
     return view.state.name, view.state.message
 
 
@@ -104,9 +116,15 @@ def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str,
 
 
 def _not_begun(
-    store: RelationalRunStore, queue: SlotQueue, slot: Slot, before: RunRecord | None, error: Exception
+    store: RelationalRunStore,
+    queue: SlotQueue,
+    slot: Slot,
+    before: RunRecord | None,
+    error: Exception,
+    counted: Counted,
 ) -> int:
     """Record a run that could not begin, or not go on."""
+    counted.metrics.note_end(slot.flow_name, "Failed")
     text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
     _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
     if before is None:

@@ -74,6 +74,8 @@ class Dispatcher:
         How many runs may go on here at a time.
     clock
         What time it is, for all services alike.
+    on_given_up
+        Told of slots whose processes all died.
     """
 
     def __init__(
@@ -84,16 +86,22 @@ class Dispatcher:
         owner: str,
         capacity: int,
         clock: Callable[[], datetime],
+        on_given_up: Callable[[Slot], object] = lambda slot: None,
     ) -> None:
         self._store = store
         self._launcher = launcher
         self._owner = owner
-        self._capacity = capacity
+        self.capacity = capacity
         self._clock = clock
         self._queue = SlotQueue(store.database)
         self.timetable = Timetable(FlowTable(store.database))
         self.running: dict[str, Slot] = {}
+        self.deaths = 0
+        """Processes that ended badly."""
+        self.turned = 0.0
+        """When it last looked for something to do, in seconds since the epoch."""
         self.is_draining = False
+        self._on_given_up = on_given_up
         self._recovered: datetime | None = None
         self._pruned: datetime | None = None
 
@@ -107,6 +115,7 @@ class Dispatcher:
         """
         self._bury()
         now = self._clock()
+        self.turned = now.timestamp()
         if _is_over(self._recovered, now, RECOVER_S):
             for slot in self._queue.recover(now=now):
                 self._give_up(slot)
@@ -115,7 +124,7 @@ class Dispatcher:
             return
         self.timetable.refresh(now)
         self.timetable.make_slots(now)
-        free = self._capacity - len(self.running)
+        free = self.capacity - len(self.running)
         next_due = self._queue.next_due() if free > 0 else None
         if next_due is not None and next_due <= now:
             for slot in self._queue.claim(self._owner, free, now=now, lease_s=self._store.lease_s):
@@ -130,6 +139,7 @@ class Dispatcher:
         for end in self._launcher.exits():
             slot = self.running.get(end.run_id)
             if slot is not None and end.code != 0:
+                self.deaths += 1
                 _log.warning("run %s of flow %s: %s", slot.run_id, slot.flow_name, end.words)
                 try:
                     given_up = self._queue.bury(slot, end.words, now=self._clock())
@@ -143,6 +153,7 @@ class Dispatcher:
     def _give_up(self, slot: Slot) -> None:
         """Let the record of a run say that it has crashed."""
         _log.error("run %s of flow %s crashed: %s", slot.run_id, slot.flow_name, slot.message)
+        self._on_given_up(slot)
         try:
             # Its process is known to be dead, so that its lease need not be waited for.
             lease = self._store.get_run(slot.run_id).lease_until
@@ -150,6 +161,11 @@ class Dispatcher:
             self._store.finish_run(ownership, "Crashed", end=self._clock(), message=slot.message)
         except RunStoreError as error:
             _log.warning("the record of run %s was left as it was: %s", slot.run_id, error)
+
+    @property
+    def problems(self) -> int:
+        """Flows whose schedules cannot be followed."""
+        return len(self.timetable.problems)
 
     def now(self) -> datetime:
         """What time it is, for all services alike."""

@@ -31,13 +31,16 @@ class Processes:
         Called from another thread whenever a process has ended.
     log
         Where what runs print and log goes; default: this process's standard error.
+    metrics
+        Directory where runs leave what they have counted; default: they count nothing.
     """
 
-    def __init__(self, on_exit: Callable[[], object], *, log: RotatingLog | None = None) -> None:
+    def __init__(self, on_exit: Callable[[], object], *, log: RotatingLog | None = None, metrics: str = "") -> None:
         if not hasattr(sys, "platform") or sys.platform == "win32":
             raise ServiceError("a service needs a system with fork(), such as Linux or macOS")
         self._on_exit = on_exit
         self._log = log
+        self._metrics = metrics
         self._ended: queue.SimpleQueue[Exit] = queue.SimpleQueue()
         self._running: set[str] = set()
         self._lock = threading.Lock()
@@ -53,6 +56,7 @@ class Processes:
         with self._lock:
             self._running.add(slot.run_id)
         job = job_of(slot)
+        job["metrics"] = self._metrics
         if self._log is not None:
             try:
                 self._log.rotate()
