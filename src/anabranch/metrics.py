@@ -20,13 +20,15 @@ from anabranch.exposition import Family, Histogram, Labels, text_of
 from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Cached, Finished, State
 from anabranch.version import VERSION
 
-__all__ = ["CONTENT_TYPE", "OTHER", "Metrics", "MetricsServer", "push", "write_textfile"]
+__all__ = ["CONTENT_TYPE", "MAX_FLOWS", "OTHER", "Metrics", "MetricsServer", "push", "write_textfile"]
 
 OTHER = "other"
 """What flows and tasks are called for which there is no room any more."""
 MAX_FLOWS = 100
 MAX_TASKS = 200  # of all flows together; a task costs about 35 series, most of them buckets of its histograms
 STEPS = frozenset({"parameter", "condition", "merge", "collect", "flatten"})  # nodes that nobody wrote as tasks
+EXPECTED = ("Success", "Failed", "Cancelled", "Crashed")
+"""States that a flow run may end in, most often."""
 RUN_BOUNDS = (1, 5, 15, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400)
 TASK_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3_600)
 CHUNK_BOUNDS = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536)
@@ -145,6 +147,19 @@ class Metrics:
         with self._lock:
             self.lateness.observe(max(0.0, seconds), self._label("flow", flow_name))
 
+    def expect(self, flow_name: str) -> None:
+        """Have the counters of a flow's runs begin at zero: Prometheus cannot see a counter rise that begins at one."""
+        with self._lock:
+            self._expect(self._label("flow", flow_name))
+
+    def _expect(self, flow: str) -> None:
+        for state in EXPECTED:
+            self.flow_runs.add(0, flow, state)
+
+    def _expect_task(self, flow: str, task: str) -> None:
+        for family in (self.losses, self.cache_hits):
+            family.add(0, flow, task)
+
     def flow_label(self, flow_name: str) -> str:
         """What a flow is called here: by its name, as long as there is room."""
         with self._lock:
@@ -161,6 +176,7 @@ class Metrics:
                 self._leave(left)
             run = self._runs[driver] = _Run(self._label("flow", event.flow_name), event)
             self.active.add(1, run.flow)
+            self._expect(run.flow)
             return
         run_or_none = self._runs.get(driver)
         if run_or_none is None:
@@ -196,6 +212,7 @@ class Metrics:
                 task = self._task(run, slug)
                 self._count(run.flow, task, state.name, 1)
                 self.retries.add(state.attempt - 1, run.flow, task)
+                self._expect_task(run.flow, task)
                 if state.duration_s is not None:
                     self.task_seconds.observe(state.duration_s, run.flow, task)
         for slug, codes in unit.codes.items():
@@ -211,6 +228,7 @@ class Metrics:
                 continue
             again = sum(each.attempt - 1 for each in unit.records.get(slug, {}).values() if each.is_finished())
             self.retries.add(again, run.flow, task)
+            self._expect_task(run.flow, task)
             self.chunks.observe(len(codes), run.flow, task)
             self.task_seconds.observe(unit.seconds / len(unit.codes) / len(codes), run.flow, task, times=len(codes))
 

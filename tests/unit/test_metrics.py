@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,6 +12,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
+from tests.prometheus_server import program
 
 from anabranch import SKIP, Flow, Parameter, task
 from anabranch.errors import MetricsError
@@ -135,11 +135,11 @@ def test_names_do_not_leave_their_labels(name: str):
 
 
 def test_promtool_has_nothing_to_say():
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is in Debian's package prometheus")
     metrics = Metrics()
     flow_of_maps().run(observers=[metrics])
-    outcome = subprocess.run(["promtool", "check", "metrics"], input=metrics.text(), text=True, capture_output=True)
+    outcome = subprocess.run(
+        [program("promtool"), "check", "metrics"], input=metrics.text(), text=True, capture_output=True
+    )
     assert (outcome.returncode, outcome.stdout + outcome.stderr) == (0, "")
 
 

@@ -201,17 +201,8 @@ def test_snapshot_is_a_copy():
     config.engine.max_losses = 7
     assert before["engine"]["max_losses"] == 3
     assert config.snapshot()["engine"]["max_losses"] == 7
-    assert set(before) == {
-        "backend",
-        "checkpointing",
-        "progress",
-        "logging",
-        "engine",
-        "results",
-        "runs",
-        "secrets",
-        "service",
-    }
+    sections = {"logging", "engine", "results", "runs", "secrets", "service"}
+    assert set(before) == {"backend", "checkpointing", "progress", "scheduler_page", *sections}
     assert all(type(part) is dict for part in (before, before["engine"], before["logging"]))
 
 

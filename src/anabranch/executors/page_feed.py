@@ -39,7 +39,8 @@ class PageFeed:
         self._is_due = False
         self._sent = 0.0
         self._standing: Callable[[], Mapping[str, Any]] | None = None
-        self._loop: Any = client.loop  # Dask's annotation has it that there may be none
+        loop: Any = client.loop  # Dask's annotation has it that there may be none
+        self._loop = loop
         self._loop.add_callback(self._open)
 
     def show(self, standing: Callable[[], Mapping[str, Any]]) -> None:

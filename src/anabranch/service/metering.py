@@ -15,7 +15,8 @@ from tornado.web import RequestHandler
 
 from anabranch.errors import RunStoreError
 from anabranch.exposition import Family, text_of
-from anabranch.metrics import CONTENT_TYPE, Metrics
+from anabranch.metrics import CONTENT_TYPE, MAX_FLOWS, Metrics
+from anabranch.runs.flow_table import FlowTable
 from anabranch.runs.slot_queue import SlotQueue
 from anabranch.service.server import HEADERS, Route
 from anabranch.service.spool import EVERY_S, new_directory, sweep, take_from
@@ -46,14 +47,17 @@ class Meter:
     ----------
     queue
         Of which the service runs what is due.
+    flows
+        Those that are registered: their counters are there before they have run.
     clock
         What time it is, for all services alike.
     """
 
-    def __init__(self, queue: SlotQueue, clock: Callable[[], datetime]) -> None:
+    def __init__(self, queue: SlotQueue, flows: FlowTable, clock: Callable[[], datetime]) -> None:
         self.directory = new_directory()
         """Where the processes of runs leave what they have counted, once it is open."""
         self._queue = queue
+        self._flows = flows
         self._clock = clock
         self._totals = Metrics()
         self._lock = threading.Lock()
@@ -90,8 +94,8 @@ class Meter:
 
     def text(self, standing: Standing) -> str:
         """All metrics, in Prometheus's text format."""
-        counted = self._collect()
-        return text_of([*counted.families.values(), *self._of_the_queue(counted), *_of_the_service(standing)])
+        of_the_queue = self._of_the_queue()
+        return text_of([*self._collect().families.values(), *of_the_queue, *_of_the_service(standing)])
 
     def _collect(self) -> Metrics:
         """What all processes have counted, those that are over and those that go on."""
@@ -102,7 +106,7 @@ class Meter:
             shown.absorb(self._totals.snapshot())
         return shown
 
-    def _of_the_queue(self, counted: Metrics) -> Sequence[Family]:
+    def _of_the_queue(self) -> Sequence[Family]:
         store_up = Family("anabranch_service_run_store_up", "gauge", "Whether the run store answers.")
         store_up.put(1)
         with self._lock:
@@ -111,11 +115,17 @@ class Meter:
             try:
                 now = self._clock()
                 waiting = self._queue.waiting(now=now)
+                names = self._flows.names()
+                for name in names if len(names) <= MAX_FLOWS else ():  # else those that run get the labels
+                    self._totals.expect(name)
+                    flow = (self._totals.flow_label(name),)
+                    for family in (self._waiting, self._lateness):
+                        family.values.setdefault(flow, 0.0)
             except RunStoreError:
                 store_up.put(0)
                 return [store_up]
             for name, number, since in waiting:
-                flow = counted.flow_label(name)
+                flow = self._totals.flow_label(name)
                 late_s = max(0.0, (now - since).total_seconds())
                 self._waiting.add(number, flow)
                 self._lateness.put(max(late_s, self._lateness.values.get((flow,), 0.0)), flow)

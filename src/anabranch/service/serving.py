@@ -17,6 +17,7 @@ from tornado.web import Application, RequestHandler
 from anabranch.errors import RunStoreError
 from anabranch.registering import moment_of
 from anabranch.rotating import RotatingLog
+from anabranch.runs.flow_table import FlowTable
 from anabranch.runs.relational import RelationalRunStore, this_process
 from anabranch.runs.slot_queue import SlotQueue
 from anabranch.service.actions import Actions
@@ -102,7 +103,7 @@ class Service:
         self._wake = threading.Event()
         self._over = threading.Event()
         self._turned = time.monotonic()
-        self._meter = Meter(SlotQueue(store.database), lambda: moment_of(store))
+        self._meter = Meter(SlotQueue(store.database), FlowTable(store.database), lambda: moment_of(store))
         self._processes = Processes(self._wake.set, log=log, metrics=str(self._meter.directory))
         self._dispatcher = Dispatcher(
             store,
