@@ -134,8 +134,10 @@ class Metrics:
         """Add what another process has counted; of one that is over, only what still means something."""
         with self._lock:
             for name, family in self.families.items():
-                if family.is_lasting or not is_over:
-                    family.absorb(snapshot.get(name, []), self._relabelled)
+                dumped = snapshot.get(name, [])
+                if is_over and not family.is_lasting:
+                    dumped = [[labels, 0] for labels, _ in dumped] if family is not self.memory else []
+                family.absorb(dumped, self._relabelled)
 
     def note_end(self, flow_name: str, state: str) -> None:
         """Count a run that ended without ever having begun."""

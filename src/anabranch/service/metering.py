@@ -118,9 +118,8 @@ class Meter:
                 names = self._flows.names()
                 for name in names if len(names) <= MAX_FLOWS else ():  # else those that run get the labels
                     self._totals.expect(name)
-                    flow = (self._totals.flow_label(name),)
                     for family in (self._waiting, self._lateness):
-                        family.values.setdefault(flow, 0.0)
+                        family.values.setdefault((self._totals.flow_label(name),), 0.0)
             except RunStoreError:
                 store_up.put(0)
                 return [store_up]
