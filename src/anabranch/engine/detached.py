@@ -96,6 +96,9 @@ class Ledger:
             "drivers": self.epoch,
             "started": before.get("started", time.time()),
         }
+        self._is_due = False
+        """Whether the status will be written down in a moment."""
+        self._is_closed = False
         self._standing = Standing(tasks=before.get("tasks"))
 
     def recorded(self) -> tuple[Report | Placed, ...]:
@@ -122,6 +125,7 @@ class Ledger:
 
     def close(self, state: State) -> None:
         """Write down how the run ended; the reports have served."""
+        self._is_closed = True
         tasks = self._standing.copy()
         self._status.update(state=state.name, message=state.message[:2_000], tasks=tasks, updated=time.time())
         self._client.set_metadata([ROOT, self._run_id, "status"], self._status)
@@ -140,5 +144,13 @@ class Ledger:
         self._standing.take(event)
         now = time.monotonic()
         if isinstance(event, RunStarted) or now - self._written > STATUS_S:
-            self._written = now
+            self._note_status()
+        elif not self._is_due:  # it may be long until the next event
+            self._is_due = True
+            loop: Any = self._client.loop
+            loop.add_callback(loop.call_later, self._written + STATUS_S - now, self._note_status)
+
+    def _note_status(self) -> None:
+        self._is_due, self._written = False, time.monotonic()
+        if not self._is_closed:
             self._note("status", value={**self._status, "tasks": self._standing.copy(), "updated": time.time()})

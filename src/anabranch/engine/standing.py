@@ -10,7 +10,7 @@ from anabranch.events import Event, MapAdvanced, RunFinished, RunStarted, TaskCh
 
 
 class Standing:
-    """An observer that keeps the standing of a run.
+    """The standing of a run, kept by its events; read from any thread.
 
     Parameters
     ----------
@@ -25,9 +25,14 @@ class Standing:
         self.more_tasks = 0
         self._max_tasks = max_tasks
         self._parameters: set[str] = set()
+        self._lock = threading.Lock()
 
     def take(self, event: Event) -> None:
         """Take note of an event."""
+        with self._lock:
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
         match event:
             case RunStarted(_, _, _, nodes):
                 self._parameters = {slug for slug, kind in nodes.items() if kind == "parameter"}
@@ -58,7 +63,8 @@ class Standing:
 
     def copy(self) -> dict[str, dict[str, Any]]:
         """The tasks as they are now."""
-        return {slug: dict(each) for slug, each in self.tasks.items()}
+        with self._lock:
+            return {slug: dict(each) for slug, each in self.tasks.items()}
 
 
 class Shown:
@@ -77,23 +83,22 @@ class Shown:
         self._standing = Standing(max_tasks=self.MAX_TASKS)
         self._flow = ""
         self._status: dict[str, Any] = {"state": "Running"}
-        self._lock = threading.Lock()
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
-        with self._lock:
-            self._standing.take(event)
-            if isinstance(event, RunStarted):
-                self._flow, self._status["started"] = event.flow_name, event.now
-            elif isinstance(event, RunFinished):
-                self._status["state"] = event.state.name
+        self._standing.take(event)
+        if isinstance(event, RunStarted):
+            self._flow, self._status = event.flow_name, {**self._status, "started": event.now}
+        elif isinstance(event, RunFinished):
+            self._status = {**self._status, "state": event.state.name}
         self._show(self.standing)
 
     def standing(self) -> dict[str, Any]:
         """The flow's name, and the run's state and tasks."""
-        with self._lock:
-            tasks = self._standing.copy()
-            status = {**self._status, "more_tasks": self._standing.more_tasks, "tasks": tasks}
+        tasks = self._standing.copy()
         for task in tasks.values():
             task.pop("message", None)  # may have anything in it, and where this is shown nobody is asked who they are
-        return {"flow": self._flow, "status": status}
+        return {
+            "flow": self._flow,
+            "status": {**self._status, "more_tasks": self._standing.more_tasks, "tasks": tasks},
+        }

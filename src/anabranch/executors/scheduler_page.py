@@ -35,6 +35,9 @@ LOOKS = {
     "Cancelled": ("■", "#6e7781", "#ffffff"),
 }
 FAILED = ("✗", "#b84a00", "#ffffff")
+HEAD = "<th>task</th><th>state</th>" + "".join(
+    f'<th class="n">{word}</th>' for word in ("done", "width", "failed", "retrying", "pace")
+)
 STYLE = """<style>
 .runs { font-family: sans-serif; font-size: 14px; color: #24292f; padding: 8px 16px; }
 .runs h2 { font-size: 17px; margin: 16px 0 4px; overflow-wrap: anywhere; }
@@ -218,10 +221,8 @@ def text_of(runs: dict[str, tuple[str, dict[str, Any]]], now: float) -> str:
         more = f"<small>{left_out:,} tasks more</small>" if left_out else ""
         state = str(standing.get("state", "Pending"))
         parts.append(
-            f"<h2>{safe(flow)} {chip(state)} <small>run {safe(run_id)}</small></h2><table><thead><tr><th>task</th>"
-            '<th>state</th><th class="n">done</th><th class="n">width</th><th class="n">failed</th>'
-            '<th class="n">retrying</th><th class="n">pace</th></tr></thead>'
-            f"<tbody>{''.join(rows)}</tbody></table>{more}"
+            f"<h2><span>{safe(flow)}</span> {chip(state)} <small>run {safe(run_id)}</small></h2>"
+            f"<table><thead><tr>{HEAD}</tr></thead><tbody>{''.join(rows)}</tbody></table>{more}"
         )
     if len(newest) > MAX_RUNS:
         parts.append(f"<p><small>{len(newest) - MAX_RUNS:,} runs more</small></p>")
