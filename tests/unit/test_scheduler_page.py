@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
 from types import SimpleNamespace
 from typing import Any
@@ -124,12 +125,12 @@ def test_a_run_of_very_many_tasks_tells_of_some_and_counts_the_rest():
 
 def test_runs_of_drivers_here_and_there_are_shown_alike():
     metadata = {
-        OWN: {"a": {"flow": "here", "status": {"state": "Running"}}, "b": {}},
+        OWN: {"a": {"flow": "here", "status": {"state": "Running"}}, "b": {}, "e": {"flow": "gone", "status": {}}},
         DETACHED: {"b": {"flow": "there", "status": {"state": "Running"}, "journal": {}}, "c": None, "d": {"sent": 1}},
     }
-    found = runs_of(SimpleNamespace(task_metadata=metadata))
+    found = runs_of(SimpleNamespace(task_metadata=metadata), {"a", "b"})
     assert {run_id: flow for run_id, (flow, _) in found.items()} == {"a": "here", "b": "there"}
-    assert runs_of(SimpleNamespace(task_metadata={OWN: 3})) == {}
+    assert runs_of(SimpleNamespace(task_metadata={OWN: 3}), ()) == {}
 
 
 class FakeScheduler:
@@ -158,3 +159,21 @@ def test_what_travels_is_text_and_a_scheduler_that_will_not_have_it_is_left_as_i
     assert "no dashboard" in scheduler.task_metadata[OWN]["token"]["refused"]
     with pytest.raises(RuntimeError, match="has gone"):
         Page("late", "another client").start(scheduler).send(None)
+
+
+def test_what_was_written_down_goes_with_the_drivers_client():
+    # given
+    plugin, scheduler = Page("token", "client"), FakeScheduler()
+    started(plugin, scheduler)
+    scheduler.plugins["anabranch-page-token"] = plugin
+
+    async def leave(client: str) -> None:
+        plugin.remove_client(scheduler, client)
+
+    # when / then
+    asyncio.run(leave("another"))
+    assert scheduler.plugins
+    assert "token" in scheduler.task_metadata[OWN]
+    asyncio.run(leave("client"))
+    assert scheduler.plugins == {}
+    assert scheduler.task_metadata == {}

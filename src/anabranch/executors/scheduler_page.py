@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import html
 import time
+from collections.abc import Container
 from typing import Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
@@ -128,7 +129,7 @@ class Mounted:
         """The page's text; made once a moment, however many look at it."""
         now = time.monotonic()
         if now - self._shown[0] >= EVERY_MS / 2_000:
-            self._shown = (now, text_of(runs_of(self.scheduler), time.time()))
+            self._shown = (now, text_of(runs_of(self.scheduler, self.users), time.time()))
         return self._shown[1]
 
     def leave(self, token: str) -> None:
@@ -199,13 +200,19 @@ def document(scheduler: Any, extra: dict[str, Any], doc: Any) -> None:
 # What it says ---------------------------------------------------------------------------------------------------------
 
 
-def runs_of(scheduler: Any) -> dict[str, tuple[str, dict[str, Any]]]:
-    """Flow's name and standing of each run that the scheduler knows, by its id."""
+def runs_of(scheduler: Any, here: Container[str]) -> dict[str, tuple[str, dict[str, Any]]]:
+    """Flow's name and standing of each run that the scheduler knows, by its id.
+
+    Parameters
+    ----------
+    here
+        Runs whose drivers are connected: what others have sent may have come too late to be removed with them.
+    """
     found = {}
     for root in (DETACHED, OWN):
         known = scheduler.task_metadata.get(root)
         for run_id, each in list(known.items()) if isinstance(known, dict) else ():
-            if isinstance(each, dict) and "flow" in each:
+            if isinstance(each, dict) and "flow" in each and (root == DETACHED or run_id in here):
                 standing = each.get("status")
                 found[str(run_id)] = (str(each["flow"]), standing if isinstance(standing, dict) else {})
     return found
