@@ -279,6 +279,7 @@ def test_a_single_task_that_kills_its_workers_crashes_alone(cluster: KillableClu
 def test_a_run_without_news_says_what_it_waits_for(cluster: KillableCluster, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     notices: list[str] = []
+    silent: list[Mapping[str, int]] = []
 
     @task
     def wait(path: Path) -> None:
@@ -288,6 +289,7 @@ def test_a_run_without_news_says_what_it_waits_for(cluster: KillableCluster, tmp
     def open_gate(event: Event) -> None:
         if isinstance(event, Noticed):
             notices.append(event.text)
+            silent.append(event.silent)
             gate.touch()
 
     with Flow("waiting") as flow:
@@ -302,3 +304,4 @@ def test_a_run_without_news_says_what_it_waits_for(cluster: KillableCluster, tmp
     assert store is not None
     _, model = read_model(store, view.run_id)  # as pages in other processes see it
     assert [text for _, text in model.notices] == notices
+    assert silent[0] == {"wait": 1}
