@@ -53,8 +53,8 @@ class Metrics:
     ...     node = one()
     >>> metrics = Metrics()
     >>> state = flow.run(observers=[metrics])
-    >>> [line for line in metrics.text().splitlines() if line.startswith("anabranch_flow_runs_total")]
-    ['anabranch_flow_runs_total{flow="counted",state="Success"} 1']
+    >>> [line for line in metrics.text().splitlines() if line.startswith("anabranch_task_runs_total")]
+    ['anabranch_task_runs_total{flow="counted",task="one",state="Success"} 1']
     """
 
     def __init__(self, *, max_tasks: int = MAX_TASKS, max_flows: int = MAX_FLOWS) -> None:

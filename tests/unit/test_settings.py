@@ -215,7 +215,7 @@ def test_snapshot_is_a_copy():
         ("engine.max_loses", "did you mean 'engine.max_losses'?"),
         ("max_losses", "did you mean 'engine.max_losses'?"),
         ("engin", "did you mean 'engine'?"),
-        ("zzz", "anabranch has: 'backend', 'checkpointing', 'progress', 'logging', 'engine'"),
+        ("zzz", "anabranch has: 'backend', 'checkpointing', 'progress', 'scheduler_page', 'logging'"),
         ("logging.zzz", "logging has: 'level', 'format'"),
     ],
 )
