@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import tempfile
 import threading
@@ -66,7 +67,7 @@ def push(metrics: HasText, gateway: str, flow_name: str, *, timeout_s: float = P
     base = gateway if "://" in gateway else f"http://{gateway}"
     if not _is_address(base):
         raise MetricsError(f"pushgateway: expected host:port or an http address, found {gateway!r}")
-    url = f"{base.rstrip('/')}/metrics/job/anabranch/flow/{quote(flow_name, safe='')}"
+    url = f"{base.rstrip('/')}/metrics/job/anabranch/{_group(flow_name)}"
     request = urllib.request.Request(
         url, data=metrics.text().encode(), method="POST", headers={"Content-Type": CONTENT_TYPE}
     )
@@ -161,6 +162,14 @@ class _Scrape(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         """Say nothing: a scrape every few seconds is no news."""
+
+
+def _group(flow_name: str) -> str:
+    """Path that tells a gateway the flow; it takes slashes and dots for parts of the path, however they are written."""
+    name = flow_name.encode(errors="replace")
+    if "/" not in flow_name and flow_name.strip("."):
+        return f"flow/{quote(name, safe='')}"
+    return f"flow@base64/{base64.urlsafe_b64encode(name).decode()}"
 
 
 def _is_address(url: str) -> bool:

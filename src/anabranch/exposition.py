@@ -67,6 +67,10 @@ class Histogram:
     is_lasting: bool = True
     values: dict[Labels, tuple[list[int], float]] = field(default_factory=dict)
 
+    def expect(self, *labels: str) -> None:
+        """Have the buckets of these labels begin at zero."""
+        self.values.setdefault(labels, ([0] * (len(self.bounds) + 1), 0.0))
+
     def observe(self, size: float, *labels: str, times: int = 1) -> None:
         """Note something of that size, so many times: a million elements cost no more than one."""
         counts, total = self.values.get(labels) or ([0] * (len(self.bounds) + 1), 0.0)

@@ -31,7 +31,7 @@ EXPECTED = ("Success", "Failed", "Cancelled", "Crashed")
 """States that a flow run may end in, most often."""
 RUN_BOUNDS = (1, 5, 15, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400)
 TASK_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3_600)
-CHUNK_BOUNDS = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536)
+CHUNK_BOUNDS = (1, 8, 64, 512, 4_096, 32_768)
 LATENESS_BOUNDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600)
 
 
@@ -149,12 +149,16 @@ class Metrics:
         with self._lock:
             self.lateness.observe(max(0.0, seconds), self._label("flow", flow_name))
 
-    def expect(self, flow_name: str) -> None:
+    def expect(self, flow_name: str, *, lateness: bool = False) -> None:
         """Have the counters of a flow's runs begin at zero: Prometheus cannot see a counter rise that begins at one."""
         with self._lock:
-            self._expect(self._label("flow", flow_name))
+            flow = self._label("flow", flow_name)
+            self._expect(flow)
+            if lateness:
+                self.lateness.expect(flow)
 
     def _expect(self, flow: str) -> None:
+        self.flow_seconds.expect(flow)
         for state in EXPECTED:
             self.flow_runs.add(0, flow, state)
 

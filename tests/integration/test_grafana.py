@@ -86,6 +86,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
             service.wait_for(service.start("one-at-a-time"), "Running")
             service.start("one-at-a-time")  # waits for the one before it
             found.wait_for('anabranch_flow_runs_total{flow="fails",state="Failed"} == 1')
+            service.wait_for(service.start("fails"), "Failed")  # its tasks are known, and seen to rise
+            found.wait_for('rate(anabranch_task_run_duration_seconds_count{flow="fails"}[1m]) > 0')
+            found.wait_for('rate(anabranch_flow_run_duration_seconds_count{flow="fails"}[1m]) > 0')
             found.wait_for('anabranch_service_queue_runs{flow="one-at-a-time"} == 1')
             yield World(found, service, metrics)
             (home / "go").touch()
@@ -106,7 +109,8 @@ def metrics_in(expression: str) -> set[str]:
 @pytest.mark.parametrize("panel", PANELS, ids=[panel["title"] for panel in PANELS])
 def test_every_panel_of_the_dashboard_has_data(world: World, panel: dict[str, Any]):
     for target in panel["targets"]:
-        assert world.prometheus.query(filled(target["expr"])), target["expr"]
+        found = [each["value"][1] for each in world.prometheus.query(filled(target["expr"]))]
+        assert [value for value in found if value != "NaN"], (target["expr"], found)
 
 
 def test_what_panels_and_alerts_ask_for_is_what_the_code_shows(world: World):

@@ -136,6 +136,7 @@ def test_ten_thousand_names_of_flows_and_tasks_make_few_series():
     # when
     for number in range(10_000):
         metrics(RunStarted(1.0, f"flow {number}", "r", {f"task {number}": "task"}))
+        metrics.note_lateness(f"flow {number}", 1.0)
         metrics(UnitEnded(1.0, "w", 1.0, 0.1, indices=range(10), codes={f"task {number}": elements}))
         metrics(UnitLost(1.0, [f"task {number}"], 10, "worker w was lost"))
         metrics(Noticed(1.0, "no report for 30 s", {f"task {number}": 10}))
@@ -261,7 +262,11 @@ def test_a_text_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path):
         write_textfile(Metrics(), tmp_path / "nowhere" / "anabranch.prom")
 
 
-def test_metrics_are_pushed_under_the_flows_name():
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [("a b%", "flow/a%20b%25"), ("a/b c", "flow@base64/YS9iIGM="), ("..", "flow@base64/Li4="), ("\udcff", "flow/%3F")],
+)
+def test_metrics_are_pushed_under_the_flows_name(name: str, group: str):
     # given
     seen: list[tuple[str, bytes]] = []
 
@@ -279,13 +284,13 @@ def test_metrics_are_pushed_under_the_flows_name():
         thread.start()
         try:
             # when
-            push(Metrics(), f"127.0.0.1:{server.server_port}", "a/b c")
+            push(Metrics(), f"127.0.0.1:{server.server_port}", name)
         finally:
             server.shutdown()
             thread.join()
     # then
     ((path, body),) = seen
-    assert path == "/metrics/job/anabranch/flow/a%2Fb%20c"
+    assert path == f"/metrics/job/anabranch/{group}"
     assert body.startswith(b"# HELP anabranch_info")
 
 

@@ -117,7 +117,7 @@ class Meter:
                 waiting = self._queue.waiting(now=now)
                 names = self._flows.names()
                 for name in names if len(names) <= MAX_FLOWS else ():  # else those that run get the labels
-                    self._totals.expect(name)
+                    self._totals.expect(name, lateness=True)
                     for family in (self._waiting, self._lateness):
                         family.values.setdefault((self._totals.flow_label(name),), 0.0)
             except RunStoreError:
