@@ -20,6 +20,7 @@ from anabranch.dashboard.reading import read_model
 from anabranch.events import Event, MapAdvanced, Noticed, TaskChanged
 from anabranch.executors import DaskExecutor
 from anabranch.history import current_store
+from anabranch.metrics import Metrics
 
 pytestmark = pytest.mark.cluster
 
@@ -101,12 +102,13 @@ def test_workers_that_are_killed_cost_what_they_had_not_reported(
             kill_and_wait(pid)
 
     strikes = Once(half_done, strike)
-    executor = WatchedExecutor(cluster.address)
+    executor, metrics = WatchedExecutor(cluster.address), Metrics()
 
-    view = squares(ledger).run(executor=executor, observers=[strikes])
+    view = squares(ledger).run(executor=executor, observers=[strikes, metrics])
 
     assert strikes.has_acted
     assert len(deaths) == number
+    assert number == 1 or metrics.losses.values["squares", "square"] > 0
     assert view.state.name == "Success"
     assert view.result["square"].result == [x * x for x in range(WIDTH)]
     assert view.result["total"].result == sum(x * x for x in range(WIDTH))

@@ -21,7 +21,7 @@ from tests.prometheus_server import program
 from anabranch import SKIP, Flow, Parameter, task
 from anabranch.errors import MetricsError
 from anabranch.events import Noticed, RunFinished, RunStarted, UnitEnded, UnitLost
-from anabranch.executors import DaskExecutor, LocalDaskExecutor
+from anabranch.executors import LocalDaskExecutor
 from anabranch.metrics import Metrics, MetricsServer, push, write_textfile
 from anabranch.states import Success
 from anabranch.tracing import Tracing
@@ -210,27 +210,6 @@ def test_a_run_that_ended_without_a_word_does_not_stay_active():
     metrics(RunStarted(1.0, "etl", "r", {}))
     metrics(RunStarted(2.0, "etl", "s", {}))  # told by the same thread, so the first one is over
     assert samples(metrics)["anabranch_flow_runs_active", labelled(flow="etl")] == 1
-
-
-def test_a_real_loss_is_counted(tmp_path: Path):
-    @task
-    def once(file: str) -> int:
-        import os
-        from pathlib import Path
-
-        if not Path(file).exists():
-            Path(file).touch()
-            os._exit(9)
-        return 1
-
-    with Flow("lossy") as flow:
-        once(str(tmp_path / "died"))
-    metrics = Metrics()
-    view = flow.run(
-        observers=[metrics], executor=DaskExecutor(cluster_kwargs={"n_workers": 1, "threads_per_worker": 1})
-    )
-    assert view.is_successful()
-    assert samples(metrics)["anabranch_task_losses_total", labelled(flow="lossy", task="once")] >= 1
 
 
 @pytest.mark.parametrize("name", ['"quoted" \\ back', "new\nline", "{flow=}", "é 漢字", "\udcff"])
