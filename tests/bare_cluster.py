@@ -16,12 +16,12 @@ from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
 
-def make_environment(folder: Path) -> Path:
-    """A virtual environment with links to dask, distributed and what they need; its interpreter."""
+def make_environment(folder: Path, *packages: str) -> Path:
+    """A virtual environment with links to dask, distributed, these packages, and what they need; its interpreter."""
     venv.create(folder, with_pip=False, symlinks=True)
     (python,) = folder.glob("bin/python")
     (site,) = folder.glob("lib/python*/site-packages")
-    for found in _with_requirements("distributed"):
+    for found in _with_requirements("distributed", *packages):
         for entry in sorted(
             {file.parts[0] for file in found.files or () if file.parts[0] not in ("..", "__pycache__")}
         ):
@@ -31,9 +31,9 @@ def make_environment(folder: Path) -> Path:
     return python
 
 
-def _with_requirements(name: str) -> list[Distribution]:
+def _with_requirements(*names: str) -> list[Distribution]:
     found: dict[str, Distribution] = {}
-    todo = [name]
+    todo = [*names]
     while todo:
         each = todo.pop()
         if each in found:
@@ -48,15 +48,18 @@ def _with_requirements(name: str) -> list[Distribution]:
 class BareCluster:
     """A scheduler, and workers with nannies, started with another interpreter in an empty directory."""
 
-    def __init__(self, python: Path, folder: Path) -> None:
+    def __init__(self, python: Path, folder: Path, *, dashboard: bool = False) -> None:
         self.python = python
         self.folder = folder
         self.file = folder / "scheduler.json"
         self.processes: list[subprocess.Popen[bytes]] = []
-        common = ["--host", "127.0.0.1", "--port", "0", "--no-dashboard"]
+        pages = ["--dashboard-address", "127.0.0.1:0"] if dashboard else ["--no-dashboard"]
+        common = ["--host", "127.0.0.1", "--port", "0", *pages]
         self._start("scheduler", *common, "--scheduler-file", str(self.file))
         _wait_until(lambda: self.file.exists() and bool(self.file.read_text().strip()))
-        self.address: str = json.loads(self.file.read_text())["address"]
+        known = json.loads(self.file.read_text())
+        self.address: str = known["address"]
+        self.dashboard = f"http://127.0.0.1:{known['services'].get('dashboard', 0)}"
 
     def add_worker(self, name: str, python: Path | None = None, *options: str) -> None:
         """Start a worker of one thread, and wait until the scheduler knows it."""
@@ -94,9 +97,9 @@ class BareCluster:
 
 
 @contextlib.contextmanager
-def bare_cluster(python: Path, folder: Path, *, workers: int = 2) -> Iterator[BareCluster]:
+def bare_cluster(python: Path, folder: Path, *, workers: int = 2, dashboard: bool = False) -> Iterator[BareCluster]:
     """A cluster until the block ends."""
-    cluster = BareCluster(python, folder)
+    cluster = BareCluster(python, folder, dashboard=dashboard)
     try:
         for number in range(workers):
             cluster.add_worker(f"bare-{number}")

@@ -43,6 +43,14 @@ class ServiceProcess:
             with error:
                 return error.code, json.loads(error.read())
 
+    def scrape(self) -> str:
+        """Metrics, as Prometheus gets them."""
+        request = urllib.request.Request(f"http://127.0.0.1:{self.port}/metrics")
+        if self._token:
+            request.add_header("Authorization", f"Bearer {self._token}")
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return str(answer.read().decode())
+
     def start(self, flow: str, **parameters: object) -> str:
         """Start a run; its id."""
         status, answer = self.call("POST", f"/api/flows/{flow}/runs", {"parameters": parameters})

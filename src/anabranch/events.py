@@ -81,11 +81,25 @@ class UnitEnded:
 
 
 @dataclass(frozen=True, slots=True)
+class UnitLost:
+    """A piece of work will not come back, most often because its worker died; it is sent again, or blamed."""
+
+    now: float
+    nodes: Sequence[str]
+    """Slugs of the tasks whose runs were in it."""
+    elements: int
+    """How many task runs of each."""
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Noticed:
     """Something about the run as a whole that its user should know: what it waits for, and how long."""
 
     now: float
     text: str
+    silent: Mapping[str, int] = field(default_factory=dict)
+    """If nothing has been heard for long: how many task runs are on their way, by slug."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,5 +110,5 @@ class RunFinished:
     state: State
 
 
-Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | CallsMade | UnitEnded | Noticed | RunFinished
+Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | CallsMade | UnitEnded | UnitLost | Noticed | RunFinished
 Observer: TypeAlias = Callable[[Event], None]

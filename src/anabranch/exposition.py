@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 Labels: TypeAlias = tuple[str, ...]
+Relabel: TypeAlias = Callable[[Labels, Labels], Labels]
+"""Gives the values of labels with these names and values anew: those that there is room for."""
 
 
 @dataclass(slots=True)
@@ -19,6 +21,10 @@ class Family:
     kind: Literal["counter", "gauge"]
     help: str
     labels: Labels = ()
+    joins: Literal["sum", "max"] = "sum"
+    """What several processes come to together."""
+    is_lasting: bool = True
+    """Whether a value still means something when the process that had it is gone."""
     values: dict[Labels, float] = field(default_factory=dict)
 
     def add(self, amount: float, *labels: str) -> None:
@@ -28,6 +34,19 @@ class Family:
     def put(self, value: float, *labels: str) -> None:
         """Set a value."""
         self.values[labels] = value
+
+    def dump(self) -> list[Any]:
+        """All values, as JSON has them."""
+        return [[list(labels), value] for labels, value in self.values.items()]
+
+    def absorb(self, dumped: list[Any], relabel: Relabel) -> None:
+        """Join the values of another process."""
+        for labels, value in dumped:
+            place = relabel(self.labels, tuple(labels))
+            if self.joins == "max":
+                self.values[place] = max(value, self.values.get(place, -math.inf))
+            else:
+                self.add(value, *place)
 
     def lines(self) -> Iterator[str]:
         """The metric as text."""
@@ -45,13 +64,29 @@ class Histogram:
     labels: Labels
     bounds: Sequence[float]
     """Upper bounds, ascending, without the infinite one."""
+    is_lasting: bool = True
     values: dict[Labels, tuple[list[int], float]] = field(default_factory=dict)
+
+    def expect(self, *labels: str) -> None:
+        """Have the buckets of these labels begin at zero."""
+        self.values.setdefault(labels, ([0] * (len(self.bounds) + 1), 0.0))
 
     def observe(self, size: float, *labels: str, times: int = 1) -> None:
         """Note something of that size, so many times: a million elements cost no more than one."""
         counts, total = self.values.get(labels) or ([0] * (len(self.bounds) + 1), 0.0)
         counts[bisect_left(self.bounds, size)] += times
         self.values[labels] = (counts, total + size * times)
+
+    def dump(self) -> list[Any]:
+        """All values, as JSON has them."""
+        return [[list(labels), counts, total] for labels, (counts, total) in self.values.items()]
+
+    def absorb(self, dumped: list[Any], relabel: Relabel) -> None:
+        """Join the values of another process, which has the same bounds."""
+        for labels, added, amount in dumped:
+            place = relabel(self.labels, tuple(labels))
+            counts, total = self.values.get(place) or ([0] * (len(self.bounds) + 1), 0.0)
+            self.values[place] = ([mine + its for mine, its in zip(counts, added, strict=True)], total + amount)
 
     def lines(self) -> Iterator[str]:
         """The metric as text."""

@@ -1,4 +1,4 @@
-"""Metrics of runs for Prometheus: an observer that counts, and ways to hand over what it counted.
+"""Metrics of runs for Prometheus: an observer that counts.
 
 Labels are flow, task and state, never a run or an element, and there is a limit to how many of each. An element counts
 as a task run; where elements are timed a chunk at a time, each has the mean of its chunk.
@@ -6,35 +6,42 @@ as a task run; where elements are timed a chunk at a time, each has the mean of 
 
 from __future__ import annotations
 
-import os
 import platform
-import tempfile
 import threading
-import urllib.error
-import urllib.request
 from collections import Counter
-from pathlib import Path
-from urllib.parse import quote, urlsplit
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
 
-from anabranch.errors import MetricsError
-from anabranch.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged, UnitEnded
-from anabranch.exposition import Family, Histogram, text_of
+import psutil
+
+from anabranch.events import Event, MapAdvanced, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded, UnitLost
+from anabranch.exporting import CONTENT_TYPE, MetricsServer, push, write_textfile
+from anabranch.exposition import Family, Histogram, Labels, text_of
 from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Cached, Finished, State
 from anabranch.version import VERSION
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+__all__ = ["CONTENT_TYPE", "MAX_FLOWS", "OTHER", "Metrics", "MetricsServer", "push", "write_textfile"]
+
 OTHER = "other"
-MAX_FLOWS = 200
-MAX_TASKS = 200  # of all flows together; a label set costs a series of each of six metrics
+"""What flows and tasks are called for which there is no room any more."""
+MAX_FLOWS = 100
+MAX_TASKS = 200  # of all flows together; a task costs about 35 series, most of them buckets of its histograms
 STEPS = frozenset({"parameter", "condition", "merge", "collect", "flatten"})  # nodes that nobody wrote as tasks
+EXPECTED = ("Success", "Failed", "Cancelled", "Crashed")
+"""States that a flow run may end in, most often."""
 RUN_BOUNDS = (1, 5, 15, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400)
 TASK_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3_600)
-CHUNK_BOUNDS = (1, 4, 16, 64, 256, 1_024, 4_096, 16_384, 65_536)
-PUSH_S = 5.0  # for a gateway to answer: it is on the way out of a short run
+CHUNK_BOUNDS = (1, 8, 64, 512, 4_096, 32_768)
+LATENESS_BOUNDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600)
 
 
 class Metrics:
     """An observer that counts; one may be given to any number of runs, also at the same time.
+
+    Parameters
+    ----------
+    max_tasks, max_flows
+        How many have labels of their own; all others are `OTHER`.
 
     Examples
     --------
@@ -46,8 +53,8 @@ class Metrics:
     ...     node = one()
     >>> metrics = Metrics()
     >>> state = flow.run(observers=[metrics])
-    >>> [line for line in metrics.text().splitlines() if line.startswith("anabranch_flow_runs_total")]
-    ['anabranch_flow_runs_total{flow="counted",state="Success"} 1']
+    >>> [line for line in metrics.text().splitlines() if line.startswith("anabranch_task_runs_total")]
+    ['anabranch_task_runs_total{flow="counted",task="one",state="Success"} 1']
     """
 
     def __init__(self, *, max_tasks: int = MAX_TASKS, max_flows: int = MAX_FLOWS) -> None:
@@ -56,15 +63,24 @@ class Metrics:
         self._lock = threading.Lock()
         self._runs: dict[int, _Run] = {}
         flow, task, state = ("flow",), ("flow", "task"), ("flow", "task", "state")
+        self.info = Family("anabranch_info", "gauge", "Versions.", ("version", "python"), "max")
         self.flow_runs = Family("anabranch_flow_runs_total", "counter", "Flow runs that ended.", ("flow", "state"))
         self.flow_seconds = Histogram("anabranch_flow_run_duration_seconds", "Duration of flow runs.", flow, RUN_BOUNDS)
-        self.active = Family("anabranch_flow_runs_active", "gauge", "Flow runs that go on.", flow)
+        self.active = Family("anabranch_flow_runs_active", "gauge", "Flow runs that go on.", flow, is_lasting=False)
+        self.lateness = Histogram(
+            "anabranch_flow_run_lateness_seconds", "How long after it was due a run began.", flow, LATENESS_BOUNDS
+        )
         self.last_success = Family(
-            "anabranch_flow_run_last_success_timestamp_seconds", "gauge", "When a flow run last ended well.", flow
-        )
+            "anabranch_flow_run_last_success_timestamp_seconds", "gauge", "When a flow run last ended well.", flow,
+            "max",
+        )  # fmt: skip
         self.last_end = Family(
-            "anabranch_flow_run_last_completion_timestamp_seconds", "gauge", "When a flow run last ended.", flow
+            "anabranch_flow_run_last_completion_timestamp_seconds", "gauge", "When a flow run last ended.", flow, "max"
         )
+        self.memory = Family(
+            "anabranch_driver_resident_memory_bytes", "gauge", "Memory of the process of a run, the largest of a flow.",
+            flow, "max", is_lasting=False,
+        )  # fmt: skip
         self.task_runs = Family(
             "anabranch_task_runs_total", "counter", "Task runs that ended; each element of a map is one.", state
         )
@@ -76,12 +92,24 @@ class Metrics:
         self.cache_hits = Family(
             "anabranch_task_cache_hits_total", "counter", "Task runs whose value was there before.", task
         )
-        self.in_state = Family(
-            "anabranch_task_runs_in_state", "gauge", "Elements of maps that wait, by state.", ("flow", "state")
+        self.losses = Family(
+            "anabranch_task_losses_total", "counter", "Task runs that did not come back, as when a worker died.", task
         )
+        self.stuck = Family(
+            "anabranch_task_runs_stuck", "gauge", "Task runs on their way while the watchdog hears of none.", task,
+            is_lasting=False,
+        )  # fmt: skip
+        self.in_state = Family(
+            "anabranch_task_runs_in_state", "gauge", "Elements of maps that wait, by state.", ("flow", "state"),
+            is_lasting=False,
+        )  # fmt: skip
         self.chunks = Histogram("anabranch_chunk_elements", "Elements of chunks.", task, CHUNK_BOUNDS)
-        self.info = Family("anabranch_info", "gauge", "Versions.", ("version", "python"))
         self.info.put(1, VERSION, platform.python_version())
+
+    @property
+    def families(self) -> dict[str, Family | Histogram]:
+        """All metrics by name."""
+        return {each.name: each for each in vars(self).values() if isinstance(each, (Family, Histogram))}
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
@@ -91,19 +119,70 @@ class Metrics:
     def text(self) -> str:
         """All metrics, in Prometheus's text format."""
         with self._lock:
-            return text_of([
-                self.info, self.flow_runs, self.flow_seconds, self.active, self.last_success, self.last_end,
-                self.task_runs, self.task_seconds, self.retries, self.cache_hits, self.in_state, self.chunks,
-            ])  # fmt: skip
+            self._measure()
+            return text_of(list(self.families.values()))
+
+    # Of several processes together ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that was counted, as JSON has it."""
+        with self._lock:
+            self._measure()
+            return {name: family.dump() for name, family in self.families.items() if family.values}
+
+    def absorb(self, snapshot: Mapping[str, Any], *, is_over: bool = False) -> None:
+        """Add what another process has counted; of one that is over, only what still means something."""
+        with self._lock:
+            for name, family in self.families.items():
+                dumped = snapshot.get(name, [])
+                if is_over and not family.is_lasting:
+                    dumped = [[labels, 0] for labels, _ in dumped] if family is not self.memory else []
+                family.absorb(dumped, self._relabelled)
+
+    def note_end(self, flow_name: str, state: str) -> None:
+        """Count a run that ended without ever having begun."""
+        with self._lock:
+            self.flow_runs.add(1, self._label("flow", flow_name), state)
+
+    def note_lateness(self, flow_name: str, seconds: float) -> None:
+        """Note how long after it was due a run began."""
+        with self._lock:
+            self.lateness.observe(max(0.0, seconds), self._label("flow", flow_name))
+
+    def expect(self, flow_name: str, *, lateness: bool = False) -> None:
+        """Have the counters of a flow's runs begin at zero: Prometheus cannot see a counter rise that begins at one."""
+        with self._lock:
+            flow = self._label("flow", flow_name)
+            self._expect(flow)
+            if lateness:
+                self.lateness.expect(flow)
+
+    def _expect(self, flow: str) -> None:
+        self.flow_seconds.expect(flow)
+        for state in EXPECTED:
+            self.flow_runs.add(0, flow, state)
+
+    def _expect_task(self, flow: str, task: str) -> None:
+        for family in (self.losses, self.cache_hits):
+            family.add(0, flow, task)
+
+    def flow_label(self, flow_name: str) -> str:
+        """What a flow is called here: by its name, as long as there is room."""
+        with self._lock:
+            return self._label("flow", flow_name)
 
     # Events -----------------------------------------------------------------------------------------------------------
 
     def _take(self, event: Event) -> None:
-        """Runs at the same time are told apart by the thread that tells of them: each has a driver of its own."""
+        """Runs at the same time are told apart by the thread that tells of them: each has one of its own."""
         driver = threading.get_ident()
         if isinstance(event, RunStarted):
+            left = self._runs.pop(driver, None)  # of a thread that ended before its run did
+            if left is not None:
+                self._leave(left)
             run = self._runs[driver] = _Run(self._label("flow", event.flow_name), event)
             self.active.add(1, run.flow)
+            self._expect(run.flow)
             return
         run_or_none = self._runs.get(driver)
         if run_or_none is None:
@@ -111,12 +190,21 @@ class Metrics:
         run = run_or_none
         match event:
             case UnitEnded():
+                if run.silent:
+                    run.silent = {}
+                    self._show_stuck(run.flow)
                 self._count_unit(run, event)
             case TaskChanged(_, slug, state) if isinstance(state, Finished):
                 self._count_rest(run, slug, state)
             case MapAdvanced(_, slug, width, done, _, retrying):
                 run.waiting[slug] = (max(0, width - done - retrying), retrying)
                 self._show_waiting(run.flow)
+            case UnitLost(_, nodes, elements):
+                for slug in nodes:
+                    self.losses.add(elements, run.flow, self._task(run, slug))
+            case Noticed(_, _, silent) if silent:
+                run.silent = dict(silent)
+                self._show_stuck(run.flow)
             case RunFinished(now, state):
                 del self._runs[driver]
                 self._finish(run, now, state)
@@ -130,6 +218,7 @@ class Metrics:
                 task = self._task(run, slug)
                 self._count(run.flow, task, state.name, 1)
                 self.retries.add(state.attempt - 1, run.flow, task)
+                self._expect_task(run.flow, task)
                 if state.duration_s is not None:
                     self.task_seconds.observe(state.duration_s, run.flow, task)
         for slug, codes in unit.codes.items():
@@ -145,6 +234,7 @@ class Metrics:
                 continue
             again = sum(each.attempt - 1 for each in unit.records.get(slug, {}).values() if each.is_finished())
             self.retries.add(again, run.flow, task)
+            self._expect_task(run.flow, task)
             self.chunks.observe(len(codes), run.flow, task)
             self.task_seconds.observe(unit.seconds / len(unit.codes) / len(codes), run.flow, task, times=len(codes))
 
@@ -164,29 +254,64 @@ class Metrics:
             self._count(run.flow, self._task(run, slug), state.name, rest)
 
     def _finish(self, run: _Run, now: float, state: State) -> None:
-        self.active.add(-1, run.flow)
-        self._show_waiting(run.flow)
+        self._leave(run)
         self.flow_runs.add(1, run.flow, state.name)
         self.flow_seconds.observe(max(0.0, now - run.began), run.flow)
         self.last_end.put(now, run.flow)
         if state.is_successful():
             self.last_success.put(now, run.flow)
 
+    def _leave(self, run: _Run) -> None:
+        self.active.add(-1, run.flow)
+        self._show_waiting(run.flow)
+        self._show_stuck(run.flow)
+
     def _show_waiting(self, flow: str) -> None:
-        parts = [each for run in self._runs.values() if run.flow == flow for each in run.waiting.values()]
+        parts = [each for run in self._runs_of(flow) for each in run.waiting.values()]
         self.in_state.put(sum(pending for pending, _ in parts), flow, "Pending")
         self.in_state.put(sum(retrying for _, retrying in parts), flow, "Retrying")
+
+    def _show_stuck(self, flow: str) -> None:
+        """Keep the gauge at what the watchdogs of a flow's runs said last; tasks that were stuck once stay, at 0."""
+        found = Counter({labels[1]: 0 for labels in self.stuck.values if labels[0] == flow})
+        for run in self._runs_of(flow):
+            for slug, number in run.silent.items():
+                found[self._task(run, slug)] += number
+        for task, number in found.items():
+            self.stuck.put(number, flow, task)
+
+    def _runs_of(self, flow: str) -> Iterable[_Run]:
+        return (run for run in self._runs.values() if run.flow == flow)
+
+    def _measure(self) -> None:
+        self.memory.values.clear()
+        if self._runs:
+            nbytes = psutil.Process().memory_info().rss
+            for run in self._runs.values():
+                self.memory.put(nbytes, run.flow)
+
+    # Labels -----------------------------------------------------------------------------------------------------------
 
     def _task(self, run: _Run, slug: str) -> str:
         return self._label("task", run.flow, slug)
 
-    def _label(self, kind: str, *values: str) -> str:
+    def _label(self, kind: Literal["flow", "task"], *values: str) -> str:
+        if kind == "task" and values[0] == OTHER:
+            return OTHER
         known = self._known[kind]
         if values not in known:
             if len(known) >= self._limits[kind]:
                 return OTHER
             known.add(values)
         return values[-1]
+
+    def _relabelled(self, names: Labels, values: Labels) -> Labels:
+        found = dict(zip(names, values, strict=True))
+        if "flow" in found:
+            found["flow"] = self._label("flow", found["flow"])
+        if "task" in found:
+            found["task"] = self._label("task", found["flow"], found["task"])
+        return tuple(found.values())
 
 
 class _Run:
@@ -198,64 +323,5 @@ class _Run:
         self.steps = frozenset(slug for slug, kind in event.nodes.items() if kind in STEPS)
         self.counted: Counter[str] = Counter()
         self.waiting: dict[str, tuple[int, int]] = {}
-
-
-# Handing over ---------------------------------------------------------------------------------------------------------
-
-
-def write_textfile(metrics: Metrics, path: str | os.PathLike[str]) -> None:
-    """Write the metrics to a file for node_exporter's textfile collector; it is there as a whole or not at all.
-
-    Raises
-    ------
-    MetricsError
-        It cannot be written.
-    """
-    file = Path(path)
-    try:
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(metrics.text())
-            Path(name).chmod(0o644)  # the collector is another user
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise MetricsError(f"metrics cannot be written to {str(file)!r}: {error.strerror or error}") from error
-
-
-def push(metrics: Metrics, gateway: str, flow_name: str, *, timeout_s: float = PUSH_S) -> None:
-    """Send the metrics to a Pushgateway, in the place of what it has of the flow.
-
-    Parameters
-    ----------
-    gateway
-        ``host:port``, or an address with ``http://`` or ``https://``.
-
-    Raises
-    ------
-    MetricsError
-        It does not take them.
-    """
-    base = gateway if "://" in gateway else f"http://{gateway}"
-    if not _is_address(base):
-        raise MetricsError(f"pushgateway: expected host:port or an http address, found {gateway!r}")
-    url = f"{base.rstrip('/')}/metrics/job/anabranch/flow/{quote(flow_name, safe='')}"
-    request = urllib.request.Request(
-        url, data=metrics.text().encode(), method="POST", headers={"Content-Type": CONTENT_TYPE}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=timeout_s):
-            pass
-    except (OSError, urllib.error.URLError, ValueError) as error:
-        raise MetricsError(f"the pushgateway at {gateway} did not take the metrics: {error}") from error
-
-
-def _is_address(url: str) -> bool:
-    try:
-        parts = urlsplit(url)
-        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        return False
+        self.silent: dict[str, int] = {}
+        """Task runs on their way while nothing is heard of any, by slug."""

@@ -67,12 +67,14 @@ class Notifier:
         self._sent: list[float] = []
         self._left_out = 0
         self._lock = threading.Lock()
+        self._stuck: threading.Thread | None = None
+        """What has been waited for in vain."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_lock"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_stuck")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock())
+        self.__dict__.update(state, _lock=threading.Lock(), _stuck=None)
 
     def __call__(self, subject: Any, *states: State) -> None:
         """Tell of the last of these states, if it is one to tell of: a state handler, and an ``on_failure``."""
@@ -82,11 +84,29 @@ class Notifier:
                 return
             left_out = self._admitted()
             if left_out is not None:
-                self.send(_text(subject, state, left_out))
-        except (
-            Exception
-        ) as error:  # the run does not depend on it; an error's text may have the address, its kind has not
-            _log.warning("%s could not tell of %s: %s", type(self).__name__, short(subject), _harmless(error))
+                self._send_apart(_text(subject, state, left_out), short(subject))
+        except Exception as error:  # the run does not depend on it
+            self._could_not(short(subject), error)
+
+    def _send_apart(self, text: str, subject: str) -> None:
+        """Send a message from a thread, and wait for it as long as a run may be held up."""
+
+        def send() -> None:
+            try:
+                self.send(text)
+            except Exception as error:
+                self._could_not(subject, error)
+
+        sending = threading.Thread(target=send, name="anabranch-notifier", daemon=True)
+        sending.start()
+        sending.join(TIMEOUT_S)
+        if sending.is_alive():
+            self._stuck = sending
+            _log.warning("%s has not come back from telling of %s, and is left behind", type(self).__name__, subject)
+
+    def _could_not(self, subject: str, error: Exception) -> None:
+        # An error's text may have the address in it, its kind has not.
+        _log.warning("%s could not tell of %s: %s", type(self).__name__, subject, _harmless(error))
 
     def send(self, text: str) -> None:
         """Send a message; may raise anything."""
@@ -102,7 +122,8 @@ class Notifier:
         with self._lock:
             now = self._clock()
             self._sent = [each for each in self._sent if now - each < self._per_s]
-            if len(self._sent) >= self._most:
+            is_stuck = self._stuck is not None and self._stuck.is_alive()  # a run waits for it once, not each time
+            if is_stuck or len(self._sent) >= self._most:
                 self._left_out += 1
                 return None
             self._sent.append(now)

@@ -20,6 +20,7 @@ from anabranch.engine.driver import RunPlan
 from anabranch.engine.handlers import FlowHandlers, run_handled
 from anabranch.engine.log_book import LogBook
 from anabranch.engine.log_outbox import whole_log_path
+from anabranch.engine.standing import Shown
 from anabranch.engine.static import compile_flow
 from anabranch.engine.units import Program
 from anabranch.errors import OptionError
@@ -99,7 +100,8 @@ def _settings() -> dict[str, Any]:
     """What workers and driver must know of the settings here."""
     found = config.snapshot()
     level = logging.getLevelNamesMapping()[found["logging"]["level"].upper()]
-    return {**found["engine"], "log_level": level, "log_directory": found["logging"]["directory"]}
+    shown = {"scheduler_page": found["scheduler_page"]}
+    return {**found["engine"], **shown, "log_level": level, "log_directory": found["logging"]["directory"]}
 
 
 def recorded_plan(
@@ -192,6 +194,9 @@ def run_plan(
     try:
         with watch, _stores(plan):
             told: list[Observer] = [*observers] if type(watch) is Progress else [*observers, watch]
+            show = getattr(executor, "show", None)
+            if show is not None:
+                told.append(Shown(show))
             guarded: Any = _Guarded(executor, recorder, wants_end)  # an executor by delegation
             return _run_plan(plan, graph, guarded, handlers, told, recorder)
     finally:

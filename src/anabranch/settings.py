@@ -168,6 +168,7 @@ class Settings(Section):
     backend: str
     checkpointing: bool
     progress: str
+    scheduler_page: bool
     logging: LoggingSettings
     engine: EngineSettings
     results: ResultsSettings

@@ -7,7 +7,7 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from anabranch.dashboard.reading import read_model
 from anabranch.events import Event, MapAdvanced, Noticed, TaskChanged
 from anabranch.executors import DaskExecutor
 from anabranch.history import current_store
+from anabranch.metrics import Metrics
 
 pytestmark = pytest.mark.cluster
 
@@ -101,12 +102,13 @@ def test_workers_that_are_killed_cost_what_they_had_not_reported(
             kill_and_wait(pid)
 
     strikes = Once(half_done, strike)
-    executor = WatchedExecutor(cluster.address)
+    executor, metrics = WatchedExecutor(cluster.address), Metrics()
 
-    view = squares(ledger).run(executor=executor, observers=[strikes])
+    view = squares(ledger).run(executor=executor, observers=[strikes, metrics])
 
     assert strikes.has_acted
     assert len(deaths) == number
+    assert number == 1 or metrics.losses.values["squares", "square"] > 0
     assert view.state.name == "Success"
     assert view.result["square"].result == [x * x for x in range(WIDTH)]
     assert view.result["total"].result == sum(x * x for x in range(WIDTH))
@@ -279,6 +281,7 @@ def test_a_single_task_that_kills_its_workers_crashes_alone(cluster: KillableClu
 def test_a_run_without_news_says_what_it_waits_for(cluster: KillableCluster, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     notices: list[str] = []
+    silent: list[Mapping[str, int]] = []
 
     @task
     def wait(path: Path) -> None:
@@ -288,6 +291,7 @@ def test_a_run_without_news_says_what_it_waits_for(cluster: KillableCluster, tmp
     def open_gate(event: Event) -> None:
         if isinstance(event, Noticed):
             notices.append(event.text)
+            silent.append(event.silent)
             gate.touch()
 
     with Flow("waiting") as flow:
@@ -302,3 +306,4 @@ def test_a_run_without_news_says_what_it_waits_for(cluster: KillableCluster, tmp
     assert store is not None
     _, model = read_model(store, view.run_id)  # as pages in other processes see it
     assert [text for _, text in model.notices] == notices
+    assert silent[0] == {"wait": 1}

@@ -155,10 +155,10 @@ def test_a_task_is_approved_from_the_page_of_its_run_by_who_may_do_that(
     assert not (home / "deployed").exists()
     # when
     visit = Visit(browser, service, TOKEN, f"/run?id={run_id}")
-    visit.page.click(".bk-tab:has-text('Tasks')")
+    visit.page.get_by_text("Tasks", exact=True).first.click()
     visit.page.click("button:has-text('Why?')")
     # then
-    visit.page.wait_for_selector("b:has-text('deploy')")
+    visit.page.wait_for_selector("b:has-text('deploy'):visible")
     # when
     visit.page.fill("input[placeholder^='task, or an element']", "<script>no")
     visit.page.press("input[placeholder^='task, or an element']", "Enter")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import urllib.error
@@ -75,7 +77,9 @@ def test_a_run_with_a_page_prints_its_address(file: str):
     assert "live page" not in outcome.stdout
 
 
-@pytest.mark.parametrize("option", [["--dashboard"], ["--metrics-file", "x"], ["--pushgateway", "x"]])
+@pytest.mark.parametrize(
+    "option", [["--dashboard"], ["--metrics-file", "x"], ["--pushgateway", "x"], ["--metrics-port", "0"]]
+)
 def test_what_shows_runs_of_this_process_is_not_for_detached_ones(file: str, option: list[str]):
     outcome = invoke("run", file, "--detach", "--executor", "tcp://127.0.0.1:1", *option)
     assert outcome.exit_code == 2
@@ -87,6 +91,19 @@ def test_metrics_of_a_run_are_written_at_its_end(file: str, tmp_path: Path):
     assert outcome.exit_code == 0
     text = (tmp_path / "small.prom").read_text(encoding="utf-8")
     assert 'anabranch_flow_runs_total{flow="small",state="Success"} 1\n' in text
+
+
+def test_metrics_of_a_run_are_served_while_it_goes_on(file: str):
+    outcome = invoke("run", file, "--metrics-port", "0")
+    assert outcome.exit_code == 0
+    assert re.search(r"metrics: http://127\.0\.0\.1:\d+/metrics\n", outcome.stderr)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        outcome = invoke("run", file, "--metrics-port", str(port))
+    assert outcome.exit_code != 0
+    assert f"metrics on port {port}:" in outcome.stderr
+    assert "name another one, or 0 for any that is free" in outcome.stderr
+    assert "Traceback" not in outcome.stderr
 
 
 def test_metrics_that_nobody_takes_are_a_warning_and_change_nothing(file: str, tmp_path: Path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
+import json
+import platform
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -13,14 +16,16 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
+from tests.prometheus_server import program
 
 from anabranch import SKIP, Flow, Parameter, task
 from anabranch.errors import MetricsError
-from anabranch.events import RunFinished, RunStarted, UnitEnded
+from anabranch.events import Noticed, RunFinished, RunStarted, UnitEnded, UnitLost
 from anabranch.executors import LocalDaskExecutor
-from anabranch.metrics import Metrics, push, write_textfile
+from anabranch.metrics import Metrics, MetricsServer, push, write_textfile
 from anabranch.states import Success
 from anabranch.tracing import Tracing
+from anabranch.version import VERSION
 
 FAILING = [True]
 
@@ -125,21 +130,103 @@ def test_labels_are_bounded_whatever_the_names_are():
     assert sum(n for (name, _), n in found.items() if name == "anabranch_task_runs_total") == 100
 
 
+def test_ten_thousand_names_of_flows_and_tasks_make_few_series():
+    # given
+    metrics, elements = Metrics(), b"\x0a" * 10
+    # when
+    for number in range(10_000):
+        metrics(RunStarted(1.0, f"flow {number}", "r", {f"task {number}": "task"}))
+        metrics.note_lateness(f"flow {number}", 1.0)
+        metrics(UnitEnded(1.0, "w", 1.0, 0.1, indices=range(10), codes={f"task {number}": elements}))
+        metrics(UnitLost(1.0, [f"task {number}"], 10, "worker w was lost"))
+        metrics(Noticed(1.0, "no report for 30 s", {f"task {number}": 10}))
+        metrics(RunFinished(2.0, Success()))
+    metrics(RunStarted(1.0, "flow 7", "r", {}))
+    for number in range(10_000):
+        metrics(UnitEnded(1.0, "w", 1.0, 0.1, indices=range(10), codes={f"another task {number}": elements}))
+    # then
+    found = samples(metrics)
+    assert len({dict(labels)["flow"] for (_, labels) in found if "flow" in dict(labels)}) == 101
+    assert len({dict(labels)["task"] for (_, labels) in found if "task" in dict(labels)}) == 201
+    assert len(found) < 10_000
+    assert sum(n for (name, _), n in found.items() if name == "anabranch_task_runs_total") == 200_000
+
+
+def test_losses_and_what_is_stuck_are_told_apart_by_task():
+    # given
+    metrics, other = Metrics(), Metrics()
+    metrics(RunStarted(1.0, "etl", "r", {"parse": "task", "load": "task"}))
+    # when
+    metrics(UnitLost(2.0, ["parse", "load"], 64, "worker tcp://10.0.0.7:1 was lost"))
+    metrics(Noticed(40.0, "no report for 30 s: …", {"parse": 64, "load": 1}))
+    # then
+    found = samples(metrics)
+    assert found["anabranch_task_losses_total", labelled(flow="etl", task="parse")] == 64
+    assert found["anabranch_task_runs_stuck", labelled(flow="etl", task="parse")] == 64
+    assert found["anabranch_task_runs_stuck", labelled(flow="etl", task="load")] == 1
+    # when
+    metrics(Noticed(41.0, "the scheduler is back"))  # says nothing of silence
+    other.absorb(metrics.snapshot())
+    metrics(UnitEnded(41.0, "w", 40.0, 1.0, singles={"load": Success()}))
+    # then
+    assert samples(other)["anabranch_task_runs_stuck", labelled(flow="etl", task="parse")] == 64
+    assert samples(metrics)["anabranch_task_runs_stuck", labelled(flow="etl", task="parse")] == 0
+
+
+def test_metrics_of_processes_add_up_and_those_that_are_over_leave_what_lasts():
+    # given
+    one, two, both = Metrics(), Metrics(), Metrics(max_flows=1)
+    for metrics, name in ((one, "etl"), (two, "report")):
+        metrics(RunStarted(1.0, name, "r", {"parse": "task"}))
+        metrics(UnitEnded(2.0, "w", 1.0, 2.0, indices=range(10), codes={"parse": b"\x0a" * 10}))
+    one(RunFinished(3.0, Success()))
+    one.note_lateness("etl", 7.0)
+    # when
+    both.absorb(json.loads(json.dumps(one.snapshot())))
+    both.absorb(json.loads(json.dumps(one.snapshot())))
+    both.absorb(two.snapshot(), is_over=True)  # it was killed
+    # then
+    found = samples(both)
+    assert found["anabranch_flow_runs_total", labelled(flow="etl", state="Success")] == 2
+    assert found["anabranch_flow_run_lateness_seconds_sum", labelled(flow="etl")] == 14
+    assert found["anabranch_task_run_duration_seconds_count", labelled(flow="etl", task="parse")] == 20
+    assert found["anabranch_flow_run_last_success_timestamp_seconds", labelled(flow="etl")] == 3
+    assert found["anabranch_task_runs_total", labelled(flow="other", task="other", state="Success")] == 10
+    assert found["anabranch_flow_runs_active", labelled(flow="other")] == 0
+    assert found["anabranch_info", labelled(version=VERSION, python=platform.python_version())] == 1
+
+
+def test_a_runs_process_and_its_memory_are_there_while_it_goes_on():
+    metrics = Metrics()
+    metrics(RunStarted(1.0, "etl", "r", {}))
+    assert samples(metrics)["anabranch_driver_resident_memory_bytes", labelled(flow="etl")] > 1 << 20
+    assert samples(metrics)["anabranch_flow_runs_total", labelled(flow="etl", state="Failed")] == 0
+    metrics(RunFinished(2.0, Success()))
+    assert not [name for name, _ in samples(metrics) if name == "anabranch_driver_resident_memory_bytes"]
+
+
+def test_a_run_that_ended_without_a_word_does_not_stay_active():
+    metrics = Metrics()
+    metrics(RunStarted(1.0, "etl", "r", {}))
+    metrics(RunStarted(2.0, "etl", "s", {}))  # told by the same thread, so the first one is over
+    assert samples(metrics)["anabranch_flow_runs_active", labelled(flow="etl")] == 1
+
+
 @pytest.mark.parametrize("name", ['"quoted" \\ back', "new\nline", "{flow=}", "é 漢字", "\udcff"])
 def test_names_do_not_leave_their_labels(name: str):
     metrics = Metrics()
     metrics(RunStarted(1.0, name, "r", {}))
     metrics(RunFinished(2.0, Success()))
-    (labels,) = [labels for (each, labels) in samples(metrics) if each == "anabranch_flow_runs_total"]
-    assert dict(labels)["flow"] == name.encode("utf-8", "replace").decode()
+    names = {dict(labels)["flow"] for (each, labels) in samples(metrics) if each == "anabranch_flow_runs_total"}
+    assert names == {name.encode("utf-8", "replace").decode()}
 
 
 def test_promtool_has_nothing_to_say():
-    if shutil.which("promtool") is None:
-        pytest.skip("promtool is in Debian's package prometheus")
     metrics = Metrics()
     flow_of_maps().run(observers=[metrics])
-    outcome = subprocess.run(["promtool", "check", "metrics"], input=metrics.text(), text=True, capture_output=True)
+    outcome = subprocess.run(
+        [program("promtool"), "check", "metrics"], input=metrics.text(), text=True, capture_output=True
+    )
     assert (outcome.returncode, outcome.stdout + outcome.stderr) == (0, "")
 
 
@@ -154,7 +241,11 @@ def test_a_text_file_is_there_as_a_whole_or_not_at_all(tmp_path: Path):
         write_textfile(Metrics(), tmp_path / "nowhere" / "anabranch.prom")
 
 
-def test_metrics_are_pushed_under_the_flows_name():
+@pytest.mark.parametrize(
+    ("name", "group"),
+    [("a b%", "flow/a%20b%25"), ("a/b c", "flow@base64/YS9iIGM="), ("..", "flow@base64/Li4="), ("\udcff", "flow/%3F")],
+)
+def test_metrics_are_pushed_under_the_flows_name(name: str, group: str):
     # given
     seen: list[tuple[str, bytes]] = []
 
@@ -172,13 +263,13 @@ def test_metrics_are_pushed_under_the_flows_name():
         thread.start()
         try:
             # when
-            push(Metrics(), f"127.0.0.1:{server.server_port}", "a/b c")
+            push(Metrics(), f"127.0.0.1:{server.server_port}", name)
         finally:
             server.shutdown()
             thread.join()
     # then
     ((path, body),) = seen
-    assert path == "/metrics/job/anabranch/flow/a%2Fb%20c"
+    assert path == f"/metrics/job/anabranch/{group}"
     assert body.startswith(b"# HELP anabranch_info")
 
 
@@ -186,6 +277,34 @@ def test_metrics_are_pushed_under_the_flows_name():
 def test_a_gateway_that_is_not_there_is_an_error_that_names_it(gateway: str):
     with pytest.raises(MetricsError, match="pushgateway"):
         push(Metrics(), gateway, "flow")
+
+
+def test_a_run_serves_its_metrics_while_it_goes_on():
+    # given
+    metrics = Metrics()
+    found: list[str] = []
+
+    @task
+    def look(address: str) -> None:
+        with urllib.request.urlopen(address, timeout=20) as answer:
+            found.append(answer.read().decode())
+
+    # when
+    with MetricsServer(metrics) as server:
+        with Flow("served") as flow:
+            look(server.address)
+        assert flow.run(observers=[metrics]).is_successful()
+        # then
+        assert 'anabranch_flow_runs_active{flow="served"} 1\n' in found[0]
+        request = urllib.request.Request(server.address, headers={"Host": "evil.example"})
+        with pytest.raises(urllib.error.HTTPError, match="403"):
+            urllib.request.urlopen(request, timeout=20)
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            urllib.request.urlopen(server.address.replace("metrics", "other"), timeout=20)
+        with pytest.raises(MetricsError, match=f"port {server.port}: .*; name another one"):
+            MetricsServer(metrics, port=server.port)
+    with pytest.raises(OSError, match="refused"):
+        urllib.request.urlopen(server.address, timeout=20)
 
 
 # Traces ---------------------------------------------------------------------------------------------------------------

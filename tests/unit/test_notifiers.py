@@ -228,3 +228,31 @@ def test_secrets_are_masked_before_a_message_is_shortened():
         forget("test")
     assert notify.texts[0] == "etl: Failed: the key *** is refused"
     assert "correct" not in notify.texts[1]
+
+
+def test_a_notifier_that_is_stuck_holds_a_run_up_once_and_counts_what_it_left_out(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    # given
+    monkeypatch.setattr("anabranch.notifiers.TIMEOUT_S", 0.05)
+    released, sent = threading.Event(), []
+
+    class Stuck(Notifier):
+        def send(self, text: str) -> None:
+            released.wait(60)
+            sent.append(text)
+
+    notify = Stuck()
+    # when
+    for _ in range(3):
+        notify(None, Failed(message="again"))
+    released.set()
+    for thread in threading.enumerate():
+        if thread.name == "anabranch-notifier":
+            thread.join(60)
+    monkeypatch.setattr("anabranch.notifiers.TIMEOUT_S", 60.0)
+    notify(None, Failed(message="last"))
+    # then
+    assert caplog.text.count("has not come back") == 1
+    assert len(sent) == 2
+    assert "2 messages before this one were left out" in sent[1]

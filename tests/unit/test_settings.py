@@ -201,17 +201,8 @@ def test_snapshot_is_a_copy():
     config.engine.max_losses = 7
     assert before["engine"]["max_losses"] == 3
     assert config.snapshot()["engine"]["max_losses"] == 7
-    assert set(before) == {
-        "backend",
-        "checkpointing",
-        "progress",
-        "logging",
-        "engine",
-        "results",
-        "runs",
-        "secrets",
-        "service",
-    }
+    sections = {"logging", "engine", "results", "runs", "secrets", "service"}
+    assert set(before) == {"backend", "checkpointing", "progress", "scheduler_page", *sections}
     assert all(type(part) is dict for part in (before, before["engine"], before["logging"]))
 
 
@@ -224,7 +215,7 @@ def test_snapshot_is_a_copy():
         ("engine.max_loses", "did you mean 'engine.max_losses'?"),
         ("max_losses", "did you mean 'engine.max_losses'?"),
         ("engin", "did you mean 'engine'?"),
-        ("zzz", "anabranch has: 'backend', 'checkpointing', 'progress', 'logging', 'engine'"),
+        ("zzz", "anabranch has: 'backend', 'checkpointing', 'progress', 'scheduler_page', 'logging'"),
         ("logging.zzz", "logging has: 'level', 'format'"),
     ],
 )

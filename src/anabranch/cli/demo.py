@@ -36,6 +36,7 @@ def demo(
     dashboard: bool,
     metrics_file: str | None,
     pushgateway: str | None,
+    metrics_port: int | None,
     progress: bool | None,
     as_json: bool,
     quiet: bool,
@@ -67,7 +68,7 @@ def demo(
         verbose=verbose,
         as_json=as_json,
         dashboard=dashboard,
-        metrics=MetricsWanted(metrics_file, pushgateway),
+        metrics=MetricsWanted(metrics_file, pushgateway, metrics_port),
     )
     ctx.exit(session.run(show=show_summary))
 

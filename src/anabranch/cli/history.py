@@ -195,6 +195,7 @@ def resume(
     dashboard: bool,
     metrics_file: str | None,
     pushgateway: str | None,
+    metrics_port: int | None,
     progress: bool | None,
     as_json: bool,
     quiet: bool,
@@ -253,7 +254,7 @@ def resume(
         verbose=verbose,
         as_json=as_json,
         dashboard=dashboard,
-        metrics=MetricsWanted(metrics_file, pushgateway),
+        metrics=MetricsWanted(metrics_file, pushgateway, metrics_port),
     )
     is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):

@@ -27,6 +27,12 @@ def run_options(executor_help: str) -> Callable[[_Command], _Command]:
             click.option("--dashboard", is_flag=True, help="Show the run on a page meanwhile; prints its address."),
             click.option("--metrics-file", metavar="FILE", help="Write metrics for Prometheus there at the end."),
             click.option("--pushgateway", metavar="HOST:PORT", help="Send metrics to a Pushgateway at the end."),
+            click.option(
+                "--metrics-port",
+                type=click.IntRange(0, 65_535),
+                metavar="PORT",
+                help="Serve metrics for Prometheus on 127.0.0.1 meanwhile; 0 takes a free port.",
+            ),
             click.option("--progress/--no-progress", default=None, help="Show progress, or not."),
             click.option(
                 "--workers", type=click.IntRange(1, 10_000), metavar="N", help="Threads, or workers of a new cluster."

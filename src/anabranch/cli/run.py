@@ -144,6 +144,7 @@ def run(
     dashboard: bool,
     metrics_file: str | None,
     pushgateway: str | None,
+    metrics_port: int | None,
     progress: bool | None,
     as_json: bool,
     quiet: bool,
@@ -177,8 +178,8 @@ def run(
     is_elsewhere = detach or bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     checkpointing = _checkpointing(checkpoint, is_elsewhere=is_elsewhere)
     if detach:
-        if dashboard or metrics_file or pushgateway:
-            text = "--dashboard, --metrics-file and --pushgateway are for runs of this process: not with --detach"
+        if dashboard or metrics_file or pushgateway or metrics_port is not None:
+            text = "--dashboard, --metrics-… and --pushgateway are for runs of this process: not with --detach"
             raise click.UsageError(text)
         with shipped_by_value(loaded, with_neighbours=True), checkpointing:
             _detach(flow, values, place, keep="all" if keep_all else keep, approve=approve)
@@ -194,7 +195,7 @@ def run(
         verbose=verbose,
         as_json=as_json,
         dashboard=dashboard,
-        metrics=MetricsWanted(metrics_file, pushgateway),
+        metrics=MetricsWanted(metrics_file, pushgateway, metrics_port),
     )
     with shipped_by_value(loaded, with_neighbours=is_elsewhere), checkpointing:
         ctx.exit(session.run())

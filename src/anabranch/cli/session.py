@@ -36,22 +36,28 @@ START_S = 5.0  # the same for a cluster that is made: that takes two or three
 
 @dataclass(frozen=True, slots=True)
 class MetricsWanted:
-    """Where the metrics of a run go when it has ended."""
+    """Where the metrics of a run go when it has ended, and where they are to be had until then."""
 
     file: str | None = None
     gateway: str | None = None
+    port: int | None = None
 
     @contextlib.contextmanager
     def around(self, flow_name: str) -> Iterator[list[Callable[[Event], None]]]:
         """Observers for the run; at the end what they counted is handed over. What goes wrong then is a warning."""
-        if self.file is None and self.gateway is None:
+        if self.file is None and self.gateway is None and self.port is None:
             yield []
             return
         from anabranch.errors import MetricsError
-        from anabranch.metrics import Metrics, push, write_textfile
+        from anabranch.metrics import Metrics, MetricsServer, push, write_textfile
 
         metrics = Metrics()
-        yield [metrics]
+        if self.port is None:
+            yield [metrics]
+        else:
+            with MetricsServer(metrics, port=self.port) as server:
+                click.echo(f"metrics: {server.address}", err=True)
+                yield [metrics]
         try:
             if self.file is not None:
                 write_textfile(metrics, self.file)

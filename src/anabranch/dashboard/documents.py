@@ -242,7 +242,9 @@ class _RunView:
             return False
         self._looked_at = now
         record = self._library.record(self._model.run_id)
-        before, self._standing = self._standing, (record.state, record.epoch) if record is not None else None
+        if record is None:
+            return False
+        before, self._standing = self._standing or self._source.standing, (record.state, record.epoch)
         return before is not None and before != self._standing
 
     def _update_buttons(self) -> None:

@@ -76,6 +76,11 @@ class LiveRun:
         """The state's word where it is not the model's."""
         return None
 
+    @property
+    def standing(self) -> tuple[str, int] | None:
+        """None: no record was read."""
+        return None
+
     def links(self) -> Sequence[tuple[str, str]]:
         """Addresses beside the page, with texts."""
         link = self._dask_link()

@@ -6,6 +6,7 @@ own, so that no other site can speak to it through a browser.
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import secrets
 import time
@@ -28,6 +29,7 @@ from anabranch.metrics import CONTENT_TYPE
 
 TOKEN = "token"
 MAX_SESSIONS = 64  # pages that are open at once: each keeps its own figures in this process
+FAREWELLS = 1_000  # turns of the loop, of which two do
 WRONG_A_MINUTE = 20  # guesses; a token of 256 bits needs no more protection, and a log no more lines
 
 # Bokeh compiles nothing at run time as long as no page has JavaScript of its own; its styles are inline, though.
@@ -111,18 +113,34 @@ def _digest(text: str) -> bytes:
     return sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 
-class GuardedTornado(BokehTornado):  # type: ignore[misc]  # Bokeh's annotations are left out
-    """Bokeh's web application behind a gate."""
+class PagesTornado(BokehTornado):  # type: ignore[misc]  # Bokeh's annotations are left out
+    """Bokeh's web application, with a bound on pages and with an end that waits for no browser."""
 
-    def __init__(self, applications: Any, gate: Gate, **options: Any) -> None:
-        self._gate = gate
+    def __init__(self, *arguments: Any, **options: Any) -> None:
         self.sockets: set[_Socket] = set()
-        super().__init__(applications, **options)
+        super().__init__(*arguments, **options)
 
     @property
     def sessions(self) -> int:
         """Pages that browsers have open, or had a moment ago."""
         return sum(len(self.get_sessions(path)) for path in self.app_paths)
+
+    async def end(self) -> None:
+        """Let go of all browsers, and stop; in the thread of its loop."""
+        for each in list(self.sockets):
+            each.cut()
+        for _ in range(FAREWELLS):  # what waited to be sent is told that it cannot be
+            if self.sockets:
+                await asyncio.sleep(0)
+        self.stop(wait=False)  # from 3.10 on, Bokeh refuses to wait in the thread of its own loop
+
+
+class GuardedTornado(PagesTornado):
+    """Bokeh's web application behind a gate."""
+
+    def __init__(self, applications: Any, gate: Gate, **options: Any) -> None:
+        self._gate = gate
+        super().__init__(applications, **options)
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
         """The handler of a request: every route goes through here, whoever added it."""

@@ -49,6 +49,11 @@ class Source(Protocol):
         """The state's word where it is not the model's."""
         ...
 
+    @property
+    def standing(self) -> tuple[str, int] | None:
+        """State and epoch of the record that was read; None where the model is made of what the run tells."""
+        ...
+
     def links(self) -> Sequence[tuple[str, str]]:
         """Addresses beside the page, with texts."""
         ...
@@ -127,6 +132,11 @@ class RecordedSource:
     def state(self) -> str | None:
         """The state's word as the store has it."""
         return self.record.state
+
+    @property
+    def standing(self) -> tuple[str, int] | None:
+        """State and epoch of the record as it was read last."""
+        return self.record.state, self.record.epoch
 
     def links(self) -> Sequence[tuple[str, str]]:
         """None that are known."""

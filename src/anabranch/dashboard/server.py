@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 HOST = "127.0.0.1"
 START_S = 20.0  # importing Bokeh takes half a second; on a busy machine many times that
 STOP_S = 5.0  # a page that hangs must not keep the process: its thread ends with it
-FAREWELLS = 1_000  # turns of the loop, of which two do
 PUMP_S = 0.5
 UNUSED_SESSION_MS = 15_000
 
@@ -141,12 +140,7 @@ class Pages:
                 self.library.pump()
         finally:
             server.stop()
-            for each in list(app.sockets):
-                each.cut()
-            for _ in range(FAREWELLS):  # what waited to be sent is told that it cannot be
-                if app.sockets:
-                    await asyncio.sleep(0)
-            app.stop(wait=False)  # from 3.10 on, Bokeh refuses to wait in the thread of its own loop
+            await app.end()
             await server.close_all_connections()
 
 

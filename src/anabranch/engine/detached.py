@@ -22,10 +22,11 @@ from anabranch.engine.handlers import FlowHandlers, not_run, run_handled
 from anabranch.engine.log_book import LogBook
 from anabranch.engine.log_lines import logs_topic
 from anabranch.engine.log_outbox import whole_log_path
+from anabranch.engine.standing import Standing
 from anabranch.engine.task_runner import failed_state
 from anabranch.engine.units import Report
 from anabranch.engine.values import dumps
-from anabranch.events import CallsMade, Event, MapAdvanced, RunStarted, TaskChanged
+from anabranch.events import CallsMade, Event, RunStarted
 from anabranch.executors.dask import DaskExecutor
 from anabranch.states import State
 
@@ -66,6 +67,7 @@ def drive(data: bytes) -> bytes:
         ledger = Ledger(run.plan, client, worker.address)
         plan = replace(run.plan, recorded=ledger.recorded(), first_serial=ledger.epoch * KEYS_OF_A_DRIVER)
         executor = DaskExecutor(address, security=security)
+        executor.has_page = bool(plan.settings.get("scheduler_page", True))
         try:
             done = run_handled(
                 plan, executor, run.handlers, [ledger.observe], journal=ledger.write, logs=_logs(plan, client, worker)
@@ -112,9 +114,12 @@ class Ledger:
             "message": "",
             "driver": worker,
             "drivers": self.epoch,
-            "tasks": dict(before.get("tasks", {})),
             "started": before.get("started", time.time()),
         }
+        self._is_due = False
+        """Whether the status will be written down in a moment."""
+        self._is_closed = False
+        self._standing = Standing(tasks=before.get("tasks"))
 
     def recorded(self) -> tuple[Report | Placed, ...]:
         """What an earlier driver has written down."""
@@ -140,7 +145,9 @@ class Ledger:
 
     def close(self, state: State) -> None:
         """Write down how the run ended; the reports have served."""
-        self._status.update(state=state.name, message=state.message[:2_000], updated=time.time())
+        self._is_closed = True
+        tasks = self._standing.copy()
+        self._status.update(state=state.name, message=state.message[:2_000], tasks=tasks, updated=time.time())
         self._client.set_metadata([ROOT, self._run_id, "status"], self._status)
         self._client.set_metadata([ROOT, self._run_id, "journal"], {})
 
@@ -152,22 +159,18 @@ class Ledger:
 
     def observe(self, event: Event) -> None:
         """Keep the run's standing up to date."""
-        tasks: dict[str, Any] = self._status["tasks"]
-        is_worth_it = False
-        match event:
-            case RunStarted(_, _, _, nodes):
-                tasks.update({slug: {"state": "Pending"} for slug, kind in nodes.items() if kind != "parameter"})
-                is_worth_it = True
-            case TaskChanged(_, slug, state):
-                tasks.setdefault(slug, {}).update(state=state.name, message=state.message[:500])
-            case CallsMade() as made if made.is_new:
-                self._add(made.record)
-            case MapAdvanced(_, slug, width, done, failed, retrying):
-                tasks.setdefault(slug, {}).update(
-                    state="Running", width=width, done=done, failed=failed, retrying=retrying
-                )
+        if isinstance(event, CallsMade) and event.is_new:
+            self._add(event.record)
+        self._standing.take(event)
         now = time.monotonic()
-        if is_worth_it or now - self._written > STATUS_S:
-            self._written = now
-            status = {**self._status, "tasks": {slug: dict(each) for slug, each in tasks.items()}}
-            self._note("status", value={**status, "updated": time.time()})
+        if isinstance(event, RunStarted) or now - self._written > STATUS_S:
+            self._note_status()
+        elif not self._is_due:  # it may be long until the next event
+            self._is_due = True
+            loop: Any = self._client.loop
+            loop.add_callback(loop.call_later, self._written + STATUS_S - now, self._note_status)
+
+    def _note_status(self) -> None:
+        self._is_due, self._written = False, time.monotonic()
+        if not self._is_closed:
+            self._note("status", value={**self._status, "tasks": self._standing.copy(), "updated": time.time()})

@@ -191,7 +191,7 @@ class Driver:
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
         look: Callable[[], Sequence[str]] = getattr(executor, "situation", tuple)
-        self._watchdog = Watchdog(plan.settings["watchdog_s"], look, self._say)
+        self._watchdog = Watchdog(plan.settings["watchdog_s"], look, self._say_silent)
         self._desk = PermitDesk(permits, self._say, keeps=not executor.is_sequential) if permits is not None else None
         self._unfit: set[str] = set()
         """Workers that refuse whatever they get."""
@@ -390,6 +390,11 @@ class Driver:
         _log.warning("%s", text)
         self._logs.note(text)
         self._tell(Noticed(self._clock(), text))
+
+    def _say_silent(self, text: str) -> None:
+        """Tell the user that nothing has been heard for long."""
+        _log.warning("%s", text)
+        self._tell(Noticed(self._clock(), text, self._machine.on_their_way()))
 
     # Commands ---------------------------------------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import re
+from collections import Counter
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -38,7 +39,7 @@ from anabranch.engine.stimuli import (
     Woke,
 )
 from anabranch.engine.units import Indices, Key, Report, SingleReport, Unit
-from anabranch.events import CallsMade, MapAdvanced, TaskChanged
+from anabranch.events import CallsMade, MapAdvanced, TaskChanged, UnitLost
 from anabranch.frozen import FrozenGraph
 from anabranch.states import (
     Cancelled,
@@ -150,6 +151,13 @@ class Machine:
         """Task runs that can go on at the same time."""
         return self._known.slots
 
+    def on_their_way(self) -> dict[str, int]:
+        """How many task runs have been sent and not come back, by slug."""
+        found: Counter[str] = Counter()
+        for unit in self._known.units.values():
+            found.update(dict.fromkeys(unit.nodes, _width(unit)))
+        return dict(found)
+
     def handle(self, stimulus: Stimulus) -> list[Command]:
         """What is to be done about something that happened."""
         self._now = max(self._now, stimulus.now)
@@ -166,6 +174,8 @@ class Machine:
             case Lost(_, key, reason, is_death, ran_s):
                 self._lose(key, reason, ran_s if is_death else 0.0)
             case Uprooted():
+                for unit in self._known.units.values():
+                    self._tell_loss(unit, "the place where it ran is gone")
                 self._start_again(ALL)
             case GivenUp(_, reason):
                 self._end(Crashed(message=reason, failure=Failure("WorkerLost", reason)))
@@ -609,12 +619,16 @@ class Machine:
             return
         self._known.lose(key)
         self._release([key])
+        self._tell_loss(unit, reason)
         if unit.indices is None:
             self._lose_singles(unit, reason, ran_s)
         else:
             for run in self._fan_out.lose(unit, reason, ran_s):
                 self._follow(run)
             self._free()
+
+    def _tell_loss(self, unit: Unit, reason: str) -> None:
+        self._commands.append(Tell(UnitLost(self._now, unit.nodes, _width(unit), reason)))
 
     def _lose_singles(self, unit: Unit, reason: str, ran_s: float | None) -> None:
         """Send lost nodes again: each alone, so that the guilty one is found."""
@@ -729,3 +743,8 @@ def _roots(run: NodeRun) -> int:
     if run.elements is not None:
         return run.elements.failed - run.elements.codes.count(TriggerFailed.code)
     return run.state.counts.failed if run.state.counts else 1
+
+
+def _width(unit: Unit) -> int:
+    """How many task runs of each of its nodes a unit has."""
+    return 1 if unit.indices is None else len(unit.indices)

@@ -47,7 +47,11 @@ _ALWAYS = (
     "anabranch.results.remote",
     "anabranch.results.sql",
 )
-DRIVER_MODULES = frozenset({"anabranch.engine.detached", "anabranch.executors.deaths"})
+DRIVER_MODULES = frozenset({
+    "anabranch.engine.detached",
+    "anabranch.executors.deaths",
+    "anabranch.executors.page_feed",
+})  # fmt: skip
 _IMPORT = re.compile(r"^(?:import (anabranch[\w.]*)|from (anabranch[\w.]*) import (\([^)]*\)|.*))", re.MULTILINE)
 _NAMED = re.compile(rb"\x8c.(anabranch(?:\.\w+)+)", re.DOTALL)  # as pickle writes names of modules
 _registry = threading.RLock()

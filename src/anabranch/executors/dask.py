@@ -24,6 +24,8 @@ from anabranch.settings import config
 if TYPE_CHECKING:
     from distributed import Client, Future, Security
 
+    from anabranch.executors.page_feed import PageFeed
+
 TICK_S = 1.0  # how often the connection is looked at while nothing happens
 SWEEP_S = 0.25  # how often futures are looked at for trouble; good news comes by events, at once
 GRACE_S = 1.0  # a report that has not come so long after its value is asked for
@@ -92,6 +94,8 @@ class DaskExecutor:
         self.client_kwargs: dict[str, Any] = dict(client_kwargs or {})
         self.security = as_security(security)
         self.performance_report = performance_report
+        self.has_page: bool | None = None
+        """Whether runs are shown in Dask's own dashboard; None: as the setting ``scheduler_page`` says."""
         self._client: Client | None = None
         self._made: MadeCluster | None = None
         self._reset()
@@ -132,6 +136,7 @@ class DaskExecutor:
         self._alone_since: float | None = None
         self._token = ""
         self._comm: Any = None
+        self._feed: PageFeed | None = None
 
     @property
     def dashboard_link(self) -> str | None:
@@ -207,6 +212,21 @@ class DaskExecutor:
             self._client.register_plugin(HandBack(self._token, self._client.id), name=plugin_name(self._token))
         except Exception as error:  # `distributed.scheduler.pickle: False`, say: a death is told later then
             _log.info("the scheduler takes no plug-in (%s): lost tasks come back after allowed-failures deaths", error)
+        if config.scheduler_page if self.has_page is None else self.has_page:
+            from anabranch.executors.page_feed import PageFeed
+
+            self._feed = PageFeed(self._client, self._token)
+
+    def show(self, standing: Callable[[], Mapping[str, Any]]) -> None:
+        """Let Dask's own dashboard show how the run stands; nothing is waited for.
+
+        Parameters
+        ----------
+        standing
+            Gives plain values, from any thread.
+        """
+        if self._feed is not None:
+            self._feed.show(standing)
 
     def recover(self, say: Callable[[str], None]) -> None:
         """After `Disconnected`: make the cluster again, or wait for a scheduler that has workers.

@@ -52,6 +52,11 @@ _BEGUN = (
     f"FROM {SLOTS.name} s LEFT JOIN {RUNS.name} r ON r.run_id = s.run_id "
     f"LEFT JOIN {FLOWS.name} f ON f.flow_name = s.flow_name WHERE s.run_id = ?"
 )
+# A schedule's time is when it should have run; what was asked for otherwise may be for a date that is long past.
+_WAITING = (
+    "SELECT flow_name, count(*), min(CASE WHEN origin = 'schedule' OR ready > created THEN ready ELSE created END) "
+    f"FROM {SLOTS.name} WHERE state = 'Waiting' AND ready <= ? GROUP BY flow_name"
+)
 _CANCEL_OTHERS = f"UPDATE {SLOTS.name} SET cancel = 1 WHERE flow_name = ? AND state = 'Running' AND origin = 'schedule'"
 
 
@@ -373,6 +378,13 @@ class SlotQueue:
         query = f"SELECT state, count(*) FROM {SLOTS.name} {where} GROUP BY state"
         rows: list[Any] = self._database.read(lambda transaction: transaction.fetch(query, parameters))
         return {str(state): int(number) for state, number in rows}
+
+    def waiting(self, *, now: datetime) -> list[tuple[str, int, datetime]]:
+        """Of each flow with slots that are due and wait: its name, how many, and since when the first one does."""
+        parameters = (to_microseconds(now),)
+        rows: list[Any] = self._database.read(lambda transaction: transaction.fetch(_WAITING, parameters))
+        found = ((str(name), int(number), from_microseconds(since)) for name, number, since in rows)
+        return [(name, number, since) for name, number, since in found if since is not None]
 
     def next_due(self) -> datetime | None:
         """When the first waiting slot may begin; None if none waits."""

@@ -55,6 +55,12 @@ class Slot:
     ended: datetime | None = None
 
 
+def wanted_since(slot: Slot) -> datetime:
+    """Since when a slot's run is late if it has not begun: what is no schedule's may be for a date long past."""
+    ready = slot.ready or slot.due
+    return ready if slot.origin == "schedule" or slot.created is None else max(ready, slot.created)
+
+
 def slot_id(flow_name: str, due: datetime, parameters: Mapping[str, Any], *, salt: str = "") -> str:
     """The id of the one run of a flow for a time with these parameters: the same whoever asks.
 

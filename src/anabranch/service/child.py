@@ -21,7 +21,8 @@ from anabranch.runs import RunRecord
 from anabranch.runs.flow_table import FlowRecord, FlowTable
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.slot_queue import SlotQueue
-from anabranch.runs.slots import Slot
+from anabranch.runs.slots import Slot, wanted_since
+from anabranch.service.spool import Counted
 from anabranch.settings import config
 
 CANCEL_POLL_S = 1.0
@@ -53,23 +54,34 @@ def run_job(job: Mapping[str, Any], *, is_new: bool = True) -> int:
         Whether the process has had no run before. If it had, and the flow does not load, that may be for what the run
         before has left: `AGAIN` is given.
     """
+    counted = Counted(job.get("metrics", ""), job["run_id"])
+    try:
+        return _run_job(job, counted, is_new=is_new)
+    finally:
+        counted.close()
+
+
+def _run_job(job: Mapping[str, Any], counted: Counted, *, is_new: bool) -> int:
     store, flows, queue = registry()
     claimed = Slot(job["run_id"], job["flow_name"], datetime.fromtimestamp(0, UTC), token=job["token"])
+    now = moment_of(store)
     try:
-        begun = queue.begin(claimed, now=moment_of(store), lease_s=store.lease_s)
+        begun = queue.begin(claimed, now=now, lease_s=store.lease_s)
     except StaleOwner:
         return 0
     slot = begun.slot
+    if slot.tries == 1:
+        counted.metrics.note_lateness(slot.flow_name, (now - wanted_since(slot)).total_seconds())
     if begun.run_state == "Success":  # who had it died before saying so
         return _finish(store, queue, slot, begun.run_state, begun.run_message)
     is_first = begun.run_state is None
     try:
         loaded = load_registered(_record(flows, slot.flow_name, begun.flow_changed))
     except (AnabranchError, RecursionError) as error:
-        return _not_begun(store, queue, slot, error, is_first=is_first) if is_new else AGAIN
+        return _not_begun(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
     with _Interruptible(queue, slot) as interruption:
         try:
-            state, message = _run(loaded, slot, is_first=is_first)
+            state, message = _run(loaded, slot, counted, is_first=is_first)
         except KeyboardInterrupt:
             state, message = "Cancelled", "it was interrupted"
         except RunHeld as error:
@@ -78,7 +90,7 @@ def run_job(job: Mapping[str, Any], *, is_new: bool = True) -> int:
         except RunStoreError:
             raise  # the process ends badly, and the slot is tried again
         except Exception as error:  # parameters that do not fit, an executor that cannot start, a handler of the flow's
-            return _not_begun(store, queue, slot, error, is_first=_is_unknown(store, slot))
+            return _not_begun(store, queue, slot, error, counted, is_first=_is_unknown(store, slot))
     if interruption.is_handed_over:
         queue.release(slot, "handed over by a service that ended", now=moment_of(store), is_try=False)
         return LAST
@@ -101,7 +113,7 @@ def _record(flows: FlowTable, name: str, changed: datetime | None) -> FlowRecord
     return record
 
 
-def _run(loaded: Any, slot: Slot, *, is_first: bool) -> tuple[str, str]:
+def _run(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> tuple[str, str]:
     from anabranch.loading import shipped_by_value
 
     place = loaded.flow.executor
@@ -112,7 +124,7 @@ def _run(loaded: Any, slot: Slot, *, is_first: bool) -> tuple[str, str]:
     # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
     parameters = slot.parameters if is_first or slot.origin == "resume" else {}
     with shipped_by_value(loaded, with_neighbours=is_elsewhere):
-        view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, **options)
+        view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, observers=counted.observers, **options)
     return view.state.name, view.state.message
 
 
@@ -129,8 +141,11 @@ def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str,
     return 0
 
 
-def _not_begun(store: RelationalRunStore, queue: SlotQueue, slot: Slot, error: Exception, *, is_first: bool) -> int:
+def _not_begun(
+    store: RelationalRunStore, queue: SlotQueue, slot: Slot, error: Exception, counted: Counted, *, is_first: bool
+) -> int:
     """Record a run that could not begin, or not go on."""
+    counted.metrics.note_end(slot.flow_name, "Failed")
     text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
     _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
     if is_first:

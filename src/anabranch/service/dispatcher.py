@@ -87,6 +87,8 @@ class Dispatcher:
         How many runs may go on here at a time.
     clock
         What time it is, for all services alike.
+    on_given_up
+        Told of slots whose processes all died.
     """
 
     def __init__(
@@ -97,16 +99,22 @@ class Dispatcher:
         owner: str,
         capacity: int,
         clock: Callable[[], datetime],
+        on_given_up: Callable[[Slot], object] = lambda slot: None,
     ) -> None:
         self._store = store
         self._launcher = launcher
         self._owner = owner
-        self._capacity = capacity
+        self.capacity = capacity
         self._clock = clock
         self._queue = SlotQueue(store.database)
         self.timetable = Timetable(FlowTable(store.database))
         self.running: dict[str, Slot] = {}
+        self.deaths = 0
+        """Processes that ended badly."""
+        self.turned = 0.0
+        """When it last looked for something to do, in seconds since the epoch."""
         self.is_draining = False
+        self._on_given_up = on_given_up
         self._recovered: datetime | None = None
         self._pruned: datetime | None = None
         self._refreshed: datetime | None = None
@@ -125,6 +133,7 @@ class Dispatcher:
             The store does not answer; the next turn does what was left.
         """
         now = self._clock()
+        self.turned = now.timestamp()
         self._bury(now)
         if _is_over(self._recovered, now, RECOVER_S):
             for slot in self._queue.recover(now=now):
@@ -139,7 +148,7 @@ class Dispatcher:
             self.timetable.refresh(now)
             self._refreshed = now
         self.timetable.make_slots(now)
-        free = self._capacity + self._pace.ahead - len(self.running)
+        free = self.capacity + self._pace.ahead - len(self.running)
         if free > 0 and (self._is_flowing or self._is_due(now)):
             claimed = self._queue.claim(self._owner, free, now=now, lease_s=self._store.lease_s)
             for slot in claimed:
@@ -160,7 +169,7 @@ class Dispatcher:
                 "runs begin %d s late: all %d processes of this service are busy. "
                 "A larger --max-runs, another service, or --runs-per-process for many short runs helps",
                 late.total_seconds(),
-                self._capacity,
+                self.capacity,
             )
             self._complained = now
 
@@ -178,6 +187,7 @@ class Dispatcher:
         for end, slot in ended:
             if end.code in (0, RETURNED):
                 continue
+            self.deaths += 1
             _log.warning("run %s of flow %s: %s", slot.run_id, slot.flow_name, end.words)
             try:
                 given_up = self._queue.bury(slot, end.words, now=now)
@@ -200,6 +210,7 @@ class Dispatcher:
     def _give_up(self, slot: Slot) -> None:
         """Let the record of a run say that it has crashed."""
         _log.error("run %s of flow %s crashed: %s", slot.run_id, slot.flow_name, slot.message)
+        self._on_given_up(slot)
         try:
             # Its process is known to be dead, so that its lease need not be waited for.
             lease = self._store.get_run(slot.run_id).lease_until
@@ -207,6 +218,11 @@ class Dispatcher:
             self._store.finish_run(ownership, "Crashed", end=self._clock(), message=slot.message)
         except RunStoreError as error:
             _log.warning("the record of run %s was left as it was: %s", slot.run_id, error)
+
+    @property
+    def problems(self) -> int:
+        """Flows whose schedules cannot be followed."""
+        return len(self.timetable.problems)
 
     def now(self) -> datetime:
         """What time it is, for all services alike."""

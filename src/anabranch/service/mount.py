@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from urllib.parse import quote
 
 from bokeh.application.handlers.handler import Handler
-from bokeh.server.tornado import BokehTornado
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.web import Application, RequestHandler
 
 from anabranch.dashboard.documents import applications
-from anabranch.dashboard.guard import hardened
+from anabranch.dashboard.guard import PagesTornado, hardened
 from anabranch.dashboard.library import Library
 from anabranch.errors import RunStoreError
+from anabranch.history import store_to_show
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.slot_queue import SlotQueue
 from anabranch.runs.slots import RUNNING, WAITING
@@ -95,7 +95,7 @@ class _RoleHandler(Handler):  # type: ignore[misc]  # Bokeh's annotations are le
         return {"role": self._guard.role_of(request) or ""}
 
 
-class _Mounted(BokehTornado):  # type: ignore[misc]  # as above
+class _Mounted(PagesTornado):
     """Bokeh's web application, without what its handlers would let browsers do."""
 
     def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
@@ -107,7 +107,7 @@ class _Mounted(BokehTornado):  # type: ignore[misc]  # as above
 
 def mounted(
     store: RelationalRunStore, guard: Guard, routes: Sequence[Route], other: type[RequestHandler]
-) -> tuple[Application, Callable[[], object]]:
+) -> tuple[Application, Callable[[], Awaitable[object]]]:
     """The application of a `WebServer` that has the pages, too, begun; and what stops it.
 
     It checks nobody: the guard is before it.
@@ -124,7 +124,7 @@ def mounted(
         Answers for all other paths.
     """
     logging.getLogger("bokeh").setLevel(logging.ERROR)  # it tells of each browser that comes, and that has gone
-    pages = applications(Library(lambda: store, desk=ServiceDesk(store)))
+    pages = applications(Library(store_to_show, desk=ServiceDesk(store)))
     for page in pages.values():
         page.add(_RoleHandler(guard))
     app = _Mounted(
@@ -144,4 +144,4 @@ def mounted(
     )
     app.initialize(IOLoop.current())
     app.start()
-    return app, app.stop
+    return app, app.end

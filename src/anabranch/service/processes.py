@@ -37,6 +37,8 @@ class Processes:
         How long a run waits for a process before it is given back.
     log
         Where what runs print and log goes; default: this process's standard error.
+    metrics
+        Directory where runs leave what they have counted; default: they count nothing.
     """
 
     def __init__(
@@ -47,6 +49,7 @@ class Processes:
         runs_each: int = 1,
         wait_s: float = WAIT_S,
         log: RotatingLog | None = None,
+        metrics: str = "",
     ) -> None:
         if not hasattr(sys, "platform") or sys.platform == "win32":
             raise ServiceError("a service needs a system with fork(), such as Linux or macOS")
@@ -55,6 +58,7 @@ class Processes:
         self._command = [sys.executable, "-m", "anabranch.service.nursery"]
         self._command += [text for name, value in options.items() for text in (name, str(value))]
         self._log = log
+        self._metrics = metrics
         self._ended: queue.SimpleQueue[Exit] = queue.SimpleQueue()
         self._running: set[str] = set()
         self._lock = threading.Lock()
@@ -70,6 +74,7 @@ class Processes:
         with self._lock:
             self._running.add(slot.run_id)
         job = job_of(slot)
+        job["metrics"] = self._metrics
         if self._log is not None:
             try:
                 self._log.rotate()

@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import ssl
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from tornado.httpserver import HTTPServer
@@ -38,14 +38,17 @@ HEADERS = {
 }
 Route = tuple[str, type[RequestHandler], dict[str, Any]]
 """Pattern of a path, its handler, and what the handler's ``initialize`` takes. Pages are mounted as such."""
-Mount = Callable[[list[Route], type[RequestHandler]], tuple[Application, Callable[[], object]]]
+Mount = Callable[[list[Route], type[RequestHandler]], tuple[Application, Callable[[], Awaitable[object]]]]
 """Makes an application of routes, a handler of all other paths, and what it adds itself; gives what stops it, too."""
 
 _log = logging.getLogger("anabranch.service")
 
 
-def _plain(routes: list[Route], other: type[RequestHandler]) -> tuple[Application, Callable[[], object]]:
-    return Application(list(routes), default_handler_class=other, log_function=log_request), lambda: None
+def _plain(routes: list[Route], other: type[RequestHandler]) -> tuple[Application, Callable[[], Awaitable[object]]]:
+    return Application(list(routes), default_handler_class=other, log_function=log_request), _nothing_to_end
+
+
+async def _nothing_to_end() -> None: ...
 
 
 def log_request(handler: RequestHandler) -> None:
@@ -80,7 +83,7 @@ class WebServer:
         self._mount = mount
         self._tls = tls
         self._server: HTTPServer | None = None
-        self._stop: Callable[[], object] = lambda: None
+        self._end: Callable[[], Awaitable[object]] = _nothing_to_end
         self.port = 0
 
     def listen(self, address: str, port: int) -> None:
@@ -98,7 +101,7 @@ class WebServer:
                 f"cannot listen on {address}:{port}: {error}; --port takes another, 0 a free one"
             ) from error
         self.port = sockets[0].getsockname()[1]
-        self.application, self._stop = self._mount(self._routes, NotFound)
+        self.application, self._end = self._mount(self._routes, NotFound)
         guarded = _Guarded(self.application, self._guard)
         self._server = HTTPServer(guarded, max_body_size=MAX_BODY, max_buffer_size=2 * MAX_BODY, ssl_options=self._tls)
         self._server.add_sockets(sockets)
@@ -107,7 +110,7 @@ class WebServer:
         """Listen no more, and let go of connections."""
         if self._server is not None:
             self._server.stop()
-            self._stop()
+            await self._end()
             await self._server.close_all_connections()
 
 

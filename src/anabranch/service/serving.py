@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -17,13 +17,16 @@ from tornado.web import Application, RequestHandler
 from anabranch.errors import RunStoreError
 from anabranch.registering import moment_of
 from anabranch.rotating import RotatingLog
+from anabranch.runs.flow_table import FlowTable
 from anabranch.runs.relational import RelationalRunStore, this_process
+from anabranch.runs.slot_queue import SlotQueue
 from anabranch.service.actions import Actions
 from anabranch.service.api import api_routes
 from anabranch.service.dispatcher import Dispatcher
 from anabranch.service.forms import form_routes
 from anabranch.service.guard import LOGIN, Guard, check_bind
 from anabranch.service.login import Login
+from anabranch.service.metering import Meter, metrics_route
 from anabranch.service.processes import Processes
 from anabranch.service.server import Mount, Route, WebServer, tls_context
 
@@ -60,7 +63,7 @@ class Options:
 
 
 def _pages_of(store: RelationalRunStore, guard: Guard) -> Mount:
-    def mount(routes: list[Route], other: type[RequestHandler]) -> tuple[Application, Callable[[], object]]:
+    def mount(routes: list[Route], other: type[RequestHandler]) -> tuple[Application, Callable[[], Awaitable[object]]]:
         from anabranch.service.mount import mounted  # only now: importing Bokeh's server takes half a second
 
         return mounted(store, guard, routes, other)
@@ -102,17 +105,26 @@ class Service:
         self._wake = threading.Event()
         self._over = threading.Event()
         self._turned = time.monotonic()
-        self._processes = Processes(self._wake.set, most=options.capacity, runs_each=options.runs_per_process, log=log)
+        self._meter = Meter(SlotQueue(store.database), FlowTable(store.database), lambda: moment_of(store))
+        self._processes = Processes(
+            self._wake.set,
+            most=options.capacity,
+            runs_each=options.runs_per_process,
+            log=log,
+            metrics=str(self._meter.directory),
+        )
         self._dispatcher = Dispatcher(
             store,
             self._processes,
             owner=this_process(),
             capacity=options.capacity,
             clock=lambda: moment_of(store),
+            on_given_up=lambda slot: self._meter.note_end(slot.flow_name, slot.state),
         )
         guard = Guard(token=options.token, view_token=options.view_token, hosts=(options.address, *options.hosts))
         actions = Actions(store)
-        routes: list[Route] = [*api_routes(actions, self.is_well), (LOGIN, Login, {"guard": guard}), *pages]
+        metrics = metrics_route(lambda: self._meter.text(self._dispatcher))
+        routes: list[Route] = [*api_routes(actions, self.is_well), metrics, (LOGIN, Login, {"guard": guard}), *pages]
         if options.pages:
             self._web = WebServer(
                 [*routes, *form_routes(actions, guard)], guard, mount=_pages_of(store, guard), tls=tls
@@ -143,6 +155,7 @@ class Service:
         ServiceError
             It cannot listen.
         """
+        self._meter.open()
         self._processes.open()  # before there are threads that a fork would copy
         asyncio.run(self._serve(started))
 
@@ -154,6 +167,7 @@ class Service:
             loop.add_signal_handler(number, self._signalled, number)
         turns = threading.Thread(target=self._turns, name="anabranch-turns")
         turns.start()
+        counting = asyncio.create_task(self._meter.keep_up())
         started(self)
         try:
             await self._stopping.wait()
@@ -161,8 +175,10 @@ class Service:
             self._wake.set()
             await loop.run_in_executor(None, turns.join)
         finally:
+            counting.cancel()
             await self._web.close()
             self._processes.close()
+            self._meter.close()
 
     def _signalled(self, number: int) -> None:
         assert self._stopping is not None

@@ -11,9 +11,9 @@ import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, context, signals, task, triggers, unmapped
-from anabranch.engine.stimuli import Finish, Release, Reported, Submit, Tell, WakeAt
+from anabranch.engine.stimuli import Finish, Release, Reported, Submit, Tell, Uprooted, WakeAt
 from anabranch.engine.units import Unit
-from anabranch.events import MapAdvanced, TaskChanged
+from anabranch.events import MapAdvanced, TaskChanged, UnitLost
 from anabranch.states import Cancelled, Crashed, Paused
 
 
@@ -418,6 +418,35 @@ def test_losing_a_worker_is_not_an_attempt() -> None:
     assert elements is not None
     assert elements.records[1].attempt == 2
     assert cluster.element_states(node) == ["Success", "Success"]
+
+
+def test_a_loss_is_told_with_the_tasks_and_how_many_runs_of_each() -> None:
+    with Flow("lost") as flow:
+        first = task(lambda x: x, name="first").map(range(100))
+        task(lambda x: x, name="second").map(first)
+    cluster = FakeCluster(flow, slots=1)
+    (unit, *_) = submitted(cluster.start())
+    assert unit.indices is not None
+
+    way = cluster.machine.on_their_way()
+    cluster.crash(unit)
+
+    assert way["first"] == way["second"] == sum(len(each.indices or ()) for each in cluster.batches[0])
+    (lost,) = [event for event in cluster.events if isinstance(event, UnitLost)]
+    assert (lost.nodes, lost.elements) == (("first", "second"), len(unit.indices))
+
+
+def test_what_was_on_its_way_when_the_cluster_went_is_told_as_lost() -> None:
+    with Flow("uprooted") as flow:
+        task(lambda x: x, name="each").map(range(100))
+    cluster = FakeCluster(flow, slots=1)
+    cluster.start()
+    way = cluster.machine.on_their_way()["each"]
+
+    commands = cluster.machine.handle(Uprooted(cluster.now))
+
+    told = [each.event for each in commands if isinstance(each, Tell) and isinstance(each.event, UnitLost)]
+    assert sum(event.elements for event in told) == way > 0
 
 
 def test_fused_tasks_that_are_lost_run_apart_and_only_the_guilty_one_crashes() -> None:
