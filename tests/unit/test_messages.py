@@ -28,6 +28,8 @@ from anabranch import Dependency, Flow, Parameter, Secret, Switch, config, task,
 from anabranch.backfilling import times_between
 from anabranch.caching import Facts, partial_inputs_only
 from anabranch.cli import anabranch as command
+from anabranch.dashboard.library import Library
+from anabranch.dashboard.server import Pages
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.executors.clusters import make_cluster
 from anabranch.executors.security import as_security, connect, host_and_port
@@ -35,6 +37,7 @@ from anabranch.explaining import explain
 from anabranch.metrics import Metrics, push
 from anabranch.notifiers import WebhookNotifier
 from anabranch.registered import load_registered, register_target
+from anabranch.registering import registry
 from anabranch.replaying import replay
 from anabranch.resources import resource_manager
 from anabranch.results import FileResult, InMemoryResult, LocalResult, S3Result, SQLResult
@@ -45,6 +48,7 @@ from anabranch.results.templates import Template
 from anabranch.runs import RunRecord, open_store
 from anabranch.runs.codec import decode_indices, from_json
 from anabranch.runs.flow_table import FlowRecord
+from anabranch.runs.permit_table import PermitTable
 from anabranch.runview import FlowResults
 from anabranch.saving import load
 from anabranch.schedules import CronSchedule, IntervalSchedule, Schedule
@@ -105,6 +109,7 @@ class Case(NamedTuple):
 TASKS = [
     Case("register() inside a `with Flow` block", lambda home: written(lambda flow: flow.register())),
     Case("serve() inside a `with Flow` block", lambda home: written(lambda flow: flow.serve())),
+    Case("flow name: expected a name of 1 to 200 characters, found 0", lambda home: Flow("")),
     Case("memory_limit: expected bytes, or a text", lambda home: task(memory_limit="much")(len)),
     Case("memory_limit: expected bytes, or a text", lambda home: task(memory_limit=True)(len)),
     Case("min_success: expected a share", lambda home: task(min_success=2)(len)),
@@ -379,6 +384,7 @@ def with_store(act: Callable[[Any], Any]) -> Any:
 
 
 COMMANDS = [
+    Case("--set, --unset and --release exclude", lambda home: cli("limits", "db", "--set", "2", "--unset")),
     Case("there is no run 'x': no runs are recorded", lambda home: empty(home, "explain", "x", "one")),
     Case("there is no run 'x': no runs are recorded", lambda home: empty(home, "show", "x")),
     Case("there is no run 'x': no runs are recorded", lambda home: empty(home, "resume", "x")),
@@ -418,6 +424,8 @@ def empty(home: Any, *arguments: str) -> Any:
 
 
 MORE = [
+    Case("live pages on port 99999", lambda home: Pages(Library(lambda: None), port=99_999)),
+    Case("limit '': expected a name", lambda home: PermitTable(registry()[0].database).fix("", 1)),
     Case("takes 1 arguments by position", lambda home: written(lambda flow: one(1, 2))),
     Case("stands for 2 nodes in flow 'f'", lambda home: FLOWS["twice"].set_dependencies(one, upstream_tasks=[])),
     Case("mapped arguments have different widths", lambda home: FLOWS["widths"].to_delayed(a=[1], b=[1, 2])),
@@ -674,6 +682,7 @@ _WORKER = "tests of clusters have it, and quote it in words that other messages 
 _DYING = "takes a worker that dies at one moment; what leads there is tested in tests/integration/test_detached.py"
 _POSTGRESQL = "needs a server of that kind; the same message of SQLite is produced above"
 UNPRODUCED = {
+    "runs/permits.py: {} has no tables for the permits of named limits": "all run stores that there are have them",
     "cli/session.py: the run was ended by an exception outside of any task\n{}": "a defect of the library",
     "dashboard/library.py: there is no run {} here, and no runs are recorded": _RACE,
     "dashboard/library.py: run {} does not go on in this process: cancel it where it was started": _RACE,
