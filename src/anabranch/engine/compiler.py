@@ -14,7 +14,7 @@ from typing import Any
 from dask._task_spec import DataNode, Task, TaskRef
 
 from anabranch.engine.entry import Sourced
-from anabranch.engine.shipping import Shipment, origin
+from anabranch.engine.shipping import Shipment, own_origin
 from anabranch.engine.units import CutFrom, Key, Program, Report, Unit
 from anabranch.engine.worker import refused_outcome
 from anabranch.executors.base import Region
@@ -52,7 +52,7 @@ def compile_units(
     shipped: Any = program
     if isinstance(program, Shipment):
         shipped = program.content if program.is_inline else TaskRef(program_key(program, token))
-    sender = program.origin if isinstance(program, Shipment) else (*origin()[:2], None)
+    sender = program.origin if isinstance(program, Shipment) else own_origin()
     enter, enter_cut = Sourced("enter", (sender, is_told)), Sourced("enter_cut", (sender,))
     graphs: dict[tuple[Any, int], dict[Key, Task]] = {}
     wanted: dict[tuple[Any, int], list[Key]] = {}

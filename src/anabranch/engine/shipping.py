@@ -112,7 +112,7 @@ def pack(program: Program, *, is_elsewhere: bool, has_code: bool = True) -> Ship
         Functions, constants or parameters that do not pickle; all of them are named.
     """
     if not is_elsewhere:
-        return Shipment((*origin()[:2], None), _program_dumps(program, ()))
+        return Shipment(own_origin(), _program_dumps(program, ()))
     own = own_modules()
     data = _program_dumps(program, ())
     by_value: tuple[str, ...] = ()
@@ -272,8 +272,13 @@ def _files_of(own: dict[str, ModuleType], roots: set[str]) -> Iterator[tuple[str
 
 @cache
 def origin() -> Origin:
-    """Where runs of this process are sent from."""
+    """Where runs of this process are sent from, to workers that may have other code."""
     return (sys.version_info[0], sys.version_info[1]), VERSION, _digest()
+
+
+def own_origin() -> Origin:
+    """The same for workers that have this code: reading all of it takes longer than many a run."""
+    return (sys.version_info[0], sys.version_info[1]), VERSION, None
 
 
 @cache

@@ -14,7 +14,7 @@ from dask.highlevelgraph import HighLevelGraph, MaterializedLayer
 from anabranch.bindings import Const
 from anabranch.engine.compiler import compile_program, compile_units, program_key
 from anabranch.engine.entry import Sourced
-from anabranch.engine.shipping import Shipment, origin
+from anabranch.engine.shipping import Shipment, own_origin
 from anabranch.engine.units import Held, Input, Key, Pieces, Program, Unit
 from anabranch.engine.values import width_of
 from anabranch.errors import DefinitionError
@@ -40,7 +40,7 @@ def compile_flow(graph: FrozenGraph, program: Program, token: str, data: bytes) 
     DefinitionError
         The width of a map depends on a value that only a run gives.
     """
-    shipment = Shipment((*origin()[:2], None), data)
+    shipment = Shipment(own_origin(), data)
     layout = _Layout(graph, program, token)
     units = [unit for node in graph.nodes.values() for unit in layout.units_of(node)]
     regions = compile_units(
