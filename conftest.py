@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -31,3 +32,14 @@ def _home_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ANABRANCH_HOME", str(tmp_path_factory.mktemp("anabranch-home")))
         yield
+
+
+@pytest.fixture(autouse=True)
+def _no_modules_of_others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What a test imports from its own directory is forgotten: the next one's file may have the same name."""
+    before = set(sys.modules)
+    yield
+    base = str(tmp_path_factory.getbasetemp())
+    for name in set(sys.modules) - before:
+        if str(getattr(sys.modules[name], "__file__", "")).startswith(base):
+            del sys.modules[name]

@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import re
+import secrets
 import shlex
 import signal
 import subprocess
@@ -88,6 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
 
     with tempfile.TemporaryDirectory() as home:
         environment = {**os.environ, "ANABRANCH_HOME": home, "PYTHONUNBUFFERED": "1"}
+        environment["ANABRANCH_SERVICE_TOKEN"] = secrets.token_urlsafe()  # without it the service makes one up
         try:
             show(environment, "register", os.path.relpath(__file__))
             show(environment, "schedule", os.path.relpath(__file__), "--next", "3")
@@ -117,7 +119,9 @@ def serve(environment: dict[str, str]) -> None:
         try:
             address = re.search(r"http://[\d.:]+", process.stderr.readline())
             while address is not None:
-                with urllib.request.urlopen(f"{address[0]}/api/waiting", timeout=10) as answer:
+                request = urllib.request.Request(f"{address[0]}/api/waiting")
+                request.add_header("Authorization", f"Bearer {environment['ANABRANCH_SERVICE_TOKEN']}")
+                with urllib.request.urlopen(request, timeout=10) as answer:
                     counts = json.load(answer)["counts"]
                 print(", ".join(f"{number} {state}" for state, number in sorted(counts.items())), flush=True)
                 if not counts.get("Waiting") and not counts.get("Running"):

@@ -9,7 +9,7 @@ from itertools import islice, takewhile
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anabranch.schedules import CronClock, DatesClock, IntervalClock, Schedule, due
@@ -81,6 +81,7 @@ def test_a_union_has_the_times_of_both(one: IntervalClock, other: IntervalClock,
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(1, 40), zones, moments, moments)
+@example(5, "Europe/Berlin", datetime(2025, 1, 4, 1, 0, 0, 1, tzinfo=UTC), datetime(2009, 1, 1, tzinfo=UTC))
 def test_whole_days_keep_their_time_of_day(days: int, zone: str, start: datetime, after: datetime):
     clock = IntervalClock(timedelta(days=days), start, timezone=zone)
     wall = start.astimezone(ZoneInfo(zone)).time()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import cloudpickle
@@ -18,15 +17,10 @@ FLOW = "from anabranch import *\nwith Flow('etl') as flow:\n    Parameter('x', d
 
 
 @pytest.fixture(autouse=True)
-def _own_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
-    """Each test in a directory of its own, without modules of others."""
+def _own_imports(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Each test in a directory of its own."""
     monkeypatch.setattr(sys, "path", list(sys.path))
     monkeypatch.chdir(tmp_path)
-    before = set(sys.modules)
-    yield
-    for name in set(sys.modules) - before:
-        if str(getattr(sys.modules[name], "__file__", "")).startswith(str(tmp_path)):
-            del sys.modules[name]
 
 
 def write(name: str, text: str) -> Path:

@@ -139,6 +139,7 @@ def test_long_runs_old_processes_and_much_memory_end_it(monkeypatch: pytest.Monk
 
 
 def test_a_directory_that_is_gone_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(leftovers, "MOST_NBYTES", 1 << 50)
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     before = Leftovers()

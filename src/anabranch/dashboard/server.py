@@ -155,8 +155,10 @@ async def _within(wait: Coroutine[Any, Any, Any], seconds: float) -> bool:
 
 def _bound(port: int) -> socket.socket:
     try:
+        if not 0 <= port <= 65_535:  # Python would not close the socket that it could not bind
+            raise OSError("ports are numbers from 0 to 65535")
         found = socket.create_server((HOST, port), backlog=64)
-    except (OSError, OverflowError) as error:
+    except OSError as error:
         raise PagesError(f"live pages on port {port}: {error}; name another one, or 0 for any that is free") from error
     found.setblocking(False)  # tornado accepts until there is nobody left
     return found

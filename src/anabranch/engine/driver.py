@@ -394,6 +394,7 @@ class Driver:
     def _say_silent(self, text: str) -> None:
         """Tell the user that nothing has been heard for long."""
         _log.warning("%s", text)
+        self._logs.note(text)
         self._tell(Noticed(self._clock(), text, self._machine.on_their_way()))
 
     # Commands ---------------------------------------------------------------------------------------------------------

@@ -65,14 +65,13 @@ def existing(wall: datetime, zone: tzinfo) -> datetime:
     if moment.astimezone(zone).replace(tzinfo=None) == wall.replace(tzinfo=None, fold=0):
         return moment
     before = local.utcoffset()
-    # The jump is between the moments that the offsets after and before it give.
-    early, late = local.replace(fold=1).astimezone(UTC), moment
-    while late - early > timedelta(seconds=1):
-        middle = early + (late - early) / 2
+    # The jump, at a whole second, is between the moments that the offsets after and before it give.
+    second = timedelta(seconds=1)
+    early, late = local.replace(fold=1).astimezone(UTC).replace(microsecond=0), moment.replace(microsecond=0) + second
+    while late - early > second:
+        middle = early + (late - early) // second // 2 * second
         if middle.astimezone(zone).utcoffset() == before:
             early = middle
         else:
             late = middle
-    return (
-        late.replace(microsecond=0) if late.microsecond == 0 else (late + timedelta(seconds=1)).replace(microsecond=0)
-    )
+    return late

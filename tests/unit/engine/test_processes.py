@@ -517,7 +517,7 @@ def test_a_process_that_dies_leaves_none_of_those_it_started(nothing_is_left: An
 
 def test_a_task_that_closes_its_connection_ends_its_process():
     with pytest.raises(ProcessDied, match="its process ended with exit code 0"):
-        call(os.closerange, 3, 256)
+        call(os.closerange, 3, 65_536)
 
 
 def test_a_task_that_forks_answers_once():
