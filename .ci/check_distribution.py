@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGE = ROOT / "src" / "anabranch"
+PACKAGES = ROOT / "src"  # the library, and its plugin for pytest
 FLOW = """
 from anabranch import Flow, Parameter, task
 
@@ -72,9 +72,9 @@ def digests(wheel: Path) -> Mapping[str, str]:
 
 
 def wrong_in_wheel(wheel: Path) -> list[str]:
-    """The package, all of it and nothing else, with its licence."""
+    """The packages, all of them and nothing else, with the licence."""
     names = set(digests(wheel))
-    wanted = {f"anabranch/{name}" for name in tracked(PACKAGE)}
+    wanted = tracked(PACKAGES)
     found = {name for name in names if ".dist-info/" not in name}
     problems = [f"{wheel.name} lacks {name}" for name in sorted(wanted - found)]
     problems += [f"{wheel.name} has {name}" for name in sorted(found - wanted)]
