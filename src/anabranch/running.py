@@ -194,9 +194,6 @@ def run_plan(
     try:
         with watch, _stores(plan):
             told: list[Observer] = [*observers] if type(watch) is Progress else [*observers, watch]
-            show = getattr(executor, "show", None)
-            if show is not None:
-                told.append(Shown(show))
             guarded: Any = _Guarded(executor, recorder, wants_end)  # an executor by delegation
             return _run_plan(plan, graph, guarded, handlers, told, recorder)
     finally:
@@ -227,14 +224,16 @@ def _run_plan(
     keeper = LogKeeper(recorder.store, recorder.ownership) if recorder is not None else None
     whole = whole_log_path(directory, plan.run_id) if executor.in_process else None
     logs = LogBook(level, keeper=keeper, whole=whole)
+    show = getattr(executor, "show", None)
+    own: list[Observer] = [Shown(show)] if show is not None else []  # waits for nothing, so it needs no thread
     if recorder is None:
         with apart(observers) as others:
-            return FlowRunView(run_handled(plan, executor, handlers, others, logs=logs), graph)
+            return FlowRunView(run_handled(plan, executor, handlers, [*own, *others], logs=logs), graph)
     try:
         permits = RunPermits(recorder.store, recorder.ownership, plan.name, outside=context.held_limits())
         heart = Heart(recorder.store, recorder.ownership, on_lost=recorder.lost, renew=permits.renew)
         with heart, apart(observers) as others:
-            told: list[Observer] = [recorder.observe, *others]
+            told: list[Observer] = [recorder.observe, *own, *others]
             done = run_handled(plan, executor, handlers, told, journal=recorder.write, logs=logs, permits=permits)
     except BaseException as error:
         kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
