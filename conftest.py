@@ -34,9 +34,19 @@ def _home_of_its_own(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]
         yield
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _no_modules_of_other_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """As below, for what the fixtures of a whole file import."""
+    yield from _forgetting_modules(tmp_path_factory)
+
+
 @pytest.fixture(autouse=True)
-def _no_modules_of_others(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _no_modules_of_others(_no_modules_of_other_files: None, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """What a test imports from its own directory is forgotten: the next one's file may have the same name."""
+    yield from _forgetting_modules(tmp_path_factory)
+
+
+def _forgetting_modules(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     before = set(sys.modules)
     yield
     base = str(tmp_path_factory.getbasetemp())

@@ -70,12 +70,18 @@ def _check_size(value: Any) -> None:
         raise ValueError(f"{nbytes / (1 << 20):,.0f} MiB are more than the {MAX_NBYTES >> 20} that fit; pass a path")
 
 
+def _unchecked(annotation: object, error: Exception) -> ValueError:
+    return ValueError(f"its type {annotation!r} cannot be checked: {str(error).splitlines()[0]}")
+
+
 def _converted(parameter: Parameter, value: Any) -> Any:
-    from pydantic import PydanticUserError, TypeAdapter, ValidationError
+    from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
 
     annotation = parameter.type
     try:
         adapter = TypeAdapter(annotation)
+    except PydanticUndefinedAnnotation as error:  # as old versions have it; new ones say so when they validate
+        raise _unchecked(annotation, error) from None
     except PydanticUserError:  # a class that pydantic knows nothing of
         if isinstance(annotation, type) and not isinstance(value, annotation):
             raise ValueError(f"expected {annotation.__name__}, found {_found(parameter, value)}") from None
@@ -83,7 +89,7 @@ def _converted(parameter: Parameter, value: Any) -> Any:
     try:
         result = _from_text(adapter, value) if isinstance(value, str) else adapter.validate_python(value)
     except PydanticUserError as error:
-        raise ValueError(f"its type {annotation!r} cannot be checked: {str(error).splitlines()[0]}") from None
+        raise _unchecked(annotation, error) from None
     except ValidationError as error:
         reasons = "; ".join(
             (".".join(map(str, each["loc"])) + ": " if each["loc"] else "") + each["msg"] for each in error.errors()
