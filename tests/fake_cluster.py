@@ -33,7 +33,7 @@ from anabranch.engine.stimuli import (
 )
 from anabranch.engine.task_runner import Environment
 from anabranch.engine.unit_runner import learn, run_unit
-from anabranch.engine.units import Key, Program, Report, Unit, UnitOutcome
+from anabranch.engine.units import Key, Program, Report, SingleReport, Unit, UnitOutcome
 from anabranch.engine.values import width_of
 from anabranch.errors import UnmappableError
 from anabranch.events import CallsMade, Event
@@ -202,6 +202,38 @@ class FakeCluster:
         self._forget()
         return report
 
+    def may_be_made_again(self) -> list[Key]:
+        """Units whose outcomes are there, of which the driver knows, and all that they were made of."""
+        known = {report.key for report in self.delivered}
+        units = {unit.key: unit for unit in self.units}
+        there = [key for key in self.outcomes if key in known and key in units]
+        return [key for key in there if all(up in self.outcomes for up in units[key].upstream_keys())]
+
+    def make_again(self, key: Key, *, how: str = "as before") -> Report:
+        """Let Dask make an outcome again that was lost with its worker; another report of it is on its way.
+
+        Parameters
+        ----------
+        how
+            ``"as before"``, on a worker that knows what had been reported; ``"anew"``, on one that does not;
+            ``"in part"``, on one that is so slow that it gives up; ``"refused"`` by one that lacks the code.
+        """
+        unit = next(unit for unit in self.units if unit.key == key)
+        first = next(report for report in self.delivered if report.key == key)
+        if how == "refused":
+            back = tuple(map(SingleReport.handed_back, unit.nodes)) if unit.indices is None else ()
+            self.outcomes[key] = UnitOutcome()
+            self.reports.append(Report(key, singles=back, indices=None if unit.indices is None else ()))
+            return self.reports[-1]
+        if how == "as before":
+            unit = unit.again(first.as_before())
+        if how == "in part" and unit.indices is not None:
+            unit = replace(unit, indices=unit.indices[: max(1, len(unit.indices) // 2)])
+        given = {key: self.outcomes[key] for key in unit.upstream_keys()}
+        self.outcomes[key], report = run_unit(unit, self.environment, given)
+        self.reports.append(report)
+        return report
+
     def lose(self, unit: Unit, *, because_of: Key | None = None) -> None:
         """Let a unit be lost, and all that wait for it.
 
@@ -235,7 +267,9 @@ class FakeCluster:
         """Let a report arrive."""
         self.reports.remove(report)
         self.delivered.append(report)
-        self.journal.append(replace(report, expansions=()))
+        report = self.machine.vet(report)
+        if self.machine.expects(report.key):
+            self.journal.append(replace(report, expansions=()))
         spare = self._spare.pop(report.key, None)
         if report.key in self.lost and spare is not None:
             self.lost.remove(report.key)

@@ -12,7 +12,7 @@ from anabranch.engine.driver import FinishedRun
 from anabranch.engine.failures import revive
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.maps import MapRun
-from anabranch.engine.units import Column
+from anabranch.engine.units import Column, Indices
 from anabranch.errors import AmbiguousTaskError, FlowRunFailed, ResultReleased, UnknownNodeError, listed, nearest
 from anabranch.graph import Graph
 from anabranch.results.reference import ResultRef
@@ -78,7 +78,10 @@ class TaskRunView(_Delegate):
             return result_of(run.node).read(run.ref)
         if outcome is None:
             raise ResultReleased(_released(run.node.slug))
-        return outcome.singles[run.node.slug].value
+        found = outcome.singles.get(run.node.slug)
+        if found is None or found.seal != run.seal:
+            raise ResultReleased(_changed(run.node.slug))
+        return found.value
 
     @property
     def ref(self) -> ResultRef | None:
@@ -198,10 +201,8 @@ class ElementStates(Sequence[ElementView]):
         missing = [index for index, value in enumerate(values) if value is _MISSING and self._has_value(index)]
         for column in self._stored(tuple(missing)) if missing else ():
             place(column, range(elements.width), values)
-        for key in elements.keys:
-            outcome = self._whole.outcomes.get(key)
-            if outcome is not None and slug in outcome.columns:
-                place(outcome.columns[slug], range(elements.width), values)
+        for part in self._brought(range(elements.width)):
+            place(part, range(elements.width), values)
         for index, state in elements.records.items():
             if not state.is_successful() or state.is_skipped():
                 values[index] = None if state.is_skipped() else revive(state.failure, state.message)
@@ -220,6 +221,19 @@ class ElementStates(Sequence[ElementView]):
         needed = dict.fromkeys(latest[index] for index in wanted if index in latest)
         refs = [self._elements.refs[number] for number in needed]
         return stored_columns(self._run.node, tuple(refs))
+
+    def _brought(self, wanted: Indices) -> Iterator[Column]:
+        """Columns of outcomes that were brought here."""
+        slug = self._run.node.slug
+        for holding in self._elements.holdings_of(wanted):
+            outcome = self._whole.outcomes.get(holding.key)
+            if outcome is None:
+                continue
+            column = outcome.columns.get(slug)
+            part = column.part(holding) if column is not None else None
+            if part is None:
+                raise ResultReleased(_changed(slug))
+            yield part
 
     def _ref(self, index: int) -> ResultRef | None:
         found = (ref for held, ref in reversed(self._elements.refs) if index in held)
@@ -243,11 +257,8 @@ class ElementStates(Sequence[ElementView]):
         for stored in self._stored((index,)):
             self._chunk = (stored.indices, stored.values)
             return stored.values[stored.indices.index(index)]
-        for key in self._elements.keys_of((index,)):
-            outcome = self._whole.outcomes.get(key)
-            column = outcome.columns.get(self._run.node.slug) if outcome is not None else None
-            if column is not None and index in column.indices:
-                return column.values[column.indices.index(index)]
+        for part in self._brought((index,)):
+            return part.values[0]
         raise ResultReleased(_released(f"{self._run.node.slug}[{index}]"))
 
 
@@ -391,3 +402,10 @@ def _is_root(state: State) -> bool:
     if not state.is_failed():
         return False
     return state.failure is None or state.failure.type_name != "UpstreamFailure"
+
+
+def _changed(name: str) -> str:
+    return (
+        f"the value of {name} was lost with its worker as the run ended, and what was made again is not what had been "
+        "reported; have it stored (result=…), so that it does not depend on workers"
+    )

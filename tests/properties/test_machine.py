@@ -131,6 +131,13 @@ class AnyCluster(RuleBasedStateMachine):
         outcomes = list(self.cluster.outcomes)
         self.cluster.lose_value(outcomes[choice % len(outcomes)])
 
+    @precondition(lambda self: not self.cluster.is_finished and self.cluster.may_be_made_again())
+    @rule(choice=choices, how=st.sampled_from(["as before", "anew", "in part", "refused"]))
+    def make_a_value_again(self, choice: int, how: str) -> None:
+        self.is_replaced = True
+        keys = self.cluster.may_be_made_again()
+        self.cluster.make_again(keys[choice % len(keys)], how=how)
+
     @rule(slots=st.integers(1, 4))
     def change_the_slots(self, slots: int) -> None:
         self.cluster.change_slots(slots)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from anabranch.engine.failures import revive
 from anabranch.engine.reducing import partial
@@ -22,6 +21,7 @@ from anabranch.engine.units import (
     ColumnReport,
     Indices,
     Key,
+    Partial,
     Report,
     Unit,
     UnitOutcome,
@@ -53,12 +53,12 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         stage.is_followed = True
     reached = _run_blocks(stages, len(indices), deadline)
     seconds = clock() - start  # without waits: it is what the next chunk is cut by
-    _wait_for_retries(stages, environment)
+    _wait_for_retries(stages, environment, environment.longest_wait_s(unit))
     expansions = [each for stage in stages if (each := expansion(stage)) is not None]
     done = indices[:reached]
     nbytes = 0
     columns: dict[str, Column] = {}
-    partials: dict[str, tuple[range, Any]] = {}
+    partials: dict[str, Partial] = {}
     reports = []
     for place, stage in enumerate(stages):
         data, size = check_values(stage, reached)
@@ -121,7 +121,7 @@ def _reduce(
     reducers: tuple[str, ...],
     done: Indices,
     environment: Environment,
-    partials: dict[str, tuple[range, Any]],
+    partials: dict[str, Partial],
 ) -> bool:
     """Reduce a map's values for the nodes that take them; whether the values themselves are not needed for that."""
     if not reducers:
@@ -132,7 +132,7 @@ def _reduce(
         for slug in reducers:
             node = environment.program.nodes[slug]
             value, _, _ = measured(partial(node, stage.values[: len(done)], environment.program))
-            partials[slug] = (done, value)
+            partials[slug] = Partial(done, bytes(stage.codes[: len(done)]), value)
     except BaseException as error:  # the task itself, given the values, will fail in the same way and say so
         if environment.is_main and isinstance(error, KeyboardInterrupt):
             raise
@@ -160,9 +160,8 @@ def _run_blocks(stages: list[Stage], width: int, deadline: float) -> int:
     return low
 
 
-def _wait_for_retries(stages: list[Stage], environment: Environment) -> None:
-    """Run again, here, what failed and is due soon; then the maps below it."""
-    horizon = environment.setting("inplace_retry_delay_s")
+def _wait_for_retries(stages: list[Stage], environment: Environment, horizon: float) -> None:
+    """Run again, here, what failed and is due within so many seconds; then the maps below it."""
     while True:
         now = environment.clock()
         due = [

@@ -17,6 +17,7 @@ from anabranch.engine.units import (
     Column,
     CutFrom,
     Held,
+    Holding,
     Indices,
     Key,
     Known,
@@ -32,6 +33,14 @@ from anabranch.engine.units import (
 from anabranch.frozen import FrozenNode
 from anabranch.results.reference import ResultRef
 from anabranch.states import FIRST_FINAL_CODE, State, Success
+
+
+class OutcomesChanged(Exception):
+    """Outcomes that a unit needs are not what was reported of them: they were lost, and made again differently."""
+
+    def __init__(self, keys: Iterable[Key]) -> None:
+        super().__init__("values were lost, and what was made again is not what they were")
+        self.keys = frozenset(keys)
 
 
 def whole_outcome(
@@ -54,7 +63,7 @@ def whole_outcome(
     if isinstance(source, Known):
         return without_value(source.state)
     if isinstance(source, Pieces):
-        state = source.state if source.state.is_finished() else summed(program.nodes[slug], source.keys, outcomes)
+        state = source.state if source.state.is_finished() else summed(program.nodes[slug], source, outcomes)
         if reduce is not None:
             return Outcome(state, reduce(source))
         values = joined(slug, source, state, outcomes, program, carrying=carrying)
@@ -85,27 +94,71 @@ def single_outcome(
 ) -> Outcome:
     """Outcome of an upstream node that is no map, as it is."""
     if isinstance(source, Held):
-        return outcomes[source.key].singles[slug]
+        return held_outcome(slug, source, outcomes)
     if isinstance(source, Stored):
         return Outcome(source.state, stored_value(program, slug, source.ref))
     return Outcome(source.state, pickle.loads(source.value))
 
 
+def held_outcome(slug: str, source: Held | CutFrom, outcomes: Mapping[Key, UnitOutcome]) -> Outcome:
+    """A single node's outcome from that of its unit.
+
+    Raises
+    ------
+    OutcomesChanged
+        It is not what was reported.
+    """
+    outcome = outcomes[source.key].singles.get(slug)
+    if outcome is None or source.seal not in (None, outcome.seal):
+        raise OutcomesChanged([source.key])
+    return outcome
+
+
+def unreported_seals(unit: Unit, outcomes: Mapping[Key, UnitOutcome]) -> dict[str, bytes]:
+    """Seals of what a unit has taken although nothing had been reported of it when the unit was sent."""
+    found: dict[str, bytes] = {}
+    for slug, source in unit.inputs.items():
+        if isinstance(source, Held) and source.seal is None and slug in outcomes[source.key].singles:
+            found[slug] = outcomes[source.key].singles[slug].seal
+    return found
+
+
 def found(
-    slug: str,
-    keys: tuple[Key, ...],
-    outcomes: Mapping[Key, UnitOutcome],
-    given: tuple[tuple[Indices, bytes], ...] = (),
-    stored: Iterable[Column] = (),
+    slug: str, source: Pieces, outcomes: Mapping[Key, UnitOutcome], stored: Iterable[Column] = ()
 ) -> Iterator[Column]:
-    """The columns of a map in several chunks, after those that travelled with the unit, or are read back."""
-    for indices, data in given:
+    """The columns of a map in several chunks, after those that travelled with the unit, or are read back.
+
+    Raises
+    ------
+    OutcomesChanged
+        Elements are not what was reported of them.
+    """
+    for indices, data in source.given:
         yield Column(indices, bytes([SUCCESS]) * len(indices), pickle.loads(data), {})
     yield from stored
-    for key in keys:
-        column = outcomes[key].columns.get(slug)
-        if column is not None:
-            yield column
+    yield from held_columns(slug, source.holdings, outcomes)
+
+
+def held_columns(slug: str, holdings: Iterable[Holding], outcomes: Mapping[Key, UnitOutcome]) -> list[Column]:
+    """The columns of a map that are in outcomes of units.
+
+    Raises
+    ------
+    OutcomesChanged
+        As that of `found`.
+    """
+    columns: list[Column] = []
+    changed: list[Key] = []
+    for holding in holdings:
+        column = outcomes[holding.key].columns.get(slug)
+        part = column.part(holding) if column is not None else None
+        if part is not None:
+            columns.append(part)
+        elif column is not None or holding.indices is not None:
+            changed.append(holding.key)
+    if changed:
+        raise OutcomesChanged(changed)
+    return columns
 
 
 def result_of(node: FrozenNode) -> Any:  # a Result, of which what decides, and imports this, must know nothing
@@ -165,9 +218,9 @@ def _both(these: Indices, those: Indices) -> Indices:
     return tuple(index for index in these if index in wanted)
 
 
-def summed(node: FrozenNode, keys: tuple[Key, ...], outcomes: Mapping[Key, UnitOutcome]) -> State:
+def summed(node: FrozenNode, source: Pieces, outcomes: Mapping[Key, UnitOutcome]) -> State:
     """A map's own state, seen from its chunks: where no driver has counted them."""
-    columns = list(found(node.slug, keys, outcomes))
+    columns = held_columns(node.slug, source.holdings, outcomes)
     codes = bytearray(sum(len(column.codes) for column in columns))
     records: dict[int, State] = {}
     for column in columns:
@@ -193,7 +246,7 @@ def joined(
     width = state.counts.total if state.counts is not None else 0
     values: list[Any] = [None] * width
     stored = stored_columns(program.nodes[slug], source.stored)
-    for column in found(slug, source.keys, outcomes, source.given, stored):
+    for column in found(slug, source, outcomes, stored):
         place(column, range(width), values, carrying=carrying)
     return values
 
@@ -254,7 +307,7 @@ class Aligned:
         self.codes = bytearray(len(indices))
         self.records: dict[int, State] = {}
         """States by position."""
-        for column in found(slug, source.keys, outcomes, source.given, stored):
+        for column in found(slug, source, outcomes, stored):
             place(column, indices, self.values)
             for position, at in matches(column.indices, indices):
                 if column.codes[position] >= FIRST_FINAL_CODE:

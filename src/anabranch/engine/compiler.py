@@ -68,7 +68,13 @@ def compile_units(
                     name, _, run = unit.key[0].rpartition("-")
                     place = (f"{name}_cut-{run}", unit.key[1] * MAX_CUTS + number)
                     graph[place] = Task(
-                        place, enter_cut, token, shipped, slug, pickle.dumps(unit.indices), TaskRef(source.key)
+                        place,
+                        enter_cut,
+                        token,
+                        shipped,
+                        slug,
+                        pickle.dumps((source, unit.indices)),
+                        TaskRef(source.key),
                     )
                     places[source.key] = place
         graph[unit.key] = Task(

@@ -327,10 +327,11 @@ class Driver:
             if isinstance(message, Posted):
                 if wants_code(message.payload) and isinstance(self._program, Shipment) and not self._program.archive:
                     self._send_program(self._program.with_code())
-                report = read_report(self._sent_elsewhere(message.payload))
-                if self._journal is not None:
-                    self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
-                self._tell_report(report)
+                report = self._machine.vet(read_report(self._sent_elsewhere(message.payload)))
+                if self._machine.expects(report.key):  # what was made again is no news
+                    if self._journal is not None:
+                        self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
+                    self._tell_report(report)
                 return Reported(self._clock(), report)
             if isinstance(message, Logged):
                 self._logs.take_batch(loads(message.payload))

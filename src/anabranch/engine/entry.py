@@ -303,9 +303,14 @@ def sees(path: str) -> bool:
 
 
 def look() -> dict[str, Any]:
-    """What there is of ours on a worker: version of Python, and digest of this package or None."""
-    digest = getattr(sys.modules.get("anabranch"), "__digest__", None)
-    text = _loader_text(None) if digest is None else None
+    """What there is of ours on a worker: version of Python, and digest of this package or None.
+
+    What an earlier run has brought does not count: a worker that comes later does not have it.
+    """
+    package = sys.modules.get("anabranch")
+    has_travelled = hasattr(getattr(package, "__loader__", None), "drop")
+    digest = None if has_travelled else getattr(package, "__digest__", None)
+    text = _loader_text(None) if digest is None and not has_travelled else None
     if text is not None:
         names: dict[str, Any] = {"__name__": "_anabranch_loader"}
         exec(text, names)

@@ -367,11 +367,11 @@ class FanOut:
                     settled = {i: state for i, state in run.elements.settled.items() if i in batch.indices}
                     given = run.elements.rescued_of(batch.indices)
                     stored = run.elements.stored_of(batch.indices)
-                    keys = run.elements.keys_of(batch.indices)
-                    elements[up] = Pieces(keys, Running(), settled, given, stored)
+                    holdings = run.elements.holdings_of(batch.indices)
+                    elements[up] = Pieces(holdings, Running(), settled, given, stored)
                 else:
                     source = self._known.input(run)
-                    elements[up] = CutFrom(source.key) if isinstance(source, Held) else source
+                    elements[up] = CutFrom(source.key, source.seal) if isinstance(source, Held) else source
         calls = self._calls(slugs[0], batch, elements)
         unit = Unit(
             key=self._known.new_key(self._known.graph.nodes[slugs[0]]),
@@ -519,6 +519,14 @@ class FanOut:
             self._go_on(chain, slug, as_range([index]), is_suspect=True)
         return [first]
 
+    def vet(self, column: ColumnReport) -> ColumnReport:
+        """What is reported of a map; elements that cannot be made again say that they had been there."""
+        were_lost = self._elements_of(column.slug).were_lost
+        if were_lost.isdisjoint(column.records):
+            return column
+        records = {i: made_in_vain(each) if i in were_lost else each for i, each in column.records.items()}
+        return replace(column, records=records)
+
     def stop_early(self, run: NodeRun, *, is_enough: bool) -> list[Key]:
         """Let a map end if it has enough (`is_enough`: a value says so) or can never have it; units to call back."""
         elements, policies, chain = run.elements, run.node.policies, run.chain
@@ -591,6 +599,15 @@ def _early_end(elements: MapRun, policies: Policies, *, is_enough: bool) -> Stat
 def _failed(node: FrozenNode, type_name: str, text: str) -> State:
     message = f"{node.slug} (written at {node.where}): {text}"
     return Failed(message=message, failure=Failure(type_name, message, root=node.slug))
+
+
+def made_in_vain(state: State) -> State:
+    """A state of what ran again because its value was lost; of a failure, it says so."""
+    if not state.is_failed():
+        return state
+    text = "it had succeeded, its value was lost with a worker, and it cannot be made again"
+    failure = replace(state.failure, message=f"{state.failure.message} ({text})") if state.failure is not None else None
+    return replace(state, message=f"{state.message} ({text})", failure=failure)
 
 
 def crashed(name: str, losses: int, reason: str) -> State:

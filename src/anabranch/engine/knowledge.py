@@ -31,6 +31,8 @@ class NodeRun:
     """The pickled value, where it came with the report."""
     ref: ResultRef | None = None
     """Where the value is stored."""
+    seal: bytes = b""
+    """Of the outcome in its unit, as reported."""
     width: int | None = None
     unmappable: str = ""
     elements: MapRun | None = None
@@ -39,6 +41,8 @@ class NodeRun:
     loop: tuple[int, Any] | None = None
     is_suspect: bool = False
     """Whether a unit with it was lost: it runs alone from then on."""
+    was_lost: bool = False
+    """Whether it had ended, and runs again because its value was lost."""
     assembles: bool = False
     """Whether it has made deferred calls that have ended: its value is put together of theirs."""
 
@@ -82,6 +86,8 @@ class Knowledge:
         """Units on their way."""
         self.to_start: dict[str, None] = {}
         """Nodes that may be able to start, because something upstream has changed."""
+        self.has_lost = False
+        """Whether anything that had ended runs again because its value was lost."""
         self.limits = Limits(graph.nodes.values(), is_shared=shares_limits, outside=limits_outside)
         self.verdicts = Verdicts(settings["max_losses"] + 1)
         """On what may have killed its worker."""
@@ -188,7 +194,7 @@ class Knowledge:
             wanted = needed if isinstance(needed, range) else frozenset(needed)
             settled = {i: state for i, state in elements.settled.items() if i in wanted}
             found[slug] = Pieces(
-                elements.keys_of(needed),
+                elements.holdings_of(needed),
                 Running(),
                 settled,
                 elements.rescued_of(needed),
@@ -200,13 +206,12 @@ class Knowledge:
         """Where the whole outcome of an upstream node is."""
         if run.elements is not None:
             elements = run.elements
-            return Pieces(
-                tuple(elements.keys), run.state, elements.settled, tuple(elements.rescued), tuple(elements.stored)
-            )
+            holdings = elements.holdings_of(range(elements.width))
+            return Pieces(holdings, run.state, elements.settled, tuple(elements.rescued), tuple(elements.stored))
         if run.node.is_map and isinstance(run.state, Mapped):
             return Pieces((), run.state)
         if run.value is not None and run.is_final:
             return Sent(run.state, run.value)
         if run.key is None and run.ref is not None:
             return Stored(run.state, run.ref)
-        return Held(run.key) if run.key is not None else Known(run.state)
+        return Held(run.key, run.seal if run.is_final else None) if run.key is not None else Known(run.state)

@@ -15,7 +15,7 @@ from typing import Any
 
 from anabranch.engine.callbook import Waiter
 from anabranch.engine.calls import Expansion, Placed
-from anabranch.engine.fan_out import FanOut, crashed
+from anabranch.engine.fan_out import FanOut, crashed, made_in_vain
 from anabranch.engine.knowledge import Knowledge, NodeRun
 from anabranch.engine.recovery import ALL, reopen
 from anabranch.engine.singles import Singles
@@ -393,7 +393,15 @@ class Machine:
     def _take_report(self, report: Report) -> None:
         unit = self._known.arrived(report.key)
         if unit is None:
-            return  # a second report of a unit that ran twice, or one of a run that was cancelled
+            # A second report, as Dask has made a lost value again; or one of a unit that was called back.
+            if self._known.is_held(report.key) and self._has_changed(report):
+                self._start_again({report.key})
+            return
+        self._take_results(unit, report)
+        if report.changed:
+            self._start_again(report.changed)
+
+    def _take_results(self, unit: Unit, report: Report) -> None:
         if unit.indices is not None:
             runs = self._fan_out.take(unit, report)
             if not any(unit.key in run.elements.keys for run in runs if run.elements is not None):
@@ -414,6 +422,44 @@ class Machine:
         for expansion in report.expansions:
             self._place(expansion)
         self._free()
+
+    def expects(self, key: Key) -> bool:
+        """Whether the first report of a unit is still to come."""
+        return key in self._known.units
+
+    def vet(self, report: Report) -> Report:
+        """The report as it is to be taken.
+
+        It is without results that were made of what is not what was reported of it; and what cannot be made again says
+        that it had been there.
+        """
+        changed = {
+            run.key
+            for run, seal in ((self.runs[slug], seal) for slug, seal in report.taken.items())
+            if run.key is not None and run.is_final and run.seal != seal
+        }
+        if changed and self.expects(report.key):
+            return report.without_results(changed)
+        if not (self._known.has_lost and self.expects(report.key)):
+            return report
+        singles = tuple(
+            replace(each, state=made_in_vain(each.state)) if self.runs[each.slug].was_lost else each
+            for each in report.singles
+        )
+        return replace(report, singles=singles, columns=tuple(map(self._fan_out.vet, report.columns)))
+
+    def _has_changed(self, report: Report) -> bool:
+        """Whether a unit that ran a second time came to something else."""
+        if report.indices is None:
+            runs = ((self.runs[each.slug], each.seal) for each in report.singles if each.slug in self.runs)
+            return any(run.key == report.key and run.is_final and run.seal != seal for run, seal in runs)
+        codes = {each.slug: each.codes for each in report.columns}
+        holders = [(slug, run.elements) for slug, run in self.runs.items() if run.elements is not None]
+        return any(
+            elements.has_changed(report.key, report.indices if slug in codes else (), codes.get(slug, b""))
+            for slug, elements in holders
+            if report.key in elements.keys
+        )
 
     # Deferred calls ---------------------------------------------------------------------------------------------------
 
@@ -542,7 +588,7 @@ class Machine:
         state = report.state
         if isinstance(state, Finished):
             run.value, run.width, run.unmappable = report.value, report.width, report.unmappable
-            run.ref = report.ref
+            run.ref, run.seal = report.ref, report.seal
             self._singles.observe(run, state, is_small=report.value is not None)
             self._conclude(run, state)
             return

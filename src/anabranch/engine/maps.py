@@ -12,7 +12,7 @@ from typing import Any
 from anabranch.engine.calls import as_range as as_range
 from anabranch.engine.chunking import Pacer
 from anabranch.engine.map_state import map_state
-from anabranch.engine.units import ColumnReport, Indices, Key, Refs
+from anabranch.engine.units import Column, ColumnReport, Holding, Indices, Key, Refs
 from anabranch.results.reference import ResultRef
 from anabranch.states import (
     BY_CODE,
@@ -61,6 +61,8 @@ class MapRun:
         self._n_stored = 0
         self._is_scattered = False
         """Whether some of those have gaps."""
+        self.were_lost: set[int] = set()
+        """Elements that had ended, and run again because their values were lost."""
         self._max_tracebacks = max_tracebacks
         self._described: set[tuple[str, str]] = set()
 
@@ -103,18 +105,17 @@ class MapRun:
                 self._rescue(*self.values[-1])
             self.settled.update((i, state) for i, state in column.records.items() if _says_all(state.code))
             return fresh
-        if isinstance(indices, range) and not self._is_held(indices):
-            insort(self._ranges, (indices.start, indices.stop, key))
+        if not len(fresh):
+            return fresh
+        if isinstance(fresh, range):
+            insort(self._ranges, (fresh.start, fresh.stop, key))
+        elif isinstance(indices, range):
+            for part in runs_of(fresh):
+                insort(self._ranges, (part.start, part.stop, key))
         else:
-            final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
-            self._places.update((index, key) for index in final)
+            self._places.update(dict.fromkeys(fresh, key))
         self.keys[key] = None
         return fresh
-
-    def _is_held(self, indices: range) -> bool:
-        """Whether an earlier chunk had some of these elements: what a later one says of them comes first."""
-        at = bisect_left(self._ranges, (indices.stop,))
-        return at > 0 and self._ranges[at - 1][1] > indices.start
 
     def _take_each(self, indices: Indices, column: ColumnReport) -> tuple[int, ...]:
         fresh = []
@@ -156,7 +157,7 @@ class MapRun:
         indices: dict[int, None] = {}
         for start, stop, key in self._ranges:
             if key in gone:
-                indices.update((i, None) for i in range(start, stop) if self._places.get(i, key) in gone)
+                indices.update(dict.fromkeys(range(start, stop)))
         indices.update((i, None) for i, key in self._places.items() if key in gone)
         self._ranges = [each for each in self._ranges if each[2] not in gone]
         self._places = {i: key for i, key in self._places.items() if key not in gone}
@@ -203,6 +204,7 @@ class MapRun:
     def reopen(self, indices: Iterable[int]) -> None:
         """Let elements that have ended run again."""
         for index in indices:
+            self.were_lost.add(index)
             self.codes[index] = 0
             self.records.pop(index, None)
             self.done -= 1
@@ -225,25 +227,44 @@ class MapRun:
         """Whether every element has ended."""
         return self.done == self.width
 
-    def keys_of(self, indices: Indices) -> tuple[Key, ...]:
-        """Units whose outcomes hold these elements."""
-        found: dict[Key, None] = {}
+    def holdings_of(self, indices: Indices) -> tuple[Holding, ...]:
+        """What units' outcomes hold of these elements."""
+        found: list[tuple[Key, Indices]] = []
+        scattered: dict[Key, list[int]] = {}
         if isinstance(indices, range):
             first = max(0, bisect_right(self._ranges, (indices.start, self.width + 1)) - 1)
             last = bisect_left(self._ranges, (indices.stop,))
-            found.update((key, None) for start, stop, key in self._ranges[first:last] if stop > indices.start)
-            if self._places:
-                found.update((self._places[i], None) for i in indices if i in self._places)
+            for start, stop, key in self._ranges[first:last]:
+                if stop > indices.start:
+                    found.append((key, range(max(start, indices.start), min(stop, indices.stop))))
+        for index in indices if self._places or not isinstance(indices, range) else ():
+            key_there = self._key_of(index, only_places=isinstance(indices, range))
+            if key_there is not None:
+                scattered.setdefault(key_there, []).append(index)
+        found += [(key, as_range(each)) for key, each in scattered.items()]
+        return tuple(Holding(key, each, self._codes_at(each)) for key, each in found)
+
+    def _key_of(self, index: int, *, only_places: bool = False) -> Key | None:
+        key = self._places.get(index)
+        if key is None and not only_places:
+            at = bisect_right(self._ranges, (index, self.width + 1)) - 1
+            key = self._ranges[at][2] if at >= 0 and self._ranges[at][1] > index else None
+        return key
+
+    def _codes_at(self, indices: Indices) -> bytes:
+        """Codes of elements; nothing if all are plain Success."""
+        if isinstance(indices, range):
+            codes = bytes(self.codes[indices.start : indices.stop])
         else:
-            for index in indices:
-                key = self._places.get(index)  # a later attempt's place comes before that of the range it was in
-                if key is None:
-                    at = bisect_right(self._ranges, (index, self.width + 1)) - 1
-                    if at >= 0 and self._ranges[at][1] > index:
-                        key = self._ranges[at][2]
-                if key is not None:
-                    found[key] = None
-        return tuple(found)
+            codes = bytes(self.codes[index] for index in indices)
+        return b"" if codes.count(Success.code) == len(codes) else codes
+
+    def has_changed(self, key: Key, indices: Indices, codes: bytes) -> bool:
+        """Whether what a unit says that ran a second time is not all that it had said."""
+        column = Column(indices, codes, list(indices), {})
+        mine = [range(start, stop) for start, stop, held in self._ranges if held == key]
+        holdings: list[Indices] = [*mine, tuple(index for index, held in self._places.items() if held == key)]
+        return any(column.part(Holding(key, each, self._codes_at(each))) is None for each in holdings if len(each))
 
     def final_now(self) -> Indices:
         """Elements that have ended so far."""
@@ -381,12 +402,18 @@ def stretches(indices: Iterable[int]) -> list[Indices]:
     >>> stretches([0, 1, 2, 5, 6, 7, 8])
     [range(0, 3), range(5, 9)]
     """
+    runs = runs_of(indices)
+    if len(runs) <= MAX_STRETCHES:
+        return list(runs)
+    return [tuple(index for stretch in runs for index in stretch)]
+
+
+def runs_of(indices: Iterable[int]) -> list[range]:
+    """Indices in order as ranges without gaps."""
     runs: list[range] = []
     for index in indices:
         if runs and runs[-1].stop == index:
             runs[-1] = range(runs[-1].start, index + 1)
         else:
             runs.append(range(index, index + 1))
-    if len(runs) <= MAX_STRETCHES:
-        return list(runs)
-    return [tuple(index for stretch in runs for index in stretch)]
+    return runs

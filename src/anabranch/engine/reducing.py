@@ -6,10 +6,11 @@ Memory is constant over any width, because a chunk's values do not outlive its D
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from anabranch.bindings import Ref, evaluate
-from anabranch.engine.columns import found, stored_columns, without_value
+from anabranch.engine.columns import found, held_columns, stored_columns, without_value
 from anabranch.engine.units import Column, Key, Pieces, Program, UnitOutcome
 from anabranch.frozen import FrozenNode
 from anabranch.states import FIRST_FINAL_CODE
@@ -52,16 +53,17 @@ def gathered_partials(
     """
     pieces = [(index, -1, without_value(state).value) for index, state in source.settled.items()]
     stored = stored_columns(program.nodes[slug], source.stored)
-    for column in found(slug, (), outcomes, source.given, stored):
+    for column in found(slug, replace(source, holdings=()), outcomes, stored):
         pieces += [piece for piece in _elements(column) if piece[0] not in source.settled]
-    for key in source.keys:
-        outcome = outcomes[key]
-        if node.slug in outcome.partials:
-            indices, value = outcome.partials[node.slug]
-            pieces.append((indices.start, indices.stop, value))
+    apart = []
+    for holding in source.holdings:
+        made = outcomes[holding.key].partials.get(node.slug)
+        if made is not None and made.is_all_of(holding):
+            pieces.append((made.indices.start, made.indices.stop, made.value))
         else:
-            for column in found(slug, (key,), outcomes):
-                pieces += _elements(column)
+            apart.append(holding)
+    for column in held_columns(slug, apart, outcomes):
+        pieces += _elements(column)
     pieces.sort(key=lambda piece: piece[0])
     results: list[Any] = []
     run: list[Any] = []

@@ -13,6 +13,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anabranch import context
+from anabranch.engine.columns import stored_columns
 from anabranch.engine.failures import revive
 from anabranch.engine.stage_inputs import StageInputs
 from anabranch.engine.task_runner import (
@@ -28,6 +29,7 @@ from anabranch.engine.task_runner import (
 )
 from anabranch.engine.units import (
     SUCCESS,
+    Before,
     Key,
     Outcome,
     Unit,
@@ -96,6 +98,8 @@ class Stage:
         """What elements returned that made deferred calls, by position."""
         self.is_enough = False
         """Whether an element has ended the map."""
+        self._elsewhere: frozenset[int] = frozenset()
+        """Positions that do not run: they were begun before, when the unit was, and end in another."""
         is_by_element = self.stored is not None and self.stored.by_element
         self.inputs = StageInputs(
             node,
@@ -109,6 +113,20 @@ class Stage:
         self._call: Callable[[int], Any] | None = None
         """The short way; None where it is closed."""
         self._name_calls()
+        if unit.before is not None:
+            self._remember(unit.before)
+
+    def _remember(self, before: Before) -> None:
+        """Read what was stored when the unit ran before, and leave out what ends elsewhere."""
+        places = {index: position for position, index in enumerate(self.indices)}
+        unfinished = {places[index] for index in before.unfinished.get(self.node.slug, ()) if index in places}
+        stored = set()
+        for column in stored_columns(self.node, before.refs.get(self.node.slug, ()), self.indices):
+            for index, value in zip(column.indices, column.values, strict=True):
+                self.values[places[index]], self.codes[places[index]] = value, SUCCESS
+                stored.add(places[index])
+        self._elsewhere = frozenset(unfinished | stored)
+        self.inputs.busy |= self._elsewhere
 
     def _chunk_storage(self, unit: Unit) -> ChunkStorage | None:
         """Where the values go; None if they are not stored."""
@@ -122,7 +140,7 @@ class Stage:
             self.indices,
             self.codes,
             self.values,
-            looks_back=unit.is_suspect,
+            looks_back=unit.is_suspect or unit.before is not None,
             is_main=self.environment.is_main,
         )
 
@@ -218,6 +236,8 @@ class Stage:
         return run if self.stored is None else self.stored.equip(run, position)
 
     def _long_way(self, position: int) -> None:
+        if position in self._elsewhere:
+            return
         run = self._run_at(position)
         if self.inputs.assembles and self.inputs.called is not None:
             self._record(position, run_assembly(run, self.inputs.called, self.indices[position]))

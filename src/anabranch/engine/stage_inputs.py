@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from anabranch.bindings import Const, Ref, evaluate
 from anabranch.engine.called import Called
 from anabranch.engine.carried import Carried
-from anabranch.engine.columns import Aligned, single_outcome, stored_columns, whole_outcome
+from anabranch.engine.columns import Aligned, held_outcome, single_outcome, stored_columns, whole_outcome
 from anabranch.engine.cutting import cut
 from anabranch.engine.units import SUCCESS, CutFrom, Held, Key, Outcome, Pieces, Sent, Stored, Unit, UnitOutcome
 from anabranch.engine.values import ATOMS, copied, dumps
@@ -116,8 +116,8 @@ class StageInputs:
                 stored = stored_columns(self._program.nodes[slug], source.stored, self._indices)
                 self._lined[slug] = Aligned(slug, source, outcomes, self._indices, stored)
             elif isinstance(source, CutFrom):
-                held = outcomes[source.key]
-                lists[slug] = held.cut if held.cut is not None else self._cut(held.singles[slug].value)
+                held, cut_here = held_outcome(slug, source, outcomes), outcomes[source.key].cut
+                lists[slug] = cut_here if cut_here is not None else self._cut(held.value)
             elif isinstance(source, (Held, Sent, Stored)):
                 lists[slug] = self._cut(single_outcome(slug, source, outcomes, self._program).value)
             else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import pickle
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from dask._task_spec import Task, TaskRef
@@ -15,7 +15,7 @@ from anabranch.bindings import Const
 from anabranch.engine.compiler import compile_program, compile_units, program_key
 from anabranch.engine.entry import Sourced
 from anabranch.engine.shipping import Shipment, own_origin
-from anabranch.engine.units import Held, Input, Key, Pieces, Program, Unit
+from anabranch.engine.units import Held, Holding, Input, Key, Pieces, Program, Unit
 from anabranch.engine.values import width_of
 from anabranch.errors import DefinitionError
 from anabranch.frozen import FrozenGraph, FrozenNode
@@ -115,8 +115,8 @@ class _Layout:
         for slug in node.element_upstreams:
             if slug in self.chunks:
                 near = zip(self.keys[slug], self.chunks[slug], strict=True)
-                keys = tuple(key for key, part in near if part.start < indices.stop and indices.start < part.stop)
-                above[slug] = Pieces(keys, Running())
+                keys = (key for key, part in near if part.start < indices.stop and indices.start < part.stop)
+                above[slug] = Pieces(_holdings(keys), Running())
         return Unit(
             key=self.key(node.slug),
             nodes=(node.slug,),
@@ -131,7 +131,7 @@ class _Layout:
         inputs: dict[str, Input] = {}
         for slug in slugs:
             if slug in self.widths:
-                inputs[slug] = Pieces(self.keys[slug], Running(counts=Counts(self.widths[slug])))
+                inputs[slug] = Pieces(_holdings(self.keys[slug]), Running(counts=Counts(self.widths[slug])))
             elif slug in self.keys:
                 inputs[slug] = Held(self.keys[slug][0])
         return inputs
@@ -156,3 +156,8 @@ class _Layout:
             shown = ", ".join(f"{name} has {width:,}" for name, width in widths.items())
             raise DefinitionError(f"{node.slug} ({node.where}): mapped arguments have different widths: {shown}")
         return next(iter(widths.values()))
+
+
+def _holdings(keys: Iterable[Key]) -> tuple[Holding, ...]:
+    """What chunks hold: nobody has been told what that is."""
+    return tuple(Holding(key, None) for key in keys)

@@ -21,7 +21,7 @@ from anabranch.engine.called import Called
 from anabranch.engine.deferring import makes_calls
 from anabranch.engine.failures import clean, describe, message_of, revive, type_name
 from anabranch.engine.processes import call_in_process
-from anabranch.engine.units import Outcome, Program
+from anabranch.engine.units import Outcome, Program, Unit
 from anabranch.engine.values import ATOMS, copied, materialised, measured
 from anabranch.errors import ProcessDied, TaskTimeout, UpstreamFailure
 from anabranch.frozen import FrozenNode
@@ -50,6 +50,9 @@ if TYPE_CHECKING:
     from anabranch.engine.storage import Errand, Storage
 
 
+MADE_AGAIN_WAIT_S = 60.0  # a longer wait is better made by the driver, which takes the value for lost then
+
+
 @dataclass(frozen=True, slots=True)
 class Environment:
     """What running a task needs besides the task."""
@@ -72,6 +75,10 @@ class Environment:
     def setting(self, name: str) -> Any:
         """One of the driver's ``engine`` settings."""
         return self.program.settings[name]
+
+    def longest_wait_s(self, unit: Unit) -> float:
+        """Longest delay before a retry that is waited for in place; of a lost value, no driver sees to one."""
+        return MADE_AGAIN_WAIT_S if unit.before is not None else float(self.setting("inplace_retry_delay_s"))
 
     def storage(self, node: FrozenNode) -> Storage | None:
         """Where the values of a node go; None if they are not stored. Loads what that takes for those only."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from anabranch.engine import chunk_runner
 from anabranch.engine.called import Called
 from anabranch.engine.calls import Expansion
 from anabranch.engine.carried import counted, flat, gather_parts
-from anabranch.engine.columns import whole_outcome, without_states
+from anabranch.engine.columns import OutcomesChanged, unreported_seals, whole_outcome, without_states
 from anabranch.engine.deferring import expanded, loaded
 from anabranch.engine.failures import revive
 from anabranch.engine.reducing import gathered_partials, reduced_argument
@@ -34,7 +35,8 @@ from anabranch.engine.units import (
 from anabranch.engine.values import measured, width_of
 from anabranch.errors import ExtraMissing, ResultError, UnmappableError
 from anabranch.frozen import FrozenNode
-from anabranch.states import Deferred, Pending, State, Success
+from anabranch.results.reference import ResultRef
+from anabranch.states import Cached, Deferred, Pending, State, Success
 
 
 def run_unit(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]) -> tuple[UnitOutcome, Report]:
@@ -42,6 +44,8 @@ def run_unit(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOu
     if unit.indices is not None:
         try:
             return chunk_runner.run_chunk(unit, environment, outcomes)
+        except OutcomesChanged as changed:
+            return UnitOutcome(), Report(unit.key, indices=(), worker=environment.worker, changed=changed.keys)
         except (ResultError, ExtraMissing) as error:  # of an input: what is written is dealt with by element
             return chunk_runner.failed_chunk(unit, environment, error)
     return run_singles(unit, environment, outcomes)
@@ -64,10 +68,16 @@ def run_singles(
     done: dict[str, Outcome] = {}
     reports = []
     expansions: list[Expansion] = []
+    changed: set[Key] = set()
+    elsewhere = unit.before.unfinished if unit.before is not None else {}
     for place, slug in enumerate(unit.nodes):
         node = environment.program.nodes[slug]
         if place and unit.give_up_s is not None and environment.clock() - began > unit.give_up_s:
-            reports.append(SingleReport(slug, Pending(message="handed back")))
+            reports.append(SingleReport.handed_back(slug))
+            continue
+        if slug in elsewhere:
+            done[slug] = Outcome(Pending(message="ends elsewhere"))
+            reports.append(SingleReport.handed_back(slug))
             continue
         assembles = place == 0 and unit.calls is not None and unit.calls.assembles
         try:
@@ -82,6 +92,11 @@ def run_singles(
                     for up in node.whole_upstreams
                 }
             )
+        except OutcomesChanged as found:
+            changed |= found.keys
+            done[slug] = Outcome(Pending(message="waits for values that were lost"))
+            reports.append(SingleReport.handed_back(slug))
+            continue
         except (
             BaseException
         ) as error:  # reducing runs the task's function, and loading what was sent the user's classes
@@ -98,10 +113,10 @@ def run_singles(
             {},
             environment.task_context(node, attempt=attempt),
             environment,
-            wait_s=0.0 if unit.give_up_s is not None else environment.setting("inplace_retry_delay_s"),
+            wait_s=0.0 if unit.give_up_s is not None else environment.longest_wait_s(unit),
             is_approved=slug in unit.approved,
             storage=environment.storage(node),
-            looks_back=unit.is_suspect,
+            looks_back=unit.is_suspect or unit.before is not None,
         )
         if place == 0 and -1 in unit.loops:
             run.context.task_loop_count, run.context.task_loop_result = unit.loops[-1]
@@ -121,8 +136,11 @@ def run_singles(
         worker=environment.worker,
         started=began,
         expansions=tuple(expansions),
+        taken={} if changed else unreported_seals(unit, outcomes),
+        changed=frozenset(changed),
     )
-    kept = {slug: Outcome(outcome.state, outcome.value) for slug, outcome in done.items()}
+    seals = {each.slug: each.seal for each in reports}
+    kept = {slug: Outcome(outcome.state, outcome.value, seal=seals[slug]) for slug, outcome in done.items()}
     return UnitOutcome(singles=kept, nbytes=nbytes), report
 
 
@@ -208,4 +226,12 @@ def report_single(node: FrozenNode, outcome: Outcome, environment: Environment) 
             width = width_of(outcome.value) if not state.is_failed() or state.counts is not None else None
         except UnmappableError as error:
             reason = str(error)
-    return SingleReport(node.slug, state, value, width, reason, ref=outcome.ref, note=outcome.note)
+    seal = _seal_of(state, width, value, outcome.ref)
+    return SingleReport(node.slug, state, value, width, reason, ref=outcome.ref, note=outcome.note, seal=seal)
+
+
+def _seal_of(state: State, width: int | None, value: bytes | None, ref: ResultRef | None) -> bytes:
+    """A digest of what others know of an outcome: not of a large value, which is nowhere else."""
+    code = Success.code if isinstance(state, Cached) else state.code
+    known = f"{code} {width} {ref.checksum if ref is not None else ''} ".encode()
+    return hashlib.blake2b(known + (value or b""), digest_size=16).digest()

@@ -8,8 +8,8 @@ share an element space. Its *outcome* (states and values) stays where it was mad
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
 
 from anabranch.context import RunInfo
@@ -21,7 +21,15 @@ from anabranch.engine.failures import revive
 from anabranch.engine.values import dumps, dumps_with_buffers
 from anabranch.frozen import FrozenNode
 from anabranch.results.reference import ResultRef
-from anabranch.states import BY_CODE, FIRST_FAILED_CODE, State, Success
+from anabranch.states import (
+    BY_CODE,
+    FIRST_FAILED_CODE,
+    FIRST_FINAL_CODE,
+    Cached,
+    Pending,
+    State,
+    Success,
+)
 
 Key: TypeAlias = tuple[str, int]
 Refs: TypeAlias = tuple[tuple[Indices, ResultRef], ...]
@@ -55,6 +63,8 @@ class Held:
     """The outcome of an upstream node is in the outcome of the unit with this key."""
 
     key: Key
+    seal: bytes | None = None
+    """What was reported of it, see `SingleReport`; None: nothing yet, so that the unit says what it found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,13 +89,34 @@ class CutFrom:
     """The elements that a chunk needs of a list are cut from the outcome under this key, where that lies."""
 
     key: Key
+    seal: bytes | None = None
+    """As that of `Held`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """Elements of a map that are in the outcome of one unit, as they were reported.
+
+    Dask makes a value again that was lost with its worker. What is made again may hold less, or something else: so who
+    takes elements takes these, and only if they are what they were.
+    """
+
+    key: Key
+    indices: Indices | None
+    """None where no driver was told of any: whatever there is, is taken."""
+    codes: bytes = b""
+    """Of their states, in the order of the indices; empty if all are plain Success."""
+
+    def fits(self, codes: bytes) -> bool:
+        """Whether these are the codes of the same states; that a value was found and not computed makes no odds."""
+        return codes.translate(_ALIKE) == (self.codes.translate(_ALIKE) or bytes([SUCCESS]) * len(codes))
 
 
 @dataclass(frozen=True, slots=True)
 class Pieces:
     """The elements of an upstream map are in the outcomes of these chunks."""
 
-    keys: tuple[Key, ...]
+    holdings: tuple[Holding, ...]
     state: State
     """The map's own state, with its counts; Running where only some elements are asked for."""
     settled: Mapping[int, State] = field(default_factory=dict)
@@ -104,6 +135,18 @@ class Known:
 
 
 Input: TypeAlias = Held | CutFrom | Sent | Stored | Pieces | Known
+
+
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What was reported of a unit whose outcome was lost, so that it is made again as it was."""
+
+    begun: int
+    """Nodes of a line or bundle, or elements of a chunk; the rest was handed back, and is elsewhere."""
+    unfinished: Mapping[str, frozenset[int]]
+    """By slug: elements (-1: a single node) that had not ended; they end elsewhere."""
+    refs: Mapping[str, Refs]
+    """By slug: where values are stored."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,6 +180,14 @@ class Unit:
     approved: frozenset[str] = frozenset()
     calls: UnitCalls | None = None
     """Of elements that are deferred calls, or that have made some."""
+    before: Before | None = None
+    """What was reported when it ran before, if Dask makes it again because its outcome was lost."""
+
+    def again(self, before: Before) -> Unit:
+        """The same as Dask makes it again: what had been begun, all of it."""
+        nodes = self.nodes[: before.begun] if self.indices is None else self.nodes
+        indices = None if self.indices is None else self.indices[: before.begun]
+        return replace(self, nodes=nodes, indices=indices, give_up_s=None, before=before)
 
     def upstream_keys(self) -> Iterator[Key]:
         """Keys of the units whose outcomes this one needs, each once."""
@@ -145,7 +196,7 @@ class Unit:
             if isinstance(source, (Held, CutFrom)):
                 seen[source.key] = None
             elif isinstance(source, Pieces):
-                seen.update(dict.fromkeys(source.keys))
+                seen.update((each.key, None) for each in source.holdings)
         return iter(seen)
 
 
@@ -161,6 +212,8 @@ class Outcome:
     ref: ResultRef | None = None
     """Where the value is stored."""
     note: Note | None = None
+    seal: bytes = b""
+    """Of a node's outcome that others take: that of its report."""
 
 
 @dataclass(slots=True)
@@ -182,6 +235,28 @@ class Column:
             state = BY_CODE[self.codes[position]](map_index=index)
         return Outcome(state, self.values[position])
 
+    def part(self, holding: Holding) -> Column | None:
+        """Those elements, if they are here and as they were reported; None if not."""
+        if holding.indices is None or (holding.indices == self.indices and holding.fits(self.codes)):
+            return self
+        mine, theirs = self.indices, holding.indices
+        if isinstance(mine, range) and isinstance(theirs, range):
+            if theirs.start < mine.start or theirs.stop > mine.stop:
+                return None
+            low, high = theirs.start - mine.start, theirs.stop - mine.start
+            codes, values = self.codes[low:high], self.values[low:high]
+        else:
+            places = {index: position for position, index in enumerate(mine)}
+            positions = [places.get(index, -1) for index in theirs]
+            if min(positions, default=0) < 0:
+                return None
+            codes = bytes(self.codes[position] for position in positions)
+            values = [self.values[position] for position in positions]
+        if not holding.fits(codes):
+            return None
+        wanted = theirs if isinstance(theirs, range) else frozenset(theirs)
+        return Column(theirs, codes, values, {i: state for i, state in self.records.items() if i in wanted})
+
     def without_exceptions(self) -> Column:
         """The same without the exceptions that the records can give back: pickled once is enough."""
         if not self.records:
@@ -201,6 +276,19 @@ class Column:
         return (index for index, state in self.records.items() if state.code >= FIRST_FAILED_CODE)
 
 
+@dataclass(frozen=True, slots=True)
+class Partial:
+    """What the values of some elements of a map were reduced to."""
+
+    indices: range
+    codes: bytes
+    value: Any
+
+    def is_all_of(self, holding: Holding) -> bool:
+        """Whether it is of these elements, and no others, as they were reported."""
+        return holding.indices is None or (holding.indices == self.indices and holding.fits(self.codes))
+
+
 @dataclass(slots=True)
 class UnitOutcome:
     """What stays under a unit's key."""
@@ -209,8 +297,8 @@ class UnitOutcome:
     columns: dict[str, Column] = field(default_factory=dict)
     nbytes: int = 0
     """Size of the values, as far as it was measured."""
-    partials: dict[str, tuple[range, Any]] = field(default_factory=dict)
-    """By reducing node: what the values of these elements were reduced to."""
+    partials: dict[str, Partial] = field(default_factory=dict)
+    """By reducing node: what values were reduced to."""
     cut: list[Any] | None = None
     """Elements cut from a list, in the order of the chunk they are for."""
     report: Report | bytes | None = None
@@ -274,6 +362,18 @@ class SingleReport:
     note: Note | None = None
     loop_count: int = 1
     """Round of its loop in which it ended."""
+    seal: bytes = b""
+    """What tells its outcome from another that Dask may make again: a digest of what is reported of the value."""
+
+    @classmethod
+    def handed_back(cls, slug: str) -> SingleReport:
+        """Of a node that the unit has not begun."""
+        return cls(slug, Pending(message="handed back"))
+
+    @property
+    def is_handed_back(self) -> bool:
+        """Whether the unit has not begun the node."""
+        return isinstance(self.state, Pending) and self.state.code == Pending.code
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,6 +412,31 @@ class Report:
     """Maps of which an element was enough: the rest need not run."""
     expansions: tuple[Expansion, ...] = ()
     """Deferred calls that were made."""
+    taken: Mapping[str, bytes] = field(default_factory=dict)
+    """By slug: seals of outcomes that the unit has taken before anything was reported of them."""
+    changed: frozenset[Key] = frozenset()
+    """Units whose outcomes are not what was reported of them, so that what needed them is handed back."""
+
+    def as_before(self) -> Before:
+        """What a process has to know that makes the unit again."""
+        refs = {column.slug: column.refs for column in self.columns if column.refs}
+        if self.indices is None:
+            begun = max((place for place, each in enumerate(self.singles, 1) if not each.is_handed_back), default=0)
+            left = [each.slug for each in self.singles[:begun] if each.state.code < FIRST_FINAL_CODE]
+            return Before(begun, dict.fromkeys(left, frozenset({-1})), refs)
+        unfinished: dict[str, frozenset[int]] = {}
+        for column in self.columns:
+            if min(column.codes, default=FIRST_FINAL_CODE) < FIRST_FINAL_CODE:
+                pairs = zip(self.indices, column.codes, strict=True)
+                unfinished[column.slug] = frozenset(index for index, code in pairs if code < FIRST_FINAL_CODE)
+        return Before(len(self.indices), unfinished, refs)
+
+    def without_results(self, changed: Iterable[Key]) -> Report:
+        """The report of a unit that is handed back, whatever became of it, as it took what has changed."""
+        singles = tuple(SingleReport.handed_back(each.slug) for each in self.singles)
+        indices = () if self.indices is not None else None
+        return Report(self.key, singles=singles, indices=indices, worker=self.worker, changed=frozenset(changed))
 
 
 SUCCESS = Success.code
+_ALIKE = bytes.maketrans(bytes([Cached.code]), bytes([SUCCESS]))

@@ -17,7 +17,7 @@ import cloudpickle
 
 from anabranch import masking
 from anabranch.engine import log_capture
-from anabranch.engine.columns import whole_outcome
+from anabranch.engine.columns import OutcomesChanged, held_outcome, whole_outcome
 from anabranch.engine.cutting import cut
 from anabranch.engine.failures import describe, revive
 from anabranch.engine.log_lines import logs_topic
@@ -28,6 +28,7 @@ from anabranch.engine.seclusion import PROCESS
 from anabranch.engine.task_runner import Environment
 from anabranch.engine.unit_runner import learn, run_unit
 from anabranch.engine.units import (
+    Before,
     Column,
     ColumnReport,
     Indices,
@@ -42,8 +43,10 @@ from anabranch.engine.units import (
 )
 from anabranch.engine.values import width_of
 from anabranch.errors import CodeNotLoadable, OutsideFlowError, VersionMismatch
-from anabranch.states import Failed, Pending
+from anabranch.states import Failed
 
+BEFORE = "anabranch-before"  # name of what a task carries from its first run to the next
+MAX_BEFORE_NBYTES = 4096  # the scheduler keeps it for as long as it holds the key
 _PROGRAMS: OrderedDict[str, Program] = OrderedDict()
 _LOCK = threading.Lock()
 MAX_PROGRAMS = 16  # runs that one worker process works on at the same time, generously
@@ -76,6 +79,8 @@ def execute(
     try:
         loaded = load_program(token, program) if isinstance(program, bytes) else program
         unit: Unit = pickle.loads(payload) if isinstance(payload, bytes) else payload
+        if (before := _reported_before(worker, key)) is not None:
+            unit = unit.again(before)
         learn(loaded, unit)
         opened = {each: opened_outcome(outcome) for each, outcome in outcomes.items()}
     except BaseException as error:  # the user's modules run while they are imported, and their classes while loaded
@@ -96,7 +101,24 @@ def execute(
         log_capture.flush(token)  # what a unit has logged comes before its report
         # Sent before the value is announced, so that it is there first; the run's token is the topic.
         worker.log_event(token, (*key, dumps_report(outcome.report)))
+        if isinstance(outcome.report, Report):
+            _remember_report(worker, key, outcome.report)
     return outcome
+
+
+def _reported_before(worker: Any, key: Key) -> Before | None:
+    """What was reported of a unit that Dask makes again, where the scheduler has let it be known."""
+    task = worker.state.tasks.get(key) if worker is not None else None
+    data = (task.annotations or {}).get(BEFORE) if task is not None else None
+    return pickle.loads(data) if data is not None else None
+
+
+def _remember_report(worker: Any, key: Key, report: Report) -> None:
+    """Let the scheduler know what whoever makes this unit again must know, see `anabranch.executors.deaths`."""
+    task = worker.state.tasks.get(key)
+    data = pickle.dumps(report.as_before())
+    if task is not None and len(data) <= MAX_BEFORE_NBYTES:
+        task.metadata[BEFORE] = data
 
 
 def announce(worker: Any, token: str, key: Key) -> None:
@@ -136,12 +158,18 @@ def _take_logs(worker: Any, token: str, program: Program) -> None:
     log_capture.open_sink(token, lambda: Outbox(level, send, worker=worker.address, whole=whole))
 
 
-def cut_elements(slug: str, indices: bytes, sealed: UnitOutcome | Sealed) -> UnitOutcome:
-    """The elements of an upstream list that a chunk needs, to be sent to where the chunk runs."""
+def cut_elements(slug: str, wanted: bytes, sealed: UnitOutcome | Sealed) -> UnitOutcome:
+    """The elements of an upstream list that a chunk needs, to be sent to where the chunk runs; none of another list."""
     outcome = opened_outcome(sealed)
-    elements = cut(outcome.singles[slug].value, pickle.loads(indices))
-    share = len(elements) / max(1, width_of(outcome.singles[slug].value))
-    return UnitOutcome(cut=list(elements), nbytes=int(outcome.nbytes * share))
+    source, indices = pickle.loads(wanted)
+    try:
+        found = held_outcome(slug, source, {source.key: outcome})
+    except OutcomesChanged:
+        return UnitOutcome()
+    elements = cut(found.value, indices)
+    share = len(elements) / max(1, width_of(found.value))
+    without_list = Outcome(found.state, seal=found.seal)
+    return UnitOutcome(singles={slug: without_list}, cut=list(elements), nbytes=int(outcome.nbytes * share))
 
 
 def collect_results(token: str, data: bytes, last: Unit, outcomes: dict[Key, UnitOutcome]) -> dict[str, Any]:
@@ -282,7 +310,7 @@ def refused_outcome(refusal: Mapping[str, Any]) -> UnitOutcome:
     key: Key = tuple(refusal["key"])
     nodes, indices = read_outline(refusal["outline"])
     if refusal["kind"] == "code":
-        back = tuple(SingleReport(slug, Pending(message="handed back")) for slug in nodes) if indices is None else ()
+        back = tuple(map(SingleReport.handed_back, nodes)) if indices is None else ()
         return UnitOutcome(report=Report(key, singles=back, indices=None if indices is None else ()))
     kind = CodeNotLoadable if refusal["kind"] == "load" else VersionMismatch
     return not_loaded(key, nodes, indices, kind(refusal["refused"]))

@@ -36,6 +36,10 @@ class HandBack(SchedulerPlugin):
             return
         if finish == "memory":
             self.done.add(key)
+            task = self.scheduler.tasks.get(key)
+            if task is not None and "anabranch-before" in (task.metadata or {}):
+                before = {"anabranch-before": task.metadata["anabranch-before"]}
+                task.annotations = {**(task.annotations or {}), **before}
         elif finish == "forgotten":
             self.done.discard(key)
         elif finish == "processing":
@@ -63,7 +67,8 @@ class HandBack(SchedulerPlugin):
 class HandBack(SchedulerPlugin):
     """Makes the scheduler give up a run's task when its worker dies, unless it had been computed before.
 
-    What was computed and lost with its worker is Dask's to compute again, as often as ``allowed-failures`` allows.
+    What was computed and lost with its worker is Dask's to compute again, as often as ``allowed-failures`` allows. Who
+    does so is told what had been reported of it, so that the value is made again as it was: `anabranch.engine.worker`.
 
     Parameters
     ----------

@@ -1,0 +1,351 @@
+"""Values that Dask makes again by itself are taken only if they are what was reported; else their units are lost."""
+
+from __future__ import annotations
+
+import pickle
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from tests.fake_cluster import FakeCluster
+
+from anabranch import Flow, Node, flatten, task, unmapped
+from anabranch.engine.units import Before, Column, CutFrom, Holding, Key, Report, SingleReport, UnitOutcome
+from anabranch.engine.worker import cut_elements
+from anabranch.results import LocalResult
+from anabranch.states import Cached, Failed, Retrying, Success
+
+LARGE = {"inline_nbytes": 0, "rescued_nbytes": 0}  # no value comes with its report: each is on the cluster only
+WIDTH = 12
+DISTURBED = 12  # outcomes: those that are made in the place of others are disturbed, too
+HOWS = ["as before", "anew", "in part", "refused"]
+
+
+@task
+def numbers() -> list[int]:
+    return list(range(WIDTH))
+
+
+@task
+def one(x: int) -> int:
+    return x + 1
+
+
+@task
+def more(x: int) -> int:
+    return x * 10
+
+
+@task(reduce=True)
+def total(xs: list[int]) -> int:
+    return sum(xs)
+
+
+@task
+def add_up(xs: list[int]) -> int:
+    return sum(xs)
+
+
+@task
+def larger(x: int, xs: list[int]) -> int:
+    return x + len(xs)
+
+
+@task
+def split() -> list[list[int]]:
+    return [[1, 2], [3], [4, 5, 6]]
+
+
+@task
+def calls_in_turn(x: int) -> Any:
+    return [one(x), one(x + 1)]
+
+
+def joined() -> Node:
+    return add_up(one.map(range(WIDTH)))
+
+
+def reduced() -> Node:
+    return total(one.map(range(WIDTH)))
+
+
+def cut_from_a_list() -> Node:
+    return add_up(one.map(numbers()))
+
+
+def chained_late() -> Node:
+    made = one.map(range(WIDTH))
+    return add_up(larger.map(made, unmapped(made)))  # no chain: all elements first
+
+
+def in_a_line() -> Node:
+    return add_up(numbers())
+
+
+def flattened() -> Node:
+    return add_up(one.map(flatten(split())))
+
+
+def put_together() -> Node:
+    return add_up(flatten(calls_in_turn.map([1, 2, 3])))
+
+
+SHAPES = [joined, reduced, cut_from_a_list, chained_late, in_a_line, flattened, put_together]
+
+
+def finish_with(cluster: FakeCluster, disturb: Callable[[Key], None]) -> None:
+    """Bring a run to its end; each of the first outcomes is disturbed once, as soon as it may be."""
+    disturbed: set[Key] = set()
+    while not cluster.is_finished:
+        for key in cluster.may_be_made_again():
+            if key not in disturbed and not cluster.is_finished and len(disturbed) < DISTURBED:
+                disturbed.add(key)
+                disturb(key)
+        if cluster.reports:
+            cluster.deliver(cluster.reports[0])
+        elif cluster.runnable():
+            cluster.run(cluster.runnable()[0])
+        elif not cluster.is_finished:
+            cluster.wake()
+
+
+@pytest.mark.parametrize("fuses", [True, False], ids=["fused", "apart"])
+@pytest.mark.parametrize("how", HOWS)
+@pytest.mark.parametrize("is_late", [False, True], ids=["told first", "taken first"])
+@pytest.mark.parametrize("shape", SHAPES, ids=[shape.__name__ for shape in SHAPES])
+def test_whatever_is_made_again_the_end_is_that_of_an_undisturbed_run(
+    shape: Callable[[], Node], how: str, is_late: bool, fuses: bool
+) -> None:
+    def run(disturb: Callable[[FakeCluster, Key], None]) -> tuple[Any, dict[str, str]]:
+        with Flow("made") as flow:
+            node = shape()
+        cluster = FakeCluster(flow, engine={**LARGE, "probe_elements": 4}, fuses=fuses)
+        cluster.start()
+        finish_with(cluster, lambda key: disturb(cluster, key))
+        found = cluster.machine.runs[node.slug]
+        assert found.key is not None
+        value = cluster.outcomes[found.key].singles[node.slug].value
+        return value, {slug: each.state.name for slug, each in cluster.machine.runs.items()}
+
+    def make_again(cluster: FakeCluster, key: Key) -> None:
+        report = cluster.make_again(key, how=how)
+        if not is_late:  # else it is on its way while others take what was made
+            cluster.deliver(report)
+
+    assert run(make_again) == run(lambda cluster, key: None)
+
+
+def test_a_chunk_that_is_made_again_more_slowly_is_lost_before_anybody_takes_it() -> None:
+    with Flow("slower") as flow:
+        add_up(one.map(range(WIDTH), task_args={"chunksize": 4}))
+    cluster = FakeCluster(flow, engine=LARGE, slots=1)
+    cluster.start()
+    while not cluster.state("one").is_mapped():
+        cluster.go(cluster.runnable()[0])
+    (key, *_) = cluster.may_be_made_again()
+
+    cluster.make_again(key, how="in part")
+    report = cluster.run(cluster.unit_of("add_up"))
+
+    assert report.changed == {key}
+    cluster.finish()
+    assert cluster.machine.runs["add_up"].state.is_successful()
+
+
+def test_a_small_value_that_differs_the_second_time_is_taken_as_it_was_reported() -> None:
+    given = iter([1, 2])
+
+    @task
+    def draw() -> int:
+        return next(given)
+
+    @task
+    def take(x: int, beside: list[int]) -> tuple[int, list[int]]:
+        return x, beside
+
+    with Flow("drawn") as flow:
+        take(draw(), numbers())
+    cluster = FakeCluster(flow, fuses=False)
+    cluster.start()
+    drawn = cluster.unit_of("draw")
+    cluster.go(drawn)
+    # What takes it was sent before anything was reported of it.
+    cluster.make_again(drawn.key, how="anew")
+    cluster.run(cluster.unit_of("numbers"))
+    report = cluster.run(cluster.unit_of("take"))
+    assert set(report.taken) == {"draw", "numbers"}
+
+    cluster.deliver(report)  # before that of what was made again
+    cluster.finish()
+
+    taken = cluster.machine.runs["take"].value
+    assert taken is not None
+    assert pickle.loads(taken) == (1, list(range(WIDTH)))
+    assert not any(single.state.is_successful() for each in cluster.journal if isinstance(each, Report)
+                   for single in each.singles if single.slug == "take" and each.key == report.key)  # fmt: skip
+
+
+def test_what_cannot_be_made_again_fails_and_says_that_it_had_been_there() -> None:
+    calls: Counter[int] = Counter()
+
+    @task
+    def fragile(x: int) -> int:
+        calls[x] += 1
+        if x == 3 and calls[x] > 1:
+            raise ConnectionError("gone meanwhile")
+        return x
+
+    with Flow("fragile") as flow:
+        add_up(fragile.map(range(WIDTH)))
+    cluster = FakeCluster(flow, engine=LARGE, slots=1)
+    cluster.start()
+    while not cluster.state("fragile").is_mapped():
+        cluster.go(cluster.runnable()[0])
+    for key in cluster.may_be_made_again():
+        cluster.make_again(key)
+    cluster.finish()
+
+    states = cluster.element_states("fragile")
+    assert [index for index, name in enumerate(states) if name != "Success"] == [3]
+    assert cluster.state("add_up").name == "TriggerFailed"
+    assert cluster.state("add_up").message == (
+        "upstream fragile[3] failed with ConnectionError: gone meanwhile (it had succeeded, its value was lost with a "
+        "worker, and it cannot be made again)"
+    )
+    told = [each.columns[0].records[3] for each in cluster.journal if isinstance(each, Report) and each.columns
+            and 3 in each.columns[0].records]  # fmt: skip
+    assert "cannot be made again" in told[-1].message  # on record, too
+
+
+def test_an_element_that_is_tried_again_elsewhere_does_not_run_when_its_chunk_is_made_again() -> None:
+    calls: Counter[int] = Counter()
+
+    @task(max_retries=1, retry_delay=100, chunksize=4)
+    def flaky(x: int) -> int:
+        calls[x] += 1
+        if x == 2 and calls[x] == 1:
+            raise ConnectionError("not yet")
+        return x
+
+    with Flow("flaky") as flow:
+        add_up(flaky.map(range(4)))
+    cluster = FakeCluster(flow, engine=LARGE, slots=1)
+    cluster.start()
+    cluster.go(cluster.runnable()[0])
+    key = cluster.may_be_made_again()[0]
+    before = calls.copy()
+
+    cluster.deliver(cluster.make_again(key, how="as before"))
+    cluster.finish()
+
+    assert calls[2] == before[2] + 1  # its second attempt, and no other
+    (last,) = (each for each in cluster.machine.runs.values() if each.node.slug == "add_up")
+    assert last.key is not None
+    assert cluster.outcomes[last.key].singles["add_up"].value == 6
+
+
+def test_a_chunk_whose_values_are_stored_reads_them_when_it_is_made_again(tmp_path: Any) -> None:
+    calls: Counter[int] = Counter()
+
+    @task(result=LocalResult(tmp_path), chunksize=4)
+    def kept(x: int) -> float:
+        calls[x] += 1
+        return x + calls[x] / 10  # another value each time
+
+    with Flow("kept") as flow:
+        node = add_up(kept.map(range(4)))
+    cluster = FakeCluster(flow, engine=LARGE, slots=1)
+    cluster.start()
+    cluster.go(cluster.runnable()[0])
+    key = cluster.may_be_made_again()[0]
+
+    cluster.deliver(cluster.make_again(key, how="as before"))
+    cluster.finish()
+
+    assert set(calls.values()) == {1}
+    found = cluster.machine.runs[node.slug].key
+    assert found is not None
+    assert cluster.outcomes[found].singles[node.slug].value == pytest.approx(6.4)
+
+
+def test_a_stored_value_that_differs_the_second_time_is_read_from_where_it_is(tmp_path: Any) -> None:
+    given = iter([1, 2, 3])
+
+    @task(result=LocalResult(tmp_path))
+    def draw() -> int:
+        return next(given)
+
+    with Flow("drawn") as flow:
+        node = more(draw())
+    cluster = FakeCluster(flow, engine=LARGE, fuses=False)
+    cluster.start()
+    drawn = cluster.unit_of("draw")
+    cluster.go(drawn)
+    cluster.make_again(drawn.key, how="anew")
+    cluster.finish()
+
+    found = cluster.machine.runs[node.slug].key
+    assert found is not None
+    assert cluster.outcomes[found].singles[node.slug].value == 10
+
+
+# Pieces ---------------------------------------------------------------------------------------------------------------
+
+OK, BAD = Success.code, Failed.code
+
+
+@pytest.mark.parametrize(
+    ("indices", "codes", "held", "expected"),
+    [
+        (range(4), [OK] * 4, Holding(("k", 1), range(4)), [0, 1, 2, 3]),
+        (range(4), [OK] * 4, Holding(("k", 1), range(1, 3)), [1, 2]),
+        (range(4), [OK] * 4, Holding(("k", 1), (3, 1)), [3, 1]),
+        ((2, 5, 7), [OK] * 3, Holding(("k", 1), range(5, 6)), [5]),
+        (range(4), [OK] * 4, Holding(("k", 1), None), [0, 1, 2, 3]),
+        (range(4), [OK, BAD, OK, OK], Holding(("k", 1), range(4), bytes([OK, BAD, OK, OK])), [0, 1, 2, 3]),
+        (range(4), [Cached.code] * 4, Holding(("k", 1), range(4)), [0, 1, 2, 3]),
+        (range(3), [OK] * 3, Holding(("k", 1), range(4)), None),
+        (range(1, 4), [OK] * 3, Holding(("k", 1), range(4)), None),
+        ((2, 5), [OK] * 2, Holding(("k", 1), (2, 7)), None),
+        (range(4), [OK, BAD, OK, OK], Holding(("k", 1), range(4)), None),
+        (range(4), [OK] * 4, Holding(("k", 1), range(4), bytes([OK, BAD, OK, OK])), None),
+        (range(4), [OK, Retrying.code, OK, OK], Holding(("k", 1), range(1, 2)), None),
+        ((), [], Holding(("k", 1), range(1)), None),
+    ],
+)
+def test_a_column_gives_what_was_reported_of_it_or_nothing(
+    indices: Any, codes: list[int], held: Holding, expected: list[int] | None
+) -> None:
+    part = Column(indices, bytes(codes), list(indices), {}).part(held)
+
+    assert (list(part.values) if part is not None else None) == expected
+
+
+def test_a_unit_that_is_made_again_does_what_it_had_begun() -> None:
+    with Flow("begun") as flow:
+        one.map(range(8))
+    cluster = FakeCluster(flow, engine=LARGE, slots=1)
+    cluster.start()
+    (unit,) = cluster.runnable()[:1]
+
+    again = unit.again(Before(3, {}, {}))
+
+    assert (again.indices, again.give_up_s) == (unit.indices[:3] if unit.indices is not None else None, None)
+
+
+def test_the_rest_of_a_bundle_that_was_handed_back_is_left_out() -> None:
+    ended = SingleReport("a", Success())
+    report = Report(("k", 1), singles=(ended, SingleReport.handed_back("b"), SingleReport("c", Retrying()),
+                                       SingleReport.handed_back("d")))  # fmt: skip
+
+    assert report.as_before() == Before(3, {"b": frozenset({-1}), "c": frozenset({-1})}, {})
+
+
+def test_nothing_is_cut_from_a_list_that_has_another_length_now() -> None:
+    made = UnitOutcome()  # of a worker that refused to make it
+
+    found = cut_elements("numbers", pickle.dumps((CutFrom(("k", 1), b"seal"), range(3))), made)
+
+    assert found.cut is None
+    assert not found.singles
