@@ -132,7 +132,10 @@ class FanOut:
         if not all(up.is_final for up in (*singles, *whole)):
             return None
         for up in singles:
-            if up.width is not None and up.width != elements.width:
+            if not self._has_elements(up):
+                message = f"cannot map over {up.node.slug}"
+                return blamed(TriggerFailed(message=message), {up.node.slug: up.state})
+            if up.width != elements.width:
                 text = f"{up.node.slug} gave {up.width:,} elements when it ran again, and {elements.width:,} before"
                 return _failed(run.node, "WidthError", text)
         chain = run.chain = Chain(slug, elements.width, self._pacer(run))

@@ -210,7 +210,7 @@ class DaskExecutor:
             self._client.subscribe_topic(topic, take)
         try:
             self._client.register_plugin(HandBack(self._token, self._client.id), name=plugin_name(self._token))
-        except Exception as error:  # `distributed.scheduler.pickle: False`, say: a death is told later then
+        except Exception as error:  # of a scheduler of another version, say: a death is told later then
             _log.info("the scheduler takes no plug-in (%s): lost tasks come back after allowed-failures deaths", error)
         if config.scheduler_page if self.has_page is None else self.has_page:
             from anabranch.executors.page_feed import PageFeed

@@ -63,7 +63,7 @@ class PageFeed:
             name = f"anabranch-page-{self._token}"
             await scheduler.register_scheduler_plugin(plugin=plugin, name=name, idempotent=False)
             told = await scheduler.get_metadata(keys=[OWN, self._token], default=None)
-        except Exception as error:  # `distributed.scheduler.pickle: False`, a run that is over: it did without the page
+        except Exception as error:  # a scheduler of another version, a run that is over: it did without the page
             reason = str(error) or type(error).__name__
         else:
             reason = (told or {}).get("refused", "")

@@ -218,6 +218,33 @@ def test_what_cannot_be_made_again_fails_and_says_that_it_had_been_there() -> No
     assert "cannot be made again" in told[-1].message  # on record, too
 
 
+@pytest.mark.parametrize("how", HOWS)
+def test_elements_of_a_list_that_cannot_be_made_again_are_stopped_by_its_failure(how: str) -> None:
+    calls: Counter[str] = Counter()
+
+    @task
+    def fragile() -> list[int]:
+        calls["fragile"] += 1
+        if calls["fragile"] > 1:
+            raise ConnectionError("gone meanwhile")
+        return [1, 2, 3, 4]
+
+    with Flow("fragile") as flow:
+        one.map(fragile(), task_args={"chunksize": 1})
+    cluster = FakeCluster(flow, engine=LARGE, slots=1)
+    cluster.start()
+    cluster.go(cluster.unit_of("fragile"))
+    cluster.go(cluster.runnable()[0])
+
+    cluster.deliver(cluster.make_again(cluster.units[0].key, how=how))
+    cluster.finish()
+
+    assert cluster.element_states("one") == ["Success"] + ["TriggerFailed"] * 3
+    elements = cluster.machine.runs["one"].elements
+    assert elements is not None
+    assert "fragile failed with ConnectionError: gone meanwhile (it had succeeded" in elements.records[3].message
+
+
 def test_an_element_that_is_tried_again_elsewhere_does_not_run_when_its_chunk_is_made_again() -> None:
     calls: Counter[int] = Counter()
 
