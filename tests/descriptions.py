@@ -28,6 +28,7 @@ from anabranch import (
     unmapped,
 )
 from anabranch.branching import Switch as SwitchBlock
+from anabranch.errors import ResultReleased
 from anabranch.mapping import apply_map
 from anabranch.node import Node
 from anabranch.runview import FlowRunView
@@ -471,10 +472,17 @@ class Seen:
 
 
 def seen_in(view: FlowRunView) -> dict[str, Seen]:
-    """How every node of a run ended."""
+    """How every node of a run ended; a value that was not kept is seen as that."""
     found = {}
     for slug in view._whole.plan.graph.nodes:
         run = view.result[slug]
-        elements = tuple(Seen(each.state.name, shown(each.result)) for each in run.map_states)
-        found[slug] = Seen(run.state.name, shown(run.result), elements)
+        elements = tuple(Seen(each.state.name, shown(_value(each))) for each in run.map_states)
+        found[slug] = Seen(run.state.name, shown(_value(run)), elements)
     return found
+
+
+def _value(view: Any) -> Any:
+    try:
+        return view.result
+    except ResultReleased as released:
+        return released

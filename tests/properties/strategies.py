@@ -98,6 +98,7 @@ def flows(*, max_size: int = 8, delays: tuple[float, ...] = (0.0,)) -> st.Search
 engine_settings = st.fixed_dictionaries(
     {
         "inline_nbytes": st.sampled_from([16384, 0, 40]),
+        "rescued_nbytes": st.sampled_from([1 << 20, 0, 100]),
         "probe_elements": st.sampled_from([64, 1]),
         "inplace_retry_delay_s": st.sampled_from([0.5, 0.0]),
         "target_chunk_s": st.sampled_from([0.15, 1e-6]),

@@ -30,6 +30,7 @@ from anabranch.engine.units import (
     Unit,
     UnitOutcome,
 )
+from anabranch.errors import ResultReleased
 from anabranch.frozen import FrozenNode
 from anabranch.results.reference import ResultRef
 from anabranch.states import FIRST_FINAL_CODE, State, Success
@@ -66,11 +67,7 @@ def whole_outcome(
         state = source.state if source.state.is_finished() else summed(program.nodes[slug], source, outcomes)
         if reduce is not None:
             return Outcome(state, reduce(source))
-        values = joined(slug, source, state, outcomes, program, carrying=carrying)
-        for index, settled in source.settled.items():
-            outcome = without_value(settled)
-            values[index] = Carried(outcome) if carrying else outcome.value
-        return Outcome(state, values)
+        return Outcome(state, joined(slug, source, state, outcomes, program, carrying=carrying))
     if isinstance(source, CutFrom):
         raise AssertionError(f"{slug} is asked for as a whole, and its elements were sent")
     outcome = single_outcome(slug, source, outcomes, program)
@@ -245,14 +242,35 @@ def joined(
     """
     width = state.counts.total if state.counts is not None else 0
     values: list[Any] = [None] * width
+    codes = bytearray(width)
     stored = stored_columns(program.nodes[slug], source.stored)
     for column in found(slug, source, outcomes, stored):
-        place(column, range(width), values, carrying=carrying)
+        place(column, range(width), values, codes, carrying=carrying)
+    for index, settled in source.settled.items():
+        outcome = without_value(settled)
+        values[index], codes[index] = Carried(outcome) if carrying else outcome.value, settled.code
+    check_whole(slug, codes)
     return values
 
 
-def place(column: Column, indices: Indices, values: list[Any], *, carrying: bool = False) -> None:
-    """Write a column's final elements into `values`, whose places are `indices`."""
+def check_whole(slug: str, codes: bytes | bytearray) -> None:
+    """Make sure that each element of a map was found.
+
+    Raises
+    ------
+    ResultReleased
+        Some were not. Without them, a value would be wrong.
+    """
+    missing = codes.count(0)
+    if missing:
+        text = f"{missing:,} of {len(codes):,} values of {slug} are not there any more, {slug}[{codes.index(0)}] first"
+        raise ResultReleased(f"{text}; resume the run to make them again")
+
+
+def place(
+    column: Column, indices: Indices, values: list[Any], codes: bytearray | None = None, *, carrying: bool = False
+) -> None:
+    """Write a column's final elements, and their codes, into lists whose places are `indices`."""
     if isinstance(indices, range) and isinstance(column.indices, range):
         low, high = max(indices.start, column.indices.start), min(indices.stop, column.indices.stop)
         if low >= high:
@@ -260,6 +278,8 @@ def place(column: Column, indices: Indices, values: list[Any], *, carrying: bool
         first, last = low - column.indices.start, high - column.indices.start
         if min(column.codes[first:last]) >= FIRST_FINAL_CODE:
             values[low - indices.start : high - indices.start] = column.values[first:last]
+            if codes is not None:
+                codes[low - indices.start : high - indices.start] = column.codes[first:last]
             for index in column.records if carrying else ():
                 if low <= index < high and column.codes[index - column.indices.start] != SUCCESS:
                     values[index - indices.start] = Carried(column.outcome(index - column.indices.start))
@@ -267,6 +287,8 @@ def place(column: Column, indices: Indices, values: list[Any], *, carrying: bool
     for position, at in matches(column.indices, indices):
         if column.codes[position] < FIRST_FINAL_CODE:
             continue
+        if codes is not None:
+            codes[at] = column.codes[position]
         if carrying and column.codes[position] != SUCCESS and column.indices[position] in column.records:
             values[at] = Carried(column.outcome(position))
         else:
@@ -292,6 +314,15 @@ def matches(these: Indices, those: Indices) -> Iterator[tuple[int, int]]:
                 yield position, at
 
 
+def _places_of(some: Iterable[int], indices: Indices) -> Iterator[tuple[int, int]]:
+    """Those that are among the indices, with their positions there."""
+    places = {index: at for at, index in enumerate(indices)} if not isinstance(indices, range) else None
+    for index in some:
+        at = places.get(index, -1) if places is not None else index - indices[0] if index in indices else -1
+        if at >= 0:
+            yield index, at
+
+
 class Aligned:
     """Elements of an upstream map, lined up with a chunk."""
 
@@ -308,13 +339,9 @@ class Aligned:
         self.records: dict[int, State] = {}
         """States by position."""
         for column in found(slug, source, outcomes, stored):
-            place(column, indices, self.values)
-            for position, at in matches(column.indices, indices):
-                if column.codes[position] >= FIRST_FINAL_CODE:
-                    self.codes[at] = column.codes[position]
-                    record = column.records.get(column.indices[position])
-                    if record is not None:
-                        self.records[at] = record
+            place(column, indices, self.values, self.codes)
+            records = {index: state for index, state in column.records.items() if state.code >= FIRST_FINAL_CODE}
+            self.records.update((at, records[index]) for index, at in _places_of(records, indices))
         for index, state in source.settled.items():
             at = indices.index(index)
             self.codes[at], self.records[at] = state.code, state

@@ -171,13 +171,18 @@ class Knowledge:
         return all(up.is_final or (up.is_flying and not run.is_suspect) for up in upstreams)
 
     def whole_inputs(self, slugs: Iterable[str], *, without: str | None = None) -> dict[str, Input]:
-        """Where the outcomes are that nodes of one unit need as a whole; one of them may need nothing any more."""
+        """Where the outcomes are that nodes of one unit need as a whole; one of them may need nothing any more.
+
+        Of what comes before by its order or by a gate only, a state is all that is needed, once there is one.
+        """
         inputs: dict[str, Input] = {}
         inside = set(slugs)
-        for slug in inside - {without}:
-            for up in self.graph.nodes[slug].whole_upstreams:
-                if up not in inside and self.runs[up].node.kind != "parameter":
-                    inputs[up] = self.input(self.runs[up])
+        edges = [edge for slug in inside - {without} for edge in self.graph.nodes[slug].edges if not edge.mapped]
+        taken = {edge.upstream for edge in edges if edge.kind == "data"}
+        for up in dict.fromkeys(edge.upstream for edge in edges):
+            run = self.runs[up]
+            if up not in inside and run.node.kind != "parameter":
+                inputs[up] = self.input(run) if up in taken or not run.is_final else Known(run.state)
         return inputs
 
     def has_ended(self, waiter: Waiter, index: int) -> bool:

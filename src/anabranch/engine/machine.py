@@ -404,9 +404,9 @@ class Machine:
     def _take_results(self, unit: Unit, report: Report) -> None:
         if unit.indices is not None:
             runs = self._fan_out.take(unit, report)
-            if not any(unit.key in run.elements.keys for run in runs if run.elements is not None):
-                self._known.lose(unit.key)
-                self._release([unit.key])
+            for run in map(self.runs.__getitem__, unit.nodes):
+                if run.elements is not None and unit.key not in run.elements.keys:  # nothing of it is there to be taken
+                    self._release(self._known.forget(unit.key, run.node.slug))
             for expansion in report.expansions:
                 self._place(expansion)
             for run in runs:

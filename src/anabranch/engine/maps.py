@@ -61,6 +61,8 @@ class MapRun:
         self._n_stored = 0
         self._is_scattered = False
         """Whether some of those have gaps."""
+        self.valueless: set[int] = set()
+        """Elements that have succeeded and whose value is nowhere any more."""
         self.were_lost: set[int] = set()
         """Elements that had ended, and run again because their values were lost."""
         self._max_tracebacks = max_tracebacks
@@ -152,7 +154,7 @@ class MapRun:
         self.failed += state.code >= FIRST_FAILED_CODE
 
     def lose(self, keys: Iterable[Key]) -> Lost:
-        """Forget outcomes; the states stay. What is lost with them: elements whose value is nowhere else."""
+        """Forget outcomes; the states stay. Tells of all elements whose value is nowhere now."""
         gone = dict.fromkeys(keys)
         indices: dict[int, None] = {}
         for start, stop, key in self._ranges:
@@ -174,7 +176,8 @@ class MapRun:
             if (held, ref) not in self.stored and any(index in indices for index in held):
                 self.stored.append((held, ref))
         held_here = {index for held, _ in (*self.rescued, *self.stored) for index in held}
-        return Lost(tuple(gone), [i for i in lost if i not in self.settled and i not in held_here])
+        self.valueless.update(i for i in lost if i not in self.settled and i not in held_here)
+        return Lost(tuple(gone), sorted(self.valueless))
 
     def _note_ref(self, held: Indices, ref: ResultRef) -> None:
         self.refs.append((held, ref))
@@ -205,6 +208,8 @@ class MapRun:
         """Let elements that have ended run again."""
         for index in indices:
             self.were_lost.add(index)
+            self.valueless.discard(index)
+            self.settled.pop(index, None)
             self.codes[index] = 0
             self.records.pop(index, None)
             self.done -= 1
@@ -287,7 +292,7 @@ class Lost:
 
     keys: tuple[Key, ...]
     indices: list[int]
-    """Elements that succeeded and whose value is gone with them."""
+    """Elements that have succeeded and whose value is nowhere any more."""
 
 
 @dataclass(slots=True)

@@ -24,11 +24,24 @@ class _All:
 ALL: Container[Key] = _All()
 
 
+class _Gone:
+    """Contains the keys of another container, and those that were released."""
+
+    def __init__(self, known: Knowledge, gone: Container[Key]) -> None:
+        self._held = frozenset(known.held())
+        self._gone = gone
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._gone or key not in self._held
+
+
 def reopen(known: Knowledge, gone: Container[Key]) -> list[NodeRun]:
     """Forget the outcomes under the keys that are gone; the nodes that had ended and must run again.
 
-    Nothing may be on its way. Elements of maps that must run again are not final any more.
+    Nothing may be on its way. Elements of maps that must run again are not final any more. What was released, because
+    nobody seemed to need it any more, is gone too.
     """
+    gone = _Gone(known, gone)
     reopened = []
     for slug in reversed(tuple(known.graph.nodes)):  # from the end: what runs again needs its inputs again
         if slug in known.calls.caller_of:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from anabranch.bindings import Ref, evaluate
-from anabranch.engine.columns import found, held_columns, stored_columns, without_value
+from anabranch.engine.columns import check_whole, found, held_columns, stored_columns, without_value
 from anabranch.engine.units import Column, Key, Pieces, Program, UnitOutcome
 from anabranch.frozen import FrozenNode
 from anabranch.states import FIRST_FINAL_CODE
@@ -64,6 +64,10 @@ def gathered_partials(
             apart.append(holding)
     for column in held_columns(slug, apart, outcomes):
         pieces += _elements(column)
+    there = bytearray(source.state.counts.total if source.state.counts is not None else 0)
+    for start, stop, _ in pieces:
+        there[start : max(stop, start + 1)] = bytes([1]) * (max(stop, start + 1) - start)
+    check_whole(slug, there)
     pieces.sort(key=lambda piece: piece[0])
     results: list[Any] = []
     run: list[Any] = []
