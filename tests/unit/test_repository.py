@@ -105,6 +105,16 @@ def test_the_extra_all_has_every_extra_that_users_want():
     assert set(names[1].split(",")) == set(extras) - {"all", "docs", "lint", "test"}
 
 
+def test_the_versions_that_have_passed_are_of_all_that_the_tests_need():
+    project = PYPROJECT["project"]
+    needed = {
+        re.split(r"[^\w.-]", line)[0].lower()
+        for line in (*project["dependencies"], *project["optional-dependencies"]["test"])
+    }
+    passed = dict(re.findall(r"^([^#=]+)==(.+)$", (ROOT / ".ci" / "newest.txt").read_text(), flags=re.MULTILINE))
+    assert not needed - set(passed), "bash .ci/run --renew"
+
+
 def test_no_file_names_a_package_registry():
     found = {f"{file.relative_to(ROOT)}: {hit[0]}" for file, text in texts() for hit in REGISTRY.finditer(text)}
     assert not found
