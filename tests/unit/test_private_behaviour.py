@@ -346,5 +346,6 @@ def test_scripts_of_a_page_are_tags_that_a_nonce_can_be_put_into():
     from bokeh.resources import Resources
 
     page = file_html(Div(text="<script>x</script>"), Resources(mode="server"))
-    assert set(re.findall(r"<script.", page)) == {"<script ", "<script>"}
+    assert "<script " in page
+    assert set(re.findall(r"<script.", page)) <= {"<script ", "<script>"}
     assert "<script>x</script>" not in page, "what is shown is escaped"
