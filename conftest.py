@@ -8,10 +8,21 @@ from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
+from tests.needs import closing_line
 
 # How long an example takes is a matter of what else this machine does.
 settings.register_profile("anabranch", deadline=None)
 settings.load_profile("anabranch")
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterator[None]:
+    """Say at the very end what to install for the tests that could not be."""
+    yield
+    skipped = [report.longrepr for report in terminalreporter.stats.get("skipped", ())]
+    if line := closing_line(each[2] for each in skipped if isinstance(each, tuple)):
+        terminalreporter.write_line(line, yellow=True)
+
 
 pytest_plugins = ["pytest_anabranch"]  # whether or not this checkout was installed since it has a plugin
 

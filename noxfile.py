@@ -9,12 +9,11 @@ from __future__ import annotations
 import nox
 
 PYTHONS = ["3.11", "3.12", "3.13"]
-OPTIONAL = ("arrow", "metrics", "otel", "postgres", "s3")  # extras whose lower bounds are tested, too
 FAST = ("tests/unit", "tests/contracts/test_results.py", "src", "-m", "not cluster")
 # Of its newest version only what the tests of those parts need: others ask for newer versions than our lowest.
 TOOLS = (
-    *("hypothesis", "import-linter", "kubernetes-validate", "moto[server]", "openapi-spec-validator"),
-    *("opentelemetry-sdk", "pandas", "playwright", "pytest", "pytest-timeout", "pytest-xdist"),
+    *("hatchling", "hypothesis", "import-linter", "kubernetes-validate", "moto[server]", "openapi-spec-validator"),
+    *("opentelemetry-sdk", "pandas", "playwright", "pyright[nodejs]", "pytest", "pytest-timeout", "pytest-xdist"),
 )
 
 nox.options.default_venv_backend = "uv|virtualenv"
@@ -31,17 +30,11 @@ def tests(session: nox.Session) -> None:
     session.run("pytest", *(session.posargs or FAST))
 
 
-@nox.session(python=PYTHONS[0], venv_backend="uv")
+@nox.session(python=PYTHONS[0])
 def oldest(session: nox.Session) -> None:
     """The lower bounds of pyproject.toml, exactly."""
-    bounds = f"{session.create_tmp()}/lowest.txt"
-    extras = [word for extra in OPTIONAL for word in ("--extra", extra)]
-    session.run_install(
-        "uv", "pip", "compile", "--quiet", "pyproject.toml", "--resolution", "lowest-direct", *extras, "-o", bounds,
-        external=True,
-    )  # fmt: skip
-    session.install("-e", ".", "-r", bounds)
-    session.install(*TOOLS, "-c", bounds)
+    bounds = session.run("python", ".ci/versions.py", "lowest", silent=True)
+    session.install("-e", ".", *bounds.split(), *TOOLS)
     _report(session)
     # Old versions use what has been deprecated since; that is not our subject here.
     # So is the fuzzer of the API, which wants newer versions than our lowest.
@@ -61,5 +54,4 @@ def wheel(session: nox.Session) -> None:
 
 
 def _report(session: nox.Session) -> None:
-    names = ["dask", "distributed", "bokeh", "pydantic", "sqlalchemy"]
-    session.run("python", "-c", f"from importlib.metadata import version as v; print([(n, v(n)) for n in {names}])")
+    session.run("python", ".ci/versions.py", "show", success_codes=[0, 1])

@@ -115,6 +115,10 @@ def wrong_in_use(wheel: Path, work: Path) -> list[str]:
     problems += [] if said.split() == ["add_up", "=", "14"] else [f"the flow said {said!r}, expected 14"]
     said = run("-m", "anabranch", "demo", "--limit", "20", python=python, cwd=work, **home)
     problems += [] if "files" in said else [f"anabranch demo said {said!r}"]
+    # pytest treats distributions that have a plugin in a way of its own, which an editable one is not part of.
+    run("-m", "pip", "install", "--quiet", "pytest", "pytest-cov", python=python, cwd=work)
+    (work / "test_tea.py").write_bytes((ROOT / "tests" / "users_tests.py").read_bytes())
+    run("-m", "pytest", "--quiet", "--cov=anabranch", "test_tea.py", python=python, cwd=work, **home)
     return problems
 
 

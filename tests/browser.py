@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import importlib.util
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-import pytest
+from tests.needs import miss, program
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
@@ -20,22 +18,16 @@ WAIT_MS = 30_000
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser; where there is none the test is skipped, and fails in CI."""
-    program = shutil.which("chromium")
-    missing = "Debian's package chromium" if program is None else ""
+    """A browser; without one the test cannot be."""
+    path = program("chromium")
     if importlib.util.find_spec("playwright") is None:
-        missing = "the Python package playwright"
-    if missing:
-        message = f"tests of pages in a browser need {missing}"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
+        miss("playwright", "pip install playwright")
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
         # Containers give Chromium neither a sandbox of its own nor much shared memory; the pages are ours.
         options = ["--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"]
-        browser = playwright.chromium.launch(executable_path=program, args=options)
+        browser = playwright.chromium.launch(executable_path=path, args=options)
         try:
             yield browser
         finally:

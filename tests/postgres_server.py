@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import socket
@@ -13,6 +14,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from tests.needs import miss, program
 
 PASSWORD = "it's-a/secret@7%"
 """Has what URLs and shells must escape."""
@@ -84,17 +86,10 @@ class PostgresServer:
 
 @contextmanager
 def running_postgres(*, max_connections: int = MAX_CONNECTIONS) -> Iterator[PostgresServer]:
-    """A server; skips the test where there is none to start, except where that would hide a gap."""
-    if not os.environ.get("CI"):
-        pytest.importorskip("psycopg")
-    found = shutil.which("pg_ctl")
-    candidates = [Path(found).resolve().parent] if found else []
-    candidates += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
-    programs = next((folder for folder in candidates if (folder / "initdb").exists()), None)
-    if programs is None:
-        if os.environ.get("CI"):
-            pytest.fail("PostgreSQL is not installed, and these tests must not be skipped here")
-        pytest.skip("PostgreSQL is not installed")
+    """A server; where there is none to start the test cannot be."""
+    if importlib.util.find_spec("psycopg") is None:
+        miss("psycopg", 'pip install "psycopg[binary]"')
+    programs = program("initdb").resolve().parent
     home = Path(tempfile.mkdtemp(prefix="anabranch-postgres-"))
     user = None
     if os.geteuid() == 0:  # whom the server refuses to serve

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import shutil
 import subprocess
 import time
 import urllib.error
@@ -18,19 +16,9 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.needs import program
 
 SCRAPE_S = 0.25
-
-
-def program(name: str) -> str:
-    """A program of Debian's package; where it is missing the test is skipped, and fails in CI."""
-    found = shutil.which(name)
-    if found is None:
-        message = f"{name} is missing: it is in Debian's package prometheus"
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
-    return found
 
 
 class PrometheusServer:

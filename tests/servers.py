@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import count
 
 import pytest
+from tests.needs import miss
 
 # moto's server prints nothing when it is ready, so the port is made, and told of, by a program of ours around it.
 _SERVER = """
@@ -53,12 +54,10 @@ class S3Server:
 
 @contextmanager
 def running_s3() -> Iterator[S3Server]:
-    """A server; skips the test where there is none to start, except where that would hide a gap."""
-    missing = [name for name in ("moto", "flask", "s3fs") if importlib.util.find_spec(name) is None]
-    if missing:
-        if os.environ.get("CI"):
-            pytest.fail(f"{missing} not installed, and these tests must not be skipped here")
-        pytest.skip(f'{", ".join(missing)} not installed: pip install "moto[server]" s3fs')
+    """A server; where there is none to start the test cannot be."""
+    for name, package in {"moto": '"moto[server]"', "flask": '"moto[server]"', "s3fs": "s3fs"}.items():
+        if importlib.util.find_spec(name) is None:
+            miss(name, f"pip install {package}")
     environment = {**os.environ, "AWS_ACCESS_KEY_ID": "tester", "AWS_SECRET_ACCESS_KEY": "secret"}
     with subprocess.Popen(
         [sys.executable, "-c", _SERVER], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment

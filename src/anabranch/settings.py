@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import math
 import os
-import pkgutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import dask.config
 import yaml
 
+from anabranch import package_files
 from anabranch.errors import SettingError, listed
 from anabranch.printable import printable_lines
 
@@ -548,7 +548,7 @@ def apply_logging() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-_defaults = yaml.safe_load(pkgutil.get_data("anabranch", "anabranch.yaml") or b"")  # also from memory, on workers
+_defaults = yaml.safe_load(package_files.read("anabranch.yaml"))
 _DEFAULTS: dict[str, Any] = _flat(_defaults["anabranch"])
 _SECTIONS = tuple(dict.fromkeys(name.rpartition(".")[0] for name in _DEFAULTS if "." in name))
 _problems: list[str] = []

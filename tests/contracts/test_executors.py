@@ -174,10 +174,9 @@ def test_an_exception_that_cannot_travel_is_told_in_its_words(place: Place) -> N
     assert "fire at home: matches" in str(view.result[bad].result)
 
 
+# In the thread of the caller it is the user's: see the next test.
+@pytest.mark.parametrize("place", ["threads", pytest.param("dask", marks=pytest.mark.cluster)], indirect=True)
 def test_a_keyboard_interrupt_in_a_task_on_a_worker_is_its_failure(place: Place) -> None:
-    if place.kind == "local":
-        pytest.skip("there it is the user's: see the next test")
-
     def interrupt() -> None:
         raise KeyboardInterrupt("by the task")
 

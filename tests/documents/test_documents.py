@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ from tests.documents.blocks import Block, MarkError, blocks
 from tests.documents.names import problems_of_python, problems_of_shell
 from tests.documents.stage import BlockFailed, Stage
 from tests.documents.warm_python import warm_python
+from tests.needs import program
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -57,10 +56,10 @@ def check(block: Block) -> None:
         raise BlockFailed(f"{block.where}: {'; '.join(problems)}")
 
 
-def missing_programs(found: list[Block]) -> list[str]:
+def programs_of(found: list[Block]) -> list[str]:
     """Programs that the page's commands need and that are not on every machine."""
     said = "\n".join(block.code for block in found if is_run(block) and block.language in SHELLS)
-    return [name for name in ("curl", "openssl") if f"{name} " in said and shutil.which(name) is None]
+    return [name for name in ("curl", "openssl") if f"{name} " in said]
 
 
 def is_run(block: Block) -> bool:
@@ -71,9 +70,8 @@ def go_through(page: Path, folder: Path, warm: Path) -> None:
     found = blocks(page)
     for block in found:
         check(block)
-    if missing := missing_programs(found):
-        assert not os.environ.get("CI"), f"{missing} must be there, where nothing is to be skipped"
-        pytest.skip(f"there is no {' and no '.join(missing)} here")
+    for name in programs_of(found):
+        program(name)
     if any(map(is_run, found)):
         with Stage(folder, warm) as stage:
             for block in filter(is_run, found):

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.prometheus_server import PrometheusServer, program, prometheus
+from tests.needs import program
+from tests.prometheus_server import PrometheusServer, prometheus
 from tests.service_process import ServiceProcess, serving
 
 from anabranch.events import MapAdvanced, Noticed, RunStarted, UnitLost

@@ -10,7 +10,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from distributed import Client, LocalCluster
@@ -60,25 +60,39 @@ def held(name: str, gate: Path) -> Flow:
 class Background:
     """A run in a thread."""
 
+    started: ClassVar[list[Background]] = []
+
     def __init__(self, flow: Flow, address: str) -> None:
         self._found: list[Any] = []
         executor = DaskExecutor(address)
         self._thread = threading.Thread(target=lambda: self._found.append(flow.run(executor=executor)))
         self._thread.start()
+        self.started.append(self)
+
+    def join(self) -> None:
+        self._thread.join(60)
 
     def end(self, gate: Path) -> Any:
         gate.touch()
-        self._thread.join(60)
+        self.join()
         return self._found[0]
 
 
 @pytest.fixture
 def gates(tmp_path: Path) -> Iterator[list[Path]]:
-    """What runs wait for; there at the end in any case."""
+    """What runs wait for. At the end, however that comes, there are the gates, and no run goes on."""
     found = [tmp_path / "one", tmp_path / "two"]
     yield found
     for each in found:
         each.touch()
+    while Background.started:
+        Background.started.pop().join()
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    with chromium() as found:
+        yield found
 
 
 def status_of(url: str) -> int:
@@ -102,7 +116,7 @@ def is_clean(cluster: BareCluster) -> bool:
     return status_of(f"{cluster.dashboard}/flows") == 404 and left_behind(cluster.address) == []
 
 
-def test_a_run_is_seen_in_dasks_dashboard_while_it_goes_on(cluster: BareCluster, gates: list[Path]):
+def test_a_run_is_seen_in_dasks_dashboard_while_it_goes_on(browser: Any, cluster: BareCluster, gates: list[Path]):
     # given
     gate = gates[0]
     with Flow(CORPUS[0]) as flow:
@@ -110,29 +124,28 @@ def test_a_run_is_seen_in_dasks_dashboard_while_it_goes_on(cluster: BareCluster,
         for name in CORPUS[1:]:
             task(lambda x: x, name=name)(1, upstream_tasks=[mapped])
     run = Background(flow, cluster.address)
-    with chromium() as browser:
-        watched = Watched(browser)
-        page = watched.page
-        until(lambda: status_of(f"{cluster.dashboard}/flows") == 200)
-        # when
-        page.goto(f"{cluster.dashboard}/status")
-        page.locator("#myTopnav a[href='flows']").click()
-        # then
-        page.get_by_text(CORPUS[0], exact=True).wait_for()
-        for name in CORPUS[1:]:
-            assert page.get_by_role("cell", name=name, exact=True).count() == 1, name
-        row = page.get_by_role("row").filter(has=page.get_by_role("cell", name="hold", exact=True))
-        row.get_by_text("Running").wait_for()
-        row.get_by_role("cell", name="7", exact=True).wait_for()  # done: 0 to 6, of which one failed
-        assert row.get_by_role("cell").all_inner_texts()[2:5] == ["7", "8", "1"]
-        assert "hunter2" not in page.content()
-        # when
-        run.end(gate)
-        # then
-        page.get_by_text("no run of anabranch goes on here").wait_for()
-        assert not watched.is_hacked()
-        assert watched.complaints == []
-        page.close()
+    watched = Watched(browser)
+    page = watched.page
+    until(lambda: status_of(f"{cluster.dashboard}/flows") == 200)
+    # when
+    page.goto(f"{cluster.dashboard}/status")
+    page.locator("#myTopnav a[href='flows']").click()
+    # then
+    page.get_by_text(CORPUS[0], exact=True).wait_for()
+    for name in CORPUS[1:]:
+        assert page.get_by_role("cell", name=name, exact=True).count() == 1, name
+    row = page.get_by_role("row").filter(has=page.get_by_role("cell", name="hold", exact=True))
+    row.get_by_text("Running").wait_for()
+    row.get_by_role("cell", name="7", exact=True).wait_for()  # done: 0 to 6, of which one failed
+    assert row.get_by_role("cell").all_inner_texts()[2:5] == ["7", "8", "1"]
+    assert "hunter2" not in page.content()
+    # when
+    run.end(gate)
+    # then
+    page.get_by_text("no run of anabranch goes on here").wait_for()
+    assert not watched.is_hacked()
+    assert watched.complaints == []
+    page.close()
     until(lambda: is_clean(cluster))
 
 
@@ -193,7 +206,11 @@ def test_a_scheduler_without_a_dashboard_is_told_of_once_and_runs_everything(
     caplog.set_level(logging.INFO, logger="anabranch")
     with Flow("plain") as flow:
         task(lambda: 1, name="one")()
-    with LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None) as made:
+    # Without a dashboard there is a web server all the same, which would listen on port 8787.
+    free = {"dashboard_address": "127.0.0.1:0"}
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None, scheduler_kwargs=free
+    ) as made:
         for _ in range(2):
             assert flow.run(executor=DaskExecutor(cluster_class=made)).is_successful()
         assert made.scheduler.task_metadata.get(OWN) is None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from tests.needs import program
 
 from anabranch import Flow, task
 from anabranch.cli import anabranch as command
@@ -120,7 +120,6 @@ def test_another_shell_is_refused_with_those_there_are() -> None:
     assert "'tcsh' is not one of 'bash', 'zsh', 'fish'" in result.stderr
 
 
-@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
 def test_bash_completes_words_with_colons(directory: Path) -> None:
     (directory / "etl.py").write_text(FLOWS)
     (directory / "anabranch").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m anabranch "$@"\n')
@@ -134,7 +133,7 @@ echo "${{COMPREPLY[*]}}" "$COMP_WORDBREAKS"
 """
 
     outcome = subprocess.run(
-        ["bash", "--norc", "-c", script],
+        [program("bash"), "--norc", "-c", script],
         cwd=directory,
         env={**os.environ, "PATH": path},
         capture_output=True,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import configparser
-import shutil
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from tests.needs import program
 
 from anabranch.cli import anabranch
 
@@ -80,12 +80,12 @@ def test_no_secret_is_in_a_file():
     assert "kind: Secret" not in text
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="there is no systemd here")
 def test_the_unit_is_one_that_systemd_takes(tmp_path: Path):
     text = (DEPLOY / "anabranch.service").read_text(encoding="utf-8")
     text = text.replace("User=anabranch", "User=root").replace("Group=anabranch", "Group=root")  # who there is
     file = tmp_path / "anabranch.service"
     file.write_text(text)
-    outcome = subprocess.run(["systemd-analyze", "verify", "--man=no", str(file)], capture_output=True, text=True)
+    verify = [program("systemd-analyze"), "verify", "--man=no", file]
+    outcome = subprocess.run(verify, capture_output=True, text=True)
     said = [line for line in outcome.stderr.splitlines() if "anabranch.service" in line]
     assert said == []

@@ -3,7 +3,6 @@
 import operator
 import random
 import re
-import shutil
 import subprocess
 import time
 from xml.etree import ElementTree
@@ -11,6 +10,7 @@ from xml.etree import ElementTree
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.needs import program
 
 from anabranch import Flow, drawing, mermaid, scope
 from anabranch import picture as pictures
@@ -40,9 +40,14 @@ from anabranch.states import (
 )
 from anabranch.task import Parameter, flatten, task, unmapped
 
-needs_graphviz = pytest.mark.skipif(shutil.which("dot") is None, reason="Graphviz is not installed")
+needs_graphviz = pytest.mark.usefixtures("graphviz")
 SVG = "{http://www.w3.org/2000/svg}"
 TOOLTIP = "{http://www.w3.org/1999/xlink}title"
+
+
+@pytest.fixture(scope="module")
+def graphviz() -> None:
+    program("dot")
 
 
 @task

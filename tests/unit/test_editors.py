@@ -9,7 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
+from tests.needs import miss
 
 from anabranch import task
 
@@ -42,13 +42,12 @@ def test_a_task_shows_the_signature_and_the_text_of_its_function() -> None:
 
 
 def pyright(*arguments: str, cwd: Path) -> tuple[int, list[dict[str, object]]]:
-    """Pyright's exit code and diagnostics; skipped where it is not installed, or cannot get its program."""
+    """Pyright's exit code and diagnostics."""
     if importlib.util.find_spec("pyright") is None:
-        pytest.skip("pyright is not installed")
+        miss("pyright", 'pip install "pyright[nodejs]"')
     command = [sys.executable, "-m", "pyright", "--outputjson", "--pythonpath", sys.executable, *arguments]
     outcome = subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=100)
-    if not outcome.stdout.lstrip().startswith("{"):
-        pytest.skip(f"pyright does not start: {outcome.stderr[-200:]}")
+    assert outcome.stdout.lstrip().startswith("{"), outcome.stderr
     return outcome.returncode, json.loads(outcome.stdout)["generalDiagnostics"]
 
 

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from prometheus_client.parser import text_string_to_metric_families
-from tests.prometheus_server import program
+from tests.needs import program
 
 from anabranch import SKIP, Flow, Parameter, task
 from anabranch.errors import MetricsError

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.needs import program
 
 import anabranch
 
@@ -48,7 +49,7 @@ def python(*arguments: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str
 def texts() -> Iterator[tuple[Path, str]]:
     """Every text file that belongs to the repository."""
     listing = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True
+        [program("git"), "ls-files", "-z", "--cached", "--others", "--exclude-standard"], cwd=ROOT, capture_output=True
     )
     if listing.returncode != 0:
         pytest.skip("not a git checkout")
@@ -102,6 +103,16 @@ def test_the_extra_all_has_every_extra_that_users_want():
     names = re.fullmatch(r"anabranch\[(.+)\]", everything)
     assert names is not None
     assert set(names[1].split(",")) == set(extras) - {"all", "docs", "lint", "test"}
+
+
+def test_the_versions_that_have_passed_are_of_all_that_the_tests_need():
+    project = PYPROJECT["project"]
+    needed = {
+        re.split(r"[^\w.-]", line)[0].lower()
+        for line in (*project["dependencies"], *project["optional-dependencies"]["test"])
+    }
+    passed = dict(re.findall(r"^([^#=]+)==(.+)$", (ROOT / ".ci" / "newest.txt").read_text(), flags=re.MULTILINE))
+    assert not needed - set(passed), "bash .ci/run --renew"
 
 
 def test_no_file_names_a_package_registry():

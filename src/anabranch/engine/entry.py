@@ -48,7 +48,9 @@ def own_text() -> tuple[str, bytes]:
         import ast
         import zlib
 
-        tree = ast.parse(globals()["__loader__"].get_source(__name__))
+        from anabranch import package_files
+
+        tree = ast.parse(package_files.read("engine/entry.py"))
         for node in ast.walk(tree):
             if isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef)) and ast.get_docstring(node, clean=False):
                 del node.body[0]
@@ -230,6 +232,7 @@ def _loader_text(archive: bytes | None) -> bytes | None:
     import os
     import zipfile
     import zlib
+    from contextlib import suppress
     from importlib.util import find_spec
 
     if archive is not None:
@@ -241,6 +244,10 @@ def _loader_text(archive: bytes | None) -> bytes | None:
         if os.path.exists(path):
             with open(path, "rb") as file:
                 return file.read()
+        loader: Any = spec.loader if spec is not None else None
+        with suppress(AttributeError, OSError):
+            text: bytes = loader.get_data(path)  # of a zip file
+            return text
     return None
 
 

@@ -14,11 +14,13 @@ import sys
 import time
 import zipfile
 import zlib
+from collections.abc import Iterator
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.util import find_spec
 from typing import Any
 
+SOURCES = (".py", ".yaml")
 IDLE_S = 600.0  # a run that has had no task here for so long does not keep another version of the code away
 
 
@@ -171,16 +173,34 @@ def _show_lines(finder: Finder) -> None:
 def digest_of(directory: str) -> str:
     """What tells this package from every other version of it: a digest of its files."""
     digest = hashlib.sha256()
-    for folder, folders, files in os.walk(directory):
-        folders.sort()
-        for file in sorted(files):
-            if file.endswith((".py", ".yaml")):
+    for name, data in sorted(_files_below(directory)):
+        digest.update(f"{name} {len(data)}\n".encode() + data)
+    return digest.hexdigest()
+
+
+def _files_below(directory: str) -> Iterator[tuple[str, bytes]]:
+    """Path below a directory, which may be in a zip file, and content, of each file that counts."""
+    if not os.path.isdir(directory):
+        yield from _files_in_zip(directory)
+    for folder, _, files in os.walk(directory):
+        for file in files:
+            if file.endswith(SOURCES):
                 path = os.path.join(folder, file)
                 with open(path, "rb") as opened:
-                    data = opened.read()
-                name = os.path.relpath(path, directory).replace(os.sep, "/")
-                digest.update(f"{name} {len(data)}\n".encode() + data)
-    return digest.hexdigest()
+                    yield os.path.relpath(path, directory).replace(os.sep, "/"), opened.read()
+
+
+def _files_in_zip(directory: str) -> Iterator[tuple[str, bytes]]:
+    archive = directory
+    while not os.path.isfile(archive):
+        archive, below = os.path.split(archive)
+        if not below:
+            raise FileNotFoundError(directory)
+    root = os.path.relpath(directory, archive).replace(os.sep, "/") + "/"
+    with zipfile.ZipFile(archive) as opened:
+        for name in opened.namelist():
+            if name.startswith(root) and name.endswith(SOURCES):
+                yield name[len(root) :], opened.read(name)
 
 
 class Finder:
@@ -228,7 +248,10 @@ class Finder:
         return self.modules[name][0]
 
     def get_data(self, path: str) -> bytes:
-        """What is in a file beside a module."""
+        """What is in a module's file, or in one beside it."""
+        for _, file, source in self.modules.values():
+            if file == path:
+                return source.encode()
         try:
             return self.files[path]
         except KeyError:

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import io
 import pickle
-import pkgutil
 import re
 import sys
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -23,6 +22,7 @@ from typing import Any, TypeAlias, cast
 
 import cloudpickle
 
+from anabranch import package_files
 from anabranch.engine.entry import Sourced
 from anabranch.engine.shelf import Finder, digest_of
 from anabranch.engine.units import Program, Unit
@@ -287,7 +287,7 @@ def archive_of(named: frozenset[str] = frozenset()) -> bytes:
 
     Its files are alike, so all of it compresses better than each of them. `named`: with these modules as well.
     """
-    files = {"anabranch/anabranch.yaml": pkgutil.get_data("anabranch", "anabranch.yaml") or b""}
+    files = {"anabranch/anabranch.yaml": package_files.read("anabranch.yaml")}
     todo, seen = [*_ALWAYS, *sorted(named)], set()
     while todo:
         name = todo.pop()
@@ -321,13 +321,11 @@ def _source_of(name: str) -> tuple[str, bytes] | None:
     root, _, rest = name.partition(".")
     if root != "anabranch":
         return None
-    shelf = _shelf()
-    if shelf is not None:
-        _, file, source = shelf.modules.get(name, (False, "", ""))
-        return (file.partition("/")[2], source.encode()) if file else None
-    path = _ROOT.joinpath(*rest.split(".")) if rest else _ROOT
-    path = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    return (f"anabranch/{path.relative_to(_ROOT).as_posix()}", path.read_bytes()) if path.exists() else None
+    stem = rest.replace(".", "/")
+    for file in (f"{stem}/__init__.py".lstrip("/"), f"{stem}.py"):
+        with suppress(OSError):
+            return f"anabranch/{file}", package_files.read(file)
+    return None
 
 
 def _imports_of(source: str) -> Iterator[str]:

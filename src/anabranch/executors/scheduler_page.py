@@ -109,7 +109,9 @@ def own_text() -> bytes:
     """Source of this module, compressed."""
     import zlib
 
-    return zlib.compress(globals()["__loader__"].get_source(__name__).encode(), 9)
+    from anabranch import package_files
+
+    return zlib.compress(package_files.read("executors/scheduler_page.py"), 9)
 
 
 # The page -------------------------------------------------------------------------------------------------------------
