@@ -243,6 +243,24 @@ def test_a_worker_has_what_drivers_and_units_ask_of_it(client: Client):
     assert "callback_timeout" in inspect.signature(distributed.utils.sync).parameters
 
 
+def test_metadata_of_a_task_reach_the_scheduler_and_annotations_its_worker(client: Client, scheduler: Scheduler):
+    def leave_and_take() -> Any:
+        worker = distributed.get_worker()
+        task = worker.state.tasks[worker.get_current_task()]
+        task.metadata["ours"] = b"left"
+        return (task.annotations or {}).get("given")
+
+    key = ("anything", 1)
+    with dask.annotate(given=b"taken"):
+        graph = {key: Task(key, leave_and_take)}
+        (future,) = client.get(graph, [key], sync=False)
+    assert future.result(timeout=10) == b"taken"
+    task = scheduler.tasks[key]
+    assert task.metadata == {"ours": b"left"}
+    task.annotations = {**task.annotations, "given": task.metadata["ours"]}
+    assert scheduler._task_to_msg(task)["annotations"]["given"] == b"left", "of one that is run again"
+
+
 def test_functions_that_name_dask_worker_are_given_it(client: Client):
     def ask(dask_worker: Any = None) -> str:
         return str(dask_worker.address)
