@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.cells import run_cell
 from tests.contracts.misbehaviour import RAISES, RETURNS, HoldsLock
 
 from anabranch import Flow, FlowRunner, config, context, signals, task, triggers, unmapped
@@ -160,6 +161,45 @@ def test_an_exception_that_travels_is_the_same_for_tasks_and_for_the_caller(plac
     assert [type(each) for each in view.result[bad].result.exceptions] == [ValueError, KeyError]
     with pytest.raises(ExceptionGroup, match="several"):
         view.raise_failure()
+
+
+CELL = """
+    def ratio(x):
+        return 1 / (x - 1)  # of a function that the task calls
+
+
+    def nested(x):
+        return [ratio(each) for each in [x]]  # of the task
+
+
+    fails = lambda x: 1 / (x - 1)  # of a lambda
+"""
+
+
+def test_a_failure_names_file_line_and_source_whatever_the_code_is_of(place: Place) -> None:
+    # Code of a file, which workers can read; and of a notebook, which knows its lines alone.
+    cell = run_cell(CELL)
+    with Flow("places") as flow:
+        of_file = task(lambda x: 1 / (x - 1), name="of_file")(1)  # of a file
+        of_cell = task(cell["nested"])(1)
+        apart = task(cell["nested"], name="apart", isolation="process")(1)
+        elements = task(cell["fails"], name="each").map([3, 1, 2])
+        passed = task(lambda function: function(1), name="passed").map([cell["fails"]])
+
+    view = flow.run(executor=place.executor)
+
+    here, there = f'File "{__file__}", line ', f'File "{cell["__file__"]}", line '
+    for state, file, *lines in (
+        (view.result[of_file], here, 'name="of_file")(1)  # of a file'),
+        (view.result[of_cell], there, "# of the task", "# of a function that the task calls"),
+        (view.result[apart], there, "# of the task", "# of a function that the task calls"),
+        (view.result[elements].map_states[1], there, "# of a lambda"),
+        (view.result[passed].map_states[0], there, "# of a lambda"),
+    ):
+        text = state.failure.traceback
+        assert file in text
+        assert all(line in text for line in lines), text
+        assert state.failure.line.startswith(file.split('"')[1])
 
 
 def test_an_exception_that_cannot_travel_is_told_in_its_words(place: Place) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import cloudpickle
 
-from anabranch import masking
+from anabranch import masking, origins
 from anabranch.engine import log_capture
 from anabranch.engine.columns import whole_outcome
 from anabranch.engine.cutting import cut
@@ -75,7 +75,7 @@ def execute(
     worker = _dask_worker()
     try:
         loaded = load_program(token, program) if isinstance(program, bytes) else program
-        unit: Unit = pickle.loads(payload) if isinstance(payload, bytes) else payload
+        unit: Unit = origins.loads(payload) if isinstance(payload, bytes) else payload
         learn(loaded, unit)
         opened = {each: opened_outcome(outcome) for each, outcome in outcomes.items()}
     except BaseException as error:  # the user's modules run while they are imported, and their classes while loaded
@@ -112,8 +112,7 @@ def dumps_report(report: object) -> bytes:
     try:
         return pickle.dumps(report, protocol=5)
     except Exception:  # a state that task code made may hold anything
-        data: bytes = cloudpickle.dumps(report)
-        return data
+        return origins.dumps(report)
 
 
 def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome], *, captures: bool) -> UnitOutcome:
@@ -189,7 +188,7 @@ def _dask_worker() -> Any:  # a distributed.Worker, or None outside of one
 
 def _loaded(data: bytes) -> Program:
     try:
-        program: Program = pickle.loads(data)
+        program: Program = origins.loads(data)
     except Exception as error:
         lenient = _Lenient(io.BytesIO(data))
         try:
