@@ -7,6 +7,7 @@ import os
 import pickle
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -200,6 +201,35 @@ def test_a_failure_names_file_line_and_source_whatever_the_code_is_of(place: Pla
         assert file in text
         assert all(line in text for line in lines), text
         assert state.failure.line.startswith(file.split('"')[1])
+        # and the exception has these frames itself
+        shown = "".join(traceback.format_exception(state.result))
+        assert file in shown
+        assert all(line in shown for line in lines), shown
+
+
+def test_the_exception_that_is_raised_for_a_failure_has_its_frames_and_says_what_failed(place: Place) -> None:
+    def parse(number: int) -> int:
+        if number % 10 == 7:
+            try:
+                return int("seven")
+            except ValueError as error:
+                raise KeyError(number) from error  # the line of the task
+        return number
+
+    with Flow("raised") as flow:
+        task(parse, max_retries=1, retry_delay=0).map(list(range(100)))
+
+    with pytest.raises(KeyError) as raised:
+        flow.run(executor=place.executor, raise_on_failure=True)
+
+    assert raised.value.args == (7,)
+    last = traceback.extract_tb(raised.value.__traceback__)[-1]
+    assert (last.filename, last.name) == (__file__, "parse")
+    assert last.line == "raise KeyError(number) from error  # the line of the task"
+    assert raised.value.__notes__ == [
+        "caused by ValueError: invalid literal for int() with base 10: 'seven'",
+        "task run parse[7], attempt 2",
+    ]
 
 
 def test_an_exception_that_cannot_travel_is_told_in_its_words(place: Place) -> None:

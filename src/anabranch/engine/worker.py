@@ -19,7 +19,7 @@ from anabranch import masking, origins
 from anabranch.engine import log_capture
 from anabranch.engine.columns import whole_outcome
 from anabranch.engine.cutting import cut
-from anabranch.engine.failures import describe, revive
+from anabranch.engine.failures import describe, restore
 from anabranch.engine.log_lines import logs_topic
 from anabranch.engine.log_outbox import Outbox, whole_log_path
 from anabranch.engine.masked import masked_report
@@ -156,7 +156,7 @@ def collect_results(token: str, data: bytes, last: Unit, outcomes: dict[Key, Uni
                 "in place of flow.to_delayed()"
             )
         if not outcome.state.is_successful():
-            raise revive(outcome.state.failure, outcome.state.message)
+            raise restore(outcome.state.failure, outcome.state.message)
         values[slug] = outcome.value
     return values
 
