@@ -232,6 +232,18 @@ def test_the_exception_that_is_raised_for_a_failure_has_its_frames_and_says_what
     ]
 
 
+def test_failures_of_two_files_at_the_same_line_are_two_kinds(place: Place) -> None:
+    cells = [run_cell("def fails():\n    raise ValueError('no')") for _ in range(2)]
+    with Flow("kinds") as flow:
+        node = task(lambda function: function(), name="each").map([cell["fails"] for cell in cells])
+
+    view = flow.run(executor=place.executor)
+
+    failures = [state.failure for state in view.result[node].map_states]
+    assert [each.line for each in failures if each] == [f"{cell['__file__']}:2 in fails" for cell in cells]
+    assert all(each and each.traceback for each in failures)
+
+
 def test_an_exception_that_cannot_travel_is_told_in_its_words(place: Place) -> None:
     with Flow("told") as flow:
         bad = task(RAISES["pickles, does not unpickle"][0], name="bad")()
