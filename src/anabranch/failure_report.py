@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import linecache
 import os
-import re
 import shlex
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -15,7 +14,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from anabranch.printable import printable, printable_lines, seconds, shortened
 from anabranch.states import Crashed, Failure, State, TimedOut
-from anabranch.where import is_library
+from anabranch.tracebacks import LED, Frame, frame_of, frames_of
+from anabranch.where import is_library, is_users
 
 if TYPE_CHECKING:
     from anabranch.runview import FlowRunView
@@ -31,26 +31,10 @@ MAX_LINE = 300  # characters
 BEFORE, AFTER = 3, 1  # source lines around the failing one
 FURTHER_LINES = 11  # of a screen, for what comes behind: what was held up, commands, the last line
 
-_FRAME = re.compile(r'^  File "(?P<file>.*)", line (?P<line>\d+), in (?P<function>.*)$', re.MULTILINE)
-_LINE = re.compile(r"(?P<file>.*):(?P<line>\d+) in (?P<function>.*)", re.DOTALL)
-_FOREIGN = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]|^<frozen |^<string>")
-
 
 def plain(text: str, ink: Ink) -> str:
     """Text without colour."""
     return text
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """A line of source."""
-
-    file: str
-    line: int
-    function: str
-
-    def __str__(self) -> str:
-        return f"{shown_path(self.file)}:{self.line}"
 
 
 @dataclass(slots=True)
@@ -58,7 +42,7 @@ class Alike:
     """Task runs of one task that failed with the same exception at the same line."""
 
     type_name: str
-    place: Place | None
+    place: Frame | None
     first: State
     """The one that is known best."""
     name: str
@@ -68,7 +52,7 @@ class Alike:
     """Of the first few."""
 
     def __str__(self) -> str:
-        where = f" {self.place}" if self.place else ""
+        where = f" {_shown(self.place)}" if self.place else ""
         more = ", …" if self.count > len(self.indices) else ""
         indices = f" ({', '.join(map(str, self.indices))}{more})" if self.indices else ""
         return f"{self.count:,} × {printable(self.type_name)}{where}{indices}"
@@ -150,16 +134,17 @@ def grouped(failures: Iterable[tuple[str, State]]) -> dict[str, list[Alike]]:
     return {slug: sorted(groups.values(), key=lambda group: -group.count) for slug, groups in found.items()}
 
 
-def own_place(failure: Failure) -> Place | None:
+def own_place(failure: Failure) -> Frame | None:
     """The innermost line that is the user's own; else a library's, if it is not ours."""
-    frames = [Place(f["file"], int(f["line"]), f["function"]) for f in _FRAME.finditer(failure.traceback)]
-    own = [frame for frame in frames if not _FOREIGN.search(frame.file) and not is_library(frame.file)]
+    own = [frame for frame in frames_of(failure.traceback) if is_users(frame.file)]
     if own:
         return own[-1]
-    found = _LINE.fullmatch(failure.line)
-    if found is None or is_library(found["file"]):  # a timeout, say, is raised by our own code
-        return None
-    return Place(found["file"], int(found["line"]), found["function"])
+    found = frame_of(failure.line)
+    return None if found is None or is_library(found.file) else found  # a timeout, say, is raised by our own code
+
+
+def _shown(place: Frame) -> str:
+    return f"{shown_path(place.file)}:{place.line}"
 
 
 def shown_path(file: str) -> str:
@@ -190,14 +175,13 @@ def _block_of(state: State, name: str, in_full: bool, paint: Paint) -> list[str]
         return [*lines, *(f"  {line}"[:MAX_LINE] for line in printable_lines(failure.traceback.rstrip("\n")))]
     place = own_place(failure)
     if place is not None:
-        lines += [f"  {place} in {printable(place.function)}", *_excerpt(place, paint)]
-        frames = list(_FRAME.finditer(failure.traceback))
-        deepest = frames[-1] if frames else None
-        if deepest and (deepest["file"], int(deepest["line"])) != (place.file, place.line):
-            where = f"{deepest['file']}:{deepest['line']} in {deepest['function']}"
+        lines += [f"  {_shown(place)} in {printable(place.function)}", *_excerpt(place, paint)]
+        deepest = (frames_of(failure.traceback) or [place])[-1]
+        if (deepest.file, deepest.line) != (place.file, place.line):
+            where = f"{deepest.file}:{deepest.line} in {deepest.function}"
             lines += [paint(f"  raised in {printable(where)}", "faint")]
     lines += [paint(f"  {line}", "strong") for line in _exception(failure)]
-    cause, led, _ = failure.traceback.partition("\n(which led to)\n")
+    cause, led, _ = failure.traceback.partition(LED)
     if led:
         lines += [f"  caused by {shortened(cause, MAX_LINE)}"]
     return lines
@@ -220,12 +204,14 @@ def _inputs(failure: Failure) -> list[str]:
     return [f"    inputs   {'  '.join(pairs)}"]
 
 
-def _excerpt(place: Place, paint: Paint) -> list[str]:
+def _excerpt(place: Frame, paint: Paint) -> list[str]:
+    """The lines around; only the one that was recorded where there is no such file, or another one by now."""
     linecache.checkcache(place.file)
     last = place.line + AFTER
+    is_here = not place.text or linecache.getline(place.file, place.line).strip() == place.text
     lines = []
-    for number in range(max(1, place.line - BEFORE), last + 1):
-        text = linecache.getline(place.file, number)
+    for number in range(max(1, place.line - BEFORE), last + 1) if is_here else (place.line,):
+        text = linecache.getline(place.file, number) if is_here else place.text
         if not text:
             continue
         code = shortened(printable_lines(text.rstrip("\n"))[0], MAX_LINE)
@@ -248,7 +234,7 @@ def _one_line(view: FlowRunView, slug: str, groups: list[Alike]) -> list[str]:
     if len(groups) == 1 and groups[0].count == 1:
         failure = groups[0].first.failure
         headline = failure.headline() if failure else groups[0].first.message
-        where = f" {groups[0].place}" if groups[0].place else ""
+        where = f" {_shown(groups[0].place)}" if groups[0].place else ""
         return [shortened(f"{groups[0].name}: {headline}", MAX_LINE) + where]
     return [f"{printable(slug)}: {_count(view, slug, groups)}"]
 

@@ -515,8 +515,7 @@ class Flow(Writing):
 
     def registrable(self, source: str) -> Registrable:
         """What the registry needs of this flow; `source` is where it can be loaded from."""
-        import cloudpickle
-
+        from anabranch.origins import dumps_to_keep
         from anabranch.registering import Registrable
 
         self.validate()
@@ -527,7 +526,7 @@ class Flow(Writing):
             schedule=self.schedule,
             max_runs=self.max_runs,
             source=source,
-            pickled=lambda: cloudpickle.dumps(self),
+            pickled=lambda: dumps_to_keep(self),
         )
 
     # Keeping ----------------------------------------------------------------------------------------------------------

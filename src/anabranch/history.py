@@ -21,8 +21,7 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import cloudpickle
-
+from anabranch import origins
 from anabranch.engine.driver import RunPlan
 from anabranch.errors import ResumeError, RunExists, RunStoreError
 from anabranch.fingerprints import fingerprints
@@ -212,7 +211,7 @@ def _pickled(values: Mapping[str, Any]) -> bytes | None:
     found = {}
     for name, value in values.items():
         try:
-            found[name] = cloudpickle.dumps(value)
+            found[name] = origins.dumps(value)
         except Exception as error:  # a lock, a connection: it has to be given again
             _log.warning("parameter %s cannot be recorded, so resuming needs it again: %s", name, error)
     return pickle.dumps(found)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anabranch.bindings import Const, Ref, evaluate
-from anabranch.engine.failures import revive
+from anabranch.engine.failures import restore
 from anabranch.engine.units import ColumnReport, Indices
 from anabranch.frozen import FrozenNode
 from anabranch.resuming import Recorded
@@ -47,7 +47,7 @@ class _Values(Mapping[str, Any]):
         if report.value is not None:
             return loaded(report.value, slug)
         if not state.is_successful() and state.is_finished():
-            return revive(state.failure, state.message)
+            return restore(state.failure, state.message)
         raise InputMissing(_too_large(slug) if state.is_finished() else f"{slug} had not ended")
 
     def element(self, slug: str, index: int) -> Any:
@@ -70,7 +70,7 @@ class _Values(Mapping[str, Any]):
             return None
         if code >= FIRST_FAILED_CODE:
             state = column.records.get(index) or BY_CODE[code]()
-            return revive(state.failure, state.message)
+            return restore(state.failure, state.message)
         if code < FIRST_FINAL_CODE:
             raise InputMissing(f"{name} had not ended")
         if column.values is None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import pickle
 import sys
 from pathlib import Path
 
+from anabranch import origins
 from anabranch.errors import AnabranchError, FlowLoadError
 from anabranch.flow import Flow
 from anabranch.loading import LoadedFlow, LoadedModule, flows_in, load_flow, load_module, shipped_by_value, split_target
@@ -35,7 +35,7 @@ def load_registered(record: FlowRecord) -> LoadedFlow:
     stored = record.code is None
     data = opened_code(record.name, read_stored(record.storage or "")) if stored else record.code or b""
     try:
-        found = pickle.loads(data)
+        found = origins.loads(data)
     except Exception as error:  # a pickle runs code, which may raise anything
         text = f"its pickle does not load here: {type(error).__name__}: {error}"
         raise FlowLoadError(f"flow {record.name!r}: {text}; register it again, with this environment") from error

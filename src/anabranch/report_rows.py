@@ -13,8 +13,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-import cloudpickle
-
+from anabranch import origins
 from anabranch.engine.units import ColumnReport, Indices, Refs, Report, SingleReport
 from anabranch.errors import RunStoreDamaged
 from anabranch.frozen import FrozenGraph
@@ -123,7 +122,7 @@ def _packed(state: State, **more: Any) -> bytes | None:
         facts["counts"] = state.counts
     if state.result is not None:
         try:
-            facts["result"] = cloudpickle.dumps(state.result)
+            facts["result"] = origins.dumps(state.result)
         except Exception:  # the user's; a state without it is still the state
             _log.debug("the result of a state cannot be pickled, so it is not recorded", exc_info=True)
     return pickle.dumps(facts, protocol=5) if facts else None
@@ -315,7 +314,7 @@ def picked(report: Report, positions: Sequence[int]) -> Report:
         if values is not None:
             try:
                 there = pickle.loads(values)
-                values = cloudpickle.dumps([there[places[at]] for at in positions if at in places])
+                values = origins.dumps([there[places[at]] for at in positions if at in places])
             except Exception:  # a class that this process does not have: without values they are as large ones are
                 values = None
         columns.append(

@@ -11,9 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
-from anabranch import context, masking
+from anabranch import context, masking, origins
 from anabranch.context import RunInfo
 from anabranch.engine.doubles import Doubles
 from anabranch.engine.driver import RunPlan
@@ -281,4 +279,4 @@ def delayed_of(plan: RunPlan) -> Delayed:
     # No driver is there to wait elsewhere, nor to take what is logged.
     settings = {**plan.settings, "inplace_retry_delay_s": math.inf, "log_level": None}
     program = Program(info, dict(plan.graph.nodes), plan.parameters, settings)
-    return compile_flow(plan.graph, program, plan.run_id, cloudpickle.dumps(program))
+    return compile_flow(plan.graph, program, plan.run_id, origins.dumps_to_keep(program))

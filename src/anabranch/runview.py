@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from anabranch.engine.carried import uncarried
 from anabranch.engine.columns import place, result_of, stored_columns
 from anabranch.engine.driver import FinishedRun
-from anabranch.engine.failures import revive
+from anabranch.engine.failures import restore
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.maps import MapRun
 from anabranch.engine.units import Column, Indices
@@ -17,6 +18,7 @@ from anabranch.errors import AmbiguousTaskError, FlowRunFailed, ResultReleased, 
 from anabranch.graph import Graph
 from anabranch.results.reference import ResultRef
 from anabranch.states import BY_CODE, Failed, Skipped, State, Success
+from anabranch.tracebacks import LED
 
 MAX_SHOWN = 30  # lines of a table in a notebook
 _MISSING: Any = object()
@@ -66,7 +68,7 @@ class TaskRunView(_Delegate):
         if run.node.is_map and run.state.is_mapped():
             return []
         if not run.state.is_successful() and run.state.counts is None:
-            return revive(run.state.failure, run.state.message) if run.state.is_finished() else None
+            return restore(run.state.failure, run.state.message) if run.state.is_finished() else None
         return _plain(run, self._value())
 
     def _value(self) -> Any:
@@ -205,7 +207,7 @@ class ElementStates(Sequence[ElementView]):
             place(part, range(elements.width), values)
         for index, state in elements.records.items():
             if not state.is_successful() or state.is_skipped():
-                values[index] = None if state.is_skipped() else revive(state.failure, state.message)
+                values[index] = None if state.is_skipped() else restore(state.failure, state.message)
         if any(value is _MISSING for value in values):
             if not self._run.is_final:
                 return [None if value is _MISSING else value for value in values]
@@ -245,7 +247,7 @@ class ElementStates(Sequence[ElementView]):
             return None
         if code >= Failed.code:
             state = self._state(index)
-            return revive(state.failure, state.message)
+            return restore(state.failure, state.message)
         if self._chunk is not None:
             indices, values = self._chunk
             if index in indices:
@@ -372,8 +374,18 @@ class FlowRunView(_Delegate):
         """Raise the exception of the task run that failed first; nothing if none did."""
         if not (self.state.is_failed() or self.state.is_cancelled()):
             return
-        for name, state in self.failures():
-            exception = revive(state.failure, state.message)
+        failures = self.failures()
+        for name, state in failures:
+            failure = state.failure
+            if failure is not None and not failure.traceback:  # that is kept for one of a kind
+                kin = (each.failure for _, each in failures if each.failure is not None and each.failure.traceback)
+                kind = failure.type_name, failure.line
+                alike = next((each for each in kin if (each.type_name, each.line) == kind), failure)
+                failure = replace(failure, traceback=alike.traceback)
+            exception = restore(failure, state.message)
+            cause, led, _ = failure.traceback.partition(LED) if failure is not None else ("", "", "")
+            if led:
+                exception.add_note(f"caused by {cause}")
             exception.add_note(f"task run {name}, attempt {state.attempt}")
             raise exception
         raise FlowRunFailed(f"flow run {self.run_id}: {self.state}")

@@ -1,23 +1,21 @@
-"""Flows in files: written with cloudpickle, whole or not at all."""
+"""Flows in files: pickles, written whole or not at all."""
 
 from __future__ import annotations
 
-import pickle
 import secrets
 from pathlib import Path
 
+from anabranch import origins
 from anabranch.errors import FlowLoadError
 
 
 def save(flow: object, path: str | Path) -> Path:
     """Write an object to a file that is there whole or not at all. Returns the path."""
-    import cloudpickle
-
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        draft.write_bytes(cloudpickle.dumps(flow))
+        draft.write_bytes(origins.dumps_to_keep(flow))
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
@@ -34,7 +32,7 @@ def load(path: str | Path, kind: type) -> object:
     """
     data = Path(path).read_bytes()
     try:
-        found = pickle.loads(data)
+        found = origins.loads(data)
     except Exception as error:  # a pickle runs code, which may raise anything
         raise FlowLoadError(f"{path} does not hold a flow that loads here: {type(error).__name__}: {error}") from error
     if not isinstance(found, kind):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -9,9 +10,13 @@ from functools import lru_cache
 from pathlib import Path
 
 _PACKAGE = str(Path(__file__).parent)
+OURS = "<anabranch>"
+"""The file of this package's own code where that has travelled: it means no file of the user's anywhere."""
 # Frames of these files are never where a user wrote something.
-_LIBRARY = (_PACKAGE, "<frozen", "<string>")
+_LIBRARY = (_PACKAGE, OURS.rstrip(">"), "<frozen", "<string>")
 _INSTALLED = tuple(set(sysconfig.get_paths(vars={}).values()) - {sysconfig.get_path("data")})
+# What is installed on another machine, from where frames come too, has no other mark.
+_ELSEWHERE = re.compile(r"[/\\](site-packages|dist-packages|lib[/\\]python3\.\d+)[/\\]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +41,7 @@ def caller() -> Where:
 @lru_cache(maxsize=4096)
 def is_users(filename: str) -> bool:
     """Whether a file is the user's own: neither this package's, nor installed, nor of the standard library."""
-    return not is_library(filename) and not filename.startswith(_INSTALLED)
+    return not (is_library(filename) or filename.startswith(_INSTALLED) or _ELSEWHERE.search(filename))
 
 
 @lru_cache(maxsize=4096)

@@ -7,10 +7,12 @@ import os
 import pickle
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from tests.cells import run_cell
 from tests.contracts.misbehaviour import RAISES, RETURNS, HoldsLock
 
 from anabranch import Flow, FlowRunner, config, context, signals, task, triggers, unmapped
@@ -160,6 +162,86 @@ def test_an_exception_that_travels_is_the_same_for_tasks_and_for_the_caller(plac
     assert [type(each) for each in view.result[bad].result.exceptions] == [ValueError, KeyError]
     with pytest.raises(ExceptionGroup, match="several"):
         view.raise_failure()
+
+
+CELL = """
+    def ratio(x):
+        return 1 / (x - 1)  # of a function that the task calls
+
+
+    def nested(x):
+        return [ratio(each) for each in [x]]  # of the task
+
+
+    fails = lambda x: 1 / (x - 1)  # of a lambda
+"""
+
+
+def test_a_failure_names_file_line_and_source_whatever_the_code_is_of(place: Place) -> None:
+    # Code of a file, which workers can read; and of a notebook, which knows its lines alone.
+    cell = run_cell(CELL)
+    with Flow("places") as flow:
+        of_file = task(lambda x: 1 / (x - 1), name="of_file")(1)  # of a file
+        of_cell = task(cell["nested"])(1)
+        apart = task(cell["nested"], name="apart", isolation="process")(1)
+        elements = task(cell["fails"], name="each").map([3, 1, 2])
+        passed = task(lambda function: function(1), name="passed").map([cell["fails"]])
+
+    view = flow.run(executor=place.executor)
+
+    here, there = f'File "{__file__}", line ', f'File "{cell["__file__"]}", line '
+    for state, file, *lines in (
+        (view.result[of_file], here, 'name="of_file")(1)  # of a file'),
+        (view.result[of_cell], there, "# of the task", "# of a function that the task calls"),
+        (view.result[apart], there, "# of the task", "# of a function that the task calls"),
+        (view.result[elements].map_states[1], there, "# of a lambda"),
+        (view.result[passed].map_states[0], there, "# of a lambda"),
+    ):
+        text = state.failure.traceback
+        assert file in text
+        assert all(line in text for line in lines), text
+        assert state.failure.line.startswith(file.split('"')[1])
+        # and the exception has these frames itself
+        shown = "".join(traceback.format_exception(state.result))
+        assert file in shown
+        assert all(line in shown for line in lines), shown
+
+
+def test_the_exception_that_is_raised_for_a_failure_has_its_frames_and_says_what_failed(place: Place) -> None:
+    def parse(number: int) -> int:
+        if number % 10 == 7:
+            try:
+                return int("seven")
+            except ValueError as error:
+                raise KeyError(number) from error  # the line of the task
+        return number
+
+    with Flow("raised") as flow:
+        task(parse, max_retries=1, retry_delay=0).map(list(range(100)))
+
+    with pytest.raises(KeyError) as raised:
+        flow.run(executor=place.executor, raise_on_failure=True)
+
+    assert raised.value.args == (7,)
+    last = traceback.extract_tb(raised.value.__traceback__)[-1]
+    assert (last.filename, last.name) == (__file__, "parse")
+    assert last.line == "raise KeyError(number) from error  # the line of the task"
+    assert raised.value.__notes__ == [
+        "caused by ValueError: invalid literal for int() with base 10: 'seven'",
+        "task run parse[7], attempt 2",
+    ]
+
+
+def test_failures_of_two_files_at_the_same_line_are_two_kinds(place: Place) -> None:
+    cells = [run_cell("def fails():\n    raise ValueError('no')") for _ in range(2)]
+    with Flow("kinds") as flow:
+        node = task(lambda function: function(), name="each").map([cell["fails"] for cell in cells])
+
+    view = flow.run(executor=place.executor)
+
+    failures = [state.failure for state in view.result[node].map_states]
+    assert [each.line for each in failures if each] == [f"{cell['__file__']}:2 in fails" for cell in cells]
+    assert all(each and each.traceback for each in failures)
 
 
 def test_an_exception_that_cannot_travel_is_told_in_its_words(place: Place) -> None:

@@ -17,9 +17,10 @@ from typing import Any
 import pytest
 from distributed import Client
 from tests.bare_cluster import BareCluster, bare_cluster, make_environment
+from tests.cells import run_cell
 
-from anabranch import Flow, Parameter, task, triggers, unmapped
-from anabranch.engine import shipping
+from anabranch import Flow, Parameter, handle, task, triggers, unmapped
+from anabranch.engine import driver, shipping
 from anabranch.errors import CodeNotLoadable, VersionMismatch
 from anabranch.events import Event, Noticed, Observer
 from anabranch.executors import DaskExecutor
@@ -357,6 +358,58 @@ def test_the_driver_of_a_detached_run_sends_on_what_it_was_sent(cluster: BareClu
     states = view.result[odds].map_states
     assert [state.is_successful() for state in states] == [number != 7 for number in range(50)]
     assert "no sevens" in states[7].message
+
+
+@pytest.mark.parametrize("detached", [False, True], ids=["driven here", "detached"])
+def test_failures_show_lines_that_no_worker_has(
+    cluster: BareCluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, detached: bool
+):
+    # Given a module in a file that is gone when workers begin, and a cell of a notebook
+    folder = tmp_path / "away"
+    folder.mkdir()
+
+    def hiding(send: Callable[..., Any]) -> Callable[..., Any]:
+        def send_and_hide(*args: Any, **kwargs: Any) -> Any:
+            sent = send(*args, **kwargs)
+            folder.rename(tmp_path / "elsewhere")
+            return sent
+
+        return send_and_hide
+
+    monkeypatch.setattr(driver, "pack", hiding(shipping.pack))
+    monkeypatch.setattr(handle, "driver_call", hiding(shipping.driver_call))
+    name = f"ours_away_{detached}".lower()
+    (folder / f"{name}.py").write_text("def ratio(x):\n    return 1 / (x - 1)  # of the module\n", encoding="utf-8")
+    cell = run_cell(
+        """
+        def in_cell(x):
+            return ratio(x)  # of the cell
+        """
+    )
+    sys.path.insert(0, str(folder))
+    try:
+        cell["ratio"] = importlib.import_module(name).ratio
+    finally:
+        sys.path.remove(str(folder))
+    with Flow("away") as flow:
+        failed = task(cell["in_cell"], name="failed")(1)
+        lam = task(lambda x: 1 / (x - 1), name="lam")(1)  # of this file
+    # When it fails there
+    executor = DaskExecutor(cluster.address)
+    if detached:
+        with flow.submit(executor=executor) as submitted:
+            view = submitted.result(timeout=60)
+            submitted.forget()
+    else:
+        view = flow.run(executor=executor)
+    # Then each frame has its file, its line, and the line's text.
+    text = view[failed].failure.traceback
+    assert f'File "{cell["__file__"]}", line 2, in in_cell\n    return ratio(x)  # of the cell\n' in text
+    assert f'File "{folder / name}.py", line 2, in ratio\n    return 1 / (x - 1)  # of the module\n' in text
+    assert f'File "{__file__}", line ' in view[lam].failure.traceback
+    assert "# of this file\n" in view[lam].failure.traceback
+    with pytest.raises(ZeroDivisionError):
+        view.raise_failure()
 
 
 def test_a_flow_in_a_file_runs_from_the_command_line(cluster: BareCluster, tmp_path: Path):

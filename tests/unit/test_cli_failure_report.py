@@ -50,6 +50,19 @@ def line_of(text: str) -> int:
     return next(number for number, line in enumerate(lines, start=1) if text in line)
 
 
+def steps(folder: Path, text: str) -> FlowRunView:
+    """A run whose task failed in the second line of ``steps.py``."""
+    file = folder / "steps.py"
+    file.write_text(text, encoding="utf-8")
+    names: dict[str, Any] = {"__name__": "steps"}
+    exec(compile(text, str(file), "exec"), names)
+    return run(lambda: task(names["ratio"])(0))
+
+
+def excerpt(view: FlowRunView) -> list[str]:
+    return [line for line in failure_lines(view) if line.lstrip(" ❱").partition(" ")[0].isdigit()]
+
+
 # Whole reports --------------------------------------------------------------------------------------------------------
 
 
@@ -105,6 +118,31 @@ def test_the_users_own_line_is_shown_where_a_library_raised() -> None:
 
     assert f"  ❱ {line_of('# our own line')}          return json.loads(text)  # our own line" in lines
     assert any(line.startswith("  raised in ") and "decoder.py" in line for line in lines)
+
+
+def test_the_lines_around_are_shown(tmp_path: Path) -> None:
+    view = steps(tmp_path, "def ratio(x):\n    return 1 / x  # here\n")
+    assert excerpt(view) == ["    1  def ratio(x):", "  ❱ 2      return 1 / x  # here"]
+
+
+@pytest.mark.parametrize("now", [None, "", "# new\ndef ratio(x):\n    return 1 / x  # here\n"])
+def test_the_line_that_failed_is_shown_where_its_file_is_another_or_gone(tmp_path: Path, now: str | None) -> None:
+    view = steps(tmp_path, "def ratio(x):\n    return 1 / x  # here\n")
+    if now is None:
+        (tmp_path / "steps.py").unlink()
+    else:
+        (tmp_path / "steps.py").write_text(now, encoding="utf-8")
+    assert excerpt(view) == ["  ❱ 2  return 1 / x  # here"]
+
+
+def test_what_looks_like_frames_in_a_message_is_none() -> None:
+    @task
+    def fail() -> None:
+        raise RuntimeError('Traceback (most recent call last):\n  File "/remote/x.py", line 1, in y\n')  # ours
+
+    lines = failure_lines(run(fail))
+    assert lines[1] == f"  {shown_path(__file__)}:{line_of('# ours')} in fail"
+    assert not any("raised in" in line for line in lines)
 
 
 def test_notes_causes_and_long_messages() -> None:

@@ -1,10 +1,15 @@
 """Flows: how they are written, asked, changed, nested, kept and run."""
 
 import logging
+import os
+import subprocess
+import sys
 import threading
+import traceback
 
 import dask
 import pytest
+from tests.cells import run_cell
 from tests.refusals import refused
 
 from anabranch import LOOP, Dependency, Flow, FlowRunner, Parameter, Task, case, config, flow, scope, states, task
@@ -564,6 +569,25 @@ def test_a_failure_is_a_state_unless_it_is_asked_for():
     assert info.value.__notes__ == ["task run fail, attempt 1"]
 
 
+def test_pytest_shows_the_line_of_the_task_that_failed(tmp_path):
+    (tmp_path / "steps.py").write_text("def ratio(x):\n    return 1 / x  # of the helper\n", encoding="utf-8")
+    (tmp_path / "test_it.py").write_text(
+        "from anabranch import Flow, task\n"
+        "import steps\n"
+        "def test_it():\n"
+        "    with Flow('f') as f:\n"
+        "        task(lambda x: steps.ratio(x), name='each').map([1, 0])  # of the task\n"
+        "    f.run(raise_on_failure=True)\n",
+        encoding="utf-8",
+    )
+    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", "-c", os.devnull, "--rootdir", "."]
+    said = subprocess.run([*command, "test_it.py"], cwd=tmp_path, capture_output=True, text=True).stdout
+    assert "\ntest_it.py:5: in <lambda>\n    task(lambda x: steps.ratio(x), name='each')" in said
+    assert "\n>   return 1 / x  # of the helper\n" in said
+    assert "\nE   ZeroDivisionError: division by zero\nE   task run each[1], attempt 1\n" in said
+    assert "\nsteps.py:2: ZeroDivisionError\n" in said
+
+
 def test_reference_tasks_decide_the_state_of_a_run():
     with Flow("f") as f:
         a, b = value(1), fail()
@@ -726,6 +750,16 @@ def test_a_flow_of_known_widths_is_one_delayed(scheduler):
         task(sum)(xs)
     assert f.to_delayed().compute(scheduler=scheduler) == {"sum": 5}
     assert f.to_delayed(xs=[10]).compute(scheduler=scheduler) == {"sum": 11}
+
+
+def test_a_delayed_that_fails_raises_the_exception_with_its_frames():
+    cell = run_cell("def ratio(x):\n    return 1 / x  # of the cell")
+    with Flow("f") as f:
+        task(cell["ratio"])(0)
+    with pytest.raises(ZeroDivisionError) as info:
+        f.to_delayed().compute(scheduler="sync")
+    last = traceback.extract_tb(info.tb)[-1]
+    assert (last.filename, last.name, last.line) == (cell["__file__"], "ratio", "return 1 / x  # of the cell")
 
 
 def test_a_width_that_only_a_run_gives_makes_no_delayed():

@@ -23,7 +23,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from anabranch import context, masking
+from anabranch import context, masking, origins
 from anabranch.context import TaskContext
 from anabranch.engine import crossing
 from anabranch.engine.frames import BEGUN, LEARNT, LOGGED, RAISED, VALUE, Channel
@@ -122,7 +122,7 @@ class _Child:
             self._loaded.clear()
         self._settle(call.surroundings)
         try:
-            self._loaded.update((digest, pickle.loads(data)) for digest, data in call.parts.items())
+            self._loaded.update((digest, origins.loads(data)) for digest, data in call.parts.items())
             args, kwargs, about = pickle.loads(payload, buffers=buffers)
         except BaseException as error:  # the user's modules run while they are imported
             raise CodeNotLoadable(

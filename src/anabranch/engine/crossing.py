@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
 
-from tblib import Traceback
-
 from anabranch.engine.failures import FIRST_FRAMES, LAST_FRAMES, message_of
 from anabranch.engine.values import dumps
 from anabranch.errors import TaskFailure
+from anabranch.tracebacks import Frame, make_traceback
 from anabranch.where import is_library
 
 
@@ -28,8 +27,8 @@ class Crossing:
     message: str
     data: bytes | None
     """Pickled recipe of the exception, or of one with the same class and what can cross; None if neither works."""
-    frames: tuple[tuple[str, int, str], ...] = ()
-    """File, line and function of the user's frames, outermost first."""
+    frames: tuple[Frame, ...] = ()
+    """The user's, outermost first."""
     cause: Crossing | None = None
     is_explicit: bool = False
     """Whether it was raised *from* its cause."""
@@ -59,7 +58,7 @@ def unpacked(crossing: Crossing) -> BaseException:
             error.__cause__ = cause
         else:
             error.__context__ = cause
-    return error.with_traceback(_traceback(crossing.frames))
+    return error.with_traceback(make_traceback(crossing.frames))
 
 
 def _pickled(error: BaseException) -> bytes | None:
@@ -134,25 +133,15 @@ def _stand_in(crossing: Crossing) -> BaseException:
     return stand_in
 
 
-def _frames(trace: TracebackType | None) -> tuple[tuple[str, int, str], ...]:
-    found: list[tuple[str, int, str]] = []
+def _frames(trace: TracebackType | None) -> tuple[Frame, ...]:
+    found: list[Frame] = []
     while trace is not None:
         code = trace.tb_frame.f_code
         if found or not is_library(code.co_filename):
-            found.append((code.co_filename, trace.tb_lineno, code.co_name))
+            found.append(Frame(code.co_filename, trace.tb_lineno, code.co_name))
         trace = trace.tb_next
     first, last = (
         2 * FIRST_FRAMES,
         2 * LAST_FRAMES,
     )  # more than a description shows, so that it says that some are left out
     return tuple(found if len(found) <= first + last else [*found[:first], *found[-last:]])
-
-
-def _traceback(frames: tuple[tuple[str, int, str], ...]) -> TracebackType | None:
-    trace: dict[str, Any] | None = None
-    for filename, line, name in reversed(frames):
-        code = {"co_filename": filename, "co_name": name}
-        frame = {"f_globals": {"__name__": name, "__file__": filename}, "f_code": code, "f_lineno": line}
-        trace = {"tb_frame": frame, "tb_lineno": line, "tb_next": trace}
-    made: TracebackType | None = Traceback.from_dict(trace).as_traceback() if trace is not None else None
-    return made

@@ -13,8 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-import cloudpickle
-
+from anabranch import origins
 from anabranch.engine.calls import Placed
 from anabranch.engine.carried_logs import CarriedLogBook
 from anabranch.engine.driver import RunPlan
@@ -59,7 +58,7 @@ def drive(data: bytes) -> bytes:
     """Be the driver of a run, on a worker; the pickled `FinishedRun`."""
     from distributed import Client, get_worker, secede
 
-    run: DetachedRun = pickle.loads(data)
+    run: DetachedRun = origins.loads(data)
     worker = get_worker()
     address, security = worker.scheduler.address, worker.security
     secede()  # the driver waits most of the time: its slot is for tasks
@@ -76,8 +75,7 @@ def drive(data: bytes) -> bytes:
             _log.exception("the driver of run %s failed", plan.run_id)
             done = not_run(plan, failed_state(error))
         ledger.close(done.state)
-    result: bytes = cloudpickle.dumps(replace(done, plan=replace(done.plan, recorded=())))
-    return result
+    return origins.dumps(replace(done, plan=replace(done.plan, recorded=())))
 
 
 def _logs(plan: RunPlan, client: Client, worker: Any) -> LogBook | None:

@@ -10,11 +10,14 @@ import pickle
 import reprlib
 import traceback
 from collections.abc import Mapping
+from functools import lru_cache
+from types import TracebackType
 from typing import Any
 
 from anabranch import errors
 from anabranch.engine.values import ATOMS, dumps
 from anabranch.states import Failure
+from anabranch.tracebacks import HEAD, LED, frame_of, frames_of, make_traceback
 from anabranch.where import is_library, is_users
 
 MAX_MESSAGE = 8_192  # characters
@@ -109,13 +112,13 @@ def _formatted(exception: BaseException, frames: list[traceback.FrameSummary]) -
         ]
     else:
         shown = traceback.format_list(frames)
-    text = "".join(["Traceback (most recent call last):\n", *shown])
+    text = "".join([HEAD, *shown])
     headline = f"{type_name(exception)}: {message_of(exception)}\n"
     notes = "".join(f"{note}\n" for note in getattr(exception, "__notes__", ()) if isinstance(note, str))
     cause = exception.__cause__ or (None if exception.__suppress_context__ else exception.__context__)
     before = ""
     if cause is not None:
-        before = f"{type_name(cause)}: {clean(message_of(cause), 500)}\n(which led to)\n"
+        before = f"{type_name(cause)}: {clean(message_of(cause), 500)}{LED}"
     return clean(before + text + headline + notes, MAX_TRACEBACK)
 
 
@@ -145,6 +148,18 @@ def _is_simple(exception: BaseException) -> bool:
     """Whether an exception is sure to load again: one of Python's own, made of nothing but atoms."""
     is_own = type(exception).__module__ == "builtins" and not isinstance(exception, BaseExceptionGroup)
     return is_own and not vars(exception) and ATOMS.issuperset(map(type, exception.args))
+
+
+def restore(failure: Failure | None, message: str = "") -> BaseException:
+    """What `revive` gives, with the frames that the failure knows of: all of them, or the last."""
+    exception = revive(failure, message)
+    return exception.with_traceback(_traceback(failure.traceback, failure.line)) if failure is not None else exception
+
+
+@lru_cache(maxsize=32)  # a map may have a million of a kind
+def _traceback(text: str, line: str) -> TracebackType | None:
+    last = frame_of(line)
+    return make_traceback(frames_of(text) or ([last] if last is not None else []))
 
 
 def revive(failure: Failure | None, message: str = "") -> BaseException:

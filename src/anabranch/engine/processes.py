@@ -29,7 +29,7 @@ from functools import cache
 from shutil import rmtree
 from typing import IO, Any
 
-from anabranch import masking
+from anabranch import masking, origins
 from anabranch.context import RunInfo, TaskContext
 from anabranch.engine import children, crossing
 from anabranch.engine.child import Call, Surroundings
@@ -37,7 +37,7 @@ from anabranch.engine.children import MARK, Child
 from anabranch.engine.failures import clean
 from anabranch.engine.frames import BEGUN, CALL, LEARNT, LOGGED, RAISED, Part
 from anabranch.engine.trees import nbytes_of
-from anabranch.engine.values import dumps, dumps_with_buffers
+from anabranch.engine.values import dumps, dumps_with_buffers, pickled
 from anabranch.errors import ProcessDied, TaskTimeout, UnstorableValueError
 from anabranch.signals import CANCEL
 
@@ -145,7 +145,7 @@ class _Message:
         about = {each.name: getattr(context, each.name) for each in fields(TaskContext) if each.name != "run"}
         buffers: list[pickle.PickleBuffer] = []
         try:
-            self.function = _PARTS.get(function, dumps)
+            self.function = _PARTS.get(function, _pickled_function)
             self.run = _PARTS.get(context.run, _pickled_run)
             payload = dumps_with_buffers((list(args), dict(kwargs), about), buffers)
         except BaseException as error:  # pickling runs the user's code
@@ -201,6 +201,11 @@ class _Parts:
                 while len(self._kept) > KEPT_PARTS:
                     self._kept.popitem(last=False)
         return found[1:]
+
+
+def _pickled_function(function: Callable[..., Any]) -> bytes:
+    data, codes = pickled(function)
+    return data + origins.lines_of(codes, origins.is_only_here)
 
 
 def _pickled_run(run: RunInfo) -> bytes:

@@ -164,10 +164,9 @@ def _get_sources(shelf: Any, token: str, sources: Any) -> dict[str, Any] | None:
 
 
 def _show_lines(finder: Finder) -> None:
-    """Let tracebacks show the lines of files that are not here."""
+    """Let tracebacks show the lines that run, whatever is in files of these names here."""
     for _, file, source in finder.modules.values():
-        if not os.path.exists(file):
-            linecache.cache[file] = len(source), None, source.splitlines(True), file
+        linecache.cache[file] = len(source), None, io.StringIO(source).readlines(), file
 
 
 def digest_of(directory: str) -> str:
@@ -269,3 +268,6 @@ class Finder:
                     delattr(parent, name.rpartition(".")[2])
         for _, file, _ in self.modules.values():
             linecache.cache.pop(file, None)
+        others: list[Any] = [each for each in sys.meta_path if type(each).__name__ == Finder.__name__]
+        for other in others:  # another run may have the same files
+            _show_lines(other)

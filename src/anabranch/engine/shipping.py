@@ -12,21 +12,21 @@ import sys
 import threading
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any, TypeAlias, cast
 
 import cloudpickle
 
-from anabranch import package_files
+from anabranch import origins, package_files
 from anabranch.engine.entry import Sourced
 from anabranch.engine.shelf import Finder, digest_of
 from anabranch.engine.units import Program, Unit
-from anabranch.engine.values import dumps
+from anabranch.engine.values import pickled
 from anabranch.errors import UnsendableError
 from anabranch.version import VERSION
 from anabranch.where import is_users
@@ -66,7 +66,7 @@ class Shipment:
 
     origin: Origin
     program: bytes
-    """The pickled program."""
+    """The pickled program, with the lines of its code that workers do not have."""
     archive: bytes | None = None
     """This package, for workers that do not have it."""
     sources: tuple[Source, ...] = ()
@@ -86,9 +86,10 @@ class Shipment:
 
     def dumps(self, unit: Unit) -> bytes:
         """A unit as bytes."""
-        data = dumps(unit)
-        names = [*self.by_value, *cloudpickle.list_registry_pickle_by_value()]
-        return _pickled(unit, self.by_value) if _mentioned(data, names) else data
+        data, codes = pickled(unit)
+        if _mentioned(data, [*self.by_value, *cloudpickle.list_registry_pickle_by_value()]):
+            data, codes = _pickled(unit, self.by_value)
+        return data + origins.lines_of(codes, _is_missing(self.origin, self.sources))
 
     def with_code(self) -> Shipment:
         """The same for workers that do not have this package."""
@@ -112,19 +113,22 @@ def pack(program: Program, *, is_elsewhere: bool, has_code: bool = True) -> Ship
         Functions, constants or parameters that do not pickle; all of them are named.
     """
     if not is_elsewhere:
-        return Shipment(own_origin(), _program_dumps(program, ()))
+        data, codes = _program_pickled(program)
+        return Shipment(own_origin(), data + origins.lines_of(codes, origins.is_only_here))
     own = own_modules()
-    data = _program_dumps(program, ())
+    data, codes = _program_pickled(program)
     by_value: tuple[str, ...] = ()
     wanted: tuple[str, ...] = ()
     while new := _mentioned(data, [name for name in own if name not in wanted]):
         wanted = (*wanted, *new)
         try:
-            data, by_value = _pickled(program, wanted), wanted
+            (data, codes), by_value = _pickled(program, wanted), wanted
         except Exception:  # a lock, say, in a module's variables: what cannot travel by value is imported from source
             by_value = _pickling(program, wanted)
-            data = _pickled(program, by_value)
-    shipment = Shipment(origin(), data, sources=_sources_of(own, wanted), by_value=by_value)
+            data, codes = _pickled(program, by_value)
+    sources = _sources_of(own, wanted)
+    data += origins.lines_of(codes, _is_missing(origin(), sources))
+    shipment = Shipment(origin(), data, sources=sources, by_value=by_value)
     return shipment if has_code else shipment.with_code()
 
 
@@ -140,10 +144,12 @@ def driver_call(run: Any, token: str) -> tuple[Sourced, tuple[Any, ...]]:
     try:
         wanted = tuple(_mentioned(cloudpickle.dumps(run), own))
         by_value = _pickling(run, wanted)
-        data = _pickled(run, by_value)
+        data, codes = _pickled(run, by_value)
     except Exception as error:
         raise UnsendableError("this run cannot be sent to a cluster:", [f"{type(error).__name__}: {error}"]) from error
-    content = (archive_of(DRIVER_MODULES), _sources_of(own, wanted), data)
+    sources = _sources_of(own, wanted)
+    data += origins.lines_of(codes, _is_missing(origin(), sources))
+    content = (archive_of(DRIVER_MODULES), sources, data)
     return Sourced("enter_driver", (origin(),)), (token, content)
 
 
@@ -159,9 +165,17 @@ def have_code(executor: object) -> bool:
     return bool(answers) and all(answer["anabranch"] == origin()[2] for answer in answers)
 
 
-def _program_dumps(program: Program, by_value: Iterable[str]) -> bytes:
+def _is_missing(origin: Origin, sources: Iterable[Source]) -> Callable[[str], bool]:
+    """What tells whether a file's lines are needed where a shipment goes."""
+    if origin[2] is None:  # to processes of this machine
+        return origins.is_only_here
+    sent = {file for _, _, file, _ in sources}
+    return lambda file: file not in sent
+
+
+def _program_pickled(program: Program) -> tuple[bytes, list[CodeType]]:
     try:
-        return _pickled(program, by_value)
+        return _pickled(program, ())
     except Exception as error:  # pickling runs the user's code
         raise UnsendableError("this flow cannot be sent to workers:", _unsendable(program) or [str(error)]) from error
 
@@ -198,7 +212,7 @@ def _is_own(name: str, module: ModuleType) -> bool:
 
 @cache
 def _is_own_file(file: str) -> bool:
-    return file.endswith(".py") and is_users(file) and not {"site-packages", "dist-packages"} & {*Path(file).parts}
+    return file.endswith(".py") and is_users(file)
 
 
 def _mentioned(data: bytes, names: Iterable[str]) -> list[str]:
@@ -206,11 +220,10 @@ def _mentioned(data: bytes, names: Iterable[str]) -> list[str]:
     return [name for name in names if b"\x8c" + bytes([len(name.encode()) % 256]) + name.encode() in data]
 
 
-def _pickled(value: Any, by_value: Iterable[str]) -> bytes:
-    """A value's pickle, with functions and classes of these modules as code."""
+def _pickled(value: Any, by_value: Iterable[str]) -> tuple[bytes, list[CodeType]]:
+    """A value's pickle, with functions and classes of these modules as code; and that code."""
     with _by_value(by_value):
-        data: bytes = cloudpickle.dumps(value)
-        return data
+        return origins.pickled(value)
 
 
 @contextmanager

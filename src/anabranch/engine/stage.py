@@ -360,7 +360,7 @@ class Stage:
         trace = error.__traceback__
         while trace is not None and trace.tb_next is not None:
             trace = trace.tb_next
-        kind = (type(error), trace.tb_lineno if trace is not None else None)
+        kind = (type(error), *((trace.tb_frame.f_code.co_filename, trace.tb_lineno) if trace is not None else ()))
         if kind not in self._seen and len(self._seen) < self.environment.setting("max_tracebacks"):
             self._seen[kind] = position
         return self._seen.get(kind) == position

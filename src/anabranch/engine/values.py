@@ -6,10 +6,10 @@ import io
 import pickle
 import sys
 from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType
 from typing import Any
 
-import cloudpickle
-
+from anabranch import origins
 from anabranch.errors import UnmappableError, UnstorableValueError
 
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
@@ -21,14 +21,18 @@ CHECK_NBYTES = 1 << 20  # loading a larger pickle again only to see that it load
 
 def dumps(value: Any) -> bytes:
     """Pickle as Dask would: pickle, and cloudpickle for what only that can do."""
+    return pickled(value)[0]
+
+
+def pickled(value: Any) -> tuple[bytes, list[CodeType]]:
+    """The same, with the code that is in the pickle."""
     try:
         data = pickle.dumps(value, protocol=5)
         if b"__main__" not in data:
-            return data
+            return data, []
     except Exception:
         pass
-    result: bytes = cloudpickle.dumps(value)
-    return result
+    return origins.pickled(value)
 
 
 def measured(value: Any) -> tuple[Any, bytes | None, int]:
@@ -84,8 +88,7 @@ def dumps_with_buffers(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
     except Exception:
         pass
     buffers.clear()
-    result: bytes = cloudpickle.dumps(value, protocol=5, buffer_callback=buffers.append)
-    return result
+    return origins.pickled(value, buffers.append)[0]
 
 
 def copied(value: Any) -> Any:

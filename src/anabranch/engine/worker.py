@@ -15,11 +15,11 @@ from typing import Any
 
 import cloudpickle
 
-from anabranch import masking
+from anabranch import masking, origins
 from anabranch.engine import log_capture
 from anabranch.engine.columns import OutcomesChanged, held_outcome, whole_outcome
 from anabranch.engine.cutting import cut
-from anabranch.engine.failures import describe, revive
+from anabranch.engine.failures import describe, restore
 from anabranch.engine.log_lines import logs_topic
 from anabranch.engine.log_outbox import Outbox, whole_log_path
 from anabranch.engine.masked import masked_report
@@ -78,7 +78,7 @@ def execute(
     worker = _dask_worker()
     try:
         loaded = load_program(token, program) if isinstance(program, bytes) else program
-        unit: Unit = pickle.loads(payload) if isinstance(payload, bytes) else payload
+        unit: Unit = origins.loads(payload) if isinstance(payload, bytes) else payload
         if (before := _reported_before(worker, key)) is not None:
             unit = unit.again(before)
         learn(loaded, unit)
@@ -134,8 +134,7 @@ def dumps_report(report: object) -> bytes:
     try:
         return pickle.dumps(report, protocol=5)
     except Exception:  # a state that task code made may hold anything
-        data: bytes = cloudpickle.dumps(report)
-        return data
+        return origins.dumps(report)
 
 
 def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome], *, captures: bool) -> UnitOutcome:
@@ -185,7 +184,7 @@ def collect_results(token: str, data: bytes, last: Unit, outcomes: dict[Key, Uni
                 "in place of flow.to_delayed()"
             )
         if not outcome.state.is_successful():
-            raise revive(outcome.state.failure, outcome.state.message)
+            raise restore(outcome.state.failure, outcome.state.message)
         values[slug] = outcome.value
     return values
 
@@ -217,7 +216,7 @@ def _dask_worker() -> Any:  # a distributed.Worker, or None outside of one
 
 def _loaded(data: bytes) -> Program:
     try:
-        program: Program = pickle.loads(data)
+        program: Program = origins.loads(data)
     except Exception as error:
         lenient = _Lenient(io.BytesIO(data))
         try:

@@ -16,8 +16,7 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
-import cloudpickle
-
+from anabranch import origins
 from anabranch.errors import ExtraMissing, OptionError, UnstorableValueError, listed
 from anabranch.signature import named
 
@@ -128,8 +127,7 @@ def _pickled(value: Any) -> bytes:
             return data
     except Exception:
         pass
-    result: bytes = cloudpickle.dumps(value, protocol=5)
-    return result
+    return origins.dumps(value)
 
 
 class JSONSerializer(_Named):

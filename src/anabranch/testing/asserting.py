@@ -185,9 +185,9 @@ def _causes(state: AnyState, name: str, seen: AnyState) -> list[Any]:
 
 
 def _error(state: State) -> BaseException:
-    from anabranch.engine.failures import revive
+    from anabranch.engine.failures import restore
 
-    return revive(state.failure, state.message)
+    return restore(state.failure, state.message)
 
 
 def _is_meant(error: BaseException, kind: type[BaseException] | None, match: str | None) -> bool:

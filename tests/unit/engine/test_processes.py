@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import psutil
 import pytest
+from tests.cells import run_cell
 
 import anabranch
 from anabranch import LOOP, RETRY, SKIP, context
@@ -651,6 +652,23 @@ def test_log_records_come_back_by_the_levels_that_are_set_here(
     assert (parsed.name, parsed.getMessage(), parsed.rows) == ("anabranch.task.parse", "parsed 7", 3)  # type: ignore[attr-defined]
     assert (failed.name, failed.levelname) == ("etl.parse", "ERROR")
     assert "ZeroDivisionError" in (failed.exc_text or "")
+
+
+def test_tracebacks_that_are_logged_show_lines_that_only_this_process_knows(caplog: pytest.LogCaptureFixture):
+    cell = run_cell(
+        """
+        import logging
+
+        def talk():
+            try:
+                divmod(1, 0)  # of the cell
+            except ZeroDivisionError:
+                logging.getLogger("etl.parse").exception("failed")
+        """
+    )
+    call(cell["talk"])
+
+    assert f'File "{cell["__file__"]}", line 5, in talk\n    divmod(1, 0)  # of the cell\n' in caplog.text
 
 
 # The end of the worker ------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import linecache
 import pickle
 import subprocess
 import sys
@@ -363,3 +364,24 @@ def test_sources_of_two_runs_that_differ_are_never_mixed_up(monkeypatch: pytest.
         for token in tokens:
             entry.forget(token)
     assert "two_runs_have_it" not in sys.modules
+
+
+def test_lines_of_the_users_modules_are_shown_while_a_run_has_them(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    # Given a file that has changed since it was sent, with a form feed, which ends no line
+    file = tmp_path / "two_runs_share_it.py"
+    file.write_text("# new\n", encoding="utf-8")
+    sources = (("two_runs_share_it", False, str(file), "A = 1\x0c\nB = 2\n"),)
+    monkeypatch.setattr(sys, "meta_path", sys.meta_path[:])
+    tokens = ("run-of-one", "run-of-two")
+    try:
+        for token in tokens:
+            assert entry.refused(origin(), token, (None, sources, b"")) is None
+        assert linecache.getlines(str(file)) == ["A = 1\x0c\n", "B = 2\n"]
+        # When one of two runs ends, the other's lines are still shown; when both have, what is in the file.
+        entry.forget(tokens[0])
+        assert linecache.getline(str(file), 2) == "B = 2\n"
+        entry.forget(tokens[1])
+        assert linecache.getlines(str(file)) == ["# new\n"]
+    finally:
+        for token in tokens:
+            entry.forget(token)
