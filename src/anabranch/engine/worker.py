@@ -76,6 +76,7 @@ def execute(
         The unit's, which are known even where the payload does not load.
     """
     worker = _dask_worker()
+    before: Before | None = None
     try:
         loaded = load_program(token, program) if isinstance(program, bytes) else program
         unit: Unit = origins.loads(payload) if isinstance(payload, bytes) else payload
@@ -96,12 +97,15 @@ def execute(
                 _take_logs(worker, token, loaded)
             if unit.is_suspect and worker is not None:
                 announce(worker, token, unit.key)
-            outcome = _run(unit, environment, opened, captures=worker is not None)
+            if before is not None and any(loaded.nodes[slug].policies.concurrency for slug in unit.nodes):
+                outcome = handed_back(key, unit.nodes, unit.indices)  # it has no permit: only the driver gets one
+            else:
+                outcome = _run(unit, environment, opened, captures=worker is not None)
     if worker is not None:
         log_capture.flush(token)  # what a unit has logged comes before its report
         # Sent before the value is announced, so that it is there first; the run's token is the topic.
         worker.log_event(token, (*key, dumps_report(outcome.report)))
-        if isinstance(outcome.report, Report):
+        if before is None and isinstance(outcome.report, Report):
             _remember_report(worker, key, outcome.report)
     return outcome
 
@@ -309,10 +313,15 @@ def refused_outcome(refusal: Mapping[str, Any]) -> UnitOutcome:
     key: Key = tuple(refusal["key"])
     nodes, indices = read_outline(refusal["outline"])
     if refusal["kind"] == "code":
-        back = tuple(map(SingleReport.handed_back, nodes)) if indices is None else ()
-        return UnitOutcome(report=Report(key, singles=back, indices=None if indices is None else ()))
+        return handed_back(key, nodes, indices)
     kind = CodeNotLoadable if refusal["kind"] == "load" else VersionMismatch
     return not_loaded(key, nodes, indices, kind(refusal["refused"]))
+
+
+def handed_back(key: Key, nodes: Iterable[str], indices: Indices | None) -> UnitOutcome:
+    """The outcome of a unit of which nothing was begun."""
+    singles = tuple(map(SingleReport.handed_back, nodes)) if indices is None else ()
+    return UnitOutcome(report=Report(key, singles=singles, indices=None if indices is None else ()))
 
 
 def read_outline(outline: bytes | None) -> tuple[tuple[str, ...], Indices | None]:

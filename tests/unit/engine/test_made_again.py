@@ -5,12 +5,14 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, Node, flatten, task, unmapped
+from anabranch.engine import worker
 from anabranch.engine.units import Before, Column, CutFrom, Holding, Key, Report, SingleReport, UnitOutcome
 from anabranch.engine.worker import cut_elements
 from anabranch.results import LocalResult
@@ -376,3 +378,69 @@ def test_nothing_is_cut_from_a_list_that_has_another_length_now() -> None:
 
     assert found.cut is None
     assert not found.singles
+
+
+# On a worker ----------------------------------------------------------------------------------------------------------
+
+
+class StoodIn:
+    """As much of a Dask worker as a unit asks for, and of the scheduler what that does with metadata of a task."""
+
+    address = "tcp://there:1"
+
+    def __init__(self, key: Key) -> None:
+        self.key = key
+        self.events: list[Any] = []
+        self.begin()
+
+    def begin(self, metadata: dict[str, Any] | None = None) -> None:
+        """The task comes to a worker, with what it left at the last one."""
+        task = SimpleNamespace(annotations=metadata, metadata={})
+        self.state = SimpleNamespace(tasks={self.key: task})
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        found: dict[str, Any] = self.state.tasks[self.key].metadata
+        return found
+
+    def log_event(self, topic: str, message: Any) -> None:
+        self.events.append(message)
+
+
+def executed_twice(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[UnitOutcome, UnitOutcome, int]:
+    """Outcomes of a chunk of four elements that was made, and made again; how many elements were run then."""
+    calls: Counter[int] = Counter()
+
+    @task(chunksize=4, **options)
+    def counted(x: int) -> int:
+        calls[x] += 1
+        return x
+
+    with Flow("counted") as flow:
+        counted.map(range(4))
+    cluster = FakeCluster(flow, engine=LARGE, slots=1)
+    cluster.start()
+    (unit,) = cluster.runnable()
+    there = StoodIn(unit.key)
+    monkeypatch.setattr(worker, "_dask_worker", lambda: there)
+    program = cluster.environment.program
+    first = worker.execute("run", program, unit, {}, unit.key, None)
+    calls.clear()
+    there.begin(there.metadata)
+    second = worker.execute("run", program, unit, {}, unit.key, None)
+    return first, second, len(calls)
+
+
+def test_a_worker_that_makes_a_unit_again_knows_what_was_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, n_calls = executed_twice(monkeypatch)
+
+    assert n_calls == 4
+    assert first.columns["counted"].values == second.columns["counted"].values == [0, 1, 2, 3]
+
+
+def test_what_needs_a_permit_is_not_made_again_without_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, second, n_calls = executed_twice(monkeypatch, concurrency={"few": 1})
+
+    assert n_calls == 0
+    assert isinstance(second.report, Report)
+    assert second.report.indices == ()
