@@ -13,8 +13,10 @@ from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, Node, flatten, task, unmapped
 from anabranch.engine import worker
+from anabranch.engine.columns import check_whole
 from anabranch.engine.units import Before, Column, CutFrom, Holding, Key, Report, SingleReport, UnitOutcome
 from anabranch.engine.worker import cut_elements
+from anabranch.errors import ResultReleased
 from anabranch.results import LocalResult
 from anabranch.states import Cached, Failed, Retrying, Success
 
@@ -378,6 +380,17 @@ def test_nothing_is_cut_from_a_list_that_has_another_length_now() -> None:
 
     assert found.cut is None
     assert not found.singles
+
+
+def test_a_list_that_lacks_an_element_is_given_to_nobody() -> None:
+    check_whole("one", bytes([OK, BAD, OK]))
+
+    with pytest.raises(ResultReleased) as raised:
+        check_whole("one", bytes([OK, 0, 0]))
+
+    assert str(raised.value) == (
+        "2 of 3 values of one are not there any more, one[1] first; resume the run to make them again"
+    )
 
 
 # On a worker ----------------------------------------------------------------------------------------------------------
