@@ -127,7 +127,8 @@ class Case:
                     values = task(beside).map(first, unmapped(first), unmapped(folder))
                 case _:
                     values = make.map(range(WIDTH), **everywhere)
-            return flow, task(indices_of, name="take")(values, folder)
+            # Of another priority, it is a unit of its own, and does not run where the value was made as that is made.
+            return flow, task(indices_of, name="take", priority=1)(values, folder)
 
     def run(self, address: str, folder: Path) -> tuple[str, list[int]]:
         """What came of a run, and the processes that were killed in it; ``wrong: …`` is what must not come."""
