@@ -165,10 +165,11 @@ class Knowledge:
     def has_inputs(self, run: NodeRun) -> bool:
         """Whether a single node may be submitted: each upstream is final, or a single on its way.
 
-        One that was lost before waits for what is on its way: it may have been lost with that.
+        One that was lost before waits for what is on its way: it may have been lost with that. And everything waits for
+        what is made again: it may be other than it was.
         """
         upstreams = (self.runs[up] for up in run.node.whole_upstreams)
-        return all(up.is_final or (up.is_flying and not run.is_suspect) for up in upstreams)
+        return all(up.is_final or (up.is_flying and not run.is_suspect and not up.was_lost) for up in upstreams)
 
     def whole_inputs(self, slugs: Iterable[str], *, without: str | None = None) -> dict[str, Input]:
         """Where the outcomes are that nodes of one unit need as a whole; one of them may need nothing any more.
@@ -217,6 +218,8 @@ class Knowledge:
             return Pieces((), run.state)
         if run.value is not None and run.is_final:
             return Sent(run.state, run.value)
+        if run.is_final and run.state.counts is None and (run.state.is_skipped() or not run.state.is_successful()):
+            return Known(run.state)  # which says all, and what the outcome does not: that a value was lost, say
         if run.key is None and run.ref is not None:
             return Stored(run.state, run.ref)
         return Held(run.key, run.seal if run.is_final else None) if run.key is not None else Known(run.state)
