@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 from anabranch.engine.columns import result_of
-from anabranch.engine.units import Indices
+from anabranch.engine.indices import Indices
 from anabranch.errors import ResultDamaged, ResultMissing
 from anabranch.frozen import FrozenGraph
 from anabranch.results.reference import ResultRef

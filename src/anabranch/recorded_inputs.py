@@ -8,7 +8,8 @@ from typing import Any
 
 from anabranch.bindings import Const, Ref, evaluate
 from anabranch.engine.failures import restore
-from anabranch.engine.units import ColumnReport, Indices
+from anabranch.engine.indices import Indices
+from anabranch.engine.units import ColumnReport
 from anabranch.frozen import FrozenNode
 from anabranch.resuming import Recorded
 from anabranch.settings import config

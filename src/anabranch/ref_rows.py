@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
-from anabranch.engine.units import Indices, Note, Refs
+from anabranch.engine.indices import Indices
+from anabranch.engine.units import Note, Refs
 from anabranch.errors import RunStoreDamaged
 from anabranch.results.reference import ResultRef
 

@@ -14,7 +14,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anabranch import origins
-from anabranch.engine.units import ColumnReport, Indices, Refs, Report, SingleReport
+from anabranch.engine.indices import Indices
+from anabranch.engine.units import ColumnReport, Refs, Report, SingleReport
 from anabranch.errors import RunStoreDamaged
 from anabranch.frozen import FrozenGraph
 from anabranch.ref_rows import dump_note, dump_ref, dump_stored, load_note, load_ref, load_stored

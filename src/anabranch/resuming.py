@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from anabranch.engine.calls import Placed
-from anabranch.engine.maps import as_range
+from anabranch.engine.indices import as_range
 from anabranch.engine.units import ColumnReport, Report, SingleReport
 from anabranch.errors import ResultReleased
 from anabranch.frozen import FrozenGraph

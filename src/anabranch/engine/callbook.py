@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from anabranch.engine.calls import CALLER, Block, Indices, Link, Placed, union
+from anabranch.engine.calls import CALLER, Block, Link, Placed
+from anabranch.engine.indices import Indices, union
 from anabranch.states import FIRST_FINAL_CODE
 
 

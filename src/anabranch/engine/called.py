@@ -9,8 +9,9 @@ from typing import Any
 
 from anabranch.bindings import Expression, evaluate, rename
 from anabranch.engine.blame import blamed
-from anabranch.engine.calls import Indices, Need, Record, union
+from anabranch.engine.calls import Need, Record
 from anabranch.engine.columns import Aligned, stored_columns
+from anabranch.engine.indices import Indices, union
 from anabranch.engine.map_state import map_state
 from anabranch.engine.units import SUCCESS, Key, Outcome, Pieces, Program, Unit, UnitOutcome
 from anabranch.frozen import Edge, FrozenNode

@@ -7,22 +7,19 @@ does: its last record holds what its value is put together of.
 
 from __future__ import annotations
 
-from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 from anabranch.bindings import Expression
+from anabranch.engine.indices import Indices, Numbers
 from anabranch.frozen import FrozenNode
 
 CALLER = -1
 """Number of the group that is the caller itself, of whose elements the records say how values are put together."""
 RECORDS_IN_BLOCK = 100  # so many travel with a unit that needs one of them
 BLOCK_NBYTES = 256 << 10  # a block of larger arguments has fewer records
-
-Indices: TypeAlias = range | tuple[int, ...]
-Numbers: TypeAlias = "range | array[int]"
 
 
 class Need(NamedTuple):
@@ -164,52 +161,3 @@ class UnitCalls:
     definitions: Mapping[str, Any] = field(default_factory=dict)
     assembles: bool = False
     """Whether the first node has made calls that have ended: its value is put together of theirs."""
-
-
-def union(spans: Iterable[tuple[int, int]]) -> Indices:
-    """The numbers that are in any of some spans (start, stop), in order.
-
-    Examples
-    --------
-    >>> union([(3, 5), (0, 3)])
-    range(0, 5)
-    >>> union([(0, 1), (3, 5)])
-    (0, 3, 4)
-    """
-    merged: list[range] = []
-    for start, stop in sorted(spans):
-        if merged and start <= merged[-1].stop:
-            merged[-1] = range(merged[-1].start, max(stop, merged[-1].stop))
-        else:
-            merged.append(range(start, stop))
-    if len(merged) == 1:
-        return merged[0]
-    return tuple(number for each in merged for number in each)
-
-
-def as_range(indices: Iterable[int]) -> Indices:
-    """Indices in order, as a range if they have no gap."""
-    given = tuple(indices)
-    if given and given[-1] - given[0] + 1 == len(given):
-        return range(given[0], given[-1] + 1)
-    return given
-
-
-def compact(numbers: Sequence[int]) -> Numbers:
-    """Numbers in order, as a range where that is all there is to say.
-
-    Examples
-    --------
-    >>> compact([3, 5, 7])
-    range(3, 9, 2)
-    >>> compact([0, 1, 5])
-    array('q', [0, 1, 5])
-    """
-    if not numbers:
-        return range(0)
-    step = numbers[1] - numbers[0] if len(numbers) > 1 else 1
-    if step > 0:
-        candidate = range(numbers[0], numbers[0] + step * len(numbers), step)
-        if candidate[-1] == numbers[-1] and all(a == b for a, b in zip(numbers, candidate, strict=True)):
-            return candidate
-    return array("q", numbers)

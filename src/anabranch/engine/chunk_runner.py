@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from anabranch.engine.failures import revive
+from anabranch.engine.indices import Indices
 from anabranch.engine.reducing import partial
 from anabranch.engine.stage import Stage
 from anabranch.engine.stage_outputs import check_values, expansion, store
@@ -16,16 +17,7 @@ from anabranch.engine.task_runner import (
     Environment,
     failed_state,
 )
-from anabranch.engine.units import (
-    Column,
-    ColumnReport,
-    Indices,
-    Key,
-    Partial,
-    Report,
-    Unit,
-    UnitOutcome,
-)
+from anabranch.engine.units import Column, ColumnReport, Key, Partial, Report, Unit, UnitOutcome
 from anabranch.engine.values import dumps, measured
 from anabranch.states import (
     FIRST_FINAL_CODE,

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from anabranch.engine.indices import Indices
 from anabranch.engine.storage import Errand, Prefetched, Storage, prefetch
 from anabranch.engine.task_runner import TaskRun, arguments_of
-from anabranch.engine.units import Indices, Note, Outcome, Refs
+from anabranch.engine.units import Note, Outcome, Refs
 from anabranch.errors import ResultError, UnstorableValueError
 from anabranch.results.reference import ResultRef
 from anabranch.states import Cached, Success

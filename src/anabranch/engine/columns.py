@@ -11,6 +11,7 @@ from typing import Any
 
 from anabranch.engine.carried import Carried, uncarried
 from anabranch.engine.failures import revive
+from anabranch.engine.indices import Indices
 from anabranch.engine.map_state import map_state
 from anabranch.engine.units import (
     SUCCESS,
@@ -18,7 +19,6 @@ from anabranch.engine.units import (
     CutFrom,
     Held,
     Holding,
-    Indices,
     Key,
     Known,
     Outcome,

@@ -12,18 +12,8 @@ from typing import Any
 
 from anabranch.bindings import Build, Const, Expression, Ref, express, holds
 from anabranch.deferred import DeferredCall, DeferredMap
-from anabranch.engine.calls import (
-    BLOCK_NBYTES,
-    CALLER,
-    RECORDS_IN_BLOCK,
-    CallGroup,
-    Expansion,
-    Indices,
-    Link,
-    Need,
-    Record,
-    compact,
-)
+from anabranch.engine.calls import BLOCK_NBYTES, CALLER, RECORDS_IN_BLOCK, CallGroup, Expansion, Link, Need, Record
+from anabranch.engine.indices import Indices, compact
 from anabranch.engine.values import dumps
 from anabranch.errors import DeferDepthError, UnstorableValueError
 from anabranch.frozen import FrozenNode

@@ -12,11 +12,11 @@ from anabranch.engine.blame import blamed
 from anabranch.engine.callbook import Waiter
 from anabranch.engine.calls import UnitCalls
 from anabranch.engine.chunking import Pacer
-from anabranch.engine.cutting import cut
+from anabranch.engine.indices import Indices, as_range, cut, stretches
 from anabranch.engine.knowledge import Knowledge, NodeRun
-from anabranch.engine.maps import Batch, Chain, MapRun, as_range, stretches
+from anabranch.engine.maps import Batch, Chain, MapRun
 from anabranch.engine.reducing import reduced_argument
-from anabranch.engine.units import ColumnReport, CutFrom, Held, Indices, Input, Key, Pieces, Report, Unit
+from anabranch.engine.units import ColumnReport, CutFrom, Held, Input, Key, Pieces, Report, Unit
 from anabranch.frozen import FrozenNode
 from anabranch.policies import Policies
 from anabranch.states import (

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from anabranch.engine.callbook import CallBook, Waiter
+from anabranch.engine.indices import Indices
 from anabranch.engine.limits import Limits
 from anabranch.engine.maps import Chain, MapRun
-from anabranch.engine.units import Held, Indices, Input, Key, Known, Pieces, Sent, Stored, Unit
+from anabranch.engine.units import Held, Input, Key, Known, Pieces, Sent, Stored, Unit
 from anabranch.engine.verdicts import Verdicts
 from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.results.reference import ResultRef

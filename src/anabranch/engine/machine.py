@@ -16,6 +16,7 @@ from typing import Any
 from anabranch.engine.callbook import Waiter
 from anabranch.engine.calls import Expansion, Placed
 from anabranch.engine.fan_out import FanOut, crashed, made_in_vain
+from anabranch.engine.indices import Indices
 from anabranch.engine.knowledge import Knowledge, NodeRun
 from anabranch.engine.recovery import ALL, reopen
 from anabranch.engine.singles import Singles
@@ -38,7 +39,7 @@ from anabranch.engine.stimuli import (
     WakeAt,
     Woke,
 )
-from anabranch.engine.units import Indices, Key, Report, SingleReport, Unit
+from anabranch.engine.units import Key, Report, SingleReport, Unit
 from anabranch.events import CallsMade, MapAdvanced, TaskChanged, UnitLost
 from anabranch.frozen import FrozenGraph
 from anabranch.states import (

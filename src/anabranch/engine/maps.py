@@ -9,10 +9,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anabranch.engine.calls import as_range as as_range
 from anabranch.engine.chunking import Pacer
+from anabranch.engine.indices import Indices, as_range, runs_of
 from anabranch.engine.map_state import map_state
-from anabranch.engine.units import Column, ColumnReport, Holding, Indices, Key, Refs
+from anabranch.engine.units import Column, ColumnReport, Holding, Key, Refs
 from anabranch.results.reference import ResultRef
 from anabranch.states import (
     BY_CODE,
@@ -26,7 +26,6 @@ from anabranch.states import (
     counts_of,
 )
 
-MAX_STRETCHES = 1_000  # batches of a map: each is a Dask task at least
 _STORED_CODES = (Success.code, Cached.code)
 FAILED_CODES = tuple(code for code in BY_CODE if code >= FIRST_FAILED_CODE)
 
@@ -399,26 +398,3 @@ class Chain:
 def _says_all(code: int) -> bool:
     """Whether an element with this code has no value, or one that its state can give."""
     return code == Skipped.code or code >= FIRST_FAILED_CODE
-
-
-def stretches(indices: Iterable[int]) -> list[Indices]:
-    """Indices in order as ranges without gaps, where these are long; what lies scattered, together.
-
-    >>> stretches([0, 1, 2, 5, 6, 7, 8])
-    [range(0, 3), range(5, 9)]
-    """
-    runs = runs_of(indices)
-    if len(runs) <= MAX_STRETCHES:
-        return list(runs)
-    return [tuple(index for stretch in runs for index in stretch)]
-
-
-def runs_of(indices: Iterable[int]) -> list[range]:
-    """Indices in order as ranges without gaps."""
-    runs: list[range] = []
-    for index in indices:
-        if runs and runs[-1].stop == index:
-            runs[-1] = range(runs[-1].start, index + 1)
-        else:
-            runs.append(range(index, index + 1))
-    return runs

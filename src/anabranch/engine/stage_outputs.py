@@ -8,8 +8,9 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from anabranch.engine.calls import Expansion, as_range
+from anabranch.engine.calls import Expansion
 from anabranch.engine.deferring import expanded
+from anabranch.engine.indices import as_range
 from anabranch.engine.values import ATOMS, materialised, measured
 from anabranch.states import FIRST_FAILED_CODE
 

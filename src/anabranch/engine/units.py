@@ -14,10 +14,10 @@ from typing import Any, TypeAlias
 
 from anabranch.context import RunInfo
 from anabranch.engine.calls import Expansion, UnitCalls
-from anabranch.engine.calls import Indices as Indices
 from anabranch.engine.doubles import Doubles
 from anabranch.engine.entry import Sourced
 from anabranch.engine.failures import revive
+from anabranch.engine.indices import Indices
 from anabranch.engine.values import dumps, dumps_with_buffers
 from anabranch.frozen import FrozenNode
 from anabranch.results.reference import ResultRef

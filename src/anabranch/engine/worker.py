@@ -18,8 +18,8 @@ import cloudpickle
 from anabranch import masking, origins
 from anabranch.engine import log_capture
 from anabranch.engine.columns import OutcomesChanged, held_outcome, whole_outcome
-from anabranch.engine.cutting import cut
 from anabranch.engine.failures import describe, restore
+from anabranch.engine.indices import Indices, cut
 from anabranch.engine.log_lines import logs_topic
 from anabranch.engine.log_outbox import Outbox, whole_log_path
 from anabranch.engine.masked import masked_report
@@ -31,7 +31,6 @@ from anabranch.engine.units import (
     Before,
     Column,
     ColumnReport,
-    Indices,
     Key,
     Outcome,
     Program,
