@@ -14,6 +14,7 @@ from anabranch import Flow, config
 from anabranch.context import RunInfo
 from anabranch.engine.calls import Placed
 from anabranch.engine.machine import Machine
+from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.stimuli import (
     CancelAsked,
     Claim,
@@ -33,7 +34,7 @@ from anabranch.engine.stimuli import (
 )
 from anabranch.engine.task_runner import Environment
 from anabranch.engine.unit_runner import learn, run_unit
-from anabranch.engine.units import Key, Program, Report, SingleReport, Unit, UnitOutcome
+from anabranch.engine.units import Key, Program, Report, SingleReport, Unit
 from anabranch.engine.values import width_of
 from anabranch.errors import UnmappableError
 from anabranch.events import CallsMade, Event

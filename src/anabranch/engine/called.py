@@ -13,7 +13,8 @@ from anabranch.engine.calls import Need, Record
 from anabranch.engine.columns import Aligned, stored_columns
 from anabranch.engine.indices import Indices, union
 from anabranch.engine.map_state import map_state
-from anabranch.engine.units import SUCCESS, Key, Outcome, Pieces, Program, Unit, UnitOutcome
+from anabranch.engine.outcomes import UnitOutcome
+from anabranch.engine.units import SUCCESS, Key, Outcome, Pieces, Program, Unit
 from anabranch.frozen import Edge, FrozenNode
 from anabranch.states import BY_CODE, State, Success, TriggerFailed
 from anabranch.triggers import EdgeName, Upstreams, verdict

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from anabranch.engine.failures import revive
 from anabranch.engine.indices import Indices
+from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.reducing import partial
 from anabranch.engine.stage import Stage
 from anabranch.engine.stage_outputs import check_values, expansion, store
@@ -17,7 +18,7 @@ from anabranch.engine.task_runner import (
     Environment,
     failed_state,
 )
-from anabranch.engine.units import Column, ColumnReport, Key, Partial, Report, Unit, UnitOutcome
+from anabranch.engine.units import Column, ColumnReport, Key, Partial, Report, Unit
 from anabranch.engine.values import dumps, measured
 from anabranch.states import (
     FIRST_FINAL_CODE,

@@ -13,6 +13,7 @@ from anabranch.engine.carried import Carried, uncarried
 from anabranch.engine.failures import revive
 from anabranch.engine.indices import Indices
 from anabranch.engine.map_state import map_state
+from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.units import (
     SUCCESS,
     Column,
@@ -28,7 +29,6 @@ from anabranch.engine.units import (
     Sent,
     Stored,
     Unit,
-    UnitOutcome,
 )
 from anabranch.errors import ResultReleased
 from anabranch.frozen import FrozenNode

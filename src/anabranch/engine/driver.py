@@ -28,6 +28,7 @@ from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.log_book import LogBook
 from anabranch.engine.log_lines import loads
 from anabranch.engine.machine import Machine
+from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.patience import Patience
 from anabranch.engine.permit_desk import PermitDesk
 from anabranch.engine.reach import check_reach
@@ -51,7 +52,7 @@ from anabranch.engine.stimuli import (
     WakeAt,
 )
 from anabranch.engine.stimuli import Woke as WokeUp
-from anabranch.engine.units import Key, Program, Report, Unit, UnitOutcome
+from anabranch.engine.units import Key, Program, Report, Unit
 from anabranch.engine.values import copied, width_of
 from anabranch.engine.watchdog import Watchdog
 from anabranch.engine.worker import opened_outcome

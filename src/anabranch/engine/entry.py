@@ -177,14 +177,14 @@ class Parcel:
 
 def seal(*parts: Any) -> Any:
     """A closed outcome as it arrives: in the class that it has where our code is loaded."""
-    units = sys.modules.get("anabranch.engine.units")
+    units = sys.modules.get("anabranch.engine.outcomes")
     sealed = getattr(units, "Sealed", None)  # None as well while the module is being imported
     return sealed(*parts) if sealed is not None else Parcel(parts)
 
 
 def _closed(keys: Any, outcomes: Any) -> dict[Any, Any]:
     """Outcomes by key, in classes of the code that is loaded now."""
-    units: Any = sys.modules["anabranch.engine.units"]
+    units: Any = sys.modules["anabranch.engine.outcomes"]
     found = {}
     for key, each in zip(keys, outcomes):  # noqa: B905  # `strict` is newer than some Pythons that this must run on
         if isinstance(each, Parcel):

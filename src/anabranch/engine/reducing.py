@@ -11,7 +11,8 @@ from typing import Any
 
 from anabranch.bindings import Ref, evaluate
 from anabranch.engine.columns import check_whole, found, held_columns, stored_columns, without_value
-from anabranch.engine.units import Column, Key, Pieces, Program, UnitOutcome
+from anabranch.engine.outcomes import UnitOutcome
+from anabranch.engine.units import Column, Key, Pieces, Program
 from anabranch.frozen import FrozenNode
 from anabranch.states import FIRST_FINAL_CODE
 

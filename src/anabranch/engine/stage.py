@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from anabranch import context
 from anabranch.engine.columns import stored_columns
 from anabranch.engine.failures import revive
+from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.stage_inputs import StageInputs
 from anabranch.engine.task_runner import (
     Environment,
@@ -27,14 +28,7 @@ from anabranch.engine.task_runner import (
     run_attempts,
     run_task,
 )
-from anabranch.engine.units import (
-    SUCCESS,
-    Before,
-    Key,
-    Outcome,
-    Unit,
-    UnitOutcome,
-)
+from anabranch.engine.units import SUCCESS, Before, Key, Outcome, Unit
 from anabranch.engine.values import ATOMS, materialised
 from anabranch.frozen import FrozenNode
 from anabranch.signals import LOOP, Signal

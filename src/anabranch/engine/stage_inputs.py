@@ -11,7 +11,8 @@ from anabranch.engine.called import Called
 from anabranch.engine.carried import Carried
 from anabranch.engine.columns import Aligned, held_outcome, single_outcome, stored_columns, whole_outcome
 from anabranch.engine.indices import cut
-from anabranch.engine.units import SUCCESS, CutFrom, Held, Key, Outcome, Pieces, Sent, Stored, Unit, UnitOutcome
+from anabranch.engine.outcomes import UnitOutcome
+from anabranch.engine.units import SUCCESS, CutFrom, Held, Key, Outcome, Pieces, Sent, Stored, Unit
 from anabranch.engine.values import ATOMS, copied, dumps
 from anabranch.frozen import FrozenNode
 from anabranch.secret import Secret

@@ -14,6 +14,7 @@ from anabranch.engine.carried import counted, flat, gather_parts
 from anabranch.engine.columns import OutcomesChanged, unreported_seals, whole_outcome, without_states
 from anabranch.engine.deferring import expanded, loaded
 from anabranch.engine.failures import revive
+from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.reducing import gathered_partials, reduced_argument
 from anabranch.engine.task_runner import (
     Environment,
@@ -23,15 +24,7 @@ from anabranch.engine.task_runner import (
     run_assembly,
     run_task,
 )
-from anabranch.engine.units import (
-    Key,
-    Outcome,
-    Program,
-    Report,
-    SingleReport,
-    Unit,
-    UnitOutcome,
-)
+from anabranch.engine.units import Key, Outcome, Program, Report, SingleReport, Unit
 from anabranch.engine.values import measured, width_of
 from anabranch.errors import ExtraMissing, ResultError, UnmappableError
 from anabranch.frozen import FrozenNode

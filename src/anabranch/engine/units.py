@@ -7,7 +7,6 @@ share an element space. Its *outcome* (states and values) stays where it was mad
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeAlias
@@ -15,15 +14,11 @@ from typing import Any, TypeAlias
 from anabranch.context import RunInfo
 from anabranch.engine.calls import Expansion, UnitCalls
 from anabranch.engine.doubles import Doubles
-from anabranch.engine.entry import Sourced
-from anabranch.engine.failures import revive
 from anabranch.engine.indices import Indices
-from anabranch.engine.values import dumps, dumps_with_buffers
 from anabranch.frozen import FrozenNode
 from anabranch.results.reference import ResultRef
 from anabranch.states import (
     BY_CODE,
-    FIRST_FAILED_CODE,
     FIRST_FINAL_CODE,
     Cached,
     Pending,
@@ -257,24 +252,6 @@ class Column:
         wanted = theirs if isinstance(theirs, range) else frozenset(theirs)
         return Column(theirs, codes, values, {i: state for i, state in self.records.items() if i in wanted})
 
-    def without_exceptions(self) -> Column:
-        """The same without the exceptions that the records can give back: pickled once is enough."""
-        if not self.records:
-            return self
-        values = self.values[:]
-        for index in self._failed():
-            values[self.indices.index(index)] = None
-        return Column(self.indices, self.codes, values, self.records)
-
-    def revive_exceptions(self) -> None:
-        """Put back what `without_exceptions` left out."""
-        for index in self._failed():
-            state = self.records[index]
-            self.values[self.indices.index(index)] = revive(state.failure, state.message)
-
-    def _failed(self) -> Iterator[int]:
-        return (index for index, state in self.records.items() if state.code >= FIRST_FAILED_CODE)
-
 
 @dataclass(frozen=True, slots=True)
 class Partial:
@@ -287,62 +264,6 @@ class Partial:
     def is_all_of(self, holding: Holding) -> bool:
         """Whether it is of these elements, and no others, as they were reported."""
         return holding.indices is None or (holding.indices == self.indices and holding.fits(self.codes))
-
-
-@dataclass(slots=True)
-class UnitOutcome:
-    """What stays under a unit's key."""
-
-    singles: dict[str, Outcome] = field(default_factory=dict)
-    columns: dict[str, Column] = field(default_factory=dict)
-    nbytes: int = 0
-    """Size of the values, as far as it was measured."""
-    partials: dict[str, Partial] = field(default_factory=dict)
-    """By reducing node: what values were reduced to."""
-    cut: list[Any] | None = None
-    """Elements cut from a list, in the order of the chunk they are for."""
-    report: Report | bytes | None = None
-    """Kept beside the values, for a driver that the report did not reach; pickled once it has travelled."""
-
-    def __sizeof__(self) -> int:
-        return 512 + self.nbytes
-
-    def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:
-        # Dask moves outcomes between workers and loads them there. What does not load must not do so in Dask's hands,
-        # where it would be fetched again for ever: it stays closed until a unit opens it.
-        buffers: list[pickle.PickleBuffer] = []
-        columns = {slug: column.without_exceptions() for slug, column in self.columns.items()}
-        parts = (self.singles, columns, self.partials, self.cut)
-        data = dumps_with_buffers(parts, buffers)
-        kept = buffers if protocol >= 5 else [buffer.raw().tobytes() for buffer in buffers]
-        report = self.report if isinstance(self.report, bytes | None) else dumps(self.report)
-        return Sourced("seal"), (self.nbytes, data, kept, report)
-
-
-class Sealed:
-    """An outcome that has come from another process and has not been opened."""
-
-    def __init__(self, nbytes: int, data: bytes, buffers: list[Any], report: bytes | None) -> None:
-        self.nbytes = nbytes
-        self.report = report
-        self._data = data
-        self._buffers = buffers
-        self._opened: UnitOutcome | None = None
-
-    def __sizeof__(self) -> int:
-        return 512 + self.nbytes
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Sourced("seal"), (self.nbytes, self._data, [bytes(buffer) for buffer in self._buffers], self.report)
-
-    def open(self) -> UnitOutcome:
-        """The outcome; whatever loading the user's values raises comes out."""
-        if self._opened is None:
-            singles, columns, partials, cut = pickle.loads(self._data, buffers=self._buffers)
-            for column in columns.values():
-                column.revive_exceptions()
-            self._opened = UnitOutcome(singles, columns, self.nbytes, partials, cut, self.report)
-        return self._opened
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,23 +23,12 @@ from anabranch.engine.indices import Indices, cut
 from anabranch.engine.log_lines import logs_topic
 from anabranch.engine.log_outbox import Outbox, whole_log_path
 from anabranch.engine.masked import masked_report
+from anabranch.engine.outcomes import Sealed, UnitOutcome
 from anabranch.engine.prints import captured
 from anabranch.engine.seclusion import PROCESS
 from anabranch.engine.task_runner import Environment
 from anabranch.engine.unit_runner import learn, run_unit
-from anabranch.engine.units import (
-    Before,
-    Column,
-    ColumnReport,
-    Key,
-    Outcome,
-    Program,
-    Report,
-    Sealed,
-    SingleReport,
-    Unit,
-    UnitOutcome,
-)
+from anabranch.engine.units import Before, Column, ColumnReport, Key, Outcome, Program, Report, SingleReport, Unit
 from anabranch.engine.values import width_of
 from anabranch.errors import CodeNotLoadable, OutsideFlowError, VersionMismatch
 from anabranch.states import Failed

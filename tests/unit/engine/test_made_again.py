@@ -14,7 +14,8 @@ from tests.fake_cluster import FakeCluster
 from anabranch import Flow, Node, flatten, task, unmapped
 from anabranch.engine import worker
 from anabranch.engine.columns import check_whole
-from anabranch.engine.units import Before, Column, CutFrom, Holding, Key, Report, SingleReport, UnitOutcome
+from anabranch.engine.outcomes import UnitOutcome
+from anabranch.engine.units import Before, Column, CutFrom, Holding, Key, Report, SingleReport
 from anabranch.engine.worker import cut_elements
 from anabranch.errors import ResultReleased
 from anabranch.results import LocalResult
