@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
-from anabranch.bindings import Expression
+from anabranch.bindings import Expression, Ref
 from anabranch.policies import Policies
 from anabranch.signature import Signature
 
@@ -81,3 +81,15 @@ class FrozenGraph:
     def terminal(self) -> tuple[str, ...]:
         """Slugs of the nodes that nothing follows."""
         return tuple(slug for slug, names in self.downstream.items() if not names)
+
+
+def reduced_argument(node: FrozenNode) -> tuple[str, str] | None:
+    """Of a node that reduces a map: the argument that takes the values, and the slug upstream. None if it cannot.
+
+    Everything else it takes must be known before anything runs.
+    """
+    if not node.policies.reduce or node.is_map or node.checks:
+        return None
+    found = [(name, expression.node) for name, expression in node.arguments.items() if isinstance(expression, Ref)]
+    taken = [(edge.key, edge.upstream) for edge in node.edges if edge.kind == "data"]
+    return found[0] if len(found) == 1 and taken == found else None

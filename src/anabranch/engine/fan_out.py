@@ -15,9 +15,8 @@ from anabranch.engine.chunking import Pacer
 from anabranch.engine.indices import Indices, as_range, cut, stretches
 from anabranch.engine.knowledge import Knowledge, NodeRun
 from anabranch.engine.maps import Batch, Chain, MapRun
-from anabranch.engine.reducing import reduced_argument
 from anabranch.engine.units import ColumnReport, CutFrom, Held, Input, Key, Pieces, Report, Unit
-from anabranch.frozen import FrozenNode
+from anabranch.frozen import FrozenNode, reduced_argument
 from anabranch.policies import Policies
 from anabranch.states import (
     FIRST_FINAL_CODE,

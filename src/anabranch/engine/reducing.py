@@ -9,24 +9,12 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from anabranch.bindings import Ref, evaluate
+from anabranch.bindings import evaluate
 from anabranch.engine.columns import check_whole, found, held_columns, stored_columns, without_value
 from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.units import Column, Key, Pieces, Program
-from anabranch.frozen import FrozenNode
+from anabranch.frozen import FrozenNode, reduced_argument
 from anabranch.states import FIRST_FINAL_CODE
-
-
-def reduced_argument(node: FrozenNode) -> tuple[str, str] | None:
-    """Of a node that reduces a map: the argument that takes the values, and the slug upstream. None if it cannot.
-
-    Everything else it takes must be known before anything runs.
-    """
-    if not node.policies.reduce or node.is_map or node.checks:
-        return None
-    found = [(name, expression.node) for name, expression in node.arguments.items() if isinstance(expression, Ref)]
-    taken = [(edge.key, edge.upstream) for edge in node.edges if edge.kind == "data"]
-    return found[0] if len(found) == 1 and taken == found else None
 
 
 def partial(node: FrozenNode, values: list[Any], program: Program) -> Any:

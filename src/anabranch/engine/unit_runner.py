@@ -15,7 +15,7 @@ from anabranch.engine.columns import OutcomesChanged, unreported_seals, whole_ou
 from anabranch.engine.deferring import expanded, loaded
 from anabranch.engine.failures import revive
 from anabranch.engine.outcomes import UnitOutcome
-from anabranch.engine.reducing import gathered_partials, reduced_argument
+from anabranch.engine.reducing import gathered_partials
 from anabranch.engine.task_runner import (
     Environment,
     TaskRun,
@@ -27,7 +27,7 @@ from anabranch.engine.task_runner import (
 from anabranch.engine.units import Key, Outcome, Program, Report, SingleReport, Unit
 from anabranch.engine.values import measured, width_of
 from anabranch.errors import ExtraMissing, ResultError, UnmappableError
-from anabranch.frozen import FrozenNode
+from anabranch.frozen import FrozenNode, reduced_argument
 from anabranch.results.reference import ResultRef
 from anabranch.states import Cached, Deferred, Pending, State, Success
 
