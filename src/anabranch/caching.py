@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, TypeAlias
 
 from anabranch.errors import OptionError, UnstorableValueError, listed
-from anabranch.names import short
-from anabranch.signature import named
+from anabranch.names import named, short
 
 Digests: TypeAlias = dict[str, str]
 """By part, such as ``input x``."""

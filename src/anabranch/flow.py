@@ -16,11 +16,11 @@ from anabranch.definition import Task
 from anabranch.errors import DefinitionError, OptionError, ParameterError
 from anabranch.frozen import Edge
 from anabranch.graph import Graph
-from anabranch.names import check_name, short
+from anabranch.names import check_name, named, short
 from anabranch.parameter import Parameter
 from anabranch.places import each_of
 from anabranch.policies import Handler
-from anabranch.signature import Signature, named
+from anabranch.signature import Signature
 from anabranch.where import caller
 from anabranch.writing import Writing
 

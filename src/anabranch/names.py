@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Callable
+from typing import Any
 
 from anabranch.errors import OptionError
-from anabranch.signature import named
 from anabranch.where import caller
 
 MAX_NAME = 200  # characters: longer names are data that went astray
@@ -50,3 +51,21 @@ def short(value: object, limit: int = 40) -> str:
         text = type(value).__name__
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def named(function: Callable[..., Any]) -> str:
+    """A readable name for any callable."""
+    name = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", None)
+    return name if isinstance(name, str) else type(function).__name__
+
+
+def ascii_name(name: str, limit: int = 40) -> str:
+    """A name that Dask's pages group by: ASCII letters, digits and underscores, at most `limit` of them.
+
+    Examples
+    --------
+    >>> ascii_name("daily-tiles [2]")
+    'daily_tiles_2'
+    """
+    kept = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
+    return "_".join(part for part in kept.split("_") if part)[:limit] or "x"

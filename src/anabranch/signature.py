@@ -123,21 +123,3 @@ class Signature:
                 break
             positional.append(keywords.pop(name))
         return [*positional, *star], keywords
-
-
-def named(function: Callable[..., Any]) -> str:
-    """A readable name for any callable."""
-    name = getattr(function, "__name__", None) or getattr(getattr(function, "func", None), "__name__", None)
-    return name if isinstance(name, str) else type(function).__name__
-
-
-def ascii_name(name: str, limit: int = 40) -> str:
-    """A name that Dask's pages group by: ASCII letters, digits and underscores, at most `limit` of them.
-
-    Examples
-    --------
-    >>> ascii_name("daily-tiles [2]")
-    'daily_tiles_2'
-    """
-    kept = "".join(c if c.isascii() and c.isalnum() else "_" for c in name)
-    return "_".join(part for part in kept.split("_") if part)[:limit] or "x"

@@ -9,10 +9,9 @@ from anabranch.definition import Task
 from anabranch.dependency import Dependency
 from anabranch.errors import DefinitionError
 from anabranch.marks import flatten, mapped, unmapped
-from anabranch.names import short
+from anabranch.names import named, short
 from anabranch.parameter import Parameter
 from anabranch.policies import Delay, Handler, RetryOn, Seconds
-from anabranch.signature import named
 from anabranch.triggers import Trigger
 from anabranch.where import caller
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from tests.refusals import refused
 
 from anabranch.errors import CallError
-from anabranch.signature import STAR, Signature, ascii_name, named
+from anabranch.names import ascii_name, named
+from anabranch.signature import STAR, Signature
 
 
 def sign(function):

@@ -13,8 +13,8 @@ from anabranch.engine.maps import Chain, MapRun
 from anabranch.engine.units import Held, Input, Key, Known, Pieces, Sent, Stored, Unit
 from anabranch.engine.verdicts import Verdicts
 from anabranch.frozen import FrozenGraph, FrozenNode
+from anabranch.names import ascii_name
 from anabranch.results.reference import ResultRef
-from anabranch.signature import ascii_name
 from anabranch.states import FIRST_FINAL_CODE, Deferred, Finished, Mapped, Paused, Pending, Retrying, Running, State
 
 

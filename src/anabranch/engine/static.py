@@ -19,7 +19,7 @@ from anabranch.engine.units import Held, Holding, Input, Key, Pieces, Program, U
 from anabranch.engine.values import width_of
 from anabranch.errors import DefinitionError
 from anabranch.frozen import FrozenGraph, FrozenNode
-from anabranch.signature import ascii_name
+from anabranch.names import ascii_name
 from anabranch.states import Counts, Running
 
 CHUNKS = 64  # per map: no pace is known here, so that every map is cut alike

@@ -18,7 +18,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from anabranch import origins
 from anabranch.errors import ExtraMissing, OptionError, UnstorableValueError, listed
-from anabranch.signature import named
+from anabranch.names import named
 
 Codec: TypeAlias = Literal["zlib", "lzma", "bz2"]
 Bytes: TypeAlias = bytes | memoryview

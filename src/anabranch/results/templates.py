@@ -18,9 +18,8 @@ from typing import Any, ClassVar, Self
 from uuid import UUID
 
 from anabranch.errors import LocationError, OptionError, listed
-from anabranch.names import MAX_NAME, short
+from anabranch.names import MAX_NAME, named, short
 from anabranch.results.locations import check_location, fitted, slug
-from anabranch.signature import named
 
 FIELDS = ("flow_name", "run_id", "task_name", "map_index", "date")
 """Fields that every task run has, besides parameters and the task's inputs."""
