@@ -86,3 +86,12 @@ def bar(part: float, colour: str) -> str:
         '<div role="img" aria-label="' + f"{percent:.0f} %" + '" style="width:120px;height:9px;margin-top:4px;'
         f'background:#8884"><div style="width:{percent:.1f}%;height:9px;background:{colour}"></div></div>'
     )
+
+
+def states_html(title: str, state: Any, named: Iterable[tuple[str, Any]], *, more: int = 0) -> str:
+    """A run, or a map, and what it consists of."""
+    lines = [
+        Line(name, each.name, colour_of(each), "" if each.message == "done" else each.message, each.duration_s)
+        for name, each in named
+    ]
+    return heading(title, state.name, colour_of(state), state.message) + table(lines, more=more)

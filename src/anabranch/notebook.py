@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from anabranch.events import Event, RunFinished, RunStarted
@@ -106,12 +106,3 @@ def shell() -> Callable[[Any], Display] | None:
         return handle
 
     return show
-
-
-def states_html(title: str, state: State, named: Iterable[tuple[str, State]], *, more: int = 0) -> str:
-    """A run, or a map, and what it consists of."""
-    lines = [
-        Line(name, each.name, colour_of(each), "" if each.message == "done" else each.message, each.duration_s)
-        for name, each in named
-    ]
-    return heading(title, state.name, colour_of(state), state.message) + table(lines, more=more)

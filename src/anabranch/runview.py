@@ -101,7 +101,7 @@ class TaskRunView(_Delegate):
 
     def _repr_html_(self) -> str:
         """The task run in a notebook; a map with its elements, those first that say more than that all is well."""
-        from anabranch.notebook import states_html
+        from anabranch.markup import states_html
 
         elements = self._run.elements
         told = sorted(elements.records.items())[:MAX_SHOWN] if elements is not None else []
@@ -402,7 +402,7 @@ class FlowRunView(_Delegate):
 
     def _repr_html_(self) -> str:
         """The run in a notebook, with its tasks."""
-        from anabranch.notebook import states_html
+        from anabranch.markup import states_html
 
         named = [(slug, run.state) for slug, run in self._whole.runs.items() if run.node.kind == "task"]
         title = f"{self._whole.plan.name}: run {self.run_id}"
