@@ -21,9 +21,9 @@ from anabranch import Flow
 from anabranch.dashboard import live
 from anabranch.executors import DaskExecutor
 from anabranch.failure_report import failure_lines, further_lines
-from anabranch.history import current_store
 from anabranch.progress import LiveProgress
 from anabranch.report import write_report
+from anabranch.runs.opening import current_store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser

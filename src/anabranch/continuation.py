@@ -14,7 +14,8 @@ from anabranch.engine.driver import RunPlan
 from anabranch.errors import ParameterError, ResumeError, RunStoreError, listed
 from anabranch.fingerprints import changes, fingerprints
 from anabranch.frozen import FrozenGraph
-from anabranch.history import facts_of, find, is_dead, secret_slugs, secrets_of
+from anabranch.history import secret_slugs, secrets_of
+from anabranch.lookup import facts_of, find, is_dead
 from anabranch.names import short
 from anabranch.parameter import Parameter
 from anabranch.recording import SERIALS_OF_AN_OWNER, Recorder

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from anabranch.engine.units import Note
 from anabranch.errors import RunQueryError, RunStoreError, listed, nearest
-from anabranch.history import as_it_stands
+from anabranch.lookup import as_it_stands
 from anabranch.recorded import RecordedTask, read_run
 from anabranch.ref_rows import load_note, load_ref, load_stored
 from anabranch.report_rows import failure_of

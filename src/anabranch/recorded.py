@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from anabranch.history import as_it_stands
+from anabranch.lookup import as_it_stands
 from anabranch.report_rows import codes_of, facts_of, failure_of
 from anabranch.runs import ChunkRow, ElementRow, RunRecord, RunStore, TaskRunRow
 from anabranch.states import BY_CODE, FIRST_FAILED_CODE, Cancelled, Counts, Failure, TriggerFailed, counts_of

@@ -20,11 +20,11 @@ from anabranch.errors import (
 )
 from anabranch.fingerprints import fingerprints
 from anabranch.frozen import FrozenGraph
-from anabranch.history import current_store
 from anabranch.names import check_name, short
 from anabranch.parameter import Parameter
 from anabranch.parameters import SECRET_NAME, resolve_parameters
 from anabranch.runs.flow_table import FlowRecord, FlowTable
+from anabranch.runs.opening import current_store
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.slot_queue import SlotQueue
 from anabranch.schedules import Schedule

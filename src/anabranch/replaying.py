@@ -17,8 +17,8 @@ from anabranch.continuation import load
 from anabranch.errors import ReplayError, listed, nearest
 from anabranch.fingerprints import changes, fingerprints
 from anabranch.frozen import FrozenGraph, FrozenNode
-from anabranch.history import facts_of, find, source_of
 from anabranch.loading import load_flow
+from anabranch.lookup import facts_of, find, source_of
 from anabranch.names import short
 from anabranch.parameters import is_secret, validated
 from anabranch.recorded_inputs import InputMissing, inputs_of, loaded

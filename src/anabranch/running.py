@@ -25,8 +25,9 @@ from anabranch.errors import OptionError
 from anabranch.events import Observer
 from anabranch.executors.base import CancelWanted, Executor, Message
 from anabranch.graph import Graph, NodeLike
-from anabranch.history import begin, facts_of, secret_slugs
+from anabranch.history import begin, secret_slugs
 from anabranch.log_keeping import LogKeeper
+from anabranch.lookup import facts_of
 from anabranch.names import short
 from anabranch.observing import apart
 from anabranch.parameter import Parameter

@@ -20,8 +20,8 @@ from anabranch import Flow, config, context, task
 from anabranch.cli import anabranch
 from anabranch.engine import log_capture
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
-from anabranch.history import current_store
 from anabranch.runs import LogRow
+from anabranch.runs.opening import current_store
 
 
 @pytest.fixture(scope="module")

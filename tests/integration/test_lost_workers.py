@@ -19,8 +19,8 @@ from anabranch import Flow, config, context, task, triggers, unmapped
 from anabranch.dashboard.reading import read_model
 from anabranch.events import Event, MapAdvanced, Noticed, TaskChanged
 from anabranch.executors import DaskExecutor
-from anabranch.history import current_store
 from anabranch.metrics import Metrics
+from anabranch.runs.opening import current_store
 
 pytestmark = pytest.mark.cluster
 

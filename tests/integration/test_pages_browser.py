@@ -16,9 +16,9 @@ from tests.hostile_names import CONTROL, CORPUS
 from anabranch import Flow, Parameter, task
 from anabranch.dashboard import live
 from anabranch.executors import DaskExecutor, LocalDaskExecutor
-from anabranch.history import current_store
 from anabranch.loading import load_flow
 from anabranch.report import write_report
+from anabranch.runs.opening import current_store
 from anabranch.runview import FlowRunView
 from anabranch.triggers import all_finished
 

@@ -11,9 +11,9 @@ from anabranch import Flow, case, signals, task, unmapped
 from anabranch.caching import digest, inputs, parameters
 from anabranch.errors import RunQueryError, RunStoreDamaged
 from anabranch.explaining import Explanation, explain
-from anabranch.history import current_store
 from anabranch.ref_rows import dump_note, dump_stored, load_note, load_ref, load_stored
 from anabranch.results import InMemoryResult, ResultRef
+from anabranch.runs.opening import current_store
 
 REF = ResultRef("a/b", 3, "0" * 64, "pickle", "int", "7", width=2)
 

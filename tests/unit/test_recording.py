@@ -23,12 +23,12 @@ from anabranch.engine.units import ColumnReport, Report
 from anabranch.errors import OptionError, ParameterError, ResultReleased, ResumeError, RunHeld, RunStoreError
 from anabranch.executors import LocalExecutor
 from anabranch.fingerprints import changes, fingerprints
-from anabranch.history import current_store
 from anabranch.recording import Recorder
 from anabranch.report_rows import batch_of, codes_of, columns_of
 from anabranch.resuming import Choice, held
 from anabranch.running import recorded_plan, run_plan
 from anabranch.runs import Batch, RunQuery, RunRecord
+from anabranch.runs.opening import current_store
 from anabranch.runs.sqlite import InMemoryRunStore
 from anabranch.runview import FlowRunView
 from anabranch.states import BY_CODE, FIRST_FINAL_CODE, Failure, Success

@@ -11,9 +11,9 @@ from tests.faults import Fault, FaultyDatabase
 
 from anabranch import Flow, config, task
 from anabranch.errors import RunStoreUnavailable
-from anabranch.history import current_store
 from anabranch.permits import Claim
 from anabranch.runs import Ownership
+from anabranch.runs.opening import current_store
 from anabranch.runs.permit_table import PermitTable
 from anabranch.runs.permits import RunPermits
 from anabranch.runs.relational import Database, RelationalRunStore

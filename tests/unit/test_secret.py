@@ -15,7 +15,7 @@ from anabranch import Flow, Parameter, Secret, config, context, executors, maski
 from anabranch.cli import anabranch
 from anabranch.errors import OptionError, ParameterError, SecretNotFound
 from anabranch.failure_report import failure_lines
-from anabranch.history import current_store
+from anabranch.runs.opening import current_store
 
 VALUE = "sw0rdf1sh-and-more-of-it"
 

@@ -8,7 +8,7 @@ import pytest
 
 from anabranch import Flow, Parameter, context, signals, task
 from anabranch.errors import CallError
-from anabranch.history import current_store
+from anabranch.runs.opening import current_store
 
 
 @task

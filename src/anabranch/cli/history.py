@@ -55,7 +55,7 @@ def opened_store(*, read_only: bool = True) -> Iterator[RunStore | None]:
 @click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
 def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List the recorded runs, newest first."""
-    from anabranch.history import as_it_stands
+    from anabranch.lookup import as_it_stands
     from anabranch.run_json import run_data
     from anabranch.runs import RunQuery
 
@@ -206,8 +206,8 @@ def resume(
     RUN is its id, or the beginning of it. The flow is looked for where it was; say FILE if it is elsewhere now.
     """
     from anabranch.cli.session import MetricsWanted, Session
-    from anabranch.history import source_of
     from anabranch.loading import shipped_by_value
+    from anabranch.lookup import source_of
 
     refuse_both(quiet=quiet, verbose=verbose)
     if element is not None and (only_failed or start or rerun_changed):

@@ -66,7 +66,7 @@ def _all(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator
 
 def _followed(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator[LogRow]:
     """Lines in the order in which they came, until the run does not go on."""
-    from anabranch.history import as_it_stands
+    from anabranch.lookup import as_it_stands
 
     epoch, serial = 1, -1
     while True:

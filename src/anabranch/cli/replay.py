@@ -41,7 +41,7 @@ def replay(
     """
     from anabranch.cli.parameters import Given
     from anabranch.errors import ReplayError, RunStoreError
-    from anabranch.history import find, source_of
+    from anabranch.lookup import find, source_of
     from anabranch.replaying import find_replay, shown_inputs
 
     with exit_codes():

@@ -20,7 +20,7 @@ def ui(*, port: int) -> None:
     """
     from anabranch.dashboard.library import Library
     from anabranch.dashboard.server import Pages
-    from anabranch.history import store_to_show
+    from anabranch.runs.opening import store_to_show
 
     with exit_codes():
         store_to_show()  # what is wrong with it is said here, not on a page

@@ -17,7 +17,7 @@ from anabranch.dashboard.model import RunModel
 from anabranch.dashboard.reading import read_model
 from anabranch.errors import PagesError, RunStoreError
 from anabranch.explaining import Explanation, explain
-from anabranch.history import as_it_stands, source_of
+from anabranch.lookup import as_it_stands, source_of
 from anabranch.runs import INTERRUPTED, LogRow, RunQuery, RunRecord, RunStore
 from anabranch.runs.flow_table import FlowTable
 from anabranch.runs.relational import RelationalRunStore

@@ -18,10 +18,11 @@ from anabranch.engine.driver import RunPlan
 from anabranch.errors import RunStoreError
 from anabranch.events import Observer
 from anabranch.graph import Graph
-from anabranch.history import secret_slugs, secrets_of, shown_parameters, store_to_show
+from anabranch.history import secret_slugs, secrets_of, shown_parameters
 from anabranch.parameter import Parameter
 from anabranch.printable import printable
 from anabranch.runs import RunStore
+from anabranch.runs.opening import store_to_show
 from anabranch.shape import shape_of
 
 _log = logging.getLogger("anabranch.dashboard")

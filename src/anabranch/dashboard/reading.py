@@ -8,7 +8,7 @@ from datetime import datetime
 
 from anabranch.dashboard.model import RunModel
 from anabranch.events import Event, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
-from anabranch.history import as_it_stands, facts_of
+from anabranch.lookup import as_it_stands, facts_of
 from anabranch.report_rows import codes_of, failure_of
 from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, RunRecord, RunStore, TaskRunRow
 from anabranch.shape import shape_from

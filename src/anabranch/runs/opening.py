@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+from contextlib import suppress
 from pathlib import Path
+from threading import Lock
+from typing import Any
 
 from anabranch.errors import RunStoreError
 from anabranch.runs.base import RunStore
 from anabranch.settings import config
 from anabranch.urls import masked
+
+_stores: dict[tuple[Any, ...], RunStore] = {}
+"""Stores that this process has open: to open and close a file takes longer than many a run."""
+_lock = Lock()
 
 
 def open_store(backend: str | None = None, *, read_only: bool = False) -> RunStore:
@@ -64,3 +72,68 @@ def _path_of(url: str) -> str:
     if not found or not path or path == ":memory:":
         raise RunStoreError(f"backend: expected 'sqlite:///' and the path of a file, found {url!r}")
     return path
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The store
+
+
+def current_store() -> RunStore | None:
+    """The run store of the settings, None if they name none; it stays open for as long as this process lives.
+
+    Raises
+    ------
+    RunStoreError
+        There is no such store.
+    """
+    if config.backend == "none":
+        return None
+    name = (config.backend, default_path(), config.runs.lease_s, config.runs.patience_s)
+    with _lock:
+        store = _stores.get(name)
+        if store is None:
+            if not _stores:
+                atexit.register(_close_stores)
+            store = _stores[name] = open_store()
+        return store
+
+
+def close_store(path: Path) -> None:
+    """Close the run store that is this file, if it is open: its directory goes, or is another's from now on."""
+    with _lock:
+        for name in [each for each in _stores if path in each]:
+            with suppress(RunStoreError):
+                _stores.pop(name).close()
+
+
+def store_to_show() -> RunStore | None:
+    """The same run store opened without the right to write: what pages read from.
+
+    It has a connection of its own, so that a page which reads a long run does not hold up one that is being recorded.
+
+    Raises
+    ------
+    RunStoreError
+        There is no such store.
+    """
+    if config.backend == "none" or config.backend.startswith("memory:"):  # that one is in the writer's own memory
+        return current_store()
+    name = ("to show", config.backend, default_path(), config.runs.patience_s)
+    with _lock:
+        store = _stores.get(name)
+        if store is None:
+            if not _stores:
+                atexit.register(_close_stores)
+            store = _stores[name] = open_store(read_only=True)
+        return store
+
+
+def _close_stores() -> None:
+    for store in _stores.values():
+        with suppress(RunStoreError):
+            store.close()
+
+
+def is_by_default() -> bool:
+    """Whether nobody has asked for this run store."""
+    return bool(config.backend == "local" and not config.runs.path)

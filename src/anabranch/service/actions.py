@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from anabranch.errors import AnabranchError, FlowNotRegistered, RunNotFound
-from anabranch.history import as_it_stands
+from anabranch.lookup import as_it_stands
 from anabranch.recorded import read_run
 from anabranch.registering import moment_of
 from anabranch.run_json import detail_data, run_data

@@ -16,7 +16,7 @@ from anabranch.dashboard.documents import applications
 from anabranch.dashboard.guard import PagesTornado, hardened
 from anabranch.dashboard.library import Library
 from anabranch.errors import RunStoreError
-from anabranch.history import store_to_show
+from anabranch.runs.opening import store_to_show
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.slot_queue import SlotQueue
 from anabranch.runs.slots import RUNNING, WAITING

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from anabranch.history import close_store
+from anabranch.runs.opening import close_store
 from anabranch.settings import as_by_default
 
 _PREFIXES = ("ANABRANCH__", "DASK_ANABRANCH__")

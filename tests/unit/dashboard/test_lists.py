@@ -23,9 +23,9 @@ from anabranch.dashboard.reasons import ReasonsBox
 from anabranch.dashboard.registration import registration
 from anabranch.dashboard.runs_page import PAGE, RunsPage
 from anabranch.events import Noticed
-from anabranch.history import current_store
 from anabranch.runs import RunRecord
 from anabranch.runs.flow_table import FlowRecord, FlowTable
+from anabranch.runs.opening import current_store
 from anabranch.runs.relational import Transaction
 from anabranch.runs.sqlite import InMemoryRunStore
 from anabranch.schedules import CronSchedule

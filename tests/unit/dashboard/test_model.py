@@ -19,7 +19,7 @@ from anabranch.dashboard.spans import BINS, Bins, Durations
 from anabranch.events import MapAdvanced, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
 from anabranch.executors import LocalDaskExecutor, LocalExecutor
 from anabranch.executors.base import Executor
-from anabranch.history import current_store
+from anabranch.runs.opening import current_store
 from anabranch.runview import FlowRunView
 from anabranch.shape import shape_from, shape_of
 from anabranch.states import BY_CODE, Cancelled, Counts, Failed, Failure, Mapped, Retrying, Running, Success

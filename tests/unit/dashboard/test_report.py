@@ -16,9 +16,9 @@ from anabranch.dashboard.reading import read_model
 from anabranch.dashboard.texts import failure_body, head, log_table, parameter_table, task_table
 from anabranch.errors import ReportError
 from anabranch.executors import LocalExecutor
-from anabranch.history import current_store
 from anabranch.report import report_html, write_report, write_whole
 from anabranch.runs import LogRow, RunStore
+from anabranch.runs.opening import current_store
 from anabranch.states import Failed, Failure
 
 

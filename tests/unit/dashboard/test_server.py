@@ -16,7 +16,7 @@ from anabranch.dashboard.documents import applications
 from anabranch.dashboard.library import Library
 from anabranch.dashboard.server import Pages
 from anabranch.errors import PagesError
-from anabranch.history import current_store
+from anabranch.runs.opening import current_store
 
 
 @task

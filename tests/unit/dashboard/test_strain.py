@@ -32,7 +32,7 @@ from anabranch.dashboard.server import Pages
 from anabranch.errors import RunStoreError
 from anabranch.events import Event, MapAdvanced, RunStarted, UnitEnded
 from anabranch.executors import LocalDaskExecutor
-from anabranch.history import current_store, store_to_show
+from anabranch.runs.opening import current_store, store_to_show
 from anabranch.runview import FlowRunView
 
 GO = threading.Event()
