@@ -9,19 +9,19 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from anabranch.call_rows import calls_of, with_calls
+from anabranch.call_rows import with_calls
 from anabranch.engine.driver import RunPlan
-from anabranch.errors import ParameterError, ResumeError, RunStoreError, listed
+from anabranch.errors import ParameterError, ResumeError, listed
 from anabranch.fingerprints import changes, fingerprints
 from anabranch.frozen import FrozenGraph
 from anabranch.history import secret_slugs, secrets_of
 from anabranch.lookup import facts_of, find, is_dead
 from anabranch.names import short
 from anabranch.parameter import Parameter
+from anabranch.recorded_run import load
 from anabranch.recording import SERIALS_OF_AN_OWNER, Recorder
-from anabranch.report_rows import columns_of, single_of
 from anabranch.resuming import Choice, Recorded, held
-from anabranch.runs import Ownership, RunRecord, RunStore, TaskRunRow
+from anabranch.runs import Ownership, RunRecord, RunStore
 
 _MAX_NAMES = 8
 
@@ -158,42 +158,6 @@ def _python_of(record: RunRecord) -> tuple[int, ...]:
     """Version of the Python that began a run, in two numbers."""
     text = record.details.versions.get("python", "") if record.details is not None else ""
     return tuple(int(part) for part in text.split(".")[:2] if part.isdigit())
-
-
-def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
-    """What is recorded of the nodes of a graph, and of those that deferred calls have added.
-
-    A row that cannot be read is told of, and counts for nothing.
-    """
-    recorded = Recorded(widths={})
-    by_slug: dict[str, list[Any]] = {}
-    for element in store.elements(run_id):
-        by_slug.setdefault(element.slug, []).append(element)
-    rows = {row.slug: row for row in store.task_runs(run_id)}
-    recorded.calls = calls_of(store, run_id, rows, graph)
-    graph = with_calls(graph, recorded.calls)
-    widths: dict[str, int] = {}
-    for slug, node in graph.nodes.items():
-        row = rows.get(slug)
-        try:
-            if node.is_map:
-                columns = columns_of(store.chunks(run_id, slug), by_slug.get(slug, ()))
-                if columns:
-                    recorded.columns[slug] = columns
-                if row is not None and row.width is not None:
-                    widths[slug] = row.width
-            elif row is not None and row.width is None and _says_something(row):
-                recorded.singles[slug] = single_of(row)
-        except RunStoreError as error:
-            _log.warning("%s runs again, because what is recorded of it cannot be used: %s", slug, error)
-    for placed in recorded.calls:
-        for slug, base, group in zip(placed.slugs, placed.bases, placed.expansion.groups, strict=True):
-            widths[slug] = base + group.width
-    return replace(recorded, widths=widths)
-
-
-def _says_something(row: TaskRunRow) -> bool:
-    return row.state not in ("Pending", "Running", "Looped", "Scheduled", "Deferred")
 
 
 def _changed(record: RunRecord, graph: FrozenGraph, *, rerun: bool) -> frozenset[str]:

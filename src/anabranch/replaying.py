@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch import context, masking
 from anabranch.context import RunInfo, TaskContext
-from anabranch.continuation import load
 from anabranch.errors import ReplayError, listed, nearest
 from anabranch.fingerprints import changes, fingerprints
 from anabranch.frozen import FrozenGraph, FrozenNode
@@ -22,6 +21,7 @@ from anabranch.lookup import facts_of, find, source_of
 from anabranch.names import short
 from anabranch.parameters import is_secret, validated
 from anabranch.recorded_inputs import InputMissing, inputs_of, loaded
+from anabranch.recorded_run import load
 from anabranch.report_rows import codes_of
 from anabranch.resuming import Recorded
 from anabranch.runs import RunRecord, RunStore

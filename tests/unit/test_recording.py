@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch import PAUSE, SKIP, Flow, Parameter, config, task
-from anabranch.continuation import Request, load, take
+from anabranch.continuation import Request, take
 from anabranch.engine.handlers import FlowHandlers
 from anabranch.engine.units import ColumnReport, Report
 from anabranch.errors import OptionError, ParameterError, ResultReleased, ResumeError, RunHeld, RunStoreError
 from anabranch.executors import LocalExecutor
 from anabranch.fingerprints import changes, fingerprints
+from anabranch.recorded_run import load
 from anabranch.recording import Recorder
 from anabranch.report_rows import batch_of, codes_of, columns_of
 from anabranch.resuming import Choice, held
