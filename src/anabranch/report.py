@@ -7,11 +7,10 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from anabranch.dashboard.library import last_lines
 from anabranch.dashboard.looks import plain
 from anabranch.dashboard.model import RunModel
 from anabranch.dashboard.page import TEMPLATE, RunPage
-from anabranch.dashboard.reading import read_model
+from anabranch.dashboard.reading import last_lines, read_model
 from anabranch.errors import ReportError
 from anabranch.runs import LogRow, RunStore
 

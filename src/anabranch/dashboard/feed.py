@@ -88,7 +88,7 @@ class LiveRun:
 
     def log_rows(self) -> Sequence[LogRow]:
         """The last log lines; none if the run is not recorded."""
-        from anabranch.dashboard.library import last_lines
+        from anabranch.dashboard.reading import last_lines
 
         try:
             return last_lines(self._store, self.model.run_id) if self._store is not None else ()

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from anabranch.dashboard.feed import LiveRun
 from anabranch.dashboard.model import RunModel
-from anabranch.dashboard.reading import read_model
+from anabranch.dashboard.reading import last_lines, read_model
 from anabranch.errors import PagesError, RunStoreError
 from anabranch.explaining import Explanation, explain
 from anabranch.lookup import as_it_stands, source_of
@@ -24,8 +24,6 @@ from anabranch.runs.relational import RelationalRunStore
 
 MAX_LIVE = 20  # runs of this process that are kept in memory: later, their record serves
 REREAD_S = 2.0  # a run of another process is read anew so often
-LOG_LINES = 500
-LOG_PAGES = 10
 
 _log = logging.getLogger("anabranch.dashboard")
 
@@ -145,17 +143,6 @@ class RecordedSource:
     def log_rows(self) -> Sequence[LogRow]:
         """The last log lines."""
         return last_lines(self._store, self.record.run_id)
-
-
-def last_lines(store: RunStore, run_id: str) -> list[LogRow]:
-    """The last log lines of a run; of more than ten pages of them, the last of the first ten pages."""
-    found: list[LogRow] = []
-    for page in range(LOG_PAGES):
-        rows = store.logs(run_id, limit=LOG_LINES, offset=page * LOG_LINES)
-        found = [*found, *rows][-LOG_LINES:]
-        if len(rows) < LOG_LINES:
-            break
-    return found
 
 
 class Library:

@@ -10,13 +10,16 @@ from anabranch.dashboard.model import RunModel
 from anabranch.events import Event, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
 from anabranch.lookup import as_it_stands, facts_of
 from anabranch.report_rows import codes_of, failure_of
-from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, RunRecord, RunStore, TaskRunRow
+from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, LogRow, RunRecord, RunStore, TaskRunRow
 from anabranch.shape import shape_from
 from anabranch.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, Success, counts_of
 
 MAX_NOTICES = 50  # of the run itself: one each half minute or less
 
 _BY_NAME: Mapping[str, type[State]] = {cls.__name__: cls for cls in BY_CODE.values()}
+
+LOG_LINES = 500
+LOG_PAGES = 10
 
 
 def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, RunModel]:
@@ -141,3 +144,14 @@ def _run_state(record: RunRecord) -> State:
 
 def _time(moment: datetime | None, default: float) -> float:
     return moment.timestamp() if moment is not None else default
+
+
+def last_lines(store: RunStore, run_id: str) -> list[LogRow]:
+    """The last log lines of a run; of more than ten pages of them, the last of the first ten pages."""
+    found: list[LogRow] = []
+    for page in range(LOG_PAGES):
+        rows = store.logs(run_id, limit=LOG_LINES, offset=page * LOG_LINES)
+        found = [*found, *rows][-LOG_LINES:]
+        if len(rows) < LOG_LINES:
+            break
+    return found
