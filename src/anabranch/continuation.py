@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anabranch.call_rows import with_calls
-from anabranch.engine.driver import RunPlan
+from anabranch.engine.plan import RunPlan
 from anabranch.errors import ParameterError, ResumeError, listed
 from anabranch.fingerprints import changes, fingerprints
 from anabranch.frozen import FrozenGraph

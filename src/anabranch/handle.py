@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from anabranch.engine.detached import ROOT, DetachedRun, control_topic
-from anabranch.engine.driver import FinishedRun, RunPlan
 from anabranch.engine.handlers import FlowHandlers
 from anabranch.engine.log_lines import Batch, loads, logs_topic
+from anabranch.engine.plan import FinishedRun, RunPlan
 from anabranch.engine.shipping import driver_call
 from anabranch.errors import ExecutorError, OptionError, RunHandleError
 from anabranch.executors.dask import DaskExecutor

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from anabranch import origins
-from anabranch.engine.driver import RunPlan
+from anabranch.engine.plan import RunPlan
 from anabranch.errors import RunExists, RunStoreError
 from anabranch.fingerprints import fingerprints
 from anabranch.frozen import FrozenGraph

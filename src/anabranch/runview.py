@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any, overload
 
 from anabranch.engine.carried import uncarried
 from anabranch.engine.columns import place, result_of, stored_columns
-from anabranch.engine.driver import FinishedRun
 from anabranch.engine.failures import restore
 from anabranch.engine.indices import Indices
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.maps import MapRun
+from anabranch.engine.plan import FinishedRun
 from anabranch.engine.units import Column
 from anabranch.errors import AmbiguousTaskError, FlowRunFailed, ResultReleased, UnknownNodeError, listed, nearest
 from anabranch.graph import Graph

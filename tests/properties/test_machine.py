@@ -15,7 +15,7 @@ from tests.properties.strategies import engine_settings, flows
 from tests.properties.test_same_everywhere import seen_from
 from tests.reference import interpret
 
-from anabranch.engine.driver import FinishedRun, RunPlan
+from anabranch.engine.plan import FinishedRun, RunPlan
 from anabranch.engine.units import Unit
 from anabranch.runview import FlowRunView
 from anabranch.states import Crashed

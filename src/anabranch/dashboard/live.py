@@ -14,7 +14,7 @@ from anabranch.dashboard.feed import LiveRun
 from anabranch.dashboard.library import Library
 from anabranch.dashboard.model import RunModel
 from anabranch.dashboard.server import Pages
-from anabranch.engine.driver import RunPlan
+from anabranch.engine.plan import RunPlan
 from anabranch.errors import RunStoreError
 from anabranch.events import Observer
 from anabranch.graph import Graph

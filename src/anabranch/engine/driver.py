@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
-from typing import Any, TypeAlias
+from typing import Any
 
 from anabranch.bindings import Build, Const, Expression
 from anabranch.context import RunInfo
 from anabranch.engine import log_capture
-from anabranch.engine.calls import Placed
 from anabranch.engine.compiler import (
     compile_program,
     compile_units,
@@ -21,16 +20,15 @@ from anabranch.engine.compiler import (
     unfit_worker,
     wants_code,
 )
-from anabranch.engine.doubles import Doubles
 from anabranch.engine.entry import Sourced
 from anabranch.engine.interrupts import interrupts_later
-from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.log_book import LogBook
 from anabranch.engine.log_lines import loads
 from anabranch.engine.machine import Machine
 from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.patience import Patience
 from anabranch.engine.permit_desk import PermitDesk
+from anabranch.engine.plan import FinishedRun, Journal, RunPlan
 from anabranch.engine.reach import check_reach
 from anabranch.engine.shipping import Shipment, have_code, is_on_other_machines, pack, probe_call
 from anabranch.engine.stimuli import (
@@ -61,62 +59,11 @@ from anabranch.events import Event, Noticed, Observer, RunFinished, RunStarted, 
 from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
 from anabranch.frozen import FrozenGraph, FrozenNode
 from anabranch.permits import Permits
-from anabranch.states import State
 
 _log = logging.getLogger("anabranch.driver")
 
 KILL_S = 5.0  # for all workers together to kill what runs there
 TICK_S = 1.0  # how often slots are counted while nothing happens
-
-
-Journal: TypeAlias = Callable[[Report], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunPlan:
-    """What is to be run."""
-
-    graph: FrozenGraph
-    name: str
-    run_id: str
-    parameters: Mapping[str, Any]
-    """Values of the flow's parameters, by slug."""
-    settings: Mapping[str, Any]
-    """The ``engine`` settings."""
-    keep: frozenset[str] = frozenset()
-    """Slugs of nodes whose values are wanted afterwards, beside the reference and terminal ones."""
-    approved: frozenset[str] = frozenset()
-    date: datetime | None = None
-    first_serial: int = 0
-    """Keys of units are numbered from here: no two drivers of a run may use the same key."""
-    recorded: tuple[Report | Placed, ...] = ()
-    """What is known of the run already, from an earlier driver's journal."""
-    doubles: Doubles | None = None
-    """What a test has put in the place of the clock and of functions."""
-
-    @property
-    def clock(self) -> Callable[[], float]:
-        """Gives the time, in seconds since the epoch."""
-        return time.time if self.doubles is None else self.doubles.time
-
-    def now(self) -> datetime:
-        """The time, aware."""
-        return datetime.fromtimestamp(self.clock(), UTC)
-
-
-@dataclass(frozen=True, kw_only=True)
-class FinishedRun:
-    """What is known when a run has ended."""
-
-    plan: RunPlan
-    state: State
-    runs: Mapping[str, NodeRun]
-    outcomes: Mapping[Key, UnitOutcome]
-    """Outcomes that were brought here because somebody may ask for their values."""
-    started: datetime
-    ended: datetime
-    was_interrupted: bool = False
-    notes: tuple[str, ...] = field(default=())
 
 
 def run_flow(

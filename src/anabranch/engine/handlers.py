@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anabranch.engine.driver import FinishedRun, Journal, RunPlan, run_flow
+from anabranch.engine.driver import run_flow
 from anabranch.engine.failures import message_of, type_name
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.log_book import LogBook
+from anabranch.engine.plan import FinishedRun, Journal, RunPlan
 from anabranch.engine.task_runner import failed_state
 from anabranch.events import Observer
 from anabranch.executors.base import Executor
