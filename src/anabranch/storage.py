@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from anabranch.errors import FlowLoadError, OptionError
-from anabranch.results.base import Store
 from anabranch.results.locations import slug
 from anabranch.results.remote import FsspecStore
+from anabranch.results.store import Store
 
 
 class FlowStorage:

@@ -28,7 +28,7 @@ from anabranch.errors import (
     UnstorableValueError,
 )
 from anabranch.results import FileResult, InMemoryResult, JSONSerializer, LocalResult, Result, SQLResult
-from anabranch.results.base import Store
+from anabranch.results.store import Store
 from anabranch.settings import config
 
 IDS = {"flow": "etl", "task": "parse"}

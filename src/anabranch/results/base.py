@@ -13,7 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Self, TypeAlias, TypeVar
 
 from anabranch.errors import (
     AnabranchError,
@@ -31,6 +31,7 @@ from anabranch.results.envelope import Header, canonical, head_nbytes, head_of, 
 from anabranch.results.locations import check_location
 from anabranch.results.reference import ResultRef
 from anabranch.results.serializers import Serializer, by_name, check_serializer
+from anabranch.results.store import Store
 from anabranch.results.templates import Template
 from anabranch.settings import config
 
@@ -44,50 +45,6 @@ MAX_REPR = 200  # characters
 _HEAD_NBYTES = 4096  # most headers are shorter, so that one trip gets them
 
 _logger = logging.getLogger(__name__)
-
-
-class Store(Protocol):
-    """Where objects are kept: whole ones only, by location. Picklable, safe in threads, connected when first used.
-
-    Any exception but FileNotFoundError means that the store cannot do it now.
-    """
-
-    def put(self, location: str, parts: list[bytes], *, replace: bool) -> bool:
-        """Store an object that consists of these parts, durably, and visible whole or not at all.
-
-        Without `replace` an object that is there stays; False says so.
-        """
-        ...
-
-    def get(self, location: str, nbytes: int | None = None) -> bytes:
-        """An object, or as much of its beginning.
-
-        Raises
-        ------
-        FileNotFoundError
-            There is none.
-        """
-        ...
-
-    def get_many(self, locations: Sequence[str]) -> dict[str, bytes]:
-        """Those of several objects that are there, in as few trips as the store can do with."""
-        ...
-
-    def exists(self, location: str) -> bool:
-        """Whether there is an object."""
-        ...
-
-    def delete(self, location: str) -> None:
-        """Remove an object, if there is one."""
-        ...
-
-    def sweep(self, older_than_s: float) -> int:
-        """Remove what writers that died have left and is older; how many files that were."""
-        ...
-
-    def close(self) -> None:
-        """Close this process's connections; the next call opens them again."""
-        ...
 
 
 class Result:

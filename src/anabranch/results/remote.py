@@ -17,9 +17,10 @@ from typing import Any
 from uuid import uuid4
 
 from anabranch.errors import OptionError, listed
-from anabranch.results.base import Result, Store
+from anabranch.results.base import Result
 from anabranch.results.files import LocalStore
 from anabranch.results.serializers import need
+from anabranch.results.store import Store
 
 _LOCAL = ("file", "local")
 _ATOMIC = frozenset({"abfs", "abfss", "adl", "az", "gcs", "gs", "memory", "s3", "s3a"})
