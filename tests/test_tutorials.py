@@ -54,7 +54,7 @@ PATHS = {
     "anabranch.triggers": "all_successful all_failed any_successful any_failed all_finished always_run none_failed "
     "not_all_skipped some_failed some_successful manual_only",
     "anabranch.tasks": "map filter apply_map flatten unmapped",
-    "anabranch.task": "task Task Parameter Dependency FunctionTask unmapped mapped flatten",
+    "anabranch.definition": "task Task Parameter Dependency FunctionTask unmapped mapped flatten",
     "anabranch.mapping": "map apply_map unmapped mapped flatten",
     "anabranch.branching": "case switch Switch ifelse when merge",
     "anabranch.flow": "Flow FlowRunner flow",

@@ -13,6 +13,7 @@ from anabranch import context, signals, states, triggers
 
 # Writing flows
 from anabranch.branching import Switch, case, ifelse, merge, switch, when
+from anabranch.definition import Dependency, Parameter, Task, task
 from anabranch.flow import Flow, FlowRunner, flow
 from anabranch.mapping import apply_map, flatten, mapped, unmapped
 from anabranch.node import Node
@@ -21,7 +22,6 @@ from anabranch.scope import tags
 from anabranch.secret import Secret
 from anabranch.settings import config
 from anabranch.signals import CANCEL, ENDRUN, FAIL, LOOP, PAUSE, RETRY, SKIP, SUCCESS, TRIGGERFAIL, VALIDATIONFAIL
-from anabranch.task import Dependency, Parameter, Task, task
 
 if TYPE_CHECKING:
     from anabranch import engine as engine

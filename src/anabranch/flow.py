@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from dask.delayed import Delayed
 
     from anabranch.continuation import Request
+    from anabranch.definition import FunctionTask
     from anabranch.engine.handlers import FlowHandlers
     from anabranch.events import Observer
     from anabranch.executors.base import Executor
@@ -37,7 +38,6 @@ if TYPE_CHECKING:
     from anabranch.runs.flow_table import FlowRecord
     from anabranch.runview import FlowRunView
     from anabranch.schedules import Schedule
-    from anabranch.task import FunctionTask
 
 
 class Flow(Writing):

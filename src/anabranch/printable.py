@@ -1,6 +1,8 @@
-"""Texts made fit for a line of a terminal: no character in them can move a cursor, change a colour or end the line."""
+"""Texts made fit to be shown: one line of a terminal, URLs without passwords."""
 
 from __future__ import annotations
+
+import re
 
 
 def printable(text: object) -> str:
@@ -60,3 +62,15 @@ def seconds(value: float) -> str:
 
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
+
+
+def masked(url: str) -> str:
+    """A database URL without its passwords, however malformed it is.
+
+    Examples
+    --------
+    >>> masked("postgresql://ann:p@ss:word@db/runs?password=x&sslmode=require")
+    'postgresql://ann:***@db/runs?password=***&sslmode=require'
+    """
+    url = re.sub(r"(?<=://)([^:/@?]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)(?<=[?&])([^=&]*(?:password|passwd|secret|token)[^=&]*)=[^&]*", r"\1=***", url)

@@ -7,13 +7,13 @@ from contextlib import AbstractContextManager
 from typing import Any, overload
 
 from anabranch import scope
+from anabranch.definition import FunctionTask
 from anabranch.errors import DefinitionError
 from anabranch.frozen import Edge
 from anabranch.graph import Graph
 from anabranch.names import short
 from anabranch.places import open_graphs
 from anabranch.signals import SKIP
-from anabranch.task import FunctionTask
 from anabranch.triggers import Upstreams
 from anabranch.where import caller
 

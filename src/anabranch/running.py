@@ -13,14 +13,13 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch import context, masking, origins
 from anabranch.context import RunInfo
-from anabranch.engine.doubles import Doubles
 from anabranch.engine.handlers import FlowHandlers, run_handled
 from anabranch.engine.log_book import LogBook
 from anabranch.engine.log_outbox import whole_log_path
 from anabranch.engine.plan import RunPlan
 from anabranch.engine.standing import Shown
 from anabranch.engine.static import compile_flow
-from anabranch.engine.units import Program
+from anabranch.engine.units import Doubles, Program
 from anabranch.errors import OptionError
 from anabranch.events import Observer
 from anabranch.executors.base import CancelWanted, Executor, Message

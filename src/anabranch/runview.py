@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
-from anabranch.engine.carried import uncarried
-from anabranch.engine.columns import place, result_of, stored_columns
+from anabranch.engine.columns import place, result_of, stored_columns, uncarried
 from anabranch.engine.failures import restore
 from anabranch.engine.indices import Indices
 from anabranch.engine.knowledge import NodeRun

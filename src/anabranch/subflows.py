@@ -10,10 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from anabranch import context
+from anabranch.definition import FunctionTask
 from anabranch.errors import FlowRunFailed
 from anabranch.executors.base import Executor
 from anabranch.parameter import Parameter
-from anabranch.task import FunctionTask
 
 
 def task_of(flow: Any, *, executor: Executor | None = None, **options: Any) -> FunctionTask[..., Any]:

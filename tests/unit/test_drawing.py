@@ -15,6 +15,7 @@ from tests.needs import program
 from anabranch import Flow, drawing, mermaid, scope
 from anabranch import picture as pictures
 from anabranch.branching import case, merge, switch
+from anabranch.definition import Parameter, flatten, task, unmapped
 from anabranch.dot import dot_text
 from anabranch.drawing import draw
 from anabranch.errors import DrawingError, GraphvizMissing, OptionError
@@ -38,7 +39,6 @@ from anabranch.states import (
     TimedOut,
     TriggerFailed,
 )
-from anabranch.task import Parameter, flatten, task, unmapped
 
 needs_graphviz = pytest.mark.usefixtures("graphviz")
 SVG = "{http://www.w3.org/2000/svg}"

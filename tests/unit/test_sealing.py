@@ -13,7 +13,7 @@ import pytest
 from tests import holidays
 
 from anabranch import Flow, config, task
-from anabranch.dashboard.registration import registration
+from anabranch.dashboard.flow_page import registration
 from anabranch.errors import ScheduleError, SealError
 from anabranch.registered import load_registered
 from anabranch.registering import registry

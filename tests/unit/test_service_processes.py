@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from anabranch import config
-from anabranch.rotating import RotatingLog
+from anabranch.mounts import RotatingLog
 from anabranch.runs.slots import Slot
 from anabranch.service.dispatcher import Exit
 from anabranch.service.nursery import FAILED

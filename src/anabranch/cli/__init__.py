@@ -28,10 +28,9 @@ from anabranch.cli.limits import limits
 from anabranch.cli.logs import logs
 from anabranch.cli.registry import backfill, list_flows, register, show_schedule
 from anabranch.cli.replay import replay
-from anabranch.cli.report import report
 from anabranch.cli.run import run
 from anabranch.cli.serve import serve
-from anabranch.cli.ui import ui
+from anabranch.cli.ui import report, ui
 
 __all__ = ["anabranch", "main"]
 

@@ -90,8 +90,8 @@ def _versions() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
+    from anabranch.printable import masked
     from anabranch.settings import chosen, config
-    from anabranch.urls import masked
 
     config.refresh()  # names every setting that cannot be
     yield Finding("settings", f"in order; backend = {_shown_backend()}")
@@ -99,8 +99,8 @@ def _settings() -> Iterator[Finding]:
 
 
 def _shown_backend() -> str:
+    from anabranch.printable import masked
     from anabranch.settings import config
-    from anabranch.urls import masked
 
     return masked(config.backend)
 

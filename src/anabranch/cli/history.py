@@ -56,7 +56,7 @@ def opened_store(*, read_only: bool = True) -> Iterator[RunStore | None]:
 def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List the recorded runs, newest first."""
     from anabranch.lookup import as_it_stands
-    from anabranch.run_json import run_data
+    from anabranch.recorded import run_data
     from anabranch.runs import RunQuery
 
     with opened_store() as store:
@@ -90,8 +90,7 @@ def _took(record: RunRecord) -> str:
 @click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
 def show(*, run: str, as_json: bool) -> None:
     """Show how a run stands or ended: its tasks, what failed and why, what took longest. RUN may be shortened."""
-    from anabranch.recorded import read_run
-    from anabranch.run_json import detail_data
+    from anabranch.recorded import detail_data, read_run
 
     with opened_store() as store:
         if store is None:

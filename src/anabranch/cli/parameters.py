@@ -20,7 +20,7 @@ from anabranch.masking import MASK
 from anabranch.printable import shortened
 
 if TYPE_CHECKING:
-    from anabranch.task import Parameter
+    from anabranch.definition import Parameter
 
 _DEST = "flow_parameter_"
 _LISTS = (list, tuple, set, frozenset)

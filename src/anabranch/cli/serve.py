@@ -15,7 +15,7 @@ import click
 
 from anabranch.cli.completion import targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
-from anabranch.rotating import RotatingLog
+from anabranch.mounts import RotatingLog
 
 if TYPE_CHECKING:
     from anabranch.service.serving import Service

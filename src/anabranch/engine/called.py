@@ -12,11 +12,10 @@ from anabranch.engine.blame import blamed
 from anabranch.engine.calls import Need, Record
 from anabranch.engine.columns import Aligned, stored_columns
 from anabranch.engine.indices import Indices, union
-from anabranch.engine.map_state import map_state
 from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.units import SUCCESS, Key, Outcome, Pieces, Program, Unit
 from anabranch.frozen import Edge, FrozenNode
-from anabranch.states import BY_CODE, State, Success, TriggerFailed
+from anabranch.states import BY_CODE, State, Success, TriggerFailed, map_state
 from anabranch.triggers import EdgeName, Upstreams, verdict
 
 

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch import origins
 from anabranch.engine.calls import Placed
-from anabranch.engine.carried_logs import CarriedLogBook
 from anabranch.engine.handlers import FlowHandlers, not_run, run_handled
-from anabranch.engine.log_book import LogBook
+from anabranch.engine.log_book import CarriedLogBook, LogBook
 from anabranch.engine.log_lines import logs_topic
 from anabranch.engine.log_outbox import whole_log_path
 from anabranch.engine.plan import RunPlan

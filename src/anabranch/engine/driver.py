@@ -26,7 +26,7 @@ from anabranch.engine.log_book import LogBook
 from anabranch.engine.log_lines import loads
 from anabranch.engine.machine import Machine
 from anabranch.engine.outcomes import UnitOutcome
-from anabranch.engine.patience import Patience
+from anabranch.engine.patience import Patience, Watchdog
 from anabranch.engine.permit_desk import PermitDesk
 from anabranch.engine.plan import FinishedRun, Journal, RunPlan
 from anabranch.engine.reach import check_reach
@@ -52,7 +52,6 @@ from anabranch.engine.stimuli import (
 from anabranch.engine.stimuli import Woke as WokeUp
 from anabranch.engine.units import Key, Program, Report, Unit
 from anabranch.engine.values import copied, width_of
-from anabranch.engine.watchdog import Watchdog
 from anabranch.engine.worker import opened_outcome
 from anabranch.errors import ExecutorError, UnmappableError
 from anabranch.events import Event, Noticed, Observer, RunFinished, RunStarted, UnitEnded

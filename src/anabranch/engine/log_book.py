@@ -9,14 +9,14 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from anabranch import settings
 from anabranch.engine.log_capture import TASKS
 from anabranch.engine.log_lines import DRIVER, PRINTED, Batch, LogLine, this_process
-from anabranch.engine.log_outbox import WholeLog
-from anabranch.engine.throttle import Throttle
+from anabranch.engine.log_outbox import Outbox, Throttle, WholeLog
 
 BURST_LINES, LINES_PER_S = 10_000, 2_000  # what a terminal and a file of SQLite's take beside a run
 TELL_EVERY_S = 5.0  # between two lines that say how much was dropped
@@ -164,3 +164,37 @@ def _record(line: LogLine, name: str) -> logging.LogRecord:
         worker=line.worker,
     )
     return record
+
+
+class CarriedLogBook(LogBook):
+    """A log book whose own lines go to the scheduler first, and come back from there with those of all workers.
+
+    Parameters
+    ----------
+    level
+        Of lines that are wanted.
+    send
+        Sends a batch's bytes to the scheduler.
+    address
+        Of the worker that the driver is on.
+    whole
+        File for every line of tasks in this process.
+    """
+
+    def __init__(self, level: int, send: Callable[[bytes], object], *, address: str, whole: Path | None = None) -> None:
+        super().__init__(level)
+        self._address = address
+        self._outbox = Outbox(level, send, worker=address, whole=whole)
+
+    def take(self, line: LogLine) -> None:
+        """Send a line of a task that runs in this process."""
+        self._outbox.take(replace(line, worker=self._address))
+
+    def flush(self) -> None:
+        """Send what waits."""
+        self._outbox.flush()
+
+    def close(self) -> None:
+        """Send the rest."""
+        self._outbox.close()
+        super().close()

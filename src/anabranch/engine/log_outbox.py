@@ -16,13 +16,39 @@ from pathlib import Path
 from typing import TextIO
 
 from anabranch.engine.log_lines import Batch, LogLine, nbytes_of, this_process
-from anabranch.engine.throttle import Throttle
 
 BATCH_S = 0.2  # as live as eyes can follow, and five messages a second at the most
 # The scheduler keeps the last thousand messages of a run: with these, some fifteen megabytes at the worst.
 BURST_LINES, LINES_PER_S = 1_000, 200
 BURST_NBYTES, NBYTES_PER_S = 262_144, 65_536
 MAX_BATCH_NBYTES = 32_768
+
+
+class Throttle:
+    """A token bucket.
+
+    Parameters
+    ----------
+    burst
+        How much may pass at once.
+    per_s
+        How much may pass each second once that is used up.
+    """
+
+    def __init__(self, burst: float, per_s: float) -> None:
+        self._burst = self._left = burst
+        self._per_s = per_s
+        self._seen: float | None = None
+
+    def take(self, amount: float, now: float) -> bool:
+        """Whether so much may pass at this time, in seconds of any clock that does not go back."""
+        if self._seen is not None:
+            self._left = min(self._burst, self._left + max(0.0, now - self._seen) * self._per_s)
+        self._seen = now
+        if amount > self._left:
+            return False
+        self._left -= amount
+        return True
 
 
 class Outbox:

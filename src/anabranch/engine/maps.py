@@ -11,7 +11,6 @@ from typing import Any
 
 from anabranch.engine.chunking import Pacer
 from anabranch.engine.indices import Indices, as_range, runs_of
-from anabranch.engine.map_state import map_state
 from anabranch.engine.units import Column, ColumnReport, Holding, Key, Refs
 from anabranch.results.reference import ResultRef
 from anabranch.states import (
@@ -24,6 +23,7 @@ from anabranch.states import (
     State,
     Success,
     counts_of,
+    map_state,
 )
 
 _STORED_CODES = (Success.code, Cached.code)

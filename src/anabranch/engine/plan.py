@@ -9,10 +9,9 @@ from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
 from anabranch.engine.calls import Placed
-from anabranch.engine.doubles import Doubles
 from anabranch.engine.knowledge import NodeRun
 from anabranch.engine.outcomes import UnitOutcome
-from anabranch.engine.units import Key, Report
+from anabranch.engine.units import Doubles, Key, Report
 from anabranch.frozen import FrozenGraph
 from anabranch.states import State
 

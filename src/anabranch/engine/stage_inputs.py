@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from anabranch.bindings import Const, Ref, evaluate
 from anabranch.engine.called import Called
-from anabranch.engine.carried import Carried
-from anabranch.engine.columns import Aligned, held_outcome, single_outcome, stored_columns, whole_outcome
+from anabranch.engine.columns import Aligned, Carried, held_outcome, single_outcome, stored_columns, whole_outcome
 from anabranch.engine.indices import cut
 from anabranch.engine.outcomes import UnitOutcome
 from anabranch.engine.units import SUCCESS, CutFrom, Held, Key, Outcome, Pieces, Sent, Stored, Unit

@@ -10,8 +10,15 @@ from anabranch.bindings import evaluate
 from anabranch.engine import chunk_runner
 from anabranch.engine.called import Called
 from anabranch.engine.calls import Expansion
-from anabranch.engine.carried import counted, flat, gather_parts
-from anabranch.engine.columns import OutcomesChanged, unreported_seals, whole_outcome, without_states
+from anabranch.engine.columns import (
+    OutcomesChanged,
+    counted,
+    flat,
+    gather_parts,
+    unreported_seals,
+    whole_outcome,
+    without_states,
+)
 from anabranch.engine.deferring import expanded, loaded
 from anabranch.engine.failures import revive
 from anabranch.engine.outcomes import UnitOutcome

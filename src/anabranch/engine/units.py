@@ -9,11 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from anabranch.context import RunInfo
 from anabranch.engine.calls import Expansion, UnitCalls
-from anabranch.engine.doubles import Doubles
 from anabranch.engine.indices import Indices
 from anabranch.frozen import FrozenNode
 from anabranch.results.reference import ResultRef
@@ -31,6 +30,22 @@ Refs: TypeAlias = tuple[tuple[Indices, ResultRef], ...]
 """Stored objects, with the elements that are to be had from each."""
 Note: TypeAlias = tuple[str, Mapping[str, str]]
 """What looking for a cached value came to, and the digests of the key by part."""
+
+
+class Doubles(Protocol):
+    """A clock, and stand-ins for the functions of tasks."""
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        ...
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass."""
+        ...
+
+    def stand_in(self, node: FrozenNode) -> FrozenNode:
+        """The node to be run in the place of one of the run: the same but for its function and isolation."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

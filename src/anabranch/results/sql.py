@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from anabranch.errors import OptionError
+from anabranch.printable import masked
 from anabranch.results.base import Result
 from anabranch.results.serializers import need
-from anabranch.urls import masked
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine, Table

@@ -10,9 +10,9 @@ from threading import Lock
 from typing import Any
 
 from anabranch.errors import RunStoreError
+from anabranch.printable import masked
 from anabranch.runs.base import RunStore
 from anabranch.settings import config
-from anabranch.urls import masked
 
 _stores: dict[tuple[Any, ...], RunStore] = {}
 """Stores that this process has open: to open and close a file takes longer than many a run."""

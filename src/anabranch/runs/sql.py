@@ -21,11 +21,11 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.pool import PoolProxiedConnection
 
 from anabranch.errors import RunStoreError, RunStoreUnavailable
+from anabranch.printable import masked
 from anabranch.runs.relational import RelationalRunStore
 from anabranch.runs.rows import Row
 from anabranch.runs.schema import POSTGRESQL, SERVICE_TABLES, TABLES, VERSION, statements
 from anabranch.settings import config
-from anabranch.urls import masked
 
 T = TypeVar("T")
 

@@ -3,11 +3,12 @@
 from anabranch.schedules import clocks, filters
 from anabranch.schedules.clocks import Clock, CronClock, DatesClock, IntervalClock
 from anabranch.schedules.missed import GRACE_S, MAX_CAUGHT_UP, due
-from anabranch.schedules.policies import CatchUp, Overlap
 from anabranch.schedules.schedule import (
+    CatchUp,
     CronSchedule,
     DatesSchedule,
     IntervalSchedule,
+    Overlap,
     Schedule,
     ScheduledTime,
 )

@@ -13,7 +13,11 @@ from anabranch.errors import ScheduleError
 from anabranch.names import short
 from anabranch.schedules.clocks import Clock, CronClock, DatesClock, IntervalClock
 from anabranch.schedules.filters import Filter
-from anabranch.schedules.policies import CATCH_UP, OVERLAP, CatchUp, Overlap
+
+CatchUp = Literal["all", "latest", "skip"]
+Overlap = Literal["allow", "skip", "queue", "cancel_previous"]
+CATCH_UP: tuple[CatchUp, ...] = ("all", "latest", "skip")
+OVERLAP: tuple[Overlap, ...] = ("allow", "skip", "queue", "cancel_previous")
 
 MAX_FILTERED = 1_000_000
 """Times in a row that no filter lets pass, after which a schedule is taken for one that has no time at all."""

@@ -13,9 +13,8 @@ from typing import Any
 
 from anabranch.errors import AnabranchError, FlowNotRegistered, RunNotFound
 from anabranch.lookup import as_it_stands
-from anabranch.recorded import read_run
+from anabranch.recorded import detail_data, read_run, run_data
 from anabranch.registering import moment_of
-from anabranch.run_json import detail_data, run_data
 from anabranch.runs import RunQuery, RunRecord
 from anabranch.runs.flow_table import FlowRecord, FlowTable
 from anabranch.runs.relational import RelationalRunStore

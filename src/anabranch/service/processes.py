@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 from anabranch.errors import ServiceError
-from anabranch.rotating import RotatingLog
+from anabranch.mounts import RotatingLog
 from anabranch.runs.slots import Slot
 from anabranch.service.child import job_of
 from anabranch.service.dispatcher import Exit

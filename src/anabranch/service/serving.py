@@ -15,8 +15,8 @@ from datetime import timedelta
 from tornado.web import Application, RequestHandler
 
 from anabranch.errors import RunStoreError
+from anabranch.mounts import RotatingLog
 from anabranch.registering import moment_of
-from anabranch.rotating import RotatingLog
 from anabranch.runs.flow_table import FlowTable
 from anabranch.runs.relational import RelationalRunStore, this_process
 from anabranch.runs.slot_queue import SlotQueue

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from anabranch.task import FunctionTask
+from anabranch.definition import FunctionTask
 from anabranch.triggers import all_finished
 
 

@@ -234,7 +234,7 @@ class _Executor(LocalExecutor):
 
 
 class _Doubles:
-    """What the engine takes from a test: see `anabranch.engine.doubles`."""
+    """What the engine takes from a test: see `anabranch.engine.units`."""
 
     def __init__(self, tester: FlowTester) -> None:
         self._tester = tester

@@ -14,13 +14,12 @@ from tests.hostile_names import CORPUS
 
 from anabranch import Flow, Parameter, signals, task
 from anabranch.dashboard.documents import applications
-from anabranch.dashboard.flow_page import FlowPage, version_table
+from anabranch.dashboard.flow_page import FlowPage, registration, version_table
 from anabranch.dashboard.flows_page import FlowsPage
 from anabranch.dashboard.library import Library
 from anabranch.dashboard.model import RunModel
 from anabranch.dashboard.reading import read_model
 from anabranch.dashboard.reasons import ReasonsBox
-from anabranch.dashboard.registration import registration
 from anabranch.dashboard.runs_page import PAGE, RunsPage
 from anabranch.events import Noticed
 from anabranch.runs import RunRecord

@@ -20,9 +20,9 @@ from anabranch.engine.log_outbox import (
     LINES_PER_S,
     MAX_BATCH_NBYTES,
     Outbox,
+    Throttle,
     whole_log_path,
 )
-from anabranch.engine.throttle import Throttle
 
 TASK = TaskContext(RunInfo("etl", "r1"), "parse", "parse-2", map_index=7, task_run_count=3)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from anabranch.engine.watchdog import Watchdog
+from anabranch.engine.patience import Watchdog
 from anabranch.executors.situation import situation
 
 A, B = "tcp://10.0.0.1:4001", "tcp://10.0.0.2:4002"
