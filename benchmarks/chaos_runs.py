@@ -21,8 +21,8 @@ from tests.killed_driver import KilledDriver
 from tests.ledger import Execution, Ledger, WatchedExecutor, complaints, repeated
 
 from anabranch import Flow, task, unmapped
-from anabranch.handle import attach
-from anabranch.runview import FlowRunView
+from anabranch.flows.handle import attach
+from anabranch.runs.view import FlowRunView
 from benchmarks import chaos_flows as flows
 from benchmarks.chaos_stage import Row, Stage, started, verdict
 

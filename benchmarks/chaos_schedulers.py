@@ -158,9 +158,9 @@ def missing_module(stage: Stage) -> Iterator[Row]:
 
 def no_workers(stage: Stage) -> Iterator[Row]:
     """C18: none from the start, and none any more."""
-    from anabranch.engine import patience
+    from anabranch.engine.driver import waiting
 
-    limit_s, patience.FIRST_WORD_S = 4.0, 1.0
+    limit_s, waiting.FIRST_WORD_S = 4.0, 1.0
     with stage.cluster(workers=0) as cluster, config.set(engine__no_workers_timeout_s=limit_s):
         began = time.monotonic()
         run = started(stage, lambda ledger: flows.mapped(ledger, 10, 0.0, 0.0), WatchedExecutor(cluster.address))

@@ -15,7 +15,7 @@ from tests.killable_cluster import KillableCluster, kill, killable_cluster
 from tests.ledger import Ledger, Pids, WatchedExecutor, complaints, lost_unreported, repeated
 
 from anabranch import Flow
-from anabranch.runview import FlowRunView
+from anabranch.runs.view import FlowRunView
 
 RECONNECT_S = 60.0
 """In place of 300: a run that hangs must not hold up the table."""

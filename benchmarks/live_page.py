@@ -22,8 +22,8 @@ from dataclasses import dataclass
 import psutil
 
 from anabranch import Flow, Parameter, task, unmapped
-from anabranch.dashboard import live
 from anabranch.executors import DaskExecutor
+from anabranch.monitoring.pages import live_page
 
 
 @task
@@ -158,7 +158,7 @@ def main() -> None:
             seen["page, nobody looks"].append(measured(flow, options.elements, page=True))
             if browser is not None:
                 seen["page in a browser"].append(measured(flow, options.elements, page=True, browser=browser))
-    live.stop_serving()
+    live_page.stop_serving()
     print(f"{options.elements:,} elements, {options.rounds} rounds, medians")
     print(f"{'':20}{'run':>10}{'added':>9}{'driver CPU':>13}{'added':>8}{'page CPU':>11}{'to the browser':>17}")
     plain = seen["no page"]

@@ -18,17 +18,17 @@ from rich.text import Text
 from tests.browser import Watched, chromium
 
 from anabranch import Flow
-from anabranch.dashboard import live
 from anabranch.executors import DaskExecutor
-from anabranch.failure_report import failure_lines, further_lines
-from anabranch.progress import LiveProgress
-from anabranch.report import write_report
-from anabranch.runs.opening import current_store
+from anabranch.monitoring.failures import failure_lines, further_lines
+from anabranch.monitoring.pages import live_page
+from anabranch.monitoring.pages.report import write_report
+from anabranch.monitoring.terminal import LiveProgress
+from anabranch.runs.store.opening import current_store
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
-    from anabranch.runview import FlowRunView
+    from anabranch.runs.view import FlowRunView
 
 IMAGES = Path(__file__).parents[1] / "docs" / "images"
 
@@ -213,7 +213,7 @@ def main() -> None:
         report.unlink()
         for complaint in watched.complaints:
             print(complaint)
-    live.stop_serving()
+    live_page.stop_serving()
 
 
 if __name__ == "__main__":

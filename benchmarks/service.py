@@ -171,8 +171,8 @@ def many(count: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         os.environ["ANABRANCH_HOME"] = folder
-        from anabranch.registering import registry
-        from anabranch.runs.flow_table import FlowRecord
+        from anabranch.runs.registry.registration import registry
+        from anabranch.runs.store.flows import FlowRecord
         from anabranch.schedules import CronSchedule
 
         _, flows, _ = registry()
@@ -191,7 +191,7 @@ def many(count: int) -> None:
             time.sleep(20)
             idle = (sum(process.cpu_times()[:2]) - before) / (time.monotonic() - since)
             service.end()
-        from anabranch.service.timetable import Timetable
+        from anabranch.service.work.timetable import Timetable
 
         began = time.process_time()
         Timetable(flows).refresh(now)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anabranch.version import VERSION
+from anabranch.base.version import VERSION
 
 project = "anabranch"
 author = "the anabranch developers"

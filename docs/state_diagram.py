@@ -1,4 +1,4 @@
-"""Draws the states of a task run from the table in ``anabranch.transitions``: ``python docs/state_diagram.py``.
+"""Draws the states of a task run from the table in ``anabranch.base.transitions``: ``python docs/state_diagram.py``.
 
 Writes ``docs/images/states.svg`` with Graphviz, and the table in ``docs/states.md``. Tests compare both with the code.
 """
@@ -9,8 +9,8 @@ import re
 import subprocess
 from pathlib import Path
 
+from anabranch.base.transitions import TRANSITIONS
 from anabranch.states import Failed, Finished, Pending, State, Success
-from anabranch.transitions import TRANSITIONS
 
 DOCS = Path(__file__).parent
 BEGIN, END = "<!-- made by state_diagram.py, from here -->\n", "<!-- made by state_diagram.py, to here -->\n"

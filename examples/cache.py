@@ -24,7 +24,7 @@ from datetime import timedelta
 from pathlib import Path
 
 from anabranch import Flow, Parameter, task
-from anabranch.caching import code
+from anabranch.definition.caching import code
 from anabranch.executors import DaskExecutor
 from anabranch.results import LocalResult
 

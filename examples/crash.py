@@ -24,7 +24,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anabranch import Flow, Parameter, task, unmapped
-from anabranch.events import Event, MapAdvanced
+from anabranch.base.events import Event, MapAdvanced
 from anabranch.executors import DaskExecutor
 
 

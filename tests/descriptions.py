@@ -27,11 +27,11 @@ from anabranch import (
     triggers,
     unmapped,
 )
-from anabranch.branching import Switch as SwitchBlock
+from anabranch.definition.branching import Switch as SwitchBlock
+from anabranch.definition.mapping import apply_map
+from anabranch.definition.node import Node
 from anabranch.errors import ResultReleased
-from anabranch.mapping import apply_map
-from anabranch.node import Node
-from anabranch.runview import FlowRunView
+from anabranch.runs.view import FlowRunView
 
 # What tasks do --------------------------------------------------------------------------------------------------------
 

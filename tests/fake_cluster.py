@@ -11,11 +11,11 @@ from dataclasses import replace
 from typing import Any
 
 from anabranch import Flow, config
-from anabranch.context import RunInfo
-from anabranch.engine.calls import Placed
-from anabranch.engine.machine import Machine
-from anabranch.engine.outcomes import UnitOutcome
-from anabranch.engine.stimuli import (
+from anabranch.base.context import RunInfo
+from anabranch.base.events import CallsMade, Event
+from anabranch.base.states import BY_CODE, State
+from anabranch.engine.machine.machine import Machine
+from anabranch.engine.machine.stimuli import (
     CancelAsked,
     Claim,
     Command,
@@ -32,13 +32,13 @@ from anabranch.engine.stimuli import (
     WakeAt,
     Woke,
 )
-from anabranch.engine.task_runner import Environment
-from anabranch.engine.unit_runner import learn, run_unit
-from anabranch.engine.units import Key, Program, Report, SingleReport, Unit
-from anabranch.engine.values import width_of
+from anabranch.engine.units.calls import Placed
+from anabranch.engine.units.outcomes import UnitOutcome
+from anabranch.engine.units.units import Key, Program, Report, SingleReport, Unit
+from anabranch.engine.units.values import width_of
+from anabranch.engine.worker.task_runner import Environment
+from anabranch.engine.worker.unit_runner import learn, run_unit
 from anabranch.errors import UnmappableError
-from anabranch.events import CallsMade, Event
-from anabranch.states import BY_CODE, State
 
 
 class FakeCluster:

@@ -11,9 +11,9 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from anabranch.report_rows import codes_of
-from anabranch.runs.sqlite import SQLiteRunStore
-from anabranch.states import FIRST_FINAL_CODE
+from anabranch.base.states import FIRST_FINAL_CODE
+from anabranch.runs.record.reports import codes_of
+from anabranch.runs.store.sqlite import SQLiteRunStore
 
 MAPS = ("double", "add", "square")
 MEAN_NBYTES = 11  # of a line in the ledger

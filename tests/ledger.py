@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from anabranch import context
-from anabranch.engine.compiler import read_report
+from anabranch.base.states import FIRST_FINAL_CODE
+from anabranch.engine.driver.compiler import read_report
 from anabranch.executors import DaskExecutor
 from anabranch.executors.base import Message, Posted
-from anabranch.states import FIRST_FINAL_CODE
 
 SINGLE = -1
 """Index of a task that is no map."""

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, TypeAlias
 
-from anabranch import context, signals, states, triggers
-from anabranch.bindings import Const, evaluate
-from anabranch.context import RunInfo, TaskContext
-from anabranch.deferred import DeferredCall, DeferredMap
+from anabranch import signals, states, triggers
+from anabranch.base import context
+from anabranch.base.context import RunInfo, TaskContext
+from anabranch.definition.deferred import DeferredCall, DeferredMap
+from anabranch.definition.expressions import Const, evaluate
+from anabranch.definition.frozen import Edge, FrozenGraph, FrozenNode
 from anabranch.errors import UnmappableError, UpstreamFailure, WidthError, WorkerLost
-from anabranch.frozen import Edge, FrozenGraph, FrozenNode
 
 FAILED = frozenset({"Failed", "TimedOut", "TriggerFailed", "ValidationFailed", "Crashed", "Cancelled"})
 COLLECTIONS = ("flatten", "collect")

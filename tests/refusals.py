@@ -8,7 +8,7 @@ from types import TracebackType
 
 import pytest
 
-from anabranch.where import is_library
+from anabranch.base.where import is_library
 
 
 @contextmanager

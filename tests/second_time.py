@@ -11,7 +11,7 @@ from typing import Any
 from tests.killable_cluster import kill_and_wait
 
 from anabranch import Flow, Node, config, task, unmapped
-from anabranch.events import Event, TaskChanged
+from anabranch.base.events import Event, TaskChanged
 from anabranch.executors import DaskExecutor
 from anabranch.results import LocalResult
 

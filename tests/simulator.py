@@ -14,8 +14,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from anabranch.engine.chunking import Pacer
-from anabranch.engine.maps import Batch, Chain
+from anabranch.engine.machine.maps import Batch, Chain
+from anabranch.engine.machine.pacing import Pacer
 
 SETTINGS = {"target_chunk_s": 0.15, "probe_elements": 64, "chunk_nbytes": 64 << 20, "chunks_per_slot": 3}
 

@@ -36,7 +36,7 @@ from anabranch import (
 from anabranch.engine.executors import LocalExecutor
 from anabranch.engine.results import LocalResult
 from anabranch.errors import CallError, FlowValidationError
-from anabranch.runview import FlowRunView
+from anabranch.runs.view import FlowRunView
 from anabranch.triggers import all_successful
 
 # Import paths ---------------------------------------------------------------------------------------------------------
@@ -54,10 +54,10 @@ PATHS = {
     "anabranch.triggers": "all_successful all_failed any_successful any_failed all_finished always_run none_failed "
     "not_all_skipped some_failed some_successful manual_only",
     "anabranch.tasks": "map filter apply_map flatten unmapped",
-    "anabranch.definition": "task Task Parameter Dependency FunctionTask unmapped mapped flatten",
-    "anabranch.mapping": "map apply_map unmapped mapped flatten",
-    "anabranch.branching": "case switch Switch ifelse when merge",
-    "anabranch.flow": "Flow FlowRunner flow",
+    "anabranch.definition.task": "task Task Parameter Dependency FunctionTask unmapped mapped flatten",
+    "anabranch.definition.mapping": "map apply_map unmapped mapped flatten",
+    "anabranch.definition.branching": "case switch Switch ifelse when merge",
+    "anabranch.flows.flow": "Flow FlowRunner flow",
 }
 
 

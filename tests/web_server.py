@@ -16,17 +16,17 @@ from tornado.web import RequestHandler
 from tornado.websocket import WebSocketHandler
 
 from anabranch.runs import RunRecord
-from anabranch.runs.flow_table import FlowRecord, FlowTable
-from anabranch.runs.slot_queue import SlotQueue
-from anabranch.runs.slots import Slot
-from anabranch.runs.sqlite import InMemoryRunStore
-from anabranch.service.actions import Actions
-from anabranch.service.api import api_routes
-from anabranch.service.forms import form_routes
-from anabranch.service.guard import LOGIN, Guard
-from anabranch.service.login import Login
-from anabranch.service.mount import mounted
-from anabranch.service.server import WebServer
+from anabranch.runs.store.flows import FlowRecord, FlowTable
+from anabranch.runs.store.slot_queue import SlotQueue
+from anabranch.runs.store.slots import Slot
+from anabranch.runs.store.sqlite import InMemoryRunStore
+from anabranch.service.web.actions import Actions
+from anabranch.service.web.api import api_routes
+from anabranch.service.web.forms import form_routes
+from anabranch.service.web.guard import LOGIN, Guard
+from anabranch.service.web.login import Login
+from anabranch.service.web.mount import mounted
+from anabranch.service.web.server import WebServer
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 

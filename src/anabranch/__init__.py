@@ -10,18 +10,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from anabranch import context, signals, states, triggers
+from anabranch.base.secret import Secret
+from anabranch.base.settings import config
+from anabranch.base.signals import CANCEL, ENDRUN, FAIL, LOOP, PAUSE, RETRY, SKIP, SUCCESS, TRIGGERFAIL, VALIDATIONFAIL
 
 # Writing flows
-from anabranch.branching import Switch, case, ifelse, merge, switch, when
-from anabranch.definition import Dependency, Parameter, Task, task
-from anabranch.flow import Flow, FlowRunner, flow
-from anabranch.mapping import apply_map, flatten, mapped, unmapped
-from anabranch.node import Node
-from anabranch.resources import resource_manager
-from anabranch.scope import tags
-from anabranch.secret import Secret
-from anabranch.settings import config
-from anabranch.signals import CANCEL, ENDRUN, FAIL, LOOP, PAUSE, RETRY, SKIP, SUCCESS, TRIGGERFAIL, VALIDATIONFAIL
+from anabranch.definition.branching import Switch, case, ifelse, merge, switch, when
+from anabranch.definition.mapping import apply_map, flatten, mapped, unmapped
+from anabranch.definition.node import Node
+from anabranch.definition.resources import resource_manager
+from anabranch.definition.scope import tags
+from anabranch.definition.task import Dependency, Parameter, Task, task
+from anabranch.flows.flow import Flow, FlowRunner, flow
 
 if TYPE_CHECKING:
     from anabranch import engine as engine
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from anabranch import storage as storage
     from anabranch import tasks as tasks
     from anabranch import testing as testing
-    from anabranch.replaying import replay as replay
+    from anabranch.flows.replay import replay as replay
 
 __all__ = [  # noqa: RUF022  # in groups, as above
     # Writing flows
@@ -90,11 +90,11 @@ def __getattr__(name: str) -> Any:
     if name in _LAZY:
         return import_module(f"anabranch.{name}")
     if name == "replay":
-        from anabranch.replaying import replay
+        from anabranch.flows.replay import replay
 
         return replay
     if name == "__version__":
-        from anabranch.version import VERSION
+        from anabranch.base.version import VERSION
 
         return VERSION
     raise AttributeError(f"module 'anabranch' has no attribute {name!r}")

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from anabranch import Flow, config, task, triggers, unmapped
-from anabranch.events import CallsMade, Event
+from anabranch.base.events import CallsMade, Event
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 
 

@@ -16,8 +16,8 @@ from tests.cells import run_cell
 from tests.contracts.misbehaviour import RAISES, RETURNS, HoldsLock
 
 from anabranch import Flow, FlowRunner, config, context, signals, task, triggers, unmapped
+from anabranch.base.events import TaskChanged
 from anabranch.errors import AnabranchError, OptionError, SchedulerUnreachable
-from anabranch.events import TaskChanged
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 
 SECONDS = 8.0

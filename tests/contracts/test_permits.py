@@ -10,12 +10,12 @@ import pytest
 from tests.limited_driver import LimitedDrivers, ended
 from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 
+from anabranch.engine.machine.permits import Bundle, Claim
 from anabranch.errors import LimitError
-from anabranch.permits import Bundle, Claim
 from anabranch.runs import open_store
-from anabranch.runs.permit_rules import FRESH, Verdict
-from anabranch.runs.permit_table import Holder, PermitTable
-from anabranch.runs.relational import RelationalRunStore
+from anabranch.runs.store.permit_rules import FRESH, Verdict
+from anabranch.runs.store.permit_table import Holder, PermitTable
+from anabranch.runs.store.relational import RelationalRunStore
 
 SECOND = 1_000_000
 LEASE_S = 30.0

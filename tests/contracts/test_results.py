@@ -19,6 +19,7 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
+from anabranch.base.settings import config
 from anabranch.errors import (
     LocationError,
     ResultConflict,
@@ -29,7 +30,6 @@ from anabranch.errors import (
 )
 from anabranch.results import FileResult, InMemoryResult, JSONSerializer, LocalResult, Result, SQLResult
 from anabranch.results.store import Store
-from anabranch.settings import config
 
 IDS = {"flow": "etl", "task": "parse"}
 KEY = "correct horse battery staple"

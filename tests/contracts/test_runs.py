@@ -38,7 +38,7 @@ from anabranch.runs import (
     TaskRunRow,
     open_store,
 )
-from anabranch.runs.relational import RelationalRunStore
+from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.states import Failed, Retrying, Skipped, Success
 
 LEASE_S = 30.0

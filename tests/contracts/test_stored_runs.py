@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from anabranch import Flow, Parameter, config, task, unmapped
-from anabranch.caching import code, inputs
+from anabranch.definition.caching import code, inputs
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.results import InMemoryResult, LocalResult, Result, SQLResult
 

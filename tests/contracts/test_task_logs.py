@@ -18,10 +18,10 @@ from click.testing import CliRunner
 
 from anabranch import Flow, config, context, task
 from anabranch.cli import anabranch
-from anabranch.engine import log_capture
+from anabranch.engine.logs import capture
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.runs import LogRow
-from anabranch.runs.opening import current_store
+from anabranch.runs.store.opening import current_store
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def executor(request: pytest.FixtureRequest) -> Iterator[Any]:
         yield LocalDaskExecutor(num_workers=2)
     else:
         yield DaskExecutor(request.getfixturevalue("cluster").scheduler_address)
-    assert not [each for each in logging.root.handlers if type(each).__module__ == log_capture.__name__]
+    assert not [each for each in logging.root.handlers if type(each).__module__ == capture.__name__]
     assert logging.getLogRecordFactory() is logging.LogRecord
 
 
@@ -168,7 +168,7 @@ def test_a_flood_is_counted_kept_in_a_file_and_hurts_nobody(
     executor: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name, few in (("BURST_LINES", 2_000), ("LINES_PER_S", 10)):
-        monkeypatch.setattr(f"anabranch.engine.log_book.{name}", few)
+        monkeypatch.setattr(f"anabranch.engine.logs.book.{name}", few)
     count = 30_000
 
     def flood() -> str:

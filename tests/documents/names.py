@@ -16,8 +16,8 @@ import click
 import anabranch
 from anabranch.cli import anabranch as command_line
 from anabranch.context import TaskContext
-from anabranch.handle import RunHandle
-from anabranch.runview import FlowRunView
+from anabranch.flows.handle import RunHandle
+from anabranch.runs.view import FlowRunView
 from anabranch.states import State
 
 _UNKNOWN = object()

@@ -12,7 +12,7 @@ from tests.documents.names import problems_of_python, problems_of_shell
 from tests.documents.prefect1 import NAMES
 
 import anabranch
-from anabranch import caching
+from anabranch.definition import caching
 from anabranch.schedules import Schedule, filters
 
 PAGE = (Path(__file__).parents[2] / "docs" / "howto" / "migrating.md").read_text(encoding="utf-8")

@@ -19,11 +19,13 @@ from distributed import Client
 from tests.bare_cluster import BareCluster, bare_cluster, make_environment
 from tests.cells import run_cell
 
-from anabranch import Flow, Parameter, handle, task, triggers, unmapped
-from anabranch.engine import driver, shipping
+from anabranch import Flow, Parameter, task, triggers, unmapped
+from anabranch.base.events import Event, Noticed, Observer
+from anabranch.engine.driver import driver
+from anabranch.engine.units import shipment
 from anabranch.errors import CodeNotLoadable, VersionMismatch
-from anabranch.events import Event, Noticed, Observer
 from anabranch.executors import DaskExecutor
+from anabranch.flows import handle
 from anabranch.states import Failed
 
 pytestmark = [
@@ -279,8 +281,8 @@ def test_values_that_do_not_load_fail_their_task_only(cluster: BareCluster):
 
 def test_a_worker_with_another_python_refuses_and_lives(cluster: BareCluster, monkeypatch: pytest.MonkeyPatch):
     # Given a run that seems to come from another Python, whose bytecode would end the workers
-    here = shipping.origin()
-    monkeypatch.setattr(shipping, "origin", lambda: ((3, 8), *here[1:]))
+    here = shipment.origin()
+    monkeypatch.setattr(shipment, "origin", lambda: ((3, 8), *here[1:]))
     with Flow("other") as flow:
         single = task(add, name="single")(1)
         mapped = task(add, name="mapped").map([1, 2, 3])
@@ -305,8 +307,8 @@ def test_another_version_of_the_library_takes_the_place_of_one_that_no_run_needs
     before = on_workers(cluster, "__import__('sys').modules['anabranch'].__digest__")
     # When all its runs have ended, and another comes
     on_workers(cluster, "__import__('sys').modules['_anabranch_shelf'].runs.clear()")
-    here = shipping.origin()
-    monkeypatch.setattr(shipping, "origin", lambda: (here[0], "9.9", "f" * 64))
+    here = shipment.origin()
+    monkeypatch.setattr(shipment, "origin", lambda: (here[0], "9.9", "f" * 64))
     state = flow.run(executor=DaskExecutor(cluster.address))
     # Then that is used.
     assert state[result].result == 2
@@ -325,9 +327,9 @@ def test_another_version_is_refused_while_a_run_needs_the_one_that_is_there(
     loaded = on_workers(cluster, "getattr(__import__('sys').modules['anabranch'], '__digest__', None)")
     run = "{'digest': __import__('sys').modules['anabranch'].__digest__, 'tasks': {1}, 'last': 0.0}"
     on_workers(cluster, f"__import__('sys').modules['_anabranch_shelf'].runs.update(other={run})")
-    here = shipping.origin()
+    here = shipment.origin()
     other = "e" * 64
-    monkeypatch.setattr(shipping, "origin", lambda: (here[0], "9.9", other))
+    monkeypatch.setattr(shipment, "origin", lambda: (here[0], "9.9", other))
     try:
         # When another version comes
         state = flow.run(executor=DaskExecutor(cluster.address))
@@ -376,8 +378,8 @@ def test_failures_show_lines_that_no_worker_has(
 
         return send_and_hide
 
-    monkeypatch.setattr(driver, "pack", hiding(shipping.pack))
-    monkeypatch.setattr(handle, "driver_call", hiding(shipping.driver_call))
+    monkeypatch.setattr(driver, "pack", hiding(shipment.pack))
+    monkeypatch.setattr(handle, "driver_call", hiding(shipment.driver_call))
     name = f"ours_away_{detached}".lower()
     (folder / f"{name}.py").write_text("def ratio(x):\n    return 1 / (x - 1)  # of the module\n", encoding="utf-8")
     cell = run_cell(

@@ -18,8 +18,8 @@ from tests.killable_cluster import KillableCluster, killable_cluster, left_behin
 from tests.ledger import Ledger
 
 from anabranch import Flow, task, unmapped
+from anabranch.base.events import Event, MapAdvanced
 from anabranch.cli import anabranch
-from anabranch.events import Event, MapAdvanced
 from anabranch.executors import DaskExecutor
 
 pytestmark = pytest.mark.cluster

@@ -96,7 +96,15 @@ def test_python_m_says_its_own_name(here: Path) -> None:
 
 
 def test_help_loads_neither_distributed_nor_rich_and_no_engine() -> None:
-    heavy = {"distributed", "rich", "pydantic", "networkx", "bokeh", "anabranch.engine.driver", "anabranch.drawing"}
+    heavy = {
+        "distributed",
+        "rich",
+        "pydantic",
+        "networkx",
+        "bokeh",
+        "anabranch.engine.driver.driver",
+        "anabranch.monitoring.pictures.draw",
+    }
     code = (
         "import sys; sys.argv = ['anabranch', '--help']\n"
         "from anabranch.cli import main\n"

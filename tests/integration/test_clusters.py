@@ -24,9 +24,9 @@ from anabranch import Flow, config, task
 from anabranch.errors import NoWorkersError, SchedulerUnreachable
 from anabranch.executors import DaskExecutor, preflight
 from anabranch.executors.clusters import MadeCluster, make_cluster, performance_report
+from anabranch.executors.connection import as_security, connect, reach
 from anabranch.executors.fitness import Needs
 from anabranch.executors.preflight import check, wait_for_workers
-from anabranch.executors.security import as_security, connect, reach
 
 pytestmark = pytest.mark.cluster
 

@@ -18,7 +18,7 @@ from tests.ledger import Ledger, complaints
 from anabranch import Flow, task, unmapped
 from anabranch.errors import ExecutorError, OptionError, RunHandleError, UnsendableError
 from anabranch.executors import DaskExecutor, LocalExecutor
-from anabranch.handle import RunHandle, attach
+from anabranch.flows.handle import RunHandle, attach
 
 pytestmark = pytest.mark.cluster
 
@@ -237,6 +237,6 @@ def test_runs_that_a_scheduler_does_not_know_are_told_from_those_it_does(
 
 
 def test_a_cluster_without_workers_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anabranch.handle.START_S", 0.5)
+    monkeypatch.setattr("anabranch.flows.handle.START_S", 0.5)
     with killable_cluster(tmp_path, workers=0) as empty, pytest.raises(ExecutorError, match="no worker at"):
         squares(Ledger(tmp_path / "ledger")).submit(executor=DaskExecutor(empty.address))

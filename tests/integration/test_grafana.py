@@ -16,8 +16,8 @@ from tests.needs import program
 from tests.prometheus_server import PrometheusServer, prometheus
 from tests.service_process import ServiceProcess, serving
 
-from anabranch.events import MapAdvanced, Noticed, RunStarted, UnitLost
-from anabranch.metrics import Metrics, MetricsServer
+from anabranch.base.events import MapAdvanced, Noticed, RunStarted, UnitLost
+from anabranch.monitoring.metrics import Metrics, MetricsServer
 
 GRAFANA = Path(__file__).parents[2] / "docs" / "grafana"
 DASHBOARD = json.loads((GRAFANA / "anabranch.json").read_text(encoding="utf-8"))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from tests.bare_cluster import make_environment
 
-from anabranch.engine.shipping import archive_of, origin
+from anabranch.engine.units.shipment import archive_of, origin
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "src" / "anabranch"
@@ -23,7 +23,7 @@ from hashlib import sha256
 
 import anabranch
 from anabranch import Flow, task
-from anabranch.engine.shipping import archive_of, origin
+from anabranch.engine.units.shipment import archive_of, origin
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 
 @task

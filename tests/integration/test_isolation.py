@@ -19,7 +19,7 @@ import pytest
 from tests.contracts.misbehaviour import RAISES, RETURNS
 
 from anabranch import LOOP, RETRY, SKIP, Flow, config, context, task, triggers
-from anabranch.engine import children, processes
+from anabranch.engine.isolation import calling, pool
 from anabranch.errors import OptionError
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 
@@ -37,14 +37,14 @@ def nothing_is_left(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], li
         for each in psutil.process_iter():
             try:
                 variables = each.environ()
-                if variables.get("ANABRANCH_TEST_MARK") == mark and children.MARK in variables:
+                if variables.get("ANABRANCH_TEST_MARK") == mark and pool.MARK in variables:
                     ours.append(each)
             except (psutil.Error, OSError):
                 continue
         return ours
 
     yield found
-    processes._POOL.close()
+    calling._POOL.close()
     assert not left_of(found())
 
 

@@ -14,7 +14,7 @@ from tests.killable_cluster import KillableCluster, Proxy, kill_and_wait, killab
 from tests.ledger import Ledger, WatchedExecutor, complaints, lost_unreported, repeated
 
 from anabranch import Flow, config, task, unmapped
-from anabranch.events import Event, MapAdvanced, Noticed
+from anabranch.base.events import Event, MapAdvanced, Noticed
 from anabranch.executors import DaskExecutor
 
 WIDTH = 300

@@ -16,11 +16,11 @@ from tests.killable_cluster import KillableCluster, kill_and_wait, killable_clus
 from tests.ledger import SINGLE, Ledger, WatchedExecutor, complaints, lost_unreported, repeated
 
 from anabranch import Flow, config, context, task, triggers, unmapped
-from anabranch.dashboard.reading import read_model
-from anabranch.events import Event, MapAdvanced, Noticed, TaskChanged
+from anabranch.base.events import Event, MapAdvanced, Noticed, TaskChanged
 from anabranch.executors import DaskExecutor
-from anabranch.metrics import Metrics
-from anabranch.runs.opening import current_store
+from anabranch.monitoring.metrics import Metrics
+from anabranch.monitoring.pages.recorded_run import read_model
+from anabranch.runs.store.opening import current_store
 
 pytestmark = pytest.mark.cluster
 

@@ -14,12 +14,12 @@ from tests.browser import Watched, chromium
 from tests.hostile_names import CONTROL, CORPUS
 
 from anabranch import Flow, Parameter, task
-from anabranch.dashboard import live
 from anabranch.executors import DaskExecutor, LocalDaskExecutor
-from anabranch.loading import load_flow
-from anabranch.report import write_report
-from anabranch.runs.opening import current_store
-from anabranch.runview import FlowRunView
+from anabranch.flows.loading import load_flow
+from anabranch.monitoring.pages import live_page
+from anabranch.monitoring.pages.report import write_report
+from anabranch.runs.store.opening import current_store
+from anabranch.runs.view import FlowRunView
 from anabranch.triggers import all_finished
 
 WIDTH = 10_000
@@ -44,7 +44,7 @@ def watched(browser: Any) -> Iterator[Watched]:
     found = Watched(browser)
     yield found
     found.page.close()
-    live.stop_serving()
+    live_page.stop_serving()
 
 
 class Background:

@@ -15,7 +15,7 @@ from tests.postgres_server import MAX_CONNECTIONS, PASSWORD, QUOTED_PASSWORD, Po
 
 from anabranch.errors import RunStoreError, RunStoreUnavailable
 from anabranch.runs import Batch, ElementRow, LogRow, Ownership, RunRecord, TaskRunRow
-from anabranch.runs.sql import PostgreSQLRunStore
+from anabranch.runs.store.postgresql import PostgreSQLRunStore
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from anabranch.runs import INTERRUPTED, RunQuery, RunRecord
-from anabranch.runs.sqlite import SQLiteRunStore
+from anabranch.runs.store.sqlite import SQLiteRunStore
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="has other signals")
 
@@ -23,7 +23,7 @@ import os, random, resource, signal, sys
 from datetime import UTC, datetime, timedelta
 from anabranch.errors import RunHeld, RunStoreError, StaleOwner
 from anabranch.runs import Batch, Heart, RunRecord, TaskRunRow
-from anabranch.runs.sqlite import SQLiteRunStore
+from anabranch.runs.store.sqlite import SQLiteRunStore
 
 NOW = datetime.now(UTC)
 

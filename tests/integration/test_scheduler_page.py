@@ -20,9 +20,9 @@ from tests.hostile_names import CORPUS
 from tests.killable_cluster import left_behind
 
 from anabranch import Flow, task, unmapped
-from anabranch.executors import DaskExecutor, page_feed
+from anabranch.base.settings import config
+from anabranch.executors import DaskExecutor, scheduler_page_feed
 from anabranch.executors.scheduler_page import DETACHED, OWN
-from anabranch.settings import config
 
 pytestmark = [
     pytest.mark.cluster,
@@ -202,7 +202,7 @@ def test_who_does_not_want_the_page_has_none(cluster: BareCluster, gates: list[P
 def test_a_scheduler_without_a_dashboard_is_told_of_once_and_runs_everything(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(page_feed, "_said", set())
+    monkeypatch.setattr(scheduler_page_feed, "_said", set())
     caplog.set_level(logging.INFO, logger="anabranch")
     with Flow("plain") as flow:
         task(lambda: 1, name="one")()

@@ -17,10 +17,10 @@ import pytest
 from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 from tests.service_process import environment, serving
 
+from anabranch.base.states import BY_CODE, Success
 from anabranch.runs import open_store
-from anabranch.runs.relational import RelationalRunStore
-from anabranch.runs.slot_queue import SlotQueue
-from anabranch.states import BY_CODE, Success
+from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.store.slot_queue import SlotQueue
 
 FLOWS = '''
 """Flows that leave marks in a file, so that a test sees what ran, and how often."""

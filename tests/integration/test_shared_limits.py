@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from tests.limited_driver import LimitedDrivers, ended
 
-from anabranch.runs.permit_table import PermitTable
-from anabranch.runs.sqlite import SQLiteRunStore
+from anabranch.runs.store.permit_table import PermitTable
+from anabranch.runs.store.sqlite import SQLiteRunStore
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from tests.properties.strategies import engine_settings, flows
 from tests.properties.test_same_everywhere import seen_from
 from tests.reference import interpret
 
-from anabranch.engine.plan import FinishedRun, RunPlan
-from anabranch.engine.units import Unit
-from anabranch.runview import FlowRunView
+from anabranch.engine.driver.plan import FinishedRun, RunPlan
+from anabranch.engine.units.units import Unit
+from anabranch.runs.view import FlowRunView
 from anabranch.states import Crashed
 
 choices = st.integers(0, 1000)

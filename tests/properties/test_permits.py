@@ -9,9 +9,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from anabranch.permits import Bundle, Claim
-from anabranch.runs.permit_table import Holder, PermitTable
-from anabranch.runs.sqlite import InMemoryRunStore
+from anabranch.engine.machine.permits import Bundle, Claim
+from anabranch.runs.store.permit_table import Holder, PermitTable
+from anabranch.runs.store.sqlite import InMemoryRunStore
 
 NAMES = ("api", "db", "gpu")
 BUNDLES: tuple[Bundle, ...] = (("api",), ("db",), ("api", "db"), ("db", "gpu"), ("api", "db", "gpu"))

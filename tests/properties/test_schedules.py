@@ -13,8 +13,8 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from anabranch.schedules import CronClock, DatesClock, IntervalClock, Schedule, due
+from anabranch.schedules.as_json import from_form, to_form
 from anabranch.schedules.filters import is_weekday
-from anabranch.schedules.forms import from_form, to_form
 
 # Half an hour of daylight saving, a day that was left out, midnight that does not exist, southern summers.
 ZONES = ["UTC", "Europe/Berlin", "America/New_York", "Australia/Lord_Howe", "Pacific/Apia", "America/Sao_Paulo"]

@@ -26,11 +26,11 @@ from anabranch import (
     unmapped,
     when,
 )
-from anabranch.frozen import Edge
-from anabranch.gates import Gate
-from anabranch.node import Node
-from anabranch.resources import ResourceManager
-from anabranch.runview import ElementView, FlowRunView, TaskRunView
+from anabranch.definition.frozen import Edge
+from anabranch.definition.gates import Gate
+from anabranch.definition.node import Node
+from anabranch.definition.resources import ResourceManager
+from anabranch.runs.view import ElementView, FlowRunView, TaskRunView
 
 
 @task

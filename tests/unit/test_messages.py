@@ -25,43 +25,43 @@ import pytest
 from tests.messages import messages, raised_by
 
 from anabranch import Dependency, Flow, Parameter, Secret, Switch, config, task, unmapped
-from anabranch.backfilling import times_between
-from anabranch.caching import Facts, partial_inputs_only
 from anabranch.cli import anabranch as command
-from anabranch.dashboard.library import Library
-from anabranch.dashboard.server import Pages
+from anabranch.definition.caching import Facts, partial_inputs_only
+from anabranch.definition.resources import resource_manager
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.executors.clusters import make_cluster
-from anabranch.executors.security import as_security, connect, host_and_port
-from anabranch.explaining import explain
-from anabranch.metrics import Metrics, push
+from anabranch.executors.connection import as_security, connect, host_and_port
+from anabranch.flows.registered import load_registered, register_target
+from anabranch.flows.replay import replay
+from anabranch.flows.saving import load
+from anabranch.monitoring.metrics import Metrics, push
+from anabranch.monitoring.pages.library import Library
+from anabranch.monitoring.pages.server import Pages
+from anabranch.monitoring.tracing import Tracing
 from anabranch.notifiers import WebhookNotifier
-from anabranch.registered import load_registered, register_target
-from anabranch.registering import registry
-from anabranch.replaying import replay
-from anabranch.resources import resource_manager
 from anabranch.results import FileResult, InMemoryResult, LocalResult, S3Result, SQLResult
 from anabranch.results.envelope import read_header
 from anabranch.results.locations import check_location
 from anabranch.results.serializers import need
 from anabranch.results.templates import Template
 from anabranch.runs import RunRecord, open_store
-from anabranch.runs.codec import decode_indices, from_json
-from anabranch.runs.flow_table import FlowRecord
-from anabranch.runs.permit_table import PermitTable
-from anabranch.runview import FlowResults
-from anabranch.saving import load
+from anabranch.runs.read.explain import explain
+from anabranch.runs.registry.backfill import times_between
+from anabranch.runs.registry.flow_storage import FlowStorage, S3Storage, read_stored
+from anabranch.runs.registry.registration import registry
+from anabranch.runs.registry.seal import opened_code, schedule_of
+from anabranch.runs.store.codec import decode_indices, from_json
+from anabranch.runs.store.flows import FlowRecord
+from anabranch.runs.store.permit_table import PermitTable
+from anabranch.runs.view import FlowResults
 from anabranch.schedules import CronSchedule, IntervalSchedule, Schedule
+from anabranch.schedules.as_json import FORMAT, from_form, function_of, to_form
 from anabranch.schedules.clocks import IntervalClock
 from anabranch.schedules.filters import is_day_of_week
-from anabranch.schedules.forms import FORMAT, from_form, function_of, to_form
-from anabranch.sealing import opened_code, schedule_of
-from anabranch.service.guard import Guard, check_bind
-from anabranch.service.processes import Processes
-from anabranch.service.server import WebServer
-from anabranch.storage import FlowStorage, S3Storage, read_stored
+from anabranch.service.web.guard import Guard, check_bind
+from anabranch.service.web.server import WebServer
+from anabranch.service.work.processes import Processes
 from anabranch.testing import FakeClock, FlowTester, assert_states, assert_success, isolated_home
-from anabranch.tracing import Tracing
 from anabranch.triggers import manual_only
 
 ROOT = Path(__file__).parents[2]
@@ -682,36 +682,38 @@ _WORKER = "tests of clusters have it, and quote it in words that other messages 
 _DYING = "takes a worker that dies at one moment; what leads there is tested in tests/integration/test_detached.py"
 _POSTGRESQL = "needs a server of that kind; the same message of SQLite is produced above"
 UNPRODUCED = {
-    "runs/permits.py: {} has no tables for the permits of named limits": "all run stores that there are have them",
+    "runs/store/run_permits.py: {} has no tables for the permits of named "
+    "limits": "all run stores that there are have them",
     "cli/session.py: the run was ended by an exception outside of any task\n{}": "a defect of the library",
-    "dashboard/library.py: there is no run {} here, and no runs are recorded": _RACE,
-    "dashboard/library.py: run {} does not go on in this process: cancel it where it was started": _RACE,
-    "dashboard/library.py: run {} cannot be resumed from here: it goes on, succeeded, or its file has moved": _RACE,
-    "dashboard/server.py: the live pages could not be started: {}": "the port is bound before: a defect",
-    "engine/deferring.py: an argument of the deferred call {}[{}] cannot leave the process it was "
+    "monitoring/pages/library.py: there is no run {} here, and no runs are recorded": _RACE,
+    "monitoring/pages/library.py: run {} does not go on in this process: cancel it where it was started": _RACE,
+    "monitoring/pages/library.py: run {} cannot be resumed from here: it goes on, succeeded, or its file has "
+    "moved": _RACE,
+    "monitoring/pages/server.py: the live pages could not be started: {}": "the port is bound before: a defect",
+    "engine/worker/calls_out.py: an argument of the deferred call {}[{}] cannot leave the process it was "
     "made in: {}: {}": _WORKER,
-    "engine/processes.py: the result cannot be loaded outside of the task's process: {}: {}": _WORKER,
-    "engine/shipping.py: this run cannot be sent to a cluster:": "a heading: tests quote what is below",
-    "engine/shipping.py: this flow cannot be sent to workers:": "a heading: tests quote what is below",
-    "engine/worker.py: the worker cannot import what this task needs: {}": _WORKER,
+    "engine/isolation/calling.py: the result cannot be loaded outside of the task's process: {}: {}": _WORKER,
+    "engine/units/shipment.py: this run cannot be sent to a cluster:": "a heading: tests quote what is below",
+    "engine/units/shipment.py: this flow cannot be sent to workers:": "a heading: tests quote what is below",
+    "engine/worker/arrival.py: the worker cannot import what this task needs: {}": _WORKER,
     "executors/preflight.py: the scheduler does not answer any more: {}": _WORKER,
     "executors/preflight.py: the scheduler at {} does not answer any more: {}": _WORKER,
-    "handle.py: the scheduler at {} knows no run {}{}; a scheduler that was started again has forgotten "
+    "flows/handle.py: the scheduler at {} knows no run {}{}; a scheduler that was started again has forgotten "
     "its runs": _WORKER,
-    "handle.py: the scheduler at {} knows {} {}{}": _WORKER,
-    "handle.py: the driver of run {} is lost: {}; what it stored is there: submit it again": _DYING,
-    "handle.py: the driver of run {} cannot run at {}: {}": _DYING,
-    "handle.py: no worker at {} has begun the driver of run {} within {} s": _DYING,
-    "replaying.py: the debugger was left, so the attempt did not come to its end; replay it again to see "
+    "flows/handle.py: the scheduler at {} knows {} {}{}": _WORKER,
+    "flows/handle.py: the driver of run {} is lost: {}; what it stored is there: submit it again": _DYING,
+    "flows/handle.py: the driver of run {} cannot run at {}: {}": _DYING,
+    "flows/handle.py: no worker at {} has begun the driver of run {} within {} s": _DYING,
+    "flows/replay.py: the debugger was left, so the attempt did not come to its end; replay it again to see "
     "one": "takes somebody at the debugger's prompt",
-    "report_rows.py: the run store has a failure that cannot be read: {}; see: anabranch doctor": _DAMAGE,
-    "report_rows.py: the run store has a failure that is a {}, not a dict; see: anabranch doctor": _DAMAGE,
-    "report_rows.py: a recorded state has a result that does not load here: {}": _DAMAGE,
+    "runs/record/reports.py: the run store has a failure that cannot be read: {}; see: anabranch doctor": _DAMAGE,
+    "runs/record/reports.py: the run store has a failure that is a {}, not a dict; see: anabranch doctor": _DAMAGE,
+    "runs/record/reports.py: a recorded state has a result that does not load here: {}": _DAMAGE,
     "results/envelope.py: result {} is damaged: its header cannot be read: {}": _DAMAGE,
     "results/envelope.py: result {} is damaged: its header has a {} of the wrong type": _DAMAGE,
-    "runs/sql.py: the run store {} was written by a newer anabranch (schema {}, this one knows {}); "
+    "runs/store/postgresql.py: the run store {} was written by a newer anabranch (schema {}, this one knows {}); "
     "upgrade anabranch, or set backend to another database": _POSTGRESQL,
-    "runs/sql.py: backend: cannot use {}: {}": _POSTGRESQL,
-    "runs/sqlite.py: cannot make the run store {}: {}": "takes a directory that root cannot write to",
+    "runs/store/postgresql.py: backend: cannot use {}: {}": _POSTGRESQL,
+    "runs/store/sqlite.py: cannot make the run store {}: {}": "takes a directory that root cannot write to",
 }
 """Messages that no test quotes in words that only they have, with the reason."""

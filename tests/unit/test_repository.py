@@ -19,21 +19,6 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-# Re-exports under import paths that people know from Prefect 1, and ways in: nothing imports these.
-UNLAYERED = {
-    "__init__",
-    "__main__",
-    "engine.__init__",
-    "engine.executors",
-    "engine.results",
-    "engine.signals",
-    "engine.state",
-    "executors.__init__",
-    "results.__init__",
-    "schedules.__init__",
-    "service.__init__",
-    "testing.__init__",
-}
 HEAVY = ("bokeh", "click", "distributed", "networkx", "pydantic", "rich", "sqlalchemy")
 
 # Spelt so that this file does not match itself.
@@ -60,24 +45,9 @@ def texts() -> Iterator[tuple[Path, str]]:
             continue  # a picture, the empty last name, or a file that is being deleted
 
 
-def modules() -> set[str]:
-    """Dotted names of the library's modules below ``anabranch``."""
-    source = ROOT / "src" / "anabranch"
-    return {".".join(file.relative_to(source).with_suffix("").parts) for file in source.rglob("*.py")}
-
-
 def test_imports_only_point_down():
     outcome = python("-c", "from importlinter.cli import lint_imports_command; lint_imports_command()", "--no-cache")
     assert outcome.returncode == 0, outcome.stdout + outcome.stderr
-
-
-def test_every_module_has_a_place_in_the_layers():
-    contracts = {contract["id"]: contract for contract in PYPROJECT["tool"]["importlinter"]["contracts"]}
-    layered = {name.strip().strip("()") for layer in contracts["layers"]["layers"] for name in re.split(r"[|:]", layer)}
-    missing = [
-        name for name in modules() - UNLAYERED if not any(f"{name}.".startswith(f"{layer}.") for layer in layered)
-    ]
-    assert not missing, f"give these a place in the layers of pyproject.toml: {sorted(missing)}"
 
 
 def test_importing_the_library_loads_nothing_heavy():

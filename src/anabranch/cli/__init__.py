@@ -26,11 +26,11 @@ from anabranch.cli.init import init
 from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.limits import limits
 from anabranch.cli.logs import logs
+from anabranch.cli.pages import report, ui
 from anabranch.cli.registry import backfill, list_flows, register, show_schedule
 from anabranch.cli.replay import replay
 from anabranch.cli.run import run
 from anabranch.cli.serve import serve
-from anabranch.cli.ui import report, ui
 
 __all__ = ["anabranch", "main"]
 

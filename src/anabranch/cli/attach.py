@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.texts import printable, printable_lines
 from anabranch.cli.exits import CANCELLED, RUN_FAILED, SUCCESS, exit_codes
-from anabranch.printable import printable, printable_lines
 
 if TYPE_CHECKING:
-    from anabranch.handle import RunHandle, RunStatus
+    from anabranch.flows.handle import RunHandle, RunStatus
 
 FOLLOW_S = 0.5  # the driver writes its standing down as often
 
@@ -29,7 +29,7 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
     RUN is its id, or the beginning of it; without one, the runs that the scheduler knows are listed. Ctrl-C stops the
     following, not the run.
     """
-    from anabranch import handle as handles
+    from anabranch.flows import handle as handles
 
     with exit_codes():
         if run is None:
@@ -54,7 +54,7 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
 @click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait.")
 def cancel(*, address: str, run: str, reason: str, timeout: float) -> None:
     """Cancel a run whose driver is on the cluster at ADDRESS, and wait until it has ended."""
-    from anabranch import handle as handles
+    from anabranch.flows import handle as handles
 
     with exit_codes(), handles.attach(address, run) as handle:
         handle.cancel(reason)
@@ -63,7 +63,7 @@ def cancel(*, address: str, run: str, reason: str, timeout: float) -> None:
 
 
 def _list_runs(address: str, *, as_json: bool) -> None:
-    from anabranch.handle import RunHandle, runs_of
+    from anabranch.flows.handle import RunHandle, runs_of
 
     with RunHandle(address, "") as handle:
         found = []
@@ -83,7 +83,7 @@ def _follow(handle: RunHandle) -> RunStatus:
     """Say what changes, and what tasks log, until the run has ended."""
     import time
 
-    from anabranch.engine.log_book import LogBook
+    from anabranch.engine.logs.book import LogBook
 
     if handle.status().is_finished:
         return handle.wait(timeout=60)

@@ -78,8 +78,8 @@ def targets(context: click.Context, parameter: click.Parameter, incomplete: str)
 def flow_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of registered flows."""
     with _quietly(), _store() as store:
-        from anabranch.runs.flow_table import FlowTable
-        from anabranch.runs.relational import RelationalRunStore
+        from anabranch.runs.store.flows import FlowTable
+        from anabranch.runs.store.relational import RelationalRunStore
 
         if not isinstance(store, RelationalRunStore):
             return []
@@ -145,7 +145,7 @@ def _files(incomplete: str) -> list[CompletionItem]:
 @contextmanager
 def _quietly() -> Iterator[None]:
     """Within it, a run store that is damaged, or not to be had, has nothing to complete with."""
-    from anabranch.errors import AnabranchError
+    from anabranch.base.errors import AnabranchError
 
     with suppress(AnabranchError):
         yield
@@ -154,8 +154,8 @@ def _quietly() -> Iterator[None]:
 @contextmanager
 def _store() -> Iterator[RunStore | None]:
     """The run store, if there is one."""
+    from anabranch.base.settings import config
     from anabranch.runs import default_path, open_store
-    from anabranch.settings import config
 
     if config.backend == "none" or (config.backend == "local" and not default_path().exists()):
         yield None

@@ -9,7 +9,7 @@ import click
 from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
 
 if TYPE_CHECKING:
-    from anabranch.runview import FlowRunView
+    from anabranch.runs.view import FlowRunView
 
 WORKERS = 2  # enough to see work in parallel, on any machine
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.texts import printable
 from anabranch.cli.exits import RUN_FAILED
-from anabranch.printable import printable
 
 if TYPE_CHECKING:
     from anabranch.runs import RunStore
@@ -68,7 +68,7 @@ def doctor(context: click.Context, *, executor: str | None, as_json: bool) -> No
 
 def _looked_at(topic: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
     """What there is to say of a topic; an error of the library is a problem like others."""
-    from anabranch.errors import AnabranchError
+    from anabranch.base.errors import AnabranchError
 
     found: list[Finding] = []
     try:
@@ -90,8 +90,8 @@ def _versions() -> Iterator[Finding]:
 
 
 def _settings() -> Iterator[Finding]:
-    from anabranch.printable import masked
-    from anabranch.settings import chosen, config
+    from anabranch.base.settings import chosen, config
+    from anabranch.base.texts import masked
 
     config.refresh()  # names every setting that cannot be
     yield Finding("settings", f"in order; backend = {_shown_backend()}")
@@ -99,15 +99,15 @@ def _settings() -> Iterator[Finding]:
 
 
 def _shown_backend() -> str:
-    from anabranch.printable import masked
-    from anabranch.settings import config
+    from anabranch.base.settings import config
+    from anabranch.base.texts import masked
 
     return masked(config.backend)
 
 
 def _run_store() -> Iterator[Finding]:
+    from anabranch.base.settings import config
     from anabranch.runs import default_path, open_store
-    from anabranch.settings import config
 
     if config.backend == "none":
         yield Finding("run store", "no run is recorded (backend is none): none can be shown or resumed", "warning")
@@ -137,7 +137,7 @@ def _run_store() -> Iterator[Finding]:
 
 def _stopped(store: RunStore) -> Iterator[Finding]:
     from anabranch.runs import RunQuery
-    from anabranch.runs.base import INTERRUPTED
+    from anabranch.runs.store.records import INTERRUPTED
 
     stopped = store.list_runs(RunQuery(state=INTERRUPTED, limit=MAX_NAMED + 1))
     if stopped:
@@ -148,9 +148,9 @@ def _stopped(store: RunStore) -> Iterator[Finding]:
 
 def _registered(store: RunStore) -> Iterator[Finding]:
     """Flows whose code has gone: a service cannot run them."""
-    from anabranch.loading import split_target
-    from anabranch.runs.flow_table import FlowTable
-    from anabranch.runs.relational import RelationalRunStore
+    from anabranch.flows.loading import split_target
+    from anabranch.runs.store.flows import FlowTable
+    from anabranch.runs.store.relational import RelationalRunStore
 
     if not isinstance(store, RelationalRunStore):
         return
@@ -182,7 +182,7 @@ def _can_be_made(directory: Path) -> bool:
 
 
 def _results() -> Iterator[Finding]:
-    from anabranch.results.files import LocalResult, LocalStore
+    from anabranch.results.local import LocalResult, LocalStore
 
     store = LocalResult().store
     assert isinstance(store, LocalStore)
@@ -195,10 +195,10 @@ def _results() -> Iterator[Finding]:
 
 
 def _cluster(address: str) -> Iterator[Finding]:
+    from anabranch.base.settings import config
+    from anabranch.executors.connection import connect
     from anabranch.executors.fitness import Needs
     from anabranch.executors.preflight import check
-    from anabranch.executors.security import connect
-    from anabranch.settings import config
 
     with connect(address, None, timeout_s=config.engine.connect_timeout_s) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]

@@ -8,7 +8,7 @@ from typing import IO, Any
 
 import click
 
-from anabranch.errors import (
+from anabranch.base.errors import (
     AnabranchError,
     DefinitionError,
     ExecutorError,
@@ -16,7 +16,7 @@ from anabranch.errors import (
     ParameterError,
     SettingError,
 )
-from anabranch.printable import printable_lines
+from anabranch.base.texts import printable_lines
 
 SUCCESS = 0
 RUN_FAILED = 1

@@ -7,10 +7,10 @@ from dataclasses import asdict
 
 import click
 
+from anabranch.base.texts import printable
 from anabranch.cli.completion import run_ids
 from anabranch.cli.exits import USAGE, Problem
 from anabranch.cli.history import opened_store
-from anabranch.printable import printable
 
 
 @click.command(short_help="Say why a task ran, or did not.")
@@ -22,7 +22,7 @@ def explain(*, run: str, name: str, as_json: bool) -> None:
 
     Of a cached task, what its key was made of is compared with the run before: 'input x' changed, or 'code'.
     """
-    from anabranch.explaining import explain as explained
+    from anabranch.runs.read.explain import explain as explained
 
     with opened_store() as store:
         if store is None:

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.texts import printable, printable_lines, seconds, shortened
 from anabranch.cli.completion import run_ids, targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
 from anabranch.cli.parameters import Given
 from anabranch.cli.run import check_names, load
-from anabranch.printable import printable, printable_lines, seconds, shortened
 
 if TYPE_CHECKING:
-    from anabranch.recorded import RecordedChunk, RecordedFailure, RecordedRun, RecordedTask
     from anabranch.runs import RunRecord, RunStore
+    from anabranch.runs.read.run import RecordedChunk, RecordedFailure, RecordedRun, RecordedTask
 
 MAX_FAILURES = 5  # described; the rest is counted
 MAX_SLOWEST = 3
@@ -30,9 +30,9 @@ _PAGE = 200  # runs that are read at a time
 @contextmanager
 def opened_store(*, read_only: bool = True) -> Iterator[RunStore | None]:
     """The run store of the settings; None if nothing has ever been recorded. What is wrong with it ends the command."""
-    from anabranch.errors import RunNotFound, RunQueryError
+    from anabranch.base.errors import RunNotFound, RunQueryError
+    from anabranch.base.settings import config
     from anabranch.runs import default_path, open_store
-    from anabranch.settings import config
 
     with exit_codes():
         try:
@@ -55,9 +55,9 @@ def opened_store(*, read_only: bool = True) -> Iterator[RunStore | None]:
 @click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
 def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List the recorded runs, newest first."""
-    from anabranch.lookup import as_it_stands
-    from anabranch.recorded import run_data
     from anabranch.runs import RunQuery
+    from anabranch.runs.read.lookup import as_it_stands
+    from anabranch.runs.read.run import run_data
 
     with opened_store() as store:
         query = RunQuery(flow_name=flow, state=state.capitalize() if state else None, limit=limit)
@@ -90,7 +90,7 @@ def _took(record: RunRecord) -> str:
 @click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
 def show(*, run: str, as_json: bool) -> None:
     """Show how a run stands or ended: its tasks, what failed and why, what took longest. RUN may be shortened."""
-    from anabranch.recorded import detail_data, read_run
+    from anabranch.runs.read.run import detail_data, read_run
 
     with opened_store() as store:
         if store is None:
@@ -205,8 +205,8 @@ def resume(
     RUN is its id, or the beginning of it. The flow is looked for where it was; say FILE if it is elsewhere now.
     """
     from anabranch.cli.session import MetricsWanted, Session
-    from anabranch.loading import shipped_by_value
-    from anabranch.lookup import source_of
+    from anabranch.flows.loading import shipped_by_value
+    from anabranch.runs.read.lookup import source_of
 
     refuse_both(quiet=quiet, verbose=verbose)
     if element is not None and (only_failed or start or rerun_changed):

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import click
 
+from anabranch.base.texts import printable
 from anabranch.cli.exits import USAGE, Problem
-from anabranch.printable import printable
 
 _FILES = {
     "words.py": "words.py.tmpl",
@@ -52,7 +52,7 @@ def init(directory: str) -> None:
 
 
 def _write(path: Path, template: str, name: str) -> None:
-    text = (files("anabranch") / "starter" / template).read_text(encoding="utf-8")
+    text = (files("anabranch.cli") / "starter" / template).read_text(encoding="utf-8")
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("x", encoding="utf-8", newline="\n") as file:  # "x": nothing is written over, whoever was quicker
         file.write(text.replace("{{name}}", name))

@@ -6,9 +6,9 @@ from typing import get_args
 
 import click
 
+from anabranch.base.texts import printable
 from anabranch.cli.completion import targets
 from anabranch.cli.exits import exit_codes
-from anabranch.printable import printable
 
 FORMATS = ("dot", "mermaid", "svg", "png")
 
@@ -41,9 +41,9 @@ def validate(target: str) -> None:
 )
 def visualize(target: str, format_: str | None, output: str | None) -> None:
     """Draw a flow without running it. svg and png need Graphviz; dot and mermaid need nothing."""
+    from anabranch.base.errors import OptionError
     from anabranch.cli.run import load
-    from anabranch.drawing import SUFFIXES, Format, draw
-    from anabranch.errors import OptionError
+    from anabranch.monitoring.pictures.draw import SUFFIXES, Format, draw
 
     assert get_args(Format) == FORMATS
     chosen: Format | None = format_  # type: ignore[assignment]  # Click has checked it

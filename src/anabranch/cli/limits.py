@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.texts import printable, seconds, shortened
 from anabranch.cli.exits import USAGE, Problem, exit_codes
-from anabranch.printable import printable, seconds, shortened
 
 if TYPE_CHECKING:
-    from anabranch.runs.permit_rules import Permit
-    from anabranch.runs.permit_table import Limit, PermitTable
+    from anabranch.runs.store.permit_rules import Permit
+    from anabranch.runs.store.permit_table import Limit, PermitTable
 
 
 @click.command("limits", short_help="Show named limits; set a size, take permits away.")
@@ -27,9 +27,9 @@ def limits(*, name: str | None, size: int | None, unset: bool, release: str | No
 
     Permits of a driver that has died come back by themselves when its lease ends (runs.lease_s).
     """
-    from anabranch.registering import registry
-    from anabranch.runs.permit_table import PermitTable
-    from anabranch.settings import config
+    from anabranch.base.settings import config
+    from anabranch.runs.registry.registration import registry
+    from anabranch.runs.store.permit_table import PermitTable
 
     if config.backend == "none":
         raise Problem("backend is 'none', so limits hold within each run; set it to 'local' or postgresql://…", USAGE)

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.texts import printable, printable_lines
 from anabranch.cli.completion import run_ids
 from anabranch.cli.exits import USAGE, Problem
 from anabranch.cli.history import opened_store
-from anabranch.printable import printable, printable_lines
 
 if TYPE_CHECKING:
     from anabranch.runs import LogRow, RunRecord, RunStore
@@ -66,7 +66,7 @@ def _all(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator
 
 def _followed(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator[LogRow]:
     """Lines in the order in which they came, until the run does not go on."""
-    from anabranch.lookup import as_it_stands
+    from anabranch.runs.read.lookup import as_it_stands
 
     epoch, serial = 1, -1
     while True:
@@ -87,7 +87,7 @@ def _followed(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Ite
 
 
 def _task_run(store: RunStore, record: RunRecord, task: str) -> tuple[str, int | None]:
-    from anabranch.errors import listed, nearest
+    from anabranch.base.errors import listed, nearest
 
     known = record.details.code if record.details is not None else {}
     names = {row.slug: row.task_name for row in store.task_runs(record.run_id)}

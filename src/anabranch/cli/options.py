@@ -11,7 +11,7 @@ from anabranch.cli.exits import exit_codes
 
 if TYPE_CHECKING:
     from anabranch.executors.base import Executor
-    from anabranch.progress import Mode
+    from anabranch.monitoring.terminal import Mode
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -78,7 +78,7 @@ def progress_mode(progress: bool | None, *, quiet: bool) -> Mode:
     """Whether progress is shown: by the option, else by the setting."""
     if progress is not None:
         return "always" if progress else "never"
-    from anabranch.settings import config
+    from anabranch.base.settings import config
 
     with exit_codes():
         mode: Mode = config.progress  # type: ignore[assignment]  # settings are checked when they are read

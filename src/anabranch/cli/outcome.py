@@ -9,11 +9,11 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from anabranch.printable import printable, shortened
-from anabranch.states import Cancelled, State, TriggerFailed, counts_of
+from anabranch.base.states import Cancelled, State, TriggerFailed, counts_of
+from anabranch.base.texts import printable, shortened
 
 if TYPE_CHECKING:
-    from anabranch.runview import FlowRunView
+    from anabranch.runs.view import FlowRunView
 
 MAX_FAILURES = 100  # in JSON; all of them are counted
 MAX_NAMES = 8
@@ -76,7 +76,7 @@ def salvage_lines(view: FlowRunView) -> list[str]:
     more = f" and {len(done) - MAX_NAMES:,} more" if len(done) > MAX_NAMES else ""
     names = f" ({', '.join(map(printable, done[:MAX_NAMES]))}{more})" if done else ""
     lines = [f"  ended before: {len(done):,} of {len(runs):,} tasks{names}{''.join(f', {part}' for part in parts)}"]
-    from anabranch.settings import config
+    from anabranch.base.settings import config
 
     if config.backend != "none":
         lines.append(f"  go on with: anabranch resume {view.run_id}")

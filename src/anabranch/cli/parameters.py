@@ -16,11 +16,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from anabranch.masking import MASK
-from anabranch.printable import shortened
+from anabranch.base.masking import MASK
+from anabranch.base.texts import shortened
 
 if TYPE_CHECKING:
-    from anabranch.definition import Parameter
+    from anabranch.definition.task import Parameter
 
 _DEST = "flow_parameter_"
 _LISTS = (list, tuple, set, frozenset)
@@ -75,7 +75,7 @@ def is_flag(parameter: Parameter) -> bool:
 
 def kind_of(parameter: Parameter) -> str:
     """What kind of value it takes, in a word."""
-    from anabranch.parameters import shown_type
+    from anabranch.runs.parameters import shown_type
 
     if parameter.choices is not None:
         return shortened("|".join(map(str, parameter.choices)), MAX_SHOWN)
@@ -84,7 +84,7 @@ def kind_of(parameter: Parameter) -> str:
 
 def described(parameter: Parameter) -> str:
     """Whether a value is required, or what it is by default."""
-    from anabranch.parameters import is_secret
+    from anabranch.runs.parameters import is_secret
 
     default = MASK if is_secret(parameter) and parameter.default_value is not None else repr(parameter.default_value)
     text = "required" if parameter.required else f"default: {shortened(default, MAX_SHOWN)}"

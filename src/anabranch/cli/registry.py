@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.texts import printable, shortened
 from anabranch.cli.completion import flow_names, targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.cli.parameters import untyped
-from anabranch.printable import printable, shortened
 
 if TYPE_CHECKING:
-    from anabranch.runs.flow_table import FlowRecord
+    from anabranch.runs.store.flows import FlowRecord
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
@@ -35,8 +35,8 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 )
 def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...], storage: str) -> None:
     """Register the flows of files or modules. What cannot be registered is told, and nothing of its file is."""
-    from anabranch.registered import register_target
-    from anabranch.storage import FlowStorage
+    from anabranch.flows.registered import register_target
+    from anabranch.runs.registry.flow_storage import FlowStorage
 
     place: object = storage if storage in ("source", "database") else FlowStorage(storage)
     problem: Problem | None = None
@@ -60,8 +60,8 @@ def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...],
 @click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
 def list_flows(*, project: str | None, as_json: bool) -> None:
     """List the registered flows by name, with their versions and schedules."""
-    from anabranch.registering import registry
-    from anabranch.service.actions import flow_data
+    from anabranch.runs.registry.registration import registry
+    from anabranch.service.web.actions import flow_data
 
     with exit_codes():
         found = registry()[1].all(project=project)
@@ -89,7 +89,7 @@ def _bare(text: str) -> str:
 @click.option("--go-on", "pause", flag_value="go-on", help="Let it go on, from now.")
 def show_schedule(*, name: str, number: int, pause: str | None) -> None:
     """Print the next times of a flow, registered or in a file."""
-    from anabranch.registering import moment_of, registry
+    from anabranch.runs.registry.registration import moment_of, registry
 
     with exit_codes():
         if pause is not None:
@@ -111,10 +111,10 @@ def show_schedule(*, name: str, number: int, pause: str | None) -> None:
 
 
 def _schedule_of(name: str) -> Any:
-    from anabranch.errors import FlowLoadError, FlowNotRegistered
-    from anabranch.loading import load_flow
-    from anabranch.registering import registry
-    from anabranch.sealing import schedule_of
+    from anabranch.base.errors import FlowLoadError, FlowNotRegistered
+    from anabranch.flows.loading import load_flow
+    from anabranch.runs.registry.registration import registry
+    from anabranch.runs.registry.seal import schedule_of
 
     try:
         record = registry()[1].get(name)
@@ -169,9 +169,9 @@ def backfill(
 
     The same backfill may be asked for again: runs that were asked for before are not run twice.
     """
-    from anabranch.backfilling import slots_for, times_between
-    from anabranch.registering import moment_of, registry
-    from anabranch.runs.slots import Slot
+    from anabranch.runs.registry.backfill import slots_for, times_between
+    from anabranch.runs.registry.registration import moment_of, registry
+    from anabranch.runs.store.slots import Slot
     from anabranch.schedules.zones import zone_of
 
     with exit_codes():
@@ -242,10 +242,10 @@ def _step(text: str) -> timedelta:
 
 def _scheduled(record: FlowRecord, begin: datetime, until: datetime, zone: Any) -> list[datetime]:
     """The times of the flow's own schedule."""
-    from anabranch.backfilling import MAX_RUNS
-    from anabranch.errors import ScheduleError
+    from anabranch.base.errors import ScheduleError
+    from anabranch.runs.registry.backfill import MAX_RUNS
+    from anabranch.runs.registry.seal import schedule_of
     from anabranch.schedules.zones import moment_of
-    from anabranch.sealing import schedule_of
 
     schedule = schedule_of(record)
     if schedule is None:

@@ -7,10 +7,10 @@ import traceback
 
 import click
 
+from anabranch.base.texts import printable, printable_lines, shortened
 from anabranch.cli.completion import run_ids, targets
 from anabranch.cli.exits import RUN_FAILED, USAGE, Problem, exit_codes
 from anabranch.cli.run import load
-from anabranch.printable import printable, printable_lines, shortened
 
 MAX_VALUE = 2_000  # characters
 
@@ -39,10 +39,10 @@ def replay(
 
     RUN is an id, or the beginning of it. Of a map without an index, the first element that failed is taken.
     """
+    from anabranch.base.errors import ReplayError, RunStoreError
     from anabranch.cli.parameters import Given
-    from anabranch.errors import ReplayError, RunStoreError
-    from anabranch.lookup import find, source_of
-    from anabranch.replaying import find_replay, shown_inputs
+    from anabranch.flows.replay import find_replay, shown_inputs
+    from anabranch.runs.read.lookup import find, source_of
 
     with exit_codes():
         try:
@@ -96,8 +96,8 @@ def _inputs(pairs: tuple[str, ...]) -> dict[str, object]:
 
 def _lines(error: Exception) -> list[str]:
     """A traceback that begins with the task's own frames."""
-    from anabranch.masking import mask
-    from anabranch.where import is_library
+    from anabranch.base.masking import mask
+    from anabranch.base.where import is_library
 
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None and is_library(trace.tb_frame.f_code.co_filename):

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.texts import printable
 from anabranch.cli.completion import targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
 from anabranch.cli.parameters import Given, ParameterOption, options_for, read_file
-from anabranch.printable import printable
 
 if TYPE_CHECKING:
-    from anabranch.flow import Flow
-    from anabranch.loading import LoadedFlow
+    from anabranch.flows.flow import Flow
+    from anabranch.flows.loading import LoadedFlow
 
 _LOADED = "anabranch.loaded"
 _OPTIONS = "anabranch.options"
@@ -75,8 +75,8 @@ class RunCommand(click.Command):
 
 def load(target: str) -> LoadedFlow:
     """Load a flow, from its file or module or else by its registered name; what it prints goes to standard error."""
-    from anabranch.errors import FlowLoadError
-    from anabranch.loading import load_flow
+    from anabranch.base.errors import FlowLoadError
+    from anabranch.flows.loading import load_flow
 
     with exit_codes(), contextlib.redirect_stdout(sys.stderr):
         try:
@@ -92,11 +92,11 @@ def _registered(name: str) -> LoadedFlow | None:
     """The registered flow of this name, if there is one; a file that is there, and cannot be loaded, comes first."""
     import os
 
-    from anabranch.errors import AnabranchError
-    from anabranch.registered import load_registered
-    from anabranch.registering import registry
+    from anabranch.base.errors import AnabranchError
+    from anabranch.base.settings import config
+    from anabranch.flows.registered import load_registered
     from anabranch.runs import default_path
-    from anabranch.settings import config
+    from anabranch.runs.registry.registration import registry
 
     if os.path.exists(name) or (config.backend == "local" and not default_path().exists()):
         return None
@@ -109,7 +109,7 @@ def _registered(name: str) -> LoadedFlow | None:
 
 def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
     """Refuse names of tasks that the flow does not have."""
-    from anabranch.errors import listed, nearest
+    from anabranch.base.errors import listed, nearest
 
     known = list(dict.fromkeys(each for node in flow.tasks for each in (node.slug, node.name)))
     for name in names:
@@ -157,7 +157,7 @@ def run(
     anabranch run etl.py --help lists them. Lists are given by repeating an option, or as JSON.
     """
     from anabranch.cli.session import MetricsWanted, Session
-    from anabranch.loading import shipped_by_value
+    from anabranch.flows.loading import shipped_by_value
 
     loaded: LoadedFlow = ctx.meta[_LOADED]
     flow = loaded.flow
@@ -203,7 +203,7 @@ def run(
 
 def _checkpointing(asked: bool | None, *, is_elsewhere: bool) -> contextlib.AbstractContextManager[object]:
     """Store values if that was asked for; by default, unless the settings say, where this machine can read them."""
-    from anabranch.settings import config, is_chosen
+    from anabranch.base.settings import config, is_chosen
 
     with exit_codes():
         if asked is None:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.files import RotatingLog
 from anabranch.cli.completion import targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
-from anabranch.mounts import RotatingLog
 
 if TYPE_CHECKING:
     from anabranch.service.serving import Service
@@ -78,7 +78,7 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
     runs are at /, the API is below /api (/api/openapi.json describes it), /healthz tells whether the service is well.
     What is not said here, the settings say (service: in anabranch.yaml).
     """
-    from anabranch.registering import registry
+    from anabranch.runs.registry.registration import registry
     from anabranch.service.serving import Service
     from anabranch.service.starting import chosen, greeting
 
@@ -111,7 +111,7 @@ def _with_tokens(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _setting(name: str, given: Mapping[str, Any]) -> Any:
     """What an option says, else the setting of its name."""
-    from anabranch.settings import config
+    from anabranch.base.settings import config
 
     return given[name] if given[name] is not None else getattr(config.service, name)
 

@@ -16,19 +16,19 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.errors import AnabranchError
+from anabranch.base.events import Event, RunStarted
+from anabranch.base.texts import printable, seconds, shortened
 from anabranch.cli.exits import CANCELLED, RUN_FAILED, SUCCESS, Problem, exit_codes
 from anabranch.cli.interrupts import Interrupts
 from anabranch.cli.outcome import as_data, counts_text, result_lines, salvage_lines
-from anabranch.errors import AnabranchError
-from anabranch.events import Event, RunStarted
-from anabranch.printable import printable, seconds, shortened
 
 if TYPE_CHECKING:
     from anabranch.executors.base import Executor
-    from anabranch.failure_report import Ink
-    from anabranch.flow import Flow
-    from anabranch.progress import Mode, Progress
-    from anabranch.runview import FlowRunView
+    from anabranch.flows.flow import Flow
+    from anabranch.monitoring.failures import Ink
+    from anabranch.monitoring.terminal import Mode, Progress
+    from anabranch.runs.view import FlowRunView
 
 WAIT_S = 2.0  # without a word, while a scheduler that should be there is waited for
 START_S = 5.0  # the same for a cluster that is made: that takes two or three
@@ -48,8 +48,8 @@ class MetricsWanted:
         if self.file is None and self.gateway is None and self.port is None:
             yield []
             return
-        from anabranch.errors import MetricsError
-        from anabranch.metrics import Metrics, MetricsServer, push, write_textfile
+        from anabranch.base.errors import MetricsError
+        from anabranch.monitoring.metrics import Metrics, MetricsServer, push, write_textfile
 
         metrics = Metrics()
         if self.port is None:
@@ -99,8 +99,8 @@ class Session:
         int
             The exit code.
         """
-        from anabranch import progress
-        from anabranch.settings import config
+        from anabranch.base.settings import config
+        from anabranch.monitoring import terminal as progress
 
         level = "DEBUG" if self.verbose else "WARNING" if self.quiet else None
         began = time.monotonic()
@@ -169,7 +169,7 @@ class Session:
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[Callable[[Event], None]]:
         """Say what is waited for, if the run does not begin soon. Yields an observer."""
-        from anabranch.settings import config
+        from anabranch.base.settings import config
 
         if getattr(self.executor, "in_process", True) or self.quiet:
             yield lambda event: None
@@ -189,8 +189,8 @@ class Session:
     # Telling ----------------------------------------------------------------------------------------------------------
 
     def _tell_failures(self, view: FlowRunView) -> None:
-        from anabranch.failure_report import failure_lines, further_lines, tolerated_lines
-        from anabranch.settings import config
+        from anabranch.base.settings import config
+        from anabranch.monitoring.failures import failure_lines, further_lines, tolerated_lines
 
         if view.state.is_failed():
             further = further_lines(view) if config.backend != "none" else []

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from anabranch import Flow, Parameter, case, task
+from anabranch.base.triggers import all_finished
 from anabranch.demo.facts import FileFacts, measure_source
 from anabranch.demo.page import render_page
 from anabranch.demo.sources import CorpusError, Source, SourceFile, list_sources, read_source
 from anabranch.demo.summary import Summary, as_json, summarise_corpus, summary_lines
-from anabranch.triggers import all_finished
 
 __all__ = [
     "CorpusError",

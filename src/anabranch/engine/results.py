@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from anabranch.results.base import Result
-from anabranch.results.files import LocalResult
+from anabranch.results.local import LocalResult
 from anabranch.results.memory import InMemoryResult
 from anabranch.results.remote import FileResult, S3Result
+from anabranch.results.result import Result
 from anabranch.results.sql import SQLResult
 
 __all__ = ["FileResult", "InMemoryResult", "LocalResult", "Result", "S3Result", "SQLResult"]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anabranch.signals import (
+from anabranch.base.signals import (
     CANCEL,
     ENDRUN,
     FAIL,

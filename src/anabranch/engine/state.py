@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anabranch.states import (
+from anabranch.base.states import (
     Cached,
     Cancelled,
     Crashed,

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from anabranch.errors import ExecutorError, OptionError, listed, nearest
-from anabranch.settings import config
+from anabranch.base.errors import ExecutorError, OptionError, listed, nearest
+from anabranch.base.settings import config
 
 if TYPE_CHECKING:
     from distributed import Client, Security

@@ -12,19 +12,19 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from anabranch.engine.entry import Sourced
-from anabranch.errors import ExecutorError, OptionError
+from anabranch.base.errors import ExecutorError, OptionError
+from anabranch.base.settings import config
 from anabranch.executors.base import CancelWanted, Disconnected, Dropped, Key, Logged, Message, Posted, Region
 from anabranch.executors.clusters import ClusterClass, MadeCluster, is_cluster, make_cluster, performance_report
+from anabranch.executors.connection import as_security, connect
+from anabranch.executors.entry import Sourced
 from anabranch.executors.fitness import Needs
 from anabranch.executors.preflight import check, wait_for_workers
-from anabranch.executors.security import as_security, connect
-from anabranch.settings import config
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Security
 
-    from anabranch.executors.page_feed import PageFeed
+    from anabranch.executors.scheduler_page_feed import PageFeed
 
 TICK_S = 1.0  # how often the connection is looked at while nothing happens
 SWEEP_S = 0.25  # how often futures are looked at for trouble; good news comes by events, at once
@@ -213,7 +213,7 @@ class DaskExecutor:
         except Exception as error:  # of a scheduler of another version, say: a death is told later then
             _log.info("the scheduler takes no plug-in (%s): lost tasks come back after allowed-failures deaths", error)
         if config.scheduler_page if self.has_page is None else self.has_page:
-            from anabranch.executors.page_feed import PageFeed
+            from anabranch.executors.scheduler_page_feed import PageFeed
 
             self._feed = PageFeed(self._client, self._token)
 

@@ -68,7 +68,8 @@ class HandBack(SchedulerPlugin):
     """Makes the scheduler give up a run's task when its worker dies, unless it had been computed before.
 
     What was computed and lost with its worker is Dask's to compute again, as often as ``allowed-failures`` allows. Who
-    does so is told what had been reported of it, so that the value is made again as it was: `anabranch.engine.worker`.
+    does so is told what had been reported of it, so that the value is made again as it was:
+    `anabranch.engine.worker.arrival`.
 
     Parameters
     ----------

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from anabranch.errors import PreflightError
+from anabranch.base.errors import PreflightError
 
 PAYLOAD_NBYTES = 10 << 20  # the scheduler keeps a run's constants in memory, and they are sent to every worker
 SHOWN = 3  # workers that a message names

@@ -6,7 +6,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from anabranch.errors import ExecutorError
+from anabranch.base.errors import ExecutorError
 from anabranch.executors.base import Key, Message, Posted, Region
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cloudpickle
 
-from anabranch.errors import NoWorkersError, SchedulerUnreachable
+from anabranch.base.errors import NoWorkersError, SchedulerUnreachable
 from anabranch.executors.fitness import Facts, Needs, PreflightReport, Versions, WorkerFacts, judge, version_of
 
 if TYPE_CHECKING:

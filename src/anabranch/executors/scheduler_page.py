@@ -109,7 +109,7 @@ def own_text() -> bytes:
     """Source of this module, compressed."""
     import zlib
 
-    from anabranch import package_files
+    from anabranch.base import package_files
 
     return zlib.compress(package_files.read("executors/scheduler_page.py"), 9)
 

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from dask._task_spec import DataNode, Task
 from dask.local import get_async
 
-from anabranch.errors import ExecutorError, OptionError
+from anabranch.base.errors import ExecutorError, OptionError
 from anabranch.executors.base import Dropped, Key, Message, Posted, Region
 
 

@@ -1,6 +1,6 @@
 """Where values of tasks are stored, and in which format.
 
-A `Result` is a store, a serializer and a template of names; see `anabranch.results.base`. Stores and what they need
+A `Result` is a store, a serializer and a template of names; see `anabranch.results.result`. Stores and what they need
 load when they are first used.
 """
 
@@ -9,12 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anabranch.results.base import Result as Result
-    from anabranch.results.files import LocalResult as LocalResult
+    from anabranch.results.local import LocalResult as LocalResult
     from anabranch.results.memory import InMemoryResult as InMemoryResult
     from anabranch.results.reference import ResultRef as ResultRef
     from anabranch.results.remote import FileResult as FileResult
     from anabranch.results.remote import S3Result as S3Result
+    from anabranch.results.result import Result as Result
     from anabranch.results.serializers import BytesSerializer as BytesSerializer
     from anabranch.results.serializers import CompressedSerializer as CompressedSerializer
     from anabranch.results.serializers import JSONSerializer as JSONSerializer
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from anabranch.results.templates import Template as Template
 
 _HOMES = {
-    "Result": "base",
-    "LocalResult": "files",
+    "Result": "result",
+    "LocalResult": "local",
     "InMemoryResult": "memory",
     "ResultRef": "reference",
     "FileResult": "remote",

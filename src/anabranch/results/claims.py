@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import uuid4
 
-from anabranch.errors import ResultError
-from anabranch.results.base import Result
+from anabranch.base.errors import ResultError
+from anabranch.results.result import Result
 
 T = TypeVar("T")
 

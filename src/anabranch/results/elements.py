@@ -14,7 +14,7 @@ from collections.abc import Collection, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
-from anabranch.errors import UnstorableValueError
+from anabranch.base.errors import UnstorableValueError
 from anabranch.results.serializers import Serializer
 
 GROUP_NBYTES = 1 << 16  # a pickle of that size loads in less than a millisecond

@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from anabranch.errors import OptionError, ResultDamaged, ResultStoreError
+from anabranch.base.errors import OptionError, ResultDamaged, ResultStoreError
 from anabranch.results.reference import ResultRef
 
 MAGIC = b"\x89ANB\r\n\x1a\n"

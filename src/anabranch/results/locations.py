@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from anabranch.errors import LocationError
+from anabranch.base.errors import LocationError
 
 MAX_SLUG = 80  # bytes: several values fit into one name
 MAX_NAME = 255  # bytes: what ext4, XFS, APFS and NTFS take

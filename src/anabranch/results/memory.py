@@ -8,7 +8,7 @@ from typing import Any
 from uuid import uuid4
 from weakref import WeakValueDictionary
 
-from anabranch.results.base import Result
+from anabranch.results.result import Result
 
 
 class MemoryStore:

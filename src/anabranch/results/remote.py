@@ -16,9 +16,9 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from anabranch.errors import OptionError, listed
-from anabranch.results.base import Result
-from anabranch.results.files import LocalStore
+from anabranch.base.errors import OptionError, listed
+from anabranch.results.local import LocalStore
+from anabranch.results.result import Result
 from anabranch.results.serializers import need
 from anabranch.results.store import Store
 

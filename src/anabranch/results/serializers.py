@@ -16,9 +16,9 @@ import zlib
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeAlias
 
-from anabranch import origins
-from anabranch.errors import ExtraMissing, OptionError, UnstorableValueError, listed
-from anabranch.names import named
+from anabranch.base import origins
+from anabranch.base.errors import ExtraMissing, OptionError, UnstorableValueError, listed
+from anabranch.base.names import named
 
 Codec: TypeAlias = Literal["zlib", "lzma", "bz2"]
 Bytes: TypeAlias = bytes | memoryview

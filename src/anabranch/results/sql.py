@@ -13,9 +13,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from anabranch.errors import OptionError
-from anabranch.printable import masked
-from anabranch.results.base import Result
+from anabranch.base.errors import OptionError
+from anabranch.base.texts import masked
+from anabranch.results.result import Result
 from anabranch.results.serializers import need
 
 if TYPE_CHECKING:

@@ -17,8 +17,8 @@ from pathlib import PurePath
 from typing import Any, ClassVar, Self
 from uuid import UUID
 
-from anabranch.errors import LocationError, OptionError, listed
-from anabranch.names import MAX_NAME, named, short
+from anabranch.base.errors import LocationError, OptionError, listed
+from anabranch.base.names import MAX_NAME, named, short
 from anabranch.results.locations import check_location, fitted, slug
 
 FIELDS = ("flow_name", "run_id", "task_name", "map_index", "date")

@@ -1,6 +1,8 @@
 """The run store: the history of flow runs, which is also what a run is resumed from."""
 
-from anabranch.runs.base import (
+from anabranch.runs.store.heart import Heart
+from anabranch.runs.store.opening import default_path, open_store
+from anabranch.runs.store.records import (
     INTERRUPTED,
     Batch,
     ChunkRow,
@@ -13,8 +15,6 @@ from anabranch.runs.base import (
     RunStore,
     TaskRunRow,
 )
-from anabranch.runs.heart import Heart
-from anabranch.runs.opening import default_path, open_store
 
 __all__ = [
     "INTERRUPTED",

@@ -1,8 +1,8 @@
 """Schedules: when a flow runs by itself. Pure: nothing here waits, or looks at a clock."""
 
 from anabranch.schedules import clocks, filters
+from anabranch.schedules.catch_up import GRACE_S, MAX_CAUGHT_UP, due
 from anabranch.schedules.clocks import Clock, CronClock, DatesClock, IntervalClock
-from anabranch.schedules.missed import GRACE_S, MAX_CAUGHT_UP, due
 from anabranch.schedules.schedule import (
     CatchUp,
     CronSchedule,

@@ -15,8 +15,8 @@ from typing import Any
 
 from cronsim import CronSim, CronSimError
 
-from anabranch.errors import ScheduleError
-from anabranch.names import short
+from anabranch.base.errors import ScheduleError
+from anabranch.base.names import short
 from anabranch.schedules.zones import existing, moment_of, zone_of
 
 DAY = timedelta(days=1)

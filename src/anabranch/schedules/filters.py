@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from datetime import date, datetime, time
 from typing import TypeVar
 
-from anabranch.errors import ScheduleError
-from anabranch.names import short
+from anabranch.base.errors import ScheduleError
+from anabranch.base.names import short
 
 Filter = Callable[[datetime], bool]
 _Value = TypeVar("_Value", time, tuple[int, int])

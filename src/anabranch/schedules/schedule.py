@@ -9,8 +9,8 @@ from datetime import UTC, date, datetime, timedelta, tzinfo
 from itertools import islice
 from typing import Any, Literal, overload
 
-from anabranch.errors import ScheduleError
-from anabranch.names import short
+from anabranch.base.errors import ScheduleError
+from anabranch.base.names import short
 from anabranch.schedules.clocks import Clock, CronClock, DatesClock, IntervalClock
 from anabranch.schedules.filters import Filter
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from zoneinfo import ZoneInfo, available_timezones
 
-from anabranch.errors import ScheduleError, nearest
-from anabranch.names import short
+from anabranch.base.errors import ScheduleError, nearest
+from anabranch.base.names import short
 
 
 def zone_of(zone: object, *dates: object) -> tzinfo:

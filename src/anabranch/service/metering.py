@@ -13,13 +13,13 @@ from typing import Any, Protocol
 import psutil
 from tornado.web import RequestHandler
 
-from anabranch.errors import RunStoreError
-from anabranch.exposition import Family, text_of
-from anabranch.metrics import CONTENT_TYPE, MAX_FLOWS, Metrics
-from anabranch.runs.flow_table import FlowTable
-from anabranch.runs.slot_queue import SlotQueue
-from anabranch.service.server import HEADERS, Route
-from anabranch.service.spool import EVERY_S, new_directory, sweep, take_from
+from anabranch.base.errors import RunStoreError
+from anabranch.monitoring.metrics import CONTENT_TYPE, MAX_FLOWS, Metrics
+from anabranch.monitoring.metrics_text import Family, text_of
+from anabranch.runs.store.flows import FlowTable
+from anabranch.runs.store.slot_queue import SlotQueue
+from anabranch.service.web.server import HEADERS, Route
+from anabranch.service.work.spool import EVERY_S, new_directory, sweep, take_from
 
 _log = logging.getLogger("anabranch.service")
 

@@ -14,21 +14,21 @@ from datetime import timedelta
 
 from tornado.web import Application, RequestHandler
 
-from anabranch.errors import RunStoreError
-from anabranch.mounts import RotatingLog
-from anabranch.registering import moment_of
-from anabranch.runs.flow_table import FlowTable
-from anabranch.runs.relational import RelationalRunStore, this_process
-from anabranch.runs.slot_queue import SlotQueue
-from anabranch.service.actions import Actions
-from anabranch.service.api import api_routes
-from anabranch.service.dispatcher import Dispatcher
-from anabranch.service.forms import form_routes
-from anabranch.service.guard import LOGIN, Guard, check_bind
-from anabranch.service.login import Login
+from anabranch.base.errors import RunStoreError
+from anabranch.base.files import RotatingLog
+from anabranch.runs.registry.registration import moment_of
+from anabranch.runs.store.flows import FlowTable
+from anabranch.runs.store.relational import RelationalRunStore, this_process
+from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.service.metering import Meter, metrics_route
-from anabranch.service.processes import Processes
-from anabranch.service.server import Mount, Route, WebServer, tls_context
+from anabranch.service.web.actions import Actions
+from anabranch.service.web.api import api_routes
+from anabranch.service.web.forms import form_routes
+from anabranch.service.web.guard import LOGIN, Guard, check_bind
+from anabranch.service.web.login import Login
+from anabranch.service.web.server import Mount, Route, WebServer, tls_context
+from anabranch.service.work.dispatcher import Dispatcher
+from anabranch.service.work.processes import Processes
 
 POLL_S = 1.0
 """How often a service looks for what others have asked for. Idle, a look costs two short queries."""
@@ -64,7 +64,7 @@ class Options:
 
 def _pages_of(store: RelationalRunStore, guard: Guard) -> Mount:
     def mount(routes: list[Route], other: type[RequestHandler]) -> tuple[Application, Callable[[], Awaitable[object]]]:
-        from anabranch.service.mount import mounted  # only now: importing Bokeh's server takes half a second
+        from anabranch.service.web.mount import mounted  # only now: importing Bokeh's server takes half a second
 
         return mounted(store, guard, routes, other)
 

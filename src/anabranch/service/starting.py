@@ -11,14 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from anabranch.errors import ServiceError, listed, nearest
-from anabranch.registering import put, record_of, registry
-from anabranch.service.guard import LOGIN, is_loopback
+from anabranch.base.errors import ServiceError, listed, nearest
+from anabranch.base.settings import config
+from anabranch.runs.registry.registration import put, record_of, registry
 from anabranch.service.serving import Options, Service
-from anabranch.settings import config
+from anabranch.service.web.guard import LOGIN, is_loopback
 
 if TYPE_CHECKING:
-    from anabranch.flow import Flow
+    from anabranch.flows.flow import Flow
 
 _SETTINGS = ("address", "port", "token", "view_token", "tls_cert", "tls_key", "pages", "drain_s", "runs_per_process")
 

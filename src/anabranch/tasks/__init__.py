@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anabranch.mapping import apply_map, flatten, map, unmapped
-from anabranch.tasks.filtering import FilterTask, filter
+from anabranch.definition.mapping import apply_map, flatten, map, unmapped
+from anabranch.definition.ready_made import FilterTask, filter
 
 __all__ = ["FilterTask", "apply_map", "filter", "flatten", "map", "unmapped"]

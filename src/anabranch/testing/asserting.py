@@ -6,12 +6,12 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
-from anabranch.errors import OptionError, listed
-from anabranch.failure_report import failure_lines
-from anabranch.names import short
-from anabranch.printable import shortened
-from anabranch.runview import ElementView, FlowRunView, TaskRunView
-from anabranch.states import BY_CODE, Failed, Skipped, State, Success
+from anabranch.base.errors import OptionError, listed
+from anabranch.base.names import short
+from anabranch.base.states import BY_CODE, Failed, Skipped, State, Success
+from anabranch.base.texts import shortened
+from anabranch.monitoring.failures import failure_lines
+from anabranch.runs.view import ElementView, FlowRunView, TaskRunView
 
 AnyState: TypeAlias = FlowRunView | TaskRunView | ElementView | State
 Expected: TypeAlias = "type[State] | str | Sequence[type[State] | str]"
@@ -185,7 +185,7 @@ def _causes(state: AnyState, name: str, seen: AnyState) -> list[Any]:
 
 
 def _error(state: State) -> BaseException:
-    from anabranch.engine.failures import restore
+    from anabranch.engine.units.failures import restore
 
     return restore(state.failure, state.message)
 

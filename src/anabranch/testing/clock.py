@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from time import sleep as _really_sleep
 
-from anabranch import context
-from anabranch.errors import OptionError, TaskTimeout
-from anabranch.names import short
+from anabranch.base import context
+from anabranch.base.errors import OptionError, TaskTimeout
+from anabranch.base.names import short
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 """What a fake clock shows at first, so that a test sees the same times whenever it runs."""

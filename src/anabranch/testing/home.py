@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from anabranch.runs.opening import close_store
-from anabranch.settings import as_by_default
+from anabranch.base.settings import as_by_default
+from anabranch.runs.store.opening import close_store
 
 _PREFIXES = ("ANABRANCH__", "DASK_ANABRANCH__")
 

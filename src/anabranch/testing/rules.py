@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from anabranch.definition import Task
-from anabranch.errors import OptionError
-from anabranch.frozen import FrozenNode
-from anabranch.names import short
-from anabranch.node import Node
-from anabranch.where import caller
+from anabranch.base.errors import OptionError
+from anabranch.base.names import short
+from anabranch.base.where import caller
+from anabranch.definition.frozen import FrozenNode
+from anabranch.definition.node import Node
+from anabranch.definition.task import Task
 
 
 @dataclass(frozen=True, slots=True)

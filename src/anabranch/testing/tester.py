@@ -8,21 +8,21 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from anabranch import context
-from anabranch.errors import OptionError, UnknownNodeError, listed, nearest
+from anabranch.base import context
+from anabranch.base.errors import OptionError, UnknownNodeError, listed, nearest
+from anabranch.base.names import short
+from anabranch.base.settings import config
+from anabranch.base.where import caller
+from anabranch.definition.frozen import FrozenNode
+from anabranch.definition.signature import Signature
 from anabranch.executors.local import LocalExecutor
-from anabranch.frozen import FrozenNode
-from anabranch.names import short
-from anabranch.settings import config
-from anabranch.signature import Signature
-from anabranch.subflows import run_in
+from anabranch.flows.subflows import run_in
 from anabranch.testing.clock import FakeClock
 from anabranch.testing.rules import Rule, chosen, failing, replacing
-from anabranch.where import caller
 
 if TYPE_CHECKING:
-    from anabranch.flow import Flow
-    from anabranch.runview import FlowRunView
+    from anabranch.flows.flow import Flow
+    from anabranch.runs.view import FlowRunView
 
 _NONE: Any = object()
 _OWN_CODE = ("task", "cleanup")  # kinds of nodes whose function is the user's
@@ -234,7 +234,7 @@ class _Executor(LocalExecutor):
 
 
 class _Doubles:
-    """What the engine takes from a test: see `anabranch.engine.units`."""
+    """What the engine takes from a test: see `anabranch.engine.units.units`."""
 
     def __init__(self, tester: FlowTester) -> None:
         self._tester = tester

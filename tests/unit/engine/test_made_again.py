@@ -12,11 +12,11 @@ import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, Node, flatten, task, unmapped
-from anabranch.engine import worker
-from anabranch.engine.columns import check_whole
-from anabranch.engine.outcomes import UnitOutcome
-from anabranch.engine.units import Before, Column, CutFrom, Holding, Key, Report, SingleReport
-from anabranch.engine.worker import cut_elements
+from anabranch.engine.units.columns import check_whole
+from anabranch.engine.units.outcomes import UnitOutcome
+from anabranch.engine.units.units import Before, Column, CutFrom, Holding, Key, Report, SingleReport
+from anabranch.engine.worker import arrival
+from anabranch.engine.worker.arrival import cut_elements
 from anabranch.errors import ResultReleased
 from anabranch.results import LocalResult
 from anabranch.states import Cached, Failed, Retrying, Success
@@ -436,12 +436,12 @@ def executed_twice(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[Uni
     cluster.start()
     (unit,) = cluster.runnable()
     there = StoodIn(unit.key)
-    monkeypatch.setattr(worker, "_dask_worker", lambda: there)
+    monkeypatch.setattr(arrival, "_dask_worker", lambda: there)
     program = cluster.environment.program
-    first = worker.execute("run", program, unit, {}, unit.key, None)
+    first = arrival.execute("run", program, unit, {}, unit.key, None)
     calls.clear()
     there.begin(there.metadata)
-    second = worker.execute("run", program, unit, {}, unit.key, None)
+    second = arrival.execute("run", program, unit, {}, unit.key, None)
     return first, second, len(calls)
 
 

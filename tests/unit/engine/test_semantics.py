@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from anabranch import Flow, Parameter, config, flatten, signals, states, task, triggers, unmapped
-from anabranch.runview import FlowRunView
+from anabranch.runs.view import FlowRunView
 
 
 @task

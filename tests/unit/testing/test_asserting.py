@@ -9,7 +9,7 @@ from tests.refusals import refused
 
 from anabranch import Flow, task
 from anabranch.errors import OptionError, UnknownNodeError
-from anabranch.runview import FlowRunView
+from anabranch.runs.view import FlowRunView
 from anabranch.states import Failed, Skipped, Success, TriggerFailed
 from anabranch.testing import FlowTester, assert_failed, assert_skipped, assert_states, assert_success, states
 

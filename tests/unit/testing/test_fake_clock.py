@@ -12,7 +12,7 @@ import pytest
 from tests.refusals import refused
 
 from anabranch import LOOP, RETRY, Flow, Parameter, context, task
-from anabranch.caching import inputs
+from anabranch.definition.caching import inputs
 from anabranch.results import LocalResult
 from anabranch.runs import open_store
 from anabranch.testing import FakeClock, FlowTester, assert_failed, assert_success, states

@@ -1,0 +1,398 @@
+"""Where a flow run, a task run or an element stands: frozen values that do no I/O.
+
+::
+
+    State
+    ├── Pending ── Scheduled ─┬─ Retrying
+    │                         └─ Paused
+    ├── Running ── Deferred
+    ├── Looped
+    └── Finished ─┬─ Success ─── Cached, Mapped, Skipped
+                  ├─ Failed ──── TimedOut, TriggerFailed, ValidationFailed, Crashed
+                  └─ Cancelled
+
+A map keeps one byte per element (`Code`) and a whole `State` only for what is not a plain `Success`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, fields, replace
+from datetime import datetime
+from operator import attrgetter
+from typing import Any, ClassVar
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a task run failed, in a form that survives any trip.
+
+    `exception` is the pickled exception where that is known to load again and is small, else None.
+    """
+
+    type_name: str
+    """Name of the exception's class, with its module unless that is a builtin."""
+    message: str
+    """Text of the exception, bounded."""
+    traceback: str = ""
+    """Formatted traceback of the user's frames, bounded."""
+    line: str = ""
+    """``file:line in function`` of the innermost frame that is the user's."""
+    inputs: Mapping[str, str] = field(default_factory=dict)
+    """Arguments by name, as shortened reprs."""
+    exception: bytes | None = field(default=None, repr=False)
+    root: str = ""
+    """Task run that failed first, such as ``parse[777]``, if this is a consequence."""
+
+    def headline(self) -> str:
+        """``ValueError: text`` on one line."""
+        first = self.message.strip().split("\n", 1)[0]
+        return f"{self.type_name}: {first}" if first else self.type_name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Reports of a map hold thousands: what dataclasses do to pickle frozen slots takes five times as long.
+        return Failure, _FIELDS_OF_FAILURE(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """How many elements of a map stand where."""
+
+    total: int = 0
+    successful: int = 0
+    """Success of any kind but Skipped."""
+    skipped: int = 0
+    failed: int = 0
+    """Failed of any kind, and Cancelled."""
+
+    def __add__(self, other: Counts) -> Counts:
+        return Counts(
+            self.total + other.total,
+            self.successful + other.successful,
+            self.skipped + other.skipped,
+            self.failed + other.failed,
+        )
+
+    def __str__(self) -> str:
+        parts = [f"{self.successful:,} successful"]
+        parts += [f"{n:,} {word}" for n, word in ((self.failed, "failed"), (self.skipped, "skipped")) if n]
+        return f"{self.total:,} elements: {', '.join(parts)}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class State:
+    """Base of all states. Two states are equal if they have the same class and the same data."""
+
+    code: ClassVar[int] = 0
+
+    message: str = field(default="", compare=False)
+    result: Any = None  # any value of the user's, or None
+    """A value that task code or a handler gave the state; the engine keeps values beside states."""
+    start_time: datetime | None = None
+    """Scheduled states: when the run is due. Others: when the attempt began. Aware."""
+    end_time: datetime | None = field(default=None, compare=False)
+    attempt: int = field(default=1, compare=False)
+    """Which try this is, from 1."""
+    map_index: int | None = None
+    worker: str | None = field(default=None, compare=False)
+    failure: Failure | None = None
+    counts: Counts | None = None
+    """A map's own state: its elements, counted."""
+
+    def is_pending(self) -> bool:
+        """Whether it has not begun, or waits to go on."""
+        return isinstance(self, Pending)
+
+    def is_scheduled(self) -> bool:
+        """Whether it waits for a time."""
+        return isinstance(self, Scheduled)
+
+    def is_retrying(self) -> bool:
+        """Whether it waits for its next attempt."""
+        return isinstance(self, Retrying)
+
+    def is_paused(self) -> bool:
+        """Whether it waits for an approval."""
+        return isinstance(self, Paused)
+
+    def is_running(self) -> bool:
+        """Whether it is being executed."""
+        return isinstance(self, Running)
+
+    def is_looped(self) -> bool:
+        """Whether it has ended one round of a loop."""
+        return isinstance(self, Looped)
+
+    def is_finished(self) -> bool:
+        """Whether it will not change any more."""
+        return isinstance(self, Finished)
+
+    def is_successful(self) -> bool:
+        """Whether it ended well; Cached, Mapped and Skipped are successes."""
+        return isinstance(self, Success)
+
+    def is_cached(self) -> bool:
+        """Whether its value was there before."""
+        return isinstance(self, Cached)
+
+    def is_mapped(self) -> bool:
+        """Whether it stands for the elements of a map."""
+        return isinstance(self, Mapped)
+
+    def is_skipped(self) -> bool:
+        """Whether it was not run because a condition, a signal or an upstream said so."""
+        return isinstance(self, Skipped)
+
+    def is_failed(self) -> bool:
+        """Whether it ended badly; TimedOut, TriggerFailed, ValidationFailed and Crashed are failures."""
+        return isinstance(self, Failed)
+
+    def is_crashed(self) -> bool:
+        """Whether the worker died that ran it."""
+        return isinstance(self, Crashed)
+
+    def is_cancelled(self) -> bool:
+        """Whether it was stopped from outside."""
+        return isinstance(self, Cancelled)
+
+    @property
+    def name(self) -> str:
+        """The state's word, such as ``TriggerFailed``."""
+        return type(self).__name__
+
+    @property
+    def duration_s(self) -> float | None:
+        """Seconds from start to end of the last attempt, or None if it did not both begin and end."""
+        if self.start_time is None or self.end_time is None:
+            return None
+        return max(0.0, (self.end_time - self.start_time).total_seconds())
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.message}" if self.message else self.name
+
+    def _repr_html_(self) -> str:
+        """The state in a notebook."""
+        from anabranch.base.html import colour_of, heading
+
+        return heading("", self.name, colour_of(self), self.message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _remade, (type(self), *_FIELDS_OF_STATE(self))
+
+
+_FIELDS_OF_FAILURE = attrgetter(*(each.name for each in fields(Failure)))
+_FIELDS_OF_STATE = attrgetter(*(each.name for each in fields(State)))
+
+
+def _remade(
+    cls: type[State],
+    message: str,
+    result: Any,
+    start_time: datetime | None,
+    end_time: datetime | None,
+    attempt: int,
+    map_index: int | None,
+    worker: str | None,
+    failure: Failure | None,
+    counts: Counts | None,
+) -> State:
+    return cls(
+        message=message,
+        result=result,
+        start_time=start_time,
+        end_time=end_time,
+        attempt=attempt,
+        map_index=map_index,
+        worker=worker,
+        failure=failure,
+        counts=counts,
+    )
+
+
+class Pending(State):
+    """Not begun."""
+
+    __slots__ = ()
+
+
+class Scheduled(Pending):
+    """Begins at `start_time`."""
+
+    __slots__ = ()
+
+
+class Retrying(Scheduled):
+    """Failed, and is tried again at `start_time`."""
+
+    __slots__ = ()
+    code = 2
+
+
+class Paused(Scheduled):
+    """Waits for an approval."""
+
+    __slots__ = ()
+    code = 3
+
+
+class Running(State):
+    """Being executed."""
+
+    __slots__ = ()
+    code = 1
+
+
+class Deferred(Running):
+    """Has made deferred calls, and waits for what they give."""
+
+    __slots__ = ()
+    code = 4
+
+
+class Looped(State):
+    """Ended one round of a loop; the next follows at once."""
+
+    __slots__ = ()
+
+
+class Finished(State):
+    """Will not change any more."""
+
+    __slots__ = ()
+
+
+class Success(Finished):
+    """Ended well."""
+
+    __slots__ = ()
+    code = 10
+
+
+class Cached(Success):
+    """Its value was there before."""
+
+    __slots__ = ()
+    code = 11
+
+
+class Mapped(Success):
+    """A map none of whose elements failed."""
+
+    __slots__ = ()
+    code = 12
+
+
+class Skipped(Success):
+    """Not run, on purpose."""
+
+    __slots__ = ()
+    code = 13
+
+
+class Failed(Finished):
+    """Ended badly."""
+
+    __slots__ = ()
+    code = 20
+
+
+class TimedOut(Failed):
+    """Ran past its deadline."""
+
+    __slots__ = ()
+    code = 21
+
+
+class TriggerFailed(Failed):
+    """Not run, because its trigger did not allow it."""
+
+    __slots__ = ()
+    code = 22
+
+
+class ValidationFailed(Failed):
+    """Its result was refused."""
+
+    __slots__ = ()
+    code = 23
+
+
+class Crashed(Failed):
+    """The worker died that ran it, more often than the budget allows."""
+
+    __slots__ = ()
+    code = 24
+
+
+class Cancelled(Finished):
+    """Stopped from outside."""
+
+    __slots__ = ()
+    code = 30
+
+
+BY_CODE: dict[int, type[State]] = {
+    cls.code: cls
+    for cls in (
+        Pending, Running, Retrying, Paused, Deferred, Success, Cached, Mapped, Skipped,
+        Failed, TimedOut, TriggerFailed, ValidationFailed, Crashed, Cancelled,
+    )
+}  # fmt: skip
+
+FIRST_FINAL_CODE = Success.code
+FIRST_FAILED_CODE = Failed.code
+
+
+def counts_of(codes: bytes | bytearray) -> Counts:
+    """Counts of a map from one byte per element, without an object per element."""
+    skipped = codes.count(Skipped.code)
+    successful = sum(codes.count(code) for code in (Success.code, Cached.code, Mapped.code))
+    failed = sum(codes.count(code) for code in BY_CODE if code >= FIRST_FAILED_CODE)
+    return Counts(len(codes), successful, skipped, failed)
+
+
+def tally(states: Iterable[State]) -> Counts:
+    """Counts over several states, in which a map counts as its elements."""
+    total = Counts()
+    for state in states:
+        if state.counts is not None and state.counts.total:
+            # A map that is a success all the same may have elements that failed: `min_success` bears them.
+            counts = state.counts
+            borne = counts.failed if isinstance(state, Mapped) else 0
+            total += Counts(counts.total, counts.successful, counts.skipped + borne, counts.failed - borne)
+        else:
+            failed = state.is_failed() or state.is_cancelled()
+            skipped = state.is_skipped()
+            total += Counts(1, int(state.is_successful() and not skipped), int(skipped), int(failed))
+    return total
+
+
+def map_state(
+    slug: str, codes: bytes | bytearray, records: Mapping[int, State], *, min_success: float | None = None
+) -> State:
+    """Failed if an element failed, Skipped if all (one or more) were skipped, else Mapped.
+
+    With `min_success`, it is Mapped as long as that share of elements has not failed.
+
+    Parameters
+    ----------
+    codes
+        One byte per element, all of them final.
+    records
+        States of what is not plain Success, by element.
+    """
+    counts = counts_of(codes)
+    if min_success is not None and counts.total - counts.failed >= min_success * counts.total > 0:
+        if counts.skipped + counts.failed < counts.total:
+            return Mapped(message=str(counts), counts=counts)
+    if counts.failed:
+        first = next(i for i, code in enumerate(codes) if code >= FIRST_FAILED_CODE)
+        failure = records[first].failure
+        more = f" (+{counts.failed - 1:,} others)" if counts.failed > 1 else ""
+        headline = failure.headline() if failure else records[first].message
+        if failure is not None and not failure.root:
+            failure = replace(failure, root=f"{slug}[{first}]")
+        return Failed(message=f"{slug}[{first}]: {headline}{more}; {counts}", counts=counts, failure=failure)
+    if counts.total and counts.skipped == counts.total:
+        return Skipped(message=f"all {counts.total:,} elements were skipped", counts=counts)
+    return Mapped(message=str(counts), counts=counts)

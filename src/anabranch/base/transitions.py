@@ -1,0 +1,78 @@
+"""Which state of a task run may follow which, and when: the diagram in the documentation is drawn from this table.
+
+State handlers are told of changes that are made where the task runs; of those that the driver makes they are not. A
+resumed run begins anew with `Pending` for what it runs again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from anabranch.base.states import (
+    Cached,
+    Cancelled,
+    Crashed,
+    Deferred,
+    Failed,
+    Looped,
+    Mapped,
+    Paused,
+    Pending,
+    Retrying,
+    Running,
+    Skipped,
+    State,
+    Success,
+    TimedOut,
+    TriggerFailed,
+    ValidationFailed,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class When:
+    """Why one state follows another."""
+
+    reason: str
+    by_driver: bool = False
+    """Whether the driver decides, and no handler is told."""
+
+
+TRANSITIONS: Mapping[type[State], Mapping[type[State], When]] = {
+    Pending: {
+        Running: When("its trigger says yes: the attempt begins"),
+        Cached: When("what is stored, or in a cache, will do"),
+        Skipped: When("a gate is closed, or what is upstream was skipped"),
+        TriggerFailed: When("its trigger says no"),
+        Paused: When("its trigger asks for an approval"),
+        Failed: When("its arguments cannot be put together"),
+        Mapped: When("a map: all elements have ended, and none failed", by_driver=True),
+        Cancelled: When("the run is cancelled, or its map ends early", by_driver=True),
+    },
+    Running: {
+        Success: When("the function returns"),
+        Failed: When("the function raises"),
+        TimedOut: When("the timeout is over"),
+        Retrying: When("`RETRY` is raised, or the function raises and nobody handles states"),
+        Looped: When("`LOOP` is raised"),
+        Deferred: When("the value holds calls of tasks"),
+        Skipped: When("`SKIP` is raised"),
+        Paused: When("`PAUSE` is raised"),
+        TriggerFailed: When("`TRIGGERFAIL` is raised"),
+        ValidationFailed: When("`VALIDATIONFAIL` is raised"),
+        Cancelled: When("`CANCEL` is raised, or the run is cancelled"),
+        Crashed: When("its workers die of it, or its process does"),
+    },
+    Failed: {Retrying: When("there is an attempt left; handlers have seen the failure")},
+    TimedOut: {Retrying: When("the same")},
+    Retrying: {Running: When("the delay is over")},
+    Looped: {Running: When("the next round")},
+    Deferred: {
+        Success: When("all calls have ended, and the trigger says yes"),
+        TriggerFailed: When("a call failed, and the trigger says no"),
+        Skipped: When("all calls were skipped"),
+        Failed: When("the value cannot be put together"),
+    },
+}
+"""For each state, those that may come next. What is not a key here is final."""

@@ -1,0 +1,279 @@
+"""What the key of a cached value is made of: inputs, parameters, code, or any function; they compose with ``+``.
+
+``cache_key=inputs("path") + code`` asks for the path and the task's code to be the same. A key has a digest for each of
+its parts, so that a miss can be explained by the part that has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+from anabranch.base.errors import OptionError, UnstorableValueError, listed
+from anabranch.base.names import named, short
+
+Digests: TypeAlias = dict[str, str]
+"""By part, such as ``input x``."""
+
+_NDIGITS = 24  # 96 bits: two of a thousand million values are the same once in 10^11 tries
+_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a key can be made of."""
+
+    inputs: Mapping[str, Any]
+    parameters: Mapping[str, Any]
+    code: str
+    """A text that changes when the task's code does."""
+
+
+class CacheKey:
+    """Parts of a key. `inputs`, `parameters` and `code` are such; ``+`` puts them together, with functions as well.
+
+    A function is called with as many of ``inputs`` and ``parameters`` (dicts) as it takes arguments.
+    """
+
+    def __init__(self, parts: tuple[Part, ...]) -> None:
+        self.parts = parts
+
+    @classmethod
+    def of(cls, value: object) -> CacheKey:
+        """A key, made of what one can be made of.
+
+        Raises
+        ------
+        OptionError
+            None can be made of it.
+        """
+        if isinstance(value, CacheKey):
+            return value
+        if callable(value):
+            return cls((_Function(value),))
+        raise OptionError(
+            "cache_key: expected inputs, parameters, code (of anabranch.definition.caching), a function, a sum of "
+            f"these, or a name, found {short(value)}"
+        )
+
+    def __add__(self, other: object) -> CacheKey:
+        return CacheKey((*self.parts, *CacheKey.of(other).parts))
+
+    def __radd__(self, other: object) -> CacheKey:
+        return CacheKey((*CacheKey.of(other).parts, *self.parts))
+
+    def __repr__(self) -> str:
+        return " + ".join(map(repr, self.parts)) or "constant"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, CacheKey) and other.parts == self.parts
+
+    def __hash__(self) -> int:
+        return hash(self.parts)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CacheKey, (self.parts,)
+
+    def digests(self, facts: Facts) -> Digests:
+        """A digest for each part.
+
+        Raises
+        ------
+        UnstorableValueError
+            A value has no digest that another process would find, too.
+        """
+        found: Digests = {}
+        for number, part in enumerate(self.parts):
+            found.update(part.digests(facts, number))
+        return found
+
+    @property
+    def named_inputs(self) -> frozenset[str]:
+        """Inputs that it names, which the task must have."""
+        return frozenset().union(*(part.names for part in self.parts if isinstance(part, _Inputs)))
+
+    @property
+    def named_parameters(self) -> frozenset[str]:
+        """Parameters of the flow that it names."""
+        return frozenset().union(*(part.names for part in self.parts if isinstance(part, _Parameters)))
+
+
+class _Some(CacheKey):
+    """All of a kind; called with names, only these."""
+
+    def __init__(self, kind: type[_Inputs] | type[_Parameters]) -> None:
+        super().__init__((kind(frozenset()),))
+        self._kind = kind
+
+    def __call__(self, *names: str) -> CacheKey:
+        """Those with these names.
+
+        Raises
+        ------
+        OptionError
+            There are none, or not all of them are names.
+        """
+        if not names or not all(isinstance(name, str) and name for name in names):
+            raise OptionError(f"{self._kind.word}s(…): expected names of {self._kind.word}s, found {short(names)}")
+        return CacheKey((self._kind(frozenset(names)),))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Inputs:
+    names: frozenset[str]
+    """None of them: all."""
+    word: ClassVar[str] = "input"
+
+    def __repr__(self) -> str:
+        return f"inputs({', '.join(map(repr, sorted(self.names)))})" if self.names else "inputs"
+
+    def digests(self, facts: Facts, number: int) -> Digests:
+        return _of_named("input", facts.inputs, self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Parameters:
+    names: frozenset[str]
+    word: ClassVar[str] = "parameter"
+
+    def __repr__(self) -> str:
+        return f"parameters({', '.join(map(repr, sorted(self.names)))})" if self.names else "parameters"
+
+    def digests(self, facts: Facts, number: int) -> Digests:
+        return _of_named("parameter", facts.parameters, self.names)
+
+
+@dataclass(frozen=True, slots=True)
+class _Code:
+    def __repr__(self) -> str:
+        return "code"
+
+    def digests(self, facts: Facts, number: int) -> Digests:
+        return {"code": facts.code}
+
+
+@dataclass(frozen=True, slots=True)
+class _Function:
+    function: Callable[..., Any]
+
+    def __repr__(self) -> str:
+        return named(self.function)
+
+    def digests(self, facts: Facts, number: int) -> Digests:
+        import inspect
+
+        try:
+            count = len(inspect.signature(self.function).parameters)
+        except (TypeError, ValueError):  # a builtin that does not say
+            count = 1
+        value = self.function(*(facts.inputs, facts.parameters)[:count])
+        return {f"{named(self.function)}() (part {number + 1})": digest(value, f"what {named(self.function)} gave")}
+
+
+Part: TypeAlias = _Inputs | _Parameters | _Code | _Function
+
+
+def _of_named(word: str, values: Mapping[str, Any], names: Collection[str]) -> Digests:
+    if missing := sorted(name for name in names if name not in values):
+        raise OptionError(f"cache_key: there is no {word} {listed(missing)}; there are {listed(values)}")
+    return {f"{word} {name}": digest(values[name], f"{word} {name!r}") for name in sorted(names or values)}
+
+
+def digest(value: Any, what: str = "a value") -> str:
+    """A text that is the same for an equal value, in any process.
+
+    Raises
+    ------
+    UnstorableValueError
+        There is no such text, since the value is known by its identity only.
+    """
+    hasher = hashlib.sha256()
+    try:
+        _feed(hasher.update, value)
+    except Exception as error:  # hashing runs the user's code
+        kind = type(value)
+        raise UnstorableValueError(
+            f"{what}, a {kind.__module__}.{kind.__qualname__}, has no digest that is the same in every process, so "
+            f"that nothing can be cached by it; give the class a method __dask_tokenize__, or choose what counts: "
+            f"cache_key=inputs('…') ({type(error).__name__}: {str(error)[:200]})"
+        ) from error
+    return hasher.hexdigest()[:_NDIGITS]
+
+
+def _feed(update: Callable[[bytes], None], value: Any) -> None:
+    """Give a value to a hasher: collections by their parts, without regard to an order that means nothing.
+
+    What Dask's `tokenize` says of a frozenset is another thing in each process.
+    """
+    kind = type(value)
+    if kind in _ATOMS:
+        text = f"{kind.__name__} {value!r};"
+    elif kind in (list, tuple):
+        text = f"{kind.__name__} {len(value)};"
+    elif kind in (set, frozenset, dict):
+        parts = value.items() if kind is dict else value
+        text = f"{kind.__name__} {sorted(digest(part) for part in parts)};"
+    else:
+        from dask.base import tokenize
+
+        text = f"{kind.__module__}.{kind.__qualname__} {tokenize(value, ensure_deterministic=True)};"
+    update(text.encode(errors="surrogatepass"))
+    if kind in (list, tuple):
+        for part in value:
+            _feed(update, part)
+
+
+def key_of(scope: str, digests: Mapping[str, str]) -> str:
+    """The key: one text for all parts, and for what they are parts of."""
+    lines = [scope, *(f"{part}={text}" for part, text in sorted(digests.items()))]
+    return hashlib.sha256("\n".join(lines).encode(errors="surrogatepass")).hexdigest()
+
+
+inputs = _Some(_Inputs)
+"""The task's inputs; ``inputs("x", "y")``: only these."""
+parameters = _Some(_Parameters)
+"""The flow's parameters; ``parameters("date")``: only these."""
+code = CacheKey((_Code(),))
+"""The task's code, without comments and docstrings, and the functions of the user's own that it calls."""
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Validators, by the names that Prefect 1 has for them
+
+all_inputs = CacheKey(inputs.parts)
+"""The value of a run with the same inputs will do."""
+all_parameters = CacheKey(parameters.parts)
+"""The value of a run with the same parameters of the flow will do."""
+duration_only = CacheKey(())
+"""Any value that is not too old will do, whatever the inputs."""
+
+
+class _Never(CacheKey):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _never, ()
+
+
+def _never() -> CacheKey:
+    return never_use
+
+
+never_use: CacheKey = _Never(())
+"""No value will do: what is stored is for others."""
+
+
+def partial_inputs_only(validate_on: Collection[str]) -> CacheKey:
+    """The value of a run in which these inputs were the same will do."""
+    return inputs(*_names(validate_on))
+
+
+def partial_parameters_only(validate_on: Collection[str]) -> CacheKey:
+    """The value of a run in which these parameters of the flow were the same will do."""
+    return parameters(*_names(validate_on))
+
+
+def _names(names: Collection[str]) -> Collection[str]:
+    return [names] if isinstance(names, str) else names

@@ -1,0 +1,255 @@
+"""Argument values with nodes inside them: taken apart when a call is written, put together where it runs.
+
+An expression is a `Const`, a `Ref` to an upstream node, an `Output` of one, or a `Build` of a collection of these.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from anabranch.base.errors import DefinitionError, MissingOutputError, listed
+from anabranch.base.where import caller
+
+if TYPE_CHECKING:
+    StandIn: TypeAlias = Any
+    """Base of what stands for a value that is not there yet: type checkers take it wherever that value is wanted."""
+else:
+    StandIn = object
+
+MAX_DEPTH = 200  # levels of nesting around a node: far more than anybody writes, far less than Python's stack allows
+MAX_SHOWN = 20  # outputs that a message lists
+_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
+
+
+@dataclass(frozen=True, slots=True)
+class Const:
+    """A value that holds no node."""
+
+    value: Any  # the user's
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Records of deferred calls hold thousands: what dataclasses do to pickle frozen slots takes ten times as long.
+        return Const, (self.value,)
+
+
+@dataclass(frozen=True, slots=True)
+class Ref:
+    """The value of an upstream node; `node` is a Node while building and its slug once frozen."""
+
+    node: Any  # a Node or a str: this module is below both
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Ref, (self.node,)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output (mapping key, index or attribute) of an upstream node's value."""
+
+    node: Any  # as in Ref
+    key: Any  # a mapping key, an index, or the name of an attribute
+
+
+@dataclass(frozen=True, slots=True)
+class Build:
+    """A collection some of whose parts are not constant."""
+
+    maker: Callable[[list[Any]], Any]
+    """Makes the collection from the list of its parts' values."""
+    parts: tuple[Expression, ...]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Build, (self.maker, self.parts)
+
+
+Expression: TypeAlias = Const | Ref | Output | Build
+
+
+@dataclass(frozen=True, slots=True)
+class _Namedtuple:
+    cls: type
+
+    def __call__(self, values: list[Any]) -> Any:
+        return self.cls(*values)
+
+
+@dataclass(frozen=True, slots=True)
+class _Refilled:
+    """Makes a copy of a list, set, deque or dict of any class, with other contents."""
+
+    empty: Any
+    keys: tuple[Any, ...] | None = None
+
+    def __call__(self, values: list[Any]) -> Any:
+        filled = copy.copy(self.empty)
+        if self.keys is not None:
+            filled.update(zip(self.keys, values, strict=True))
+        elif isinstance(filled, set):
+            filled.update(values)
+        else:
+            filled.extend(values)
+        return filled
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """Makes a copy of a dataclass instance. Its ``__post_init__`` ran when the call was written, and not again."""
+
+    blank: Any
+    names: tuple[str, ...]
+
+    def __call__(self, values: list[Any]) -> Any:
+        filled = copy.copy(self.blank)
+        for name, value in zip(self.names, values, strict=True):
+            object.__setattr__(filled, name, value)
+        return filled
+
+
+def express(
+    value: object, is_node: Callable[[object], bool], as_ref: Callable[[Any], Expression], *, depth: int = 0
+) -> Expression:
+    """The expression for `value`, in which `as_ref` gives one for whatever `is_node` says stands for a node.
+
+    Lists, tuples, sets, dicts and dataclass instances are looked into, at any depth; a collection without nodes is one
+    constant. Dict keys are never looked into.
+
+    Raises
+    ------
+    DefinitionError
+        A collection that holds nodes holds itself, or is nested beyond reason.
+    """
+    if is_node(value):
+        return as_ref(value)
+    if not holds(value, is_node):
+        return Const(value)
+    if depth > MAX_DEPTH:
+        what = f"an argument holds nodes more than {MAX_DEPTH} levels deep, or holds itself"
+        raise DefinitionError(f"{what} ({caller()}); pass fewer levels, or put it together in a task")
+    maker, parts = _taken_apart(value)
+    return Build(maker, tuple(express(part, is_node, as_ref, depth=depth + 1) for part in parts))
+
+
+def holds(value: object, is_wanted: Callable[[object], bool]) -> bool:
+    """Whether something is wanted in a value: the value itself, or a part of a collection, at any depth."""
+    seen: set[int] = set()
+    left = [value]
+    while left:
+        each = left.pop()
+        if is_wanted(each):
+            return True
+        parts = _parts(each)
+        if parts is not None and id(each) not in seen:
+            seen.add(id(each))
+            left.extend(part for part in parts if type(part) not in _ATOMS)
+    return False
+
+
+def _parts(value: object) -> Iterable[Any] | None:
+    """What a collection consists of; None if it is no collection."""
+    if isinstance(value, (list, tuple, set, frozenset, deque)):
+        return value
+    if isinstance(value, dict):
+        return value.values()
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return [getattr(value, name) for name in _field_names(value)]
+    return None
+
+
+def _field_names(value: Any) -> tuple[str, ...]:  # of any dataclass instance
+    return tuple(field.name for field in dataclasses.fields(value) if hasattr(value, field.name))
+
+
+def _taken_apart(value: Any) -> tuple[Callable[[list[Any]], Any], tuple[Any, ...]]:
+    """What makes a collection, and of which parts. What makes it holds no node."""
+    cls = type(value)
+    if isinstance(value, tuple) and hasattr(cls, "_fields"):
+        return _Namedtuple(cls), tuple(value)
+    if cls is list or isinstance(value, (tuple, frozenset)):
+        return cls, tuple(value)
+    if isinstance(value, (list, set, deque, dict)):
+        empty = copy.copy(value)
+        empty.clear()
+        if isinstance(value, dict):
+            return _Refilled(empty, tuple(value)), tuple(value.values())
+        return _Refilled(empty), tuple(value)
+    names = _field_names(value)
+    blank = copy.copy(value)
+    for name in names:
+        object.__setattr__(blank, name, None)
+    return _Fields(blank, names), tuple(getattr(value, name) for name in names)
+
+
+def refs(expression: Expression) -> Iterator[Any]:
+    """Every node an expression needs, in order, with repetitions."""
+    match expression:
+        case Ref(node) | Output(node, _):
+            yield node
+        case Build(_, parts):
+            for part in parts:
+                yield from refs(part)
+
+
+def rename(expression: Expression, names: Callable[[Any], Any]) -> Expression:
+    """The same expression with every node replaced by ``names(node)``."""
+    match expression:
+        case Ref(node):
+            return Ref(names(node))
+        case Output(node, key):
+            return Output(names(node), key)
+        case Build(maker, parts):
+            return Build(maker, tuple(rename(part, names) for part in parts))
+    return expression
+
+
+def evaluate(expression: Expression, values: Mapping[str, Any]) -> Any:
+    """The value of a frozen expression, given the values of the nodes it needs by slug."""
+    match expression:
+        case Const(value):
+            return value
+        case Ref(node):
+            return values[node]
+        case Output(node, key):
+            return output(values[node], key, node)
+        case Build(maker, parts):
+            return maker([evaluate(part, values) for part in parts])
+
+
+def output(value: Any, key: Any, owner: str) -> Any:
+    """One output of a value: a mapping's key, else an index, else an attribute.
+
+    Raises
+    ------
+    MissingOutputError
+        There is none; the message lists the outputs that there are.
+    """
+    if isinstance(value, Mapping):
+        if key in value:
+            return value[key]
+        there = _some(map(str, value))
+    elif isinstance(key, int):
+        try:
+            return value[key]
+        except (TypeError, LookupError):
+            there = f"indexes below {len(value)}" if hasattr(value, "__len__") else "no indexes"
+    else:
+        found = getattr(value, str(key), None)
+        if hasattr(value, str(key)) and not _is_method(found, value):
+            return found
+        names = (name for name in dir(value) if not name.startswith("_"))
+        there = _some(name for name in names if not _is_method(getattr(value, name, None), value))
+    raise MissingOutputError(f"{owner} has no output {key!r}; it has: {there}")
+
+
+def _is_method(found: object, owner: object) -> bool:
+    return callable(found) and getattr(found, "__self__", None) is owner
+
+
+def _some(names: Iterable[str]) -> str:
+    given = list(names)
+    more = f" … ({len(given):,} in all)" if len(given) > MAX_SHOWN else ""
+    return listed(given[:MAX_SHOWN]) + more

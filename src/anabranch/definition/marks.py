@@ -1,0 +1,80 @@
+"""Marks on arguments of a call: ``unmapped``, ``mapped``, ``flatten``; and what can be mapped over.
+
+A mark only wraps a value. What it means is decided where arguments are bound, in `arguments`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from anabranch.base.names import short
+from anabranch.definition.expressions import StandIn
+
+
+class Mark(StandIn):  # type: ignore[misc]  # for a type checker it stands for the value that it wraps
+    """Base of the marks."""
+
+    __slots__ = ("value",)
+
+    def __init__(self, value: object) -> None:
+        self.value: object = value
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({short(self.value)})"
+
+
+class unmapped(Mark):
+    """Marks an argument of a map that every element gets whole.
+
+    Examples
+    --------
+    >>> unmapped([1, 2])
+    unmapped([1, 2])
+    """
+
+    __slots__ = ()
+
+
+class mapped(Mark):
+    """Marks an argument of a call that is mapped over: ``t(mapped(xs), y)`` is ``t.map(xs, unmapped(y))``."""
+
+    __slots__ = ()
+
+
+class flatten(Mark):
+    """Marks an argument whose nesting is taken away by one level: elements of its elements.
+
+    An element that failed, was skipped or is not a list counts as one element; the first two keep their state.
+    """
+
+    __slots__ = ()
+
+
+def unmappable(value: object) -> str:
+    """Why a value cannot be mapped over, with the cure; empty if it can.
+
+    Examples
+    --------
+    >>> unmappable({"a": 1})
+    'a dict: use .items(), .keys() or .values() in a list'
+    >>> unmappable([1, 2])
+    ''
+    """
+    kind = type(value).__name__
+    if isinstance(value, (str, bytes, bytearray)):
+        return f"a {kind}: that would be one run per character; wrap it in a list"
+    if isinstance(value, Mapping):
+        return f"a {kind}: use .items(), .keys() or .values() in a list"
+    if isinstance(value, (set, frozenset)):
+        return f"a {kind}: its order is not stable; use sorted(…)"
+    if kind == "DataFrame":
+        return "a DataFrame: say what its elements are, such as list(frame.itertuples())"
+    if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")) or isinstance(value, type):
+        if isinstance(value, Iterable) and not isinstance(value, type):
+            return f"a {kind} while the flow is written: make it a list"
+        return f"{short(value)} of type {kind}: it has no elements"
+    try:
+        width = len(value)
+    except Exception as error:  # a user's class may do anything here
+        return f"a {kind} whose len() fails with {type(error).__name__}: {error}"
+    return "" if width >= 0 else f"a {kind} whose len() is {width}"

@@ -1,0 +1,109 @@
+"""Parameters: the named inputs of a flow."""
+
+from __future__ import annotations
+
+import keyword
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anabranch.base.errors import OptionError
+from anabranch.base.names import check_name, short
+from anabranch.base.where import caller
+from anabranch.definition import scope
+from anabranch.definition.graph import Graph
+from anabranch.definition.lookup import holds_node, join, open_graphs
+from anabranch.definition.node import Node
+from anabranch.definition.policies import Policies
+from anabranch.definition.signature import RESERVED
+
+_NOT_GIVEN: Any = object()
+
+
+class Parameter(Node):
+    """A named input of a flow; a node, usable anywhere.
+
+    Parameters
+    ----------
+    name
+        A Python identifier.
+    default
+        Value of runs that do not give one; each run gets a copy. Without it the parameter is required.
+    required
+        Whether runs must give a value, whatever the default.
+    type
+        Values are validated, and strings converted, by pydantic.
+    choices
+        Values there are.
+    secret
+        Whether values are kept out of the run store, logs, messages and failures, where ``***`` stands for them. They
+        travel to the workers. A parameter whose name says so (``password``, ``token``) is secret by itself.
+
+    Raises
+    ------
+    OptionError
+        The name, default or choices cannot be.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        default: Any = _NOT_GIVEN,
+        *,
+        required: bool | None = None,
+        type: Any = None,  # any annotation
+        choices: Sequence[Any] | None = None,
+        secret: bool = False,
+        tags: Collection[str] = (),
+    ) -> None:
+        check_name(name, "parameter name")
+        if not name.isidentifier() or name.startswith("__") or name in RESERVED or keyword.iskeyword(name):
+            raise OptionError(f"parameter name: expected a Python identifier, found {name!r} ({caller()})")
+        if holds_node(default):
+            raise OptionError(
+                f"parameter {name!r}: the default cannot be a node or task, found {default!r} ({caller()})"
+            )
+        super().__init__(name, _no_function, kind="parameter", policies=Policies(tags=_with_open(tags)))
+        self.default_value = None if default is _NOT_GIVEN else default  # `default` is a branch, as of any node
+        self.required: bool = default is _NOT_GIVEN if required is None else required
+        self.type = type
+        self.secret = secret
+        self.choices = tuple(choices) if choices is not None else None
+        if self.choices is not None and self.default_value is not None and self.default_value not in self.choices:
+            raise OptionError(
+                f"parameter {name!r}: the default {'***' if secret else short(default)} is not among its choices "
+                f"{self.choices!r} ({caller()})"
+            )
+        join(self, scope.current().graphs)
+
+    def __call__(self) -> Parameter:
+        """Add the parameter to the open flow."""
+        join(self, open_graphs(f"Parameter({self.name!r})"))
+        return self
+
+    def __repr__(self) -> str:
+        return f"<Parameter {self.name!r}>"
+
+
+def _no_function() -> None:
+    """Stands for the function that a parameter does not have."""
+
+
+def _with_open(tags: Collection[str]) -> Any:
+    return tags if isinstance(tags, str) else frozenset(tags) | scope.current().tags  # a string is refused later
+
+
+@dataclass(frozen=True)
+class FlowParameter:
+    """Stands for the flow's parameter of that name, made where the flow has none: ``@task(parameters=["date"])``."""
+
+    name: str
+
+    def nodes_in(self, graph: Graph) -> list[Node]:
+        """The parameter."""
+        found = graph.find(self.name)
+        if isinstance(found, Parameter):
+            return [found]
+        parameter = Parameter(self.name)
+        join(parameter, (graph,))
+        return [parameter]

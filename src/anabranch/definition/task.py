@@ -1,0 +1,506 @@
+"""What a task is, ``@task``, and what a call of a task does."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import typing
+import weakref
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+
+from dask.utils import parse_bytes
+
+from anabranch.base import context
+from anabranch.base.errors import CallError, DefinitionError, MappingError, OptionError, listed
+from anabranch.base.names import check_name, named, short
+from anabranch.base.triggers import Trigger
+from anabranch.base.where import Where, caller
+from anabranch.definition import scope
+from anabranch.definition.deferred import DeferredCall, deferred
+from anabranch.definition.dependency import Dependency
+from anabranch.definition.graph import Graph
+from anabranch.definition.lookup import each_of, holds_node, nodes_of, open_graphs
+from anabranch.definition.marks import flatten, mapped, unmapped
+from anabranch.definition.node import Node
+from anabranch.definition.parameter import FlowParameter, Parameter
+from anabranch.definition.policies import STORING_OPTIONS, Delay, Handler, Policies, RetryOn, Seconds
+from anabranch.definition.signature import RESERVED, STAR, Signature
+from anabranch.definition.task_as_node import Template
+from anabranch.definition.wiring import call, link
+
+if TYPE_CHECKING:
+    from anabranch.definition.caching import CacheKey
+    from anabranch.results.result import Result
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+# The others are used wherever tasks are.
+__all__ = ["Dependency", "FunctionTask", "Parameter", "Task", "flatten", "mapped", "task", "unmapped"]
+
+
+class Task(Template, Generic[P, R]):
+    """A definition: a function with policies. Calling it in an open flow adds a node.
+
+    Make one with `task`, or subclass it and define ``run``. Arguments of the constructor are the options of `task`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str | None = None,
+        slug: str | None = None,
+        depends_on: object = (),
+        parameters: Mapping[str, object] | Sequence[str] | None = None,
+        **options: Any,
+    ) -> None:
+        self.where: Where = caller()
+        self.name = self.__name__ = check_name(name if name is not None else type(self).__name__, "task name")
+        self.slug: str | None = check_name(slug, "task slug") if slug is not None else None
+        try:
+            self.policies = _policies(options)
+        except OptionError as error:
+            raise OptionError(f"task {self.name!r} ({self.where}): {error}") from None
+        function = self._function()
+        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
+            raise DefinitionError(
+                f"task {self.name!r} ({self.where}) is an async function; tasks are plain functions, "
+                "so call asyncio.run(…) inside one"
+            )
+        self.signature = Signature(function, self.name)
+        self._check_reserved()
+        if self.policies.nout is None:
+            self.policies = replace(self.policies, nout=_annotated_nout(function))
+        self.depends_on(*each_of(depends_on))
+        self.fixed = {}
+        self._by_position: frozenset[str] = frozenset()  # fixed arguments that later positional ones come after
+        self._called_in = weakref.WeakSet()
+        if parameters is not None:
+            self._fix(self._bound((), self._given(parameters)), frozenset())
+
+    def _given(self, parameters: Mapping[str, object] | Sequence[str]) -> dict[str, object]:
+        if isinstance(parameters, Mapping):
+            return dict(parameters)
+        if isinstance(parameters, str) or not all(isinstance(name, str) for name in parameters):
+            raise OptionError(
+                f"task {self.name!r} ({self.where}): parameters takes a dict of arguments, or a list of names that "
+                f"become parameters of the flow; found {short(parameters)}"
+            )
+        return {name: FlowParameter(name) for name in parameters}
+
+    def _check_reserved(self) -> None:
+        clash = [name for name in (self.signature.parameters or {}) if name in RESERVED]
+        if clash:
+            raise DefinitionError(
+                f"task {self.name!r} ({self.where}): a parameter cannot be named {listed(clash)}, because calls of a "
+                f"task use {listed(RESERVED)} themselves; rename it"
+            )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name != "_called_in"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _called_in=weakref.WeakSet())
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("name", "policies", "signature", "fixed", "dependencies"):
+            cls = type(self).__name__
+            raise DefinitionError(f"{cls}.__init__ does not call super().__init__(): a task class has to ({caller()})")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def _function(self) -> Callable[..., Any]:
+        method: Callable[..., Any] = type(self).run.__get__(self)
+        return method
+
+    def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """The plain function, with the arguments that are fixed."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method run(self, …)")
+
+    # Calls ------------------------------------------------------------------------------------------------------------
+
+    # A call is typed as the value it will have, so that wiring is checked; the reserved keywords have overloads of
+    # their own because a ParamSpec cannot be extended by keywords.
+    @overload
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+    @overload
+    def __call__(self, *args: Any, mapped: Literal[True], **kwargs: Any) -> list[R]: ...
+    @overload
+    def __call__(self, *args: Any, upstream_tasks: Iterable[object], **kwargs: Any) -> R: ...
+    @overload
+    def __call__(self, *args: Any, task_args: Mapping[str, Any], **kwargs: Any) -> R: ...
+    @overload
+    def __call__(self, *args: Any, flow: Any, **kwargs: Any) -> R: ...
+    def __call__(  # type: ignore[misc]  # P has none of the reserved names: see _check_reserved
+        self,
+        *args: Any,
+        upstream_tasks: Iterable[object] | None = None,
+        task_args: Mapping[str, Any] | None = None,
+        mapped: bool = False,
+        flow: Any = None,
+        **kwargs: Any,
+    ) -> Any:
+        """Add a node to the open flow (or to `flow`) and return it; in a running task, make a deferred call.
+
+        Raises
+        ------
+        CallError
+            The arguments do not fit the signature.
+        OutsideFlowError
+            No flow is open, and no task is running.
+        """
+        if _is_deferred(flow):
+            return self._defer(args, kwargs, upstream_tasks, task_args, is_mapped=mapped)
+        return self._call(
+            args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks, task_args=task_args, is_mapped=mapped
+        )
+
+    def map(
+        self,
+        *args: Any,
+        upstream_tasks: Iterable[object] | None = None,
+        task_args: Mapping[str, Any] | None = None,
+        flow: Any = None,
+        **kwargs: Any,
+    ) -> list[R]:
+        """Add a node that runs once per element of the arguments; wrap in `unmapped` what every element gets whole."""
+        if _is_deferred(flow):
+            calls: Any = self._defer(args, kwargs, upstream_tasks, task_args, is_mapped=True)
+            made: list[R] = calls
+            return made
+        node: Any = self._call(
+            args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks, task_args=task_args, is_mapped=True
+        )
+        result: list[R] = node
+        return result
+
+    def bind(self, *args: Any, upstream_tasks: Iterable[object] | None = None, **kwargs: Any) -> Any:
+        """A task with these arguments fixed; in an open flow, with nodes among the arguments, a call.
+
+        Later calls may give other values by name; positional arguments of theirs come after those given here.
+        """
+        graphs = scope.current().graphs
+        if graphs and (upstream_tasks or holds_node([*args, *kwargs.values()])):
+            return self._call(args, kwargs, graphs, upstream_tasks=upstream_tasks)
+        twin = copy.copy(self)
+        by_position = self._by_position | self._bound(args, {}).keys()
+        twin._fix(self._with_fixed(self._bound(args, kwargs)), by_position)
+        return twin
+
+    def _fix(self, arguments: Mapping[str, object], by_position: Collection[str]) -> None:
+        self.fixed, self._by_position = arguments, frozenset(by_position)
+        self.run = _Run(self)  # type: ignore[method-assign]  # the fixed arguments hold for a plain call too
+
+    def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """Arguments by name, without the fixed ones."""
+        try:
+            return self.signature.bind(args, kwargs, taken=self._by_position)
+        except CallError as error:
+            raise CallError(f"{error} (call at {caller()}; task of {self.where})") from None
+
+    def _with_fixed(self, bound: Mapping[str, Any], mark: Callable[[Any], Any] | None = None) -> dict[str, Any]:
+        """Arguments with the fixed ones that they do not replace; of ``*args``, the fixed ones come first."""
+        mark = mark or (lambda value: value)
+        star: Any = self.fixed.get(STAR, ())
+        fixed = {name: mark(value) for name, value in self.fixed.items() if name not in bound and name != STAR}
+        return fixed | dict(bound) | ({STAR: (*map(mark, star), *bound.get(STAR, ()))} if star else {})
+
+    def _call(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        graphs: tuple[Graph, ...],
+        *,
+        upstream_tasks: Iterable[object] | None = None,
+        task_args: Mapping[str, Any] | None = None,
+        is_mapped: bool = False,
+        is_partial: bool = False,
+    ) -> Node:
+        if is_mapped and scope.current().members is not None:
+            raise MappingError(
+                f"{self.name}.map() inside the function of apply_map ({caller()}): each of its tasks runs per element "
+                f"already, so call {self.name}(…)"
+            )
+        # What is fixed is the same for all elements of a map.
+        arguments = self._with_fixed(self._bound(args, kwargs), unmapped)
+        upstreams = [node for each in each_of(upstream_tasks) for node in nodes_of(each, graphs[0])]
+        self._check_complete(arguments, is_partial=is_partial)
+        options = dict(task_args or {})
+        slug = check_name(options.pop("slug"), "task slug") if "slug" in options else self.slug
+        node = self._node(options)
+        call(node, arguments, graphs=graphs, is_mapped=is_mapped, slug=slug)
+        self._called_in.add(graphs[0])
+        for upstream in upstreams:
+            link(upstream, node, "order", graphs[0])
+        for dependency in self.dependencies:
+            dependency.declare(node, graphs[0])
+        return node
+
+    def _check_complete(self, arguments: Mapping[str, object], *, is_partial: bool) -> None:
+        missing = self.signature.missing(arguments)
+        # A declared dependency on an output may bring an argument later.
+        declared = sum(dependency.key is not None for dependency in self.dependencies)
+        if missing and not is_partial and len(missing) > declared:
+            raise CallError(
+                f"{self.name}() is missing {listed(missing)} (call at {caller()}; task of {self.where}): "
+                "pass a value or another task's node"
+            )
+
+    def _defer(
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        upstream_tasks: Iterable[object] | None,
+        task_args: Mapping[str, Any] | None,
+        *,
+        is_mapped: bool,
+    ) -> DeferredCall:
+        """A call made by a running task, with the parameters of the flow in place of what stands for them."""
+        arguments = self._with_fixed(self._bound(args, kwargs), unmapped)
+        parameters = context.get("parameters", {}) if self.fixed else {}
+        for name, value in list(arguments.items()) if self.fixed else ():
+            meant = value.value if isinstance(value, unmapped) else value
+            if isinstance(meant, FlowParameter):
+                del arguments[name]
+                if meant.name in parameters:
+                    arguments[name] = unmapped(parameters[meant.name])
+        self._check_complete(arguments, is_partial=False)
+        if self.dependencies:
+            raise DefinitionError(
+                f"task {self.name!r} ({self.where}) depends on other tasks, whose calls are in a flow, and was called "
+                f"inside a running task ({caller()}): say there what it runs after, with upstream_tasks=[…]"
+            )
+        after = tuple(each_of(upstream_tasks)) if upstream_tasks is not None else ()
+        upstreams = tuple(each for each in after if isinstance(each, DeferredCall))
+        strangers = [each for each in after if not isinstance(each, DeferredCall)]
+        if strangers:
+            raise DefinitionError(
+                f"{self.name}(upstream_tasks=…) inside a running task takes calls that were made there, found "
+                f"{short(strangers[0])} ({caller()})"
+            )
+        name, policies, signature = self.name, self.policies, self.signature
+        if task_args:
+            name, policies, signature = self._call_options(dict(task_args))
+        return deferred(
+            name, signature, policies, arguments, is_mapped=is_mapped, upstreams=upstreams, where=str(self.where)
+        )
+
+    def _call_options(self, options: dict[str, Any]) -> tuple[str, Policies, Signature]:
+        """Name, policies and signature of a call with these options of its own."""
+        options.pop("slug", None)
+        name = check_name(options.pop("name", self.name), "task name")
+        try:
+            policies = _policies(options, self.policies) if options else self.policies
+        except OptionError as error:
+            raise OptionError(f"{self.name}(task_args=…): {error} ({caller()})") from None
+        # One Signature for all calls: looking at a function is slow, and it travels to workers once.
+        signature = self.signature if name == self.name else Signature(self.signature.function, name)
+        return name, policies, signature
+
+    def _node(self, options: dict[str, Any]) -> Node:
+        name, policies, signature = self._call_options(options)
+        return Node(name, signature.function, policies=policies, signature=signature, template=self)
+
+    def _graphs(self, flow: Any) -> tuple[Graph, ...]:
+        return open_graphs(f"{self.name}()", flow)
+
+    def __bool__(self) -> bool:
+        return True
+
+    def __repr__(self) -> str:
+        return f"<Task {self.name!r}>"
+
+
+def _is_deferred(flow: Any) -> bool:
+    """Whether a call is written inside a running task."""
+    return flow is None and context.is_running() and not scope.current().graphs
+
+
+class _Run:
+    """What ``t.run`` is for a task with fixed arguments."""
+
+    def __init__(self, task: Task[..., Any]) -> None:
+        self.task = task
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        bound = self.task._with_fixed(self.task._bound(args, kwargs))
+        given = {name: value for name, value in bound.items() if not isinstance(value, FlowParameter)}
+        positional, keywords = self.task.signature.split(given)
+        return self.task._function()(*positional, **keywords)
+
+
+def _policies(options: Mapping[str, Any], base: Policies | None = None) -> Policies:
+    """The policies that options describe, as changes of others."""
+    storing = {name: value for name, value in options.items() if name in STORING_OPTIONS}
+    rest = {name: value for name, value in options.items() if name not in storing}
+    policies = Policies.from_options(_with_nbytes(rest), base)
+    if all(value is None for value in storing.values()):
+        return policies
+    from anabranch.definition.storing import storing_of  # which few tasks need, and which takes a while to load
+
+    return replace(policies, storing=storing_of(storing, policies.storing))
+
+
+def _with_nbytes(options: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Options with the memory limit in bytes; Dask, whose texts these are, is no business of the policies."""
+    limit = options.get("memory_limit")
+    if not isinstance(limit, str):
+        return options
+    try:
+        return {**options, "memory_limit": parse_bytes(limit)}
+    except ValueError as error:
+        raise OptionError(f"memory_limit: expected bytes, or a text such as '500 MB', found {limit!r}") from error
+
+
+def _annotated_nout(function: Callable[..., Any]) -> int | None:
+    """Number of outputs that a ``tuple[int, str]`` return annotation gives, or None."""
+    annotation = getattr(function, "__annotations__", {}).get("return")
+    if annotation is None:
+        return None
+    try:
+        annotation = typing.get_type_hints(function)["return"]
+    except Exception:  # annotations may name anything, importable here or not; they are only a hint
+        return None
+    arguments = typing.get_args(annotation)
+    if typing.get_origin(annotation) is tuple and arguments and Ellipsis not in arguments:
+        return len(arguments)
+    return None
+
+
+class FunctionTask(Task[P, R]):
+    """A task made from a function; made by `task`."""
+
+    def __init__(self, function: Callable[P, R], *, name: str | None = None, **options: Any) -> None:
+        if isinstance(function, Task):
+            raise DefinitionError(f"{function.name!r} is a task already: @task was applied twice ({caller()})")
+        if not callable(function):
+            raise DefinitionError(f"@task needs a function, found {short(function)} ({caller()})")
+        self.function = function
+        self.run = function  # type: ignore[method-assign]  # `t.run` is the plain function, not a method
+        super().__init__(name=name if name is not None else named(function).strip("<>"), **options)
+        for attribute in ("__doc__", "__module__", "__qualname__"):
+            if hasattr(function, attribute):
+                setattr(self, attribute, getattr(function, attribute))
+        self.__wrapped__ = function
+
+    def _function(self) -> Callable[..., Any]:
+        return self.function
+
+
+@overload
+def task(function: Callable[P, R], /) -> FunctionTask[P, R]: ...
+@overload
+def task(
+    *,
+    name: str | None = ...,
+    slug: str | None = ...,
+    tags: Collection[str] | None = ...,
+    max_retries: int | None = ...,
+    retry_delay: Delay | None = ...,
+    retry_backoff: float | None = ...,
+    retry_jitter: float | None = ...,
+    retry_max_delay: Seconds | None = ...,
+    retry_on: RetryOn | list[type[BaseException]] | None = ...,
+    retry_kwargs: Mapping[str, Any] | None = ...,
+    timeout: Seconds | None = ...,
+    isolation: Literal["thread", "process"] | None = ...,
+    memory_limit: int | str | None = ...,
+    trigger: Trigger | None = ...,
+    skip_on_upstream_skip: bool | None = ...,
+    nout: int | None = ...,
+    log_stdout: bool | None = ...,
+    state_handlers: Sequence[Handler] | None = ...,
+    on_failure: Callable[[Any, Any], Any] | None = ...,
+    depends_on: object = ...,
+    parameters: Mapping[str, object] | Sequence[str] | None = ...,
+    chunksize: int | Literal["auto"] | None = ...,
+    resources: Mapping[str, float] | None = ...,
+    concurrency: Mapping[str, int] | None = ...,
+    priority: int | None = ...,
+    min_success: float | None = ...,
+    first_n: int | None = ...,
+    stop_when: Callable[[Any], object] | None = ...,
+    reduce: bool | None = ...,
+    result: Result | None = ...,
+    result_handler: Result | None = ...,
+    target: str | Callable[..., str] | None = ...,
+    location: str | Callable[..., str] | None = ...,
+    checkpoint: bool | None = ...,
+    cache_for: Seconds | None = ...,
+    cache_key: CacheKey | str | Callable[..., Any] | None = ...,
+    cache_validator: CacheKey | Callable[..., Any] | None = ...,
+) -> Callable[[Callable[P, R]], FunctionTask[P, R]]: ...
+def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
+    """Make a task of a function.
+
+    Parameters
+    ----------
+    function
+        The function; its signature and types are kept.
+    name, slug, tags
+        How the task's runs are called, and words to find them by. Default name: the function's.
+    max_retries, retry_delay, retry_backoff, retry_jitter, retry_max_delay, retry_on, retry_kwargs
+        See `anabranch.definition.policies.Retry`; `retry_kwargs` is a dict of the others. Delays are seconds or
+        timedeltas.
+    timeout
+        Seconds or timedelta after which an attempt ends as `TimedOut`.
+    isolation, memory_limit
+        With "process", attempts run in a child process of the worker: at the timeout, or with more resident memory than
+        `memory_limit` (bytes, or a text such as ``"500 MB"``), it is killed with everything that it has started.
+    trigger, skip_on_upstream_skip
+        When to run, seen from upstream states; see `anabranch.triggers`.
+    nout
+        Number of outputs, to unpack a call; read from a ``tuple[…]`` annotation if that has a fixed length.
+    log_stdout
+        Whether prints become log records.
+    state_handlers, on_failure
+        Functions ``(task, old, new) -> new | None`` and ``(task, state)``, called where the task runs.
+    depends_on
+        Tasks, or `Dependency` objects, that every call runs after.
+    parameters
+        Arguments fixed in advance (dict), or names of arguments that become parameters of the flow (list).
+    chunksize
+        Elements of a map in one Dask task, or "auto".
+    resources, priority
+        Dask worker resources, and priority (larger first).
+    concurrency
+        Named limits, such as ``{"db": 4}``: of all task runs that share a name, in all runs of a run store, at most so
+        many go on at the same time. Who waits takes no worker's slot; of several sizes of one name, the lowest counts.
+    min_success, first_n, stop_when
+        Of a map: the share of elements that is enough for its success (0.95); the number of successful elements, or a
+        predicate on the value of one, after which the rest is skipped. What is below sees what there is.
+    reduce
+        Whether the function is associative on a list, ``f([f(a), f(b)]) == f(a + b)``: on a whole map it is then
+        applied to each chunk where that is made, then to the results.
+    result, result_handler
+        Where values are stored, such as ``LocalResult("results")``; the two are the same. Default: the flow's, if it
+        has one, else none.
+    location, target
+        Template of the name under which a value is stored, or a function that makes one. A value that is at a `target`
+        already will do: the task ends as `Cached` and is not run.
+    checkpoint
+        Whether values are stored; default: if there is a result, a target or a cache, or ``config.checkpointing``
+        is on.
+    cache_for, cache_key, cache_validator
+        A value of any run will do that is no older than `cache_for` (seconds or timedelta) and has the same key: of
+        inputs and code by default, or what of `anabranch.definition.caching` is given, or a function of the inputs. A
+        text is the name of a cache that tasks share. A validator is one of Prefect 1's, or a function ``(value, inputs,
+        parameters)`` that tells whether a value will do.
+
+    Raises
+    ------
+    OptionError
+        An option is unknown or cannot have that value.
+
+    Examples
+    --------
+    >>> @task(max_retries=3, retry_delay=2.0)
+    ... def double(x: int) -> int:
+    ...     return 2 * x
+    >>> double.run(4)
+    8
+    """
+    if function is None:
+        return lambda decorated: FunctionTask(decorated, **options)
+    return FunctionTask(function, **options)

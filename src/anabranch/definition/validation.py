@@ -1,0 +1,110 @@
+"""Whether a flow is well formed: every problem, with where it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from anabranch.base.errors import listed
+from anabranch.definition.graph import Graph, NodeLike
+
+if TYPE_CHECKING:
+    from anabranch.results.result import Result
+
+
+def problems_of(graph: Graph, reference: Iterable[NodeLike] = (), result: Result | None = None) -> list[str]:
+    """Everything that is wrong with a graph, and with a flow's `result` for it, one line each; empty if nothing is."""
+    return [
+        *_cycles(graph),
+        *_arguments(graph),
+        *_conditions(graph),
+        *_parameters(graph),
+        *_references(graph, reference),
+        *_storing(graph, result),
+    ]
+
+
+def _storing(graph: Graph, result: Result | None) -> Iterator[str]:
+    """What is wrong with how values are to be stored, as far as that shows before a run."""
+    if result is None and all(node.policies.storing is None for node in graph):
+        return
+    from anabranch.definition import storing as stores  # only flows that store need it
+
+    parameters = [node.name for node in graph if node.kind == "parameter"]
+    for node in graph:
+        if node.kind != "task" or (result is None and node.policies.storing is None):
+            continue
+        entry = graph.entry(node)
+        storing = stores.completed(node.policies.storing, flow_result=result, checkpointing=False, default=_no_place)
+        if storing is not None:
+            mapped = entry.mapped if entry.is_map else None
+            for problem in stores.problems_of(
+                storing, inputs=list(entry.arguments), parameters=parameters, mapped=mapped
+            ):
+                yield f"{_shown(graph, node)}: {problem}"
+
+
+def _no_place() -> Result:
+    from anabranch.results.local import LocalResult
+
+    return LocalResult()
+
+
+def _shown(graph: Graph, node: NodeLike) -> str:
+    return f"{graph.entry(node).slug} ({node.where})"
+
+
+def _cycles(graph: Graph) -> Iterator[str]:
+    import networkx
+
+    digraph = graph.digraph
+    if networkx.is_directed_acyclic_graph(digraph):
+        return
+    for component in networkx.strongly_connected_components(digraph):
+        if len(component) > 1:
+            cycle = networkx.find_cycle(digraph.subgraph(component))
+            path = " → ".join(graph.entry(up).slug for up, _ in cycle)
+            first = graph.entry(cycle[0][0]).slug
+            places = ", ".join(dict.fromkeys(str(up.where) for up, _ in cycle[:10]))
+            yield f"cycle: {path} → {first}; remove one of these edges (between nodes written at {places})"
+
+
+def _arguments(graph: Graph) -> Iterator[str]:
+    for node in graph:
+        if node.kind == "parameter":
+            continue
+        entry = graph.entry(node)
+        if entry.outside:
+            yield (
+                f"{_shown(graph, node)}: {listed(entry.outside)} takes its value from outside of flow {graph.name!r}; "
+                f"run the flow around it, {graph.path[0].name!r}"
+            )
+        missing = node.signature.missing([*entry.arguments, *entry.outside])
+        if missing:
+            yield f"{_shown(graph, node)}: argument {listed(missing)} is not bound; pass a value or an upstream node"
+        if entry.is_map and not entry.outside and not any(edge.mapped for edge in graph.edges_into(node)):
+            if not entry.mapped:
+                yield f"{_shown(graph, node)}: a map with nothing to map over"
+
+
+def _conditions(graph: Graph) -> Iterator[str]:
+    for node in graph:
+        if node.kind == "condition" and not graph.edges_from(node):
+            yield f"{_shown(graph, node)}: a case without branches: no task was written in its block"
+
+
+def _parameters(graph: Graph) -> Iterator[str]:
+    by_name: dict[str, list[NodeLike]] = {}
+    for node in graph:
+        if node.kind == "parameter":
+            by_name.setdefault(node.name, []).append(node)
+    for name, nodes in by_name.items():
+        if len(nodes) > 1:
+            places = ", ".join(str(node.where) for node in nodes)
+            yield f"parameter {name!r} is there {len(nodes)} times ({places}); use one Parameter object"
+
+
+def _references(graph: Graph, reference: Iterable[NodeLike]) -> Iterator[str]:
+    for node in reference:
+        if node not in graph:
+            yield f"reference task {node.name!r} ({node.where}) is not in flow {graph.name!r}"

@@ -1,0 +1,1 @@
+"""Waits for what happens, asks the machine, and does what it decides."""

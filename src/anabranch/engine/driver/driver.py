@@ -1,0 +1,457 @@
+"""The loop of a flow run: take a message, let the machine think, carry out its commands. The only place that waits."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from anabranch.base.context import RunInfo
+from anabranch.base.errors import ExecutorError, UnmappableError
+from anabranch.base.events import Event, Noticed, Observer, RunFinished, RunStarted, UnitEnded
+from anabranch.definition.expressions import Build, Const, Expression
+from anabranch.definition.frozen import FrozenGraph, FrozenNode
+from anabranch.engine.driver.compiler import (
+    compile_program,
+    compile_units,
+    handed_back,
+    read_report,
+    unfit_worker,
+    wants_code,
+)
+from anabranch.engine.driver.interrupts import interrupts_later
+from anabranch.engine.driver.permit_desk import PermitDesk
+from anabranch.engine.driver.plan import FinishedRun, Journal, RunPlan
+from anabranch.engine.driver.reach import check_reach
+from anabranch.engine.driver.waiting import Patience, Watchdog
+from anabranch.engine.logs import capture
+from anabranch.engine.logs.book import LogBook
+from anabranch.engine.logs.lines import loads
+from anabranch.engine.machine.machine import Machine
+from anabranch.engine.machine.permits import Permits
+from anabranch.engine.machine.stimuli import (
+    CancelAsked,
+    Claim,
+    Command,
+    Finish,
+    GivenUp,
+    Lost,
+    Permitted,
+    Release,
+    Reported,
+    SlotsChanged,
+    Started,
+    Stimulus,
+    Submit,
+    Tell,
+    Uprooted,
+    WakeAt,
+)
+from anabranch.engine.machine.stimuli import Woke as WokeUp
+from anabranch.engine.units.outcomes import UnitOutcome
+from anabranch.engine.units.shipment import Shipment, have_code, is_on_other_machines, pack, probe_call
+from anabranch.engine.units.units import Key, Program, Report, Unit
+from anabranch.engine.units.values import copied, width_of
+from anabranch.engine.worker.arrival import opened_outcome
+from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
+from anabranch.executors.entry import Sourced
+
+_log = logging.getLogger("anabranch.driver")
+
+KILL_S = 5.0  # for all workers together to kill what runs there
+TICK_S = 1.0  # how often slots are counted while nothing happens
+
+
+def run_flow(
+    plan: RunPlan,
+    executor: Executor,
+    observers: Sequence[Observer] = (),
+    *,
+    journal: Journal | None = None,
+    logs: LogBook | None = None,
+    permits: Permits | None = None,
+    clock: Callable[[], float] | None = None,
+) -> FinishedRun:
+    """Run a flow to its end.
+
+    Parameters
+    ----------
+    journal
+        Is given each report before anything is done about it.
+    logs
+        Is given what the code of tasks logs; default: one that shows it.
+    permits
+        Where permits of named limits come from; None: the limits hold within this run.
+    clock
+        Gives the time, in seconds since the epoch; default: the plan's.
+
+    Raises
+    ------
+    ExecutorError
+        The executor cannot run anything. Whatever happens later is in the states.
+    """
+    executor.start(plan.run_id)
+    try:
+        return Driver(plan, executor, observers, journal, clock or plan.clock, logs, permits).run()
+    finally:
+        executor.stop()
+
+
+class Driver:
+    """One flow run: an inbox, a machine, and one method per command."""
+
+    def __init__(
+        self,
+        plan: RunPlan,
+        executor: Executor,
+        observers: Sequence[Observer],
+        journal: Journal | None,
+        clock: Callable[[], float],
+        logs: LogBook | None = None,
+        permits: Permits | None = None,
+    ) -> None:
+        self._plan = plan
+        self._logs = logs or LogBook(plan.settings.get("log_level", logging.INFO))
+        self._executor = executor
+        self._journal = journal
+        self._observers = list(observers)
+        self._clock = clock
+        self._sleep = time.sleep if plan.doubles is None else plan.doubles.sleep
+        self._graph = _private(plan.graph) if executor.in_process else plan.graph
+        self._machine = Machine(
+            self._graph,
+            name=plan.name,
+            token=plan.run_id,
+            settings=plan.settings,
+            slots=executor.slots(),
+            widths=_parameter_widths(plan),
+            keep=plan.keep,
+            approved=plan.approved,
+            fuses=not executor.is_sequential,
+            first_serial=plan.first_serial,
+            shares_limits=permits is not None,
+            limits_outside=permits.outside if permits is not None else frozenset(),
+        )
+        self._started = self._now()
+        self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
+        look: Callable[[], Sequence[str]] = getattr(executor, "situation", tuple)
+        self._watchdog = Watchdog(plan.settings["watchdog_s"], look, self._say_silent)
+        self._desk = PermitDesk(permits, self._say, keeps=not executor.is_sequential) if permits is not None else None
+        self._unfit: set[str] = set()
+        """Workers that refuse whatever they get."""
+        self._wake_at: float | None = None
+        self._is_finished = False
+        self._was_interrupted = False
+        self._program: Program | Shipment
+
+    def run(self) -> FinishedRun:
+        """Run until the machine says that nothing is left to do."""
+        token = self._plan.run_id
+        if self._executor.in_process:
+            capture.open_sink(token, lambda: self._logs)
+        try:
+            return self._run()
+        finally:
+            if self._desk is not None:
+                self._desk.close()
+            capture.close_sink(token)  # of a cluster in this process, too
+            self._logs.close()
+
+    def _run(self) -> FinishedRun:
+        started = self._started
+        nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
+        self._tell(RunStarted(self._clock(), self._plan.name, self._plan.run_id, nodes))
+        for entry in self._plan.recorded:
+            if isinstance(entry, Report):
+                self._tell_report(entry, is_recorded=True)
+        self._ship_program(started)
+        stimulus: Stimulus = Started(self._clock(), self._plan.recorded)
+        while True:
+            try:
+                grant = self._desk.look() if self._desk is not None else None
+                with interrupts_later():
+                    if grant is not None:
+                        self._carry_out(self._machine.handle(Permitted(self._clock(), grant.may_use, grant.lost)))
+                    self._carry_out(self._machine.handle(stimulus))
+                    if isinstance(stimulus, (CancelAsked, GivenUp)):
+                        self._kill_attempts()
+                if self._is_finished:
+                    break
+                stimulus = self._next_stimulus()
+            except KeyboardInterrupt as interrupt:
+                if self._was_interrupted:
+                    raise
+                self._was_interrupted = True
+                if not self._is_finished:
+                    stimulus = CancelAsked(self._clock(), f"interrupted by {str(interrupt) or 'Ctrl-C'}")
+        outcomes = self._fetch_kept()
+        ended = self._now()
+        state = replace(self._machine.flow_state(), start_time=started, end_time=ended)
+        self._tell(RunFinished(self._clock(), state))
+        return FinishedRun(
+            plan=replace(self._plan, graph=self._graph),
+            state=state,
+            runs=self._machine.runs,
+            outcomes=outcomes,
+            started=started,
+            ended=ended,
+            was_interrupted=self._was_interrupted,
+        )
+
+    def _now(self) -> datetime:
+        return datetime.fromtimestamp(self._clock(), UTC)
+
+    def _ship_program(self, started: datetime) -> None:
+        plan = self._plan
+        parameters = {plan.graph.nodes[slug].name: value for slug, value in plan.parameters.items()}
+        info = RunInfo(plan.name, plan.run_id, parameters, plan.date or started)
+        if self._executor.in_process:
+            if plan.doubles is not None:
+                info.clock = plan.doubles.time
+            self._program = Program(info, {}, plan.parameters, plan.settings, doubles=plan.doubles)
+            for node in self._graph.nodes.values():
+                self._program.add(node)
+        else:
+            nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
+            program = Program(info, nodes, plan.parameters, plan.settings)
+            is_elsewhere = is_on_other_machines(self._executor)
+            if any(node.policies.storing is not None for node in self._graph.nodes.values()):
+                check_reach(self._graph.nodes.values(), self._executor, is_elsewhere=is_elsewhere)
+            has_code = not is_elsewhere or have_code(self._executor)
+            shipment = pack(program, is_elsewhere=is_elsewhere, has_code=has_code)
+            self._check_place(shipment, is_elsewhere=is_elsewhere)
+            self._send_program(shipment)
+
+    def _check_place(self, shipment: Shipment, *, is_elsewhere: bool) -> None:
+        """Have the cluster looked at, where the executor can do that, before anything is sent to it."""
+        check = getattr(self._executor, "check", None)
+        if check is None:
+            return
+        from anabranch.executors.fitness import Needs
+
+        wanted = {node.name: dict(node.policies.resources) for node in self._graph.nodes.values()}
+        needs = Needs(
+            resources={name: amounts for name, amounts in wanted.items() if amounts},
+            payload_nbytes=len(shipment.program),
+        )
+        if is_elsewhere and shipment.is_inline:  # what is large goes by Dask's own ways, and is looked at there
+            probe, data = probe_call(shipment, self._plan.run_id)
+            needs = replace(needs, probe=probe, probe_data=data)
+        check(needs)
+
+    def _send_program(self, shipment: Shipment) -> None:
+        """Units need this from now on; what is too large to travel with each of them goes ahead."""
+        self._program = shipment
+        if not shipment.is_inline:
+            self._executor.submit(compile_program(shipment, self._plan.run_id))
+
+    # Waiting ----------------------------------------------------------------------------------------------------------
+
+    def _next_stimulus(self) -> Stimulus:
+        """The next thing that happens: a message, a time that was asked for, or another number of slots."""
+        while True:
+            now = self._clock()
+            if self._wake_at is not None and now >= self._wake_at:
+                self._wake_at = None
+                return WokeUp(now)
+            slots = self._executor.slots()
+            if max(1, slots) != self._machine.slots:
+                return SlotsChanged(now, slots)
+            if self._patience.is_over(slots, now):
+                return GivenUp(now, self._patience.reason)
+            look_s = self._desk.due_s if self._desk is not None else None
+            if look_s == 0.0:
+                return WokeUp(now)
+            timeout = min((TICK_S, *(each for each in (look_s, self._wake_s(now)) if each is not None)))
+            message = self._executor.next_message(timeout)
+            if message is None:
+                self._watchdog.look(self._clock())
+            else:
+                self._watchdog.calm()
+            if isinstance(message, Posted):
+                if wants_code(message.payload) and isinstance(self._program, Shipment) and not self._program.archive:
+                    self._send_program(self._program.with_code())
+                report = self._machine.vet(read_report(self._sent_elsewhere(message.payload)))
+                if self._machine.expects(report.key):  # what was made again is no news
+                    if self._journal is not None:
+                        self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
+                    self._tell_report(report)
+                return Reported(self._clock(), report)
+            if isinstance(message, Logged):
+                self._logs.take_batch(loads(message.payload))
+                continue
+            if isinstance(message, CancelWanted):
+                return CancelAsked(self._clock(), message.reason)
+            if isinstance(message, Disconnected):
+                return self._reconnect(message.reason)
+            if message is not None:
+                return Lost(self._clock(), message.key, message.reason, message.is_death, message.ran_s)
+            if self._executor.is_sequential and (self._wake_at is not None or look_s is not None):
+                # Nothing is queued, and nothing will be before that time.
+                wake_s = self._wake_s(self._clock())
+                if look_s is None or (wake_s is not None and wake_s <= look_s):
+                    self._sleep(max(0.0, wake_s or 0.0))
+                else:
+                    time.sleep(look_s)
+
+    def _wake_s(self, now: float) -> float | None:
+        """Seconds until the time that the machine asked for."""
+        return None if self._wake_at is None else self._wake_at - now
+
+    def _reconnect(self, reason: str) -> Stimulus:
+        """The executor has lost its place; that is its loss and not the run's, if there is another within bounds."""
+        self._say(f"run {self._plan.run_id} is interrupted: {reason}")
+        try:
+            self._executor.recover(self._say)
+            self._ship_program(self._started)
+        except ExecutorError as error:
+            return GivenUp(self._clock(), f"{reason}, and there is no other to go on with: {error}")
+        return Uprooted(self._clock())
+
+    def _sent_elsewhere(self, payload: Any) -> Any:
+        """What a worker says; a unit that it refused, as it will refuse any, goes to others if there are any."""
+        address = unfit_worker(payload)
+        avoid: Callable[[str], bool] | None = getattr(self._executor, "avoid", None)
+        if address is None or avoid is None or not avoid(address):
+            return payload
+        if address not in self._unfit:  # what was on its way to it comes back too
+            self._unfit.add(address)
+            self._say(f"{payload['refused']}; that worker, {address}, gets nothing of this run")
+        return handed_back(payload)
+
+    def _kill_attempts(self) -> None:
+        """End the attempts of a run that is over, where they have processes of their own: others cannot be ended."""
+        if all(node.policies.isolation == "thread" for node in self._machine.graph.nodes.values()):
+            return
+        kill = Sourced("kill", (self._plan.run_id,))
+        ask = getattr(self._executor, "ask_workers", None)
+        if ask is None:
+            kill()
+        else:
+            ask(kill, KILL_S)
+
+    def _say(self, text: str) -> None:
+        """Tell the user something about the run that is no state of a task."""
+        _log.warning("%s", text)
+        self._logs.note(text)
+        self._tell(Noticed(self._clock(), text))
+
+    def _say_silent(self, text: str) -> None:
+        """Tell the user that nothing has been heard for long."""
+        _log.warning("%s", text)
+        self._logs.note(text)
+        self._tell(Noticed(self._clock(), text, self._machine.on_their_way()))
+
+    # Commands ---------------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, commands: Iterable[Command]) -> None:
+        for command in commands:
+            match command:
+                case Submit(units):
+                    self._submit(units)
+                case Release(keys):
+                    self._executor.release(keys)
+                case WakeAt(when):
+                    self._wake_at = when
+                case Tell(event):
+                    self._tell(event)
+                case Claim() as claim if self._desk is not None:
+                    self._desk.take(claim)
+                case Finish():
+                    self._is_finished = True
+
+    def _submit(self, units: tuple[Unit, ...]) -> None:
+        regions = compile_units(
+            units,
+            self._plan.run_id,
+            program=self._program,
+            resources=lambda unit: dict(self._machine.graph.nodes[unit.nodes[0]].policies.resources),
+            priority=lambda unit: self._machine.graph.nodes[unit.nodes[0]].policies.priority,
+            is_main=self._executor.is_sequential,
+        )
+        for region in regions:
+            self._executor.submit(region)
+
+    def _tell(self, event: Event) -> None:
+        for observer in list(self._observers):
+            try:
+                observer(event)
+            except Exception:  # an observer never changes the run; it is told nothing more
+                self._observers.remove(observer)
+                _log.exception("an observer failed and is told nothing more: %r", observer)
+
+    def _tell_report(self, report: Report, *, is_recorded: bool = False) -> None:
+        if not self._observers:
+            return
+        event = UnitEnded(
+            now=self._clock(),
+            worker=report.worker,
+            started=report.started,
+            seconds=report.seconds,
+            singles={each.slug: each.state for each in report.singles},
+            indices=report.indices if report.indices is not None else (),
+            codes={each.slug: each.codes for each in report.columns},
+            records={each.slug: each.records for each in report.columns if each.records},
+            is_recorded=is_recorded,
+        )
+        self._tell(event)
+
+    def _fetch_kept(self) -> dict[Key, UnitOutcome]:
+        """Bring here the outcomes that callers may ask for and that did not come with the reports."""
+        keys: dict[Key, None] = {}
+        for slug in self._machine.keep:
+            run = self._machine.runs[slug]
+            if run.elements is not None:
+                inline = sum(len(indices) for indices, _ in run.elements.values)
+                if inline < run.elements.width and not run.elements.is_stored:
+                    keys.update(run.elements.keys)
+            elif run.key is not None and run.value is None and run.ref is None and run.state.is_finished():
+                keys[run.key] = None
+        outcomes = {}
+        for key, outcome in (self._executor.gather(keys) if keys else {}).items():
+            try:
+                outcomes[key] = opened_outcome(outcome)
+            except BaseException:  # a class that only the workers have; who asks for the value is told
+                _log.warning("values of %s cannot be loaded here", key[0], exc_info=True)
+        return outcomes
+
+
+def _private(graph: FrozenGraph) -> FrozenGraph:
+    """The graph with copies of its constants: a task that changes one must not change it for the next run."""
+
+    def own(node: FrozenNode) -> FrozenNode:
+        return replace(node, arguments={name: _own_constants(each) for name, each in node.arguments.items()})
+
+    return FrozenGraph({slug: own(node) for slug, node in graph.nodes.items()}, graph.reference)
+
+
+def _own_constants(expression: Expression) -> Expression:
+    if isinstance(expression, Const):
+        return Const(copied(expression.value))
+    if isinstance(expression, Build):
+        return replace(expression, parts=tuple(map(_own_constants, expression.parts)))
+    return expression
+
+
+def _without_elements(node: FrozenNode) -> FrozenNode:
+    """The node as workers need it: elements of constant arguments travel in the chunks."""
+    arguments = {
+        name: Const(None) if name in node.mapped and isinstance(expression, Const) else expression
+        for name, expression in node.arguments.items()
+    }
+    return replace(node, arguments=arguments)
+
+
+def _parameter_widths(plan: RunPlan) -> dict[str, int | str]:
+    """Of parameters that maps take elements from: the width, or why there is none."""
+    widths: dict[str, int | str] = {}
+    for slug, value in plan.parameters.items():
+        if plan.graph.nodes[slug].feeds_map:
+            try:
+                widths[slug] = width_of(value)
+            except UnmappableError as error:
+                widths[slug] = str(error)
+    return widths

@@ -1,0 +1,65 @@
+"""What a driver is given to run, and what it gives back."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any, TypeAlias
+
+from anabranch.base.states import State
+from anabranch.definition.frozen import FrozenGraph
+from anabranch.engine.machine.knowledge import NodeRun
+from anabranch.engine.units.calls import Placed
+from anabranch.engine.units.outcomes import UnitOutcome
+from anabranch.engine.units.units import Doubles, Key, Report
+
+Journal: TypeAlias = Callable[[Report], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunPlan:
+    """What is to be run."""
+
+    graph: FrozenGraph
+    name: str
+    run_id: str
+    parameters: Mapping[str, Any]
+    """Values of the flow's parameters, by slug."""
+    settings: Mapping[str, Any]
+    """The ``engine`` settings."""
+    keep: frozenset[str] = frozenset()
+    """Slugs of nodes whose values are wanted afterwards, beside the reference and terminal ones."""
+    approved: frozenset[str] = frozenset()
+    date: datetime | None = None
+    first_serial: int = 0
+    """Keys of units are numbered from here: no two drivers of a run may use the same key."""
+    recorded: tuple[Report | Placed, ...] = ()
+    """What is known of the run already, from an earlier driver's journal."""
+    doubles: Doubles | None = None
+    """What a test has put in the place of the clock and of functions."""
+
+    @property
+    def clock(self) -> Callable[[], float]:
+        """Gives the time, in seconds since the epoch."""
+        return time.time if self.doubles is None else self.doubles.time
+
+    def now(self) -> datetime:
+        """The time, aware."""
+        return datetime.fromtimestamp(self.clock(), UTC)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FinishedRun:
+    """What is known when a run has ended."""
+
+    plan: RunPlan
+    state: State
+    runs: Mapping[str, NodeRun]
+    outcomes: Mapping[Key, UnitOutcome]
+    """Outcomes that were brought here because somebody may ask for their values."""
+    started: datetime
+    ended: datetime
+    was_interrupted: bool = False
+    notes: tuple[str, ...] = field(default=())

@@ -1,0 +1,1 @@
+"""Calls functions in processes of their own, and ends those."""

@@ -1,0 +1,228 @@
+"""What runs in a child process: takes calls from the worker that started it, one after the other, until that is gone.
+
+The protocol has a descriptor of its own. What task code writes to stdout and stderr goes to pipes that the worker
+reads.
+"""
+
+from __future__ import annotations
+
+import atexit
+import ctypes
+import faulthandler
+import io
+import logging
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from contextlib import nullcontext, suppress
+from dataclasses import dataclass
+from typing import Any
+
+from anabranch.base import context, masking, origins
+from anabranch.base.context import TaskContext
+from anabranch.base.errors import CodeNotLoadable
+from anabranch.engine.isolation import crossing
+from anabranch.engine.isolation.frames import BEGUN, LEARNT, LOGGED, RAISED, VALUE, Channel
+from anabranch.engine.isolation.trees import kill_below, kill_tree
+from anabranch.engine.logs.prints import captured
+from anabranch.engine.units.values import ATOMS, dumps, dumps_with_buffers, materialised, measured
+
+GRACE_S = 2.0  # for an idle child to end as programs do, with what is to be done at exit
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What task code finds around it, as it is in the worker."""
+
+    path: tuple[str, ...]
+    cwd: str | None
+    environ: Mapping[str, str]
+    levels: Mapping[str, int]
+    """Levels of loggers that have one of their own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What goes with the pickled arguments of a call."""
+
+    function: bytes
+    """Digest of the pickled function."""
+    run: bytes
+    """Digest of the pickled `anabranch.base.context.RunInfo`."""
+    parts: Mapping[bytes, bytes]
+    """Pickles that the child does not have yet, by digest."""
+    is_afresh: bool
+    """Whether the child should forget those it has."""
+    surroundings: Surroundings | None
+    """None: as before."""
+    max_width: int
+    log_stdout: bool = False
+    """Whether prints are log records."""
+
+
+def serve(descriptor: int) -> None:
+    """Answer calls until the worker closes its end; then this process and all that it has started end."""
+    os.set_inheritable(descriptor, False)
+    channel = Channel(socket.socket(fileno=descriptor))
+    child = _Child(channel)
+    _survive_no_parent(child)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    faulthandler.enable(all_threads=False)  # so that a crash says in which line
+    relay = _Relay(channel)
+    logging.getLogger().addHandler(relay)
+
+    def be_silent() -> None:
+        logging.getLogger().removeHandler(relay)
+        channel.close()
+
+    masking.heard = lambda values: channel.send(LEARNT, pickle.dumps([str(value) for value in values]))
+    os.register_at_fork(after_in_child=be_silent)  # a copy of this process has no say
+    with suppress(OSError):  # the worker is gone, and with it what this process is for
+        while (frame := channel.receive()) is not None:
+            child.answer(frame[1])
+
+
+class _Child:
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._pid = os.getpid()
+        self._streams = sys.stdout, sys.stderr
+        self._surroundings: Surroundings | None = None
+        self._loaded: dict[bytes, Any] = {}
+        self.is_busy = False
+
+    def answer(self, parts: Any) -> None:
+        """Do one call, and send what becomes of it."""
+        self.is_busy = True
+        try:
+            value = self._call(*parts)
+        except BaseException as error:  # whatever it is, it is the worker's to judge
+            kind, answer = RAISED, [pickle.dumps(crossing.packed(error), protocol=5)]
+        else:
+            kind, answer = VALUE, value
+        for stream in (sys.stdout, sys.stderr, *self._streams):
+            with suppress(Exception):  # task code may have closed or replaced it
+                stream.flush()
+        if os.getpid() != self._pid:
+            os._exit(kind == RAISED)  # task code forked, and came back twice
+        self.is_busy = False
+        self._channel.send(kind, *answer)
+
+    def _call(self, head: bytearray, payload: bytearray, *buffers: bytearray) -> list[Any]:
+        call: Call = pickle.loads(head)
+        if call.is_afresh:
+            self._loaded.clear()
+        self._settle(call.surroundings)
+        try:
+            self._loaded.update((digest, origins.loads(data)) for digest, data in call.parts.items())
+            args, kwargs, about = pickle.loads(payload, buffers=buffers)
+        except BaseException as error:  # the user's modules run while they are imported
+            raise CodeNotLoadable(
+                f"the function or its arguments cannot be loaded in the task's process: {type(error).__name__}: {error}"
+            ) from error
+        function = self._loaded[call.function]
+        self._channel.send(BEGUN)
+        task = TaskContext(self._loaded[call.run], **about)
+        # Made log records here, prints keep their places among the others.
+        prints = captured([task.task_slug]) if call.log_stdout else nullcontext()
+        with context.entered(task), prints:
+            value = materialised(function(*args, **kwargs), call.max_width)
+        value, data, _ = measured(value)
+        if data is not None:
+            return [data]
+        taken: list[pickle.PickleBuffer] = []
+        data = dumps_with_buffers(value, taken)
+        return [data, *(buffer.raw() for buffer in taken)]
+
+    def _settle(self, surroundings: Surroundings | None) -> None:
+        """Make this process look as the worker does, whatever the call before has left."""
+        if surroundings is not None:
+            self._surroundings = surroundings
+            sys.path[:] = surroundings.path
+            for name, level in surroundings.levels.items():
+                logging.getLogger(name).setLevel(level)
+        sys.stdout, sys.stderr = self._streams
+        wanted = self._surroundings
+        if wanted is None:
+            return
+        if wanted.cwd is not None:
+            with suppress(OSError):
+                os.chdir(wanted.cwd)
+        if os.environ.copy() != wanted.environ:
+            os.environ.clear()
+            os.environ.update(wanted.environ)
+
+
+class _Relay(logging.Handler):
+    """Sends log records to the worker."""
+
+    def __init__(self, channel: Channel) -> None:
+        super().__init__()
+        self._channel = channel
+
+    def emit(self, record: logging.LogRecord) -> None:
+        fields = {**record.__dict__, "args": None, "exc_info": None}
+        try:
+            fields["msg"] = record.getMessage()
+            if record.exc_info and not record.exc_text:
+                fields["exc_text"] = (self.formatter or logging.Formatter()).formatException(record.exc_info)
+            try:
+                data = dumps(fields)
+            except Exception:  # `extra` may hold anything
+                data = dumps({name: value for name, value in fields.items() if type(value) in ATOMS})
+            self._channel.send(LOGGED, data)
+        except Exception:
+            self.handleError(record)
+
+
+def _survive_no_parent(child: _Child) -> None:
+    """See to it that this process and those below it end when the worker does, however that ends."""
+    atexit.register(_end_below, os.getpid())
+    if sys.platform == "linux":
+        libc = ctypes.CDLL(None)
+        # What loses its parent becomes a child of this process, and is found among those below it.
+        libc.prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+        # The watcher below kills everything. Task code in C that keeps the interpreter to itself would stop it: then
+        # the kernel's word of the parent's death, SIGQUIT, sets an alarm of as many seconds as its number says (3),
+        # and nobody needs the interpreter for that.
+        libc.signal.restype = ctypes.c_void_p
+        libc.signal(ctypes.c_int(signal.SIGQUIT), ctypes.cast(libc.alarm, ctypes.c_void_p))
+        libc.prctl(_PR_SET_PDEATHSIG, signal.SIGQUIT, 0, 0, 0)
+    threading.Thread(target=_watch, args=(child, child._channel.fileno()), name="anabranch-watch", daemon=True).start()
+
+
+def _end_below(pid: int) -> None:
+    if os.getpid() == pid:  # and not a copy of the process, which has inherited this
+        kill_below(pid)
+
+
+def _watch(child: _Child, descriptor: int) -> None:
+    poll = select.poll()
+    poll.register(descriptor, 0)  # no events but the other side's end
+    poll.poll()
+    if sys.platform == "linux":  # the alarm would leave behind what has a session of its own
+        libc = ctypes.CDLL(None)
+        libc.prctl(_PR_SET_PDEATHSIG, 0, 0, 0, 0)
+        libc.signal(ctypes.c_int(signal.SIGQUIT), ctypes.c_void_p(signal.SIG_IGN))
+        libc.alarm(0)
+    if not child.is_busy:
+        threading.Event().wait(GRACE_S)  # the main thread has seen it too, and ends the process in its own way
+    # Task code goes on meanwhile and may start one more after every look. A copy of this process can stop it first.
+    pid = os.getpid()
+    with suppress(Exception):
+        if os.fork() == 0:
+            try:
+                kill_tree(pid)
+            finally:
+                os._exit(1)
+        threading.Event().wait(GRACE_S)
+    kill_below(pid)
+    os.killpg(pid, signal.SIGKILL)

@@ -1,0 +1,619 @@
+"""Which elements of which maps go out now: chunks, in a window that slides over the width."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from anabranch.base.states import (
+    FIRST_FINAL_CODE,
+    Cancelled,
+    Counts,
+    Crashed,
+    Deferred,
+    Failed,
+    Failure,
+    Mapped,
+    Paused,
+    Retrying,
+    Running,
+    Skipped,
+    State,
+    TriggerFailed,
+)
+from anabranch.base.triggers import EdgeName, Upstreams, all_finished, verdict
+from anabranch.definition.expressions import Const
+from anabranch.definition.frozen import FrozenNode, reduced_argument
+from anabranch.definition.policies import Policies
+from anabranch.engine.machine.call_book import Waiter
+from anabranch.engine.machine.knowledge import Knowledge, NodeRun
+from anabranch.engine.machine.maps import Batch, Chain, MapRun
+from anabranch.engine.machine.pacing import Pacer
+from anabranch.engine.units.blame import blamed
+from anabranch.engine.units.calls import UnitCalls
+from anabranch.engine.units.indices import Indices, as_range, cut, stretches
+from anabranch.engine.units.units import ColumnReport, CutFrom, Held, Input, Key, Pieces, Report, Unit
+
+_SHARED = ("resources", "chunksize", "priority", "concurrency")  # policies that maps of one chunk must agree on
+RECORD_NBYTES = 500  # about what the state of a failed element weighs
+
+
+class FanOut:
+    """The maps of a run."""
+
+    def __init__(self, known: Knowledge) -> None:
+        self._known = known
+        self.chains: list[Chain] = []
+        self._followers: dict[str, list[Chain]] = {}
+        self._reducers: dict[str, tuple[str, ...]] = {}
+        self._pending: dict[str, dict[int, Batch]] = {}
+        """By map that has no chain for a while: what is known of elements' next attempts."""
+        self.freed: list[tuple[Waiter, tuple[int, ...]]] = []
+        """Elements that wait for no deferred call any more, to be looked at by the machine."""
+        self._due: dict[str, list[tuple[float, int, int, State]]] = {}
+        """By map that has no chain for a while: retries that wait."""
+        for node in known.graph.nodes.values():
+            argument = reduced_argument(node)
+            if argument is not None and known.graph.nodes[argument[1]].is_map:
+                self._reducers[argument[1]] = (*self._reducers.get(argument[1], ()), node.slug)
+
+    @property
+    def in_flight(self) -> int:
+        """Chunks on their way."""
+        return sum(len(chain.in_flight) for chain in self.chains)
+
+    @property
+    def has_work(self) -> bool:
+        """Whether elements are ready to go out."""
+        return any(chain.ready for chain in self.chains)
+
+    @property
+    def next_due(self) -> float | None:
+        """When the first retry is due."""
+        return min((chain.due[0][0] for chain in self.chains if chain.due), default=None)
+
+    def wake(self, now: float) -> None:
+        """Retries that are due are ready."""
+        for chain in self.chains:
+            if chain.due and chain.due[0][0] <= now:
+                chain.wake(now)
+
+    def rebuild(self) -> None:
+        """Give each map that has not ended a chain of its own again, with what has to run of it.
+
+        Nothing may be on its way. Attempts, loops, times of retries and suspicions stay what they were.
+        """
+        self.freed.clear()
+        for chain in self.chains:
+            for batch in (*chain.in_flight.values(), *chain.ready):
+                if batch.attempts or batch.loops or batch.is_suspect:
+                    pending = self._pending.setdefault(chain.slugs[batch.first], {})
+                    pending.update(dict.fromkeys(batch.indices, batch))
+            for time, index, number, state in chain.due:
+                self._due.setdefault(chain.slugs[number], []).append((time, index, 0, state))
+        self.chains.clear()
+        self._followers.clear()
+        for slug in self._known.graph.nodes:
+            run = self._known.runs[slug]
+            run.chain = None
+            if run.elements is not None and not run.is_final:
+                self.resume(run)
+
+    def recall(self, run: NodeRun, key: Key, indices: Indices, column: ColumnReport) -> bool:
+        """Take what was recorded of some elements; whether that was all there was to know of the map."""
+        elements = run.elements
+        assert elements is not None
+        if not len(indices) or indices[-1] >= elements.width:
+            return False
+        has_values = column.values is not None or bool(column.refs)
+        is_all_here = has_values and min(column.codes) >= FIRST_FINAL_CODE
+        elements.take(None if is_all_here else key, indices, column)
+        waiting = ((i, state) for i, state in column.records.items() if isinstance(state, Retrying))
+        for index, state in waiting:
+            if elements.codes[index] == Retrying.code:
+                time = state.start_time.timestamp() if state.start_time else 0.0
+                known = self._due.setdefault(run.node.slug, [])
+                known[:] = [each for each in known if each[1] != index]
+                known.append((time, index, 0, state))
+        return elements.is_final
+
+    def resume(self, run: NodeRun) -> State | None:
+        """Give a map whose elements are known a chain again, once all it needs is there; its state if that cannot be.
+
+        A list that was lost and made again may have another width: then nobody knows which element is which.
+        """
+        elements, slug = run.elements, run.node.slug
+        assert elements is not None
+        singles = [up for up in map(self._known.runs.get, run.node.element_upstreams) if up and up.elements is None]
+        whole = [self._known.runs[up] for up in run.node.whole_upstreams]
+        if not all(up.is_final for up in (*singles, *whole)):
+            return None
+        for up in singles:
+            if not self._has_elements(up):
+                message = f"cannot map over {up.node.slug}"
+                return blamed(TriggerFailed(message=message), {up.node.slug: up.state})
+            if up.width != elements.width:
+                text = f"{up.node.slug} gave {up.width:,} elements when it ran again, and {elements.width:,} before"
+                return _failed(run.node, "WidthError", text)
+        chain = run.chain = Chain(slug, elements.width, self._pacer(run))
+        chain.has_begun = True
+        waiting = self._due.pop(slug, [])
+        chain.due = [each for each in waiting if elements.codes[each[1]] < FIRST_FINAL_CODE]
+        heapq.heapify(chain.due)
+        self.chains.append(chain)
+        self._refill(run, elements, chain, self._pending.pop(slug, {}))
+        return None
+
+    def _refill(self, run: NodeRun, elements: MapRun, chain: Chain, pending: Mapping[int, Batch]) -> None:
+        """Make ready the elements of a map that have not ended and whose elements upstream all have."""
+        sources = [self._known.runs[up] for up in run.node.element_upstreams]
+        unfinished = [up for up in sources if up.elements is not None and not up.is_final]
+        for up in unfinished:
+            self._followers.setdefault(up.node.slug, []).append(chain)
+            chain.needs.add(up.node.slug)
+        waiting = {index for _, index, _, _ in chain.due}
+        left = [
+            index
+            for index, code in enumerate(elements.codes)
+            if code < FIRST_FINAL_CODE and code != Paused.code and index not in waiting
+        ]
+        calls, slug = self._known.calls, run.node.slug
+        if calls:
+            callers = [i for i in left if elements.codes[i] == Deferred.code and calls.has_called(slug, i)]
+            taken = set(callers)
+            left = [i for i in left if i not in taken and not calls.is_waiting(Waiter(slug, False), i)]
+            for indices in stretches(i for i in callers if not calls.is_waiting(Waiter(slug, True), i)):
+                chain.ready.append(Batch(indices, assembles=True))
+        missing = bytearray(chain.width)
+        for up in unfinished:
+            assert up.elements is not None
+            for index in left:
+                missing[index] += up.elements.codes[index] < FIRST_FINAL_CODE
+        if len(unfinished) > 1:
+            chain.missing = missing
+        plain = []
+        for index in left:
+            if missing[index]:
+                continue
+            batch = pending.get(index)
+            if batch is None:
+                plain.append(index)
+                continue
+            attempts = {index: batch.attempts[index]} if index in batch.attempts else {}
+            loops = {index: batch.loops[index]} if index in batch.loops else {}
+            chain.ready.append(Batch(range(index, index + 1), 0, attempts, loops, is_suspect=batch.is_suspect))
+        for indices in stretches(plain):
+            chain.ready.append(Batch(indices))
+
+    # Deferred calls ---------------------------------------------------------------------------------------------------
+
+    def grow(self, run: NodeRun, width: int) -> None:
+        """Give a map of deferred calls more elements; those that miss nothing are made ready by `free`."""
+        if run.elements is None:
+            run.elements = MapRun(run.node.slug, 0, max_tracebacks=self._known.settings["max_tracebacks"])
+            run.state = Running(message="deferred calls")
+            run.chain = Chain(run.node.slug, 0, self._pacer(run))
+            run.chain.has_begun = True
+            self.chains.append(run.chain)
+        run.elements.grow(width)
+        if run.chain is not None:
+            run.chain.width += width
+
+    def free(self, waiter: Waiter, indices: Indices) -> None:
+        """Elements of a map miss nothing any more: calls can run, values of callers can be put together."""
+        run = self._known.runs[waiter.slug]
+        chain = run.chain
+        if chain is None or not len(indices):
+            return  # it gets a chain again with all that can run
+        if not isinstance(indices, range):
+            indices = as_range(sorted(indices))
+        if waiter.is_caller:
+            chain.ready.append(Batch(indices, chain.slugs.index(waiter.slug), assembles=True))
+        else:
+            chain.make_ready(indices)
+
+    def _pacer(self, run: NodeRun) -> Pacer:
+        return Pacer(self._known.settings, run.node.policies.chunksize)
+
+    def stop(self) -> None:
+        """Nothing goes out any more, and nothing that is on its way matters."""
+        for chain in self.chains:
+            chain.in_flight.clear()
+            chain.ready.clear()
+            chain.due.clear()
+
+    def expand(self, run: NodeRun) -> State | None:
+        """Give a map its elements, where they are known; its final state if it ends without any."""
+        node = run.node
+        if not all(self._known.runs[up].is_final for up in node.whole_upstreams):
+            return None
+        sources = [self._known.runs[up] for up in node.element_upstreams]
+        if not all(up.is_final or up.elements is not None for up in sources):
+            return None
+        refused = self._refused(run, sources)
+        if refused is not None:
+            return refused
+        widths = self._widths_of(run, sources)
+        if len(set(widths.values())) > 1:
+            shown = ", ".join(f"{name} has {width:,}" for name, width in widths.items())
+            return _failed(node, "WidthError", f"mapped arguments have different widths: {shown}")
+        width = next(iter(widths.values()))
+        if width > self._known.settings["max_width"]:
+            text = f"{width:,} elements are more than engine.max_width allows ({self._known.settings['max_width']:,})"
+            return _failed(node, "WidthError", text)
+        if not width:
+            return Mapped(message="no elements", counts=Counts())
+        run.state = Running(message=f"{width:,} elements")
+        run.elements = MapRun(
+            node.slug,
+            width,
+            max_tracebacks=self._known.settings["max_tracebacks"],
+            min_success=node.policies.min_success,
+        )
+        self._join_chain(run, sources)
+        self._known.look_below(node.slug)
+        return None
+
+    def _refused(self, run: NodeRun, sources: list[NodeRun]) -> State | None:
+        """The state of a map that gets no elements, seen from what is upstream of all of them."""
+        node = run.node
+        whole = {
+            EdgeName(edge.upstream, edge.kind, edge.key): self._known.runs[edge.upstream].state
+            for edge in node.edges
+            if not edge.mapped
+        }
+        closed = next((e for e, state in whole.items() if e.kind == "gate" and state.is_skipped()), None)
+        if closed is not None:
+            return Skipped(message=f"{closed.upstream} is closed")
+        without = [source for source in sources if not self._has_elements(source)]
+        for source in without:
+            if not source.state.is_successful():
+                message = f"cannot map over {source.node.slug}"
+                return blamed(TriggerFailed(message=message), {source.node.slug: source.state})
+        state = verdict(
+            Upstreams(whole), trigger=all_finished, skip_on_upstream_skip=node.policies.skip_on_upstream_skip
+        )
+        if state is not None:
+            return state
+        for source in without:
+            if source.state.is_skipped():
+                return Skipped(message=f"upstream {source.node.slug} was skipped")
+        if without:
+            return _failed(node, "UnmappableError", f"{without[0].node.slug}: {without[0].unmappable}")
+        return None
+
+    @staticmethod
+    def _has_elements(source: NodeRun) -> bool:
+        if source.elements is not None or source.width is not None:
+            return True
+        return source.node.is_map and isinstance(source.state, Mapped)
+
+    def _widths_of(self, run: NodeRun, sources: list[NodeRun]) -> dict[str, int]:
+        """Width by what gives it: the arguments with their upstream nodes, and the constants."""
+        widths: dict[str, int] = {}
+        for source in sources:
+            width = source.elements.width if source.elements is not None else source.width
+            widths[source.node.slug] = width or 0
+        for name in sorted(run.node.mapped):
+            expression = run.node.arguments[name]
+            if isinstance(expression, Const):
+                widths[name] = len(expression.value)
+        return widths
+
+    def _join_chain(self, run: NodeRun, sources: list[NodeRun]) -> None:
+        """Let a map run in the chunks of the map above it where it can, else in its own."""
+        assert run.elements is not None
+        maps = [source for source in sources if source.elements is not None]
+        chains = {id(source.chain): source.chain for source in maps}
+        stops = run.node.policies.may_stop_early  # what is on its way of it must be its own, to be called back
+        if len(chains) == 1 and all(not source.is_final for source in maps) and not stops:
+            (chain,) = chains.values()
+            if chain is not None and not chain.has_begun and self._same_policies(run, chain):
+                chain.slugs.append(run.node.slug)
+                run.chain = chain
+                return
+        chain = Chain(run.node.slug, run.elements.width, self._pacer(run))
+        run.chain = chain
+        self.chains.append(chain)
+        unfinished = [source for source in maps if not source.is_final]
+        for source in unfinished:
+            self._followers.setdefault(source.node.slug, []).append(chain)
+            chain.needs.add(source.node.slug)
+        if not unfinished:
+            chain.make_ready(range(chain.width))
+            return
+        if len(unfinished) > 1:
+            chain.missing = bytearray([len(unfinished)]) * chain.width
+        for source in unfinished:
+            assert source.elements is not None
+            if source.elements.done:
+                chain.make_ready(source.elements.final_now())
+
+    def _same_policies(self, run: NodeRun, chain: Chain) -> bool:
+        first = self._known.graph.nodes[chain.slugs[0]].policies
+        mine = run.node.policies
+        return all(getattr(first, name) == getattr(mine, name) for name in _SHARED)
+
+    def next_chunks(self) -> list[Unit]:
+        """Hand out chunks while there are fewer in flight than the slots can have at hand."""
+        units: list[Unit] = []
+        window = self._known.settings["chunks_per_slot"] * self._known.slots
+        in_flight = self.in_flight
+        open_chains = [chain for chain in self.chains if chain.ready]
+        while open_chains and in_flight < window:
+            chain = min(open_chains, key=lambda each: len(each.in_flight))
+            is_full = chain.pacer.is_probing and len(chain.in_flight) >= self._known.slots
+            if not is_full and not self._known.limits.have_room(self._known.graph.nodes[chain.slugs[0]]):
+                is_full = True
+                self._known.limits.turn_away(self._known.graph.nodes[chain.slugs[0]], chain.left)
+            if not is_full:
+                units.append(self._chunk(chain))
+                in_flight += 1
+            if is_full or not chain.ready:
+                open_chains.remove(chain)
+        return units
+
+    def _chunk(self, chain: Chain) -> Unit:
+        chain.has_begun = True
+        batch = self._apart(chain, chain.next_batch(self._known.slots))
+        slugs = chain.slugs[batch.first : batch.first + 1 if batch.is_apart else None]
+        elements: dict[str, Input] = {}
+        for slug in slugs[1:] if batch.assembles else slugs:
+            for up in self._known.graph.nodes[slug].element_upstreams:
+                run = self._known.runs[up]
+                if up in slugs or run.node.kind == "parameter":
+                    continue
+                if run.elements is not None:
+                    settled = {i: state for i, state in run.elements.settled.items() if i in batch.indices}
+                    given = run.elements.rescued_of(batch.indices)
+                    stored = run.elements.stored_of(batch.indices)
+                    holdings = run.elements.holdings_of(batch.indices)
+                    elements[up] = Pieces(holdings, Running(), settled, given, stored)
+                else:
+                    source = self._known.input(run)
+                    elements[up] = CutFrom(source.key, source.seal) if isinstance(source, Held) else source
+        calls = self._calls(slugs[0], batch, elements)
+        unit = Unit(
+            key=self._known.new_key(self._known.graph.nodes[slugs[0]]),
+            nodes=tuple(slugs),
+            inputs=self._known.whole_inputs(slugs, without=slugs[0] if batch.assembles else None),
+            elements=elements,
+            attempts=batch.attempts,
+            loops=batch.loops,
+            indices=batch.indices,
+            slices=self._slices(slugs[1:] if batch.assembles else slugs, batch.indices),
+            keep=frozenset(slug for slug in slugs if self._is_kept(slug, slugs)),
+            reduces={slug: self._reducers[slug] for slug in slugs if slug in self._reducers},
+            give_up_s=None if batch.is_suspect else chain.pacer.give_up_s(self._known.slots, len(batch.indices)),
+            approved=self._known.approved.intersection(slugs),
+            is_suspect=batch.is_suspect,
+            calls=calls,
+        )
+        chain.in_flight[unit.key] = batch
+        return self._known.send(unit)
+
+    def _calls(self, slug: str, batch: Batch, elements: dict[str, Input]) -> UnitCalls | None:
+        """What a chunk needs to run deferred calls, or to put callers' values together."""
+        calls = self._known.calls
+        if not batch.assembles and slug not in calls.caller_of:
+            return None
+        waiter = Waiter(slug, batch.assembles)
+        elements.update(self._known.called_inputs(waiter, batch.indices))
+        definitions = {each: calls.definitions[each] for each in (slug, *elements) if each in calls.definitions}
+        blocks = {slug: calls.blocks(waiter, batch.indices)}
+        return UnitCalls(blocks, definitions, assembles=batch.assembles)
+
+    def _is_kept(self, slug: str, slugs: list[str]) -> bool:
+        if slug in self._known.calls.caller_of:
+            return True
+        users = [down for down in self._known.graph.downstream[slug] if down not in slugs]
+        return slug in self._known.keep or any(down not in self._reducers.get(slug, ()) for down in users)
+
+    def _slices(self, slugs: Iterable[str], indices: Any) -> dict[tuple[str, str], Any]:
+        """Elements of constant arguments that a chunk needs."""
+        slices = {}
+        for slug in slugs:
+            node = self._known.graph.nodes[slug]
+            for name in node.mapped if slug not in self._known.calls.caller_of else ():
+                expression = node.arguments[name]
+                if isinstance(expression, Const):
+                    slices[slug, name] = cut(expression.value, indices)
+        return slices
+
+    def take(self, unit: Unit, report: Report) -> list[NodeRun]:
+        """Write down a chunk's report; the maps that it had elements of."""
+        chain = self._known.runs[unit.nodes[0]].chain
+        assert chain is not None
+        assert unit.indices is not None
+        assert report.indices is not None
+        batch = chain.in_flight.pop(unit.key)
+        done = report.indices
+        rest = unit.indices[len(done) :]
+        chain.pacer.observe(width=len(done), seconds=report.seconds, nbytes=report.nbytes)
+        if unit.is_suspect:
+            name = (unit.nodes[0], done[0]) if len(done) == len(unit.nodes) == 1 else unit.key
+            self._known.verdicts.survived(name, report.seconds)
+        if len(rest):
+            chain.hand_back(replace(batch, indices=rest), report.last_s)
+        finals = []
+        key = None if self._is_all_here(unit, report) else unit.key
+        for column in report.columns:
+            run = self._known.runs[column.slug]
+            assert run.elements is not None
+            fresh = run.elements.take(key, done, column)
+            number = chain.slugs.index(column.slug)
+            for index, state in column.records.items():
+                if isinstance(state, Retrying):
+                    chain.wait(index, number, state)
+            if len(fresh):
+                self._pass_on(column.slug, fresh)
+                if batch.is_apart:
+                    self._go_on(chain, column.slug, fresh, is_suspect=batch.is_suspect)
+            finals.append(run)
+        return finals
+
+    def _is_all_here(self, unit: Unit, report: Report) -> bool:
+        """Whether a chunk's outcome is not needed, because all that anybody may want of it came with the report.
+
+        What is here cannot be lost with a worker. Of a map that is so much that it must not travel through the
+        scheduler in one piece, the rest stays where it is.
+        """
+        if not report.columns:  # it was handed back whole
+            return True
+        nbytes = sum(len(column.values or b"") + RECORD_NBYTES * len(column.records) for column in report.columns)
+        held = max(self._elements_of(column.slug).rescued_nbytes for column in report.columns)
+        return (
+            not unit.reduces
+            and held + nbytes <= self._known.settings["rescued_nbytes"]
+            and all(column.values is not None for column in report.columns)
+        )
+
+    def _elements_of(self, slug: str) -> MapRun:
+        elements = self._known.runs[slug].elements
+        assert elements is not None
+        return elements
+
+    def _pass_on(self, slug: str, fresh: Indices) -> None:
+        """Elements of a map have ended: those below, that have not, may go on, and who waits for deferred calls."""
+        if slug in self._known.calls.caller_of:
+            for waiter, indices in self._known.calls.ended(slug, fresh).items():
+                self.freed.append((waiter, tuple(indices)))
+        for follower in self._followers.get(slug, ()):
+            codes = self._elements_of(follower.slugs[0]).codes
+            if isinstance(fresh, range) and not any(codes[fresh.start : fresh.stop]):
+                follower.make_ready(fresh)
+            else:  # some were made again only because their value was lost
+                follower.make_ready(as_range(i for i in fresh if codes[i] < FIRST_FINAL_CODE))
+
+    def lose(self, unit: Unit, reason: str, ran_s: float | None) -> list[NodeRun]:
+        """A chunk is lost: halve it to find the guilty element, and give that up in the end. The maps that changed.
+
+        `ran_s`: seconds that it ran alone in its process before that died; None if it did not.
+        """
+        first = self._known.runs[unit.nodes[0]]
+        chain = first.chain
+        assert chain is not None
+        assert unit.indices is not None
+        batch = chain.in_flight.pop(unit.key)
+        if ran_s is None and batch.is_suspect:
+            chain.ready.append(batch)
+            return []
+        if len(batch.indices) > 1:
+            middle = len(batch.indices) // 2
+            for half in (batch.indices[middle:], batch.indices[:middle]):
+                chain.ready.appendleft(replace(batch, indices=half, is_suspect=True))
+            return []
+        (index,) = batch.indices
+        if len(unit.nodes) > 1:  # one of several maps is to blame: each runs alone now
+            chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
+            return []
+        slug, verdicts = first.node.slug, self._known.verdicts
+        if ran_s is None or not verdicts.died((slug, index), ran_s):
+            chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
+            return []
+        assert first.elements is not None
+        state = crashed(f"{slug}[{index}]", verdicts.deaths((slug, index)), reason)
+        first.elements.settle(index, replace(state, map_index=index))
+        self._pass_on(slug, as_range([index]))
+        if batch.is_apart:
+            self._go_on(chain, slug, as_range([index]), is_suspect=True)
+        return [first]
+
+    def vet(self, column: ColumnReport) -> ColumnReport:
+        """What is reported of a map; elements that cannot be made again say that they had been there."""
+        were_lost = self._elements_of(column.slug).were_lost
+        if were_lost.isdisjoint(column.records):
+            return column
+        records = {i: made_in_vain(each) if i in were_lost else each for i, each in column.records.items()}
+        return replace(column, records=records)
+
+    def stop_early(self, run: NodeRun, *, is_enough: bool) -> list[Key]:
+        """Let a map end if it has enough (`is_enough`: a value says so) or can never have it; units to call back."""
+        elements, policies, chain = run.elements, run.node.policies, run.chain
+        if elements is None or elements.is_final or chain is None or chain.slugs[0] != run.node.slug:
+            return []
+        state = _early_end(elements, policies, is_enough=is_enough)
+        if state is None:
+            return []
+        back = [key for key, batch in chain.in_flight.items() if batch.first == 0]
+        for key in back:
+            del chain.in_flight[key]
+            self._known.arrived(key)
+            self._known.lose(key)
+        later = [batch for batch in chain.ready if batch.first]
+        chain.ready.clear()
+        chain.ready.extend(later)
+        chain.due = [each for each in chain.due if each[2]]
+        heapq.heapify(chain.due)
+        rest = as_range(i for i, code in enumerate(elements.codes) if code < FIRST_FINAL_CODE)
+        for index in rest:
+            elements.settle(index, state)
+        self._pass_on(run.node.slug, rest)
+        self._go_on(chain, run.node.slug, rest, is_suspect=False)
+        return back
+
+    def settle(self, run: NodeRun, index: int, state: State) -> None:
+        """Give an element a final state without running it, and let what waits for it go on."""
+        assert run.elements is not None
+        run.elements.settle(index, state)
+        self._pass_on(run.node.slug, as_range([index]))
+
+    def _go_on(self, chain: Chain, slug: str, indices: Indices, *, is_suspect: bool) -> None:
+        """Elements of a map that ran apart have ended: maps of the chain that take them can run, if all is there."""
+        for number in range(chain.slugs.index(slug) + 1, len(chain.slugs)):
+            run = self._known.runs[chain.slugs[number]]
+            if slug not in run.node.element_upstreams:
+                continue
+            own = self._elements_of(run.node.slug).codes
+            above = [
+                each.elements.codes
+                for each in map(self._known.runs.__getitem__, run.node.element_upstreams)
+                if each.elements
+            ]
+            ready = [i for i in indices if not own[i] and all(codes[i] >= FIRST_FINAL_CODE for codes in above)]
+            if ready:
+                chain.ready.append(Batch(as_range(ready), number, is_suspect=is_suspect, is_apart=True))
+
+    def _apart(self, chain: Chain, batch: Batch) -> Batch:
+        """The batch; only the first of its maps runs if later ones have begun with its elements."""
+        later = chain.slugs[batch.first + 1 :]
+        if batch.is_apart or not (batch.assembles or batch.first or batch.attempts or batch.loops):
+            return batch
+        has_begun = any(self._elements_of(slug).codes[i] for slug in later for i in batch.indices)
+        return replace(batch, is_apart=has_begun)
+
+
+def _early_end(elements: MapRun, policies: Policies, *, is_enough: bool) -> State | None:
+    """The state of what has not ended of a map that stops now; None if it goes on."""
+    counts = elements.counts()
+    if is_enough:
+        return Skipped(message="an element before was enough (stop_when)")
+    if policies.first_n is not None and counts.successful >= policies.first_n:
+        return Skipped(message=f"{policies.first_n:,} other elements were enough (first_n)")
+    if policies.min_success is not None and counts.failed > (1 - policies.min_success) * elements.width + 1e-9:
+        share = f"{counts.failed:,} of {elements.width:,} elements failed, and min_success is {policies.min_success}"
+        return Cancelled(message=f"not run: {share}")
+    return None
+
+
+def _failed(node: FrozenNode, type_name: str, text: str) -> State:
+    message = f"{node.slug} (written at {node.where}): {text}"
+    return Failed(message=message, failure=Failure(type_name, message, root=node.slug))
+
+
+def made_in_vain(state: State) -> State:
+    """A state of what ran again because its value was lost; of a failure, it says so."""
+    if not state.is_failed():
+        return state
+    text = "it had succeeded, its value was lost with a worker, and it cannot be made again"
+    failure = replace(state.failure, message=f"{state.failure.message} ({text})") if state.failure is not None else None
+    return replace(state, message=f"{state.message} ({text})", failure=failure)
+
+
+def crashed(name: str, losses: int, reason: str) -> State:
+    """The state of a task run that was lost more often than the budget allows."""
+    message = f"its worker died {losses} times while {name} ran alone: {reason}"
+    failure = Failure("WorkerLost", message, root=name)
+    return Crashed(message=message, failure=failure, end_time=None)

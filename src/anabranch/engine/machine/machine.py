@@ -1,0 +1,797 @@
+"""The pure machine of one flow run: ``handle(stimulus)`` gives commands.
+
+It reads no clock, does no I/O and holds no future: stimuli carry their time, commands are carried out by the driver.
+What it knows is in `Knowledge`; which single nodes go out is decided by `Singles`, which elements of maps by `FanOut`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import re
+from collections import Counter
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from anabranch.base.events import CallsMade, MapAdvanced, TaskChanged, UnitLost
+from anabranch.base.states import (
+    Cancelled,
+    Crashed,
+    Deferred,
+    Failed,
+    Failure,
+    Finished,
+    Paused,
+    Pending,
+    Retrying,
+    Running,
+    State,
+    Success,
+    TriggerFailed,
+)
+from anabranch.definition.frozen import FrozenGraph
+from anabranch.engine.machine.call_book import Waiter
+from anabranch.engine.machine.fan_out import FanOut, crashed, made_in_vain
+from anabranch.engine.machine.knowledge import Knowledge, NodeRun
+from anabranch.engine.machine.recovery import ALL, reopen
+from anabranch.engine.machine.singles import Singles
+from anabranch.engine.machine.stimuli import (
+    CancelAsked,
+    Claim,
+    Command,
+    Finish,
+    GivenUp,
+    Lost,
+    Permitted,
+    Release,
+    Reported,
+    SlotsChanged,
+    Started,
+    Stimulus,
+    Submit,
+    Tell,
+    Uprooted,
+    WakeAt,
+    Woke,
+)
+from anabranch.engine.units.calls import Expansion, Placed
+from anabranch.engine.units.indices import Indices
+from anabranch.engine.units.units import Key, Report, SingleReport, Unit
+
+
+class Machine:
+    """Decides what runs when.
+
+    Parameters
+    ----------
+    graph
+        The flow, frozen.
+    name, token
+        Of the flow and of the run, for keys.
+    widths
+        For parameters that maps take their elements from: the width, or why there is none.
+    keep
+        Slugs of nodes whose values are wanted after the run, beside the reference and terminal ones.
+    settings
+        The ``engine`` settings.
+    slots
+        Task runs that can go on at the same time.
+    first_serial
+        Number after which keys begin.
+    fuses
+        Whether several single nodes may share a unit: it saves what a Dask task costs, where there is one.
+    shares_limits
+        Whether others share the named limits: then `Claim` says what is used and wanted, and `Permitted` what there is.
+    limits_outside
+        Limits of which the task that runs this flow holds a permit.
+    """
+
+    def __init__(
+        self,
+        graph: FrozenGraph,
+        *,
+        name: str,
+        token: str,
+        settings: Mapping[str, Any],
+        slots: int = 1,
+        widths: Mapping[str, int | str] | None = None,
+        keep: Iterable[str] = (),
+        approved: Iterable[str] = (),
+        fuses: bool = True,
+        first_serial: int = 0,
+        shares_limits: bool = False,
+        limits_outside: frozenset[str] = frozenset(),
+    ) -> None:
+        self._known = Knowledge(
+            graph,
+            name=name,
+            token=token,
+            settings=settings,
+            slots=slots,
+            keep=keep,
+            approved=approved,
+            fuses=fuses,
+            shares_limits=shares_limits,
+            limits_outside=limits_outside,
+        )
+        self._claim = Claim()
+        """What the driver was last told to claim."""
+        self._known.skip_key(("", first_serial))
+        self._singles = Singles(self._known)
+        self._fan_out = FanOut(self._known)
+        self.is_finished = False
+        self._ending: State | None = None
+        """The state in which everything ended that had not, when the run was stopped."""
+        self.story: list[str] = []
+        """What happened, in short, for errors that would be a riddle otherwise; the last thousand lines."""
+        self._widths = dict(widths or {})
+        self._waiting: list[tuple[float, str]] = []
+        """Retries of single nodes: time and slug. A heap."""
+        self._commands: list[Command] = []
+        self._consumers_left = {slug: len(down) for slug, down in graph.downstream.items()}
+        self._unfinished = len(graph.nodes)
+        self._now = 0.0
+
+    @property
+    def runs(self) -> Mapping[str, NodeRun]:
+        """What is known of each node, by slug."""
+        return self._known.runs
+
+    @property
+    def graph(self) -> FrozenGraph:
+        """The flow, and what deferred calls have added."""
+        return self._known.graph
+
+    @property
+    def keep(self) -> frozenset[str]:
+        """Slugs of the nodes whose values are wanted after the run."""
+        return self._known.keep
+
+    @property
+    def slots(self) -> int:
+        """Task runs that can go on at the same time."""
+        return self._known.slots
+
+    def on_their_way(self) -> dict[str, int]:
+        """How many task runs have been sent and not come back, by slug."""
+        found: Counter[str] = Counter()
+        for unit in self._known.units.values():
+            found.update(dict.fromkeys(unit.nodes, _width(unit)))
+        return dict(found)
+
+    def handle(self, stimulus: Stimulus) -> list[Command]:
+        """What is to be done about something that happened."""
+        self._now = max(self._now, stimulus.now)
+        self._tell_story(stimulus)
+        match stimulus:
+            case _ if self.is_finished:
+                return []
+            case Started(_, recorded):
+                self._start_run()
+                if recorded:
+                    self._recall(recorded)
+            case Reported(_, report):
+                self._take_report(report)
+            case Lost(_, key, reason, is_death, ran_s):
+                self._lose(key, reason, ran_s if is_death else 0.0)
+            case Uprooted():
+                for unit in self._known.units.values():
+                    self._tell_loss(unit, "the place where it ran is gone")
+                self._start_again(ALL)
+            case GivenUp(_, reason):
+                self._end(Crashed(message=reason, failure=Failure("WorkerLost", reason)))
+            case SlotsChanged(_, slots):
+                self._known.slots = max(1, slots)
+            case Permitted(_, may_use, lost):
+                self._known.limits.permit(may_use, lost)
+            case CancelAsked(_, reason):
+                self._end(Cancelled(message=reason))
+            case Woke():
+                pass
+        self._wake()
+        self._advance()
+        commands, self._commands = self._commands, []
+        return commands
+
+    # Beginning and end ------------------------------------------------------------------------------------------------
+
+    def _start_run(self) -> None:
+        for slug, run in self.runs.items():
+            if run.node.kind == "parameter":
+                given = self._widths.get(slug)
+                run.width = given if isinstance(given, int) else None
+                run.unmappable = given if isinstance(given, str) else ""
+                self._conclude(run, Success(message="given"))
+            else:
+                self._known.to_start[slug] = None
+
+    def _recall(self, reports: Iterable[Report | Placed]) -> None:
+        """Take what was recorded as if it had just been reported; what has no value now runs again if it is needed."""
+        for report in reports:
+            if isinstance(report, Placed):
+                self._recall_calls(report)
+                continue
+            self._known.skip_key(report.key)
+            for single in report.singles:
+                if single.slug in self.runs and self.runs[single.slug].elements is None:
+                    self._take_single(single)
+            for column in report.columns:
+                run = self.runs.get(column.slug)
+                if run is None or run.is_final or report.indices is None:
+                    continue
+                if run.elements is None and self._known.may_start(run):
+                    self._fan_out.expand(run)
+                if run.elements is not None and self._fan_out.recall(run, report.key, report.indices, column):
+                    self._follow(run)
+        self._start_again(ALL)
+
+    def _recall_calls(self, placed: Placed) -> None:
+        """Take deferred calls that an earlier driver had placed, if all before them are known."""
+        expansion = placed.expansion
+        run = self.runs.get(expansion.slug)
+        if run is None:
+            return
+        if run.node.is_map and run.elements is None and self._known.may_start(run):
+            self._fan_out.expand(run)
+        if run.node.is_map and (run.elements is None or expansion.indices[-1] >= run.elements.width):
+            return
+        for slug, base in zip(placed.slugs, placed.bases, strict=True):
+            if base != (len(self._codes_of(slug)) if slug in self.runs else 0):
+                return  # something before it was not recorded: whoever made these calls makes them again
+        self._place(expansion, placed)
+
+    def _advance(self) -> None:
+        self._known.limits.look_again()
+        if self._ending is None:
+            self._send()
+        self._claim_permits()
+        wake = self._next_wake()
+        if wake is not None:
+            self._commands.append(WakeAt(wake))
+        has_ready = self._fan_out.has_work or (self._ending is None and self._singles.has_waiting)
+        if not self._known.units and not has_ready and wake is None:
+            if self._unfinished and self._ending is None and not self._is_paused():
+                left = {slug: str(run.state) for slug, run in self.runs.items() if not run.is_final}
+                raise AssertionError(f"the run is stuck with {left}; its story:\n" + "\n".join(self.story[-60:]))
+            self.is_finished = True
+            self._commands.append(Finish())
+
+    def _claim_permits(self) -> None:
+        """Say what is used and wanted of the limits that others share, if that is not what was said last."""
+        limits = self._known.limits
+        if not (limits and limits.is_shared):
+            return
+        # Where one unit runs after the other, a permit would lie idle for as long as what was sent before takes.
+        ahead = 0 if self._known.fuses else len(self._known.units) - limits.units
+        claim = limits.claim(self.slots, ahead=ahead)
+        if claim != self._claim:
+            self._claim = claim
+            self._commands.append(claim)
+
+    def _send(self) -> None:
+        """Send what can run and has room."""
+        units: list[Unit] = []
+        self._singles.look_again()
+        self._look_at_candidates()
+        while (unit := self._singles.next_unit(len(self._known.units) - self._fan_out.in_flight)) is not None:
+            units.append(unit)
+            self._commands += [Tell(TaskChanged(self._now, slug, Running(message="submitted"))) for slug in unit.nodes]
+            self._look_at_candidates()
+        units += self._fan_out.next_chunks()
+        if units:
+            self._commands.append(Submit(tuple(units)))
+
+    def _look_at_candidates(self) -> None:
+        """Expand maps that can be, and pass on single nodes that can run."""
+        candidates = self._known.to_start
+        while candidates:
+            # Topological order lets whole stretches of the graph go out at once, upstreams first.
+            batch = sorted(candidates, key=self._known.order.__getitem__)
+            candidates.clear()
+            for slug in batch:
+                run = self.runs[slug]
+                if run.elements is not None and run.chain is None and not run.is_final:
+                    self._resume(run)
+                if not self._known.may_start(run):
+                    continue
+                if not run.node.is_map:
+                    self._singles.add(run)
+                    continue
+                state = self._fan_out.expand(run)
+                if state is not None:
+                    self._conclude(run, state)
+
+    def _resume(self, run: NodeRun) -> None:
+        """A map whose inputs were lost may go on, if they are there again."""
+        refused = self._fan_out.resume(run)
+        if refused is not None and run.elements is not None:
+            for index, code in enumerate(run.elements.codes):
+                if code < Success.code:
+                    run.elements.settle(index, replace(refused, map_index=index))
+            self._conclude(run, replace(refused, counts=run.elements.counts()))
+
+    def _is_paused(self) -> bool:
+        return any(
+            isinstance(run.state, Paused) or (run.elements is not None and Paused.code in run.elements.codes)
+            for run in self.runs.values()
+        )
+
+    def _next_wake(self) -> float | None:
+        single = self._waiting[0][0] if self._waiting else None
+        return min((time for time in (single, self._fan_out.next_due) if time is not None), default=None)
+
+    def _wake(self) -> None:
+        self._fan_out.wake(self._now)
+        while self._waiting and self._waiting[0][0] <= self._now:
+            _, slug = heapq.heappop(self._waiting)
+            if isinstance(self.runs[slug].state, Retrying):
+                self.runs[slug].state = Pending(message="due")
+                self._known.to_start[slug] = None
+
+    def _end(self, state: State) -> None:
+        """Give everything that has not ended this state, and let nothing more go out."""
+        self._ending, reason = state, state.message
+        self._fan_out.stop()
+        self._waiting.clear()
+        self._release(list(self._known.units))
+        for key in tuple(self._known.units):
+            self._known.arrived(key)
+        for run in self.runs.values():
+            if run.is_final:
+                continue
+            run.is_flying = False
+            if run.elements is not None:
+                elements = run.elements
+                for index, code in enumerate(elements.codes):
+                    if code < Success.code:
+                        elements.settle(index, state)
+                counts = elements.counts()
+                self._conclude(run, replace(state, message=f"{reason}; {counts}", counts=counts))
+            else:
+                self._conclude(run, state)
+
+    def flow_state(self) -> State:
+        """The state of the flow run, decided by its reference nodes once everything has ended."""
+        runs = list(self.runs.values())
+        if not runs:
+            return Success(message="the flow has no tasks")
+        if self._ending is not None:
+            return self._ending
+        if self._unfinished and self._is_paused():
+            names = [run.node.slug for run in runs if not run.is_final and isinstance(run.state, Paused)]
+            return Paused(message=f"waits for an approval: {', '.join(names) or 'elements of a map'}")
+        references = [self.runs[slug] for slug in self._known.graph.reference]
+        cancelled = [run for run in references if run.state.is_cancelled()]
+        failed = [run for run in references if run.state.is_failed()]
+        if cancelled and not failed:
+            return Cancelled(message=f"{cancelled[0].node.slug} was cancelled")
+        if failed:
+            failure = failed[0].state.failure
+            return Failed(message=self._root_message(failed), failure=failure)
+        if all(run.state.is_skipped() for run in references):
+            return Success(message="all reference tasks were skipped")
+        return Success(message="all reference tasks succeeded")
+
+    def _root_message(self, failed: list[NodeRun]) -> str:
+        first = failed[0]
+        failure = first.state.failure
+        root = failure.root if failure and failure.root else first.node.slug
+        origin = self.runs.get(re.sub(r"\[\d+\]", "", root), first)
+        why = origin.state.failure or failure
+        headline = why.headline() if why else first.state.message
+        others = (
+            sum(
+                _roots(run)
+                for run in self.runs.values()
+                if not run.state.is_successful() and not isinstance(run.state, TriggerFailed) and run.is_final
+            )
+            - 1
+        )
+        return f"{root} failed with {headline}" + (f" (+{others:,} others)" if others > 0 else "")
+
+    # Reports ----------------------------------------------------------------------------------------------------------
+
+    def _take_report(self, report: Report) -> None:
+        unit = self._known.arrived(report.key)
+        if unit is None:
+            # A second report, as Dask has made a lost value again; or one of a unit that was called back.
+            if self._known.is_held(report.key) and self._has_changed(report):
+                self._start_again({report.key})
+            return
+        self._take_results(unit, report)
+        if report.changed:
+            self._start_again(report.changed)
+
+    def _take_results(self, unit: Unit, report: Report) -> None:
+        if unit.indices is not None:
+            runs = self._fan_out.take(unit, report)
+            for run in map(self.runs.__getitem__, unit.nodes):
+                if run.elements is not None and unit.key not in run.elements.keys:  # nothing of it is there to be taken
+                    self._release(self._known.forget(unit.key, run.node.slug))
+            for expansion in report.expansions:
+                self._place(expansion)
+            for run in runs:
+                if run.node.policies.may_stop_early:
+                    self._release(self._fan_out.stop_early(run, is_enough=run.node.slug in report.enough))
+                self._follow(run)
+            self._free()
+            return
+        if unit.is_suspect:
+            self._known.verdicts.survived(unit.nodes[0], report.seconds)
+        for single in report.singles:
+            self._take_single(single)
+        for expansion in report.expansions:
+            self._place(expansion)
+        self._free()
+
+    def expects(self, key: Key) -> bool:
+        """Whether the first report of a unit is still to come."""
+        return key in self._known.units
+
+    def vet(self, report: Report) -> Report:
+        """The report as it is to be taken.
+
+        It is without results that were made of what is not what was reported of it; and what cannot be made again says
+        that it had been there.
+        """
+        changed = {
+            run.key
+            for run, seal in ((self.runs[slug], seal) for slug, seal in report.taken.items())
+            if run.key is not None and run.is_final and run.seal != seal
+        }
+        if changed and self.expects(report.key):
+            return report.without_results(changed)
+        if not (self._known.has_lost and self.expects(report.key)):
+            return report
+        singles = tuple(
+            replace(each, state=made_in_vain(each.state)) if self.runs[each.slug].was_lost else each
+            for each in report.singles
+        )
+        return replace(report, singles=singles, columns=tuple(map(self._fan_out.vet, report.columns)))
+
+    def _has_changed(self, report: Report) -> bool:
+        """Whether a unit that ran a second time came to something else."""
+        if report.indices is None:
+            runs = ((self.runs[each.slug], each.seal) for each in report.singles if each.slug in self.runs)
+            return any(run.key == report.key and run.is_final and run.seal != seal for run, seal in runs)
+        codes = {each.slug: each.codes for each in report.columns}
+        holders = [(slug, run.elements) for slug, run in self.runs.items() if run.elements is not None]
+        return any(
+            elements.has_changed(report.key, report.indices if slug in codes else (), codes.get(slug, b""))
+            for slug, elements in holders
+            if report.key in elements.keys
+        )
+
+    # Deferred calls ---------------------------------------------------------------------------------------------------
+
+    def _place(self, expansion: Expansion, recorded: Placed | None = None) -> None:
+        """Add calls that were made to the run: each task's to the map of the caller's calls to it."""
+        caller = self.runs[expansion.slug]
+        if not self._take_callers(caller, expansion, recorded):
+            return
+        known = {group.identity: self._known.calls.group(expansion.slug, group.identity) for group in expansion.groups}
+        widths = {slug: len(self._codes_of(slug)) for slug in known.values() if slug is not None}
+        most = self._known.settings["max_width"]
+        for group in expansion.groups:
+            if widths.get(known[group.identity] or "", 0) + group.width > most:
+                self._refuse_calls(caller, expansion, f"more than {most:,} deferred calls of {group.name}")
+                return
+        slugs, nodes = [], {}
+        for number, group in enumerate(expansion.groups):
+            slug = known[group.identity]
+            if slug is None:
+                slug = recorded.slugs[number] if recorded is not None else self._free_slug(expansion.slug, group.name)
+                nodes[slug] = replace(group.node, slug=slug)
+                self._known.calls.add_group(expansion.slug, group.identity, slug, group.definition)
+                self._consumers_left[slug] = 0
+                self._unfinished += 1
+                self._known.add(nodes[slug])
+                self._fan_out.grow(self.runs[slug], 0)
+            slugs.append(slug)
+        bases = tuple(len(self._codes_of(slug)) for slug in slugs)
+        placed = Placed(expansion, tuple(slugs), bases, recorded.void if recorded is not None else frozenset())
+        for slug, group in zip(slugs, expansion.groups, strict=True):
+            run = self.runs[slug]
+            if run.is_final:  # its caller had ended, and was called again since
+                run.state = Running(message="deferred calls")
+                self._unfinished += 1
+            self._fan_out.grow(run, group.width)
+        self._known.calls.place(placed)
+        self._commands.append(Tell(CallsMade(self._now, expansion.slug, nodes, placed, is_new=recorded is None)))
+        for slug, base, group in zip(slugs, bases, expansion.groups, strict=True):
+            waiter = Waiter(slug, False)
+            indices = range(base, base + group.width)
+            if any(slugs[link.waiting] == slug for link in expansion.links if link.waiting >= 0):
+                free = tuple(index for index in indices if not self._known.calls.is_waiting(waiter, index))
+                self._fan_out.free(waiter, free)
+            else:
+                self._fan_out.free(waiter, indices)
+        waiter = Waiter(expansion.slug, True)
+        free = tuple(index for index in expansion.indices if not self._known.calls.is_waiting(waiter, index))
+        self._free_callers(waiter, free)
+
+    def _free_slug(self, caller: str, name: str) -> str:
+        slug, number = f"{caller}/{name}", 1
+        while slug in self.runs:
+            number += 1
+            slug = f"{caller}/{name}-{number}"
+        return slug
+
+    def _codes_of(self, slug: str) -> bytearray:
+        elements = self.runs[slug].elements
+        assert elements is not None
+        return elements.codes
+
+    def _take_callers(self, caller: NodeRun, expansion: Expansion, recorded: Placed | None) -> bool:
+        """Whether some of the elements that made these calls wait for them; those recorded do from now on."""
+        if caller.elements is None:
+            if recorded is not None and not caller.is_final and not recorded.void:
+                caller.state = Deferred(message="made deferred calls")
+            return isinstance(caller.state, Deferred) or recorded is not None
+        codes = caller.elements.codes
+        if recorded is not None:
+            for index in expansion.indices:
+                if codes[index] < Success.code and index not in recorded.void:
+                    codes[index] = Deferred.code
+        return recorded is not None or any(codes[index] == Deferred.code for index in expansion.indices)
+
+    def _refuse_calls(self, caller: NodeRun, expansion: Expansion, reason: str) -> None:
+        """Let the elements that made calls fail: there are too many."""
+        message = f"{caller.node.slug} makes {reason} (engine.max_width)"
+        state = Failed(message=message, failure=Failure("UnstorableValueError", message, root=caller.node.slug))
+        if caller.elements is None:
+            self._conclude(caller, state)
+            return
+        for index in expansion.indices:
+            if caller.elements.codes[index] == Deferred.code:
+                self._fan_out.settle(caller, index, replace(state, map_index=index))
+        self._follow(caller)
+
+    def _free(self) -> None:
+        """Let go on what waits for no deferred call any more."""
+        freed, self._fan_out.freed = self._fan_out.freed, []
+        for waiter, indices in freed:
+            if waiter.is_caller:
+                self._free_callers(waiter, indices)
+            else:
+                self._fan_out.free(waiter, indices)
+
+    def _free_callers(self, waiter: Waiter, indices: Indices) -> None:
+        run = self.runs[waiter.slug]
+        if run.elements is not None:
+            codes = run.elements.codes
+            self._fan_out.free(waiter, tuple(index for index in indices if codes[index] == Deferred.code))
+        elif len(indices) and isinstance(run.state, Deferred):
+            run.state, run.assembles = Pending(message="its deferred calls have ended"), True
+            self._known.to_start[waiter.slug] = None
+
+    def _follow(self, run: NodeRun) -> None:
+        """Elements of a map have ended: perhaps the map has."""
+        elements = run.elements
+        assert elements is not None
+        if not elements.is_final:
+            retrying = elements.codes.count(Retrying.code)
+            event = MapAdvanced(self._now, run.node.slug, elements.width, elements.done, elements.failed, retrying)
+            self._commands.append(Tell(event))
+        elif not run.is_final and self._is_closed(run):
+            self._conclude(run, elements.state())
+
+    def _is_closed(self, run: NodeRun) -> bool:
+        """Whether a map gets no more elements: deferred calls may be added for as long as their caller goes on."""
+        caller = self._known.calls.caller_of.get(run.node.slug)
+        return caller is None or self.runs[caller].is_final
+
+    def _take_single(self, report: SingleReport) -> None:
+        run = self.runs[report.slug]
+        run.is_flying = False
+        if run.is_final:
+            return
+        state = report.state
+        if isinstance(state, Finished):
+            run.value, run.width, run.unmappable = report.value, report.width, report.unmappable
+            run.ref, run.seal = report.ref, report.seal
+            self._singles.observe(run, state, is_small=report.value is not None)
+            self._conclude(run, state)
+            return
+        if run.key is not None:
+            self._release(self._known.forget(run.key, report.slug))
+            run.key = None
+        if isinstance(state, Retrying):
+            run.state, run.attempt = state, state.attempt + 1
+            run.loop = state.result if isinstance(state.result, tuple) else None
+            heapq.heappush(
+                self._waiting, (state.start_time.timestamp() if state.start_time else self._now, report.slug)
+            )
+        elif isinstance(state, (Paused, Deferred)):
+            run.state, run.assembles = state, False
+        else:  # it could not run, because something upstream was not final
+            run.state = Pending()
+            self._known.to_start[report.slug] = None
+            return
+        self._commands.append(Tell(TaskChanged(self._now, report.slug, run.state)))
+
+    def _conclude(self, run: NodeRun, state: State) -> None:
+        """A node has ended: what waits for it may start, what nobody needs any more is released."""
+        run.state = state
+        slug = run.node.slug
+        self._unfinished -= 1
+        self._commands.append(Tell(TaskChanged(self._now, slug, state)))
+        self._known.look_below(slug)
+        for group in self._known.calls.groups_of(slug):
+            called = self.runs[group]
+            if called.elements is not None and called.elements.is_final and not called.is_final:
+                self._conclude(called, called.elements.state())
+        released: list[Key] = []
+        for up in {edge.upstream for edge in run.node.edges}:
+            self._consumers_left[up] -= 1
+            if not self._consumers_left[up]:
+                released += self._let_go(up)
+        if not self._consumers_left[slug]:
+            released += self._let_go(slug)
+        self._release(released)
+
+    def _let_go(self, slug: str) -> list[Key]:
+        """Units whose outcomes are not needed once nothing takes this node's value any more."""
+        run = self.runs[slug]
+        if slug in self.keep and not self._is_inline(run):
+            return []
+        if not run.is_final:
+            return []
+        keys = list(run.elements.keys) if run.elements is not None else [run.key] if run.key is not None else []
+        released: list[Key] = []
+        for key in keys:
+            released += self._known.forget(key, slug)
+        return released
+
+    def _release(self, keys: list[Key]) -> None:
+        if keys:
+            self._commands.append(Release(tuple(keys)))
+
+    def _is_inline(self, run: NodeRun) -> bool:
+        """Whether everything that a caller may want of a node is here already, or stored for good."""
+        if run.elements is not None:
+            inline = sum(len(indices) for indices, _ in run.elements.values)
+            return inline >= run.elements.width or run.elements.is_stored
+        has_none = run.state.is_skipped() or (not run.state.is_successful() and run.state.counts is None)
+        return run.value is not None or run.ref is not None or has_none
+
+    # Losses -----------------------------------------------------------------------------------------------------------
+
+    def _lose(self, key: Key, reason: str, ran_s: float | None) -> None:
+        """A unit is lost; `ran_s`: seconds that it ran alone in its process, None if it is not to blame."""
+        unit = self._known.arrived(key)
+        if unit is None:
+            if self._known.is_held(key):
+                self._start_again({key})
+            return
+        self._known.lose(key)
+        self._release([key])
+        self._tell_loss(unit, reason)
+        if unit.indices is None:
+            self._lose_singles(unit, reason, ran_s)
+        else:
+            for run in self._fan_out.lose(unit, reason, ran_s):
+                self._follow(run)
+            self._free()
+
+    def _tell_loss(self, unit: Unit, reason: str) -> None:
+        self._commands.append(Tell(UnitLost(self._now, unit.nodes, _width(unit), reason)))
+
+    def _lose_singles(self, unit: Unit, reason: str, ran_s: float | None) -> None:
+        """Send lost nodes again: each alone, so that the guilty one is found."""
+        verdicts = self._known.verdicts
+        for slug in unit.nodes:
+            run = self.runs[slug]
+            run.is_flying, run.key = False, None
+        for slug in unit.nodes:
+            run = self.runs[slug]
+            run.is_suspect = True
+            if len(unit.nodes) == 1 and ran_s is not None and verdicts.died(slug, ran_s):
+                self._conclude(run, crashed(slug, verdicts.deaths(slug), reason))
+            else:
+                self._known.to_start[slug] = None
+
+    def _start_again(self, gone: Container[Key]) -> None:
+        """Outcomes are gone: call back what is on its way, and run again what is needed and cannot be had otherwise."""
+        self._release([*self._known.units, *(key for key in self._known.held() if key in gone)])
+        for key, unit in tuple(self._known.units.items()):
+            self._known.arrived(key)
+            self._known.lose(key)
+            for slug in unit.nodes if unit.indices is None else ():
+                self.runs[slug].is_flying, self.runs[slug].key = False, None
+        for run in reopen(self._known, gone):
+            self._unfinished += 1
+            for up in {edge.upstream for edge in run.node.edges}:
+                self._consumers_left[up] += 1
+        self._recount_calls()
+        self._fan_out.rebuild()
+        self._known.to_start.update(dict.fromkeys(slug for slug, run in self.runs.items() if not run.is_final))
+
+    def _recount_calls(self) -> None:
+        """Find out again who waits for deferred calls; a single node that waits for none can go on."""
+        calls = self._known.calls
+        if not calls:
+            return
+        calls.recount(self._codes_of)
+        for slug, run in self.runs.items():
+            if run.node.is_map or run.is_final or not calls.has_called(slug, -1):
+                continue
+            is_waiting = calls.is_waiting(Waiter(slug, True), -1)
+            run.assembles = not is_waiting
+            run.state = Deferred(message="made deferred calls") if is_waiting else Pending()
+
+    # Checks -----------------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Raise `AssertionError`, with the story, if what is known does not fit together."""
+        try:
+            self._validate()
+        except AssertionError as error:
+            raise AssertionError(f"{error}\nstory:\n" + "\n".join(self.story[-60:])) from None
+
+    def _validate(self) -> None:
+        assert self._unfinished == sum(not run.is_final for run in self.runs.values()), (
+            "the count of the unfinished is off"
+        )
+        flying = {slug for unit in self._known.units.values() if unit.indices is None for slug in unit.nodes}
+        for slug, run in self.runs.items():
+            assert run.is_flying == (slug in flying), f"{slug}: flying, and in no unit (or the other way round)"
+            assert not (run.is_flying and run.is_final), f"{slug}: final and flying"
+            if run.elements is not None:
+                final = sum(code >= Success.code for code in run.elements.codes)
+                assert final == run.elements.done, f"{slug}: {final} elements final, {run.elements.done} counted"
+        for chain in self._fan_out.chains:
+            seen: set[tuple[int, int]] = {(number, index) for _, index, number, _ in chain.due}
+            assert len(seen) == len(chain.due), f"{chain.slugs}: an element waits twice"
+            for batch in (*chain.ready, *chain.in_flight.values()):
+                places = {(batch.first, index) for index in batch.indices}
+                assert not seen & places, f"{chain.slugs}: an element is in two places"
+                seen |= places
+            assert all(key in self._known.units for key in chain.in_flight), (
+                f"{chain.slugs}: a chunk in flight is unknown"
+            )
+
+        if self._known.calls:
+            self._validate_calls()
+
+    def _validate_calls(self) -> None:
+        """What waits for deferred calls waits for those that have not ended, and for no others."""
+        calls = self._known.calls
+
+        def waiting() -> dict[tuple[Waiter, int], int]:
+            return {each: n for each, n in calls.missing().items() if not self._known.has_ended(*each)}
+
+        counted = waiting()
+        calls.recount(self._codes_of)
+        assert counted == waiting(), f"the counts of missing calls are off: {counted}, and should be {waiting()}"
+        for slug in calls.caller_of:
+            run = self.runs[slug]
+            assert run.elements is not None
+            assert not run.is_final or run.elements.is_final, f"{slug}: final, with elements that are not"
+        for slug, run in self.runs.items():
+            if run.elements is None and isinstance(run.state, Deferred):
+                assert calls.has_called(slug, -1), f"{slug}: waits for calls that nobody knows"
+                assert calls.is_waiting(Waiter(slug, True), -1), f"{slug}: waits, and nothing is missing"
+
+    def _tell_story(self, stimulus: Stimulus) -> None:
+        if isinstance(stimulus, Reported):
+            report = stimulus.report
+            what = ", ".join([*(f"{s.slug} {s.state.name}" for s in report.singles), *(c.slug for c in report.columns)])
+            line = f"{stimulus.now:.3f} Reported {report.key[1]} {what} {report.indices or ''}"
+        else:
+            line = repr(stimulus)
+        self.story.append(line[:300])
+        if len(self.story) > 2000:
+            del self.story[:1000]
+
+
+def _roots(run: NodeRun) -> int:
+    """How many task runs of a node failed by themselves."""
+    if run.elements is not None:
+        return run.elements.failed - run.elements.codes.count(TriggerFailed.code)
+    return run.state.counts.failed if run.state.counts else 1
+
+
+def _width(unit: Unit) -> int:
+    """How many task runs of each of its nodes a unit has."""
+    return 1 if unit.indices is None else len(unit.indices)

@@ -1,0 +1,82 @@
+"""Reductions: an associative function of a map's values is applied to each chunk where it is made, then to the results.
+
+Memory is constant over any width, because a chunk's values do not outlive its Dask task.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from anabranch.base.states import FIRST_FINAL_CODE
+from anabranch.definition.expressions import evaluate
+from anabranch.definition.frozen import FrozenNode, reduced_argument
+from anabranch.engine.units.columns import check_whole, found, held_columns, stored_columns, without_value
+from anabranch.engine.units.outcomes import UnitOutcome
+from anabranch.engine.units.units import Column, Key, Pieces, Program
+
+
+def partial(node: FrozenNode, values: list[Any], program: Program) -> Any:
+    """The function applied to some of the values, in order."""
+    argument = reduced_argument(node)
+    assert argument is not None
+    bound = {
+        name: values if name == argument[0] else evaluate(expression, program.values)
+        for name, expression in node.arguments.items()
+    }
+    args, kwargs = node.signature.split(bound)
+    return node.signature.function(*args, **kwargs)
+
+
+def gathered_partials(
+    node: FrozenNode,
+    slug: str,
+    source: Pieces,
+    program: Program,
+    outcomes: Mapping[Key, UnitOutcome],
+) -> list[Any]:
+    """What the chunks of a map were reduced to, in the order of their elements.
+
+    Chunks that could not be reduced where they were made (an element was to be retried) are reduced here.
+    """
+    pieces = [(index, -1, without_value(state).value) for index, state in source.settled.items()]
+    stored = stored_columns(program.nodes[slug], source.stored)
+    for column in found(slug, replace(source, holdings=()), outcomes, stored):
+        pieces += [piece for piece in _elements(column) if piece[0] not in source.settled]
+    apart = []
+    for holding in source.holdings:
+        made = outcomes[holding.key].partials.get(node.slug)
+        if made is not None and made.is_all_of(holding):
+            pieces.append((made.indices.start, made.indices.stop, made.value))
+        else:
+            apart.append(holding)
+    for column in held_columns(slug, apart, outcomes):
+        pieces += _elements(column)
+    there = bytearray(source.state.counts.total if source.state.counts is not None else 0)
+    for start, stop, _ in pieces:
+        there[start : max(stop, start + 1)] = bytes([1]) * (max(stop, start + 1) - start)
+    check_whole(slug, there)
+    pieces.sort(key=lambda piece: piece[0])
+    results: list[Any] = []
+    run: list[Any] = []
+    for _, stop, value in pieces:
+        if stop < 0:
+            run.append(value)
+            continue
+        if run:
+            results.append(partial(node, run, program))
+            run = []
+        results.append(value)
+    if run:
+        results.append(partial(node, run, program))
+    return results
+
+
+def _elements(column: Column) -> list[tuple[int, int, Any]]:
+    """Final elements of a column as pieces; a stop of -1 says that the value is an element's own."""
+    return [
+        (index, -1, value)
+        for index, code, value in zip(column.indices, column.codes, column.values, strict=True)
+        if code >= FIRST_FINAL_CODE
+    ]

@@ -1,0 +1,152 @@
+"""What a value must be able to do: leave the process it was made in, be copied, be counted."""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from types import CodeType
+from typing import Any
+
+from anabranch.base import origins
+from anabranch.base.errors import UnmappableError, UnstorableValueError
+
+ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
+"""Types whose values are immutable, hold nothing else, and always pickle."""
+
+SMALL_NBYTES = 65_536
+CHECK_NBYTES = 1 << 20  # loading a larger pickle again only to see that it loads would cost as much as the work
+
+
+def dumps(value: Any) -> bytes:
+    """Pickle as Dask would: pickle, and cloudpickle for what only that can do."""
+    return pickled(value)[0]
+
+
+def pickled(value: Any) -> tuple[bytes, list[CodeType]]:
+    """The same, with the code that is in the pickle."""
+    try:
+        data = pickle.dumps(value, protocol=5)
+        if b"__main__" not in data:
+            return data, []
+    except Exception:
+        pass
+    return origins.pickled(value)
+
+
+def measured(value: Any) -> tuple[Any, bytes | None, int]:
+    """A value that can travel, its pickle if that is a whole one, and its size in bytes.
+
+    Raises
+    ------
+    UnstorableValueError
+        The value does not pickle, or does not load again.
+    """
+    if type(value) in ATOMS:
+        data = pickle.dumps(value, protocol=5)
+        return value, data, len(data)
+    buffers: list[pickle.PickleBuffer] = []
+    try:
+        if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
+            raise TypeError("an open file belongs to its process")  # cloudpickle would silently copy what is in it
+        data = dumps_with_buffers(value, buffers)
+        nbytes = len(data) + sum(buffer.raw().nbytes for buffer in buffers)
+        if len(data) <= CHECK_NBYTES and not (_is_by_value(data) and _is_at_home(type(value))):
+            pickle.loads(data, buffers=buffers)
+        if buffers and nbytes <= SMALL_NBYTES:  # small enough to travel in one piece
+            data, buffers = dumps(value), []
+    except BaseException as error:  # pickling runs the user's code, which may raise anything
+        name = f"{type(value).__module__}.{type(value).__qualname__}"
+        raise UnstorableValueError(
+            f"a result of type {name} cannot leave the process it was made in: {type(error).__name__}: {error}"
+        ) from None
+    return value, None if buffers else data, nbytes
+
+
+def _is_by_value(data: bytes) -> bool:
+    """Whether a pickle holds classes or functions by value: loading it where they are at home would overwrite them."""
+    return b"cloudpickle.cloudpickle" in data
+
+
+def _is_at_home(cls: type) -> bool:
+    """Whether a class may have been made in this process; if not, it has travelled here, and is a copy itself."""
+    found: Any = sys.modules.get(cls.__module__)
+    if found is not None and "<locals>" in cls.__qualname__:
+        return True  # nobody can tell
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is cls
+
+
+def dumps_with_buffers(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
+    """As `dumps`, with large buffers (arrays) beside the pickle and not in it."""
+    try:
+        data = pickle.dumps(value, protocol=5, buffer_callback=buffers.append)
+        if b"__main__" not in data:
+            return data
+    except Exception:
+        pass
+    buffers.clear()
+    return origins.pickled(value, buffers.append)[0]
+
+
+def copied(value: Any) -> Any:
+    """A copy of a mutable value; what is immutable or cannot be copied is given back as it is."""
+    if type(value) in ATOMS or callable(value):
+        return value
+    if type(value) in (list, tuple) and all(type(each) in ATOMS for each in value):
+        return value[:]
+    try:
+        return pickle.loads(dumps(value))
+    except BaseException:  # copying runs the user's code
+        return value
+
+
+def materialised(value: Any, limit: int) -> Any:
+    """A list in place of an iterator, which could be read only once.
+
+    Raises
+    ------
+    UnmappableError
+        The iterator gave more than `limit` elements.
+    """
+    if not isinstance(value, Iterator) or hasattr(value, "read"):
+        return value
+    elements: list[Any] = []
+    for element in value:
+        if len(elements) >= limit:
+            raise UnmappableError(
+                f"the iterator that was returned gave more than {limit:,} elements (engine.max_width)"
+            )
+        elements.append(element)
+    return elements
+
+
+def width_of(value: Any) -> int:
+    """Number of elements of something to map over.
+
+    Raises
+    ------
+    UnmappableError
+        It has no elements in order; the message names the cure.
+    """
+    kind = type(value).__name__
+    if value is None:
+        raise UnmappableError("cannot map over None: the upstream task returned nothing")
+    if isinstance(value, (str, bytes, bytearray)):
+        raise UnmappableError(f"cannot map over a {kind}: that would be one run per character; wrap it in a list")
+    if isinstance(value, Mapping):
+        raise UnmappableError(f"cannot map over a {kind}: return list(value.items()) instead")
+    if isinstance(value, (set, frozenset)):
+        raise UnmappableError(f"cannot map over a {kind}: its order is not stable; return sorted(value) instead")
+    if kind == "DataFrame":
+        raise UnmappableError("cannot map over a DataFrame: return its elements, such as list(frame.itertuples())")
+    if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
+        cure = "; return a list" if isinstance(value, Iterable) else ""
+        raise UnmappableError(f"cannot map over a {kind}: it has no elements in order{cure}")
+    try:
+        width = len(value)
+    except Exception as error:
+        raise UnmappableError(f"cannot map over a {kind}: len() failed with {type(error).__name__}: {error}") from None
+    return width

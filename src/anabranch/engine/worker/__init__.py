@@ -1,0 +1,1 @@
+"""Runs units, where they are sent."""

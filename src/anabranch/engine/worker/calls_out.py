@@ -1,0 +1,349 @@
+"""What a task gave that made deferred calls: the calls taken out of it, numbered, grouped by task, ready to travel."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import pickle
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from anabranch.base.errors import DeferDepthError, UnstorableValueError
+from anabranch.definition.deferred import DeferredCall, DeferredMap
+from anabranch.definition.expressions import Build, Const, Expression, Ref, express, holds
+from anabranch.definition.frozen import FrozenNode
+from anabranch.definition.policies import Policies
+from anabranch.definition.signature import Signature
+from anabranch.engine.units.calls import (
+    BLOCK_NBYTES,
+    CALLER,
+    RECORDS_IN_BLOCK,
+    CallGroup,
+    Expansion,
+    Link,
+    Need,
+    Record,
+)
+from anabranch.engine.units.indices import Indices, compact
+from anabranch.engine.units.values import dumps
+
+MIN_RUN = 2  # calls in a row of a list that become one need
+
+
+def is_call(value: object) -> bool:
+    """Whether a value is a deferred call."""
+    return isinstance(value, DeferredCall)
+
+
+def makes_calls(value: object) -> bool:
+    """Whether there is a deferred call in a value."""
+    return holds(value, is_call)
+
+
+def expanded(
+    node: FrozenNode,
+    indices: Indices,
+    given: Sequence[tuple[str, Any]],
+    *,
+    in_process: bool,
+    settings: Mapping[str, Any],
+) -> Expansion:
+    """The expansion of elements that made calls: for each its name, and what it returned.
+
+    Raises
+    ------
+    UnstorableValueError
+        An argument cannot travel, or they are too large or too many.
+    DeferDepthError
+        A chain of callers has become too long.
+    """
+    if node.depth + 1 > settings["max_defer_depth"]:
+        raise DeferDepthError(
+            f"{short_path(given[0][0])} makes deferred calls {node.depth + 1:,} callers deep, and "
+            f"engine.max_defer_depth allows {settings['max_defer_depth']:,}: does the recursion end? If it does, raise "
+            "the setting"
+        )
+    expander = _Expander(node, settings["max_width"])
+    for position, (name, value) in enumerate(given):
+        expander.add(position, name, value)
+    return expander.done(indices, in_process=in_process, limit=settings["calls_nbytes"])
+
+
+def short_path(name: str) -> str:
+    """A long chain of callers, without its middle.
+
+    Examples
+    --------
+    >>> short_path("a[0]/b[1]")
+    'a[0]/b[1]'
+    """
+    parts = name.split("/")
+    return name if len(parts) <= 6 else "/".join([*parts[:3], "…", *parts[-2:]])
+
+
+@dataclass(slots=True)
+class _Group:
+    """Calls to one task, in the making."""
+
+    number: int
+    call: DeferredCall | None
+    names: tuple[str, ...]
+    width: int = 0
+    records: list[Record] = field(default_factory=list)
+    blocks: list[tuple[int, bytes]] = field(default_factory=list)
+    nbytes: int = 0
+
+    def add(self, record: Record) -> None:
+        self.records.append(record)
+        if len(self.records) >= RECORDS_IN_BLOCK:
+            self.flush()
+
+    def flush(self) -> None:
+        if self.records:
+            self.blocks += _blocks(self.records)
+            self.records = []
+
+
+class _OpenLink:
+    """A link in the making."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+        self.ends: list[int] = []
+        self.waiters: list[int] = []
+
+
+class _Expander:
+    """Numbers calls as they are met, the caller's own first, then those among their arguments."""
+
+    def __init__(self, node: FrozenNode, max_width: int) -> None:
+        self._node = node
+        self._max_width = max_width
+        self._groups: list[_Group] = []
+        self._by_function: dict[tuple[Any, ...], list[_Group]] = {}
+        self._places: dict[int, Need] = {}
+        """Of each call that was met, by its identity; a need without its key."""
+        self._counts: dict[str, int] = {}
+        self._queue: deque[tuple[DeferredCall, Need]] = deque()
+        self._alive: list[DeferredCall] = []
+        self._open: dict[tuple[int, int], _OpenLink] = {}
+        self._links: list[Link] = []
+        self._own = _Group(CALLER, None, ("value",))
+        self._caller = ""
+
+    def add(self, position: int, name: str, value: Any) -> None:
+        """Take the calls out of what an element returned, and what they take in turn."""
+        self._caller = name
+        self._counts = {}
+        self._places = {}
+        needs: list[Need] = []
+        expression = self._expressed(value, "value", needs)
+        self._own.add(Record(name, 0, (None,), {"value": expression}, tuple(needs)))
+        self._note_needs(CALLER, position, needs)
+        while self._queue:
+            call, need = self._queue.popleft()
+            self._record(call, need)
+        self._alive = []
+
+    def _met(self, call: DeferredCall, key: str | None) -> Need:
+        """The need for a call; it gets its numbers when it is met first."""
+        known = self._places.get(id(call))
+        if known is None:
+            group = self._group_of(call)
+            width = call.width if isinstance(call, DeferredMap) else 1
+            called = f"{self._caller}/{call.name}"
+            number = self._counts.get(called, 0)
+            self._counts[called] = number + width
+            is_map = isinstance(call, DeferredMap)
+            known = Need(called, number, group.number, group.width, group.width + width, None, is_map)
+            group.width += width
+            if group.width > self._max_width:
+                raise UnstorableValueError(
+                    f"{self._caller} and its neighbours make more than {self._max_width:,} deferred calls of "
+                    f"{call.name} (engine.max_width)"
+                )
+            self._places[id(call)] = known
+            self._alive.append(call)
+            self._queue.append((call, known))
+        return known._replace(key=key)
+
+    def _group_of(self, call: DeferredCall) -> _Group:
+        names = tuple(call.arguments)
+        known = self._by_function.setdefault((_identity(call.signature.function), call.name, names), [])
+        for group in known:
+            if group.call is not None and group.call.policies == call.policies:
+                return group
+        known.append(_Group(len(self._groups), call, names))
+        self._groups.append(known[-1])
+        return known[-1]
+
+    def _record(self, call: DeferredCall, place: Need) -> None:
+        """Make the records of a call, or of the elements of a map."""
+        group = self._groups[place.group]
+        whole: list[Need] = [self._met(each, None) for each in call.upstreams]
+        elementwise = call.elementwise if isinstance(call, DeferredMap) else frozenset()
+        columns: dict[str, Any] = {}
+        fixed: dict[str, Expression] = {}
+        for name, value in call.arguments.items():
+            if name in elementwise:
+                is_busy = isinstance(value, DeferredMap) or (isinstance(value, (list, tuple)) and makes_calls(value))
+                columns[name] = (value, is_busy)
+            elif makes_calls(value):
+                fixed[name] = self._expressed(value, name, whole)
+        plain = {name: value for name, value in call.arguments.items() if name not in columns and name not in fixed}
+        for position in range(place.stop - place.start):
+            needs, late = list(whole), dict(fixed)
+            values = dict(plain)
+            for name, (column, is_busy) in columns.items():
+                if isinstance(column, DeferredMap):
+                    source = self._met(column, name)
+                    late[name] = Ref(len(needs))
+                    at = source.start + position
+                    needs.append(source._replace(number=source.number + position, start=at, stop=at + 1, is_map=False))
+                elif is_busy and makes_calls(column[position]):
+                    late[name] = self._expressed(column[position], name, needs)
+                else:
+                    values[name] = column[position]
+            given = tuple(values.get(name) for name in group.names)
+            group.add(
+                Record(place.called, place.number + position, given, late if needs else None, tuple(needs))
+                if needs
+                else Record(place.called, place.number + position, given)
+            )
+            self._note_needs(place.group, place.start + position, needs)
+
+    def _expressed(self, value: Any, key: str, needs: list[Need]) -> Expression:
+        """The expression of a value with calls in it, whose needs are appended."""
+        if type(value) in (list, tuple):
+            run = self._row(value, key, needs)
+            if run is not None:
+                return run
+
+        def as_ref(call: Any) -> Expression:
+            needs.append(self._met(call, key))
+            return Ref(len(needs) - 1)
+
+        return express(value, is_call, as_ref)
+
+    def _row(self, value: Sequence[Any], key: str, needs: list[Need]) -> Expression | None:
+        """A list of nothing but calls that follow each other, as one need: there may be a million."""
+        if len(value) < MIN_RUN or not all(type(each) is DeferredCall for each in value):
+            return None
+        places = [self._met(each, key) for each in value]
+        first = places[0]
+        if any(each.group != first.group or each.start != first.start + i for i, each in enumerate(places)):
+            return None
+        needs.append(first._replace(stop=first.start + len(places), is_row=True))
+        row: Expression = Ref(len(needs) - 1)
+        return row if type(value) is list else Build(_as_tuple, (row,))
+
+    def _note_needs(self, waiting: int, waiter: int, needs: Sequence[Need]) -> None:
+        for need in needs:
+            if need.start == need.stop:
+                continue
+            key = (waiting, need.group)
+            link = self._open.get(key)
+            if link is None or link.ends[-1] != need.start:
+                self._close(key)
+                link = self._open[key] = _OpenLink(need.start)
+            link.ends.append(need.stop)
+            link.waiters.append(waiter)
+
+    def _close(self, key: tuple[int, int]) -> None:
+        link = self._open.pop(key, None)
+        if link is not None:
+            self._links.append(Link(key[1], link.start, compact(link.ends), key[0], compact(link.waiters)))
+
+    def done(self, indices: Indices, *, in_process: bool, limit: int) -> Expansion:
+        """All of it, ready to travel."""
+        for key in list(self._open):
+            self._close(key)
+        self._own.flush()
+        for group in self._groups:
+            group.flush()
+        groups = tuple(_finished(group, self._node, in_process=in_process) for group in self._groups)
+        expansion = Expansion(self._node.slug, indices, groups, tuple(self._own.blocks), tuple(self._links))
+        if expansion.nbytes > limit:
+            raise UnstorableValueError(
+                f"the arguments of {expansion.width:,} deferred calls made by {self._node.slug} weigh "
+                f"{expansion.nbytes:,} bytes, and engine.calls_nbytes allows {limit:,}: pass what they can load "
+                "their data from (a path, a key) in place of the data"
+            )
+        return expansion
+
+
+def _identity(function: Callable[..., Any]) -> object:
+    """The same for functions that do the same, as far as that is known."""
+    return getattr(function, "identity", None) or id(function)
+
+
+def _as_tuple(parts: list[Any]) -> tuple[Any, ...]:
+    return tuple(parts[0])
+
+
+def _blocks(records: list[Record]) -> list[tuple[int, bytes]]:
+    """Records, pickled together where they are small."""
+    try:
+        data = dumps([tuple(record) for record in records])
+    except BaseException as error:  # pickling runs the user's code
+        if len(records) > 1:
+            return [block for record in records for block in _blocks([record])]
+        (record,) = records
+        raise UnstorableValueError(
+            f"an argument of the deferred call {record.called}[{record.number}] cannot leave the process it was made "
+            f"in: {type(error).__name__}: {error}"
+        ) from None
+    if len(data) > BLOCK_NBYTES and len(records) > 1:
+        middle = len(records) // 2
+        return [*_blocks(records[:middle]), *_blocks(records[middle:])]
+    return [(len(records), data)]
+
+
+def _finished(group: _Group, caller: FrozenNode, *, in_process: bool) -> CallGroup:
+    call = group.call
+    assert call is not None
+    node = FrozenNode(
+        slug="",
+        name=call.name,
+        kind="task",
+        signature=call.signature,
+        policies=call.policies,
+        arguments={name: Const(None) for name in group.names},
+        mapped=frozenset(group.names),
+        is_map=True,
+        checks=(),
+        edges=(),
+        where=call.where,
+        depth=caller.depth + 1,
+    )
+    policies = call.policies
+    # What the driver decides by, without functions of the user's: it must not need their code.
+    plain = Policies(
+        isolation=policies.isolation,
+        memory_limit=policies.memory_limit,
+        tags=policies.tags,
+        log_stdout=policies.log_stdout,
+        chunksize=policies.chunksize,
+        resources=policies.resources,
+        priority=policies.priority,
+        concurrency=policies.concurrency,
+    )
+    shape = replace(node, policies=plain, signature=Signature(_not_here, call.name))
+    if in_process:
+        identity = f"{_identity(call.signature.function)} {id(call.policies)} {call.name} {group.names}"
+        return CallGroup(call.name, identity, shape, node, group.width, tuple(group.blocks))
+    definition = dumps(node)
+    digest = hashlib.sha256(definition).hexdigest()[:16]
+    return CallGroup(call.name, digest, shape, definition, group.width, tuple(group.blocks))
+
+
+def _not_here(*args: Any, **kwargs: Any) -> Any:
+    raise AssertionError("a deferred call is run where its code is, never by the driver")
+
+
+def loaded(definition: Any, slug: str) -> FrozenNode:
+    """The node of a group, with its code."""
+    node: FrozenNode = pickle.loads(definition) if isinstance(definition, bytes) else definition
+    return dataclasses.replace(node, slug=slug)

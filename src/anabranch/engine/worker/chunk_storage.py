@@ -1,0 +1,139 @@
+"""Storing the elements of a map in a chunk: as one object, or each for itself, looked for in one go before they run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from anabranch.base.errors import ResultError, UnstorableValueError
+from anabranch.base.states import Cached, Success
+from anabranch.engine.units.indices import Indices
+from anabranch.engine.units.units import Note, Outcome, Refs
+from anabranch.engine.worker.storage import Errand, Prefetched, Storage, prefetch
+from anabranch.engine.worker.task_runner import TaskRun, arguments_of
+from anabranch.results.reference import ResultRef
+
+_WITH_VALUE = frozenset({Success.code, Cached.code})
+
+
+class ChunkStorage:
+    """What is stored, and what is to be stored, of one map in a chunk.
+
+    Parameters
+    ----------
+    storage
+        Of the map.
+    indices, codes, values
+        Of the chunk's elements; the last two change while it runs.
+    looks_back
+        Whether elements may have run, and stored their values, on a worker that was lost.
+    is_main
+        Whether a KeyboardInterrupt is the user's.
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        indices: Indices,
+        codes: bytearray,
+        values: list[Any],
+        *,
+        looks_back: bool,
+        is_main: bool,
+    ) -> None:
+        self.storage = storage
+        self.by_element = storage.goes_by_element
+        self._indices, self._codes, self._values = indices, codes, values
+        self._looks_back, self._is_main = looks_back, is_main
+        self._refs: dict[int, ResultRef] = {}
+        """Of values that have an object of their own, by position."""
+        self._notes: dict[int, Note] = {}
+        self._object: tuple[tuple[int, ...], ResultRef] | None = None
+        """Of values that share one, with their indices."""
+        self._errands: dict[int, Errand] = {}
+        self._prefetched: Prefetched = {}
+
+    def equip(self, run: TaskRun, position: int) -> TaskRun:
+        """Let an element's task run store its value, if each has an object of its own."""
+        if self.by_element:
+            run.storage, run.looks_back = self.storage, self._looks_back
+            run.errand, run.prefetched = self._errands.get(position), self._prefetched
+        return run
+
+    def look_ahead(self, runs: Iterable[tuple[int, TaskRun]]) -> None:
+        """Look for what other runs may have stored of these elements, for all of them in one go."""
+        if not self.storage.is_shared:
+            return
+        self._errands = {}
+        for position, run in runs:
+            near = [outcome.state for outcome in run.neighbours.values()]
+            if not all(state.is_successful() and not state.is_skipped() for state in near):
+                continue  # its trigger decides
+            try:
+                self._errands[position] = self.storage.errand(arguments_of(run)[2], self._indices[position])
+            except BaseException as error:  # the element's own affair, which it will be told of
+                if self._is_main and isinstance(error, KeyboardInterrupt):
+                    raise
+        try:
+            self._prefetched = prefetch(self._errands.values(), self.storage.result)
+        except ResultError:  # elements will find out for themselves
+            self._prefetched = {}
+
+    def note(self, position: int, outcome: Outcome) -> None:
+        """An element has ended, for now."""
+        if outcome.ref is not None:
+            self._refs[position] = outcome.ref
+        if outcome.note is not None:
+            self._notes[position] = outcome.note
+
+    def store(self, reached: int, serial: int, whole: Callable[[], Mapping[str, Any]]) -> dict[int, BaseException]:
+        """Store the values as one object, if they go by chunk; why not, by position of those that could not be.
+
+        Parameters
+        ----------
+        reached
+            Positions below were begun.
+        serial
+            Of the unit.
+        whole
+            Gives the inputs that are the same for all elements.
+        """
+        refused: dict[int, BaseException] = {}
+        if self.by_element:
+            return refused
+        while True:
+            positions = [p for p in range(reached) if self._codes[p] in _WITH_VALUE and p not in refused]
+            if not positions:
+                return refused
+            indices = tuple(self._indices[position] for position in positions)
+            try:
+                ref, stored = self.storage.commit_chunk(indices, [self._values[p] for p in positions], serial, whole)
+            except UnstorableValueError as error:
+                reasons = {p: self.storage.unstorable(self._values[p]) for p in positions}
+                guilty = {p: why for p, why in reasons.items() if why is not None}
+                refused.update(guilty or dict.fromkeys(positions, error))
+            except BaseException as error:
+                if self._is_main and isinstance(error, KeyboardInterrupt):
+                    raise
+                return {**refused, **dict.fromkeys(positions, error)}
+            else:
+                for position, value in zip(positions, stored or (), strict=False):
+                    self._values[position] = value
+                self._object = indices, ref
+                return refused
+
+    def refs(self, reached: int) -> Refs:
+        """Where the values are stored."""
+        if self._object is not None:
+            indices, ref = self._object
+            whole = range(indices[0], indices[-1] + 1)
+            return ((whole if len(whole) == len(indices) else indices, ref),)
+        return tuple(
+            (range(self._indices[position], self._indices[position] + 1), ref)
+            for position, ref in sorted(self._refs.items())
+            if position < reached and self._codes[position] in _WITH_VALUE
+        )
+
+    def notes(self, reached: int) -> dict[int, Note]:
+        """What looking for values came to, by element."""
+        return {self._indices[position]: note for position, note in self._notes.items() if position < reached}

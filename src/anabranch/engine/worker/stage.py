@@ -1,0 +1,413 @@
+"""One map in a chunk: runs its elements, and keeps their states and values.
+
+What is ordinary (a plain task, inputs that are there) takes a short way, a loop around the call; everything else goes
+through `run_task`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from anabranch.base import context
+from anabranch.base.signals import LOOP, Signal
+from anabranch.base.states import (
+    FIRST_FINAL_CODE,
+    Cached,
+    Deferred,
+    Retrying,
+    Running,
+    State,
+    Success,
+)
+from anabranch.definition.frozen import FrozenNode
+from anabranch.engine.units.columns import stored_columns
+from anabranch.engine.units.failures import revive
+from anabranch.engine.units.outcomes import UnitOutcome
+from anabranch.engine.units.units import SUCCESS, Before, Key, Outcome, Unit
+from anabranch.engine.units.values import ATOMS, materialised
+from anabranch.engine.worker.stage_inputs import StageInputs
+from anabranch.engine.worker.task_runner import (
+    Environment,
+    TaskRun,
+    conclude_exception,
+    deferring,
+    failed_state,
+    has_deferred,
+    run_assembly,
+    run_attempts,
+    run_task,
+)
+
+if TYPE_CHECKING:
+    from anabranch.engine.worker.chunk_storage import ChunkStorage
+
+
+class Stage:
+    """One map in a chunk, and what becomes of its elements.
+
+    Parameters
+    ----------
+    before
+        The maps of the chunk above this one, by slug.
+    is_first
+        Whether it is the chunk's first map.
+    """
+
+    def __init__(
+        self,
+        node: FrozenNode,
+        unit: Unit,
+        environment: Environment,
+        outcomes: Mapping[Key, UnitOutcome],
+        before: Mapping[str, Stage],
+        *,
+        is_first: bool,
+    ) -> None:
+        assert unit.indices is not None
+        self.node = node
+        self.environment = environment
+        self.indices = unit.indices
+        self.attempts = unit.attempts if is_first else {}
+        self.loops = unit.loops if is_first else {}
+        self.approved = node.slug in unit.approved
+        width = len(unit.indices)
+        self.codes = bytearray(width)
+        self.values: list[Any] = [None] * width
+        self.records: dict[int, State] = {}
+        """States of what is not plain Success, by position."""
+        self.reached = 0
+        self.last_s = 0.0
+        """Seconds that the last element took before the deadline passed."""
+        self.context = environment.task_context(node)
+        self.stored = self._chunk_storage(unit)
+        self._seen: dict[object, int] = {}
+        """Position of the first failure of each kind."""
+        self.is_followed = False
+        """Whether another map of the chunk takes the values."""
+        self.deferring: dict[int, Any] = {}
+        """What elements returned that made deferred calls, by position."""
+        self.is_enough = False
+        """Whether an element has ended the map."""
+        self._elsewhere: frozenset[int] = frozenset()
+        """Positions that do not run: they were begun before, when the unit was, and end in another."""
+        is_by_element = self.stored is not None and self.stored.by_element
+        self.inputs = StageInputs(
+            node,
+            unit,
+            environment,
+            outcomes,
+            before,
+            is_first=is_first,
+            is_plain=node.policies.is_plain and not is_by_element,
+        )
+        self._call: Callable[[int], Any] | None = None
+        """The short way; None where it is closed."""
+        self._name_calls()
+        if unit.before is not None:
+            self._remember(unit.before)
+
+    def _remember(self, before: Before) -> None:
+        """Read what was stored when the unit ran before, and leave out what ends elsewhere."""
+        places = {index: position for position, index in enumerate(self.indices)}
+        unfinished = {places[index] for index in before.unfinished.get(self.node.slug, ()) if index in places}
+        stored = set()
+        for column in stored_columns(self.node, before.refs.get(self.node.slug, ()), self.indices):
+            for index, value in zip(column.indices, column.values, strict=True):
+                self.values[places[index]], self.codes[places[index]] = value, SUCCESS
+                stored.add(places[index])
+        self._elsewhere = frozenset(unfinished | stored)
+        self.inputs.busy |= self._elsewhere
+
+    def _chunk_storage(self, unit: Unit) -> ChunkStorage | None:
+        """Where the values go; None if they are not stored."""
+        storage = self.environment.storage(self.node)
+        if storage is None:
+            return None
+        from anabranch.engine.worker.chunk_storage import ChunkStorage
+
+        return ChunkStorage(
+            storage,
+            self.indices,
+            self.codes,
+            self.values,
+            looks_back=unit.is_suspect or unit.before is not None,
+            is_main=self.environment.is_main,
+        )
+
+    def _name_calls(self) -> None:
+        """Let deferred calls know what they are called."""
+        called = self.inputs.called
+        records = called.records if called is not None and self.node.depth else {}
+        if self.inputs.assembles:  # what is put together has the record of a caller
+            named = {index: record.called.rpartition("[") for index, record in records.items()}
+            names = {index: (called, int(number[:-1])) for index, (called, _, number) in named.items()}
+        else:
+            names = {index: (record.called, record.number) for index, record in records.items()}
+        self.context.names = names or None
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def run(self, low: int, high: int, deadline: float) -> None:
+        """Run the elements at positions from `low` to `high`, or to where the deadline has passed; at least one."""
+        inputs = self.inputs
+        # With retries to come, an attempt must work on copies of what it could change: that is the long way's business.
+        retries = self.node.policies.retry.max_retries > 0 and not inputs.are_atoms()
+        usual = inputs.is_plain and not (inputs.has_carried or self.attempts or self.loops)
+        call = self._call = inputs.caller() if usual else None
+        is_gated, is_followed, busy = inputs.is_gated, self.is_followed, inputs.busy
+        max_width: int = self.environment.setting("max_width")
+        codes, values, ctx, indices = self.codes, self.values, self.context, self.indices
+        clock = self.environment.stopwatch
+        positions = iter(range(low, high))
+        position = low - 1
+        raised: BaseException | None = None
+        if self.stored is not None:
+            self.stored.look_ahead((position, self._run_at(position)) for position in range(low, high))
+        before = clock()
+        with context.entered(ctx):
+            while True:
+                if raised is not None:  # outside of the handler: a next attempt has nothing to do with this exception
+                    self._raised(position, raised)
+                    raised, call = None, self._call
+                try:
+                    for position in positions:
+                        if (
+                            call is None
+                            or (is_gated and not inputs.is_open(position))
+                            or (busy and position in busy)
+                            or (retries and inputs.is_mutable(position))
+                        ):
+                            self._long_way(position)
+                            if self.is_enough:
+                                break
+                        else:
+                            ctx.map_index = indices[position]
+                            value = call(position)
+                            if ctx.calls is not None and has_deferred(ctx, value):
+                                self._defer(position, value)
+                                continue
+                            if is_followed and type(value) not in ATOMS:
+                                value = materialised(value, max_width)  # a map below and the join must see the same
+                            values[position] = value
+                            codes[position] = SUCCESS
+                        now = clock()
+                        if now > deadline:
+                            self.last_s = now - before
+                            break
+                        before = now
+                    break
+                except BaseException as error:
+                    if self.environment.is_main and isinstance(error, KeyboardInterrupt):
+                        raise
+                    raised = error
+        self.reached = position + 1
+
+    def _run_at(self, position: int) -> TaskRun:
+        """The task run of an element, for the long way."""
+        index = self.indices[position]
+        node, neighbours, elements = self.inputs.at(position)
+        ctx = self.environment.task_context(node, map_index=index, attempt=self.attempts.get(index, 1))
+        ctx.names = {index: self.context.names[index]} if self.context.names is not None else None
+        if index in self.loops:
+            ctx.task_loop_count, ctx.task_loop_result = self.loops[index]
+        run = TaskRun(
+            node,
+            self.inputs.whole,
+            elements,
+            ctx,
+            self.environment,
+            wait_s=0.0,
+            neighbours=neighbours,
+            is_approved=self.approved,
+            check_value=False,
+            is_new=partial(self._is_new, position),
+            copied=self.inputs.copied,
+        )
+        return run if self.stored is None else self.stored.equip(run, position)
+
+    def _long_way(self, position: int) -> None:
+        if position in self._elsewhere:
+            return
+        run = self._run_at(position)
+        if self.inputs.assembles and self.inputs.called is not None:
+            self._record(position, run_assembly(run, self.inputs.called, self.indices[position]))
+        else:
+            self._record(position, run_task(run))
+
+    def _look_for_enough(self, position: int, outcome: Outcome) -> Outcome:
+        """Ask whether the value of an element is enough; its failure, if that cannot be said."""
+        stop_when = self.node.policies.stop_when
+        if stop_when is None or type(outcome.state) is not Success:
+            return outcome
+        try:
+            self.is_enough |= bool(stop_when(outcome.value))
+        except BaseException as error:  # the user's
+            if self.environment.is_main and isinstance(error, KeyboardInterrupt):
+                raise
+            state = failed_state(error, root=self.name(position))
+            state = replace(state, map_index=self.indices[position], worker=self.environment.worker)
+            return Outcome(state, revive(state.failure))
+        return outcome
+
+    def _defer(self, position: int, value: Any) -> None:
+        """An element on the short way has made deferred calls."""
+        run = self._run_at(position)
+        self._record(position, deferring(run, Running(start_time=self.environment.now()), value))
+
+    def name(self, position: int) -> str:
+        """What the task run of an element is called."""
+        self.context.map_index = self.indices[position]
+        return self.context.task_full_name
+
+    def _raised(self, position: int, error: BaseException) -> None:
+        """An attempt on the short way raised: settle it, and go on with it where that is due at once."""
+        ctx, began = self.context, self.environment.now()
+        calls, ctx.calls = ctx.calls, None
+        try:
+            while self._call is not None and self._is_repeated_at_once(error, ctx.task_run_count):
+                ctx.task_run_count += 1
+                self._restore_inputs()
+                try:
+                    value = materialised(self._call(position), self.environment.setting("max_width"))
+                except BaseException as again:
+                    if self.environment.is_main and isinstance(again, KeyboardInterrupt):
+                        raise
+                    error, calls, ctx.calls = again, ctx.calls, None
+                else:
+                    if has_deferred(ctx, value):
+                        self._defer(position, value)
+                        return
+                    self._record(position, Outcome(self._late_success(position, began), value))
+                    return
+            attempt = ctx.task_run_count
+        finally:
+            ctx.task_run_count = 1
+        self._restore_inputs()
+        if self._is_one_more(position, error, attempt):
+            state = failed_state(
+                error,
+                in_full=False,
+                root=self.name(position),
+                attempt=attempt,
+                map_index=self.indices[position],
+                worker=self.environment.worker,
+                start_time=began,
+                end_time=self.environment.now(),
+            )
+            self._record(position, Outcome(state, revive(state.failure)))
+            return
+        run = self._run_at(position)
+        run.context.task_run_count, run.context.calls = attempt, calls
+        inputs = self.inputs.arguments(position)
+        running = Running(start_time=self.environment.now())
+        outcome = conclude_exception(run, running, error, inputs)
+        state = outcome.state
+        if isinstance(error, LOOP) and not isinstance(state, Deferred):
+            run.context.task_loop_count, run.context.task_loop_result = 2, state.result
+        elif (
+            isinstance(state, Retrying)
+            and state.start_time
+            and state.start_time.timestamp() <= self.environment.clock()
+        ):
+            run.context.task_run_count += 1
+        else:
+            self._record(position, outcome)
+            return
+        self._record(position, run_attempts(run, *self.node.signature.split(inputs), inputs))
+
+    def _restore_inputs(self) -> None:
+        """Give the next attempt the whole arguments as they were before the last one."""
+        if self._call is not None and self.inputs.restore():
+            self._call = self.inputs.caller()
+
+    def _is_repeated_at_once(self, error: BaseException, attempt: int) -> bool:
+        """Whether a next attempt follows without delay, and without anybody being told of the one that failed."""
+        retry = self.node.policies.retry
+        if retry.delay != 0 or retry.jitter or isinstance(error, Signal):
+            return False
+        try:
+            return retry.wants(error, attempt)
+        except BaseException:  # a predicate of the user's: the long way asks it again, and says what it raised
+            return False
+
+    def _is_one_more(self, position: int, error: BaseException, attempt: int) -> bool:
+        """Whether it is a last attempt that failed in the way of another element: there may be very many of these."""
+        is_last = attempt > self.node.policies.retry.max_retries and not isinstance(error, Signal)
+        return is_last and not self._is_new(position, error)
+
+    def _late_success(self, position: int, began: datetime) -> State:
+        return Success(
+            message="done",
+            attempt=self.context.task_run_count,
+            map_index=self.indices[position],
+            worker=self.environment.worker,
+            start_time=began,
+            end_time=self.environment.now(),
+        )
+
+    def _is_new(self, position: int, error: BaseException) -> bool:
+        """Whether to describe a failure in full: the first element with one of its kind is, in each of its attempts."""
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        kind = (type(error), *((trace.tb_frame.f_code.co_filename, trace.tb_lineno) if trace is not None else ()))
+        if kind not in self._seen and len(self._seen) < self.environment.setting("max_tracebacks"):
+            self._seen[kind] = position
+        return self._seen.get(kind) == position
+
+    def _record(self, position: int, outcome: Outcome) -> None:
+        outcome = self._look_for_enough(position, outcome)
+        state = outcome.state
+        self.codes[position] = state.code
+        if isinstance(state, Deferred):
+            self.deferring[position] = outcome.value
+            outcome = Outcome(state)
+        self.values[position] = outcome.value
+        if self.stored is not None:
+            self.stored.note(position, outcome)
+        if type(state) in (Success, Cached) and state.attempt == 1:
+            self.records.pop(position, None)
+        else:
+            self.records[position] = state
+
+    def again(self, position: int) -> None:
+        """Run an element's next attempt."""
+        state = self.records.pop(position)
+        run = self._run_at(position)
+        run.context.task_run_count = state.attempt + 1
+        if state.result is not None:
+            run.context.task_loop_count, run.context.task_loop_result = state.result
+        self._record(position, run_task(run))
+
+    def rerun(self, position: int) -> None:
+        """Run an element that had waited for the map above."""
+        if self.codes[position] < FIRST_FINAL_CODE:
+            self.records.pop(position, None)
+            self._long_way(position)
+
+    def forget(self, position: int) -> None:
+        """Decide anew about an element whose value was made of one that could not be stored."""
+        self.records.pop(position, None)
+        self._long_way(position)
+
+    # Afterwards -------------------------------------------------------------------------------------------------------
+
+    def fail_all(self, positions: Sequence[int], error: BaseException) -> None:
+        """Give elements that one fault has befallen one failure: thousands of descriptions would say the same."""
+        first = self.indices[positions[0]]
+        state = failed_state(error, root=f"{self.node.slug}[{first}]")
+        exception = revive(state.failure)
+        for position in positions:
+            own = replace(state, map_index=self.indices[position], worker=self.environment.worker)
+            self._record(position, Outcome(own, exception))
+
+    def fail(self, position: int, error: BaseException) -> None:
+        """Give an element, whatever became of it before, a failure."""
+        index = self.indices[position]
+        state = failed_state(error, root=self.name(position))
+        state = replace(state, map_index=index, worker=self.environment.worker)
+        self._record(position, Outcome(state, revive(state.failure)))

@@ -1,0 +1,118 @@
+"""What a map of a chunk gives away: values, where they are stored, and deferred calls.
+
+What cannot travel is its element's failure.
+"""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from anabranch.base.states import FIRST_FAILED_CODE
+from anabranch.engine.units.calls import Expansion
+from anabranch.engine.units.indices import as_range
+from anabranch.engine.units.values import ATOMS, materialised, measured
+from anabranch.engine.worker.calls_out import expanded
+
+if TYPE_CHECKING:
+    from anabranch.engine.worker.stage import Stage
+
+
+def check_values(stage: Stage, reached: int) -> tuple[bytes | None, int]:
+    """Make sure that all values can travel; those that cannot are their elements' failures. Pickle and size."""
+    values = _travelling(stage, reached)
+    kinds = set(map(type, values))
+    if not kinds <= ATOMS:
+        _materialise(stage, values, kinds)
+        values = _travelling(stage, reached)
+        samples = {type(value): value for value in values}
+        try:
+            for sample in samples.values():
+                measured(sample)
+            _, data, nbytes = measured(values)
+            return data, nbytes
+        except BaseException:  # some element is guilty: the loop finds out which
+            for position, value in enumerate(values):
+                _check_value(stage, position, value)
+            values = _travelling(stage, reached)
+    data = pickle.dumps(values, protocol=5)
+    return data, len(data)
+
+
+def store(stage: Stage, reached: int, serial: int) -> list[int]:
+    """Store the values, if they go by chunk; positions of those that could not be, and have failed.
+
+    Parameters
+    ----------
+    serial
+        Of the unit.
+    """
+    if stage.stored is None:
+        return []
+    refused = stage.stored.store(reached, serial, stage.inputs.evaluated)
+    errors = {id(error): error for error in refused.values()}
+    if len(errors) == 1:
+        stage.fail_all(list(refused), next(iter(errors.values())))
+    else:
+        for position, error in refused.items():
+            stage.fail(position, error)
+    return list(refused)
+
+
+def expansion(stage: Stage) -> Expansion | None:
+    """The deferred calls of all elements; what cannot travel is its element's failure."""
+    try:
+        return _expanded(stage, sorted(stage.deferring))
+    except BaseException as error:  # pickling runs the user's code
+        if stage.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        for position in sorted(stage.deferring):  # some element is guilty: this finds out which
+            try:
+                _expanded(stage, [position])
+            except BaseException as guilty:
+                del stage.deferring[position]
+                stage.fail(position, guilty)
+    try:
+        return _expanded(stage, sorted(stage.deferring))
+    except BaseException as error:  # each alone would do, and all together do not
+        for position in stage.deferring:
+            stage.fail(position, error)
+        return None
+
+
+def _expanded(stage: Stage, positions: list[int]) -> Expansion | None:
+    if not positions:
+        return None
+    return expanded(
+        stage.node,
+        as_range(stage.indices[position] for position in positions),
+        [(stage.name(position), stage.deferring[position]) for position in positions],
+        in_process=stage.environment.in_process,
+        settings=stage.environment.program.settings,
+    )
+
+
+def _travelling(stage: Stage, reached: int) -> list[Any]:
+    """The values, without the exceptions: these are pickled in the states already."""
+    values = stage.values[:reached]
+    for position, state in stage.records.items():
+        if state.code >= FIRST_FAILED_CODE:
+            values[position] = None
+    return values
+
+
+def _materialise(stage: Stage, values: list[Any], kinds: set[type]) -> None:
+    if not any(hasattr(kind, "__next__") for kind in kinds):
+        return
+    for position, value in enumerate(values):
+        try:
+            stage.values[position] = materialised(value, stage.environment.setting("max_width"))
+        except BaseException as error:
+            stage.fail(position, error)
+
+
+def _check_value(stage: Stage, position: int, value: Any) -> None:
+    try:
+        measured(value)
+    except BaseException as error:
+        stage.fail(position, error)

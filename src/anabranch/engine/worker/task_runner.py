@@ -1,0 +1,473 @@
+"""Runs one task run where it should run: `run_task`, read from top to bottom, is what a task means.
+
+Trigger → inputs → attempt → state. Nothing the user's code does gets out of here as an exception: it becomes a state.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from anabranch.base import context
+from anabranch.base.context import TaskContext
+from anabranch.base.errors import ProcessDied, TaskTimeout, UpstreamFailure
+from anabranch.base.secret import revealed
+from anabranch.base.signals import FAIL, LOOP, RETRY, Signal
+from anabranch.base.states import (
+    Cached,
+    Crashed,
+    Deferred,
+    Failed,
+    Failure,
+    Finished,
+    Looped,
+    Pending,
+    Retrying,
+    Running,
+    Skipped,
+    State,
+    Success,
+    TimedOut,
+    TriggerFailed,
+)
+from anabranch.base.triggers import EdgeName, Upstreams, verdict
+from anabranch.definition.expressions import evaluate
+from anabranch.definition.frozen import FrozenNode
+from anabranch.engine.isolation.calling import call_in_process
+from anabranch.engine.units.blame import blamed
+from anabranch.engine.units.failures import clean, describe, message_of, revive, type_name
+from anabranch.engine.units.units import Outcome, Program, Unit
+from anabranch.engine.units.values import ATOMS, copied, materialised, measured
+from anabranch.engine.worker.attempts import call_within
+from anabranch.engine.worker.calls_in import Called
+from anabranch.engine.worker.calls_out import makes_calls
+
+if TYPE_CHECKING:
+    from anabranch.engine.worker.storage import Errand, Storage
+
+
+MADE_AGAIN_WAIT_S = 60.0  # a longer wait is better made by the driver, which takes the value for lost then
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What running a task needs besides the task."""
+
+    program: Program
+    worker: str = "local"
+    is_main: bool = False
+    """Whether this is the user's own process and thread, where a KeyboardInterrupt is theirs."""
+    in_process: bool = True
+    """Whether this is the driver's process, which shares its code with the tasks."""
+    clock: Callable[[], float] = time.time
+    sleep: Callable[[float], None] = time.sleep
+    stopwatch: Callable[[], float] = time.perf_counter
+    """By which chunks are measured, and give up."""
+
+    def now(self) -> datetime:
+        """The time, aware."""
+        return datetime.fromtimestamp(self.clock(), UTC)
+
+    def setting(self, name: str) -> Any:
+        """One of the driver's ``engine`` settings."""
+        return self.program.settings[name]
+
+    def longest_wait_s(self, unit: Unit) -> float:
+        """Longest delay before a retry that is waited for in place; of a lost value, no driver sees to one."""
+        return MADE_AGAIN_WAIT_S if unit.before is not None else float(self.setting("inplace_retry_delay_s"))
+
+    def storage(self, node: FrozenNode) -> Storage | None:
+        """Where the values of a node go; None if they are not stored. Loads what that takes for those only."""
+        if node.policies.storing is None:
+            return None
+        from anabranch.engine.worker.storage import Storage
+
+        return Storage(node, self.program.run, self.program.values)
+
+    def task_context(self, node: FrozenNode, *, map_index: int | None = None, attempt: int = 1) -> TaskContext:
+        """A context for the task's code."""
+        policies = node.policies
+        limits = frozenset(policies.concurrency) if policies.concurrency else frozenset[str]()
+        return TaskContext(
+            self.program.run,
+            node.name,
+            node.slug,
+            policies.tags,
+            map_index=map_index,
+            task_run_count=attempt,
+            limits=limits,
+        )
+
+
+def _always(error: BaseException) -> bool:
+    return True
+
+
+def _copied(value: Any, attempt: int) -> Any:
+    return copied(value)
+
+
+@dataclass(slots=True)
+class TaskRun:
+    """One task run: a node, or one element of a map."""
+
+    node: FrozenNode
+    upstreams: Mapping[str, Outcome]
+    """Outcomes of what is upstream as a whole, by slug."""
+    elements: Mapping[str, Any]
+    """Values of mapped arguments that do not come from another map."""
+    context: TaskContext
+    environment: Environment
+    wait_s: float
+    """Longest delay before a retry that is waited for here; a longer one is the driver's."""
+    neighbours: Mapping[str, Outcome] = field(default_factory=dict)
+    """Outcomes of this element upstream, by slug."""
+    is_approved: bool = False
+    check_value: bool = True
+    is_new: Callable[[BaseException], bool] = _always
+    """Whether a failure is worth its traceback: the thousandth of a kind is not."""
+    copied: Callable[[Any, int], Any] = _copied
+    """What an attempt that may be repeated gets of an argument, by the number of the attempt."""
+    storage: Storage | None = None
+    """Where the value goes, if it has an object of its own."""
+    errand: Errand | None = None
+    """What is to be done there, once that is known."""
+    prefetched: Mapping[str, bytes | None] | None = None
+    """What was looked for there already."""
+    looks_back: bool = False
+    """Whether it may have run, and stored its value, on a worker that was lost."""
+
+
+def run_task(run: TaskRun) -> Outcome:
+    """State and value of a task run; Pending if something upstream is not final, Retrying if it is due later."""
+    for slug, upstream in (*run.upstreams.items(), *run.neighbours.items()):
+        if not isinstance(upstream.state, Finished):
+            return Outcome(Pending(message=f"waits for {slug}"))
+    state = consult_trigger(run)
+    if state is not None:
+        return _concluded(run, Pending(), state)
+    try:
+        args, kwargs, inputs = arguments_of(run)
+    except BaseException as error:  # collections of the user's are put together here, by their own classes
+        return _concluded(run, Pending(), failed_state(error))
+    if run.storage is None:
+        return run_attempts(run, args, kwargs, inputs)
+    return run_stored(run, run.storage, args, kwargs, inputs)
+
+
+def run_stored(
+    run: TaskRun, storage: Storage, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]
+) -> Outcome:
+    """The attempts, and their value stored; or a value that is there and will do."""
+    try:
+        errand = run.errand = run.errand or storage.errand(inputs, run.context.map_index)
+        found = None
+        if errand.is_shared:
+            found = errand.look(inputs, run.prefetched)
+        elif run.looks_back:
+            found = errand.look_for_own()
+    except BaseException as error:
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        run.errand = None
+        return _concluded(run, Pending(), failed_state(error, inputs, root=run.context.task_full_name))
+    try:
+        if found is not None:
+            outcome = _concluded(run, Pending(), found.state, found.value, ref=found.ref)
+        else:
+            outcome = run_attempts(run, args, kwargs, inputs)
+    finally:
+        errand.close()
+    return replace(outcome, note=errand.note)
+
+
+def consult_trigger(run: TaskRun) -> State | None:
+    """None if the task may run, otherwise the state it gets from its upstreams."""
+    node = run.node
+    states = {
+        EdgeName(e.upstream, e.kind, e.key, e.mapped): (run.neighbours if e.mapped else run.upstreams)[e.upstream].state
+        for e in node.edges
+    }
+    upstreams = Upstreams(states)
+    state = verdict(
+        upstreams,
+        trigger=node.policies.trigger,
+        skip_on_upstream_skip=node.policies.skip_on_upstream_skip,
+        is_approved=run.is_approved,
+    )
+    if isinstance(state, TriggerFailed):
+        return blamed(state, {edge.upstream: each for edge, each in states.items()})
+    return state
+
+
+def arguments_of(run: TaskRun) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
+    """Positional and keyword arguments of the call, and all of them by name."""
+    node = run.node
+    values: dict[str, Any] = dict(run.environment.program.values)
+    values.update((slug, outcome.value) for slug, outcome in run.upstreams.items())
+    near = {slug: outcome.value for slug, outcome in run.neighbours.items()}
+    for check in node.checks:
+        evaluate(check, values)
+    inputs = {
+        name: run.elements[name] if name in run.elements else evaluate(each, near if name in node.mapped else values)
+        for name, each in node.arguments.items()
+    }
+    args, kwargs = node.signature.split(inputs)
+    return args, kwargs, inputs
+
+
+def run_attempts(run: TaskRun, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]) -> Outcome:
+    """Attempts, loops and short waits between them, until there is a state that lasts."""
+    policies = run.node.policies  # a child process has its own copies
+    keeps_snapshot = (
+        policies.isolation == "thread"
+        and policies.retry.max_retries > 0
+        and any(type(value) not in ATOMS for value in (*args, *kwargs.values()))
+    )
+    state: State = Pending()
+    while True:
+        state = change(run, state, Running(start_time=run.environment.now()))
+        if isinstance(state, Finished):
+            return _concluded(run, state, state, announced=True)
+        # An attempt that may be repeated works on copies: the next one must not see what this one did to its inputs.
+        given: tuple[list[Any], dict[str, Any]] = (args, kwargs)
+        if keeps_snapshot:
+            number = run.context.task_run_count
+            own = [run.copied(value, number) for value in args]
+            given = own, {name: run.copied(value, number) for name, value in kwargs.items()}
+        outcome = run_attempt(run, state, *given, inputs)
+        state = outcome.state
+        ctx = run.context
+        if isinstance(state, Looped):
+            ctx.task_loop_count, ctx.task_loop_result, ctx.task_run_count = ctx.task_loop_count + 1, state.result, 1
+        elif isinstance(state, Retrying):
+            wait = (state.start_time.timestamp() - run.environment.clock()) if state.start_time else 0.0
+            if wait > run.wait_s:
+                return outcome
+            run.environment.sleep(max(0.0, wait))
+            ctx.task_run_count += 1
+        else:
+            return outcome
+
+
+def run_attempt(
+    run: TaskRun, running: State, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]
+) -> Outcome:
+    """One call of the function; Retrying if there will be another."""
+    function, policies = run.node.signature.function, run.node.policies
+    max_width: int = run.environment.setting("max_width")
+    run.context.calls = None
+    try:
+        with context.entered(run.context):
+            args, kwargs = revealed(args, kwargs)
+            if policies.isolation == "process":
+                value = call_in_process(
+                    function,
+                    args,
+                    kwargs,
+                    context=run.context,
+                    timeout_s=policies.timeout_s,
+                    memory_limit=policies.memory_limit,
+                    max_width=max_width,
+                    log_stdout=policies.log_stdout,
+                )
+            else:
+                value = materialised(call_within(policies.timeout_s, function, args, kwargs), max_width)
+        if has_deferred(run.context, value):
+            return deferring(run, running, value)
+        if run.check_value:
+            value, pickled, nbytes = measured(value)
+        else:
+            pickled, nbytes = None, 0
+        measures: dict[str, Any] = {"pickled": pickled, "nbytes": nbytes}
+        if run.errand is not None:
+            stored, measures["ref"] = run.errand.commit(value)
+            if stored is not value:  # whoever ran it first, and was lost, had another
+                value, measures["pickled"], measures["nbytes"] = measured(stored)
+    except BaseException as error:
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        return conclude_exception(run, running, error, inputs)
+    return _concluded(run, running, Success(message="done"), value, **measures)
+
+
+def conclude_exception(run: TaskRun, running: State, error: BaseException, inputs: Mapping[str, Any]) -> Outcome:
+    """What becomes of an attempt that raised: the state a signal asks for, a retry, or a failure."""
+    if isinstance(error, Signal) and not isinstance(error, (FAIL, RETRY)):
+        state = error.state
+        if isinstance(error, LOOP):
+            if has_deferred(run.context, error.result):
+                return deferring(run, running, error.result)
+            return Outcome(change(run, running, state))
+        if not isinstance(state, State):
+            state = Failed(message=f"ENDRUN takes a state, found {type(state).__name__}")
+        if state.is_failed() or state.is_cancelled():
+            failure = describe(error, inputs, in_full=run.is_new(error), root=run.context.task_full_name)
+            state = replace(state, failure=failure)
+        return _concluded(run, running, state, state.result)
+    if isinstance(error, RETRY):
+        return _retrying(run, running, error.state, error.start_time or run.environment.now())
+    policies, attempt, root = run.node.policies, run.context.task_run_count, run.context.task_full_name
+    retry = policies.retry
+    try:
+        again = retry.wants(error, attempt)
+        delay_s = retry.delay_s(attempt, random.random()) if again else 0.0
+    except BaseException as problem:  # retry_on and retry_delay may be functions of the user's
+        return _concluded(run, running, failed_state(problem, inputs, root=root))
+    due = run.environment.now() + timedelta(seconds=delay_s)
+    if again and not policies.state_handlers and policies.on_failure is None:
+        # Nobody is shown the state of an attempt that is repeated, so it is not described at length.
+        failure = Failure(type_name(error), clean(message_of(error), 300), root=root)
+        return _retrying(run, running, _next_attempt(attempt, retry.max_retries, failure.headline(), failure), due)
+    failed = failed_state(error, inputs, in_full=run.is_new(error), root=root)
+    if not again:
+        return _concluded(run, running, failed)
+    handled = change(run, running, failed)
+    _call_on_failure(run, handled)
+    if not handled.is_failed():
+        return _concluded(run, handled, handled, handled.result, announced=True)
+    return _retrying(run, handled, _next_attempt(attempt, retry.max_retries, failed.message, failed.failure), due)
+
+
+def has_deferred(ctx: TaskContext, value: Any) -> bool:
+    """Whether a value holds deferred calls that the task has made; a warning if it made some and they are lost."""
+    if not ctx.calls:
+        return False
+    calls, ctx.calls = ctx.calls, None
+    if makes_calls(value):
+        return True
+    names = ", ".join(sorted({call.name for call in calls}))
+    ctx.logger.warning(
+        "%s made %d deferred calls (%s) and did not return them, so they are not run; return them, or call .run(…)",
+        ctx.task_full_name,
+        len(calls),
+        names,
+    )
+    return False
+
+
+def deferring(run: TaskRun, before: State, value: Any) -> Outcome:
+    """The outcome of a task that has made deferred calls: what it returned, with the calls in it."""
+    ctx = run.context
+    count = f"round {ctx.task_loop_count} " if ctx.task_loop_count > 1 else ""
+    state = Deferred(
+        message=f"{count}made deferred calls",
+        start_time=before.start_time,
+        attempt=ctx.task_run_count,
+        map_index=ctx.map_index,
+        worker=run.environment.worker,
+    )
+    return Outcome(change(run, before, state), value)
+
+
+def run_assembly(run: TaskRun, called: Called, index: int) -> Outcome:
+    """State and value of a task whose deferred calls have ended: what it returned, with their values in it."""
+    running = Deferred(start_time=run.environment.now())
+    try:
+        refused = called.refusal(index, run.node)
+        if refused is not None:
+            return _concluded(run, running, refused)
+        value = called.value_of(index)
+    except BaseException as error:  # values are loaded and collections put together here, by their own classes
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        return _concluded(run, running, failed_state(error, root=run.context.task_full_name))
+    return _concluded(run, running, Success(message="done"), value)
+
+
+def _next_attempt(attempt: int, max_retries: int, reason: str, failure: Failure | None) -> State:
+    return Retrying(message=f"attempt {attempt} of {max_retries + 1} failed with {reason}", failure=failure)
+
+
+def failed_state(
+    error: BaseException, inputs: Mapping[str, Any] | None = None, *, in_full: bool = True, root: str = "", **about: Any
+) -> State:
+    """The Failed state of an exception; `about`: other fields of it."""
+    failure = describe(error, inputs, in_full=in_full, root=root)
+    cls = TimedOut if isinstance(error, TaskTimeout) else Crashed if isinstance(error, ProcessDied) else Failed
+    said = error.message if isinstance(error, Signal) else ""
+    return cls(message=clean(said) or failure.headline(), failure=failure, **about)
+
+
+def _retrying(run: TaskRun, before: State, state: State, due: datetime) -> Outcome:
+    ctx = run.context
+    loop = (ctx.task_loop_count, ctx.task_loop_result) if ctx.task_loop_count > 1 else None
+    state = replace(state, start_time=due, attempt=ctx.task_run_count, map_index=ctx.map_index, result=loop)
+    return Outcome(change(run, before, state))
+
+
+def _concluded(
+    run: TaskRun, before: State, state: State, value: Any = None, *, announced: bool = False, **measures: Any
+) -> Outcome:
+    """The outcome of a final state, after handlers and `on_failure` have seen it."""
+    if not announced:
+        shown = replace(state, result=value) if isinstance(state, Success) else state
+        handled = change(run, before, shown)
+        if handled is not shown:
+            state, value, measures = handled, handled.result, {}
+    state = replace(
+        state,
+        result=None,
+        attempt=run.context.task_run_count,
+        map_index=run.context.map_index,
+        worker=run.environment.worker,
+        start_time=before.start_time,
+        end_time=run.environment.now(),
+    )
+    if isinstance(state, Skipped):
+        return Outcome(state)
+    if not isinstance(state, Success):
+        if isinstance(state, Finished):
+            _call_on_failure(run, state)
+            if state.failure is None:
+                state = replace(state, failure=describe(UpstreamFailure(state.message), in_full=False))
+            return Outcome(state, revive(state.failure, state.message))
+        return Outcome(state)
+    try:
+        if "nbytes" not in measures and run.check_value and value is not None:
+            value, pickled, nbytes = measured(value)
+            measures |= {"pickled": pickled, "nbytes": nbytes}
+        if run.errand is not None and "ref" not in measures and not isinstance(state, Cached):
+            value, measures["ref"] = run.errand.commit(value)
+    except BaseException as error:
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        return _concluded(run, before, failed_state(error, root=run.context.task_full_name), announced=True)
+    return Outcome(state, value, **measures)
+
+
+def change(run: TaskRun, old: State, new: State) -> State:
+    """The state after the task's handlers have seen the change from `old` to `new`."""
+    for handler in run.node.policies.state_handlers:
+        try:
+            with context.entered(run.context):
+                answer = handler(run.node, old, new)
+        except Signal as signal:
+            answer = signal.state
+        except BaseException as error:
+            if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+                raise
+            text = clean(
+                f"state handler {getattr(handler, '__name__', handler)} raised {type_name(error)}: {message_of(error)}"
+            )
+            answer = replace(failed_state(error), message=text)
+        if isinstance(answer, State):
+            new = answer
+    return new
+
+
+def _call_on_failure(run: TaskRun, state: State) -> None:
+    callback = run.node.policies.on_failure
+    if callback is None or not (state.is_failed() or state.is_cancelled()):
+        return
+    try:
+        with context.entered(run.context):
+            callback(run.node, state)
+    except BaseException as error:
+        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
+            raise
+        run.context.logger.error("on_failure of %s raised %s: %s", run.node.slug, type_name(error), message_of(error))

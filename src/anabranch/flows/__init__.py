@@ -1,0 +1,1 @@
+"""`Flow`, and what can be done with one: run, submit, load, save, replay, use as a task."""

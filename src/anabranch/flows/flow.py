@@ -1,0 +1,614 @@
+"""Flows: the façade over graph, validation, pictures and the engine."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import typing
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from pkgutil import resolve_name
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+from anabranch.base.errors import DefinitionError, OptionError, ParameterError
+from anabranch.base.names import check_name, named, short
+from anabranch.base.where import caller
+from anabranch.definition import scope
+from anabranch.definition.building import Writing
+from anabranch.definition.frozen import Edge
+from anabranch.definition.graph import Graph
+from anabranch.definition.lookup import each_of
+from anabranch.definition.parameter import Parameter
+from anabranch.definition.policies import Handler
+from anabranch.definition.signature import Signature
+from anabranch.definition.task import Task
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from anabranch.base.events import Observer
+    from anabranch.definition.task import FunctionTask
+    from anabranch.engine.driver.handlers import FlowHandlers
+    from anabranch.executors.base import Executor
+    from anabranch.flows.handle import RunHandle
+    from anabranch.results.result import Result
+    from anabranch.runs.registry.registration import Registrable
+    from anabranch.runs.resume.takeover import Request
+    from anabranch.runs.store.flows import FlowRecord
+    from anabranch.runs.view import FlowRunView
+    from anabranch.schedules import Schedule
+
+
+class Flow(Writing):
+    """A named graph of nodes.
+
+    Open it (``with Flow("name") as flow:``) and call tasks to add nodes. A flow opened inside another is a named group
+    of it: its nodes are in both, and the outer flow runs them.
+
+    Parameters
+    ----------
+    name
+        1 to 200 characters.
+    executor
+        Where runs take place; default: `LocalExecutor`.
+    state_handlers
+        Functions ``(flow, old, new) -> new | None``, called when a run begins and ends.
+    on_failure
+        Function ``(flow, state)``, called when a run ends Failed.
+    tasks, edges
+        What is in it from the start.
+    reference_tasks
+        Nodes that decide the state of runs; default: the terminal ones, cleanups of resources excepted.
+    result, result_handler
+        Where the values of tasks are stored that name no result of their own; the two are the same.
+    schedule
+        When a service runs it, once it is registered: one of `anabranch.schedules`.
+    max_runs
+        How many runs of it services let go on at a time; default: any number.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        schedule: Schedule | None = None,
+        max_runs: int | None = None,
+        executor: Executor | None = None,
+        state_handlers: Sequence[Handler] = (),
+        on_failure: Callable[[Any, Any], Any] | None = None,
+        tasks: Iterable[object] = (),
+        edges: Iterable[Edge] = (),
+        reference_tasks: Iterable[object] = (),
+        result: Result | None = None,
+        result_handler: Result | None = None,
+    ) -> None:
+        self.name = check_name(name, "flow name")
+        self.where = caller()
+        self.graph: Graph = Graph(self.name)
+        self.executor = executor
+        self.schedule = schedule
+        self.max_runs = max_runs
+        if isinstance(state_handlers, (str, bytes)) or not isinstance(state_handlers, Collection):
+            what = "state_handlers takes a list of functions"
+            raise OptionError(f"flow {name!r}: {what}, found {short(state_handlers)} ({self.where})")
+        wrong = [each for each in (*state_handlers, on_failure) if each is not None and not callable(each)]
+        if wrong:
+            what = "state_handlers and on_failure take functions"
+            raise OptionError(f"flow {name!r}: {what}, found {short(wrong[0])} ({self.where})")
+        self.state_handlers = tuple(state_handlers)
+        self.on_failure = on_failure
+        self.result: Result | None = self._result(result, result_handler)
+        self._reference = ()
+        for each in tasks:
+            self.add_task(each)
+        for edge in edges:
+            self.add_edge(edge.upstream, edge.downstream, key=edge.key, mapped=edge.mapped)
+        self.set_reference_tasks(reference_tasks)
+
+    def _result(self, result: Result | None, result_handler: Result | None) -> Result | None:
+        if result is None and result_handler is None:
+            return None
+        from anabranch.definition.storing import result_of
+
+        try:
+            return result_of({"result": result, "result_handler": result_handler})
+        except OptionError as error:
+            raise OptionError(f"flow {self.name!r}: {error} ({self.where})") from None
+
+    def __repr__(self) -> str:
+        return f"<Flow {self.name!r}: {len(self.graph)} nodes>"
+
+    # Looking at it ----------------------------------------------------------------------------------------------------
+
+    def validate(self) -> None:
+        """Check that the flow is well formed.
+
+        Raises
+        ------
+        FlowValidationError
+            It is not; ``problems`` lists everything, with the lines where it was written.
+        """
+        from anabranch.definition.validation import problems_of
+
+        problems = [str(error) for error in self.graph.path[0].settle()]
+        problems += problems_of(self.graph, self._reference, self.result)
+        if problems:
+            raise self._invalid(problems)
+
+    def copy(self, name: str | None = None) -> Flow:
+        """A flow of the same nodes; adding to one does not change the other."""
+        self._settle()
+        twin = Flow(
+            name or self.name,
+            executor=self.executor,
+            schedule=self.schedule,
+            max_runs=self.max_runs,
+            state_handlers=self.state_handlers,
+            on_failure=self.on_failure,
+            result=self.result,
+        )
+        twin.graph = self.graph.copy(twin.name)
+        twin._reference = self._reference
+        return twin
+
+    def visualize(
+        self,
+        state: FlowRunView | None = None,
+        *,
+        format: Literal["dot", "mermaid", "svg", "png"] | None = None,
+        filename: str | Path | None = None,
+    ) -> str:
+        """The flow as a picture, coloured by the states of a run if one is given. Text, or the path of the file."""
+        from anabranch.monitoring.pictures.draw import draw
+
+        self._settle()
+        return draw(self.graph, format=format, states=state.states() if state is not None else None, filename=filename)
+
+    def _repr_html_(self) -> str:
+        """The flow in a notebook: its picture where Graphviz is there, else its text for Mermaid."""
+        from anabranch.base.errors import DrawingError
+        from anabranch.base.html import escaped
+
+        try:
+            return f"<div>{self.visualize(format='svg')}</div>"
+        except DrawingError:
+            lines = self.visualize(format="mermaid").split("\n")
+            return f"<p>{escaped(self)}</p><pre>{'<br>'.join(escaped(line) for line in lines)}</pre>"
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def run(
+        self,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        executor: Executor | None = None,
+        raise_on_failure: bool = False,
+        keep: Iterable[object] | Literal["all"] = (),
+        approve: Iterable[object] = (),
+        observers: Sequence[Observer] = (),
+        run_id: str | None = None,
+        resume: str | None = None,
+        resume_only: Literal["failed"] | None = None,
+        resume_from: object = (),
+        resume_element: str | None = None,
+        rerun_changed: bool = False,
+        dashboard: bool | Callable[[str], object] = False,
+        run_date: datetime | None = None,
+        **kwargs: Any,
+    ) -> FlowRunView:
+        """Run the flow to its end, or go on with a run of it.
+
+        The run is recorded in the run store (``config.backend``). A run that is resumed keeps its id and parameters;
+        what had succeeded is not run again, unless it took something that failed, or its value is needed and was not
+        recorded.
+
+        Parameters
+        ----------
+        parameters, **kwargs
+            Values of the flow's parameters. To resume, only those that were not recorded, because they are secret.
+        executor
+            Where to run; default: the flow's, else in this thread.
+        raise_on_failure
+            Raise the user's own exception if the run fails.
+        keep
+            Nodes whose values are wanted afterwards although they are large and not terminal; or ``"all"``.
+        approve
+            Nodes with trigger ``manual_only``, or that pause, that may run.
+        observers
+            Functions of an `Event`, told what happens; one that fails never changes the run.
+        run_id
+            Id of the run; made up by default.
+        resume
+            Id, or the beginning of an id, of the run to go on with.
+        resume_only
+            ``"failed"``: run what had failed and what is below it; what was cancelled, or had not begun, stays undone.
+        resume_from
+            Nodes that run again whatever they came to, with all that is below them.
+        resume_element
+            ``"parse[7]"``: the element that runs again, with all that is below it, beside what had not ended.
+        rerun_changed
+            Run nodes again whose code has changed since, with all that is below them; by default there is a warning.
+        dashboard
+            Show the run on a page while it goes on, on this machine. The page's address is written to standard error,
+            or given to a function; who has it can see and cancel the runs of this process.
+        run_date
+            When the run is, for the flow (``context.date``, an aware datetime); default: its start.
+
+        Returns
+        -------
+        FlowRunView
+            The finished state, or Paused; ``state.result[node]`` is a node's state.
+
+        Raises
+        ------
+        FlowValidationError, ParameterError, RunStoreError
+            Nothing was run.
+        ExecutorError
+            The executor cannot run anything.
+        """
+        from anabranch.flows.running import check_executor, recorded_plan, run_plan
+
+        if scope.current().graphs:
+            raise DefinitionError(
+                f"flow {self.name!r}: run() inside a `with Flow` block ({caller()}); run it after the block"
+            )
+        self.validate()
+        place = check_executor(executor if executor is not None else self.executor)
+        given = self._given(parameters, kwargs)
+        request = self._request(resume, given, resume_only, resume_from, resume_element, rerun_changed)
+        if request is not None and run_id is not None:
+            raise OptionError(f"flow {self.name!r}: run_id= is for a new run, found resume={resume!r} ({caller()})")
+        plan, recorder = recorded_plan(
+            self.graph,
+            self.reference_tasks(),
+            self.parameters(by_name=True).values(),
+            given,
+            source=f"{self.where.file}:{self.name}",
+            request=request,
+            run_id=run_id,
+            keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
+            approved=self._slugs(approve),
+            result=self.result,
+            date=run_date,
+            doubles=getattr(place, "doubles", None),
+        )
+        wants_end: Callable[[], str] = str
+        if dashboard:
+            from anabranch.monitoring.pages.live_page import live_page
+
+            page = live_page(plan, self.graph, self.parameters(by_name=True).values(), place, dashboard)
+            observers, wants_end = [*observers, *page.observers], page.wants_end
+        view = run_plan(
+            plan,
+            self.graph,
+            place,
+            handlers=self._handlers(),
+            observers=observers,
+            recorder=recorder,
+            wants_end=wants_end,
+        )
+        if raise_on_failure:
+            view.raise_failure()
+        return view
+
+    def to_delayed(self, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> Delayed:
+        """The flow as one `dask.delayed.Delayed`, which any Dask scheduler computes.
+
+        Its value is a dict, from the slugs of the reference nodes to their values; a reference node that failed raises
+        its exception.
+
+        Raises
+        ------
+        DefinitionError
+            The width of a map depends on a value that only a run gives.
+        """
+        from anabranch.flows.running import delayed_of, plan_of
+
+        self.validate()
+        known = self.parameters(by_name=True).values()
+        given = self._given(parameters, kwargs)
+        return delayed_of(plan_of(self.graph, self.reference_tasks(), known, given, result=self.result))
+
+    def as_task(self, *, executor: Executor | None = None, **options: Any) -> FunctionTask[..., Any]:
+        """A task that runs this flow, for use in another: called, mapped or deferred, with parameters by name.
+
+        Each run of the task is a run of the flow with a record of its own. The task's value is that of the reference
+        task, or a dict of them by name; if the run fails, the task fails with its exception.
+
+        Parameters
+        ----------
+        executor
+            Where each run of the flow runs; default: in the slot of the task.
+        **options
+            Of the task, see `anabranch.task`.
+        """
+        from anabranch.flows.subflows import task_of
+
+        return task_of(self, executor=executor, **options)
+
+    def submit(
+        self,
+        parameters: Mapping[str, Any] | None = None,
+        *,
+        executor: object = None,
+        keep: object = (),
+        approve: object = (),
+        run_id: str | None = None,
+        **kwargs: Any,
+    ) -> RunHandle:
+        """Run the flow with its driver on the cluster, and return at once: the run goes on without this process.
+
+        Parameters
+        ----------
+        parameters, keep, approve, run_id
+            As for `run`.
+        executor
+            A ``DaskExecutor`` with an address: the cluster must be there before the run, and after it.
+
+        Returns
+        -------
+        RunHandle
+            Asks for the run's status, waits for it, cancels it, gets its result; so does ``anabranch attach``.
+
+        Raises
+        ------
+        FlowValidationError, ParameterError
+            Nothing was run.
+        ExecutorError
+            There is no such cluster, or it has no workers.
+        """
+        from anabranch.flows.handle import submit_run
+        from anabranch.flows.running import check_executor, plan_of
+
+        self.validate()
+        plan = plan_of(
+            self.graph,
+            self.reference_tasks(),
+            self.parameters(by_name=True).values(),
+            self._given(parameters, kwargs),
+            run_id=run_id,
+            keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
+            approved=self._slugs(approve),
+            result=self.result,
+        )
+        checked = check_executor(executor if executor is not None else self.executor)
+        return submit_run(plan, self.graph, checked, self._handlers())
+
+    def _handlers(self) -> FlowHandlers:
+        from anabranch.engine.driver.handlers import FlowHandlers
+
+        return FlowHandlers(self, self.state_handlers, self.on_failure)
+
+    def _request(
+        self,
+        run_id: str | None,
+        given: Mapping[str, Any],
+        only: str | None,
+        start: object,
+        element: str | None,
+        rerun_changed: bool,
+    ) -> Request | None:
+        """Which run is to go on, and how; None if a new one begins."""
+        from anabranch.runs.resume.takeover import Request
+
+        again = self._slugs(start)
+        choices = {
+            "resume_only": only is not None,
+            "resume_from": bool(again),
+            "resume_element": element is not None,
+            "rerun_changed": rerun_changed,
+        }
+        named = [name for name, is_chosen in choices.items() if is_chosen]
+        if run_id is None:
+            if named:
+                raise OptionError(f"flow {self.name!r}: {named[0]}= goes with resume=RUN ({caller()})")
+            return None
+        if not isinstance(run_id, str) or not run_id:
+            raise OptionError(f"resume: expected the id of a run, found {short(run_id)} ({caller()})")
+        if only not in (None, "failed"):
+            raise OptionError(f"resume_only: expected 'failed', found {short(only)} ({caller()})")
+        if element is not None and (len(named) > 1 or not isinstance(element, str)):
+            raise OptionError(
+                f"resume_element: expected one element such as 'parse[7]' and no other choice ({caller()})"
+            )
+        return Request(
+            run_id=run_id,
+            only_failed=only == "failed",
+            start=again,
+            element=self._element(element) if element is not None else None,
+            rerun_changed=rerun_changed,
+            given=given,
+        )
+
+    def _element(self, name: str) -> tuple[str, int]:
+        found = re.fullmatch(r"(.+)\[(\d+)\]", name)
+        slugs = self._slugs(found[1]) if found is not None else frozenset[str]()
+        if found is None or len(slugs) != 1 or not self.graph.entry(self.graph.by_slug(min(slugs))).is_map:
+            raise OptionError(f"resume_element: expected an element of a map such as 'parse[7]', found {short(name)}")
+        return min(slugs), int(found[2])
+
+    def _given(self, parameters: object, by_name: Mapping[str, Any]) -> Mapping[str, Any]:
+        if parameters is None:
+            return by_name
+        if not isinstance(parameters, Mapping):
+            problem = f"parameters= takes a dict of values by name, found {short(parameters)}"
+            raise ParameterError(f"the parameters do not fit flow {self.name!r}", [problem])
+        twice = [f"{name}: given twice, in parameters= and by name" for name in parameters if name in by_name]
+        if twice:
+            raise ParameterError(f"the parameters do not fit flow {self.name!r}", twice)
+        return {**parameters, **by_name}
+
+    def _slugs(self, tasks: object) -> frozenset[str]:
+        return frozenset(self.graph.entry(node).slug for each in each_of(tasks) for node in self._known(each))
+
+    # Running by itself ------------------------------------------------------------------------------------------------
+
+    def register(self, project: str = "", labels: Iterable[str] = (), *, storage: object = "source") -> FlowRecord:
+        """Put the flow into the registry, from which services run it: by its schedule, and when they are asked.
+
+        Parameters
+        ----------
+        project, labels
+            For people, and for lists.
+        storage
+            Where its code is when it runs: ``"source"``, the file it was written in; ``"database"``, a pickle in the
+            registry; or a pickle in a `anabranch.storage.LocalStorage` or ``S3Storage``.
+
+        Returns
+        -------
+        FlowRecord
+            With its version, which goes up only when the flow's code or graph is another.
+
+        Raises
+        ------
+        FlowValidationError, UnregistrableFlow, RegistryError
+            Nothing was registered.
+        """
+        from anabranch.runs.registry.registration import put, record_of
+
+        if scope.current().graphs:
+            raise DefinitionError(
+                f"flow {self.name!r}: register() inside a `with Flow` block ({caller()}); call it after the block"
+            )
+        source = f"{self.where.file}:{self.name}"
+        return put(record_of(self.registrable(source), project=project, labels=labels, storage=storage))
+
+    def serve(
+        self,
+        *others: Flow,
+        project: str = "",
+        labels: Iterable[str] = (),
+        storage: object = None,
+        **options: Any,
+    ) -> None:
+        """Register the flow, and be a service in this process until SIGTERM or Ctrl-C: for scripts.
+
+        It runs by its schedule and when it is asked for, as do all flows of the registry, each run in a process of its
+        own, which loads the file anew: call this below ``if __name__ == "__main__":``.
+
+        Parameters
+        ----------
+        *others
+            Further flows.
+        project, labels, storage
+            As for `register`; by default the code is in the file where the flow was written, or, if there is none
+            (a notebook), pickled into the registry.
+        **options
+            ``address, port, token, view_token, hosts, tls_cert, tls_key, max_runs, pages, drain_s``; else the
+            settings say it (``service`` in `anabranch.config`). Where there is no token one is made up, and told.
+
+        Raises
+        ------
+        ServiceError
+            A service cannot start like this.
+        FlowValidationError, UnregistrableFlow, RegistryError
+            A flow cannot be registered; nothing is served.
+        """
+        if scope.current().graphs:
+            raise DefinitionError(
+                f"flow {self.name!r}: serve() inside a `with Flow` block ({caller()}); call it after the block"
+            )
+        # By its name: the service loads flows, so that it is above them, and a flow must not know it.
+        serve_flows = resolve_name("anabranch.service.starting:serve_flows")
+        serve_flows((self, *others), project=project, labels=labels, storage=storage, options=options)
+
+    def registrable(self, source: str) -> Registrable:
+        """What the registry needs of this flow; `source` is where it can be loaded from."""
+        from anabranch.base.origins import dumps_to_keep
+        from anabranch.runs.registry.registration import Registrable
+
+        self.validate()
+        return Registrable(
+            name=self.name,
+            graph=self.graph.freeze(self.reference_tasks()),
+            parameters=list(self.parameters(by_name=True).values()),
+            schedule=self.schedule,
+            max_runs=self.max_runs,
+            source=source,
+            pickled=lambda: dumps_to_keep(self),
+        )
+
+    # Keeping ----------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> Path:
+        """Write the flow to a file with cloudpickle. Returns the path."""
+        from anabranch.flows.saving import save
+
+        self.validate()
+        return save(self, path)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Flow:
+        """Read a flow from a file that `save` wrote. Loading runs what the file says: trust it first."""
+        from anabranch.flows.saving import load
+
+        return typing.cast(Flow, load(path, Flow))
+
+
+class FlowRunner:
+    """A run of a flow as an object: ``FlowRunner(flow).run(executor=…)``."""
+
+    def __init__(self, flow: Flow) -> None:
+        self.flow = flow
+
+    def run(self, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> FlowRunView:
+        """As `Flow.run`."""
+        return self.flow.run(parameters, **kwargs)
+
+
+@overload
+def flow(function: Callable[..., Any], /) -> Flow: ...
+@overload
+def flow(
+    *,
+    name: str | None = ...,
+    schedule: Schedule | None = ...,
+    max_runs: int | None = ...,
+    executor: Executor | None = ...,
+    state_handlers: Sequence[Handler] = ...,
+    on_failure: Callable[[Any, Any], Any] | None = ...,
+    result: Result | None = ...,
+    result_handler: Result | None = ...,
+) -> Callable[[Callable[..., Any]], Flow]: ...
+def flow(function: Callable[..., Any] | None = None, /, *, name: str | None = None, **options: Any) -> Any:
+    """Make a `Flow` of a function: parameters from its signature (typed, validated), the graph from its body.
+
+    Examples
+    --------
+    >>> from anabranch import task, flow
+    >>> @task
+    ... def double(x):
+    ...     return 2 * x
+    >>> @flow
+    ... def doubling(x: int = 4):
+    ...     double(x)
+    >>> doubling.run(x=5).result["double"].result
+    10
+    """
+    if function is None:
+        return lambda decorated: _flow_of(decorated, name, options)
+    return _flow_of(function, name, options)
+
+
+def _flow_of(function: Callable[..., Any], name: str | None, options: Mapping[str, Any]) -> Flow:
+    if not callable(function) or isinstance(function, (Flow, Task)) or inspect.iscoroutinefunction(function):
+        raise DefinitionError(f"@flow needs a plain function that calls tasks, found {short(function)} ({caller()})")
+    result = Flow(name or named(function).strip("<>"), **options)
+    try:
+        hints = typing.get_type_hints(function)
+    except Exception:  # names that only a type checker can see
+        hints = {}
+    with result:
+        parameters = {}
+        for each in inspect.signature(function).parameters.values():
+            if each.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
+                what = f"@flow {result.name!r}: a flow's parameters have names, found {each}"
+                raise DefinitionError(f"{what} ({caller()})")
+            options_of = {} if each.default is inspect.Parameter.empty else {"default": each.default}
+            hint = hints.get(each.name)
+            parameters[each.name] = Parameter(each.name, type=None if hint is Parameter else hint, **options_of)
+        arguments, keywords = Signature(function, result.name).split(parameters)
+        function(*arguments, **keywords)
+    result.__doc__ = getattr(function, "__doc__", None)
+    return result

@@ -1,0 +1,370 @@
+"""Flows from files and modules: what ``etl.py``, ``etl.py:name`` and ``package.module:name`` stand for.
+
+A file is loaded as ``python etl.py`` would, with its directory first on ``sys.path``, but under its own name, so that
+what it has below ``if __name__ == "__main__":`` does not run. Workers elsewhere cannot import it: `shipped_by_value`
+sends its code along. Running the flow is left to others.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from anabranch.base.errors import AnabranchError, FlowLoadError, listed, nearest
+from anabranch.base.where import Where, caller, is_library
+from anabranch.flows.flow import Flow
+
+_OURS: set[str] = set()
+"""Names in ``sys.modules`` that flow files have; the next file may take them over."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedFlow:
+    """A flow, and what is known of where it came from."""
+
+    flow: Flow
+    module: ModuleType
+    directory: Path
+    """First on ``sys.path``: modules below it are the user's own."""
+    is_file: bool
+    stopped: Where | None = None
+    """Line that wanted to run a flow while the file was loaded; nothing after it was executed."""
+
+
+def load_flow(target: str) -> LoadedFlow:
+    """Load a flow.
+
+    Parameters
+    ----------
+    target
+        ``FILE``, ``FILE:NAME``, ``module`` or ``module:NAME``. NAME is a variable, or the name of a flow.
+
+    Raises
+    ------
+    FlowLoadError
+        There is no such file, module or flow, it raised, or it has several flows and none was named.
+    AnabranchError
+        A flow in it cannot be built.
+    """
+    place, name, is_file = split_target(target)
+    module, stopped, directory = _module_of(target, place, is_file)
+    try:
+        flow = _named(module, name, place) if name else _only(module, place)
+    except FlowLoadError as error:
+        if stopped is None:
+            raise
+        raise FlowLoadError(f"{error}; nothing after {stopped} was executed, because that line runs a flow") from None
+    return LoadedFlow(flow, module, directory, is_file, stopped)
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModule:
+    """A file or module that has been loaded for its flows."""
+
+    module: ModuleType
+    directory: Path
+    is_file: bool
+    stopped: Where | None = None
+
+
+def load_module(target: str) -> LoadedModule:
+    """Load a file or module, whatever flows it has.
+
+    Raises
+    ------
+    FlowLoadError
+        There is no such file or module, or it raised.
+    """
+    place, _, is_file = split_target(target)
+    module, stopped, directory = _module_of(target, place, is_file)
+    return LoadedModule(module, directory, is_file, stopped)
+
+
+def _module_of(target: str, place: str, is_file: bool) -> tuple[ModuleType, Where | None, Path]:
+    """The module, the line where it wanted to run a flow, and its directory."""
+    if not place:
+        raise FlowLoadError(f"expected a file such as etl.py, or a module; found {target!r}")
+    if is_file:
+        path = Path(os.path.abspath(place))
+        return *_load_file(path, shown=place), path.parent
+    return *_import(place), Path.cwd()
+
+
+def split_target(target: str) -> tuple[str, str, bool]:
+    """File or module, name of the flow (or nothing), and whether it is a file.
+
+    Examples
+    --------
+    >>> split_target("etl.py:daily"), split_target("package.flows:daily")
+    (('etl.py', 'daily', True), ('package.flows', 'daily', False))
+    """
+    place, colon, name = target.rpartition(":")
+    # A colon may be part of the path: of "C:\etl.py", or of any name elsewhere.
+    if not colon or os.path.exists(target) or "/" in name or "\\" in name:
+        place, name = target, ""
+    is_file = place.endswith(".py") or os.path.exists(place) or not _is_dotted(place)
+    return place, name, is_file
+
+
+def _is_dotted(place: str) -> bool:
+    return all(part.isidentifier() for part in place.split("."))
+
+
+# Files and modules ----------------------------------------------------------------------------------------------------
+
+
+def _load_file(path: Path, *, shown: str) -> tuple[ModuleType, Where | None]:
+    if path.is_dir():
+        raise FlowLoadError(f"{shown} is a directory; name the file that has the flow")
+    if not path.exists():
+        raise FlowLoadError(f"there is no file {shown}{_similar(path)}")
+    _put_first(path.parent)
+    name = _module_name(path)
+    loader = SourceFileLoader(name, str(path))
+    spec = spec_from_file_location(name, path, loader=loader)
+    assert spec is not None  # there is a loader
+    module = module_from_spec(spec)
+
+    def execute() -> None:
+        # Compiled here, each time: a cached byte code would be trusted if the file was changed within a second.
+        code = loader.source_to_code(loader.get_data(str(path)), str(path))
+        exec(code, module.__dict__)
+
+    _OURS.add(name)
+    return module, _execute(module, execute, path.parent, shown)
+
+
+def _similar(path: Path) -> str:
+    stems = [each.stem for each in path.parent.glob("*.py")] if path.parent.is_dir() else []
+    close = get_close_matches(path.stem, stems, n=1, cutoff=0.7)
+    return f"; did you mean {path.with_name(close[0] + '.py').name!r}?" if close else ""
+
+
+def _module_name(path: Path) -> str:
+    """The file's stem as a module name, unless another module has it."""
+    stem = "".join(char if char.isalnum() else "_" for char in path.stem)
+    taken = sys.modules.get(stem)
+    is_free = taken is None or stem in _OURS or getattr(taken, "__file__", None) == str(path)
+    return stem if is_free and stem not in sys.stdlib_module_names and stem != "anabranch" else f"flow_{stem}"
+
+
+def _import(name: str) -> tuple[ModuleType, Where | None]:
+    here = Path.cwd()
+    _put_first(here)
+    if name in sys.modules:
+        return sys.modules[name], None
+    found: list[ModuleSpec | None] = []
+    try:
+        stopped = _guarded(lambda: found.append(find_spec(name)), here, name)  # imports the packages that it is in
+    except FlowLoadError as error:
+        missing = error.__cause__
+        if not isinstance(missing, ModuleNotFoundError) or not f"{name}.".startswith(f"{missing.name}."):
+            raise
+        found = [None]
+        stopped = None
+    spec = found[0] if found else None
+    if stopped is not None:
+        raise FlowLoadError(f"importing {name} runs a flow ({stopped}); put that under {_GUARD}")
+    if spec is None or spec.loader is None:
+        hint = f"; for a file, say {name}.py" if "." not in name else ""
+        raise FlowLoadError(f"there is no module {name!r}, seen from {here}{hint}")
+    module, loader = module_from_spec(spec), spec.loader
+    # Not by an import statement, which would throw away a module that stops before its end.
+    stopped = _execute(module, lambda: loader.exec_module(module), here, name)
+    parent, _, child = name.rpartition(".")
+    if parent:
+        setattr(sys.modules[parent], child, module)
+    return module, stopped
+
+
+def _execute(module: ModuleType, execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
+    """Run a module's code; the line where it wanted to run a flow, if it did."""
+    before = sys.modules.get(module.__name__)
+    sys.modules[module.__name__] = module
+    try:
+        return _guarded(execute, directory, shown)
+    except BaseException:
+        sys.modules.pop(module.__name__, None)
+        if before is not None:
+            sys.modules[module.__name__] = before
+        raise
+
+
+def _put_first(directory: Path) -> None:
+    if sys.path[:1] != [str(directory)]:
+        sys.path.insert(0, str(directory))
+
+
+_GUARD = '`if __name__ == "__main__":`'
+
+
+class _RunReached(BaseException):
+    """The file wants to run a flow, which is not what loading is for."""
+
+    def __init__(self, where: Where) -> None:
+        self.where = where
+
+
+def _guarded(execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
+    """Execute the user's code, with errors in it made ours; the line that wanted to run a flow, if one did."""
+
+    def reached(*args: object, **kwargs: object) -> None:
+        raise _RunReached(caller())
+
+    run, serve = Flow.run, Flow.serve
+    Flow.run = reached  # type: ignore[method-assign, assignment]  # only while the user's file is executed
+    Flow.serve = reached  # type: ignore[method-assign]  # or each run would begin a service
+    try:
+        execute()
+    except _RunReached as end:
+        return end.where
+    except AnabranchError:
+        raise  # its message says where
+    except SystemExit as error:
+        text = f"{shown} ends the program while it is loaded, with exit({error.code!r}); put that under {_GUARD}"
+        raise FlowLoadError(f"{text}{_user_line(error, directory)}") from error
+    except SyntaxError as error:
+        raise FlowLoadError(f"{shown} cannot be loaded: {_syntax_error(error)}") from error
+    except Exception as error:
+        where = _user_line(error, directory)
+        raise FlowLoadError(f"{shown} cannot be loaded: {type(error).__name__}: {error}{where}") from error
+    finally:
+        Flow.run, Flow.serve = run, serve  # type: ignore[method-assign]
+    return None
+
+
+def _user_line(error: BaseException, directory: Path) -> str:
+    """The innermost line below `directory` that led to an error, else the innermost that is not ours."""
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if not is_library(f.filename)]
+    own = [frame for frame in frames if _is_below(frame.filename, directory)]
+    frame = next(iter((own or frames)[::-1]), None)
+    if frame is None:
+        return ""
+    return f"\n  {frame.filename}:{frame.lineno} in {frame.name}\n    {frame.line}"
+
+
+def _syntax_error(error: SyntaxError) -> str:
+    text = f"{type(error).__name__}: {error.msg}\n  {error.filename}:{error.lineno}"
+    if error.text:
+        line = error.text.rstrip("\n")
+        text += f"\n    {line.lstrip()}"
+        if error.offset and error.offset > 0:
+            text += f"\n    {' ' * (error.offset - 1 - (len(line) - len(line.lstrip())))}^"
+    return text
+
+
+# Flows in a module ----------------------------------------------------------------------------------------------------
+
+
+def flows_in(module: ModuleType) -> dict[str, Flow]:
+    """Flows among a module's variables, each once, without groups of others, or imported ones if it has own."""
+    found: dict[str, Flow] = {}
+    for name, value in list(vars(module).items()):
+        if isinstance(value, Flow) and all(value is not each for each in found.values()):
+            found[name] = value
+    own = {name: flow for name, flow in found.items() if flow.where.file == module.__file__} or found
+    return {name: flow for name, flow in own.items() if not _is_group(flow, own.values())}
+
+
+def _is_group(flow: Flow, others: Iterable[Flow]) -> bool:
+    nodes = set(flow.graph)
+    return bool(nodes) and any(nodes < set(other.graph) for other in others)
+
+
+def _only(module: ModuleType, place: str) -> Flow:
+    flows = flows_in(module)
+    if not flows:
+        raise FlowLoadError(f"{place} has no flow among its variables; write one with `with Flow(…) as flow:`")
+    if len(flows) > 1:
+        shown = ", ".join(f"{place}:{name}" for name in flows)
+        raise FlowLoadError(f"{place} has {len(flows)} flows; say which: {shown}")
+    return next(iter(flows.values()))
+
+
+def _named(module: ModuleType, name: str, place: str) -> Flow:
+    value: Any = module
+    for part in name.split("."):
+        value = getattr(value, part, None)
+    if isinstance(value, Flow):
+        return value
+    flows = flows_in(module)
+    same = [flow for flow in flows.values() if flow.name == name]
+    if len(same) == 1:
+        return same[0]
+    if value is not None:
+        raise FlowLoadError(f"{place}:{name} is {_kind(value)}, not a flow; {place} has: {listed(flows)}")
+    raise FlowLoadError(f"{place} has no flow {name!r}; it has: {listed(flows)}{nearest(name, flows)}")
+
+
+def _kind(value: object) -> str:
+    kind = type(value).__name__
+    return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"
+
+
+# On to the workers ----------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def shipped_by_value(loaded: LoadedFlow | LoadedModule, *, with_neighbours: bool) -> Iterator[tuple[str, ...]]:
+    """Within it, functions and classes of the flow's file travel as code, as those of ``__main__`` do.
+
+    Parameters
+    ----------
+    with_neighbours
+        Whether modules that the file imported from its own directory travel too. Workers that this process starts have
+        the same ``sys.path`` and can import them; workers elsewhere cannot.
+
+    Yields
+    ------
+    tuple of str
+        Names of the modules that travel.
+    """
+    import cloudpickle
+
+    before = set(cloudpickle.list_registry_pickle_by_value())
+    modules = [loaded.module] if loaded.is_file else []
+    if with_neighbours:
+        modules += [each for each in _own_modules(loaded.directory) if each is not loaded.module]
+    names = [each.__name__ for each in modules if each.__name__ not in before]
+    for name in names:
+        cloudpickle.register_pickle_by_value(sys.modules[name])
+    try:
+        yield tuple(names)
+    finally:
+        for name in names:
+            if name in sys.modules:
+                cloudpickle.unregister_pickle_by_value(sys.modules[name])
+
+
+def _own_modules(directory: Path) -> list[ModuleType]:
+    """Modules loaded from below a directory, those that are installed there left out."""
+    return [
+        module
+        for name, module in list(sys.modules.items())
+        if name != "__main__"
+        and isinstance(getattr(module, "__file__", None), str)
+        and module.__name__ == name
+        and name.partition(".")[0] != "anabranch"
+        and _is_below(str(module.__file__), directory)
+    ]
+
+
+def _is_below(file: str, directory: Path) -> bool:
+    path = Path(file)
+    if not path.is_absolute() or not path.is_relative_to(directory):
+        return False
+    # Python itself, and a virtual environment, may lie below it.
+    homes = [Path(home) for home in (sys.prefix, sys.base_prefix) if Path(home).is_relative_to(directory)]
+    if any(path.is_relative_to(home) for home in homes):
+        return False
+    return not {"site-packages", "dist-packages"}.intersection(path.relative_to(directory).parts)

@@ -1,0 +1,282 @@
+"""One run of a flow, from its parameters to the view of what came out of it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from anabranch.base import context, masking, origins
+from anabranch.base.context import RunInfo
+from anabranch.base.errors import OptionError
+from anabranch.base.events import Observer
+from anabranch.base.names import short
+from anabranch.base.observers import apart
+from anabranch.base.settings import config
+from anabranch.base.states import Cancelled, Crashed
+from anabranch.base.where import caller
+from anabranch.definition.graph import Graph, NodeLike
+from anabranch.definition.parameter import Parameter
+from anabranch.definition.shape import shape_of
+from anabranch.engine.driver.handlers import FlowHandlers, run_handled
+from anabranch.engine.driver.plan import RunPlan
+from anabranch.engine.driver.standing import Shown
+from anabranch.engine.driver.static import compile_flow
+from anabranch.engine.logs.book import LogBook
+from anabranch.engine.logs.outbox import whole_log_path
+from anabranch.engine.units.units import Doubles, Program
+from anabranch.executors.base import CancelWanted, Executor, Message
+from anabranch.monitoring.progress import progress_of_settings
+from anabranch.monitoring.terminal import Progress
+from anabranch.runs import Heart
+from anabranch.runs.parameters import resolve_parameters
+from anabranch.runs.read.lookup import facts_of
+from anabranch.runs.record.beginning import begin, secret_slugs
+from anabranch.runs.record.logs import LogKeeper
+from anabranch.runs.record.recorder import Recorder
+from anabranch.runs.store.run_permits import RunPermits
+from anabranch.runs.view import FlowRunView
+
+if TYPE_CHECKING:
+    from dask.delayed import Delayed
+
+    from anabranch.results.result import Result
+    from anabranch.runs.resume.takeover import Request
+
+
+def plan_of(
+    graph: Graph,
+    reference: Iterable[NodeLike],
+    parameters: Iterable[Parameter],
+    given: Mapping[str, Any],
+    *,
+    run_id: str | None = None,
+    keep: frozenset[str] | None = frozenset(),
+    approved: frozenset[str] = frozenset(),
+    result: Result | None = None,
+    checkpointing: bool | None = None,
+    date: datetime | None = None,
+    doubles: Doubles | None = None,
+) -> RunPlan:
+    """What is to be run, with every parameter's value; `keep` None is everything.
+
+    `result` is the flow's; `checkpointing` None: as the settings say; `doubles` are a test's.
+
+    Raises
+    ------
+    ParameterError
+        The parameters given do not fit.
+    """
+    parameters = list(parameters)
+    values = resolve_parameters(graph.name, parameters, given)
+    frozen = graph.freeze(reference)
+    checkpointing = config.checkpointing if checkpointing is None else checkpointing
+    if result is not None or checkpointing or any(node.policies.storing for node in frozen.nodes.values()):
+        from anabranch.runs.stored_values import with_storing
+
+        frozen = with_storing(frozen, result, checkpointing=checkpointing)
+    named = {node.slug: node.name for node in frozen.nodes.values() if node.kind == "parameter"}
+    return RunPlan(
+        graph=frozen,
+        name=graph.name,
+        run_id=run_id or secrets.token_hex(6),
+        parameters={slug: values[name] for slug, name in named.items()},
+        settings={**_settings(), "secret_parameters": tuple(secret_slugs(frozen, parameters))},
+        keep=frozenset(frozen.nodes) if keep is None else keep,
+        approved=approved,
+        date=date,
+        doubles=doubles,
+    )
+
+
+def _settings() -> dict[str, Any]:
+    """What workers and driver must know of the settings here."""
+    found = config.snapshot()
+    level = logging.getLevelNamesMapping()[found["logging"]["level"].upper()]
+    shown = {"scheduler_page": found["scheduler_page"]}
+    return {**found["engine"], **shown, "log_level": level, "log_directory": found["logging"]["directory"]}
+
+
+def recorded_plan(
+    graph: Graph,
+    reference: Iterable[NodeLike],
+    parameters: Iterable[Parameter],
+    given: Mapping[str, Any],
+    *,
+    source: str,
+    request: Request | None = None,
+    **options: Any,
+) -> tuple[RunPlan, Recorder | None]:
+    """What is to be run, and who records it: of a new run, or of the one that is to go on.
+
+    Parameters
+    ----------
+    source
+        Where the flow is, as ``file:name``.
+    request
+        Which run is to go on, and how.
+    **options
+        As for `plan_of`.
+
+    Raises
+    ------
+    ParameterError
+        The parameters given do not fit.
+    RunStoreError
+        There is no such run, it is held, or the run store that was asked for cannot be used.
+    """
+    parameters = list(parameters)
+    if request is None:
+        plan = plan_of(graph, reference, parameters, given, **options)
+        return plan, begin(plan, parameters, source=source, shape=shape_of(graph))
+    from anabranch.runs.resume.takeover import go_on, take
+
+    taken = take(request, graph.name)
+    try:
+        checkpointing = config.checkpointing or bool(facts_of(taken.record).get("checkpointing"))
+        plan = plan_of(graph, reference, parameters, taken.parameters, checkpointing=checkpointing, **options)
+        return go_on(taken, plan, parameters, request)
+    except BaseException:
+        taken.give_back()
+        raise
+
+
+def check_executor(executor: object) -> Executor:
+    """An executor, or the one there is by default.
+
+    Raises
+    ------
+    OptionError
+        It is something else.
+    """
+    if executor is None:
+        from anabranch.executors.local import LocalExecutor
+
+        return LocalExecutor()
+    if isinstance(executor, type):
+        raise OptionError(f"executor: expected an object, found the class {executor.__name__} ({caller()}); call it")
+    if not hasattr(executor, "next_message"):
+        raise OptionError(
+            f"executor: expected an executor such as anabranch.executors.DaskExecutor(), found {short(executor)} "
+            f"({caller()})"
+        )
+    checked: Any = executor
+    result: Executor = checked
+    return result
+
+
+def run_plan(
+    plan: RunPlan,
+    graph: Graph,
+    executor: Executor,
+    *,
+    handlers: FlowHandlers,
+    observers: Sequence[Observer] = (),
+    recorder: Recorder | None = None,
+    wants_end: Callable[[], str] = str,
+) -> FlowRunView:
+    """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned.
+
+    Parameters
+    ----------
+    wants_end
+        Asked now and then: why the run should be cancelled; nothing as long as it should not.
+    """
+    watch = progress_of_settings()
+    masking.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
+    try:
+        with watch, _stores(plan):
+            told: list[Observer] = [*observers] if type(watch) is Progress else [*observers, watch]
+            guarded: Any = _Guarded(executor, recorder, wants_end)  # an executor by delegation
+            return _run_plan(plan, graph, guarded, handlers, told, recorder)
+    finally:
+        masking.forget(plan.run_id)
+
+
+@contextmanager
+def _stores(plan: RunPlan) -> Iterator[None]:
+    """The stores of a run, kept in order: swept of what dead writers left, and closed."""
+    if all(node.policies.storing is None for node in plan.graph.nodes.values()):
+        yield
+        return
+    from anabranch.runs.stored_values import Housekeeping
+
+    with Housekeeping(plan.graph):
+        yield
+
+
+def _run_plan(
+    plan: RunPlan,
+    graph: Graph,
+    executor: Executor,
+    handlers: FlowHandlers,
+    observers: Sequence[Observer],
+    recorder: Recorder | None,
+) -> FlowRunView:
+    level, directory = plan.settings.get("log_level", logging.INFO), plan.settings.get("log_directory", "")
+    keeper = LogKeeper(recorder.store, recorder.ownership) if recorder is not None else None
+    whole = whole_log_path(directory, plan.run_id) if executor.in_process else None
+    logs = LogBook(level, keeper=keeper, whole=whole)
+    show = getattr(executor, "show", None)
+    own: list[Observer] = [Shown(show)] if show is not None else []  # waits for nothing, so it needs no thread
+    if recorder is None:
+        with apart(observers) as others:
+            return FlowRunView(run_handled(plan, executor, handlers, [*own, *others], logs=logs), graph)
+    try:
+        permits = RunPermits(recorder.store, recorder.ownership, plan.name, outside=context.held_limits())
+        heart = Heart(recorder.store, recorder.ownership, on_lost=recorder.lost, renew=permits.renew)
+        with heart, apart(observers) as others:
+            told: list[Observer] = [recorder.observe, *own, *others]
+            done = run_handled(plan, executor, handlers, told, journal=recorder.write, logs=logs, permits=permits)
+    except BaseException as error:
+        kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
+        recorder.put_down(kind(message=f"{type(error).__name__}: {error}"))
+        raise
+    if recorder.end is not None:
+        done = replace(done, state=replace(recorder.end, start_time=done.started, end_time=done.ended))
+    elif done.state.is_crashed():
+        message = f"{done.state.message}; what had finished is recorded: anabranch resume {plan.run_id}"
+        done = replace(done, state=replace(done.state, message=message))
+    recorder.finish(done.state, done.runs)
+    return FlowRunView(done, graph)
+
+
+class _Guarded:
+    """An executor that ends the run when it must not go on, cannot be recorded any more, or should end."""
+
+    def __init__(self, executor: Executor, recorder: Recorder | None, wants_end: Callable[[], str]) -> None:
+        self._executor = executor
+        self._recorder = recorder
+        self._wants_end = wants_end
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._executor, name)
+
+    def next_message(self, timeout_s: float | None) -> Message | None:
+        if self._recorder is not None and self._recorder.end is not None:
+            return CancelWanted(self._recorder.end.message)
+        reason = self._wants_end()
+        if reason:
+            return CancelWanted(reason)
+        return self._executor.next_message(timeout_s)
+
+
+def delayed_of(plan: RunPlan) -> Delayed:
+    """A plan as one Dask graph.
+
+    Raises
+    ------
+    DefinitionError
+        The width of a map depends on a value that only a run gives.
+    """
+    parameters = {plan.graph.nodes[slug].name: value for slug, value in plan.parameters.items()}
+    info = RunInfo(plan.name, plan.run_id, parameters, datetime.now(UTC))
+    # No driver is there to wait elsewhere, nor to take what is logged.
+    settings = {**plan.settings, "inplace_retry_delay_s": math.inf, "log_level": None}
+    program = Program(info, dict(plan.graph.nodes), plan.parameters, settings)
+    return compile_flow(plan.graph, program, plan.run_id, origins.dumps_to_keep(program))

@@ -1,0 +1,1 @@
+"""Whatever shows a run: terminal, notebook, pictures, pages, metrics, traces, notifiers."""

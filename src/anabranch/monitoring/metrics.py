@@ -1,0 +1,327 @@
+"""Metrics of runs for Prometheus: an observer that counts.
+
+Labels are flow, task and state, never a run or an element, and there is a limit to how many of each. An element counts
+as a task run; where elements are timed a chunk at a time, each has the mean of its chunk.
+"""
+
+from __future__ import annotations
+
+import platform
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import psutil
+
+from anabranch.base.events import Event, MapAdvanced, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded, UnitLost
+from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cached, Finished, State
+from anabranch.base.version import VERSION
+from anabranch.monitoring.metrics_export import CONTENT_TYPE, MetricsServer, push, write_textfile
+from anabranch.monitoring.metrics_text import Family, Histogram, Labels, text_of
+
+__all__ = ["CONTENT_TYPE", "MAX_FLOWS", "OTHER", "Metrics", "MetricsServer", "push", "write_textfile"]
+
+OTHER = "other"
+"""What flows and tasks are called for which there is no room any more."""
+MAX_FLOWS = 100
+MAX_TASKS = 200  # of all flows together; a task costs about 35 series, most of them buckets of its histograms
+STEPS = frozenset({"parameter", "condition", "merge", "collect", "flatten"})  # nodes that nobody wrote as tasks
+EXPECTED = ("Success", "Failed", "Cancelled", "Crashed")
+"""States that a flow run may end in, most often."""
+RUN_BOUNDS = (1, 5, 15, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400)
+TASK_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3_600)
+CHUNK_BOUNDS = (1, 8, 64, 512, 4_096, 32_768)
+LATENESS_BOUNDS = (0.1, 0.5, 1, 5, 15, 60, 300, 900, 3_600)
+
+
+class Metrics:
+    """An observer that counts; one may be given to any number of runs, also at the same time.
+
+    Parameters
+    ----------
+    max_tasks, max_flows
+        How many have labels of their own; all others are `OTHER`.
+
+    Examples
+    --------
+    >>> from anabranch import Flow, task
+    >>> @task
+    ... def one() -> int:
+    ...     return 1
+    >>> with Flow("counted") as flow:
+    ...     node = one()
+    >>> metrics = Metrics()
+    >>> state = flow.run(observers=[metrics])
+    >>> [line for line in metrics.text().splitlines() if line.startswith("anabranch_task_runs_total")]
+    ['anabranch_task_runs_total{flow="counted",task="one",state="Success"} 1']
+    """
+
+    def __init__(self, *, max_tasks: int = MAX_TASKS, max_flows: int = MAX_FLOWS) -> None:
+        self._limits = {"flow": max_flows, "task": max_tasks}
+        self._known: dict[str, set[tuple[str, ...]]] = {"flow": set(), "task": set()}
+        self._lock = threading.Lock()
+        self._runs: dict[int, _Run] = {}
+        flow, task, state = ("flow",), ("flow", "task"), ("flow", "task", "state")
+        self.info = Family("anabranch_info", "gauge", "Versions.", ("version", "python"), "max")
+        self.flow_runs = Family("anabranch_flow_runs_total", "counter", "Flow runs that ended.", ("flow", "state"))
+        self.flow_seconds = Histogram("anabranch_flow_run_duration_seconds", "Duration of flow runs.", flow, RUN_BOUNDS)
+        self.active = Family("anabranch_flow_runs_active", "gauge", "Flow runs that go on.", flow, is_lasting=False)
+        self.lateness = Histogram(
+            "anabranch_flow_run_lateness_seconds", "How long after it was due a run began.", flow, LATENESS_BOUNDS
+        )
+        self.last_success = Family(
+            "anabranch_flow_run_last_success_timestamp_seconds", "gauge", "When a flow run last ended well.", flow,
+            "max",
+        )  # fmt: skip
+        self.last_end = Family(
+            "anabranch_flow_run_last_completion_timestamp_seconds", "gauge", "When a flow run last ended.", flow, "max"
+        )
+        self.memory = Family(
+            "anabranch_driver_resident_memory_bytes", "gauge", "Memory of the process of a run, the largest of a flow.",
+            flow, "max", is_lasting=False,
+        )  # fmt: skip
+        self.task_runs = Family(
+            "anabranch_task_runs_total", "counter", "Task runs that ended; each element of a map is one.", state
+        )
+        self.task_seconds = Histogram(
+            "anabranch_task_run_duration_seconds", "Duration of task runs; of elements, the mean of their chunk.",
+            task, TASK_BOUNDS,
+        )  # fmt: skip
+        self.retries = Family("anabranch_task_retries_total", "counter", "Attempts beyond the first.", task)
+        self.cache_hits = Family(
+            "anabranch_task_cache_hits_total", "counter", "Task runs whose value was there before.", task
+        )
+        self.losses = Family(
+            "anabranch_task_losses_total", "counter", "Task runs that did not come back, as when a worker died.", task
+        )
+        self.stuck = Family(
+            "anabranch_task_runs_stuck", "gauge", "Task runs on their way while the watchdog hears of none.", task,
+            is_lasting=False,
+        )  # fmt: skip
+        self.in_state = Family(
+            "anabranch_task_runs_in_state", "gauge", "Elements of maps that wait, by state.", ("flow", "state"),
+            is_lasting=False,
+        )  # fmt: skip
+        self.chunks = Histogram("anabranch_chunk_elements", "Elements of chunks.", task, CHUNK_BOUNDS)
+        self.info.put(1, VERSION, platform.python_version())
+
+    @property
+    def families(self) -> dict[str, Family | Histogram]:
+        """All metrics by name."""
+        return {each.name: each for each in vars(self).values() if isinstance(each, (Family, Histogram))}
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
+        with self._lock:
+            self._take(event)
+
+    def text(self) -> str:
+        """All metrics, in Prometheus's text format."""
+        with self._lock:
+            self._measure()
+            return text_of(list(self.families.values()))
+
+    # Of several processes together ------------------------------------------------------------------------------------
+
+    def snapshot(self) -> dict[str, Any]:
+        """All that was counted, as JSON has it."""
+        with self._lock:
+            self._measure()
+            return {name: family.dump() for name, family in self.families.items() if family.values}
+
+    def absorb(self, snapshot: Mapping[str, Any], *, is_over: bool = False) -> None:
+        """Add what another process has counted; of one that is over, only what still means something."""
+        with self._lock:
+            for name, family in self.families.items():
+                dumped = snapshot.get(name, [])
+                if is_over and not family.is_lasting:
+                    dumped = [[labels, 0] for labels, _ in dumped] if family is not self.memory else []
+                family.absorb(dumped, self._relabelled)
+
+    def note_end(self, flow_name: str, state: str) -> None:
+        """Count a run that ended without ever having begun."""
+        with self._lock:
+            self.flow_runs.add(1, self._label("flow", flow_name), state)
+
+    def note_lateness(self, flow_name: str, seconds: float) -> None:
+        """Note how long after it was due a run began."""
+        with self._lock:
+            self.lateness.observe(max(0.0, seconds), self._label("flow", flow_name))
+
+    def expect(self, flow_name: str, *, lateness: bool = False) -> None:
+        """Have the counters of a flow's runs begin at zero: Prometheus cannot see a counter rise that begins at one."""
+        with self._lock:
+            flow = self._label("flow", flow_name)
+            self._expect(flow)
+            if lateness:
+                self.lateness.expect(flow)
+
+    def _expect(self, flow: str) -> None:
+        self.flow_seconds.expect(flow)
+        for state in EXPECTED:
+            self.flow_runs.add(0, flow, state)
+
+    def _expect_task(self, flow: str, task: str) -> None:
+        for family in (self.losses, self.cache_hits):
+            family.add(0, flow, task)
+
+    def flow_label(self, flow_name: str) -> str:
+        """What a flow is called here: by its name, as long as there is room."""
+        with self._lock:
+            return self._label("flow", flow_name)
+
+    # Events -----------------------------------------------------------------------------------------------------------
+
+    def _take(self, event: Event) -> None:
+        """Runs at the same time are told apart by the thread that tells of them: each has one of its own."""
+        driver = threading.get_ident()
+        if isinstance(event, RunStarted):
+            left = self._runs.pop(driver, None)  # of a thread that ended before its run did
+            if left is not None:
+                self._leave(left)
+            run = self._runs[driver] = _Run(self._label("flow", event.flow_name), event)
+            self.active.add(1, run.flow)
+            self._expect(run.flow)
+            return
+        run_or_none = self._runs.get(driver)
+        if run_or_none is None:
+            return
+        run = run_or_none
+        match event:
+            case UnitEnded():
+                if run.silent:
+                    run.silent = {}
+                    self._show_stuck(run.flow)
+                self._count_unit(run, event)
+            case TaskChanged(_, slug, state) if isinstance(state, Finished):
+                self._count_rest(run, slug, state)
+            case MapAdvanced(_, slug, width, done, _, retrying):
+                run.waiting[slug] = (max(0, width - done - retrying), retrying)
+                self._show_waiting(run.flow)
+            case UnitLost(_, nodes, elements):
+                for slug in nodes:
+                    self.losses.add(elements, run.flow, self._task(run, slug))
+            case Noticed(_, _, silent) if silent:
+                run.silent = dict(silent)
+                self._show_stuck(run.flow)
+            case RunFinished(now, state):
+                del self._runs[driver]
+                self._finish(run, now, state)
+
+    def _count_unit(self, run: _Run, unit: UnitEnded) -> None:
+        for slug, state in unit.singles.items():
+            if isinstance(state, Finished):
+                run.counted[slug] += 1
+                if unit.is_recorded or slug in run.steps:
+                    continue
+                task = self._task(run, slug)
+                self._count(run.flow, task, state.name, 1)
+                self.retries.add(state.attempt - 1, run.flow, task)
+                self._expect_task(run.flow, task)
+                if state.duration_s is not None:
+                    self.task_seconds.observe(state.duration_s, run.flow, task)
+        for slug, codes in unit.codes.items():
+            task, ended = self._task(run, slug), 0
+            for code in set(codes):
+                if code >= FIRST_FINAL_CODE:
+                    times = codes.count(code)
+                    ended += times
+                    if not unit.is_recorded:
+                        self._count(run.flow, task, BY_CODE[code].__name__, times)
+            run.counted[slug] += ended
+            if unit.is_recorded or not codes:
+                continue
+            again = sum(each.attempt - 1 for each in unit.records.get(slug, {}).values() if each.is_finished())
+            self.retries.add(again, run.flow, task)
+            self._expect_task(run.flow, task)
+            self.chunks.observe(len(codes), run.flow, task)
+            self.task_seconds.observe(unit.seconds / len(unit.codes) / len(codes), run.flow, task, times=len(codes))
+
+    def _count(self, flow: str, task: str, state: str, times: int) -> None:
+        self.task_runs.add(times, flow, task, state)
+        if state == Cached.__name__:
+            self.cache_hits.add(times, flow, task)
+
+    def _count_rest(self, run: _Run, slug: str, state: State) -> None:
+        """What ended without a report: the engine decided it, or the run ended first."""
+        if run.waiting.pop(slug, None) is not None:
+            self._show_waiting(run.flow)
+        expected = state.counts.total if state.counts is not None and state.counts.total else 1
+        rest = expected - run.counted[slug]
+        if rest > 0 and slug not in run.steps:
+            run.counted[slug] += rest
+            self._count(run.flow, self._task(run, slug), state.name, rest)
+
+    def _finish(self, run: _Run, now: float, state: State) -> None:
+        self._leave(run)
+        self.flow_runs.add(1, run.flow, state.name)
+        self.flow_seconds.observe(max(0.0, now - run.began), run.flow)
+        self.last_end.put(now, run.flow)
+        if state.is_successful():
+            self.last_success.put(now, run.flow)
+
+    def _leave(self, run: _Run) -> None:
+        self.active.add(-1, run.flow)
+        self._show_waiting(run.flow)
+        self._show_stuck(run.flow)
+
+    def _show_waiting(self, flow: str) -> None:
+        parts = [each for run in self._runs_of(flow) for each in run.waiting.values()]
+        self.in_state.put(sum(pending for pending, _ in parts), flow, "Pending")
+        self.in_state.put(sum(retrying for _, retrying in parts), flow, "Retrying")
+
+    def _show_stuck(self, flow: str) -> None:
+        """Keep the gauge at what the watchdogs of a flow's runs said last; tasks that were stuck once stay, at 0."""
+        found = Counter({labels[1]: 0 for labels in self.stuck.values if labels[0] == flow})
+        for run in self._runs_of(flow):
+            for slug, number in run.silent.items():
+                found[self._task(run, slug)] += number
+        for task, number in found.items():
+            self.stuck.put(number, flow, task)
+
+    def _runs_of(self, flow: str) -> Iterable[_Run]:
+        return (run for run in self._runs.values() if run.flow == flow)
+
+    def _measure(self) -> None:
+        self.memory.values.clear()
+        if self._runs:
+            nbytes = psutil.Process().memory_info().rss
+            for run in self._runs.values():
+                self.memory.put(nbytes, run.flow)
+
+    # Labels -----------------------------------------------------------------------------------------------------------
+
+    def _task(self, run: _Run, slug: str) -> str:
+        return self._label("task", run.flow, slug)
+
+    def _label(self, kind: Literal["flow", "task"], *values: str) -> str:
+        if kind == "task" and values[0] == OTHER:
+            return OTHER
+        known = self._known[kind]
+        if values not in known:
+            if len(known) >= self._limits[kind]:
+                return OTHER
+            known.add(values)
+        return values[-1]
+
+    def _relabelled(self, names: Labels, values: Labels) -> Labels:
+        found = dict(zip(names, values, strict=True))
+        if "flow" in found:
+            found["flow"] = self._label("flow", found["flow"])
+        if "task" in found:
+            found["task"] = self._label("task", found["flow"], found["task"])
+        return tuple(found.values())
+
+
+class _Run:
+    """A run that goes on."""
+
+    def __init__(self, flow: str, event: RunStarted) -> None:
+        self.flow = flow
+        self.began = event.now
+        self.steps = frozenset(slug for slug, kind in event.nodes.items() if kind in STEPS)
+        self.counted: Counter[str] = Counter()
+        self.waiting: dict[str, tuple[int, int]] = {}
+        self.silent: dict[str, int] = {}
+        """Task runs on their way while nothing is heard of any, by slug."""

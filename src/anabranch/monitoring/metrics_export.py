@@ -1,0 +1,180 @@
+"""Ways to hand metrics over: a file, a Pushgateway, or an HTTP server that Prometheus asks."""
+
+from __future__ import annotations
+
+import base64
+import os
+import tempfile
+import threading
+import urllib.error
+import urllib.request
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol
+from urllib.parse import quote, urlsplit
+
+from anabranch.base.errors import MetricsError
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+HOST = "127.0.0.1"
+PUSH_S = 5.0  # for a gateway to answer: it is on the way out of a short run
+
+
+class HasText(Protocol):
+    """Metrics of any kind."""
+
+    def text(self) -> str:
+        """All of them, in Prometheus's text format."""
+
+
+def write_textfile(metrics: HasText, path: str | os.PathLike[str]) -> None:
+    """Write the metrics to a file for node_exporter's textfile collector; it is there as a whole or not at all.
+
+    Raises
+    ------
+    MetricsError
+        It cannot be written.
+    """
+    file = Path(path)
+    try:
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                out.write(metrics.text())
+            Path(name).chmod(0o644)  # the collector is another user
+            Path(name).replace(file)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise MetricsError(f"metrics cannot be written to {str(file)!r}: {error.strerror or error}") from error
+
+
+def push(metrics: HasText, gateway: str, flow_name: str, *, timeout_s: float = PUSH_S) -> None:
+    """Send the metrics to a Pushgateway, in the place of what it has of the flow.
+
+    Parameters
+    ----------
+    gateway
+        ``host:port``, or an address with ``http://`` or ``https://``.
+
+    Raises
+    ------
+    MetricsError
+        It does not take them.
+    """
+    base = gateway if "://" in gateway else f"http://{gateway}"
+    if not _is_address(base):
+        raise MetricsError(f"pushgateway: expected host:port or an http address, found {gateway!r}")
+    url = f"{base.rstrip('/')}/metrics/job/anabranch/{_group(flow_name)}"
+    request = urllib.request.Request(
+        url, data=metrics.text().encode(), method="POST", headers={"Content-Type": CONTENT_TYPE}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=timeout_s):
+            pass
+    except (OSError, urllib.error.URLError, ValueError) as error:
+        raise MetricsError(f"the pushgateway at {gateway} did not take the metrics: {error}") from error
+
+
+class MetricsServer:
+    r"""Serves metrics as ``/metrics`` on loopback, from a thread of its own, until it is closed.
+
+    Parameters
+    ----------
+    port
+        0 for any that is free; which one it is is in `port` then.
+
+    Raises
+    ------
+    MetricsError
+        The port cannot be had.
+
+    Examples
+    --------
+    >>> class Nothing:
+    ...     def text(self) -> str:
+    ...         return "# nothing\n"
+    >>> with MetricsServer(Nothing()) as server, urllib.request.urlopen(server.address) as answer:
+    ...     answer.read()
+    b'# nothing\n'
+    """
+
+    def __init__(self, metrics: HasText, *, port: int = 0) -> None:
+        try:
+            self._server = _Server((HOST, port), _Scrape)
+        except (OSError, OverflowError) as error:
+            raise MetricsError(
+                f"metrics on port {port}: {error}; name another one, or 0 for any that is free"
+            ) from error
+        self._server.metrics = metrics
+        self.port: int = self._server.server_port
+        self._thread = threading.Thread(
+            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="anabranch-metrics", daemon=True
+        )
+        self._thread.start()
+
+    @property
+    def address(self) -> str:
+        """What Prometheus is to scrape."""
+        return f"http://{HOST}:{self.port}/metrics"
+
+    def close(self) -> None:
+        """Serve no more."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> MetricsServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False  # a scraper that hangs does not hold up the end of a run
+    metrics: HasText
+
+
+class _Scrape(BaseHTTPRequestHandler):
+    server: _Server
+    timeout = 10.0  # of a connection that says nothing
+
+    def do_GET(self) -> None:
+        """Answer a scrape; a browser that was led here by another name gets nothing."""
+        name = (self.headers.get("Host") or "").rpartition(":")[0]
+        if name not in (HOST, "localhost"):
+            self.send_error(403)
+        elif self.path.partition("?")[0] != "/metrics":
+            self.send_error(404)
+        else:
+            body = self.server.metrics.text().encode()
+            self.send_response(200)
+            self.send_header("Content-Type", CONTENT_TYPE)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Say nothing: a scrape every few seconds is no news."""
+
+
+def _group(flow_name: str) -> str:
+    """Path that tells a gateway the flow; it takes slashes and dots for parts of the path, however they are written."""
+    name = flow_name.encode(errors="replace")
+    if "/" not in flow_name and flow_name.strip("."):
+        return f"flow/{quote(name, safe='')}"
+    return f"flow@base64/{base64.urlsafe_b64encode(name).decode()}"
+
+
+def _is_address(url: str) -> bool:
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        return False

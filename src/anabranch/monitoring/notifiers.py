@@ -1,0 +1,282 @@
+"""Notifiers: handlers that tell people of states, by a webhook that Slack understands or by e-mail.
+
+A notifier goes where handlers go: ``Flow(…, state_handlers=[notify])``, ``@task(on_failure=notify)``. One that fails is
+told of in the log, and changes nothing; one that would say too much says how much it left out.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import smtplib
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Collection, Sequence
+from email.message import EmailMessage
+from typing import Any
+from urllib.parse import urlsplit
+
+from anabranch.base.errors import OptionError
+from anabranch.base.masking import mask
+from anabranch.base.names import short
+from anabranch.base.states import State
+
+TIMEOUT_S = 5.0
+"""How long a notifier may hold a run up."""
+MAX_TEXT = 2_000  # characters of a message: the rest is in the history
+
+_log = logging.getLogger("anabranch.notifiers")
+
+
+class Notifier:
+    """What all notifiers have: which states they tell of, and how often.
+
+    Secrets that this process knows are masked in what is sent.
+
+    Parameters
+    ----------
+    states
+        Names of states to tell of, such as ``"Success"``; default: all failures, and what was cancelled.
+    most, per_s
+        At most so many messages in so many seconds, in each process; what was left out is counted in the next one.
+    clock
+        Seconds, for the limit.
+    """
+
+    def __init__(
+        self,
+        *,
+        states: Collection[str] | None = None,
+        most: int = 10,
+        per_s: float = 60.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        if isinstance(states, str):
+            states = (states,)
+        if most < 1 or per_s <= 0:
+            raise OptionError(
+                f"{type(self).__name__}: expected most=1 or more and per_s above 0, found {most}, {per_s}"
+            )
+        self._states = frozenset(states) if states is not None else None
+        self._most = most
+        self._per_s = per_s
+        self._clock = clock
+        self._sent: list[float] = []
+        self._left_out = 0
+        self._lock = threading.Lock()
+        self._stuck: threading.Thread | None = None
+        """What has been waited for in vain."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_stuck")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _lock=threading.Lock(), _stuck=None)
+
+    def __call__(self, subject: Any, *states: State) -> None:
+        """Tell of the last of these states, if it is one to tell of: a state handler, and an ``on_failure``."""
+        try:
+            state = states[-1]
+            if not self._is_wanted(state):
+                return
+            left_out = self._admitted()
+            if left_out is not None:
+                self._send_apart(_text(subject, state, left_out), short(subject))
+        except Exception as error:  # the run does not depend on it
+            self._could_not(short(subject), error)
+
+    def _send_apart(self, text: str, subject: str) -> None:
+        """Send a message from a thread, and wait for it as long as a run may be held up."""
+
+        def send() -> None:
+            try:
+                self.send(text)
+            except Exception as error:
+                self._could_not(subject, error)
+
+        sending = threading.Thread(target=send, name="anabranch-notifier", daemon=True)
+        sending.start()
+        sending.join(TIMEOUT_S)
+        if sending.is_alive():
+            self._stuck = sending
+            _log.warning("%s has not come back from telling of %s, and is left behind", type(self).__name__, subject)
+
+    def _could_not(self, subject: str, error: Exception) -> None:
+        # An error's text may have the address in it, its kind has not.
+        _log.warning("%s could not tell of %s: %s", type(self).__name__, subject, _harmless(error))
+
+    def send(self, text: str) -> None:
+        """Send a message; may raise anything."""
+        raise NotImplementedError
+
+    def _is_wanted(self, state: State) -> bool:
+        if self._states is not None:
+            return state.name in self._states
+        return state.is_failed() or state.is_cancelled()
+
+    def _admitted(self) -> int | None:
+        """How many messages were left out before this one; None if this one is left out, too."""
+        with self._lock:
+            now = self._clock()
+            self._sent = [each for each in self._sent if now - each < self._per_s]
+            is_stuck = self._stuck is not None and self._stuck.is_alive()  # a run waits for it once, not each time
+            if is_stuck or len(self._sent) >= self._most:
+                self._left_out += 1
+                return None
+            self._sent.append(now)
+            left_out, self._left_out = self._left_out, 0
+            return left_out
+
+
+class WebhookNotifier(Notifier):
+    """Sends ``{"text": …}`` to a URL, as Slack, Mattermost, Rocket.Chat and Teams' workflows take it.
+
+    Parameters
+    ----------
+    url
+        Where to; it is a secret, and neither shown nor logged.
+    env
+        Name of an environment variable that has the URL where the message is sent: better than `url`, which is in the
+        flow's pickle.
+    **options
+        As for `Notifier`.
+
+    Raises
+    ------
+    OptionError
+        There is no URL, or it is none for HTTP.
+    """
+
+    def __init__(self, url: str | None = None, *, env: str | None = None, **options: Any) -> None:
+        super().__init__(**options)
+        if (url is None) == (env is None):
+            raise OptionError("WebhookNotifier: expected either url= or env=")
+        if url is not None:
+            _check(url)
+        self._url = url
+        self._env = env
+
+    def __repr__(self) -> str:
+        return f"WebhookNotifier({f'env={self._env!r}' if self._env else '***'})"
+
+    def send(self, text: str) -> None:
+        """Send a message."""
+        url = self._url or os.environ.get(self._env or "", "")
+        if not url:
+            raise OptionError(f"the environment has no {self._env}")
+        _check(url)
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        body = json.dumps({"text": escaped}).encode()
+        request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
+        with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S):
+            pass
+
+
+class EmailNotifier(Notifier):
+    """Sends e-mail.
+
+    Parameters
+    ----------
+    to
+        One address, or several.
+    sender
+        From whom.
+    host, port
+        The server that takes it.
+    starttls
+        Encrypt, and check the server's certificate; needed where there is a password.
+    username, password_env
+        For servers that want them; the password is in this environment variable where the message is sent.
+    **options
+        As for `Notifier`.
+
+    Raises
+    ------
+    OptionError
+        An address is none, or a password would be sent in the clear.
+    """
+
+    def __init__(
+        self,
+        to: str | Sequence[str],
+        *,
+        sender: str,
+        host: str = "localhost",
+        port: int = 25,
+        starttls: bool = False,
+        username: str | None = None,
+        password_env: str | None = None,
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        self._to = (to,) if isinstance(to, str) else tuple(to)
+        for address in (*self._to, sender):
+            if not isinstance(address, str) or "@" not in address or not address.isprintable():
+                raise OptionError(
+                    f"EmailNotifier: expected an address such as team@example.com, found {short(address)}"
+                )
+        if not self._to:
+            raise OptionError("EmailNotifier: expected one address or more")
+        if username is not None and not starttls:
+            raise OptionError("EmailNotifier: a password would be sent in the clear; say starttls=True")
+        self._sender = sender
+        self._host, self._port, self._starttls = host, port, starttls
+        self._username, self._password_env = username, password_env
+
+    def __repr__(self) -> str:
+        return f"EmailNotifier({self._host!r})"
+
+    def send(self, text: str) -> None:
+        """Send a message."""
+        import ssl
+
+        message = EmailMessage()
+        first = text.splitlines()[0] if text else ""
+        message["Subject"] = "".join(char if char.isprintable() else " " for char in first)[:200]
+        message["From"] = self._sender
+        message["To"] = ", ".join(self._to)
+        message.set_content(text)
+        with smtplib.SMTP(self._host, self._port, timeout=TIMEOUT_S) as server:
+            if self._starttls:
+                server.starttls(context=ssl.create_default_context())
+            if self._username is not None:
+                server.login(self._username, os.environ.get(self._password_env or "", ""))
+            server.send_message(message)
+
+
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
+    """A webhook that leads elsewhere is not followed: the message is for the one who was named."""
+
+    def redirect_request(self, *args: Any, **kwargs: Any) -> None:
+        """Follow none."""
+
+
+def _check(url: str) -> None:
+    parts = urlsplit(url) if isinstance(url, str) else None
+    if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
+        raise OptionError("WebhookNotifier: expected a URL that begins with https://")
+
+
+def _text(subject: Any, state: State, left_out: int) -> str:
+    from anabranch.base import context
+
+    name = getattr(subject, "name", subject)
+    name = name if isinstance(name, str) else short(name, 200)
+    running = context.get("task_full_name")
+    what = f"task {running} of flow {context.get('flow_name')}" if running else name
+    run_id = context.get("run_id")
+    text = mask(f"{what}: {state.name}" + (f": {state.message}" if state.message else ""))
+    if len(text) > MAX_TEXT:
+        text = f"{text[: MAX_TEXT - 1]}…"
+    if run_id:
+        text += f"\nrun {run_id}"
+    return text + (f"\n({left_out:,} messages before this one were left out)" if left_out else "")
+
+
+def _harmless(error: Exception) -> str:
+    if isinstance(error, urllib.error.HTTPError):
+        return f"HTTP {error.code}"
+    return str(error) if isinstance(error, OptionError) else type(error).__name__

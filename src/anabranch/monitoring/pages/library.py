@@ -1,0 +1,306 @@
+"""The runs that there are pages of: those of this process, those in the run store; and what can be done with them."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from anabranch.base.errors import PagesError, RunStoreError
+from anabranch.monitoring.pages.live_run import LiveRun
+from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.recorded_run import last_lines, read_model
+from anabranch.runs import INTERRUPTED, LogRow, RunQuery, RunRecord, RunStore
+from anabranch.runs.read.explain import Explanation, explain
+from anabranch.runs.read.lookup import as_it_stands, source_of
+from anabranch.runs.store.flows import FlowTable
+from anabranch.runs.store.relational import RelationalRunStore
+
+MAX_LIVE = 20  # runs of this process that are kept in memory: later, their record serves
+REREAD_S = 2.0  # a run of another process is read anew so often
+
+_log = logging.getLogger("anabranch.dashboard")
+
+
+class Source(Protocol):
+    """A run as its page needs it."""
+
+    model: RunModel
+
+    def refresh(self) -> None:
+        """Bring the model up to date."""
+        ...
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        ...
+
+    @property
+    def state(self) -> str | None:
+        """The state's word where it is not the model's."""
+        ...
+
+    @property
+    def standing(self) -> tuple[str, int] | None:
+        """State and epoch of the record that was read; None where the model is made of what the run tells."""
+        ...
+
+    def links(self) -> Sequence[tuple[str, str]]:
+        """Addresses beside the page, with texts."""
+        ...
+
+    def log_rows(self) -> Sequence[LogRow]:
+        """The last log lines."""
+        ...
+
+
+class Actions(Protocol):
+    """What can be done with runs from a page. A refusal is a `PagesError` that says why."""
+
+    def can_cancel(self, run_id: str) -> bool:
+        """Whether this run can be cancelled from here."""
+        ...
+
+    def cancel(self, run_id: str) -> str:
+        """Cancel a run; what was done, as a sentence."""
+        ...
+
+    def can_resume(self, record: RunRecord) -> bool:
+        """Whether this run can be gone on with from here."""
+        ...
+
+    def resume(self, run_id: str) -> str:
+        """Go on with a run; what was done, as a sentence."""
+        ...
+
+
+class Desk(Protocol):
+    """What the server of pages knows, and lets people do, beside what is recorded: a service's."""
+
+    def standing(self, run_id: str) -> str | None:
+        """What is known of a run that is not recorded, as a sentence; None if nothing is."""
+        ...
+
+    def run_links(self, run_id: str, state: str, role: str) -> Sequence[tuple[str, str]]:
+        """Addresses of what can be done with a run in this state by who has this role, with texts."""
+        ...
+
+    def flow_links(self, name: str, role: str, *, paused: bool | None) -> Sequence[tuple[str, str]]:
+        """Addresses of what can be done with a registered flow by who has this role, with texts.
+
+        `paused` is whether its schedule rests; None of a flow without one.
+        """
+        ...
+
+    def counts(self) -> str:
+        """How many runs wait and go on, in words."""
+        ...
+
+
+class RecordedSource:
+    """A run in the store. While it goes on elsewhere it is read anew now and then."""
+
+    def __init__(self, store: RunStore, run_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._store = store
+        self._clock = clock
+        self.record, self.model = read_model(store, run_id)
+        self._read_at = clock()
+
+    def refresh(self) -> None:
+        """Read what has been recorded since; the model is another one then."""
+        if self.is_over and self.record.state != INTERRUPTED:
+            return
+        if self._clock() - self._read_at >= REREAD_S:
+            self.record, self.model = read_model(self._store, self.record.run_id)
+            self._read_at = self._clock()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody is running it."""
+        return self.record.state != "Running"
+
+    @property
+    def state(self) -> str | None:
+        """The state's word as the store has it."""
+        return self.record.state
+
+    @property
+    def standing(self) -> tuple[str, int] | None:
+        """State and epoch of the record as it was read last."""
+        return self.record.state, self.record.epoch
+
+    def links(self) -> Sequence[tuple[str, str]]:
+        """None that are known."""
+        return ()
+
+    def log_rows(self) -> Sequence[LogRow]:
+        """The last log lines."""
+        return last_lines(self._store, self.record.run_id)
+
+
+class Library:
+    """Runs by id.
+
+    Parameters
+    ----------
+    store
+        Gives the run store; None if nothing is recorded.
+    actions
+        What can be done with runs that are not of this process; by default they are gone on with by ``anabranch
+        resume`` in a child process.
+    desk
+        Does what there is to do in place of `actions`, by its own addresses.
+    """
+
+    def __init__(
+        self,
+        store: Callable[[], RunStore | None],
+        actions: Actions | None = None,
+        *,
+        desk: Desk | None = None,
+    ) -> None:
+        self._store = store
+        self.desk = desk
+        self._live: dict[str, LiveRun] = {}
+        self.actions = actions or ChildActions(self)
+
+    def add(self, run_id: str, run: LiveRun) -> None:
+        """Show a run of this process. Only the last so many are kept; the others are in the record."""
+        self._live[run_id] = run
+        for old in list(self._live)[: max(0, len(self._live) - MAX_LIVE)]:
+            del self._live[old]
+
+    def forget(self, run_id: str) -> None:
+        """Show a run as it is recorded from now on."""
+        self._live.pop(run_id, None)
+
+    def pump(self) -> None:
+        """Take the events that wait, whether or not somebody looks."""
+        for run_id, run in list(self._live.items()):
+            try:
+                run.refresh()
+            except Exception:  # one page that cannot be made must not be the end of all
+                _log.exception("the live page of run %s has failed; it shows what is recorded from now on", run_id)
+                self.forget(run_id)
+
+    def live(self, run_id: str) -> LiveRun | None:
+        """A run of this process."""
+        return self._live.get(run_id)
+
+    def open(self, run_id: str) -> Source:
+        """The source of a run's page.
+
+        Raises
+        ------
+        PagesError, RunStoreError
+            There is no such run.
+        """
+        run = self._live.get(run_id)
+        if run is not None:
+            run.refresh()
+            return run
+        store = self._store()
+        if store is None:
+            raise PagesError(f"there is no run {run_id!r} here, and no runs are recorded")
+        return RecordedSource(store, run_id)
+
+    def standing(self, run_id: str) -> str | None:
+        """What is known of a run that is not recorded; None if nothing is."""
+        return self.desk.standing(run_id) if self.desk is not None else None
+
+    def registry(self) -> FlowTable | None:
+        """The registered flows; None where none can be."""
+        store = self._store()
+        return FlowTable(store.database) if isinstance(store, RelationalRunStore) else None
+
+    def explain(self, run_id: str, name: str) -> Explanation:
+        """Why a task run stands as it does.
+
+        Raises
+        ------
+        AnabranchError
+            It cannot be told: nothing is recorded, or there is no such task run.
+        """
+        store = self._store()
+        if store is None:
+            raise PagesError("no runs are recorded, so why a task stands as it does cannot be told")
+        return explain(store, run_id, name)
+
+    def record(self, run_id: str) -> RunRecord | None:
+        """A run's record; None if there is none, or if it cannot be read."""
+        store = self._store()
+        try:
+            return as_it_stands(store.get_run(run_id)) if store is not None else None
+        except RunStoreError:
+            return None
+
+    def runs(self, query: RunQuery) -> list[RunRecord]:
+        """Recorded runs."""
+        store = self._store()
+        return [as_it_stands(record) for record in store.list_runs(query)] if store is not None else []
+
+
+class ChildActions:
+    """Cancels runs of this process and of its children; goes on with recorded ones in child processes."""
+
+    def __init__(self, library: Library) -> None:
+        self._library = library
+        self._children: dict[str, subprocess.Popen[bytes]] = {}
+
+    def can_cancel(self, run_id: str) -> bool:
+        """Whether the run goes on here, or in a child of this process."""
+        live = self._library.live(run_id)
+        if live is not None and not live.is_over:
+            return True
+        child = self._children.get(run_id)
+        return child is not None and child.poll() is None
+
+    def cancel(self, run_id: str) -> str:
+        """Cancel a run."""
+        live = self._library.live(run_id)
+        if live is not None and not live.is_over:
+            live.cancel("cancelled from its page")
+            return "The run is being cancelled; what runs now may still end."
+        child = self._children.get(run_id)
+        if child is None or child.poll() is not None:
+            raise PagesError(f"run {run_id} does not go on in this process: cancel it where it was started")
+        child.send_signal(signal.SIGINT)
+        return "The run is being cancelled."
+
+    def can_resume(self, record: RunRecord) -> bool:
+        """Whether the run has stopped short of Success, and its flow is where it was."""
+        child = self._children.get(record.run_id)
+        is_going_on = child is not None and child.poll() is None
+        return not is_going_on and record.state not in ("Running", "Success") and bool(source_of(record))
+
+    def resume(self, run_id: str) -> str:
+        """Go on with a run: ``anabranch resume RUN`` in a process of its own."""
+        record = self._library.record(run_id)
+        if record is None or not self.can_resume(record):
+            raise PagesError(f"run {run_id} cannot be resumed from here: it goes on, succeeded, or its file has moved")
+        self._library.forget(run_id)
+        self._children[run_id] = subprocess.Popen(
+            [sys.executable, "-m", "anabranch", "resume", record.run_id, "--no-progress"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            env={**os.environ, "PYTHONUNBUFFERED": "1"},
+            start_new_session=True,  # Ctrl-C at the pages' terminal ends the pages
+        )
+        return "The run goes on in a process of its own."
+
+    def close(self) -> None:
+        """Cancel the runs of children, and wait for them to record that."""
+        for child in self._children.values():
+            if child.poll() is None:
+                child.send_signal(signal.SIGINT)
+        for child in self._children.values():
+            with suppress(subprocess.TimeoutExpired):
+                child.wait(30)

@@ -1,0 +1,99 @@
+"""A run of this process as pages see it: events wait in a queue until the pages' own thread takes them.
+
+The run never waits for a page: telling it costs an append. If nobody takes events, they are dropped,
+and the page says so.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+from anabranch.base.errors import RunStoreError
+from anabranch.base.events import Event
+from anabranch.monitoring.pages.model import RunModel
+from anabranch.runs import LogRow, RunStore
+
+MAX_WAITING = 50_000  # events: the pages take them twice a second, so that is more than any driver can tell
+
+
+class LiveRun:
+    """An observer of a run, and the source of its page.
+
+    Parameters
+    ----------
+    model
+        What the events are for; touched by `refresh` alone.
+    store
+        Where the run's log lines are; None if it is not recorded.
+    dask_link
+        Gives the address of Dask's own page, once there is one.
+    """
+
+    def __init__(
+        self, model: RunModel, *, store: RunStore | None = None, dask_link: Callable[[], str | None] = lambda: None
+    ) -> None:
+        self.model = model
+        self._store = store
+        self._dask_link = dask_link
+        self._waiting: deque[Event] = deque()
+        self._lost = False
+        self._wish = ""
+
+    # In the run's thread ----------------------------------------------------------------------------------------------
+
+    def __call__(self, event: Event) -> None:
+        """Take note of an event; it is looked at later, elsewhere."""
+        if len(self._waiting) < MAX_WAITING:
+            self._waiting.append(event)
+        else:
+            self._lost = True
+
+    def wants_end(self) -> str:
+        """Why somebody wants the run to end; nothing if nobody does. A wish is told once."""
+        wish, self._wish = self._wish, ""
+        return wish
+
+    # In the pages' thread ---------------------------------------------------------------------------------------------
+
+    def refresh(self) -> None:
+        """Bring the model up to date."""
+        for _ in range(len(self._waiting)):
+            self.model.take(self._waiting.popleft())
+        self.model.is_incomplete = self._lost
+
+    def cancel(self, reason: str) -> None:
+        """Ask the run to end."""
+        self._wish = reason
+
+    @property
+    def is_over(self) -> bool:
+        """Whether the run has ended."""
+        return self.model.ended is not None
+
+    @property
+    def state(self) -> str | None:
+        """The state's word where it is not the model's."""
+        return None
+
+    @property
+    def standing(self) -> tuple[str, int] | None:
+        """None: no record was read."""
+        return None
+
+    def links(self) -> Sequence[tuple[str, str]]:
+        """Addresses beside the page, with texts."""
+        link = self._dask_link()
+        return [(link, "Dask's page")] if link and link.startswith(("http://", "https://")) else []
+
+    def log_rows(self) -> Sequence[LogRow]:
+        """The last log lines; none if the run is not recorded."""
+        from anabranch.monitoring.pages.recorded_run import last_lines
+
+        try:
+            return last_lines(self._store, self.model.run_id) if self._store is not None else ()
+        except RunStoreError:  # the run goes on without its record, and so does its page
+            return ()
+
+    def __repr__(self) -> str:
+        return f"<live page of run {self.model.run_id or 'to come'}>"

@@ -1,0 +1,157 @@
+"""Recorded runs as events, so that pages of finished runs are made just as those of running ones."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import datetime
+
+from anabranch.base.events import Event, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
+from anabranch.base.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, Success, counts_of
+from anabranch.definition.shape import shape_from
+from anabranch.monitoring.pages.model import RunModel
+from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, LogRow, RunRecord, RunStore, TaskRunRow
+from anabranch.runs.read.lookup import as_it_stands, facts_of
+from anabranch.runs.record.reports import codes_of, failure_of
+
+MAX_NOTICES = 50  # of the run itself: one each half minute or less
+
+_BY_NAME: Mapping[str, type[State]] = {cls.__name__: cls for cls in BY_CODE.values()}
+
+LOG_LINES = 500
+LOG_PAGES = 10
+
+
+def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, RunModel]:
+    """A recorded run, by its id or a beginning of it, as pages show it. Nothing of the user's is loaded.
+
+    Raises
+    ------
+    RunStoreError
+        There is none, or several, or its rows cannot be read.
+    """
+    record = as_it_stands(store.get_run(run_id))
+    model = RunModel(shape_from(facts_of(record).get("shape")))
+    model.parameters = dict(record.details.parameters) if record.details is not None else {}
+    for event in events_of(store, record):
+        model.take(event)
+    return record, model
+
+
+def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
+    """What happened in a recorded run, chunk by chunk, as observers would have been told."""
+    rows = {row.slug: row for row in store.task_runs(record.run_id)}
+    known = record.details.code if record.details is not None else {}
+    elements: dict[str, dict[int, ElementRow]] = {}
+    for element in store.elements(record.run_id):
+        elements.setdefault(element.slug, {})[element.index] = element
+    began = record.start.timestamp()
+    yield RunStarted(began, record.flow_name, record.run_id, dict.fromkeys((*known, *rows), "task"))
+    slugs = dict.fromkeys((*known, *rows))
+    chunks: dict[str, list[ChunkRow]] = {}
+    for slug in slugs:
+        row = rows.get(slug)
+        if row is None or row.width is not None:
+            chunks[slug] = store.chunks(record.run_id, slug)
+    latest = {slug: _latest(each) for slug, each in chunks.items()}
+    for unit in _units(chunks):
+        first = unit[0][1]
+        yield UnitEnded(
+            now=_time(first.start, began) + first.seconds,
+            worker=first.worker,
+            started=first.start.timestamp() if first.start else 0.0,
+            seconds=first.seconds,
+            indices=first.indices,
+            codes={slug: chunk.codes for slug, chunk in unit},
+            records={slug: _records(chunk, elements.get(slug, {}), latest[slug]) for slug, chunk in unit},
+        )
+    for slug in slugs:
+        if (row := rows.get(slug)) is not None:
+            found = chunks.get(slug)
+            yield from _task_events(row, counts_of(codes_of(found)) if found else None, began)
+    for line in store.logs(record.run_id, "", level=logging.WARNING, limit=MAX_NOTICES):  # of the run, and of no task
+        yield Noticed(line.time.timestamp(), line.text)
+    ended = record.end.timestamp() if record.end else None
+    if record.state == "Running":
+        return
+    state = _run_state(record)
+    yield RunFinished(ended or _time(record.lease_until, began), state)
+
+
+def _units(chunks: Mapping[str, Sequence[ChunkRow]]) -> list[list[tuple[str, ChunkRow]]]:
+    """Chunks with their slugs, as they were reported: those of a chain of maps together, as their time is one."""
+    found: dict[tuple[object, ...], list[tuple[str, ChunkRow]]] = {}
+    for slug, each in chunks.items():
+        for chunk in each:
+            extent = (len(chunk.indices), *chunk.indices[:1], *chunk.indices[-1:])
+            found.setdefault((chunk.serial, chunk.start, chunk.worker, *extent), []).append((slug, chunk))
+    return sorted(found.values(), key=lambda unit: unit[0][1].serial)
+
+
+def _latest(chunks: Sequence[ChunkRow]) -> dict[int, int]:
+    """Serial number of the last chunk of each element that is in a chunk with more than plain successes."""
+    last: dict[int, int] = {}
+    for chunk in chunks:
+        if any(code != Success.code for code in chunk.codes):
+            last.update(dict.fromkeys(chunk.indices, chunk.serial))
+    return last
+
+
+def _records(chunk: ChunkRow, own: Mapping[int, ElementRow], latest: Mapping[int, int]) -> dict[int, State]:
+    """States of a chunk's elements that have rows, where no later chunk has another word on them."""
+    if not own:
+        return {}
+    return {
+        index: _element(own[index])
+        for index, code in zip(chunk.indices, chunk.codes, strict=True)
+        if index in own and own[index].code == code and latest.get(index, chunk.serial) == chunk.serial
+    }
+
+
+def _task_events(row: TaskRunRow, counts: Counts | None, began: float) -> Iterator[Event]:
+    state = BY_CODE[row.code](
+        message=row.message,
+        start_time=row.start,
+        end_time=row.end,
+        attempt=row.attempt,
+        worker=row.worker or None,
+        failure=failure_of(row),
+        counts=Counts(row.width, counts.successful, counts.skipped, counts.failed)
+        if counts is not None and row.width is not None
+        else None,
+    )
+    now = _time(row.end or row.start, began)
+    if row.width is None and row.start is not None and row.end is not None:
+        took = (row.end - row.start).total_seconds()
+        yield UnitEnded(now, row.worker, row.start.timestamp(), took, singles={row.slug: state})
+    yield TaskChanged(now, row.slug, state)
+
+
+def _element(row: ElementRow) -> State:
+    return BY_CODE[row.code](
+        message=row.message, attempt=row.attempt, map_index=row.index, start_time=row.due, failure=failure_of(row)
+    )
+
+
+def _run_state(record: RunRecord) -> State:
+    """State of a run that is not running; one whose driver is gone reads as crashed, with that message."""
+    if record.state == INTERRUPTED:
+        return Crashed(message=f"{INTERRUPTED}: {record.message}")
+    found = _BY_NAME.get(record.state, Cancelled)
+    end = record.end if issubclass(found, (Finished, Paused)) else None
+    return found(message=record.message, start_time=record.start, end_time=end)
+
+
+def _time(moment: datetime | None, default: float) -> float:
+    return moment.timestamp() if moment is not None else default
+
+
+def last_lines(store: RunStore, run_id: str) -> list[LogRow]:
+    """The last log lines of a run; of more than ten pages of them, the last of the first ten pages."""
+    found: list[LogRow] = []
+    for page in range(LOG_PAGES):
+        rows = store.logs(run_id, limit=LOG_LINES, offset=page * LOG_LINES)
+        found = [*found, *rows][-LOG_LINES:]
+        if len(rows) < LOG_LINES:
+            break
+    return found

@@ -1,0 +1,73 @@
+"""A recorded run as one HTML file that needs nothing else: no server, no internet, no other file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from anabranch.base.errors import ReportError
+from anabranch.monitoring.pages.looks import plain
+from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.recorded_run import last_lines, read_model
+from anabranch.monitoring.pages.run_page import TEMPLATE, RunPage
+from anabranch.runs import LogRow, RunStore
+
+
+def report_html(model: RunModel, *, log_rows: Callable[[], Sequence[LogRow]] = tuple, state: str | None = None) -> str:
+    """The report of a run as text."""
+    from bokeh.embed import file_html
+    from bokeh.resources import INLINE
+
+    page = RunPage(model, log_rows=log_rows, state=lambda: state)
+    text: str = file_html(page.root, INLINE, title=plain(f"{model.flow_name} {model.run_id}", 200), template=TEMPLATE)
+    return text
+
+
+def write_report(store: RunStore, run_id: str, path: str | os.PathLike[str] | None = None) -> Path:
+    """Write the report of a recorded run.
+
+    Parameters
+    ----------
+    store
+        Where the run is.
+    run_id
+        Its id, or a beginning of it.
+    path
+        The file; default: ``anabranch-RUN.html`` in the current directory. One that is there is replaced as a whole.
+
+    Raises
+    ------
+    RunStoreError
+        There is no such run, or it cannot be read.
+    ReportError
+        The file cannot be written.
+    """
+    record, model = read_model(store, run_id)
+    text = report_html(model, log_rows=lambda: last_lines(store, record.run_id), state=record.state)
+    file = Path(path) if path is not None else Path(f"anabranch-{record.run_id}.html")
+    write_whole(file, text)
+    return file
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a file so that it is there as a whole or not at all.
+
+    Raises
+    ------
+    ReportError
+        It cannot be written.
+    """
+    try:
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8") as out:
+                out.write(text)
+            Path(name).chmod(0o600)  # parameters and failures are in it: for its owner to pass on
+            Path(name).replace(file)
+        except BaseException:
+            Path(name).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise ReportError(f"the report cannot be written to {str(file)!r}: {error.strerror or error}") from error

@@ -1,0 +1,194 @@
+"""The page of one run: figures and texts that follow a model. The same page is shown live and written to a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from bokeh.models import Column, Div, Row, Spacer, UIElement
+from jinja2 import Template
+
+from anabranch.monitoring.pages import texts
+from anabranch.monitoring.pages.graph_figure import GraphFigure
+from anabranch.monitoring.pages.maps_figure import MapsFigure, style_sheet
+from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.panels import Panels
+from anabranch.monitoring.pages.rows_figure import RowsFigure
+from anabranch.monitoring.pages.workers_figure import WorkersFigure
+from anabranch.runs import LogRow
+
+MAX_GROUPS = 20  # of failures that are shown
+MAX_LOG_LINES = 500
+OVERVIEW, WORKERS, TASKS, LOGS, PARAMETERS = range(5)
+
+# Bokeh's own frame, on a phone's scale, with room at the sides and without the empty line of its logo.
+TEMPLATE = Template(
+    """{% extends base %}
+{% block inner_head %}{{ super() }}
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<meta name="referrer" content="no-referrer">
+<style>html, body { margin: 0; background: #ffffff; } body { padding: 14px 18px; box-sizing: border-box; }</style>
+{% endblock %}"""
+)
+
+
+class RunPage:
+    """A run's page.
+
+    Parameters
+    ----------
+    model
+        The run; whoever feeds it calls `update` afterwards, in the same thread.
+    log_rows
+        Gives the last log lines.
+    links
+        Pairs of address and text, for the head.
+    actions
+        Widgets with which something can be done, for live pages.
+    state
+        Gives the state's word where it is not the model's, such as Interrupted.
+    reasons
+        Says why task runs stand as they do, for live pages: shown above the tasks.
+    """
+
+    def __init__(
+        self,
+        model: RunModel,
+        *,
+        log_rows: Callable[[], Sequence[LogRow]] = tuple,
+        links: Callable[[], Sequence[tuple[str, str]]] = tuple,
+        actions: Sequence[UIElement] = (),
+        state: Callable[[], str | None] = lambda: None,
+        reasons: UIElement | None = None,
+    ) -> None:
+        self._model = model
+        self._log_rows = log_rows
+        self._links = links
+        self._state = state
+        self._sheet = style_sheet()
+        self._head = self._text()
+        self._failures_head = self._text()
+        self._maps_head = self._text("<h2>Maps, element by element</h2>")
+        self._failures = Column(
+            children=[Spacer(visible=False)], sizing_mode="stretch_width"
+        )  # Bokeh warns of empty ones
+        self._groups: dict[int, tuple[Div, Div, int, int]] = {}
+        self._tasks, self._logs, self._parameters = self._text(), self._text(), self._text()
+        self._graphs = [GraphFigure(model, folded=False)]
+        if any(node.groups for node in model.shape.nodes):
+            self._graphs.insert(0, GraphFigure(model, folded=True))
+        self._graph_panels: Panels | None = None
+        self._rows = RowsFigure(model)
+        self._maps = MapsFigure(model, self._sheet)
+        self._workers = WorkersFigure(model, self._sheet)
+        self._seen: tuple[int, int] = (-1, -1)
+        panels = [
+            ("Overview", self._overview()),
+            ("Workers", self._workers.root),
+            ("Tasks", self._tasks if reasons is None else self._below(reasons)),
+            ("Logs", self._logs),
+            ("Parameters", self._parameters),
+        ]
+        self._panels = Panels(panels)
+        self.root = Column(
+            children=[
+                self._head,
+                *([Row(children=list(actions), styles={"flex-wrap": "wrap"})] if actions else []),
+                self._panels.root,
+            ],
+            sizing_mode="stretch_width",
+        )
+        self.update(everything=True)
+
+    @property
+    def active(self) -> int:
+        """The tab that is open."""
+        return self._panels.active
+
+    @active.setter
+    def active(self, place: int) -> None:
+        self._panels.active = place
+
+    @property
+    def _graph_shown(self) -> int:
+        return self._graph_panels.active if self._graph_panels is not None else 0
+
+    def _text(self, text: str = "") -> Div:
+        return Div(text=text, stylesheets=[self._sheet], sizing_mode="stretch_width", disable_math=True)
+
+    def _below(self, reasons: UIElement) -> Column:
+        return Column(children=[reasons, self._tasks], sizing_mode="stretch_width")
+
+    def _overview(self) -> Column:
+        graph: UIElement = self._graphs[0].root
+        if len(self._graphs) > 1:
+            titles = ("Nested flows folded", "All tasks")
+            self._graph_panels = Panels(
+                [(t, each.root) for t, each in zip(titles, self._graphs, strict=True)], small=True
+            )
+            graph = self._graph_panels.root
+        return Column(
+            children=[
+                graph,
+                self._text(texts.legend()),
+                self._failures_head,
+                self._failures,
+                self._text("<h2>Progress and timeline</h2>"),
+                self._rows.root,
+                self._maps_head,
+                self._maps.root,
+            ],
+            sizing_mode="stretch_width",
+        )
+
+    def update(self, *, everything: bool = False) -> None:
+        """Show what has changed; of what is hidden behind a tab nothing is sent until it is looked at."""
+        active = self.active
+        seen = (self._model.version, active)
+        is_over = self._model.ended is not None
+        self._put(self._head, texts.head(self._model, state=self._state(), links=self._links()))
+        if seen == self._seen and is_over and not everything:
+            if active == LOGS:
+                self._update_logs()
+            return
+        self._seen = seen
+        if everything or active == OVERVIEW:
+            for graph in self._graphs if everything else [self._graphs[self._graph_shown]]:
+                graph.update(everything=everything)
+            self._rows.update()
+            self._maps.update()
+            self._maps_head.visible = self._maps.root.visible = self._maps.is_worth_it
+            self._update_failures()
+        if everything or active == WORKERS:
+            self._workers.update()
+        if everything or active == TASKS:
+            self._put(self._tasks, texts.task_table(self._model))
+        if everything or active == LOGS:
+            self._update_logs()
+        if everything or active == PARAMETERS:
+            self._put(self._parameters, texts.parameter_table(self._model.parameters))
+
+    def _update_logs(self) -> None:
+        self._put(self._logs, texts.log_table(list(self._log_rows())[-MAX_LOG_LINES:]))
+
+    def _update_failures(self) -> None:
+        """Bodies are sent anew only when they change: that closes what a reader has opened."""
+        self._put(self._failures_head, texts.failures_head(self._model))
+        for group in self._model.failures.ordered():
+            count, body, shown, examples = self._groups.get(id(group), (None, None, -1, -1))
+            if count is None or body is None:
+                if len(self._groups) >= MAX_GROUPS:
+                    continue
+                count = Div(width=64, stylesheets=[self._sheet])
+                body = self._text()
+                row = Row(children=[count, body], sizing_mode="stretch_width")
+                self._failures.children = [*self._failures.children, row]
+            if shown != group.count:
+                self._put(count, texts.failure_count(group))
+            if examples != len(group.examples):
+                self._put(body, texts.failure_body(group))
+            self._groups[id(group)] = (count, body, group.count, len(group.examples))
+
+    @staticmethod
+    def _put(div: Div, text: str) -> None:
+        if div.text != text:
+            div.text = text

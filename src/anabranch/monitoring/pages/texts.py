@@ -1,0 +1,177 @@
+"""The parts of a page that are read: head, failures, log lines, parameters. HTML, with all that is users' escaped.
+
+Nothing here keeps anything: functions of a model give text.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE
+from anabranch.base.texts import seconds
+from anabranch.monitoring.pages.failure_groups import Example, FailureGroup
+from anabranch.monitoring.pages.looks import look_of_code, safe, safe_lines
+from anabranch.monitoring.pages.model import RunModel
+from anabranch.runs import LogRow
+
+LEGEND = (0, 1, 10, 11, 13, 2, 20, 22, 30)
+_BAR_ORDER = (10, 12, 11, 13, 30, 22, 23, 24, 21, 20, 1, 2, 3)
+
+
+def chip(code: int, text: str, kind: str = "chip") -> str:
+    """A coloured word, with the state's symbol, so that colour is not needed to tell it."""
+    look = look_of_code(code)
+    symbol = f"{look.symbol} " if look.symbol else ""
+    return f'<span class="{kind}" style="background:{look.fill};color:{look.ink}">{symbol}{text}</span>'
+
+
+def head(model: RunModel, *, state: str | None = None, links: Sequence[tuple[str, str]] = ()) -> str:
+    """Name, state, how far it is, and how many task runs stand where.
+
+    Parameters
+    ----------
+    state
+        The state's word, if it is not one of a run that this process knows, such as Interrupted.
+    links
+        Pairs of address and text.
+    """
+    counts = model.counts()
+    total, done = counts.total(), sum(n for code, n in counts.items() if code >= FIRST_FINAL_CODE)
+    word = state or model.state.name
+    began = f"{datetime.fromtimestamp(model.began, UTC).astimezone():%Y-%m-%d %H:%M:%S}" if model.began else ""
+    share = f"{done / total:.1%}" if total else ""
+    chips = "".join(chip(code, f"{BY_CODE[code].__name__} {counts[code]:,}") for code in sorted(counts) if counts[code])
+    parts = "".join(
+        f'<span style="width:{counts[code] / total:.4%};background:{look_of_code(code).fill}"></span>'
+        for code in _BAR_ORDER
+        if counts.get(code)
+    )
+    linked = " ".join(f'<a href="{safe(url, 2_000)}">{safe(text)}</a>' for url, text in links)
+    notices = "".join(f'<div class="notice">{safe(text, 1_000)}</div>' for _, text in list(model.notices)[-3:])
+    if model.is_incomplete:
+        notices += '<div class="notice">this page fell behind and has lost events; the record of the run has all</div>'
+    message = model.state.message if model.state.is_finished() or model.state.is_paused() else ""
+    told = f'<div class="faint">{safe(message, 500)}</div>' if message else ""
+    return (
+        f'<div class="head"><h1>{safe(model.flow_name, 200)}</h1>'
+        f'<span class="faint">run {safe(model.run_id)} · {began}</span>{chip(model.state.code, safe(word), "badge")}'
+        f"<span><b>{share}</b> of {total:,} task runs</span>"
+        f'<span class="faint">{seconds(model.elapsed_s)}</span>{linked}</div>'
+        f'<div class="bar" role="progressbar" aria-valuenow="{round(100 * done / total) if total else 0}" '
+        f'aria-valuemin="0" aria-valuemax="100" aria-label="task runs that have ended">{parts}</div>'
+        f'<div class="chips">{chips}</div>{told}{notices}'
+    )
+
+
+def legend() -> str:
+    """What colours and symbols stand for."""
+    words = "".join(chip(code, BY_CODE[code].__name__) for code in LEGEND)
+    return f'<div class="chips legend" aria-label="legend">{words}</div>'
+
+
+# Failures -------------------------------------------------------------------------------------------------------------
+
+
+def failures_head(model: RunModel) -> str:
+    """How many failed, in how many ways."""
+    total = model.failures.total
+    if not total:
+        return '<h2>Failures</h2><div class="none">nothing has failed</div>'
+    kinds = len(model.failures.groups)
+    more = f"; {model.failures.ungrouped:,} more of other kinds" if model.failures.ungrouped else ""
+    text = f"{total:,} failed by themselves, in {kinds:,} way{'s' if kinds != 1 else ''}{more}"
+    return f'<h2>Failures <span class="faint" style="font-weight:400">{text}</span></h2>'
+
+
+def failure_count(group: FailureGroup) -> str:
+    """How many failed like this."""
+    return f'<div class="n" style="font-weight:700;padding-top:8px;text-align:right">{group.count:,} ×</div>'
+
+
+def failure_body(group: FailureGroup) -> str:
+    """What was raised where, to be opened: the first task runs that failed like this, with inputs and traceback."""
+    first = group.examples[0]
+    where = f" <code>{safe(group.line, 200)}</code>" if group.line else ""
+    names = ", ".join(safe(slug, 60) for slug in list(group.slugs)[:5])
+    title = (
+        f"<b>{safe(group.exception)}</b>{where} in {names}<br>{safe(first.message.strip().partition(chr(10))[0], 160)}"
+    )
+    examples = "".join(_example(each, None if each is first else first) for each in group.examples)
+    return f"<details><summary>{title}</summary>{examples}</details>"
+
+
+def _example(example: Example, first: Example | None) -> str:
+    """A task run that failed; of one that failed on the first one's way, its traceback is not told again."""
+    worker = f" on {safe(example.worker, 80)}" if example.worker else ""
+    tries = f", attempt {example.attempt}" if example.attempt > 1 else ""
+    title = f"<b>{safe(example.name, 120)}</b> {safe(example.state)}{tries}{worker}"
+    inputs = "".join(f"{safe(name, 60)} = {safe(value, 300)}\n" for name, value in example.inputs)
+    told = example.traceback.rstrip("\n") or example.message
+    if first is not None and _way(example) == _way(first):
+        both = f"{inputs}{safe_lines(example.message)}"
+        return f'<div style="margin-top:8px">{title}</div><pre>{both}</pre>'
+    given = f"<pre>{inputs}</pre>" if inputs else ""
+    return f'<div style="margin-top:8px">{title}</div>{given}<pre>{safe_lines(told)}</pre>'
+
+
+def _way(example: Example) -> list[str]:
+    """The frames of its traceback, without what was raised."""
+    return [line for line in example.traceback.split("\n") if line.startswith("  ")]
+
+
+# Logs, parameters -----------------------------------------------------------------------------------------------------
+
+
+def log_table(rows: Iterable[LogRow]) -> str:
+    """Log lines, oldest first."""
+    lines = "".join(map(_log_line, rows))
+    if not lines:
+        return '<div class="none">no log lines are recorded</div>'
+    return (
+        '<div class="scroll"><table><thead><tr><th>time</th><th>level</th><th>task run</th><th>worker</th><th>text</th>'
+        f"</tr></thead><tbody>{lines}</tbody></table></div>"
+    )
+
+
+def _log_line(row: LogRow) -> str:
+    name = "" if row.slug is None else row.slug if row.index is None else f"{row.slug}[{row.index}]"
+    time = f"{row.time.astimezone():%H:%M:%S}.{row.time.microsecond // 1000:03}"
+    ink = ' style="color:#b84a00;font-weight:600"' if row.level >= logging.WARNING else ""
+    return (
+        f'<tr><td class="n">{time}</td><td{ink}>{safe(logging.getLevelName(row.level), 12)}</td>'
+        f"<td>{safe(name, 80)}</td><td>{safe(row.worker, 60)}</td><td>{safe(row.text, 1_000)}</td></tr>"
+    )
+
+
+def parameter_table(parameters: Mapping[str, Any]) -> str:
+    """Parameters with their values; secrets are masked before they get here."""
+    if not parameters:
+        return '<div class="none">the flow has no parameters, or they are not recorded</div>'
+    rows = "".join(
+        f"<tr><td><b>{safe(name, 80)}</b></td><td><code>{safe(value, 1_000)}</code></td></tr>"
+        for name, value in parameters.items()
+    )
+    return f'<table style="max-width:900px"><tbody>{rows}</tbody></table>'
+
+
+def task_table(model: RunModel) -> str:
+    """Every node as a row of text: what a picture shows, for those who read, search or listen."""
+    rows = []
+    for node in model.nodes.values():
+        took, counts = node.durations, ""
+        if node.width:
+            counts = ", ".join(f"{n:,} {BY_CODE[c].__name__}" for c, n in sorted(node.counts().items()))
+        busy = seconds(took.seconds) if took.total else ""
+        rows.append(
+            f"<tr><td>{safe(node.slug, 80)}</td><td>{chip(node.code, BY_CODE[node.code].__name__)}</td>"
+            f'<td>{counts}</td><td class="n">{busy}</td><td class="n">{node.retries or ""}</td>'
+            f"<td>{safe(node.worker, 60)}</td><td>{safe(node.message, 200)}</td></tr>"
+        )
+    return (
+        '<div class="scroll"><table><thead><tr><th>task</th><th>state</th><th>elements</th><th class="n">work</th>'
+        '<th class="n">retries</th><th>worker</th><th>message</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )

@@ -1,0 +1,1 @@
+"""Looks back at recorded runs."""

@@ -1,0 +1,75 @@
+"""Recorded runs by their ids: which one is meant, whether its driver lives, and what was noted of it."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from anabranch.base.errors import ResumeError
+from anabranch.runs.store.opening import current_store
+from anabranch.runs.store.records import INTERRUPTED, RunRecord, RunStore
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Runs that were
+
+
+def find(run_id: str) -> tuple[RunStore, RunRecord]:
+    """A recorded run, by its id or a beginning of it.
+
+    Raises
+    ------
+    RunStoreError
+        There is none, or several, or no run store.
+    """
+    store = current_store()
+    if store is None:
+        raise ResumeError(
+            f"run {run_id}: config.backend is 'none', so no runs are recorded; name the run store that it is in"
+        )
+    return store, store.get_run(run_id)
+
+
+def is_dead(owner: str, held_since: datetime | None) -> bool:
+    """Whether the process that holds a run is known to be gone, so that its lease need not be waited for."""
+    import psutil
+
+    host, _, pid = owner.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False
+    try:
+        process = psutil.Process(int(pid))
+        is_another = held_since is not None and process.create_time() > held_since.timestamp() + 1.0
+        return bool(is_another or process.status() == psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return True
+    except psutil.Error:
+        return False
+
+
+def as_it_stands(record: RunRecord) -> RunRecord:
+    """A run whose driver is known to be gone is interrupted, whatever its lease says."""
+    if record.state == "Running" and is_dead(record.owner, record.held_since):
+        return replace(record, state=INTERRUPTED, message=f"its driver {record.owner} is gone")
+    return record
+
+
+def source_of(record: RunRecord) -> str:
+    """Where the flow of a recorded run was, as ``file:name``; nothing if that is not known or not there any more."""
+    source = str(facts_of(record).get("source", ""))
+    file = source.rpartition(":")[0]
+    return source if file and Path(file).is_file() else ""
+
+
+def facts_of(record: RunRecord) -> Mapping[str, Any]:
+    """What was noted of a run for resuming it, beside its parameters."""
+    data = record.details.plan if record.details is not None else None
+    try:
+        found = json.loads(data or b"{}")
+    except ValueError:  # what another version wrote
+        return {}
+    return found if isinstance(found, dict) else {}

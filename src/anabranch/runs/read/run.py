@@ -1,0 +1,207 @@
+"""A recorded run as people look at it: how its tasks stand, what failed and why. Nothing of the user's is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, Cancelled, Counts, Failure, TriggerFailed, counts_of
+from anabranch.runs.read.lookup import as_it_stands
+from anabranch.runs.record.reports import codes_of, facts_of, failure_of
+from anabranch.runs.store.records import ChunkRow, ElementRow, RunRecord, RunStore, TaskRunRow
+
+MAX_SLOWEST = 5
+MAX_FAILURES = 100  # that are described; all of them are counted
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedTask:
+    """How a node stands."""
+
+    slug: str
+    state: str
+    message: str = ""
+    attempt: int = 1
+    seconds: float | None = None
+    worker: str = ""
+    counts: Counts | None = None
+    """Of a map's elements."""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedFailure:
+    """A task run that failed by itself."""
+
+    name: str
+    """``parse[777]``."""
+    state: str
+    attempt: int
+    failure: Failure
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedChunk:
+    """Elements of a map that ran one after the other, and how long they took."""
+
+    slug: str
+    first: int
+    last: int
+    width: int
+    seconds: float
+    worker: str = ""
+
+    @property
+    def name(self) -> str:
+        """``parse[64–127]``."""
+        return f"{self.slug}[{self.first}]" if self.width == 1 else f"{self.slug}[{self.first}–{self.last}]"
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A run, its tasks in topological order, and what failed in it."""
+
+    record: RunRecord
+    tasks: Sequence[RecordedTask]
+    failures: Sequence[RecordedFailure]
+    """The first hundred."""
+    failed: int
+    """How many task runs and elements failed by themselves."""
+    slowest: Sequence[RecordedChunk] = ()
+    """Chunks whose elements took longest on the average, the slowest first."""
+
+
+def read_run(store: RunStore, run_id: str) -> RecordedRun:
+    """A recorded run, by its id or a beginning of it.
+
+    Raises
+    ------
+    RunStoreError
+        There is none, or several, or its rows cannot be read.
+    """
+    record = as_it_stands(store.get_run(run_id))
+    rows = {row.slug: row for row in store.task_runs(record.run_id)}
+    elements: dict[str, list[ElementRow]] = {}
+    for element in store.elements(record.run_id):
+        elements.setdefault(element.slug, []).append(element)
+    known = record.details.code if record.details is not None else {}
+    tasks: list[RecordedTask] = []
+    failures: list[RecordedFailure] = []
+    failed = 0
+    slowest: list[RecordedChunk] = []
+    for slug in dict.fromkeys((*known, *rows)):
+        row = rows.get(slug)
+        chunks = store.chunks(record.run_id, slug) if row is None or row.width is not None else []
+        codes = codes_of(chunks)
+        slowest = _slowest([*slowest, *map(_chunk, chunks)])
+        tasks.append(_task(slug, row, codes))
+        if codes:
+            own = [each for each in elements.get(slug, ()) if codes[each.index] == each.code]
+            failed += sum(codes.count(code) for code in BY_CODE if _is_own(code))
+            failures += _failures([(f"{slug}[{each.index}]", each) for each in own])
+        elif row is not None and _is_own(row.code):
+            failed += 1
+            failures += _failures([(slug, row)])
+    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, slowest)
+
+
+def _chunk(row: ChunkRow) -> RecordedChunk:
+    width = len(row.indices)
+    first, last = (row.indices[0], row.indices[-1]) if width else (0, 0)
+    return RecordedChunk(row.slug, first, last, width, row.seconds, row.worker)
+
+
+def _slowest(chunks: list[RecordedChunk]) -> list[RecordedChunk]:
+    timed = [each for each in chunks if each.seconds > 0 and each.width]
+    return sorted(timed, key=lambda each: -each.seconds / each.width)[:MAX_SLOWEST]
+
+
+def _is_own(code: int) -> bool:
+    return code >= FIRST_FAILED_CODE and code not in (TriggerFailed.code, Cancelled.code)
+
+
+def _failures(named: list[tuple[str, ElementRow]] | list[tuple[str, TaskRunRow]]) -> list[RecordedFailure]:
+    found: list[RecordedFailure] = []
+    for name, row in named:
+        if _is_own(row.code) and len(found) < MAX_FAILURES:
+            state = BY_CODE[row.code].__name__
+            failure = failure_of(row) or Failure(state, row.message)
+            worker = row.worker if isinstance(row, TaskRunRow) else facts_of(row.failure).get("worker", "")
+            found.append(RecordedFailure(name, state, row.attempt, failure, str(worker or "")))
+    return found
+
+
+def _task(slug: str, row: TaskRunRow | None, codes: bytearray) -> RecordedTask:
+    counts = None
+    if codes or (row is not None and row.width is not None):
+        ended = counts_of(codes)
+        width = max(len(codes), (row.width if row is not None else None) or 0)
+        counts = Counts(width, ended.successful, ended.skipped, ended.failed)
+    if row is None:
+        return RecordedTask(slug, "Running" if codes else "Pending", counts=counts)
+    took = (row.end - row.start).total_seconds() if row.start is not None and row.end is not None else None
+    return RecordedTask(slug, row.state, row.message, row.attempt, took, row.worker, counts)
+
+
+def run_data(record: RunRecord) -> dict[str, Any]:
+    """A run as a list has it."""
+    return {
+        "run_id": record.run_id,
+        "flow": record.flow_name,
+        "state": record.state,
+        "message": record.message,
+        "started": record.start.isoformat(),
+        "ended": record.end.isoformat() if record.end else None,
+        "owner": record.owner,
+        "epoch": record.epoch,
+    }
+
+
+def detail_data(run: RecordedRun) -> dict[str, Any]:
+    """A run with its tasks and failures."""
+    details = run.record.details
+    return {
+        **run_data(run.record),
+        "parameters": dict(details.parameters) if details is not None else {},
+        "versions": dict(details.versions) if details is not None else {},
+        "tasks": {task.slug: _task_data(task) for task in run.tasks},
+        "slowest": [
+            {"elements": each.name, "width": each.width, "seconds": each.seconds, "worker": each.worker}
+            for each in run.slowest
+        ],
+        "failed": run.failed,
+        "failures": [
+            {
+                "task_run": each.name,
+                "state": each.state,
+                "attempt": each.attempt,
+                "worker": each.worker,
+                "exception": each.failure.type_name,
+                "message": each.failure.message,
+                "where": each.failure.line,
+                "inputs": dict(each.failure.inputs),
+                "traceback": each.failure.traceback,
+            }
+            for each in run.failures
+        ],
+    }
+
+
+def _task_data(task: RecordedTask) -> dict[str, Any]:
+    data: dict[str, Any] = {
+        "state": task.state,
+        "message": task.message,
+        "attempt": task.attempt,
+        "seconds": task.seconds,
+        "worker": task.worker,
+    }
+    if task.counts is not None:
+        counts = task.counts
+        data["elements"] = {
+            "total": counts.total,
+            "successful": counts.successful,
+            "failed": counts.failed,
+            "skipped": counts.skipped,
+        }
+    return data

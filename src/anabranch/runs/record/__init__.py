@@ -1,0 +1,1 @@
+"""Writes a run into the run store while it goes on."""

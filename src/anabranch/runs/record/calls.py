@@ -1,0 +1,113 @@
+"""Deferred calls in the run store: a row for each time that some were made, and what is made of these to resume."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pickle
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from anabranch.base.states import Deferred
+from anabranch.definition.frozen import FrozenGraph
+from anabranch.definition.signature import Signature
+from anabranch.engine.units.calls import CallGroup, Placed
+from anabranch.engine.units.values import dumps
+from anabranch.engine.worker.calls_out import loaded
+from anabranch.runs.store.records import ChunkRow, RunStore
+
+_log = logging.getLogger("anabranch.recording")
+
+
+def rows_slug(caller: str) -> str:
+    """Under which slug the calls of a node are in the store: no node has such a one."""
+    return f"{caller}/"
+
+
+def row_of(placed: Placed, serial: int) -> ChunkRow:
+    """The row for calls that were made; rows of a caller are in order by their serial numbers."""
+    expansion = placed.expansion
+    groups = tuple(_by_value(group) for group in expansion.groups)
+    data = pickle.dumps(replace(placed, expansion=replace(expansion, groups=groups)), protocol=5)
+    indices = expansion.indices if expansion.indices != (-1,) else range(1)
+    return ChunkRow(rows_slug(expansion.slug), serial, indices, bytes([Deferred.code]) * len(indices), data)
+
+
+def _by_value(group: CallGroup) -> CallGroup:
+    """The group as another process can take it up."""
+    definition = group.definition if isinstance(group.definition, bytes) else dumps(group.definition)
+    digest = hashlib.sha256(definition).hexdigest()[:16]
+    return replace(group, definition=definition, identity=f"recorded {digest}")
+
+
+def calls_of(store: RunStore, run_id: str, slugs: Iterable[str], graph: FrozenGraph) -> list[Placed]:
+    """The deferred calls of a run, in the order in which they were made; their tasks have the code that they have now.
+
+    Parameters
+    ----------
+    slugs
+        Of all that the store has rows of.
+    """
+    callers = dict.fromkeys(prefix for slug in slugs if slug not in graph.nodes for prefix in _prefixes(slug))
+    rows = [row for caller in callers for row in store.chunks(run_id, rows_slug(caller))]
+    functions = _functions_of(graph)
+    found = []
+    for row in sorted(rows, key=lambda row: row.serial):
+        try:
+            placed: Placed = pickle.loads(row.values or b"")
+            groups = tuple(replace(g, definition=_renewed(g.definition, functions)) for g in placed.expansion.groups)
+        except Exception as error:  # damaged, of another version, or without a value because that has a secret in it
+            slug = row.slug.removesuffix("/")
+            _log.warning("%s makes its deferred calls again: what is recorded cannot be used: %s", slug, error)
+            continue
+        found.append(replace(placed, expansion=replace(placed.expansion, groups=groups)))
+    return found
+
+
+def _prefixes(slug: str) -> list[str]:
+    parts = slug.split("/")
+    return ["/".join(parts[:length]) for length in range(1, len(parts))]
+
+
+def with_calls(graph: FrozenGraph, calls: Iterable[Placed]) -> FrozenGraph:
+    """A graph with the nodes that deferred calls have added, as a driver knows them."""
+    added = {
+        slug: replace(group.node, slug=slug)
+        for placed in calls
+        for slug, group in zip(placed.slugs, placed.expansion.groups, strict=True)
+    }
+    return FrozenGraph({**graph.nodes, **added}, graph.reference)
+
+
+def _functions_of(graph: FrozenGraph) -> dict[tuple[str, str], Callable[..., Any]]:
+    functions = (node.signature.function for node in graph.nodes.values())
+    return {_origin(function): function for function in functions if all(_origin(function))}
+
+
+def _origin(function: Callable[..., Any]) -> tuple[str, str]:
+    return getattr(function, "__module__", None) or "", getattr(function, "__qualname__", None) or ""
+
+
+def _renewed(definition: bytes, functions: Mapping[tuple[str, str], Callable[..., Any]]) -> bytes:
+    """A definition with the function as it is now, where that is found: by its place in a module, or in the flow.
+
+    A function that was mended since must not run as it was. What is not found runs as it was recorded.
+    """
+    try:
+        node = loaded(definition, "")
+    except Exception:  # the workers may have what is missing here
+        return definition
+    now = _in_module(*_origin(node.signature.function)) or functions.get(_origin(node.signature.function))
+    if now is None:
+        return definition
+    return dumps(replace(node, signature=Signature(now, node.signature.name)))
+
+
+def _in_module(module: str, qualname: str) -> Callable[..., Any] | None:
+    found: Any = sys.modules.get(module)
+    for name in qualname.split("."):
+        found = getattr(found, name, None)
+    signature = getattr(found, "signature", None)  # a decorated function is a task there
+    return signature.function if isinstance(signature, Signature) else None

@@ -1,0 +1,246 @@
+"""The journal of a run: every report is in the run store before anything is done about it.
+
+Which of the rows hold when a run is resumed is decided in `resuming`; who owns a run, in `history`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+
+from anabranch.base.errors import RunStoreError, StaleOwner
+from anabranch.base.events import CallsMade, Event, MapAdvanced, TaskChanged
+from anabranch.base.states import (
+    FIRST_FAILED_CODE,
+    Cancelled,
+    Counts,
+    Crashed,
+    Finished,
+    Paused,
+    Running,
+    State,
+)
+from anabranch.definition.frozen import FrozenGraph, FrozenNode
+from anabranch.engine.machine.knowledge import NodeRun
+from anabranch.engine.units.units import Report, SingleReport
+from anabranch.runs.record.calls import row_of
+from anabranch.runs.record.reports import batch_of, element_row, task_run_row
+from anabranch.runs.record.secrets import Secrets
+from anabranch.runs.store.records import Batch, ChunkRow, ElementRow, Ownership, RunStore, TaskRunRow
+
+SERIALS_OF_AN_OWNER = 10**9
+"""Units of the n-th owner of a run are numbered from n times this: no two of them may use the same key."""
+MAX_BUFFERED = 10_000  # rows that a store which does not answer is waited for with: some ten megabytes
+MAX_LEFT_OVER = 1_000  # rows for elements that ended with the run; their chunk has the states of all of them
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between tries: each may take `runs.patience_s`, and the run waits
+
+_log = logging.getLogger("anabranch.recording")
+
+
+@dataclass(slots=True)
+class _Pending:
+    """Rows that are not in the store yet."""
+
+    task_runs: dict[str, TaskRunRow] = field(default_factory=dict)
+    chunks: list[ChunkRow] = field(default_factory=list)
+    elements: list[ElementRow] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.task_runs) + len(self.chunks) + len(self.elements)
+
+    def add(self, batch: Batch) -> None:
+        self.task_runs.update((row.slug, row) for row in batch.task_runs)
+        self.chunks += batch.chunks
+        self.elements += batch.elements
+
+    def batch(self) -> Batch:
+        return Batch(tuple(self.task_runs.values()), tuple(self.chunks), tuple(self.elements))
+
+
+class Recorder:
+    """The journal of a run: what it is given is in the store when it returns, as long as the store can be written.
+
+    A store that fails is tried again later; what should be in it waits here, up to `MAX_BUFFERED` rows. It never
+    raises: `end` says that the run must stop, and in which state.
+
+    Parameters
+    ----------
+    store, ownership
+        Where the run is, and the right to write to it.
+    graph
+        The flow.
+    secrets
+        What must not be written.
+    known
+        States of single nodes that are in the store already, by slug, as the machine will have them.
+    clock
+        Seconds, for the pauses between tries.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        ownership: Ownership,
+        graph: FrozenGraph,
+        *,
+        secrets: Secrets | None = None,
+        known: Mapping[str, State] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.store = store
+        self.ownership = ownership
+        self._graph = FrozenGraph(dict(graph.nodes), graph.reference)
+        self._calls = 0
+        """Number of times that deferred calls were made."""
+        self._secrets = secrets or Secrets({}, graph)
+        self._clock = clock
+        self._pending = _Pending()
+        self._said: dict[str, State] = dict(known or {})
+        self._serials: dict[str, int] = {}
+        """Number of the unit by which a single node's row was written: a late report of an older one says nothing."""
+        self._spans: dict[str, tuple[datetime, datetime]] = {}
+        """When a map's first chunk began, and its last one ended."""
+        self._failed: dict[str, set[int]] = {}
+        """Elements of maps that were reported as failed."""
+        self._pause_s = 0.0
+        self._retry_at = 0.0
+        self.end: State | None = None
+        """The state in which the run must end, because it cannot be recorded any more."""
+
+    def write(self, report: Report) -> None:
+        """Record a report; it is committed when this returns, unless the store fails."""
+        try:
+            self._take(report)
+        except Exception:  # a bug of ours, or a state that a user made up: not worth a run
+            _log.exception("a report could not be recorded; what it says runs again if the run is resumed")
+        self._flush()
+
+    def _take(self, report: Report) -> None:
+        singles = [each for each in report.singles if self._is_news(each, report.key[1])]
+        batch = batch_of(replace(report, singles=tuple(singles)), self._graph)
+        self._said.update((each.slug, each.state) for each in singles)
+        for row in batch.chunks:
+            if row.start is not None:
+                end = row.start + timedelta(seconds=row.seconds)
+                first, last = self._spans.get(row.slug, (row.start, end))
+                self._spans[row.slug] = (min(first, row.start), max(last, end))
+        for element in batch.elements:
+            if element.code >= FIRST_FAILED_CODE:
+                self._failed.setdefault(element.slug, set()).add(element.index)
+        self._pending.add(self._secrets.masked(batch))
+
+    def _is_news(self, report: SingleReport, serial: int) -> bool:
+        if serial < self._serials.get(report.slug, 0):
+            return False
+        self._serials[report.slug] = serial
+        return True
+
+    def observe(self, event: Event) -> None:
+        """Note what no report says: maps as a whole, and states that the driver gave; written with what comes next."""
+        if isinstance(event, CallsMade):
+            self._note_calls(event)
+        elif isinstance(event, TaskChanged):
+            node = self._graph.nodes[event.slug]
+            is_said = self._said.get(event.slug) is event.state
+            if node.kind != "parameter" and not is_said and isinstance(event.state, Finished):
+                self._note(node, event.state)
+        elif isinstance(event, MapAdvanced) and event.slug not in self._said:
+            state = Running(message=f"{event.width:,} elements", counts=Counts(event.width))
+            self._note(self._graph.nodes[event.slug], state)
+
+    def _note_calls(self, event: CallsMade) -> None:
+        """Note deferred calls; they are in the store before anything that comes of them is."""
+        assert isinstance(self._graph.nodes, dict)
+        self._graph.nodes.update(event.nodes)
+        if not event.is_new:
+            return
+        self._calls += 1
+        try:
+            row = row_of(event.record, (self.ownership.epoch * SERIALS_OF_AN_OWNER) + self._calls)
+        except Exception:  # a function that cannot be pickled, where everything runs in this process
+            _log.warning("deferred calls of %s cannot be recorded, and are made again by a resume", event.caller)
+            return
+        self._pending.add(self._secrets.masked(Batch(chunks=[row])))
+        for node in event.nodes.values():
+            self._note(node, Running(message="deferred calls"))
+
+    def _note(self, node: FrozenNode, state: State) -> None:
+        self._said[node.slug] = state
+        row = task_run_row(SingleReport(node.slug, state), node.name, "")
+        if node.is_map:
+            start, end = self._spans.get(node.slug, (None, None))
+            width = state.counts.total if state.counts is not None else None
+            row = replace(row, start=start, end=end if isinstance(state, Finished) else None, width=width)
+        self._pending.add(self._secrets.masked(Batch([row])))
+
+    def finish(self, state: State, runs: Mapping[str, NodeRun]) -> None:
+        """Write what is left, and put the run down."""
+        for slug, run in runs.items():
+            if run.elements is not None:
+                self._pending.add(self._secrets.masked(self._left_over(slug, run)))
+        self.put_down(state)
+
+    def put_down(self, state: State) -> None:
+        """Let go of the run, which stands like this."""
+        if self.end is not None and self.end.is_cancelled():  # it is somebody else's: what is written is refused
+            return
+        end = None if isinstance(state, Paused) else state.end_time or datetime.now(UTC)
+        message = self._secrets.text(state.message)
+        try:
+            self.store.finish_run(self.ownership, state.name, end=end, message=message, batch=self._pending.batch())
+        except RunStoreError as error:
+            _log.error("how run %s ended could not be recorded: %s", self.ownership.run_id, error)
+
+    def _left_over(self, slug: str, run: NodeRun) -> Batch:
+        """Elements of a map that ended with the run, or that the driver gave up."""
+        elements = run.elements
+        assert elements is not None
+        told = self._failed.get(slug, set())
+        given = {i: state for i, state in elements.settled.items() if state.code >= FIRST_FAILED_CODE and i not in told}
+        if not given:
+            return Batch()
+        indices = tuple(sorted(given))
+        codes = bytes(elements.codes[index] for index in indices)
+        serial = (self.ownership.epoch + 1) * SERIALS_OF_AN_OWNER - 1  # later than all that this owner had reported
+        first = [index for index in indices if not given[index].is_cancelled()][:MAX_LEFT_OVER]
+        return Batch(
+            chunks=[ChunkRow(slug, serial, indices, codes)],
+            elements=[element_row(slug, index, given[index]) for index in first],
+        )
+
+    # The store --------------------------------------------------------------------------------------------------------
+
+    def lost(self, error: StaleOwner) -> None:
+        """The run is somebody else's now: it must end here."""
+        self.end = Cancelled(message=str(error))
+
+    def _flush(self) -> None:
+        is_waiting = self._clock() < self._retry_at and len(self._pending) <= MAX_BUFFERED
+        if self.end is not None or not self._pending or is_waiting:
+            return
+        try:
+            self.store.write(self.ownership, self._pending.batch())
+        except StaleOwner as error:
+            self.lost(error)
+        except RunStoreError as error:
+            self._wait(error)
+        except Exception:
+            _log.exception("%d rows could not be recorded; what they say runs again", len(self._pending))
+            self._pending = _Pending()
+        else:
+            if self._pause_s:
+                _log.warning("the run store can be written to again; nothing is lost")
+            self._pending, self._pause_s, self._retry_at = _Pending(), 0.0, 0.0
+
+    def _wait(self, error: RunStoreError) -> None:
+        """Keep the rows, and try again after a while, unless there are too many already."""
+        if len(self._pending) > MAX_BUFFERED:
+            self.end = Crashed(message=f"run store: {error} ({len(self._pending):,} rows could not be written)")
+            return
+        if not self._pause_s:
+            _log.warning("the run goes on, and is recorded when the run store can be written to again: %s", error)
+        self._pause_s = min(_LONGEST_PAUSE_S, self._pause_s * 2 or _FIRST_PAUSE_S)
+        self._retry_at = self._clock() + self._pause_s

@@ -1,0 +1,1 @@
+"""Flows by name, with their schedules, for services."""

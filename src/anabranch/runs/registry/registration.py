@@ -1,0 +1,264 @@
+"""From a flow to its record in the registry: checked as a whole first, so that nothing is ever half registered."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from pathlib import Path
+from typing import Any
+
+from anabranch.base.errors import (
+    FlowNotRegistered,
+    OptionError,
+    ParameterError,
+    RegistryError,
+    ScheduleError,
+    UnregistrableFlow,
+)
+from anabranch.base.names import check_name, short
+from anabranch.definition.fingerprints import fingerprints
+from anabranch.definition.frozen import FrozenGraph
+from anabranch.definition.parameter import Parameter
+from anabranch.runs.parameters import SECRET_NAME, resolve_parameters
+from anabranch.runs.registry.flow_storage import FlowStorage
+from anabranch.runs.registry.seal import packed, seal_of, sealed_code
+from anabranch.runs.store.flows import FlowRecord, FlowTable
+from anabranch.runs.store.opening import current_store
+from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.store.slot_queue import SlotQueue
+from anabranch.schedules import Schedule
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registrable:
+    """What the registry needs of a flow."""
+
+    name: str
+    graph: FrozenGraph
+    parameters: Collection[Parameter]
+    schedule: object
+    max_runs: object
+    source: str
+    """``file:name`` or ``module:name``, where the flow can be loaded from."""
+    pickled: Callable[[], bytes]
+
+
+def registry() -> tuple[RelationalRunStore, FlowTable, SlotQueue]:
+    """The run store of the settings, and in it the flows and the runs that wait.
+
+    Raises
+    ------
+    RegistryError
+        There is no run store.
+    """
+    store = current_store()
+    if not isinstance(store, RelationalRunStore):
+        raise RegistryError("backend is 'none', so flows cannot be registered; set it to 'local' or postgresql://…")
+    return store, FlowTable(store.database), SlotQueue(store.database)
+
+
+def record_of(
+    flow: Registrable, *, project: str = "", labels: Iterable[str] = (), storage: object = "source"
+) -> FlowRecord:
+    """The record of a flow.
+
+    Parameters
+    ----------
+    project, labels
+        For people, and for lists.
+    storage
+        ``"source"``: the flow is loaded from its file or module; ``"database"``: it is pickled into the registry; a
+        `FlowStorage`: it is pickled there.
+
+    Raises
+    ------
+    UnregistrableFlow
+        It cannot be registered; all reasons at once.
+    """
+    labels = (labels,) if isinstance(labels, str) else tuple(labels)
+    problems = [*_schedule_problems(flow), *_max_runs_problems(flow.max_runs)]
+    if project and not isinstance(project, str):
+        problems.append(f"project: expected a name, found {short(project)}")
+    for each in labels:
+        try:
+            check_name(each, "labels")
+        except OptionError as error:
+            problems.append(str(error))
+    source, pickled = flow.source, None
+    if storage == "source":
+        file = source.rpartition(":")[0]
+        if (file.endswith(".py") or "/" in file or file.startswith("<")) and not Path(file).is_file():
+            problems.append(f"its code is in {file}, which is no file; register it with storage='database'")
+    elif storage == "database" or isinstance(storage, FlowStorage):
+        source = ""
+        try:
+            pickled = flow.pickled()
+        except Exception as error:  # whatever a user's object raises when it is pickled
+            problems.append(f"it cannot be pickled: {type(error).__name__}: {error}")
+    else:
+        problems.append(f"storage: expected 'source', 'database' or a flow storage, found {short(storage)}")
+    schedule = None
+    if isinstance(flow.schedule, Schedule):
+        try:
+            schedule = packed(flow.schedule, flow.name)
+        except Exception as error:  # a filter may hold anything
+            problems.append(f"its schedule cannot be pickled: {type(error).__name__}: {error}")
+    if problems:
+        raise UnregistrableFlow(f"flow {flow.name!r} cannot be registered", problems)
+    assert flow.max_runs is None or isinstance(flow.max_runs, int)
+    parameters = {each.name: _schema(each) for each in flow.parameters}
+    record = FlowRecord(
+        name=flow.name,
+        fingerprint=_fingerprint(flow.graph, parameters),
+        source=source,
+        project=project,
+        code=pickled if storage == "database" else None,
+        storage=storage.put(flow.name, sealed_code(flow.name, pickled))
+        if isinstance(storage, FlowStorage) and pickled is not None
+        else None,
+        graph=_drawn(flow.graph),
+        parameters={
+            "type": "object",
+            "properties": parameters,
+            "required": [each.name for each in flow.parameters if each.required],
+            "additionalProperties": False,
+        },
+        schedule=schedule,
+        schedule_text=_schedule_text(flow.schedule, schedule),
+        overlap=flow.schedule.overlap if isinstance(flow.schedule, Schedule) else "allow",
+        max_runs=flow.max_runs,
+        labels=labels,
+    )
+    return replace(record, seal=seal_of(record))
+
+
+def _schedule_text(schedule: object, pickled: bytes | None) -> str:
+    """The schedule in words, with a mark that changes when it does."""
+    if not isinstance(schedule, Schedule):
+        return ""
+    return f"{schedule.describe()} [{hashlib.sha256(pickled or b'').hexdigest()[:8]}]"
+
+
+def put(record: FlowRecord) -> FlowRecord:
+    """Register a flow; the version it has now is in what is given back."""
+    store, flows, _ = registry()
+    return flows.put(record, now=moment_of(store))
+
+
+def moment_of(store: RelationalRunStore) -> datetime:
+    """What the clock says that all services go by."""
+    return datetime.fromtimestamp(store.database.now() / 1e6, UTC)
+
+
+def known_name(name: str) -> bool:
+    """Whether a flow of this name is registered, as far as can be told without making a database."""
+    try:
+        registry()[1].get(name)
+    except (FlowNotRegistered, RegistryError):
+        return False
+    return True
+
+
+# Problems -------------------------------------------------------------------------------------------------------------
+
+
+def _schedule_problems(flow: Registrable) -> list[str]:
+    schedule = flow.schedule
+    if schedule is None:
+        return []
+    if not isinstance(schedule, Schedule):
+        return [f"schedule: expected a schedule such as CronSchedule('0 6 * * *'), found {short(schedule)}"]
+    problems = []
+    for number, clock in enumerate(schedule.clocks):
+        where = f"clock {number + 1} of its schedule" if len(schedule.clocks) > 1 else "its schedule"
+        known = {each.name: each for each in flow.parameters}
+        problems += [
+            f"{where}: {name}: it is secret, and would be kept in the database; let the flow find it"
+            for name in clock.parameter_defaults
+            if name in known and _is_secret(known[name])
+        ]
+        try:
+            resolve_parameters(flow.name, flow.parameters, clock.parameter_defaults)
+            as_json(clock.parameter_defaults)
+        except ParameterError as error:
+            problems += [f"{where}: {problem}" for problem in error.problems]
+        except ValueError as error:
+            problems.append(f"{where}: parameter_defaults: {error}")
+    try:
+        if not schedule.next(1):
+            problems.append("its schedule has no times any more; give it a later end_date, or none")
+    except ScheduleError as error:
+        problems.append(f"its schedule: {error}")
+    return problems
+
+
+def _max_runs_problems(most: object) -> list[str]:
+    if most is None or (isinstance(most, int) and not isinstance(most, bool) and most > 0):
+        return []
+    return [f"max_runs: expected a number of runs, 1 or more, found {short(most)}"]
+
+
+def as_json(parameters: Any) -> dict[str, Any]:
+    """Values of parameters as JSON has them: dates and times as texts.
+
+    Raises
+    ------
+    ValueError
+        One of them JSON does not have.
+    """
+
+    def plain(value: object) -> str:
+        if isinstance(value, (date, Path)):
+            return value.isoformat() if isinstance(value, date) else str(value)
+        raise ValueError(f"a {type(value).__name__} cannot be kept until the run; use text, numbers, dates or lists")
+
+    found: dict[str, Any] = json.loads(json.dumps(dict(parameters), default=plain))
+    return found
+
+
+# Texts ----------------------------------------------------------------------------------------------------------------
+
+
+def _fingerprint(graph: FrozenGraph, parameters: dict[str, Any]) -> str:
+    text = json.dumps([sorted(fingerprints(graph).items()), parameters, list(graph.reference)], default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _drawn(graph: FrozenGraph) -> dict[str, Any]:
+    nodes = [
+        {"slug": node.slug, "name": node.name, "kind": node.kind, "is_map": node.is_map}
+        for node in graph.nodes.values()
+    ]
+    edges = [[edge.upstream, node.slug, edge.kind] for node in graph.nodes.values() for edge in node.edges]
+    return {"nodes": nodes, "edges": edges}
+
+
+def _is_secret(parameter: Parameter) -> bool:
+    return bool(getattr(parameter, "secret", False) or SECRET_NAME.search(parameter.name))
+
+
+def _schema(parameter: Parameter) -> dict[str, Any]:
+    """JSON schema of a parameter; no default of one that is secret."""
+    schema: dict[str, Any] = {}
+    if parameter.type is not None:
+        from pydantic import TypeAdapter
+
+        try:
+            schema = TypeAdapter(parameter.type).json_schema()
+        except Exception:  # a class that has none
+            schema = {}
+    if parameter.choices is not None:
+        schema["enum"] = [
+            each if isinstance(each, (str, int, float, bool)) else short(each) for each in parameter.choices
+        ]
+    if _is_secret(parameter):
+        schema["writeOnly"] = True
+    elif not parameter.required:
+        try:
+            schema["default"] = as_json({"value": parameter.default_value})["value"]
+        except (TypeError, ValueError):
+            schema["description"] = f"default: {short(parameter.default_value)}"
+    return schema

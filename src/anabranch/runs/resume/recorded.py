@@ -1,0 +1,52 @@
+"""What is recorded of a run, as its machine had it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from anabranch.base.errors import RunStoreError
+from anabranch.definition.frozen import FrozenGraph
+from anabranch.runs.record.calls import calls_of, with_calls
+from anabranch.runs.record.reports import columns_of, single_of
+from anabranch.runs.resume.choice import Recorded
+from anabranch.runs.store.records import RunStore, TaskRunRow
+
+_log = logging.getLogger("anabranch.history")
+
+
+def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
+    """What is recorded of the nodes of a graph, and of those that deferred calls have added.
+
+    A row that cannot be read is told of, and counts for nothing.
+    """
+    recorded = Recorded(widths={})
+    by_slug: dict[str, list[Any]] = {}
+    for element in store.elements(run_id):
+        by_slug.setdefault(element.slug, []).append(element)
+    rows = {row.slug: row for row in store.task_runs(run_id)}
+    recorded.calls = calls_of(store, run_id, rows, graph)
+    graph = with_calls(graph, recorded.calls)
+    widths: dict[str, int] = {}
+    for slug, node in graph.nodes.items():
+        row = rows.get(slug)
+        try:
+            if node.is_map:
+                columns = columns_of(store.chunks(run_id, slug), by_slug.get(slug, ()))
+                if columns:
+                    recorded.columns[slug] = columns
+                if row is not None and row.width is not None:
+                    widths[slug] = row.width
+            elif row is not None and row.width is None and _says_something(row):
+                recorded.singles[slug] = single_of(row)
+        except RunStoreError as error:
+            _log.warning("%s runs again, because what is recorded of it cannot be used: %s", slug, error)
+    for placed in recorded.calls:
+        for slug, base, group in zip(placed.slugs, placed.bases, placed.expansion.groups, strict=True):
+            widths[slug] = base + group.width
+    return replace(recorded, widths=widths)
+
+
+def _says_something(row: TaskRunRow) -> bool:
+    return row.state not in ("Pending", "Running", "Looped", "Scheduled", "Deferred")

@@ -1,0 +1,1 @@
+"""The tables of the run store, in SQLite and PostgreSQL."""

@@ -1,0 +1,294 @@
+"""The registry of flows in the run store's database: flows by name, with their versions and schedules.
+
+Graphs and schemas are JSON, code is pickled, schedules are one or the other: nothing here loads them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime
+from typing import Any
+
+from anabranch.base.errors import FlowNotRegistered, listed, nearest
+from anabranch.runs.store.codec import from_microseconds, to_microseconds, to_text
+from anabranch.runs.store.relational import Database, Transaction
+from anabranch.runs.store.schema import FLOWS, SLOTS
+from anabranch.runs.store.slots import Slot, slot_row
+
+_MANY = 500  # parameters of a statement that every database takes
+
+
+@dataclass(frozen=True, slots=True)
+class FlowRecord:
+    """A registered flow. `version`, `changed` and `scheduled_until` are the registry's."""
+
+    name: str
+    fingerprint: str
+    """Of its code and graph: the version changes when this does."""
+    source: str = ""
+    """``file:name`` or ``module:name``; empty if its code is stored."""
+    project: str = ""
+    code: bytes | None = field(default=None, repr=False)
+    """The pickled flow, where it is kept in the database."""
+    storage: str | None = None
+    """Where the pickled flow is, if it is kept elsewhere."""
+    graph: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    """JSON schema of the parameters."""
+    schedule: bytes | None = field(default=None, repr=False)
+    """The schedule, as `anabranch.runs.registry.seal` packs it."""
+    schedule_text: str = ""
+    overlap: str = "allow"
+    max_runs: int | None = None
+    labels: tuple[str, ...] = ()
+    paused: bool = False
+    version: int = 0
+    changed: datetime | None = None
+    scheduled_until: datetime | None = None
+    """Up to here all times of the schedule have been dealt with."""
+    seal: str = field(default="", repr=False)
+    """Proof that who registered its code had the key; empty if there was none."""
+
+    def secrets_among(self, names: Iterable[str]) -> list[str]:
+        """Which of these parameters are secret: their values must not wait in the database."""
+        known = self.parameters.get("properties", {})
+        return [name for name in names if known.get(name, {}).get("writeOnly")]
+
+
+_LIGHT = tuple(column for column in FLOWS.columns if column not in ("code", "graph"))
+_PLAN = f"SELECT flow_name, scheduled_until FROM {FLOWS.name} WHERE paused = 0 AND flow_name IN "
+_ADVANCE = f"UPDATE {FLOWS.name} SET scheduled_until = ? WHERE flow_name = ? AND scheduled_until < ?"
+_REVISION = f"SELECT count(*), coalesce(max(changed), 0) FROM {FLOWS.name}"
+
+
+class FlowTable:
+    """Registered flows. Safe to use from several threads and processes.
+
+    Parameters
+    ----------
+    database
+        Where the tables are: ``store.database`` of a run store.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def put(self, record: FlowRecord, *, now: datetime) -> FlowRecord:
+        """Register a flow, or replace the one of its name; gives what is registered now.
+
+        The version goes up if the fingerprint is another one. Times of the schedule count from now on, unless the
+        flow had this very schedule before.
+        """
+        moment = _micros(now)
+
+        def act(transaction: Transaction) -> FlowRecord:
+            lock = self._database.lock_clause
+            found = transaction.fetch(f"{FLOWS.select('flow_name = ?')}{lock}", (record.name,))
+            before = _record(found[0]) if found else None
+            version, since, paused = 1, now, record.paused
+            if before is not None:
+                version = before.version + (before.fingerprint != record.fingerprint)
+                paused = record.paused or before.paused
+                if before.schedule_text == record.schedule_text and record.schedule is not None:
+                    since = before.scheduled_until or now
+            new = replace(record, version=version, paused=paused, scheduled_until=since)
+            changed = max(moment, _micros(before.changed) + 1 if before and before.changed else 0)
+            new = replace(new, changed=from_microseconds(changed))
+            transaction.execute(FLOWS.upsert(), _row(new))
+            return new
+
+        return self._database.write(act, durable=True)
+
+    def get(self, name: str) -> FlowRecord:
+        """A flow with its code and graph.
+
+        Raises
+        ------
+        FlowNotRegistered
+            There is none of this name.
+        """
+
+        def act(transaction: Transaction) -> FlowRecord:
+            found = transaction.fetch(FLOWS.select("flow_name = ?"), (to_text(name),))
+            if not found:
+                raise _not_registered(name, transaction)
+            return _record(found[0])
+
+        return self._database.read(act)
+
+    def all(self, *, project: str | None = None, changed_after: int = -1) -> list[FlowRecord]:
+        """Flows by name, without their code and graph."""
+        where, parameters = "changed > ?", [changed_after]
+        if project is not None:
+            where, parameters = f"{where} AND project = ?", [*parameters, project]  # type: ignore[list-item]
+        query = f"SELECT {', '.join(_LIGHT)} FROM {FLOWS.name} WHERE {where} ORDER BY flow_name"
+        rows = self._database.read(lambda transaction: transaction.fetch(query, parameters))
+        return [_light(row) for row in rows]
+
+    def names(self) -> set[str]:
+        """Names of all flows."""
+        query = f"SELECT flow_name FROM {FLOWS.name}"
+        return {row[0] for row in self._database.read(lambda transaction: transaction.fetch(query))}
+
+    def revision(self) -> tuple[int, int]:
+        """Number of flows and time of the last change: another pair than before says that something has changed."""
+        (row,) = self._database.read(lambda transaction: transaction.fetch(_REVISION))
+        return int(row[0]), int(row[1])
+
+    def pause(self, name: str, paused: bool, *, now: datetime) -> None:
+        """Let a flow's schedule rest, or go on from now.
+
+        Raises
+        ------
+        FlowNotRegistered
+            There is none of this name.
+        """
+        moment = _micros(now)
+        statement = (
+            f"UPDATE {FLOWS.name} SET paused = ?, changed = CASE WHEN changed < ? THEN ? ELSE changed + 1 END, "
+            "scheduled_until = CASE WHEN scheduled_until < ? THEN ? ELSE scheduled_until END WHERE flow_name = ?"
+        )
+
+        def act(transaction: Transaction) -> None:
+            parameters = (int(paused), moment, moment, moment, moment, to_text(name))
+            if not transaction.execute(statement, parameters):
+                raise _not_registered(name, transaction)
+
+        self._database.write(act)
+
+    def remove(self, name: str) -> None:
+        """Forget a flow, and what waits to run of it; its runs stay.
+
+        Raises
+        ------
+        FlowNotRegistered
+            There is none of this name.
+        """
+
+        def act(transaction: Transaction) -> None:
+            if not transaction.execute(f"DELETE FROM {FLOWS.name} WHERE flow_name = ?", (to_text(name),)):
+                raise _not_registered(name, transaction)
+            transaction.execute(f"DELETE FROM {SLOTS.name} WHERE flow_name = ? AND state = 'Waiting'", (name,))
+
+        self._database.write(act)
+
+    def plan(
+        self,
+        names: Collection[str],
+        due: Callable[[str, datetime], Iterable[Slot]],
+        *,
+        now: datetime,
+    ) -> tuple[set[str], list[Slot]]:
+        """Make slots of what is due, each once whoever else does the same at this moment.
+
+        Parameters
+        ----------
+        names
+            Flows to look at. Those at which somebody else is looking are left out.
+        due
+            What is due of a flow after a time, up to `now`.
+        now
+            When it is.
+
+        Returns
+        -------
+        tuple
+            Names of the flows that were looked at, and their slots.
+        """
+        done: set[str] = set()
+        slots: list[Slot] = []
+        ordered = sorted(names)
+        for begin in range(0, len(ordered), _MANY):
+            looked_at, found = self._plan(ordered[begin : begin + _MANY], due, now)
+            done |= looked_at
+            slots += found
+        return done, slots
+
+    def _plan(
+        self, names: Sequence[str], due: Callable[[str, datetime], Iterable[Slot]], now: datetime
+    ) -> tuple[set[str], list[Slot]]:
+        moment = _micros(now)
+        locked = f"{self._database.lock_clause}{self._database.skip_clause}"
+        query = f"{_PLAN}({', '.join('?' * len(names))}) ORDER BY flow_name{locked}"
+
+        def act(transaction: Transaction) -> tuple[set[str], list[Slot]]:
+            found = [(name, until) for name, until in transaction.fetch(query, names)]
+            slots = [slot for name, until in found for slot in due(name, _time(until))]
+            if slots:
+                transaction.execute_many(SLOTS.insert(), [slot_row(slot, now=moment) for slot in slots])
+            if advanced := [(moment, name, moment) for name, until in found if until < moment]:
+                transaction.execute_many(_ADVANCE, advanced)
+            return {name for name, _ in found}, slots
+
+        return self._database.write(act)
+
+
+def _not_registered(name: str, transaction: Transaction) -> FlowNotRegistered:
+    known = [row[0] for row in transaction.fetch(f"SELECT flow_name FROM {FLOWS.name} ORDER BY flow_name LIMIT 1000")]
+    has = f"it has: {listed(known[:20])}" if known else "it has none; `anabranch register FILE` adds them"
+    return FlowNotRegistered(f"the registry has no flow {name!r}{nearest(name, known)}; {has}")
+
+
+def _micros(time: datetime) -> int:
+    found = to_microseconds(time)
+    assert found is not None
+    return found
+
+
+def _time(moment: int) -> datetime:
+    found = from_microseconds(moment)
+    assert found is not None
+    return found
+
+
+def _row(record: FlowRecord) -> tuple[Any, ...]:
+    return (
+        to_text(record.name),
+        to_text(record.project),
+        record.version,
+        record.fingerprint,
+        to_text(record.source),
+        record.code,
+        record.storage,
+        json.dumps(record.graph),
+        to_text(json.dumps(record.parameters)),
+        record.schedule,
+        to_text(record.schedule_text),
+        record.overlap,
+        record.max_runs,
+        to_text(json.dumps(list(record.labels))),
+        int(record.paused),
+        to_microseconds(record.changed),
+        to_microseconds(record.scheduled_until),
+        record.seal,
+    )
+
+
+def _record(row: Sequence[Any]) -> FlowRecord:
+    values = dict(zip(FLOWS.columns, row, strict=True))
+    light = _light([values[column] for column in _LIGHT])
+    return replace(light, code=values["code"], graph=json.loads(values["graph"]))
+
+
+def _light(row: Sequence[Any]) -> FlowRecord:
+    values = dict(zip(_LIGHT, row, strict=True))
+    return FlowRecord(
+        name=values["flow_name"],
+        fingerprint=values["fingerprint"],
+        source=values["source"],
+        project=values["project"],
+        storage=values["storage"],
+        parameters=json.loads(values["parameters"]),
+        schedule=values["schedule"],
+        schedule_text=values["schedule_text"],
+        overlap=values["overlap"],
+        max_runs=values["max_runs"],
+        labels=tuple(json.loads(values["labels"])),
+        paused=bool(values["paused"]),
+        version=values["version"],
+        changed=from_microseconds(values["changed"]),
+        scheduled_until=from_microseconds(values["scheduled_until"]),
+        seal=values["seal"],
+    )

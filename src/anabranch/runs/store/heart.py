@@ -1,0 +1,79 @@
+"""The sign of life of whoever owns a run."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Self
+
+from anabranch.base.errors import RunStoreError, StaleOwner
+from anabranch.runs.store.records import Ownership, RunStore
+
+_BEATS_PER_LEASE = 3  # two may be late or fail before somebody takes the run for dead
+
+_logger = logging.getLogger(__name__)
+
+
+class Heart:
+    """Renews the lease of a run from a thread of its own, for as long as it is entered as a context.
+
+    A store that does not answer is no reason to stop: whether the run was lost is for the store to say.
+
+    Parameters
+    ----------
+    store
+        Where the run is. Its methods are called from the thread.
+    ownership
+        What to renew, every third of the store's lease.
+    on_lost
+        Called once, from the thread, when the store says that the run is somebody else's.
+    renew
+        Renews what else the run has; called with each beat, from the thread.
+    """
+
+    def __init__(
+        self,
+        store: RunStore,
+        ownership: Ownership,
+        *,
+        on_lost: Callable[[StaleOwner], None] | None = None,
+        renew: Callable[[], None] | None = None,
+    ) -> None:
+        self._store = store
+        self._ownership = ownership
+        self._interval_s = store.lease_s / _BEATS_PER_LEASE
+        self._on_lost = on_lost
+        self._renew = renew
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"anabranch-heart-{ownership.run_id}", daemon=True)
+        self.lost = threading.Event()
+        """Set when the run is somebody else's."""
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def beat(self) -> bool:
+        """Renew the lease once; whether the run is still ours, as far as can be told."""
+        try:
+            self._store.heartbeat(self._ownership)
+            if self._renew is not None:
+                self._renew()
+        except StaleOwner as error:
+            self.lost.set()
+            if self._on_lost is not None:
+                self._on_lost(error)
+            return False
+        except RunStoreError as error:
+            _logger.warning("the lease of run %s was not renewed: %s", self._ownership.run_id, error)
+        return True
+
+    def _run(self) -> None:
+        while not self._stop.wait(self._interval_s):
+            if not self.beat():
+                return

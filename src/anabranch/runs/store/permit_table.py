@@ -1,0 +1,235 @@
+"""Permits of named limits in the run store's database: who holds them, who waits. Who gets them is in `permit_rules`.
+
+What is held is a lease: it ends by the database's clock if its driver gives no sign of life. A driver says each time
+all that it uses, so that saying it twice, after an answer that was lost, changes nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anabranch.base.errors import LimitError
+from anabranch.engine.machine.permits import Claim
+from anabranch.runs.store.codec import to_text
+from anabranch.runs.store.permit_rules import Permit, Verdict, settle, size_of
+from anabranch.runs.store.relational import Database, Transaction
+from anabranch.runs.store.schema import LIMITS, PERMITS
+
+MAX_NAME = 200  # characters of a limit's name
+_RENEW = f"UPDATE {PERMITS.name} SET lease_until = ? WHERE token = ? AND lease_until > ?"
+_DROP = f"DELETE FROM {PERMITS.name} WHERE token = ?"
+_FIX = f"UPDATE {LIMITS.name} SET fixed = ? WHERE name = ?"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """A driver of a run, as permits name it."""
+
+    token: str
+    run_id: str
+    flow_name: str
+    owner: str
+    """``host:pid``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """A named limit, who holds permits of it, and who waits for some."""
+
+    name: str
+    size: int
+    is_fixed: bool
+    """Whether somebody has set the size, so that what runs say does not matter."""
+    holders: tuple[Permit, ...] = ()
+    waiters: tuple[Permit, ...] = ()
+    """First come, first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """What became of a claim, and what else there was."""
+
+    verdict: Verdict
+    others: tuple[Permit, ...]
+    """Permits and requests of other drivers."""
+    fixed: frozenset[str]
+    """Limits whose sizes somebody has set."""
+
+
+class PermitTable:
+    """Permits of all runs that share a database. Safe to use from several threads and processes.
+
+    Parameters
+    ----------
+    database
+        Where the tables are: ``store.database`` of a run store.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    # What drivers do --------------------------------------------------------------------------------------------------
+
+    def settle(
+        self, holder: Holder, claim: Claim, names: Collection[str], *, lease_s: float, now: int | None = None
+    ) -> Settled:
+        """Write down what a driver uses and wants of these limits, and give it what it may have.
+
+        Permits of earlier drivers of the same run end: it has one driver at a time.
+        """
+        moment = self._database.now() if now is None else now
+        ordered = sorted(names)
+
+        def act(transaction: Transaction) -> Settled:
+            fixed = self._lock(transaction, ordered)
+            found = _permits(transaction, ordered)
+            alive = [
+                each
+                for each in found
+                if each.lease_until > moment and (each.token == holder.token or each.run_id != holder.run_id)
+            ]
+            verdict = settle(claim, holder.token, alive, names=ordered, fixed=fixed, now=moment)
+            gone = {(each.name, each.token) for each in found} - {(each.name, each.token) for each in alive}
+            gone |= {(each.name, each.token) for each in alive if each.token == holder.token}
+            if gone:
+                statement = f"DELETE FROM {PERMITS.name} WHERE name = ? AND token = ?"
+                transaction.execute_many(statement, sorted(gone))
+            lease_until = moment + round(lease_s * 1e6)
+            mine = [each for each in alive if each.token == holder.token]
+            rows = _rows(holder, claim, verdict, mine, seen=moment, lease_until=lease_until)
+            if rows:
+                transaction.execute_many(PERMITS.insert(), rows)
+            others = tuple(each for each in alive if each.token != holder.token)
+            return Settled(verdict, others, frozenset(fixed))
+
+        return self._database.write(act)
+
+    def _lock(self, transaction: Transaction, names: Sequence[str]) -> dict[str, int]:
+        """Keep others from deciding about these limits; sizes that somebody has set."""
+        query = f"SELECT name, fixed FROM {LIMITS.name} WHERE name IN ({_marks(names)}) ORDER BY name"
+        query += self._database.lock_clause  # in the order of names, so that two never wait for each other
+        found = transaction.fetch(query, names)
+        if len(found) < len(names):
+            transaction.execute_many(LIMITS.insert(), [(name, None) for name in names])
+            found = transaction.fetch(query, names)
+        return {name: int(size) for name, size in found if size is not None}
+
+    def renew(self, token: str, *, lease_s: float, now: int | None = None) -> bool:
+        """Give a sign of life; whether the driver has anything that has not run out."""
+        moment = self._database.now() if now is None else now
+        parameters = (moment + round(lease_s * 1e6), token, moment)
+        return bool(self._database.write(lambda transaction: transaction.execute(_RENEW, parameters)))
+
+    def drop(self, token: str) -> None:
+        """Give back all that a driver has, and wait for nothing more."""
+        self._database.write(lambda transaction: transaction.execute(_DROP, (token,)))
+
+    # What people do ---------------------------------------------------------------------------------------------------
+
+    def all(self, *, now: int | None = None) -> list[Limit]:
+        """Limits that somebody holds, waits for, or has set; by name."""
+        moment = self._database.now() if now is None else now
+
+        def act(transaction: Transaction) -> list[Limit]:
+            rows = transaction.fetch(f"SELECT name, fixed FROM {LIMITS.name} WHERE fixed IS NOT NULL")
+            fixed = {name: int(size) for name, size in rows}
+            query = PERMITS.select("lease_until > ? ORDER BY name, ticket, token, bundle")
+            alive = [_permit(row) for row in transaction.fetch(query, (moment,))]
+            return [
+                Limit(
+                    name,
+                    size_of(name, alive, fixed),
+                    name in fixed,
+                    tuple(each for each in alive if each.name == name and each.held),
+                    tuple(each for each in alive if each.name == name and each.bundle),
+                )
+                for name in sorted({*fixed, *(each.name for each in alive)})
+            ]
+
+        return self._database.read(act)
+
+    def fix(self, name: str, size: int | None) -> None:
+        """Set the size of a limit, whatever runs say; None: what they say holds again.
+
+        Raises
+        ------
+        LimitError
+            There is no such size or name.
+        """
+        if size is not None and size < 1:
+            raise LimitError(f"limit {name!r}: expected a size of 1 or more, found {size}")
+        if not name or len(name) > MAX_NAME:
+            raise LimitError(f"limit {name!r:.60}: expected a name of 1 to {MAX_NAME} characters, found {len(name)}")
+
+        def act(transaction: Transaction) -> None:
+            self._lock(transaction, [name])
+            transaction.execute(_FIX, (size, name))
+
+        self._database.write(act)
+
+    def release(self, run_id: str, names: Iterable[str]) -> list[Permit]:
+        """Take permits of these limits away from a run, whatever it does with them; gives those that it held."""
+        ordered = sorted(names)
+
+        def act(transaction: Transaction) -> list[Permit]:
+            self._lock(transaction, ordered)
+            found = [each for each in _permits(transaction, ordered) if each.run_id == run_id and each.held]
+            statement = f"DELETE FROM {PERMITS.name} WHERE run_id = ? AND bundle = '[]' AND name = ?"
+            transaction.execute_many(statement, [(run_id, name) for name in ordered])
+            return found
+
+        return self._database.write(act)
+
+
+def _permits(transaction: Transaction, names: Sequence[str]) -> list[Permit]:
+    return [_permit(row) for row in transaction.fetch(PERMITS.select(f"name IN ({_marks(names)})"), names)]
+
+
+def _marks(names: Sequence[str]) -> str:
+    return ", ".join("?" * len(names))
+
+
+def _permit(row: Sequence[Any]) -> Permit:
+    values = dict(zip(PERMITS.columns, row, strict=True))
+    return Permit(**{**values, "bundle": tuple(json.loads(values["bundle"]))})
+
+
+def _rows(
+    holder: Holder, claim: Claim, verdict: Verdict, mine: Iterable[Permit], *, seen: int, lease_until: int
+) -> list[tuple[Any, ...]]:
+    """Rows of what a driver holds and waits for now."""
+    since = {each.name: each.ticket for each in mine if each.held}
+
+    def permit(name: str) -> Permit:
+        most = claim.sizes.get(name, 1)
+        return Permit(
+            name, holder.token, (), holder.run_id, holder.flow_name, holder.owner, most, 0, 0, 0, seen, lease_until
+        )
+
+    held = [replace(permit(name), held=n, ticket=since.get(name, seen)) for name, n in verdict.held.items()]
+    waiting = [
+        replace(permit(name), bundle=bundle, wanted=wanted, ticket=ticket)
+        for bundle, (wanted, ticket) in verdict.waiting.items()
+        for name in bundle
+    ]
+    return [_row(each) for each in (*held, *waiting)]
+
+
+def _row(permit: Permit) -> tuple[Any, ...]:
+    return (
+        permit.name,
+        permit.token,
+        json.dumps(permit.bundle),
+        permit.run_id,
+        to_text(permit.flow_name),
+        to_text(permit.owner),
+        permit.most,
+        permit.held,
+        permit.wanted,
+        permit.ticket,
+        permit.seen,
+        permit.lease_until,
+    )

@@ -1,0 +1,478 @@
+"""The run store in tables: the statements, the same for every database. How a transaction is made is a `Database`'s.
+
+Statements mark parameters by ``?``, and what users say is only ever a parameter.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable, Iterator, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import Any, Protocol, Self, TypeVar
+
+from anabranch.base.errors import RunExists, RunHeld, RunNotFound, RunQueryError, RunStoreDamaged, StaleOwner, listed
+from anabranch.base.settings import config
+from anabranch.runs.store.codec import MESSAGE_NBYTES, decode_codes, decode_indices, to_microseconds, to_text
+from anabranch.runs.store.records import (
+    INTERRUPTED,
+    SORTS,
+    Batch,
+    ChunkRow,
+    ElementRow,
+    LogRow,
+    Ownership,
+    RunDetails,
+    RunQuery,
+    RunRecord,
+    TaskRunRow,
+)
+from anabranch.runs.store.rows import (
+    Row,
+    changes_of,
+    chunk_of,
+    details_row,
+    element_of,
+    log_of,
+    run_of,
+    run_row,
+    task_run_of,
+)
+from anabranch.runs.store.schema import CHUNKS, DETAILS, ELEMENTS, LOGS, RUNS, TABLES, TASK_RUNS
+
+T = TypeVar("T")
+
+
+class Transaction(Protocol):
+    """What can be done within a transaction."""
+
+    def execute(self, statement: str, parameters: Row = ()) -> int:
+        """Run a statement; gives the number of rows it changed."""
+
+    def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
+        """Run a statement for each row of parameters."""
+
+    def fetch(self, statement: str, parameters: Row = ()) -> list[Any]:
+        """Rows that a query finds."""
+
+
+class Database(Protocol):
+    """Where tables are. Safe to use from several threads."""
+
+    lock_clause: str
+    """What a query must end with to keep others from changing the rows it read, until its transaction ends."""
+
+    skip_clause: str
+    """What follows it to leave out rows that others have locked, instead of waiting for them."""
+
+    def now(self) -> int:
+        """Microseconds since 1970 by the clock that all who share the database go by."""
+
+    def write(self, act: Callable[[Transaction], T], *, durable: bool = False) -> T:
+        """Do something in a transaction that is committed when this returns, and rolled back if it raises.
+
+        `act` may be called again, if it is not known whether its transaction was committed. `durable`: what is
+        written has to survive even the loss of power.
+        """
+
+    def read(self, act: Callable[[Transaction], T]) -> T:
+        """Do something that only reads."""
+
+    def check(self) -> list[str]:
+        """What the database itself finds wrong with its tables."""
+
+    def compact(self) -> None:
+        """Give back the space of deleted rows."""
+
+    def describe(self) -> dict[str, str]:
+        """Kind, location, versions, warnings."""
+
+    def close(self) -> None:
+        """Let go of connections."""
+
+
+_TAKE = (
+    f"UPDATE {RUNS.name} SET owner = ?, epoch = epoch + 1, token = ?, held_since = ?, lease_until = ?, "
+    "state = 'Running', message = '', ended = NULL "
+    "WHERE run_id = ? AND epoch = ? AND (lease_until IS NULL OR lease_until <= ?)"
+)
+_RENEW = (
+    f"UPDATE {RUNS.name} SET lease_until = ? WHERE run_id = ? AND epoch = ? AND token = ? AND lease_until IS NOT NULL"
+)
+_FINISH = (
+    f"UPDATE {RUNS.name} SET state = ?, message = ?, ended = ?, lease_until = NULL "
+    "WHERE run_id = ? AND epoch = ? AND token = ?"
+)
+_HOLDER = f"SELECT epoch, token, owner, held_since, lease_until FROM {RUNS.name} WHERE run_id = ?"
+_NEWER = f"SELECT count(*) FROM {RUNS.name} WHERE flow_name = ? AND (started, run_id) > (?, ?)"
+_ORDER = {"start": "started", "end": "ended", "flow_name": "flow_name", "state": "state", "run_id": "run_id"}
+_PLACES = f"SELECT run_id, slug, serial, indices, codes FROM {CHUNKS.name} WHERE run_id = ?"
+
+
+class RelationalRunStore:
+    """A `RunStore` in the tables of a database.
+
+    Parameters
+    ----------
+    database
+        Where the tables are.
+    lease_s
+        Seconds that a run is held without a sign of life; None means ``runs.lease_s``.
+    """
+
+    def __init__(self, database: Database, *, lease_s: float | None = None) -> None:
+        self._database = database
+        self.lease_s = config.runs.lease_s if lease_s is None else lease_s
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.describe()['location']!r})"
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of connections; the store can still be used, and opens them again."""
+        self._database.close()
+
+    def describe(self) -> dict[str, str]:
+        """Kind, location (passwords masked), versions, and warnings, for people."""
+        return self._database.describe()
+
+    @property
+    def database(self) -> Database:
+        """Where the tables are: those of the registry are beside those of the runs."""
+        return self._database
+
+    # Owning -----------------------------------------------------------------------------------------------------------
+
+    def create_run(self, record: RunRecord, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
+        """Record a run that begins, and hold it; raises `RunExists` if there is one with this id."""
+        held = Ownership(to_text(record.run_id), to_text(owner or this_process()), 1, _token())
+        row = run_row(record, held, _here(now), self._until(self._moment(now)))
+        details = details_row(held.run_id, record.details or RunDetails())
+
+        def act(transaction: Transaction) -> None:
+            if not transaction.execute(RUNS.insert(), row):
+                (holder,) = transaction.fetch(_HOLDER, (held.run_id,))
+                if holder[1] != held.token:  # else it was us, and the answer to the first try was lost
+                    raise RunExists(
+                        f"there is a run {held.run_id!r} already; give the new one another id, or resume it"
+                    )
+            transaction.execute(DETAILS.insert(), details)
+
+        self._database.write(act, durable=True)
+        return held
+
+    def take_over(self, run_id: str, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
+        """Hold a run that nobody holds; raises `RunHeld` otherwise, and `RunNotFound`."""
+        taker, token, moment = to_text(owner or this_process()), _token(), self._moment(now)
+
+        def act(transaction: Transaction) -> Ownership:
+            found = transaction.fetch(_HOLDER, (run_id,))
+            if not found:
+                raise _not_found(run_id)
+            epoch = found[0][0]
+            taking = (taker, token, _here(now), self._until(moment), run_id, epoch, moment)
+            if found[0][1] != token:
+                if not transaction.execute(_TAKE, taking):
+                    raise _held(run_id, transaction.fetch(_HOLDER, (run_id,)))
+                epoch += 1
+            return Ownership(run_id, taker, epoch, token)
+
+        return self._database.write(act, durable=True)
+
+    def heartbeat(self, ownership: Ownership, *, now: datetime | None = None) -> None:
+        """Renew the lease; raises `StaleOwner` if the run has been taken over, or deleted."""
+        renewal = (self._until(self._moment(now)), ownership.run_id, ownership.epoch, ownership.token)
+
+        def act(transaction: Transaction) -> None:
+            if not transaction.execute(_RENEW, renewal):
+                self._refuse_stale(transaction, ownership)
+
+        self._database.write(act)
+
+    def _moment(self, now: datetime | None) -> int:
+        """What time it is for all who share the store, by whose clock leases run; a machine's own may jump."""
+        return self._database.now() if now is None else _here(now)
+
+    def _until(self, moment: int) -> int:
+        return moment + round(self.lease_s * 1e6)
+
+    def _refuse_stale(self, transaction: Transaction, ownership: Ownership, *, lock: bool = False) -> None:
+        query = f"{_HOLDER}{self._database.lock_clause}" if lock else _HOLDER
+        found = transaction.fetch(query, (ownership.run_id,))
+        if not found:
+            raise StaleOwner(f"run {ownership.run_id} has been deleted from the run store")
+        epoch, token, owner, held_since, _ = found[0]
+        if (epoch, token) != (ownership.epoch, ownership.token):
+            raise StaleOwner(
+                f"run {ownership.run_id} was taken over by {owner} at {_shown(held_since)}; "
+                f"{ownership.owner} must not write to it any more"
+            )
+
+    # Writing ----------------------------------------------------------------------------------------------------------
+
+    def write(self, ownership: Ownership, batch: Batch) -> None:
+        """Write a batch in one transaction; raises `StaleOwner`, and writes nothing, if the run has been taken over."""
+        changes = list(changes_of(ownership, batch))
+
+        def act(transaction: Transaction) -> None:
+            self._refuse_stale(transaction, ownership, lock=True)
+            for statement, rows in changes:
+                transaction.execute_many(statement, rows)
+
+        self._database.write(act)
+
+    def finish_run(
+        self, ownership: Ownership, state: str, *, end: datetime | None, message: str = "", batch: Batch | None = None
+    ) -> None:
+        """Write the last batch and the run's state, and put the run down; raises `StaleOwner` as `write` does."""
+        changes = list(changes_of(ownership, batch or Batch()))
+        finish = (
+            to_text(state),
+            to_text(message, MESSAGE_NBYTES),
+            to_microseconds(end),
+            ownership.run_id,
+            ownership.epoch,
+            ownership.token,
+        )
+
+        def act(transaction: Transaction) -> None:
+            if not transaction.execute(_FINISH, finish):
+                self._refuse_stale(transaction, ownership)
+            for statement, rows in changes:
+                transaction.execute_many(statement, rows)
+
+        self._database.write(act, durable=True)
+
+    # Reading ----------------------------------------------------------------------------------------------------------
+
+    def get_run(self, run_id: str, *, now: datetime | None = None) -> RunRecord:
+        """A run with its details, by its id or a beginning of it; raises `RunNotFound` if none or several have it."""
+        wanted, moment = to_text(run_id), self._moment(now)
+
+        def act(transaction: Transaction) -> RunRecord:
+            rows = transaction.fetch(RUNS.select("run_id = ?"), (wanted,))
+            if not rows and wanted:
+                beginning = RUNS.select("substr(run_id, 1, ?) = ? ORDER BY run_id LIMIT 4")
+                rows = transaction.fetch(beginning, (len(wanted), wanted))
+            if not rows:
+                raise _not_found(wanted)
+            if len(rows) > 1:
+                several = listed(row[0] for row in rows[:3]) + (" and more" if len(rows) > 3 else "")
+                raise RunNotFound(f"several runs begin with {wanted!r}: {several}; give more of the id")
+            details = transaction.fetch(DETAILS.select("run_id = ?"), (rows[0][0],))
+            return run_of(rows[0], moment, details[0] if details else None)
+
+        return self._database.read(act)
+
+    def list_runs(self, query: RunQuery | None = None, *, now: datetime | None = None) -> list[RunRecord]:
+        """Runs without their details, newest first unless the query says otherwise."""
+        moment = self._moment(now)
+        statement, parameters = _listing(query or RunQuery(), moment)
+        rows = self._database.read(lambda transaction: transaction.fetch(statement, parameters))
+        return [run_of(row, moment) for row in rows]
+
+    def task_runs(self, run_id: str) -> list[TaskRunRow]:
+        """Task runs in the order of their start; those that have not begun come last."""
+        statement = TASK_RUNS.select("run_id = ? ORDER BY started IS NULL, started, slug")
+        return [task_run_of(row) for row in self._fetch(statement, (run_id,))]
+
+    def chunks(self, run_id: str, slug: str) -> list[ChunkRow]:
+        """Chunks of a map by serial number: what a later one says of an element holds."""
+        statement = CHUNKS.select("run_id = ? AND slug = ? ORDER BY serial")
+        return [chunk_of(row) for row in self._fetch(statement, (run_id, slug))]
+
+    def elements(self, run_id: str, slug: str | None = None) -> list[ElementRow]:
+        """Elements that have a row of their own, by slug and index."""
+        where, parameters = ("run_id = ?", (run_id,)) if slug is None else ("run_id = ? AND slug = ?", (run_id, slug))
+        rows = self._fetch(ELEMENTS.select(f"{where} ORDER BY slug, element"), parameters)
+        return [element_of(row) for row in rows]
+
+    def logs(
+        self,
+        run_id: str,
+        slug: str | None = None,
+        *,
+        index: int | None = None,
+        level: int = 0,
+        limit: int | None = None,
+        offset: int = 0,
+        after: tuple[int, int] | None = None,
+    ) -> list[LogRow]:
+        """Log lines of a run, a task or an element from a level on, by time.
+
+        With `after`, an epoch and a serial number: those of that epoch with a higher number, in order of their numbers.
+        """
+        conditions: list[str] = ["run_id = ?", "level >= ?"]
+        parameters: list[Any] = [run_id, level]
+        for column, value in (("slug", slug), ("element", index)):
+            if value is not None:
+                conditions.append(f"{column} = ?")
+                parameters.append(value)
+        order = "ORDER BY logged, epoch, serial LIMIT ? OFFSET ?"
+        if after is not None:
+            conditions.append("epoch = ? AND serial > ?")
+            parameters += after
+            order = "ORDER BY serial LIMIT ? OFFSET ?"
+        parameters += [_ALL if limit is None else _counted("limit", limit), _counted("offset", offset)]
+        rows = self._fetch(f"{LOGS.select(' AND '.join(conditions))} {order}", parameters)
+        return [log_of(row) for row in rows]
+
+    def _fetch(self, statement: str, parameters: Row) -> list[Any]:
+        return self._database.read(lambda transaction: transaction.fetch(statement, parameters))
+
+    # Keeping house ----------------------------------------------------------------------------------------------------
+
+    def prune(
+        self, *, older_than: datetime | None = None, keep_last: int | None = None, now: datetime | None = None
+    ) -> list[str]:
+        """Delete runs that nobody holds: those from before a time, but never the newest so many of a flow."""
+        if older_than is None and keep_last is None:
+            raise RunQueryError("prune needs older_than=, keep_last= or both: without them it would delete every run")
+        keep, moment = _counted("keep_last", keep_last or 0), self._moment(now)
+        statement = (
+            f"SELECT run_id, flow_name, started FROM {RUNS.name} "
+            "WHERE started < ? AND (lease_until IS NULL OR lease_until <= ?) ORDER BY started, run_id"
+        )
+        before = _ALL if older_than is None else to_microseconds(older_than)
+        pruned = []
+        for run_id, flow_name, started in self._fetch(statement, (before, moment)):
+            if not keep or self._fetch(_NEWER, (flow_name, started, run_id))[0][0] >= keep:
+                try:
+                    self.delete_run(run_id, now=now)
+                except (RunHeld, RunNotFound):  # taken over, or pruned by another process, since we looked
+                    continue
+                pruned.append(run_id)
+        if pruned:
+            self._database.compact()
+        return pruned
+
+    def delete_run(self, run_id: str, *, now: datetime | None = None) -> None:
+        """Delete a run and all about it; raises `RunNotFound`, and `RunHeld` if it goes on."""
+        moment = self._moment(now)
+
+        def act(transaction: Transaction) -> None:
+            found = transaction.fetch(f"{_HOLDER}{self._database.lock_clause}", (run_id,))
+            if not found:
+                raise _not_found(run_id)
+            if found[0][4] is not None and found[0][4] > moment:
+                raise _held(run_id, found)
+            for table in TABLES:
+                transaction.execute(f"DELETE FROM {table.name} WHERE run_id = ?", (run_id,))
+
+        self._database.write(act)
+
+    def check(self) -> list[str]:
+        """What is wrong with the store, one line each; reads all of it."""
+        if found := self._database.check():
+            return found  # rows that can be trusted come first
+        try:
+            return [*self._orphans(), *self._unreadable()]
+        except RunStoreDamaged as error:
+            return [str(error)]
+
+    def _orphans(self) -> Iterator[str]:
+        for table in TABLES[1:]:
+            lost = f"run_id NOT IN (SELECT run_id FROM {RUNS.name})"
+            for run_id, count in self._fetch(
+                f"SELECT run_id, count(*) FROM {table.name} WHERE {lost} GROUP BY run_id", ()
+            ):
+                yield f"{table.name}: {count:,} rows of run {run_id}, which is not in the store"
+
+    def _unreadable(self) -> Iterator[str]:
+        """Chunks whose bytes do not decode; run by run, so that a large store is not read into memory at once."""
+        for (run_id,) in self._fetch(f"SELECT run_id FROM {RUNS.name} ORDER BY run_id", ()):
+            for _, slug, serial, indices, codes in self._fetch(_PLACES, (run_id,)):
+                try:
+                    decode_codes(codes, len(decode_indices(indices)))
+                except RunStoreDamaged as error:
+                    yield f"run {run_id}, {slug}, chunk {serial}: {error}"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Small things
+
+_ALL = 2**62
+"""More than any number of rows, and later than any time, that a store has."""
+
+
+def this_process() -> str:
+    """``host:pid``, by which a person can find this process."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def _token() -> str:
+    return os.urandom(12).hex()
+
+
+def _here(now: datetime | None) -> int:
+    """What time it is on this machine, for what is compared with its processes."""
+    moment = to_microseconds(datetime.now(UTC) if now is None else now)
+    assert moment is not None
+    return moment
+
+
+def _shown(moment: int) -> str:
+    return f"{datetime.fromtimestamp(0, UTC) + timedelta(microseconds=moment):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _counted(name: str, value: int) -> int:
+    if value < 0:
+        raise RunQueryError(f"{name}: expected zero or more, found {value}")
+    return value
+
+
+def _not_found(run_id: str) -> RunNotFound:
+    return RunNotFound(f"the run store has no run {run_id!r}")
+
+
+def _held(run_id: str, found: Sequence[Row]) -> RunHeld:
+    if not found:
+        return RunHeld(f"run {run_id} was deleted a moment ago")
+    _, _, owner, held_since, _ = found[0]
+    return RunHeld(f"run {run_id} is held by {owner} since {_shown(held_since)}")
+
+
+def _listing(query: RunQuery, moment: int) -> tuple[str, list[Any]]:
+    """Statement and parameters of a query."""
+    conditions: list[str] = ["1 = 1"]
+    parameters: list[Any] = []
+    if query.flow_name is not None:
+        conditions.append("flow_name = ?")
+        parameters.append(to_text(query.flow_name))
+    if query.since is not None:
+        conditions.append("started >= ?")
+        parameters.append(to_microseconds(query.since))
+    if query.state == INTERRUPTED:
+        conditions.append("lease_until <= ?")
+        parameters.append(moment)
+    elif query.state is not None:
+        conditions.append("state = ? AND (lease_until IS NULL OR lease_until > ?)")
+        parameters += [to_text(query.state), moment]
+    if query.text is not None:
+        fields = ("run_id", "flow_name", "labels", "message")
+        conditions.append("(" + " OR ".join(f"lower({name}) LIKE ? ESCAPE '~'" for name in fields) + ")")
+        parameters += [_like(query.text)] * len(fields)
+    descending, field = query.sort.startswith("-"), query.sort.removeprefix("-")
+    if field not in SORTS:
+        raise RunQueryError(f"runs cannot be sorted by {query.sort!r}; they can by: {listed(SORTS)} (or with a minus)")
+    direction = "DESC" if descending else "ASC"
+    order = f"{_ORDER[field]} {direction}, run_id {direction}"
+    if field == "end":  # databases differ in where they put NULL
+        order = f"ended IS NULL, {order}"
+    parameters += [_counted("limit", query.limit), _counted("offset", query.offset)]
+    return f"{RUNS.select(' AND '.join(conditions))} ORDER BY {order} LIMIT ? OFFSET ?", parameters
+
+
+_ASCII_LOWER = {code: code + 32 for code in range(ord("A"), ord("Z") + 1)}
+
+
+def _like(text: str) -> str:
+    """Pattern of texts that have this one in them."""
+    for special in "~%_":
+        text = text.replace(special, f"~{special}")
+    return f"%{to_text(text).translate(_ASCII_LOWER)}%"

@@ -1,0 +1,233 @@
+"""Records as rows of the run store's tables, and rows as records."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import datetime
+from typing import Any, TypeAlias
+
+from anabranch.runs.store.codec import (
+    LOG_NBYTES,
+    MESSAGE_NBYTES,
+    decode_codes,
+    decode_indices,
+    encode_codes,
+    encode_indices,
+    from_json,
+    from_microseconds,
+    to_json,
+    to_microseconds,
+    to_text,
+)
+from anabranch.runs.store.records import (
+    INTERRUPTED,
+    Batch,
+    ChunkRow,
+    ElementRow,
+    LogRow,
+    Ownership,
+    RunDetails,
+    RunRecord,
+    TaskRunRow,
+)
+from anabranch.runs.store.schema import CHUNKS, ELEMENTS, LOGS, TASK_RUNS
+
+Row: TypeAlias = Sequence[Any]
+"""Values of a row's columns, in the order of `schema`."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Records to rows
+
+
+def run_row(record: RunRecord, held: Ownership, moment: int, until: int) -> Row:
+    """Row of a run that begins, with a lease from one moment until another."""
+    return (
+        held.run_id,
+        to_text(record.flow_name),
+        to_text(record.flow_version),
+        to_text(record.state),
+        to_text(record.message, MESSAGE_NBYTES),
+        to_microseconds(record.start),
+        to_microseconds(record.end),
+        record.parent_run_id and to_text(record.parent_run_id),
+        to_json(record.labels),
+        held.owner,
+        held.epoch,
+        held.token,
+        moment,
+        until,
+    )
+
+
+def details_row(run_id: str, details: RunDetails) -> Row:
+    """Row of a run's details."""
+    return (
+        run_id,
+        to_json(details.parameters),
+        details.parameters_pickle,
+        to_json(details.code),
+        to_json(details.versions),
+        details.plan,
+    )
+
+
+def changes_of(ownership: Ownership, batch: Batch) -> Iterator[tuple[str, list[Row]]]:
+    """Statements that write a batch, with their rows."""
+    run_id = ownership.run_id
+    if batch.task_runs:
+        yield _PUT_TASK_RUN, [_task_run_row(run_id, each) for each in batch.task_runs]
+    if batch.chunks:
+        yield _PUT_CHUNK, [_chunk_row(run_id, each) for each in batch.chunks]
+    if batch.elements:
+        yield _PUT_ELEMENT, [_element_row(run_id, each) for each in batch.elements]
+    if batch.logs:
+        yield _PUT_LOG, [_log_row(run_id, ownership.epoch, each) for each in batch.logs]
+
+
+_PUT_TASK_RUN, _PUT_CHUNK, _PUT_ELEMENT, _PUT_LOG = (
+    TASK_RUNS.upsert(),
+    CHUNKS.upsert(),
+    ELEMENTS.upsert(),
+    LOGS.insert(),  # a line does not change
+)
+
+
+def _task_run_row(run_id: str, row: TaskRunRow) -> Row:
+    return (
+        run_id,
+        to_text(row.slug),
+        to_text(row.task_name),
+        row.state,
+        row.code,
+        row.attempt,
+        row.loop_count,
+        to_microseconds(row.start),
+        to_microseconds(row.end),
+        to_text(row.worker),
+        to_text(row.message, MESSAGE_NBYTES),
+        row.failure,
+        row.value,
+        row.result and to_text(row.result),
+        row.fingerprint,
+        row.width,
+    )
+
+
+def _chunk_row(run_id: str, row: ChunkRow) -> Row:
+    if len(row.codes) != len(row.indices):
+        raise ValueError(f"chunk {row.serial} of {row.slug}: {len(row.indices)} indices, but {len(row.codes)} codes")
+    return (
+        run_id,
+        to_text(row.slug),
+        row.serial,
+        encode_indices(row.indices),
+        encode_codes(row.codes),
+        row.values,
+        row.result and to_text(row.result),
+        to_text(row.worker),
+        to_microseconds(row.start),
+        row.seconds,
+    )
+
+
+def _element_row(run_id: str, row: ElementRow) -> Row:
+    return (
+        run_id,
+        to_text(row.slug),
+        row.index,
+        row.code,
+        row.attempt,
+        to_microseconds(row.due),
+        to_text(row.message, MESSAGE_NBYTES),
+        row.failure,
+    )
+
+
+def _log_row(run_id: str, epoch: int, row: LogRow) -> Row:
+    return (
+        run_id,
+        epoch,
+        row.serial,
+        to_microseconds(row.time),
+        row.level,
+        to_text(row.text, LOG_NBYTES),
+        row.slug and to_text(row.slug),
+        row.index,
+        row.attempt,
+        to_text(row.worker),
+    )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Rows to records
+
+
+def run_of(row: Row, moment: int, details: Row | None = None) -> RunRecord:
+    """A run as it stands at a moment."""
+    run_id, flow_name, version, state, message, started, ended, parent, labels, owner, epoch, _, held, until = row
+    interrupted = until is not None and until <= moment
+    return RunRecord(
+        run_id=run_id,
+        flow_name=flow_name,
+        start=_time(started),
+        flow_version=version,
+        state=INTERRUPTED if interrupted else state,
+        message=f"{owner} has not been heard of since its lease ran out" if interrupted else message,
+        end=from_microseconds(ended),
+        parent_run_id=parent,
+        labels=from_json(labels),
+        details=None if details is None else _details(details),
+        owner=owner,
+        epoch=epoch,
+        held_since=from_microseconds(held),
+        lease_until=from_microseconds(until),
+    )
+
+
+def _details(row: Row) -> RunDetails:
+    _, parameters, pickled, code, versions, plan = row
+    return RunDetails(from_json(parameters), pickled, from_json(code), from_json(versions), plan)
+
+
+def task_run_of(row: Row) -> TaskRunRow:
+    """A task run."""
+    _, slug, name, state, code, attempt, loop_count, started, ended, *rest = row
+    return TaskRunRow(
+        slug, name, state, code, attempt, loop_count, from_microseconds(started), from_microseconds(ended), *rest
+    )
+
+
+def chunk_of(row: Row) -> ChunkRow:
+    """A chunk; raises `RunStoreDamaged` where its bytes do not decode."""
+    _, slug, serial, packed, codes, values, result, worker, started, seconds = row
+    indices = decode_indices(packed)
+    return ChunkRow(
+        slug,
+        serial,
+        indices,
+        decode_codes(codes, len(indices)),
+        values,
+        result,
+        worker,
+        from_microseconds(started),
+        seconds,
+    )
+
+
+def element_of(row: Row) -> ElementRow:
+    """An element."""
+    _, slug, element, code, attempt, due, message, failure = row
+    return ElementRow(slug, element, code, attempt, from_microseconds(due), message, failure)
+
+
+def log_of(row: Row) -> LogRow:
+    """A log line."""
+    _, _, serial, logged, level, line, slug, element, attempt, worker = row
+    return LogRow(serial, _time(logged), level, line, slug, element, attempt, worker)
+
+
+def _time(microseconds: int) -> datetime:
+    time = from_microseconds(microseconds)
+    assert time is not None
+    return time

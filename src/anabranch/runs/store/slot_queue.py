@@ -1,0 +1,421 @@
+"""Who runs what is due: slots are claimed once, given back by those who stop, and taken from those who died.
+
+A claim is guarded by its token. Once a run has begun, the lease on the run says that it is alive; the slot's own lease
+covers only the time until then.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from anabranch.base.errors import RunNotFound, StaleOwner
+from anabranch.runs.store.codec import MESSAGE_NBYTES, from_microseconds, to_microseconds, to_text
+from anabranch.runs.store.relational import Database, Transaction
+from anabranch.runs.store.schema import FLOWS, RUNS, SLOTS
+from anabranch.runs.store.slots import RUNNING, SKIPPED, WAITING, Slot, slot_of, slot_row
+
+MAX_TRIES = 5
+"""Claims of a slot. One whose process dies this often is what kills it, and is given up."""
+_ROUNDS = 20  # of looking past flows that may not run now; the next look is soon
+
+_READY = "state = 'Waiting' AND ready <= ?"
+_POLICIES = f"SELECT flow_name, max_runs, overlap FROM {FLOWS.name} WHERE flow_name IN "
+_COUNT = f"SELECT flow_name, grp, count(*) FROM {SLOTS.name} WHERE state = 'Running' AND flow_name IN "
+_CLAIM = (
+    f"UPDATE {SLOTS.name} SET state = 'Running', owner = ?, token = ?, lease_until = ?, tries = tries + 1, "
+    "started = NULL, message = '', run_epoch = coalesce((SELECT epoch FROM anabranch_runs r "
+    "WHERE r.run_id = anabranch_slots.run_id), 0) WHERE run_id = ?"
+)
+_CLOSE = f"UPDATE {SLOTS.name} SET state = ?, message = ?, ended = ?, lease_until = NULL WHERE run_id = ?"
+_FINISH = f"{_CLOSE} AND token = ? AND state = 'Running'"
+_RELEASE = (
+    f"UPDATE {SLOTS.name} SET state = 'Waiting', ready = CASE WHEN ready < ? THEN ? ELSE ready END, "
+    "lease_until = NULL, message = ?, tries = tries - ? WHERE run_id = ? AND token = ? AND state = 'Running'"
+)
+_WITH_RUNS = (
+    f"SELECT {', '.join(f's.{column}' for column in SLOTS.columns)}, r.epoch, r.state, r.lease_until "
+    f"FROM {SLOTS.name} s LEFT JOIN {RUNS.name} r ON r.run_id = s.run_id WHERE s.state = 'Running'"
+)
+_EXPIRED = f"{_WITH_RUNS} AND s.lease_until <= ? ORDER BY s.lease_until LIMIT ?"
+_OWN = f"{_WITH_RUNS} AND s.run_id = ? AND s.token = ?"
+_RENEW = (
+    f"UPDATE {SLOTS.name} SET lease_until = ?, started = coalesce(started, ?) "
+    "WHERE run_id = ? AND token = ? AND state = 'Running'"
+)
+_BEGUN = (
+    f"SELECT {', '.join(f's.{column}' for column in SLOTS.columns)}, r.state, r.message, r.lease_until, f.changed "
+    f"FROM {SLOTS.name} s LEFT JOIN {RUNS.name} r ON r.run_id = s.run_id "
+    f"LEFT JOIN {FLOWS.name} f ON f.flow_name = s.flow_name WHERE s.run_id = ?"
+)
+# A schedule's time is when it should have run; what was asked for otherwise may be for a date that is long past.
+_WAITING = (
+    "SELECT flow_name, count(*), min(CASE WHEN origin = 'schedule' OR ready > created THEN ready ELSE created END) "
+    f"FROM {SLOTS.name} WHERE state = 'Waiting' AND ready <= ? GROUP BY flow_name"
+)
+_CANCEL_OTHERS = f"UPDATE {SLOTS.name} SET cancel = 1 WHERE flow_name = ? AND state = 'Running' AND origin = 'schedule'"
+
+
+@dataclass(frozen=True, slots=True)
+class _Policy:
+    """What holds for the runs of a flow together."""
+
+    max_runs: int | None
+    overlap: str
+
+    @property
+    def most(self) -> int | None:
+        """How many runs may go on at a time, for slots of the schedule."""
+        return self.max_runs if self.overlap == "allow" else 1
+
+
+@dataclass(frozen=True, slots=True)
+class Begun:
+    """A slot whose run is about to begin, or to go on."""
+
+    slot: Slot
+    run_state: str | None
+    """As an earlier process has left it; None if there was none."""
+    run_message: str
+    run_lease: datetime | None
+    """Until when somebody holds the run, as far as is known."""
+    flow_changed: datetime | None
+    """When its flow was changed in the registry; None if it is not there."""
+
+
+class SlotQueue:
+    """Runs that are to take place. Safe to use from several threads and processes.
+
+    Parameters
+    ----------
+    database
+        Where the tables are: ``store.database`` of a run store.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._locked = f"{database.lock_clause}{database.skip_clause}"
+
+    # Asking for runs --------------------------------------------------------------------------------------------------
+
+    def add(self, slots: Sequence[Slot], *, now: datetime) -> list[str]:
+        """Let slots wait; gives the ids of those that were not there before."""
+        moment = to_microseconds(now)
+        assert moment is not None
+
+        def act(transaction: Transaction) -> list[str]:
+            return [slot.run_id for slot in slots if transaction.execute(SLOTS.insert(), slot_row(slot, now=moment))]
+
+        return self._database.write(act, durable=True)
+
+    def again(self, slot: Slot, *, now: datetime) -> bool:
+        """Let a slot wait that is over, or was never there: its run is to go on. False if it waits or runs already."""
+        moment = to_microseconds(now)
+        assert moment is not None
+
+        def act(transaction: Transaction) -> bool:
+            query = f"{SLOTS.select('run_id = ?')}{self._database.lock_clause}"
+            found = transaction.fetch(query, (slot.run_id,))
+            if found and slot_of(found[0]).state in (WAITING, RUNNING):
+                return False
+            transaction.execute(SLOTS.upsert(), slot_row(slot, now=moment))
+            return True
+
+        return self._database.write(act, durable=True)
+
+    def cancel(self, run_id: str, *, now: datetime) -> Slot:
+        """Let a slot not run, or ask whoever runs it to end; gives it as it was before.
+
+        Raises
+        ------
+        RunNotFound
+            There is no such slot.
+        """
+        moment = to_microseconds(now)
+
+        def act(transaction: Transaction) -> Slot:
+            found = transaction.fetch(f"{SLOTS.select('run_id = ?')}{self._database.lock_clause}", (run_id,))
+            if not found:
+                raise RunNotFound(f"no run {run_id!r} waits or runs here")
+            slot = slot_of(found[0])
+            if slot.state == WAITING:
+                transaction.execute(_CLOSE, ("Cancelled", "cancelled before it began", moment, run_id))
+            elif slot.state == RUNNING:
+                transaction.execute(f"UPDATE {SLOTS.name} SET cancel = 1 WHERE run_id = ?", (run_id,))
+            return slot
+
+        return self._database.write(act)
+
+    # Claiming ---------------------------------------------------------------------------------------------------------
+
+    def claim(self, owner: str, most: int, *, now: datetime, lease_s: float) -> list[Slot]:
+        """Take slots that are due and may run, oldest first; nobody else gets them."""
+        if most < 1:
+            return []
+        moment, until = to_microseconds(now), to_microseconds(now + timedelta(seconds=lease_s))
+        owner = to_text(owner)
+
+        def act(transaction: Transaction) -> list[Slot]:
+            taken = self._ready(transaction, most, moment)
+            claimed = [
+                replace(slot, state=RUNNING, owner=owner, token=_token(), tries=slot.tries + 1, started=None)
+                for slot in taken
+            ]
+            rows = [(owner, slot.token, until, slot.run_id) for slot in claimed]
+            if rows:
+                transaction.execute_many(_CLAIM, rows)
+            return claimed
+
+        return self._database.write(act, durable=True)
+
+    def _ready(self, transaction: Transaction, most: int, moment: int | None) -> list[Slot]:
+        """Slots that may be claimed now; those that the overlap policy leaves out are closed on the way."""
+        taken: list[Slot] = []
+        blocked: set[tuple[str, str]] = set()
+        running: Counter[tuple[str, str]] = Counter()
+        known: dict[str, _Policy | None] = {}
+        for _ in range(_ROUNDS):
+            candidates = self._candidates(transaction, most - len(taken), moment, blocked, taken)
+            if not candidates:
+                break
+            self._learn(transaction, {slot.flow_name for slot in candidates} - set(known), known, running)
+            before = len(blocked)
+            for slot in candidates:
+                place = (slot.flow_name, slot.group)
+                if place in blocked:
+                    continue
+                policy = known.get(slot.flow_name)
+                if policy is None:  # somebody else decides about this flow at this moment
+                    blocked.add(place)
+                    continue
+                verdict = self._verdict(transaction, slot, policy, running, moment)
+                if verdict == "run":
+                    taken.append(slot)
+                    running[place] += 1
+                elif verdict == "wait":
+                    blocked.add(place)
+            if len(taken) >= most or (len(blocked) == before and len(candidates) < most - len(taken)):
+                break
+        return taken
+
+    def _candidates(
+        self,
+        transaction: Transaction,
+        most: int,
+        moment: int | None,
+        blocked: Collection[tuple[str, str]],
+        taken: Sequence[Slot],
+    ) -> list[Slot]:
+        conditions, parameters = [_READY], [moment]
+        for name, group in blocked:
+            conditions.append("NOT (flow_name = ? AND grp = ?)")
+            parameters += [name, group]  # type: ignore[list-item]
+        if taken:
+            conditions.append(f"run_id NOT IN ({', '.join('?' * len(taken))})")
+            parameters += [slot.run_id for slot in taken]  # type: ignore[misc]
+        query = SLOTS.select(f"{' AND '.join(conditions)} ORDER BY ready, run_id LIMIT ?")
+        return [slot_of(row) for row in transaction.fetch(f"{query}{self._locked}", [*parameters, most])]
+
+    def _learn(
+        self,
+        transaction: Transaction,
+        names: Collection[str],
+        known: dict[str, _Policy | None],
+        running: Counter[tuple[str, str]],
+    ) -> None:
+        """What holds for flows, and how many runs of each go on; of those that bind several services, under a lock."""
+        if not names:
+            return
+        ordered = sorted(names)
+        marks = f"({', '.join('?' * len(ordered))})"
+        policies = {
+            name: _Policy(most, overlap) for name, most, overlap in transaction.fetch(_POLICIES + marks, ordered)
+        }
+        for name in ordered:
+            known[name] = policies.get(name, _Policy(None, "allow"))  # one that was removed: its run says so
+        grouped = f"SELECT DISTINCT flow_name FROM {SLOTS.name} WHERE state = 'Waiting' AND grp <> '' AND flow_name IN "
+        bound = {name for name, policy in policies.items() if policy.most is not None}
+        bound |= {row[0] for row in transaction.fetch(grouped + marks, ordered)} & set(policies)
+        if not bound:
+            return
+        wanted = sorted(bound)
+        marks = f"({', '.join('?' * len(wanted))})"
+        held = {row[0] for row in transaction.fetch(f"{_POLICIES}{marks} ORDER BY flow_name{self._locked}", wanted)}
+        for name in bound - held:
+            known[name] = None
+        for name, group, number in transaction.fetch(f"{_COUNT}{marks} GROUP BY flow_name, grp", wanted):
+            running[name, group] = number
+
+    def _verdict(
+        self,
+        transaction: Transaction,
+        slot: Slot,
+        policy: _Policy,
+        running: Mapping[tuple[str, str], int],
+        moment: int | None,
+    ) -> Literal["run", "wait", "closed"]:
+        """Whether a slot may run now; one that never will is closed."""
+        if slot.group_most is not None and running[slot.flow_name, slot.group] >= slot.group_most:
+            return "wait"
+        others = sum(number for (name, _), number in running.items() if name == slot.flow_name)
+        most = policy.most if slot.origin == "schedule" else policy.max_runs
+        if policy.overlap == "cancel_previous" and slot.origin == "schedule":
+            newer = SLOTS.select("flow_name = ? AND origin = 'schedule' AND state = 'Waiting' AND due > ? AND due <= ?")
+            if transaction.fetch(f"{newer} LIMIT 1", (slot.flow_name, to_microseconds(slot.due), moment)):
+                transaction.execute(_CLOSE, (SKIPPED, "a later time came before it could begin", moment, slot.run_id))
+                return "closed"
+            if others:
+                transaction.execute(_CANCEL_OTHERS, (slot.flow_name,))
+        if most is None or others < most:
+            return "run"
+        if policy.overlap == "skip" and slot.origin == "schedule":
+            transaction.execute(_CLOSE, (SKIPPED, "an earlier run of the flow went on", moment, slot.run_id))
+            return "closed"
+        return "wait"
+
+    def recover(self, *, now: datetime, most: int = 100) -> list[Slot]:
+        """Look after slots whose claims ran out: those whose runs live go on, those that ended are closed.
+
+        Returns
+        -------
+        list of Slot
+            Those that are given up, because each process that ran them has died; all others of dead processes wait.
+        """
+        moment = to_microseconds(now)
+        assert moment is not None
+        lock = f"{self._database.lock_clause} OF s{self._database.skip_clause}" if self._database.lock_clause else ""
+
+        def act(transaction: Transaction) -> list[Slot]:
+            rows = transaction.fetch(f"{_EXPIRED}{lock}", (moment, most))
+            return [slot for row in rows if (slot := _settled(transaction, row, moment, is_dead=False)) is not None]
+
+        return self._database.write(act)
+
+    def bury(self, slot: Slot, why: str, *, now: datetime) -> Slot | None:
+        """The process that ran a slot is known to be dead: as `recover`, at once; gives the slot if it is given up."""
+        moment = to_microseconds(now)
+        assert moment is not None
+
+        def act(transaction: Transaction) -> Slot | None:
+            found = transaction.fetch(_OWN, (slot.run_id, slot.token))
+            return _settled(transaction, found[0], moment, is_dead=True, why=why) if found else None
+
+        return self._database.write(act)
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def begin(self, slot: Slot, *, now: datetime, lease_s: float) -> Begun:
+        """Renew a claim before its run begins, and give what is known of it, all in one transaction.
+
+        Raises
+        ------
+        StaleOwner
+            The claim ran out, and somebody else has the slot.
+        """
+        until = to_microseconds(now + timedelta(seconds=lease_s))
+        renewal = (until, to_microseconds(now), slot.run_id, slot.token)
+
+        def act(transaction: Transaction) -> Begun:
+            if not transaction.execute(_RENEW, renewal):
+                raise StaleOwner(f"slot {slot.run_id} of flow {slot.flow_name!r} is somebody else's")
+            (row,) = transaction.fetch(_BEGUN, (slot.run_id,))
+            *own, state, message, lease, changed = row
+            return Begun(slot_of(own), state, message or "", from_microseconds(lease), from_microseconds(changed))
+
+        return self._database.write(act)
+
+    def is_cancelled(self, slot: Slot) -> bool:
+        """Whether somebody wants the slot's run to end, or another process has it."""
+        query = f"SELECT cancel, token FROM {SLOTS.name} WHERE run_id = ?"
+        found = self._database.read(lambda transaction: transaction.fetch(query, (slot.run_id,)))
+        return not found or bool(found[0][0]) or found[0][1] != slot.token
+
+    def finish(self, slot: Slot, state: str, message: str = "", *, now: datetime) -> bool:
+        """Say how a slot's run ended; False if the slot is somebody else's."""
+        parameters = (state, to_text(message, MESSAGE_NBYTES), to_microseconds(now), slot.run_id, slot.token)
+        return bool(self._database.write(lambda transaction: transaction.execute(_FINISH, parameters), durable=True))
+
+    def release(
+        self, slot: Slot, message: str = "", *, now: datetime, not_before: datetime | None = None, is_try: bool = True
+    ) -> bool:
+        """Let a slot wait again, for anybody; False if it is somebody else's."""
+        moment = to_microseconds(not_before or now)
+        parameters = (moment, moment, to_text(message, MESSAGE_NBYTES), int(not is_try), slot.run_id, slot.token)
+        return bool(self._database.write(lambda transaction: transaction.execute(_RELEASE, parameters)))
+
+    def give_back(self, slots: Sequence[Slot], *, now: datetime) -> None:
+        """Let claimed slots wait again that no process has begun: for anybody, and without counting it as a try."""
+        moment = to_microseconds(now)
+        rows = [(moment, moment, "", 1, slot.run_id, slot.token) for slot in slots]
+        if rows:
+            self._database.write(lambda transaction: transaction.execute_many(_RELEASE, rows))
+
+    # Looking ----------------------------------------------------------------------------------------------------------
+
+    def get(self, run_id: str) -> Slot | None:
+        """A slot, if there is one of this id."""
+        found = self._database.read(lambda transaction: transaction.fetch(SLOTS.select("run_id = ?"), (run_id,)))
+        return slot_of(found[0]) if found else None
+
+    def all(
+        self, *, flow_name: str | None = None, group: str | None = None, state: str | None = None, limit: int = 1_000
+    ) -> list[Slot]:
+        """Slots by the time that they are due."""
+        wanted = {"flow_name": flow_name, "grp": group, "state": state}
+        conditions = ["1 = 1", *(f"{column} = ?" for column, value in wanted.items() if value is not None)]
+        query = SLOTS.select(f"{' AND '.join(conditions)} ORDER BY due, run_id LIMIT ?")
+        parameters = [value for value in wanted.values() if value is not None]
+        rows = self._database.read(lambda transaction: transaction.fetch(query, [*parameters, limit]))
+        return [slot_of(row) for row in rows]
+
+    def counts(self, *, group: str | None = None) -> dict[str, int]:
+        """Number of slots by state."""
+        where, parameters = ("WHERE grp = ?", (group,)) if group is not None else ("", ())
+        query = f"SELECT state, count(*) FROM {SLOTS.name} {where} GROUP BY state"
+        rows: list[Any] = self._database.read(lambda transaction: transaction.fetch(query, parameters))
+        return {str(state): int(number) for state, number in rows}
+
+    def waiting(self, *, now: datetime) -> list[tuple[str, int, datetime]]:
+        """Of each flow with slots that are due and wait: its name, how many, and since when the first one does."""
+        parameters = (to_microseconds(now),)
+        rows: list[Any] = self._database.read(lambda transaction: transaction.fetch(_WAITING, parameters))
+        found = ((str(name), int(number), from_microseconds(since)) for name, number, since in rows)
+        return [(name, number, since) for name, number, since in found if since is not None]
+
+    def next_due(self) -> datetime | None:
+        """When the first waiting slot may begin; None if none waits."""
+        query = f"SELECT min(ready) FROM {SLOTS.name} WHERE state = 'Waiting'"
+        return from_microseconds(self._database.read(lambda transaction: transaction.fetch(query))[0][0])
+
+    def prune(self, *, before: datetime) -> int:
+        """Forget slots that ended before; gives how many."""
+        statement = f"DELETE FROM {SLOTS.name} WHERE ended < ? AND state NOT IN ('Waiting', 'Running')"
+        return self._database.write(lambda transaction: transaction.execute(statement, (to_microseconds(before),)))
+
+
+def _token() -> str:
+    return os.urandom(12).hex()
+
+
+def _settled(
+    transaction: Transaction, row: Sequence[Any], moment: int, *, is_dead: bool, why: str = "its process died"
+) -> Slot | None:
+    """Decide what becomes of a slot whose process died, or may have; gives it if it is given up."""
+    slot, (epoch, state, lease) = slot_of(row[:-3]), row[-3:]
+    if lease is not None and lease > moment and not is_dead:
+        transaction.execute(f"UPDATE {SLOTS.name} SET lease_until = ? WHERE run_id = ?", (lease, slot.run_id))
+    elif epoch is not None and epoch > slot.run_epoch and lease is None:
+        transaction.execute(_CLOSE, (state, "", moment, slot.run_id))  # it had ended, and could not say so here
+    elif slot.tries >= MAX_TRIES and (is_dead or slot.started is not None):
+        text = f"given up after {slot.tries} tries: {why}"
+        transaction.execute(_CLOSE, ("Crashed", to_text(text, MESSAGE_NBYTES), moment, slot.run_id))
+        return replace(slot, state="Crashed", message=text)
+    else:
+        is_try = is_dead or slot.started is not None  # of a service that died before it had a process for it
+        row = (moment, moment, to_text(why, MESSAGE_NBYTES), int(not is_try), slot.run_id, slot.token)
+        transaction.execute(_RELEASE, row)
+    return None

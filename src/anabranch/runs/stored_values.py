@@ -1,0 +1,96 @@
+"""Which nodes of a flow store their values in a run, and where: the last word, put into their policies."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from dataclasses import replace
+from functools import cache
+from typing import Self
+
+from anabranch.definition.fingerprints import code_of
+from anabranch.definition.frozen import FrozenGraph, FrozenNode
+from anabranch.definition.storing import Storing, completed
+from anabranch.results.local import LocalResult
+from anabranch.results.result import Result
+
+_log = logging.getLogger("anabranch.results")
+
+
+def with_storing(graph: FrozenGraph, result: Result | None, *, checkpointing: bool) -> FrozenGraph:
+    """The graph with what is to be done about each node's value.
+
+    Parameters
+    ----------
+    result
+        The flow's.
+    checkpointing
+        Whether tasks store their values that say nothing of it.
+    """
+    default = cache(LocalResult)  # one store for all nodes that need one
+
+    def planned(node: FrozenNode) -> FrozenNode:
+        own: Storing | None = node.policies.storing
+        if own is None and (node.kind != "task" or _is_ours(node)):
+            return node
+        is_asked = node.kind == "task"  # conditions and the like are made anew at once
+        storing = completed(own, flow_result=result, checkpointing=checkpointing, default=default) if is_asked else None
+        if storing is not None and storing.is_cached:
+            storing = replace(storing, code=code_of(node.signature.function))
+        return replace(node, policies=replace(node.policies, storing=storing))
+
+    return FrozenGraph({slug: planned(node) for slug, node in graph.nodes.items()}, graph.reference)
+
+
+def going_on(graph: FrozenGraph) -> FrozenGraph:
+    """The graph for a run that goes on: what is stored again takes the place of what it stored before."""
+
+    def again(node: FrozenNode) -> FrozenNode:
+        storing: Storing | None = node.policies.storing
+        if storing is None:
+            return node
+        return replace(node, policies=replace(node.policies, storing=replace(storing, is_resumed=True)))
+
+    return FrozenGraph({slug: again(node) for slug, node in graph.nodes.items()}, graph.reference)
+
+
+class Housekeeping:
+    """Keeps the stores of a run in order: sweeps them when it begins, beside the run, and closes them at its end.
+
+    Parameters
+    ----------
+    graph
+        Completed for the run.
+    """
+
+    def __init__(self, graph: FrozenGraph) -> None:
+        found = [node.policies.storing.result for node in graph.nodes.values() if node.policies.storing is not None]
+        self._results = {id(result.store): result for result in found}.values()
+        self.sweeper = threading.Thread(target=self._sweep, name="anabranch-sweep", daemon=True)
+
+    def __enter__(self) -> Self:
+        self.sweeper.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for result in self._results:
+            try:
+                result.close()
+            except Exception as problem:  # of a driver's own kind; the run has ended, and well
+                _log.debug("a store could not be closed: %s", problem)
+
+    def _sweep(self) -> None:
+        for result in self._results:
+            try:
+                n = result.sweep()
+            except Exception as error:  # whoever writes there will be told
+                _log.debug("%r could not be swept: %s", result, error)
+                continue
+            if n:
+                _log.info("%d files that writers had left in %r are removed", n, result.store)
+
+
+def _is_ours(node: FrozenNode) -> bool:
+    """Whether it is a helper of this package's, such as an item of a value or a sum of two: these are made at once."""
+    module = getattr(node.signature.function, "__module__", None) or ""
+    return module.partition(".")[0] in ("anabranch", "_operator", "operator")

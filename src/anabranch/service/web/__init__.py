@@ -1,0 +1,1 @@
+"""What a service answers by HTTP: an API, forms, pages."""

@@ -1,0 +1,215 @@
+"""Forms with which people start, cancel, resume and approve runs from pages: each asks first, and is sent by POST.
+
+They are plain HTML, without scripts. That a form is one of ours is told by the token in it; who may send it, and from
+where, the guard has decided before.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import quote
+
+from anabranch.base.errors import AnabranchError, RunQueryError, RunStoreError
+from anabranch.monitoring.pages.looks import safe
+from anabranch.service.web.actions import Actions, Refused
+from anabranch.service.web.frame import exact, frame, sentence
+from anabranch.service.web.guard import FORMS, Guard
+from anabranch.service.web.inputs import PREFIX, BadInput, fields, values
+from anabranch.service.web.server import PageHandler, Route
+
+
+def form_routes(actions: Actions, guard: Guard) -> list[Route]:
+    """Routes of the forms."""
+    options = {"actions": actions, "guard": guard}
+    kinds: dict[str, type[_Form]] = {
+        "run": _Start, "pause": _Pause, "cancel": _Cancel, "resume": _Resume, "approve": _Approve
+    }  # fmt: skip
+    return [(rf"{FORMS}{name}", kind, options) for name, kind in kinds.items()]
+
+
+class _Form(PageHandler):
+    """What all forms have: a page that asks, and a POST that does it and leads to what came of it."""
+
+    def initialize(self, actions: Actions, guard: Guard) -> None:
+        self.actions = actions
+        self._guard = guard
+
+    async def get(self) -> None:
+        """Ask."""
+        await self._tell(self.asked)
+
+    async def post(self) -> None:
+        """Do it."""
+        if not self._guard.is_form_token(self.get_body_argument("form", ""), self._role()):
+            self.page(
+                sentence("this form is an old one, or not one of this service's; load its page again"), status=403
+            )
+            return
+        await self._tell(self.done)
+
+    async def _tell(self, work: Callable[[], tuple[str, str]]) -> None:
+        """Do work in a thread; it gives either a page, or the place to look at then."""
+        try:
+            place, text = await asyncio.get_running_loop().run_in_executor(None, work)
+        except Refused as error:
+            self.page(sentence(str(error)), status=error.status)
+        except BadInput as error:
+            self.page(str(error), status=422)
+        except RunQueryError as error:
+            self.page(sentence(str(error)), status=400)
+        except RunStoreError as error:
+            self.page(sentence(str(error)), status=503)
+        except AnabranchError as error:
+            self.page(sentence(str(error)), status=409)
+        else:
+            if place:
+                self.to(place)
+            else:
+                self.page(text)
+
+    def asked(self) -> tuple[str, str]:
+        """The page that asks."""
+        raise NotImplementedError
+
+    def done(self) -> tuple[str, str]:
+        """Do it; where to look then."""
+        raise NotImplementedError
+
+    def name(self, name: str) -> str:
+        """What the form is about: an argument of its address, to which it is sent, too."""
+        found = self.get_query_arguments(name, strip=False)
+        if len(found) != 1 or not 1 <= len(found[0]) <= 200:
+            raise Refused(400, f"{name}: expected one name")
+        return found[0]
+
+    def confirm(self, title: str, inner: str, button: str, back: str) -> str:
+        """A form around some fields."""
+        return frame(
+            title,
+            f'<form method="post"><input type="hidden" name="form" value="{self._guard.form_token(self._role())}">'
+            f'{inner}<button>{safe(button)}</button> <a href="{exact(back)}">back</a></form>',
+        )
+
+    def _role(self) -> str:
+        return self._guard.role_of(self.request) or ""
+
+
+class _Start(_Form):
+    """Start a run of a flow."""
+
+    def asked(self) -> tuple[str, str]:
+        return "", self._page(self.actions.flow(self.name("flow")), None, "", secrets.token_hex(8))
+
+    def done(self) -> tuple[str, str]:
+        flow = self.actions.flow(self.name("flow"))
+        once = self.get_body_argument("once", "")
+        given = {
+            name.removeprefix(PREFIX): self.get_body_argument(name, strip=False)
+            for name in self.request.body_arguments
+            if name.startswith(PREFIX)
+        }
+        try:
+            body: dict[str, Any] = {"parameters": values(flow["parameters"], given)}
+            if once:  # the same form sent twice starts one run
+                body["idempotency_key"] = f"form {once[:100]}"
+            started = self.actions.start(flow["name"], body)
+        except (BadInput, Refused) as error:
+            if isinstance(error, Refused) and error.status != 422:
+                raise
+            raise BadInput(self._page(flow, given, str(error), once)) from None
+        return f"../run?id={quote(started['run_id'], safe='')}&said=run", ""
+
+    def _page(self, flow: dict[str, Any], given: dict[str, str] | None, problem: str, once: str) -> str:
+        name = flow["name"]
+        told = f'<p class="notice" role="alert">{safe(problem, 2_000)}</p>' if problem else ""
+        hidden = f'<input type="hidden" name="once" value="{exact(once)}">'
+        inner = told + hidden + fields(flow["parameters"], given)
+        return self.confirm(f"Run {name}", inner, "Start the run", f"../flow?name={quote(name, safe='')}")
+
+
+class _Pause(_Form):
+    """Let a flow's schedule rest, or go on."""
+
+    def asked(self) -> tuple[str, str]:
+        flow = self.actions.flow(self.name("flow"))
+        name, paused = flow["name"], flow["paused"]
+        text = (
+            "Its times pass without runs until it goes on." if not paused else "Times that passed are not made up for."
+        )
+        inner = f'<p>{text}</p><input type="hidden" name="paused" value="{"" if paused else "yes"}">'
+        title = f"Let the schedule of {name} {'go on' if paused else 'rest'}"
+        return "", self.confirm(title, inner, title, f"../flow?name={quote(name, safe='')}")
+
+    def done(self) -> tuple[str, str]:
+        name = self.name("flow")
+        self.actions.pause(name, {"paused": self.get_body_argument("paused", "") == "yes"})
+        return f"../flow?name={quote(name, safe='')}", ""
+
+
+class _OfRun(_Form):
+    """A form about a run."""
+
+    title = ""
+    text = ""
+    said = ""
+
+    def asked(self) -> tuple[str, str]:
+        run_id = self.name("run")
+        run = self.actions.run(run_id)
+        inner = (
+            f"<p>Run <b>{safe(run_id)}</b> of flow <b>{safe(run['flow'])}</b> is {safe(run['state'])}. {self.text}</p>"
+            f"{self.more(run)}"
+        )
+        return "", self.confirm(self.title, inner, self.title, f"../run?id={quote(run_id, safe='')}")
+
+    def more(self, run: dict[str, Any]) -> str:
+        """Further fields."""
+        return ""
+
+    def done(self) -> tuple[str, str]:
+        run_id = self.name("run")
+        self.act(run_id)
+        return f"../run?id={quote(run_id, safe='')}&said={self.said}", ""
+
+    def act(self, run_id: str) -> None:
+        """Do it."""
+        raise NotImplementedError
+
+
+class _Cancel(_OfRun):
+    title, said = "Cancel the run", "cancel"
+    text = "What runs now may still end; the run can be resumed."
+
+    def act(self, run_id: str) -> None:
+        self.actions.cancel(run_id)
+
+
+class _Resume(_OfRun):
+    title, said = "Resume the run", "resume"
+    text = "What has finished is not run again."
+
+    def act(self, run_id: str) -> None:
+        self.actions.resume(run_id)
+
+
+class _Approve(_OfRun):
+    title, said = "Approve", "approve"
+    text = "These tasks wait for an approval; those that you choose run, and the run goes on with them."
+
+    def more(self, run: dict[str, Any]) -> str:
+        waiting = [slug for slug, task in run.get("tasks", {}).items() if task["state"] == "Paused"]
+        if not waiting:
+            raise Refused(409, f"no task of run {run['run_id']} waits for an approval")
+        return "".join(
+            f'<label><input type="checkbox" name="task" value="{exact(slug)}" checked>{safe(slug)}</label>'
+            for slug in waiting
+        )
+
+    def act(self, run_id: str) -> None:
+        tasks = self.get_body_arguments("task", strip=False)
+        if not tasks:
+            raise Refused(422, "no task was chosen; go back, and choose one")
+        self.actions.approve(run_id, {"tasks": tasks})

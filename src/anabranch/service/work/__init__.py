@@ -1,0 +1,1 @@
+"""Runs registered flows when they are due, in processes of their own."""

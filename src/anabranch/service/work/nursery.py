@@ -1,0 +1,334 @@
+"""Where the processes of runs come from: a process that has imported the library once, and forks them.
+
+An import costs half a second, a fork some milliseconds. The nursery has one thread and no connections, so that its
+children start clean; it speaks in lines of JSON on its standard streams. Runs for which there is no process yet wait
+here for a moment. When the service is gone, it sees to these and ends, and its children go on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import gc
+import importlib
+import json
+import logging
+import os
+import selectors
+import signal
+import socket
+import sys
+import time
+import traceback
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from anabranch.base.errors import AnabranchError
+from anabranch.engine.units.shipment import origin
+from anabranch.runs.registry.registration import registry
+from anabranch.service.work.dispatcher import RETURNED
+from anabranch.service.work.one_run import AGAIN
+
+FAILED = 70
+"""Exit code of a process that could not even fail as a run (EX_SOFTWARE)."""
+WAIT_S = 1.0
+"""So long a run waits for a process; then another service may have it."""
+LINGER_S = 5.0
+"""So long a process waits for a run: longer than services look for what is due, and than flows of every second."""
+
+_NEEDED = (
+    "anabranch.runs.resume.takeover",
+    "anabranch.engine.driver.handlers",
+    "anabranch.engine.driver.static",
+    "anabranch.executors.local",
+    "anabranch.flows.running",
+    "anabranch.service.work.series",
+    "anabranch.definition.validation",
+    "networkx",
+)
+
+_log = logging.getLogger("anabranch.service")
+
+
+def main() -> None:
+    """Read orders from standard input until it ends."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--processes", type=int, required=True)
+    parser.add_argument("--runs-per-process", type=int, required=True)
+    parser.add_argument("--wait", type=float, default=WAIT_S)
+    options = parser.parse_args()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # the service decides when it ends
+    preload()
+    gc.collect()
+    gc.freeze()  # or the first collection in each child would copy all pages
+    Nursery(most=options.processes, runs_each=options.runs_per_process, wait_s=options.wait).serve()
+
+
+def preload() -> None:
+    """Import and find out what each run needs; executors of clusters, which start threads, are left to their runs."""
+    for name in _NEEDED:
+        importlib.import_module(name)  # by name, so that no tool takes it for an import that nobody uses
+    origin()  # of this package, for which its files are read
+    with contextlib.suppress(AnabranchError):  # a store that cannot be used is told of by the runs
+        store = registry()[0]
+        store.database.now()  # what is learnt of a server is kept, the connection is not: each process has its own
+        store.close()
+
+
+@dataclass(slots=True, eq=False)
+class _Child:
+    """A process of runs."""
+
+    pid: int
+    connection: socket.socket
+    job: dict[str, Any] | None
+    """What it runs; None if it waits for something to run, or ends."""
+    is_leaving: bool = False
+    since: float = 0.0
+    """When it began to wait, by the monotonic clock."""
+    rest: bytes = b""
+    """The beginning of a line that it has not said to its end."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    job: dict[str, Any]
+    since: float = field(default_factory=time.monotonic)
+
+
+class Nursery:
+    """Processes of runs, and runs that wait for one.
+
+    Parameters
+    ----------
+    most
+        How many runs may go on at a time.
+    runs_each
+        How many runs a process may have, one after another.
+    wait_s
+        How long a run waits for a process.
+    """
+
+    def __init__(self, *, most: int, runs_each: int, wait_s: float) -> None:
+        self._most = most
+        self._wait_s = wait_s
+        self._runs_each = runs_each
+        self._children: dict[int, _Child] = {}
+        self._waiting: deque[_Waiting] = deque()
+        self._in = 0
+        self._out = 1
+        self._rest = b""
+        self._is_alone = False
+        """Whether the service is gone."""
+        self._woken, self._wake = os.pipe()
+        os.set_blocking(self._wake, False)
+        os.set_blocking(self._woken, False)
+        signal.set_wakeup_fd(self._wake)
+        signal.signal(signal.SIGCHLD, lambda number, frame: None)
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._in, selectors.EVENT_READ)
+        self._selector.register(self._woken, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Obey until the service is gone, and nothing waits."""
+        while not (self._is_alone and not self._waiting):
+            ready = {key.fd: key.data for key, _ in self._selector.select(self._pause_s())}
+            # What children say comes first: an order for a run that has ended must not meet the next run.
+            for child in [data for data in ready.values() if data is not None]:
+                self._hear(child)
+            if self._woken in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._woken, 4096)
+                self._reap()
+            if self._in in ready:
+                self._read()
+            self._assign()
+            self._look_at_clock()
+
+    def _pause_s(self) -> float | None:
+        """Until somebody has waited for too long."""
+        ends = [child.since + LINGER_S for child in self._idle()]
+        if self._waiting:
+            ends.append(self._waiting[0].since + self._wait_s)
+        return max(0.0, min(ends) - time.monotonic()) if ends else None
+
+    def _look_at_clock(self) -> None:
+        now = time.monotonic()
+        while self._waiting and now - self._waiting[0].since >= self._wait_s:
+            self._say(self._waiting.popleft().job, RETURNED)
+        for child in self._idle():
+            if now - child.since >= LINGER_S:
+                self._dismiss(child)
+
+    # Orders -----------------------------------------------------------------------------------------------------------
+
+    def _read(self) -> None:
+        data = os.read(self._in, 65_536)
+        if not data:
+            self._is_alone = True
+            self._selector.unregister(self._in)
+            return
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+
+    def _obey(self, order: dict[str, Any]) -> None:
+        if "job" in order:
+            self._waiting.append(_Waiting(order["job"]))
+        elif "return" in order:
+            while self._waiting:
+                self._say(self._waiting.popleft().job, RETURNED)
+        else:
+            self._signal(order["run_id"], order["signal"])
+
+    def _signal(self, run_id: str, number: int) -> None:
+        for child in self._children.values():
+            if child.job is not None and child.job["run_id"] == run_id:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, number)
+        for each in [each for each in self._waiting if each.job["run_id"] == run_id]:
+            self._waiting.remove(each)
+            self._say(each.job, RETURNED)
+
+    # Children ---------------------------------------------------------------------------------------------------------
+
+    def _assign(self) -> None:
+        """Give runs that wait to processes that wait, and to new ones."""
+        busy = sum(child.job is not None for child in self._children.values())
+        while self._waiting and busy < self._most:
+            job = self._waiting.popleft().job
+            busy += self._hand(job) or self._fork(job)
+
+    def _hand(self, job: dict[str, Any]) -> bool:
+        """Give a run to a process that waits, if there is one: to the one that has waited least, so others may end."""
+        if job.get("is_alone"):
+            return False
+        for child in sorted(self._idle(), key=lambda child: -child.since):
+            try:
+                child.connection.sendall(json.dumps(job).encode() + b"\n")
+            except OSError:  # it has just died
+                child.is_leaving = True
+                continue
+            child.job = job
+            return True
+        return False
+
+    def _idle(self) -> list[_Child]:
+        """Processes that wait for a run."""
+        return [child for child in self._children.values() if child.job is None and not child.is_leaving]
+
+    def _fork(self, job: dict[str, Any]) -> bool:
+        here, there = socket.socketpair()
+        try:
+            pid = os.fork()
+        except OSError as error:  # too many processes, no memory: the slot is tried again
+            _log.error("no process for run %s: %s", job["run_id"], error)
+            here.close()
+            there.close()
+            self._say(job, FAILED)
+            return False
+        if pid == 0:
+            here.close()
+            self._become(there, job)
+        there.close()
+        child = self._children[pid] = _Child(pid, here, job)
+        self._selector.register(here, selectors.EVENT_READ, child)
+        return True
+
+    def _become(self, connection: socket.socket, job: dict[str, Any]) -> NoReturn:
+        """Be a process of runs, from its beginning to its end."""
+        code = FAILED
+        try:
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+            for descriptor in (self._woken, self._wake):
+                os.close(descriptor)
+            self._selector.close()
+            for child in self._children.values():
+                child.connection.close()  # or their ends would not be heard as long as this process lives
+            nothing = os.open(os.devnull, os.O_RDONLY)
+            os.dup2(nothing, self._in)
+            os.close(nothing)
+            os.dup2(2, self._out)  # which was where the nursery tells of exits; now what a run prints goes to the log
+            os.setpgid(0, 0)  # what it starts can be told from what others start
+            from anabranch.service.work.series import run_series
+
+            code = run_series(connection, job, most=self._runs_each)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            for stream in (sys.stdout, sys.stderr):
+                with contextlib.suppress(Exception):
+                    stream.flush()
+            os._exit(code)
+
+    def _hear(self, child: _Child) -> None:
+        """Take in what a child says of the run that it had."""
+        while data := _received(child.connection):
+            *lines, child.rest = (child.rest + data).split(b"\n")
+            for line in lines:
+                self._take(child, json.loads(line))
+        if data == b"":
+            child.is_leaving = True  # how it ended is told when it is reaped
+            with contextlib.suppress(KeyError):
+                self._selector.unregister(child.connection)
+
+    def _take(self, child: _Child, news: dict[str, Any]) -> None:
+        job, child.job, child.since = child.job, None, time.monotonic()
+        child.is_leaving = bool(news["is_last"])
+        if job is None:
+            return
+        if news["code"] == AGAIN:
+            self._waiting.appendleft(_Waiting(job | {"is_alone": True}))
+        else:
+            self._say(job, news["code"])
+
+    def _dismiss(self, child: _Child) -> None:
+        """Let a child end, if it has nothing to do."""
+        child.is_leaving = True
+        with contextlib.suppress(OSError):
+            child.connection.shutdown(socket.SHUT_WR)
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            child = self._children.get(pid)
+            if child is not None:
+                self._hear(child)  # its last words
+                with contextlib.suppress(KeyError):
+                    self._selector.unregister(child.connection)
+                child.connection.close()
+                del self._children[pid]
+                if child.job is not None:
+                    self._say(child.job, os.waitstatus_to_exitcode(status))
+
+    def _say(self, job: dict[str, Any], code: int) -> None:
+        if self._is_alone:  # nobody asks; what was not begun is taken up again when its claim is over
+            return
+        try:
+            os.write(self._out, json.dumps({"run_id": job["run_id"], "code": code}).encode() + b"\n")
+        except BrokenPipeError:
+            self._is_alone = True
+
+
+def _received(connection: socket.socket) -> bytes | None:
+    """What was said and not heard yet; None if that is nothing, and no bytes if nothing will follow."""
+    try:
+        return connection.recv(65_536, socket.MSG_DONTWAIT)
+    except BlockingIOError:
+        return None
+    except OSError:
+        return b""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+"""The process of one run: it checks its claim, loads the flow, begins or resumes the run, and closes the slot.
+
+It needs nobody while it runs: the lease on the run is renewed here, so a service that dies takes no run with it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from operator import attrgetter
+from typing import Any
+
+from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
+from anabranch.base.settings import config
+from anabranch.flows.registered import load_registered
+from anabranch.runs import RunRecord
+from anabranch.runs.registry.registration import moment_of, registry
+from anabranch.runs.store.flows import FlowRecord, FlowTable
+from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.store.slot_queue import SlotQueue
+from anabranch.runs.store.slots import Slot, wanted_since
+from anabranch.service.work.spool import Counted
+
+CANCEL_POLL_S = 1.0
+"""How soon a run that goes on hears that somebody wants it to end."""
+AGAIN = 75
+"""Code of a run that wants to be begun in a new process (EX_TEMPFAIL)."""
+LAST = 76
+"""Code of a run that is seen to, but was interrupted: its process had better end with it."""
+_MOST_RECORDS = 500
+
+_log = logging.getLogger("anabranch.service")
+
+
+def job_of(slot: Slot) -> dict[str, Any]:
+    """What the process of a slot has to be told, as JSON has it."""
+    names = ("backend", "runs.path", "runs.lease_s", "service.key")
+    settings = {name: attrgetter(name)(config) for name in names}
+    return {"run_id": slot.run_id, "flow_name": slot.flow_name, "token": slot.token, "settings": settings}
+
+
+def run_job(job: Mapping[str, Any], *, is_new: bool = True) -> int:
+    """Run the slot of a job to its end; zero, and `LAST`, say that the slot needs nobody's care.
+
+    Parameters
+    ----------
+    job
+        As `job_of` makes it; its settings are set already.
+    is_new
+        Whether the process has had no run before. If it had, and the flow does not load, that may be for what the run
+        before has left: `AGAIN` is given.
+    """
+    counted = Counted(job.get("metrics", ""), job["run_id"])
+    try:
+        return _run_job(job, counted, is_new=is_new)
+    finally:
+        counted.close()
+
+
+def _run_job(job: Mapping[str, Any], counted: Counted, *, is_new: bool) -> int:
+    store, flows, queue = registry()
+    claimed = Slot(job["run_id"], job["flow_name"], datetime.fromtimestamp(0, UTC), token=job["token"])
+    now = moment_of(store)
+    try:
+        begun = queue.begin(claimed, now=now, lease_s=store.lease_s)
+    except StaleOwner:
+        return 0
+    slot = begun.slot
+    if slot.tries == 1:
+        counted.metrics.note_lateness(slot.flow_name, (now - wanted_since(slot)).total_seconds())
+    if begun.run_state == "Success":  # who had it died before saying so
+        return _finish(store, queue, slot, begun.run_state, begun.run_message)
+    is_first = begun.run_state is None
+    try:
+        loaded = load_registered(_record(flows, slot.flow_name, begun.flow_changed))
+    except (AnabranchError, RecursionError) as error:
+        return _not_begun(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
+    with _Interruptible(queue, slot) as interruption:
+        try:
+            state, message = _run(loaded, slot, counted, is_first=is_first)
+        except KeyboardInterrupt:
+            state, message = "Cancelled", "it was interrupted"
+        except RunHeld as error:
+            queue.release(slot, str(error), now=moment_of(store), not_before=begun.run_lease, is_try=False)
+            return 0
+        except RunStoreError:
+            raise  # the process ends badly, and the slot is tried again
+        except Exception as error:  # parameters that do not fit, an executor that cannot start, a handler of the flow's
+            return _not_begun(store, queue, slot, error, counted, is_first=_is_unknown(store, slot))
+    if interruption.is_handed_over:
+        queue.release(slot, "handed over by a service that ended", now=moment_of(store), is_try=False)
+        return LAST
+    ended = _finish(store, queue, slot, state, message)
+    return LAST if state == "Cancelled" else ended
+
+
+_records: dict[str, FlowRecord] = {}
+"""Flows that this process has had: each run needs its own again, and it rarely changes."""
+
+
+def _record(flows: FlowTable, name: str, changed: datetime | None) -> FlowRecord:
+    """A flow of the registry, as it is since it was changed."""
+    record = _records.get(name)
+    if record is None or changed is None or record.changed != changed:
+        record = flows.get(name)
+        if len(_records) >= _MOST_RECORDS:
+            _records.clear()
+        _records[name] = record
+    return record
+
+
+def _run(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> tuple[str, str]:
+    from anabranch.flows.loading import shipped_by_value
+
+    place = loaded.flow.executor
+    is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
+    options: dict[str, Any] = {"run_id": slot.run_id} if is_first else {"resume": slot.run_id}
+    known = {node.slug for node in loaded.flow.tasks} | {node.name for node in loaded.flow.tasks}
+    approve = [name for name in slot.approve if name in known]
+    # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
+    parameters = slot.parameters if is_first or slot.origin == "resume" else {}
+    with shipped_by_value(loaded, with_neighbours=is_elsewhere):
+        view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, observers=counted.observers, **options)
+    return view.state.name, view.state.message
+
+
+def _is_unknown(store: RelationalRunStore, slot: Slot) -> bool:
+    """Whether nobody has begun the run."""
+    try:
+        return store.get_run(slot.run_id).run_id != slot.run_id
+    except RunNotFound:
+        return True
+
+
+def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str, message: str) -> int:
+    queue.finish(slot, state, message, now=moment_of(store))
+    return 0
+
+
+def _not_begun(
+    store: RelationalRunStore, queue: SlotQueue, slot: Slot, error: Exception, counted: Counted, *, is_first: bool
+) -> int:
+    """Record a run that could not begin, or not go on."""
+    counted.metrics.note_end(slot.flow_name, "Failed")
+    text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
+    _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
+    if is_first:
+        now = datetime.now(UTC)
+        try:
+            ownership = store.create_run(RunRecord(slot.run_id, slot.flow_name, now))
+            store.finish_run(ownership, "Failed", end=now, message=text)
+        except RunStoreError as problem:
+            _log.warning("the run could not be recorded: %s", problem)
+    return _finish(store, queue, slot, "Failed", text)
+
+
+class _Interruptible:
+    """Within it, SIGTERM asks that the run be put down for another process, and a cancelled slot ends it."""
+
+    def __init__(self, queue: SlotQueue, slot: Slot) -> None:
+        self._queue = queue
+        self._slot = slot
+        self._over = threading.Event()
+        self.is_handed_over = False
+        self._thread = threading.Thread(target=self._watch, name="anabranch-cancel", daemon=True)
+
+    def __enter__(self) -> _Interruptible:
+        signal.signal(signal.SIGTERM, self._hand_over)
+        signal.signal(signal.SIGINT, self._cancel)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._over.set()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)  # what is left is short
+        self._thread.join()
+
+    def _hand_over(self, number: int, frame: object) -> None:
+        if not self._over.is_set():
+            self.is_handed_over = True
+            raise KeyboardInterrupt("a service that ended")
+
+    def _cancel(self, number: int, frame: object) -> None:
+        if not self._over.is_set():
+            raise KeyboardInterrupt("a request to cancel it")
+
+    def _watch(self) -> None:
+        while not self._over.wait(CANCEL_POLL_S):
+            try:
+                if not self._queue.is_cancelled(self._slot):
+                    continue
+            except RunStoreError as error:
+                _log.debug("whether run %s is cancelled was not told: %s", self._slot.run_id, error)
+                continue
+            if not self._over.is_set():
+                os.kill(os.getpid(), signal.SIGINT)
+            return

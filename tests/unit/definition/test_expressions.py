@@ -1,0 +1,257 @@
+"""Values with nodes in them: taken apart when a call is written, put together where it runs."""
+
+import dataclasses
+import pickle
+from collections import OrderedDict, defaultdict, deque, namedtuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.refusals import refused
+
+from anabranch.definition.expressions import Build, Const, Output, Ref, evaluate, express, holds, output, refs, rename
+from anabranch.errors import DefinitionError, MissingOutputError
+
+Point = namedtuple("Point", "x y")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Pair:
+    left: object
+    right: object = None
+
+
+@dataclasses.dataclass
+class Area:
+    width: object
+    height: object
+    sides: int = dataclasses.field(default=4, init=False)
+
+    def __post_init__(self):
+        self.label = f"{self.width}"  # not a field: kept as it was
+
+
+class Box(list):
+    """A list of the user's own class."""
+
+
+class Stand:
+    """Stands for a node here, as this module knows nothing of nodes."""
+
+    def __init__(self, name):
+        self.name = name
+
+    def __repr__(self):
+        return self.name
+
+    def __bool__(self):
+        raise TypeError("a node has no truth value")
+
+    def __eq__(self, other):
+        raise TypeError("a node is not compared")
+
+    __hash__ = object.__hash__
+
+
+def is_stand(value):
+    return isinstance(value, Stand)
+
+
+def expressed(value):
+    return express(value, is_stand, Ref)
+
+
+def evaluated(value, **values):
+    return evaluate(rename(expressed(value), lambda stand: stand.name), values)
+
+
+# Round trip -----------------------------------------------------------------------------------------------------------
+
+atoms = st.none() | st.booleans() | st.integers() | st.text() | st.floats(allow_nan=False)
+hashable = st.integers() | st.text()
+values = st.recursive(
+    atoms | st.sampled_from(["a", "b"]).map(Stand),
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3),
+        st.lists(inner, max_size=3).map(tuple),
+        st.lists(inner, max_size=3).map(Box),
+        st.lists(inner, max_size=3).map(deque),
+        st.dictionaries(hashable, inner, max_size=3),
+        st.dictionaries(hashable, inner, max_size=3).map(OrderedDict),
+        st.builds(Pair, inner, inner),
+        st.builds(Point, inner, inner),
+    ),
+    max_leaves=12,
+)
+
+
+def replaced(value, known):
+    """What a value is once its nodes have values: the plain way to say it, for collections with and without nodes."""
+    if isinstance(value, Stand):
+        return known[value.name]
+    if isinstance(value, Point):
+        return Point(*(replaced(each, known) for each in value))
+    if isinstance(value, (list, tuple, deque)):
+        return type(value)(replaced(each, known) for each in value)
+    if isinstance(value, dict):
+        return type(value)((key, replaced(each, known)) for key, each in value.items())
+    if isinstance(value, Pair):
+        return Pair(replaced(value.left, known), replaced(value.right, known))
+    return value
+
+
+@given(values)
+def test_a_value_comes_back_with_values_in_place_of_its_nodes(value):
+    known = {"a": 1, "b": [2]}
+    result = evaluated(value, **known)
+    assert result == replaced(value, known)
+    assert type(result) is type(replaced(value, known))
+
+
+@given(values)
+def test_the_refs_of_an_expression_are_the_nodes_in_the_value(value):
+    assert bool(list(refs(expressed(value)))) == holds(value, is_stand)
+
+
+@given(values)
+def test_an_expression_holds_no_node_once_it_is_renamed(value):
+    frozen = rename(expressed(value), lambda stand: stand.name)
+    assert b"Stand" not in pickle.dumps(frozen)
+
+
+# Collections ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_collection_without_nodes_is_one_constant_and_the_same_object():
+    value = {"a": [1, (2, {3})]}
+    expression = expressed(value)
+    assert isinstance(expression, Const)
+    assert expression.value is value
+
+
+@pytest.mark.parametrize("kind", [list, tuple, deque])
+def test_a_node_in_a_sequence_is_found_and_the_kind_is_kept(kind):
+    assert evaluated(kind([1, Stand("a")]), a=2) == kind([1, 2])
+
+
+@pytest.mark.parametrize("kind", [set, frozenset])
+def test_a_node_in_a_set_is_found(kind):
+    assert evaluated(kind([1, Stand("a")]), a=2) == kind([1, 2])
+
+
+def test_dicts_of_other_classes_keep_what_they_are():
+    # given
+    counted = defaultdict(list, {"k": Stand("a")})
+
+    # when
+    result = evaluated(counted, a=1)
+
+    # then
+    assert result == {"k": 1}
+    assert result["new"] == []
+    assert "new" not in counted
+
+
+def test_a_deque_keeps_its_bound():
+    assert evaluated(deque([Stand("a")], maxlen=5), a=1).maxlen == 5
+
+
+def test_dict_keys_are_never_looked_into():
+    key = Stand("a")
+    assert isinstance(expressed({key: 1}), Const)
+
+
+def test_a_dataclass_keeps_the_fields_that_its_constructor_does_not_take():
+    result = evaluated(Area(Stand("a"), 2), a=1)
+    assert (result.width, result.height, result.sides, result.label) == (1, 2, 4, "a")
+
+
+def test_a_frozen_dataclass_with_slots_can_hold_nodes():
+    assert evaluated(Pair(Stand("a"), [Stand("b")]), a=1, b=2) == Pair(1, [2])
+
+
+def test_the_value_a_user_wrote_is_not_changed():
+    value = [Stand("a"), {"k": Stand("b")}]
+    evaluated(value, a=1, b=2)
+    assert isinstance(value[0], Stand)
+    assert isinstance(value[1]["k"], Stand)
+
+
+def test_each_evaluation_gives_collections_of_its_own():
+    expression = rename(expressed([Stand("a"), []]), lambda stand: stand.name)
+    first = evaluate(expression, {"a": 1})
+    first.append("mine")
+    assert evaluate(expression, {"a": 1}) == [1, []]
+
+
+def test_a_class_of_dataclass_is_a_constant():
+    assert isinstance(expressed(Pair), Const)
+
+
+# Depth ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_constant_may_be_nested_a_hundred_thousand_levels_deep():
+    value = []
+    for _ in range(100_000):
+        value = [value]
+    assert isinstance(expressed(value), Const)
+
+
+def test_a_constant_may_hold_itself():
+    value = [1]
+    value.append(value)
+    assert isinstance(expressed(value), Const)
+
+
+def test_a_collection_of_nodes_that_holds_itself_is_refused():
+    value = [Stand("a")]
+    value.append(value)
+    with refused(DefinitionError, "more than 200 levels deep, or holds itself"):
+        expressed(value)
+
+
+# Outputs --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "expected"),
+    [
+        ({"rows": 1}, "rows", 1),
+        ({7: 1}, 7, 1),
+        ([1, 2, 3], -1, 3),
+        ((1, 2), 0, 1),
+        (Pair(1, 2), "right", 2),
+        (Point(1, 2), "y", 2),
+        ({"rows": None}, "rows", None),
+    ],
+)
+def test_an_output_is_a_key_an_index_or_an_attribute(value, key, expected):
+    assert output(value, key, "fetch") == expected
+    assert evaluate(Output("fetch", key), {"fetch": value}) == expected
+
+
+@pytest.mark.parametrize(
+    ("value", "key", "words"),
+    [
+        ({"rows": 1, "n": 2}, "row", "fetch has no output 'row'; it has: 'rows', 'n'"),
+        ([1, 2], 2, "fetch has no output 2; it has: indexes below 2"),
+        (5, 0, "it has: no indexes"),
+        (Pair(1), "middle", "it has: 'left', 'right'"),
+        ({str(i): i for i in range(1000)}, "x", "… (1,000 in all)"),
+    ],
+)
+def test_a_missing_output_names_those_that_are_there(value, key, words):
+    with refused(MissingOutputError, words, at=""):
+        output(value, key, "fetch")
+
+
+def test_a_method_is_no_output():
+    with refused(MissingOutputError, "no output 'count'", at=""):
+        output([1, 2], "count", "fetch")
+
+
+def test_nodes_are_listed_in_order_and_with_repetitions():
+    a, b = Stand("a"), Stand("b")
+    expression = Build(list, (Ref(a), Build(tuple, (Output(b, "k"), Const(1), Ref(a)))))
+    assert [each.name for each in refs(expression)] == ["a", "b", "a"]

@@ -1,0 +1,97 @@
+"""The picture of a flow: what is sent of it, and that names in it are text."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+
+import pytest
+from tests.hostile_names import CONTROL, CORPUS
+
+from anabranch.base.events import MapAdvanced, TaskChanged, UnitEnded
+from anabranch.definition.shape import Shape, ShapeEdge, ShapeNode
+from anabranch.monitoring.pages.graph_figure import BLOCK, MAX_BLOCKS, GraphFigure
+from anabranch.monitoring.pages.looks import safe
+from anabranch.monitoring.pages.model import RunModel
+from anabranch.states import Running, Success
+
+
+def model_of(width: int) -> RunModel:
+    """A row of so many tasks, each after the one before."""
+    names = [f"t{i}" for i in range(width)]
+    edges = tuple(ShapeEdge(a, b) for a, b in pairwise(names))
+    return RunModel(Shape(tuple(map(ShapeNode, names)), edges))
+
+
+def texts(figure: GraphFigure) -> list[str]:
+    """Lines, then blocks of boxes."""
+    (picture,) = figure.root.children
+    return [each.text for each in picture.children]
+
+
+def test_only_blocks_in_which_something_changed_are_sent_anew() -> None:
+    # given
+    model = model_of(4 * BLOCK)
+    figure = GraphFigure(model, folded=False)
+    before = texts(figure)
+    # when a task begins
+    model.take(TaskChanged(1.0, f"t{2 * BLOCK}", Running()))
+    figure.update()
+    # then its block is another one, and no other is
+    changed = [place for place, (a, b) in enumerate(zip(before, texts(figure), strict=True)) if a != b]
+    assert len(changed) == 1
+    assert f"► t{2 * BLOCK}</b>" in texts(figure)[changed[0]]
+
+
+def test_of_much_that_changes_at_once_all_is_sent_in_turn() -> None:
+    # given more blocks than are sent at a time
+    places = MAX_BLOCKS * 2 + 3
+    model = model_of(places * BLOCK)
+    figure = GraphFigure(model, folded=False)
+    # when every task ends, and again and again something in the first blocks changes
+    for i in range(places * BLOCK):
+        model.take(TaskChanged(1.0, f"t{i}", Success()))
+    left = []
+    for turn in range(3):
+        model.take(TaskChanged(2.0 + turn, "t0", Success(message=f"again {turn}")))
+        figure.update()
+        left.append(sum('class="b s0"' in text for text in texts(figure)))
+    # then the last of them have their turn all the same
+    assert left == [places - MAX_BLOCKS, places - 2 * MAX_BLOCKS, 0]
+
+
+def test_a_box_tells_of_a_map_how_far_it_is_and_shows_a_single_failure() -> None:
+    # given
+    model = RunModel(Shape((ShapeNode("parse", is_map=True),)))
+    figure = GraphFigure(model, folded=False)
+    assert "× n" in texts(figure)[1]
+    # when
+    model.take(MapAdvanced(1.0, "parse", 100_000, 0, 0, 0))
+    codes = bytes([20]) + bytes([10]) * 49_999
+    model.take(UnitEnded(2.0, "w", 1.0, 1.0, indices=range(50_000), codes={"parse": codes}))
+    figure.update()
+    # then
+    assert "50,000/100,000 ✗ 1" in texts(figure)[1]
+    assert re.findall(r"width:(\d+)%", texts(figure)[1]) == ["6", "49"]
+
+
+def test_a_nested_flow_is_one_box_when_folded() -> None:
+    nodes = tuple(ShapeNode(f"t{i}", groups=("statistics",)) for i in range(3))
+    figure = GraphFigure(RunModel(Shape(nodes)), folded=True)
+    assert texts(figure)[1].count('class="b') == 1
+    assert "▤ statistics" in texts(figure)[1]
+
+
+@pytest.mark.parametrize("text", [*CORPUS, *CONTROL])
+def test_names_and_messages_are_text(text: str) -> None:
+    # given
+    model = RunModel(Shape((ShapeNode(text), ShapeNode("inner", groups=(text,)))))
+    # when
+    model.take(TaskChanged(1.0, text, Success(message=text)))
+    drawn = "".join(texts(GraphFigure(model, folded=True)))
+    # then there are no elements but ours, and no attribute ends early
+    assert set(re.findall(r"<(\w+)", drawn)) <= {"svg", "path", "div", "b", "i", "u"}
+    assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\u202e]", drawn)
+    quoted = re.sub(r'(\w+)="[^"]*"', r"\1", drawn)
+    assert not re.findall(r"<[^>]*[\"'=][^>]*>", quoted)
+    assert safe(text, 200) in drawn

@@ -1,0 +1,301 @@
+"""Lists of runs and flows, and a flow's page: found, paged, and quick where there are many."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from bokeh.document import Document
+from bokeh.models import Button, Div
+from tests.hostile_names import CORPUS
+
+from anabranch import Flow, Parameter, signals, task
+from anabranch.base.events import Noticed
+from anabranch.monitoring.pages.documents import applications
+from anabranch.monitoring.pages.flow_page import FlowPage, registration, version_table
+from anabranch.monitoring.pages.flows_page import FlowsPage
+from anabranch.monitoring.pages.library import Library
+from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.reasons import ReasonsBox
+from anabranch.monitoring.pages.recorded_run import read_model
+from anabranch.monitoring.pages.runs_page import PAGE, RunsPage
+from anabranch.runs import RunRecord
+from anabranch.runs.registry.seal import packed
+from anabranch.runs.store.flows import FlowRecord, FlowTable
+from anabranch.runs.store.opening import current_store
+from anabranch.runs.store.relational import Transaction
+from anabranch.runs.store.sqlite import InMemoryRunStore
+from anabranch.schedules import CronSchedule
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def many() -> Iterator[InMemoryRunStore]:
+    """Ten thousand runs of ten flows."""
+    with InMemoryRunStore() as store:
+        record = RunRecord("run-00000", "flow-0", NOON)
+        store.finish_run(store.create_run(record), "Success", end=NOON + timedelta(seconds=5))
+
+        def act(transaction: Transaction) -> None:
+            transaction.execute(
+                "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 9999) "
+                "INSERT INTO anabranch_runs SELECT printf('run-%05d', i), 'flow-' || (i % 10), 'v' || (i / 5000), "
+                "CASE WHEN i % 100 = 7 THEN 'Failed' ELSE 'Success' END, "
+                "CASE WHEN i % 100 = 7 THEN 'boom ' || i ELSE '' END, started + i * 1000000, ended + i * 1000000, "
+                "parent_run_id, labels, owner, epoch, token, held_since, lease_until FROM anabranch_runs, n"
+            )
+
+        store.database.write(act)
+        yield store
+
+
+def ids(text: str) -> list[str]:
+    return re.findall(r'href="run\?id=([^"]+)"', text)
+
+
+def test_ten_thousand_runs_are_paged_and_found(many: InMemoryRunStore):
+    # given
+    page = RunsPage(Library(lambda: many))
+    assert ids(page._table.text) == [f"run-{number:05}" for number in range(9_999, 9_999 - PAGE, -1)]
+    # when
+    page._turn(PAGE)
+    # then
+    assert ids(page._table.text)[0] == f"run-{9_999 - PAGE:05}"
+    # when
+    page._text.value = "boom 4"
+    page._state.value = "Failed"
+    # then
+    assert ids(page._table.text)[0] == "run-04907"
+    assert len(ids(page._table.text)) == 11
+    # when
+    page._text.value = "no such run"
+    assert "no such runs" in page._table.text
+
+
+def test_a_page_of_ten_thousand_runs_costs_one_question_and_its_own_rows(
+    many: InMemoryRunStore, monkeypatch: pytest.MonkeyPatch
+):
+    asked: list[int] = []
+    fetch = many.list_runs
+    monkeypatch.setattr(many, "list_runs", lambda query: asked.append(query.limit) or fetch(query))
+    page = RunsPage(Library(lambda: many))
+    page._turn(400 * PAGE - PAGE)
+    assert asked == [PAGE + 1, PAGE + 1]
+    assert ids(page._table.text)[-1] == "run-00000"
+    plan = many.database.read(
+        lambda transaction: transaction.fetch(
+            "EXPLAIN QUERY PLAN SELECT run_id FROM anabranch_runs ORDER BY started DESC LIMIT 26"
+        )
+    )
+    assert "anabranch_runs_started" in str(plan)
+
+
+def test_the_page_of_a_flow_has_its_last_runs_by_duration_outcome_and_code(many: InMemoryRunStore):
+    page = FlowPage(Library(lambda: many), "flow-7")
+    assert len(page._source.data["x"]) == 100
+    assert set(page._source.data["top"]) == {5.0}
+    assert page._source.data["state"].count("Failed") == 10
+    assert "<code>v1</code>" in page._versions.text
+    assert ids(page._table.text)[0] == "run-09997"
+
+
+def test_code_is_told_apart_by_when_it_ran_and_how_that_went():
+    def record(number: int, version: str, state: str) -> RunRecord:
+        return RunRecord(f"{number}", "etl", NOON + timedelta(days=number), version, state)
+
+    text = version_table([record(3, "new", "Failed"), record(2, "old", "Success"), record(1, "old", "Success")])
+    rows = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in re.findall(r"<tr>(<td>.*?)</tr>", text)]
+    assert [(row[0], row[3], row[4]) for row in rows] == [
+        ("<code>new</code>", "1", "0"),
+        ("<code>old</code>", "2", "2"),
+    ]
+    assert version_table([record(1, "", "Success")]) == ""
+
+
+def test_runs_of_changed_code_have_another_version():
+    def run(value: int) -> str:
+        with Flow("versioned") as flow:
+            task(lambda x: x + value, name="add")(Parameter("x", default=1))
+        store = current_store()
+        assert store is not None
+        return store.get_run(flow.run().run_id).flow_version
+
+    assert len({run(1), run(1), run(2)}) == 2
+
+
+def test_what_is_registered_of_a_flow_is_told_with_its_next_times():
+    schedule = CronSchedule("0 6 * * *", timezone="Europe/Berlin", overlap="queue")
+    record = FlowRecord(
+        "etl", "code", source="etl.py:flow", schedule=packed(schedule, "etl"), max_runs=3, version=12, changed=NOON,
+        schedule_text=f"{schedule.describe()} [0123abcd]", overlap="queue", labels=("eu",), project="<b>sales</b>",
+    )  # fmt: skip
+    text = registration(record, NOON)
+    assert "12 (registered 2026-01-01 12:00:00 UTC)" in text
+    assert "2026-01-02 06:00:00 CET, 2026-01-03 06:00:00 CET" in text
+    assert "[0123abcd]" not in text
+    assert "&lt;b&gt;sales&lt;/b&gt;" in text
+    assert "queue" in text
+    assert "none, while the schedule rests" in registration(
+        FlowRecord("etl", "code", schedule_text="daily", paused=True), NOON
+    )
+
+
+def test_registered_flows_are_found_and_paged():
+    with InMemoryRunStore() as store:
+        flows = FlowTable(store.database)
+        names = [*(f"flow-{number:03}" for number in range(60)), *CORPUS]
+        for name in names:
+            flows.put(FlowRecord(name, "code", project="p<i>"), now=NOON)
+        page = FlowsPage(Library(lambda: store))
+        assert f"{len(set(names)):,} flows" in page._table.text
+        page._text.value = "FLOW-0"
+        assert page._table.text.count("<tr>") == 26
+        page._turn(25)
+        page._turn(25)
+        assert page._after.disabled
+        assert page._table.text.count("<tr>") == 11
+        page._text.value = ""
+        for _ in range(10):
+            assert "<script" not in page._table.text
+            page._turn(25)
+        flows.remove("flow-000")
+        page.update()
+        assert f"{len(set(names)) - 1:,} flows" in page._table.text
+
+
+# Why ------------------------------------------------------------------------------------------------------------------
+
+
+@task
+def fails() -> None:
+    raise ValueError("<b>no</b>")
+
+
+@task
+def left_out(x: object) -> None:
+    raise signals.SKIP("not today")
+
+
+@task
+def waits(x: object) -> None:
+    pass
+
+
+def test_why_tasks_have_not_ended_well_is_told_unasked():
+    # given
+    with Flow("why") as flow:
+        waits(fails())
+        left_out(Parameter("x", default=1))
+    run = flow.run()
+    store = current_store()
+    assert store is not None
+    library = Library(current_store)
+    _, model = read_model(store, run.run_id)
+    model.take(Noticed(0.0, "no worker has room for <i>parse</i>"))
+    box = ReasonsBox(lambda: model, lambda name: library.explain(run.run_id, name))
+    # when
+    box.answer()
+    # then
+    text = box._told.text
+    assert "it ended as Failed" in text
+    assert "it did not run, as its trigger did not allow it" in text
+    assert "it was skipped: not today" in text
+    assert "no worker has room for &lt;i&gt;parse&lt;/i&gt;" in text
+    assert "<b>no</b>" not in text
+    assert "has no task" not in text
+    # when
+    box._name.value = "nosuch"
+    # then
+    assert f"run {run.run_id} has no task &#x27;nosuch&#x27;" in box._told.text
+
+
+def test_why_is_told_to_be_unknown_where_nothing_is_recorded():
+    library = Library(lambda: None)
+    model = RunModel()
+    box = ReasonsBox(lambda: model, lambda name: library.explain("run", name))
+    box.answer()
+    assert "every task has ended well" in box._told.text
+    box._name.value = "one"
+    assert "no runs are recorded" in box._told.text
+
+
+# What a service lets people do ----------------------------------------------------------------------------------------
+
+
+class Desk:
+    """A service's, with a form for everything."""
+
+    def standing(self, run_id: str) -> str | None:
+        return "it waits for <its> turn" if run_id == "later" else None
+
+    def run_links(self, run_id: str, state: str, role: str) -> list[tuple[str, str]]:
+        return [(f"do/{state}/{role}", f"{role} of {state}")]
+
+    def flow_links(self, name: str, role: str, *, paused: bool | None) -> list[tuple[str, str]]:
+        return [(f"do/{name}", f"{role} of {paused}")]
+
+    def counts(self) -> str:
+        return "3 wait to begin"
+
+
+def document(store: InMemoryRunStore, path: str, role: str = "operator", **arguments: str) -> Document:
+    """A page as a browser gets it from a service."""
+    doc = Document()
+    given = {name: [value.encode()] for name, value in arguments.items()}
+    context = SimpleNamespace(request=SimpleNamespace(arguments=given), token_payload={"role": role})
+    doc._session_context = lambda: context
+    applications(Library(lambda: store, desk=Desk()))[path].initialize_document(doc)
+    return doc
+
+
+def texts(doc: Document) -> str:
+    return "".join(each.text for each in doc.select({"type": Div}))
+
+
+def test_a_page_of_a_service_has_no_button_that_does_anything_to_a_run(many: InMemoryRunStore):
+    # given: whoever sees a page can click its buttons, hidden ones too, by a message of his own
+    doc = document(many, "/run", "viewer", id="run-00007", said="resume")
+    views = {"Overview", "Workers", "Tasks", "Logs", "Parameters"}  # they choose what is shown, in the browser
+    assert {each.label for each in doc.select({"type": Button})} - views == {"Why?"}
+    assert {each.label for each in doc.select({"type": Button}) if each._event_callbacks} == {"Why?"}
+    assert "viewer of Failed" in texts(doc)
+    assert "The run waits to go on." in texts(doc)
+    # and a page without a service has them
+    doc = Document()
+    given = SimpleNamespace(arguments={"id": [b"run-00007"]})
+    doc._session_context = lambda: SimpleNamespace(request=given, token_payload={})
+    applications(Library(lambda: many))["/run"].initialize_document(doc)
+    assert {each.label for each in doc.select({"type": Button})} - views == {"Why?", "Cancel the run", "Resume"}
+
+
+def test_a_word_in_the_address_puts_no_text_of_somebody_elses_on_a_page(many: InMemoryRunStore):
+    assert "<script" not in texts(document(many, "/run", id="run-00001", said="<script>"))
+
+
+def test_a_run_that_has_not_begun_is_told_of_and_turns_into_its_page():
+    with InMemoryRunStore() as store:
+        # given
+        doc = document(store, "/run", id="later")
+        assert "it waits for &lt;its&gt; turn" in texts(doc)
+        assert "operator of Waiting" in texts(doc)
+        assert "there is no run" not in texts(doc)
+        # when
+        store.create_run(RunRecord("later", "etl", NOON))
+        (callback,) = doc.session_callbacks
+        callback.callback()
+        # then
+        assert "operator of Running" in texts(doc)
+        assert "it waits" not in texts(doc)
+        # and one that nobody knows is said to be none
+        assert "no run" in texts(document(store, "/run", id="nosuch"))
+
+
+def test_lists_tell_what_waits_and_what_can_be_done(many: InMemoryRunStore):
+    assert "3 wait to begin" in texts(document(many, "/"))
+    FlowTable(many.database).put(FlowRecord("flow-1", "code", schedule_text="daily", paused=True), now=NOON)
+    assert "viewer of True" in texts(document(many, "/flow", "viewer", name="flow-1"))
+    assert "viewer of" not in texts(document(many, "/flow", "viewer", name="flow-2"))

@@ -1,0 +1,141 @@
+"""The report: one file that needs nothing else, of a size to be sent, in which names are nothing but names."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from tests.hostile_names import CONTROL, CORPUS
+
+from anabranch import Flow, Parameter, task
+from anabranch.errors import ReportError
+from anabranch.executors import LocalExecutor
+from anabranch.monitoring.pages.failure_groups import FailureGroups
+from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.recorded_run import read_model
+from anabranch.monitoring.pages.report import report_html, write_report, write_whole
+from anabranch.monitoring.pages.texts import failure_body, head, log_table, parameter_table, task_table
+from anabranch.runs import LogRow, RunStore
+from anabranch.runs.store.opening import current_store
+from anabranch.states import Failed, Failure
+
+
+@task
+def numbers(n: int) -> range:
+    return range(n)
+
+
+@task
+def parse(x: int) -> int:
+    if x % 300_000 == 7:
+        raise ValueError(f"<script>window.hacked=1</script> {x}")
+    return x
+
+
+def store() -> RunStore:
+    found = current_store()
+    assert found is not None
+    return found
+
+
+def test_the_report_of_a_million_elements_is_below_five_megabytes(tmp_path: Path):
+    # given
+    with Flow("wide") as flow:
+        parse.map(numbers(Parameter("n")))
+    run = flow.run(n=1_000_000, executor=LocalExecutor())
+    # when
+    file = write_report(store(), run.run_id, tmp_path / "run.html")
+    # then
+    text = file.read_text(encoding="utf-8")
+    assert len(text.encode()) < 5_000_000
+    assert "999,996 Success" in text
+    assert "4 Failed" in text
+    assert (file.stat().st_mode & 0o777) == 0o600
+    assert [each.name for each in tmp_path.iterdir()] == ["run.html"]
+
+
+def test_a_report_asks_for_nothing_from_elsewhere(tmp_path: Path):
+    # given
+    with Flow("small") as flow:
+        parse.map(numbers(Parameter("n", default=3)))
+    run = flow.run()
+    # when
+    text = write_report(store(), run.run_id, tmp_path / "run.html").read_text(encoding="utf-8")
+    # then
+    assert not re.findall(r"<(?:script|link|img|iframe)[^>]+(?:src|href)\s*=\s*[\"']?(?:https?:)?//", text)
+    assert not re.findall(r"@import|url\(\s*[\"']?https?:", text.replace("http://www.w3.org", ""))
+
+
+def test_a_run_that_is_not_there_is_an_error_that_names_it(tmp_path: Path):
+    with pytest.raises(Exception, match="'nosuchrun'"):
+        write_report(store(), "nosuchrun", tmp_path / "run.html")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path):
+    with pytest.raises(ReportError, match=r"cannot be written to .*nowhere"):
+        write_whole(tmp_path / "nowhere" / "run.html", "text")
+    (tmp_path / "there").mkdir()
+    with pytest.raises(ReportError, match="cannot be written"):
+        write_whole(tmp_path / "there", "text")
+    assert [each.name for each in tmp_path.iterdir()] == ["there"]
+
+
+@pytest.mark.parametrize("text", [*CORPUS, *CONTROL])
+def test_texts_of_users_are_text_in_every_part_of_a_page(text: str):
+    # given
+    model = RunModel()
+    model.flow_name, model.run_id = text, text
+    model.parameters = {text: text}
+    line = LogRow(0, datetime.now(UTC), 40, text, slug=text, index=1, worker=text)
+    # when
+    parts = [head(model, links=[("http://127.0.0.1/", text)]), log_table([line]), parameter_table(model.parameters)]
+    parts.append(task_table(model))
+    # then
+    for part in parts:
+        assert not re.findall(r"<(?:script|img|svg|iframe|style|b>bold|!--)", part)
+        assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\u202e]", part)
+
+
+@pytest.mark.parametrize("text", CORPUS)
+def test_hostile_names_do_not_leave_the_json_of_a_report(text: str):
+    # given
+    @task(name=text)
+    def hostile(x: str) -> str:
+        raise ValueError(text)
+
+    with Flow(text) as flow:
+        hostile(Parameter("p", default=text))
+    run = flow.run()
+    _, model = read_model(store(), run.run_id)
+    # when
+    page = report_html(model)
+    # then what is outside of scripts has the name in the title at the most, and escaped
+    outside = re.sub(r"<script\b.*?</script>", "", page, flags=re.DOTALL)
+    assert "hacked=1<" not in outside
+    assert "<img" not in outside
+    assert "<svg" not in outside
+    assert "<b>bold" not in outside
+    assert len(re.findall(r"<script\b", page)) == len(re.findall(r"</script>", page))
+    assert len(page) < 2_500_000  # with what draws formulas it would be 1.8 MB more
+
+
+def test_a_traceback_is_told_once_for_all_that_failed_on_the_same_way() -> None:
+    # given
+    groups = FailureGroups()
+    for index in range(3):
+        text = (
+            f'Traceback (most recent call last):\n  File "a.py", line {7 + index // 2}, in parse\nValueError: {index}'
+        )
+        failure = Failure(
+            "ValueError", f"bad {index}", inputs={"x": str(index)}, traceback=text, line="a.py:7 in parse"
+        )
+        groups.note("parse", index, Failed(failure=failure))
+    # when
+    body = failure_body(groups.ordered()[0])
+    # then the second has its inputs and message only, and the third, which came by another line, all of it
+    assert body.count("Traceback") == 2
+    assert "x = 1\nbad 1" in body
+    assert "line 8, in parse" in body

@@ -1,0 +1,122 @@
+"""Log lines on their way into the run store, whatever the store does meanwhile."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from anabranch.engine.logs.lines import LogLine
+from anabranch.errors import RunStoreError
+from anabranch.runs import Batch, Ownership, RunRecord
+from anabranch.runs.record.logs import MAX_ROWS, LogKeeper
+from anabranch.runs.store.sqlite import InMemoryRunStore
+
+
+class Watched(InMemoryRunStore):
+    """A store of which a test sees the sizes of the batches, and that does before a write what it is told."""
+
+    def __init__(self, before: Callable[[], object] = lambda: None) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self._before = before
+
+    def write(self, ownership: Any, batch: Batch) -> None:
+        """Write a batch."""
+        self._before()
+        super().write(ownership, batch)
+        self.sizes.append(len(batch.logs))
+
+
+def held(store: InMemoryRunStore) -> Ownership:
+    return store.create_run(RunRecord("r", "etl", datetime.now(UTC)))
+
+
+def line(number: int, logger: str = "anabranch.task.parse") -> LogLine:
+    return LogLine(1_000.0 - number, logging.INFO, logger, f"line {number}", "parse", number, 2, "w")
+
+
+def numbers_in(store: InMemoryRunStore) -> list[int]:
+    rows = store.logs("r", after=(1, -1))
+    assert [row.serial for row in rows] == list(range(len(rows)))
+    return [int(row.text.split()[-1]) for row in rows]
+
+
+def test_lines_are_written_in_the_order_in_which_they_came_and_in_batches() -> None:
+    store = Watched()
+    keeper = LogKeeper(store, held(store))
+    for number in range(2 * MAX_ROWS + 1):
+        keeper.keep(line(number))
+    keeper.close()
+    assert numbers_in(store) == list(range(2 * MAX_ROWS + 1))
+    assert max(store.sizes) <= MAX_ROWS
+    assert len(store.sizes) < 20
+
+
+def test_a_line_has_the_name_of_a_logger_that_is_not_the_tasks_own() -> None:
+    store = Watched()
+    keeper = LogKeeper(store, held(store))
+    keeper.keep(line(0))
+    keeper.keep(line(1, "library.part"))
+    keeper.close()
+    assert [row.text for row in store.logs("r", after=(1, -1))] == ["line 0", "library.part: line 1"]
+    (first, _) = store.logs("r", after=(1, -1))
+    assert (first.slug, first.index, first.attempt, first.worker, first.level) == ("parse", 0, 2, "w", logging.INFO)
+
+
+def test_a_run_that_logs_nothing_has_no_thread_for_it() -> None:
+    store = Watched()
+    before = threading.active_count()
+    LogKeeper(store, held(store)).close()
+    assert threading.active_count() == before
+    assert store.sizes == []
+
+
+def test_a_store_that_fails_for_a_while_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anabranch.runs.record.logs.EVERY_S", 0.001)
+    tries: list[int] = []
+    has_failed = threading.Event()
+
+    def fail_thrice() -> None:
+        tries.append(1)
+        if len(tries) <= 3:
+            raise RunStoreError("locked")
+        has_failed.set()
+
+    store = Watched(fail_thrice)
+    keeper = LogKeeper(store, held(store))
+    for number in range(10):
+        keeper.keep(line(number))
+    assert has_failed.wait(30)
+    keeper.close()
+    assert numbers_in(store) == list(range(10))
+
+
+def test_what_a_store_does_not_take_is_counted(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("anabranch.runs.record.logs.MAX_WAITING", 5)
+
+    def fail() -> None:
+        raise RunStoreError("no space left")
+
+    store = Watched(fail)
+    keeper = LogKeeper(store, held(store))
+    for number in range(8):
+        keeper.keep(line(number))
+    keeper.close()
+    assert "8 log lines of run r are not in the run store" in caplog.text
+
+
+def test_a_former_owner_writes_nothing_more() -> None:
+    store = Watched()
+    keeper = LogKeeper(store, held(store))
+    store.take_over("r", owner="elsewhere:1", now=datetime(2999, 1, 1, tzinfo=UTC))
+    keeper.keep(line(0))
+    keeper.close()
+    keeper.keep(line(1))
+    assert store.logs("r") == []

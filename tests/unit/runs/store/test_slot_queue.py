@@ -1,0 +1,288 @@
+"""What waits to run: claimed once, bound by the policies of its flow, given back, taken from the dead."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.postgres_server import PostgresServer, postgres  # noqa: F401
+
+from anabranch.errors import FlowNotRegistered, RunNotFound, StaleOwner
+from anabranch.runs import RunRecord, open_store
+from anabranch.runs.store.flows import FlowRecord, FlowTable
+from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.store.slot_queue import MAX_TRIES, SlotQueue
+from anabranch.runs.store.slots import Slot, slot_id
+
+NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
+SECOND = timedelta(seconds=1)
+LEASE_S = 30.0
+
+
+@pytest.fixture(params=["memory", "sqlite", "postgresql"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RelationalRunStore]:
+    url = {"memory": "memory://", "sqlite": f"sqlite:///{tmp_path}/runs.db"}.get(request.param)
+    if url is None:
+        url = request.getfixturevalue("postgres").fresh_url()
+    with open_store(url) as opened:
+        assert isinstance(opened, RelationalRunStore)
+        yield opened
+
+
+@pytest.fixture
+def queue(store: RelationalRunStore) -> SlotQueue:
+    return SlotQueue(store.database)
+
+
+def put_flow(store: RelationalRunStore, name: str = "etl", **options: object) -> FlowRecord:
+    return FlowTable(store.database).put(FlowRecord(name, "code-1", **options), now=NOON)
+
+
+def slots(count: int, *, flow: str = "etl", origin: str = "schedule", **options: object) -> list[Slot]:
+    times = [NOON + number * SECOND for number in range(count)]
+    return [Slot(slot_id(flow, time, {}), flow, time, origin=origin, **options) for time in times]
+
+
+def claim(queue: SlotQueue, most: int = 10, *, at: int = 60) -> list[str]:
+    return [slot.run_id for slot in queue.claim("me:1", most, now=NOON + at * SECOND, lease_s=LEASE_S)]
+
+
+def states(queue: SlotQueue) -> list[str]:
+    return [slot.state for slot in queue.all()]
+
+
+def test_a_slot_waits_once_however_often_it_is_added(queue: SlotQueue):
+    assert len(queue.add(slots(3), now=NOON)) == 3
+    assert queue.add(slots(4), now=NOON) == [slots(4)[3].run_id]
+    assert queue.counts() == {"Waiting": 4}
+
+
+def test_what_is_due_is_claimed_in_order_and_once(queue: SlotQueue):
+    queue.add(slots(5), now=NOON)
+    assert claim(queue, 2, at=3) == [slot.run_id for slot in slots(2)]
+    assert claim(queue, 9, at=3) == [slot.run_id for slot in slots(4)[2:]]
+    assert claim(queue, 9, at=3) == []
+    assert queue.next_due() == NOON + 4 * SECOND
+
+
+def test_many_threads_claim_each_slot_once(queue: SlotQueue):
+    queue.add(slots(60), now=NOON)
+    claimed: list[str] = []
+
+    def work() -> None:
+        while found := claim(queue, 7):
+            claimed.extend(found)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    while found := claim(queue, 7):  # a thread may have found all that was left locked by another
+        claimed.extend(found)
+    assert sorted(claimed) == sorted(slot.run_id for slot in slots(60))
+
+
+def test_a_flow_has_no_more_runs_than_it_allows_and_does_not_hold_up_others(
+    store: RelationalRunStore, queue: SlotQueue
+):
+    put_flow(store, max_runs=2)
+    queue.add([*slots(30), *(late := slots(2, flow="other"))], now=NOON)
+    first = claim(queue, 4)
+    assert set(first) == {each.run_id for each in (*slots(2), *late)}
+    assert claim(queue) == []
+    running = queue.get(slots(1)[0].run_id)
+    assert running is not None
+    queue.finish(running, "Success", now=NOON)
+    assert len(claim(queue)) == 1
+
+
+@pytest.mark.parametrize(
+    ("overlap", "claimed", "expected"),
+    [
+        ("allow", 3, ["Running", "Running", "Running"]),
+        ("skip", 1, ["Running", "Skipped", "Skipped"]),
+        ("queue", 1, ["Running", "Waiting", "Waiting"]),
+    ],
+)
+def test_times_that_come_while_a_run_goes_on(
+    store: RelationalRunStore, queue: SlotQueue, overlap: str, claimed: int, expected: list[str]
+):
+    put_flow(store, overlap=overlap)
+    queue.add(slots(3), now=NOON)
+    assert len(claim(queue)) == claimed
+    assert states(queue) == expected
+
+
+def test_a_new_time_cancels_the_run_before_and_waits_for_its_end(store: RelationalRunStore, queue: SlotQueue):
+    put_flow(store, overlap="cancel_previous")
+    first, second, third = slots(3)
+    queue.add([first], now=NOON)
+    (claimed,) = queue.claim("me:1", 9, now=NOON, lease_s=LEASE_S)
+    queue.add([second, third], now=NOON)
+    assert claim(queue) == []
+    assert queue.is_cancelled(claimed)
+    queue.finish(claimed, "Cancelled", now=NOON)
+    assert claim(queue) == [third.run_id]
+    assert states(queue) == ["Cancelled", "Skipped", "Running"]
+
+
+def test_a_group_runs_so_many_at_a_time(store: RelationalRunStore, queue: SlotQueue):
+    put_flow(store)
+    queue.add(slots(5, origin="backfill", group="g", group_most=2), now=NOON)
+    assert len(claim(queue)) == 2
+    queue.add([Slot("by-hand", "etl", NOON)], now=NOON)
+    assert claim(queue) == ["by-hand"]
+
+
+def test_a_stale_claim_cannot_begin_finish_or_release(queue: SlotQueue):
+    queue.add(slots(1), now=NOON)
+    (old,) = queue.claim("me:1", 1, now=NOON, lease_s=1)
+    assert queue.recover(now=NOON + 2 * SECOND) == []
+    (new,) = queue.claim("you:2", 1, now=NOON + 2 * SECOND, lease_s=1)
+    with pytest.raises(StaleOwner, match="is somebody else's"):
+        queue.begin(old, now=NOON, lease_s=1)
+    assert not queue.finish(old, "Success", now=NOON)
+    assert not queue.release(old, now=NOON)
+    assert queue.is_cancelled(old)
+    assert queue.begin(new, now=NOON, lease_s=1).slot.tries == 1  # no process had begun the first
+
+
+def test_a_slot_whose_run_lives_is_left_alone_and_one_whose_run_ended_is_closed(
+    store: RelationalRunStore, queue: SlotQueue
+):
+    queue.add(slots(2), now=NOON)
+    alive, ended = queue.claim("me:1", 2, now=NOON + SECOND, lease_s=1)
+    now = NOON + 60 * SECOND
+    store.create_run(RunRecord(alive.run_id, "etl", now), now=now)
+    store.finish_run(store.create_run(RunRecord(ended.run_id, "etl", now), now=now), "Failed", end=now)
+    assert queue.recover(now=now) == []
+    assert states(queue) == ["Running", "Failed"]
+    after = now + timedelta(seconds=store.lease_s + 1)
+    queue.recover(now=after)
+    assert states(queue) == ["Waiting", "Failed"]
+
+
+def test_what_kills_its_process_again_and_again_is_given_up(queue: SlotQueue):
+    queue.add(slots(1), now=NOON)
+    for _ in range(MAX_TRIES - 1):
+        (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+        assert queue.bury(slot, "its process was killed by signal 11", now=NOON) is None
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    given_up = queue.bury(slot, "its process was killed by signal 11", now=NOON)
+    assert given_up is not None
+    assert given_up.message == f"given up after {MAX_TRIES} tries: its process was killed by signal 11"
+    assert states(queue) == ["Crashed"]
+
+
+def test_what_is_handed_over_is_no_try(queue: SlotQueue):
+    queue.add(slots(1), now=NOON)
+    for _ in range(2 * MAX_TRIES):
+        (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+        assert queue.release(slot, "handed over", now=NOON, is_try=False)
+    assert queue.all()[0].tries == 0
+
+
+def test_a_claim_that_ran_out_is_a_try_only_if_a_process_had_begun_it(queue: SlotQueue):
+    queue.add(slots(2), now=NOON)
+    for number in range(2 * MAX_TRIES):
+        now = NOON + (60 + number) * SECOND
+        claimed = {slot.run_id: slot for slot in queue.claim("me:1", 2, now=now, lease_s=0)}
+        begun = claimed[slots(1)[0].run_id]
+        if number < MAX_TRIES:
+            assert queue.begin(begun, now=now, lease_s=0).slot.started == now
+        given_up = queue.recover(now=now)
+        assert [slot.run_id for slot in given_up] == [begun.run_id] * (number == MAX_TRIES - 1)
+        if given_up:
+            queue.again(slots(1)[0], now=now)
+    assert [(slot.state, slot.tries) for slot in queue.all()] == [("Waiting", 0), ("Waiting", 0)]
+
+
+def test_a_process_is_told_of_the_run_and_the_flow_when_it_begins(store: RelationalRunStore, queue: SlotQueue):
+    queue.add(slots(1), now=NOON)
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    first = queue.begin(slot, now=NOON, lease_s=LEASE_S)
+    assert (first.run_state, first.run_lease, first.flow_changed) == (None, None, None)
+    flow = put_flow(store)
+    ownership = store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
+    assert queue.begin(slot, now=NOON, lease_s=LEASE_S).run_lease == NOON + timedelta(seconds=store.lease_s)
+    store.finish_run(ownership, "Failed", end=NOON, message="why")
+    again = queue.begin(slot, now=NOON + SECOND, lease_s=LEASE_S)
+    assert (again.run_state, again.run_message, again.run_lease) == ("Failed", "why", None)
+    assert again.flow_changed == flow.changed
+    assert again.slot.started == NOON
+
+
+def test_cancelling(queue: SlotQueue):
+    queue.add(slots(2), now=NOON)
+    (running,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    for slot in queue.all():
+        queue.cancel(slot.run_id, now=NOON)
+    assert queue.is_cancelled(running)
+    assert states(queue) == ["Running", "Cancelled"]
+    with pytest.raises(RunNotFound, match="no run 'x' waits or runs here"):
+        queue.cancel("x", now=NOON)
+
+
+def test_a_run_that_is_over_may_wait_again_and_one_that_is_not_may_not(queue: SlotQueue):
+    (slot,) = slots(1)
+    assert queue.again(slot, now=NOON)
+    assert not queue.again(slot, now=NOON)
+    (claimed,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    assert not queue.again(slot, now=NOON)
+    queue.finish(claimed, "Failed", now=NOON)
+    assert queue.again(slot, now=NOON)
+
+
+def test_what_is_over_for_long_is_forgotten(queue: SlotQueue):
+    queue.add(slots(2), now=NOON)
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    queue.finish(slot, "Success", now=NOON)
+    assert queue.prune(before=NOON) == 0
+    assert queue.prune(before=NOON + SECOND) == 1
+    assert states(queue) == ["Waiting"]
+
+
+# The registry ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_version_changes_with_the_fingerprint_only(store: RelationalRunStore):
+    flows = FlowTable(store.database)
+    assert [put_flow(store).version, put_flow(store, labels=("a",)).version] == [1, 1]
+    assert flows.put(FlowRecord("etl", "code-2"), now=NOON).version == 2
+    assert flows.get("etl").fingerprint == "code-2"
+
+
+def test_each_change_is_seen(store: RelationalRunStore):
+    flows = FlowTable(store.database)
+    before = flows.revision()
+    for change in (
+        lambda: put_flow(store),
+        lambda: put_flow(store),  # within the same microsecond, for all that is known
+        lambda: flows.pause("etl", True, now=NOON),
+        lambda: flows.pause("etl", False, now=NOON),
+        lambda: flows.remove("etl"),
+    ):
+        change()
+        assert flows.revision() != before
+        before = flows.revision()
+
+
+def test_an_unknown_flow_is_told_with_those_that_there_are(store: RelationalRunStore):
+    flows = FlowTable(store.database)
+    with pytest.raises(FlowNotRegistered, match="it has none; `anabranch register FILE` adds them"):
+        flows.get("etl")
+    put_flow(store, "daily")
+    with pytest.raises(FlowNotRegistered, match="no flow 'dayly'; did you mean 'daily'"):
+        flows.remove("dayly")
+
+
+def test_names_of_users_are_only_ever_values(store: RelationalRunStore, queue: SlotQueue):
+    name = "x'; DROP TABLE anabranch_flows; -- %s ? {text}"
+    put_flow(store, name, max_runs=1)
+    queue.add(slots(2, flow=name), now=NOON)
+    assert len(claim(queue)) == 1
+    assert [each.name for each in FlowTable(store.database).all()] == [name]

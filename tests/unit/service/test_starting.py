@@ -1,0 +1,218 @@
+"""How a service is to run: options over environment over settings; certificates; flows that scripts serve."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import ssl
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from tests.service_process import environment
+from tests.web_server import serving
+
+from anabranch import Flow, config, task
+from anabranch.cli import anabranch
+from anabranch.errors import DefinitionError, ServiceError
+from anabranch.flows.loading import load_flow
+from anabranch.runs.registry.registration import registry
+from anabranch.service.serving import Options
+from anabranch.service.starting import chosen, greeting
+from anabranch.service.web.server import tls_context
+
+TOKEN = "a-token-of-some-length"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.chdir(tmp_path)
+    with config.set({"backend": f"sqlite:///{tmp_path}/runs.db"}):
+        yield tmp_path
+
+
+def invoke(*arguments: str) -> Result:
+    return CliRunner().invoke(anabranch, list(arguments), prog_name="anabranch")
+
+
+# Options and settings -------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_asked_for_is_as_the_settings_say():
+    with config.set({"service": {"port": 9000, "token": TOKEN, "hosts": "a.example, b.example", "max_runs": 7}}):
+        options, is_made_up = chosen({"hosts": ("c.example",), "drain_s": 5.0, "port": None})
+    assert not is_made_up
+    assert options == Options(
+        capacity=7, port=9000, token=TOKEN, hosts=("a.example", "b.example", "c.example"), drain_s=5.0
+    )
+
+
+def test_a_token_is_made_up_for_loopback_alone_and_told_once():
+    options, is_made_up = chosen({})
+    assert is_made_up
+    assert len(options.token) > 40
+    assert chosen({})[0].token != options.token
+    told = list(greeting(options, 8780, is_made_up=True))
+    assert told[0] == f"log in at http://127.0.0.1:8780/login?token={options.token}"
+    assert options.token not in "".join(told[1:])
+    assert chosen({}, needs_token=False) == (Options(), False)
+    assert chosen({"address": "0.0.0.0"})[0].token == ""
+    told = list(greeting(Options(address="0.0.0.0", token=TOKEN), 8780, is_made_up=False))
+    assert "tokens cross the network in the clear" in told[0]
+    assert TOKEN not in "".join(told)
+    assert len(list(greeting(Options(address="::1", token=TOKEN, tls_cert="x"), 1, is_made_up=False))) == 1
+
+
+def test_an_option_that_there_is_not_is_refused_with_the_nearest():
+    with pytest.raises(ServiceError, match=r"a service has no option 'adress'; did you mean 'address'\?"):
+        chosen({"adress": "::1"})
+
+
+def test_secrets_of_the_settings_are_shown_to_nobody():
+    with config.set({"service": {"token": TOKEN, "view_token": f"{TOKEN}2", "key": f"{TOKEN}3"}}):
+        assert TOKEN not in repr(config.service)
+        assert TOKEN not in repr(chosen({})[0])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "problem"),
+    [
+        (("--token-file", "none"), 2, "--token-file: cannot read none"),
+        (("--view-token-file", "empty"), 2, "--view-token-file: empty is empty"),
+        (("--no-token", "--token-file", "empty"), 2, "say one or the other"),
+        (("--no-token", "--address", "0.0.0.0"), 1, "would let anybody who reaches it start runs"),
+        (("--tls-cert", "none.pem"), 1, "TLS with the certificate none.pem and the key none.pem"),
+        (("--tls-key", "none.pem"), 1, "there is a key for TLS and no certificate"),
+    ],
+)
+def test_what_cannot_be_is_said_before_anything_is_registered(
+    home: Path, arguments: tuple[str, ...], status: int, problem: str
+):
+    (home / "empty").touch(mode=0o600)
+    done = invoke("serve", "etl.py", "--port", "0", *arguments)
+    assert (done.exit_code, problem in done.stderr) == (status, True), done.stderr
+    assert registry()[1].names() == set()
+
+
+# TLS ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    from distributed import Security
+
+    found = Security.temporary()
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    cert.write_text(str(found.tls_scheduler_cert), encoding="ascii")
+    key.write_text(str(found.tls_scheduler_key), encoding="ascii")
+    return str(cert), str(key)
+
+
+def test_a_service_speaks_https_and_its_cookie_goes_nowhere_else(certificate: tuple[str, str]):
+    from http.client import HTTPConnection, HTTPSConnection, RemoteDisconnected
+
+    cert, key = certificate
+    with serving(TOKEN, tls=tls_context(cert, key)) as server:
+        trusting = ssl.create_default_context(cafile=cert)
+        trusting.check_hostname = False  # the certificate is for no name
+        connection = HTTPSConnection("127.0.0.1", server.web.port, timeout=10, context=trusting)
+        connection.request("GET", f"/login?token={TOKEN}")
+        answer = connection.getresponse()
+        assert answer.status == 303
+        assert "Secure" in str(answer.getheader("Set-Cookie"))
+        connection.close()
+        plain = HTTPConnection("127.0.0.1", server.web.port, timeout=10)
+        plain.request("GET", "/healthz")
+        with pytest.raises((RemoteDisconnected, ConnectionResetError)):
+            plain.getresponse()
+        plain.close()
+
+
+def test_a_certificate_with_another_key_is_refused(certificate: tuple[str, str], tmp_path: Path):
+    cert, key = certificate
+    assert tls_context("", "") is None
+    with pytest.raises(ServiceError, match=re.escape(f"TLS with the certificate {cert} and the key {cert}")):
+        tls_context(cert, "")
+    (tmp_path / "empty.pem").touch()
+    with pytest.raises(ServiceError, match="TLS with the certificate"):
+        tls_context(str(tmp_path / "empty.pem"), key)
+
+
+# flow.serve() ---------------------------------------------------------------------------------------------------------
+
+SCRIPT = """
+from pathlib import Path
+from anabranch import Flow, task
+
+@task
+def mark():
+    (Path(__file__).parent / "marked").touch()
+
+with Flow("scripted") as flow:
+    mark()
+
+with Flow("other") as other:
+    mark()
+
+flow.serve(other, port=0, pages=False, token="a-token-of-some-length", drain_s=5)
+"""
+
+
+def test_a_script_serves_its_flows_and_a_file_that_does_can_be_loaded(home: Path):
+    (home / "script.py").write_text(SCRIPT, encoding="utf-8")
+    process = subprocess.Popen(
+        [sys.executable, "script.py"], cwd=home, env=environment(home), stderr=subprocess.PIPE, text=True
+    )
+    try:
+        assert process.stderr is not None
+        said = ""
+        while "serving on" not in said:
+            line = process.stderr.readline()
+            assert line, said
+            said += line
+        assert TOKEN not in said
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+        assert process.returncode == 0
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+    with config.set({"backend": f"sqlite:///{home}/runs.db"}):
+        assert registry()[1].names() == {"scripted", "other"}
+        assert load_flow(registry()[1].get("scripted").source).flow.name == "scripted"
+    assert not (home / "marked").exists()
+    assert os.getpid() != process.pid
+
+
+@task
+def one() -> int:
+    return 1
+
+
+def test_a_flow_is_not_served_where_it_cannot_be():
+    with Flow("inner") as flow:
+        one()
+        with pytest.raises(DefinitionError, match="inside a `with Flow` block"):
+            flow.serve()
+    errors: list[Exception] = []
+
+    def elsewhere() -> None:
+        try:
+            flow.serve()
+        except ServiceError as error:
+            errors.append(error)
+
+    thread = threading.Thread(target=elsewhere)
+    thread.start()
+    thread.join()
+    assert "outside of the main thread" in str(errors[0])
+    with pytest.raises(ServiceError, match="the token has 5 characters"):
+        flow.serve(token="short")
+    assert registry()[1].names() == set()
