@@ -36,7 +36,7 @@ Origin: TypeAlias = tuple[tuple[int, int], str, str | None]
 
 SMALL_NBYTES = 65_536  # travels with each unit: few are on their way at a time, and any worker may take them
 MAX_SOURCES_NBYTES = 2 << 20  # of the user's modules; what is imported by nobody here is left out first
-_ROOT = Path(__file__).parents[1]
+_ROOT = Path(__file__).parents[2]
 # The same for every run, as a worker keeps what the first one brought: what only some load is there for all of them.
 _ALWAYS = (
     "anabranch.engine.worker.arrival",
