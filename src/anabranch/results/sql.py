@@ -191,7 +191,7 @@ def _selected(locations: Sequence[str], table: Table) -> Any:
 
 
 def _is_refused(text: str) -> bool:
-    signs = ("refused", "closed the connection", "timeout expired", "starting up")
+    signs = ("refused", "closed the connection", "timeout expired", "the database system is")
     return any(words in text.lower() for words in signs)
 
 
