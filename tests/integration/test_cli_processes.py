@@ -198,8 +198,8 @@ def test_a_signal_ends_a_run_in_order(here: Path, place: list[str], number: sign
     assert took < 10
     assert out == ""
     lines = err.splitlines()
-    assert f"{number.name}: cancelling; again to leave at once" in lines
-    assert any(line.startswith("  ended before: 1 of 3 tasks (names)") for line in lines)
+    assert f"{number.name}: cancelling; repeat to end at once" in lines
+    assert any(line.startswith("  finished: 1 of 3 tasks (names)") for line in lines)
     assert lines[-1].startswith(f"slow: Cancelled ({number.name}) after ")
     assert "Traceback" not in err
 

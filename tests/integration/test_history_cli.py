@@ -113,7 +113,7 @@ def test_show_tells_states_counts_and_the_root_cause_with_inputs_and_traceback()
     assert data["failures"][0]["inputs"] == {"n": "3"}
     assert data["parameters"] == {"count": 5, "token": "***"}
     assert data["failures"][0]["worker"] == "local"
-    assert f"look further: anabranch logs {run_id} 'transform[3]'; anabranch replay {run_id} 'transform[3]'" in text
+    assert f"find out more: anabranch logs {run_id} 'transform[3]'; anabranch replay {run_id} 'transform[3]'" in text
 
 
 def test_show_tells_which_elements_were_slow():

@@ -1,7 +1,7 @@
 """The command line: ``anabranch``, also as ``dask anabranch`` and ``python -m anabranch``.
 
-This module has the group and the way in; each command has a module of its own, `exits` has the exit codes. What takes
-long to import, Dask above all, is imported by commands when they run.
+This module has the group and the entry point. Each command has a module of its own; `exits` has the exit codes.
+Commands import what takes long to import, above all Dask, when they run.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ __all__ = ["anabranch", "main"]
 
 class _Group(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
-        """Run a command; Ctrl-C before or after a run leaves with its own code, not with Click's."""
+        """Run a command; Ctrl-C before or after a run exits with 130, not with Click's code."""
         try:
             return super().invoke(ctx)
         except KeyboardInterrupt:
@@ -49,16 +49,17 @@ HELP = """Data workflows on Dask.
 
 \b
 anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameters are options
-anabranch run etl.py --help                what parameters it has
-anabranch ls                               the runs there were; anabranch show RUN
-anabranch logs RUN [TASK]                  what its tasks logged; --follow goes on with it
-anabranch report RUN -o run.html           one of them as a page that opens anywhere
-anabranch ui                               all of them, in a browser
-anabranch resume RUN                       go on with one that failed or was stopped
-anabranch replay RUN TASK[137]             one attempt again, here, with the inputs that it had; --pdb
-anabranch serve etl.py                     register its flows, and run them by their schedules
-anabranch demo                             see one run
-anabranch init DIR                         make a project to start from; doctor: what is wrong with this machine
+anabranch run etl.py --help                show its parameters
+anabranch ls                               list recorded runs; anabranch show RUN shows one
+anabranch logs RUN [TASK]                  show what its tasks logged; --follow waits for more
+anabranch report RUN -o run.html           write a run to a page that opens anywhere
+anabranch ui                               show all runs in a browser
+anabranch resume RUN                       continue a run that failed or was stopped
+anabranch replay RUN TASK[137]             run one attempt again here, with its inputs; --pdb
+anabranch serve etl.py                     register its flows and run them on their schedules
+anabranch demo                             try it out
+anabranch init DIR                         start a project
+anabranch doctor                           check this machine
 
 \b
 Progress and logs go to standard error, results to standard output.

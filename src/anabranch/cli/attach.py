@@ -13,21 +13,21 @@ from anabranch.cli.exits import CANCELLED, RUN_FAILED, SUCCESS, exit_codes
 if TYPE_CHECKING:
     from anabranch.flows.handle import RunHandle, RunStatus
 
-FOLLOW_S = 0.5  # the driver writes its standing down as often
+FOLLOW_S = 0.5  # as often as the driver writes its status
 
 
-@click.command(short_help="Look at a run on a cluster.")
+@click.command(short_help="Follow a run on a cluster.")
 @click.argument("address", metavar="ADDRESS")
 @click.argument("run", metavar="[RUN]", required=False)
-@click.option("--wait/--no-wait", default=True, help="Follow the run to its end, or show how it stands.")
-@click.option("--forget", is_flag=True, help="Once it has ended, remove what the scheduler keeps of it.")
-@click.option("--json", "as_json", is_flag=True, help="How it stands as JSON on standard output.")
+@click.option("--wait/--no-wait", default=True, help="Follow the run to its end, or show its status.")
+@click.option("--forget", is_flag=True, help="After the run has ended, remove its data from the scheduler.")
+@click.option("--json", "as_json", is_flag=True, help="Print the status as JSON.")
 @click.pass_context
 def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, forget: bool, as_json: bool) -> None:
-    """Follow a run that was sent to the scheduler at ADDRESS with its driver, by flow.submit() or run --detach.
+    """Follow a run whose driver is on the cluster at ADDRESS, started by flow.submit() or run --detach.
 
-    RUN is its id, or the beginning of it; without one, the runs that the scheduler knows are listed. Ctrl-C stops the
-    following, not the run.
+    RUN is the run's id, or the beginning of it. Without RUN, the scheduler's runs are listed. Ctrl-C ends the command,
+    not the run.
     """
     from anabranch.flows import handle as handles
 
@@ -50,10 +50,10 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
 @click.command(short_help="Cancel a run on a cluster.")
 @click.argument("address", metavar="ADDRESS")
 @click.argument("run", metavar="RUN")
-@click.option("--reason", default="asked for on the command line", show_default=True, help="Recorded with the run.")
+@click.option("--reason", default="asked for on the command line", show_default=True, help="The reason to record.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait.")
 def cancel(*, address: str, run: str, reason: str, timeout: float) -> None:
-    """Cancel a run whose driver is on the cluster at ADDRESS, and wait until it has ended."""
+    """Cancel a run whose driver is on the cluster at ADDRESS, and wait for its end."""
     from anabranch.flows import handle as handles
 
     with exit_codes(), handles.attach(address, run) as handle:
@@ -80,7 +80,7 @@ def _list_runs(address: str, *, as_json: bool) -> None:
 
 
 def _follow(handle: RunHandle) -> RunStatus:
-    """Say what changes, and what tasks log, until the run has ended."""
+    """Print changes and the tasks' log lines until the run has ended."""
     import time
 
     from anabranch.engine.logs.book import LogBook

@@ -1,7 +1,7 @@
 """``anabranch completion``: the script for a shell, and what arguments are completed with.
 
-A key press waits for the answer: nothing is run or imported for it that is the user's, the run store is read only where
-it is there, and what goes wrong is no completion.
+A key press waits for the answer. So no code of the user is run or imported, no run store is created, and an error means
+no completion.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAX_RUNS = 50
 MAX_SOURCE = 1 << 20  # bytes of a file that is looked through for flows
 
 
-HELP = """Print the script that lets a shell complete commands, options, runs, files and flows.
+HELP = """Print a script with which a shell completes commands, options, runs, files and flows.
 
 \b
 bash:  echo 'eval "$(anabranch completion bash)"' >> ~/.bashrc
@@ -39,10 +39,10 @@ fish:  anabranch completion fish > ~/.config/fish/completions/anabranch.fish
 """  # \b keeps Click from filling the lines that follow
 
 
-@click.command(help=HELP, short_help="Print the script that lets a shell complete commands.")
+@click.command(help=HELP, short_help="Print a completion script for a shell.")
 @click.argument("shell", type=click.Choice(SHELLS))
 def completion(shell: str) -> None:
-    """Print the script that lets a shell complete commands."""
+    """Print a completion script for a shell."""
     kind = get_completion_class(shell)
     assert kind is not None
     root = click.get_current_context().find_root()

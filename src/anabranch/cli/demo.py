@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 WORKERS = 2  # enough to see work in parallel, on any machine
 
 
-@click.command(short_help="See a flow run, over the Python files of this machine.")
-@click.option("--root", metavar="DIRECTORY", help="Where to look; default: this Python's own libraries.")
-@click.option("--limit", type=click.IntRange(1), metavar="N", help="Take at most so many files.")
+@click.command(short_help="Run the flow that comes with the package.")
+@click.option("--root", metavar="DIRECTORY", help="Directory to search; default: Python's own library.")
+@click.option("--limit", type=click.IntRange(1), metavar="N", help="Maximum number of files.")
 @click.option(
-    "--output", metavar="DIRECTORY", default="corpus-report", show_default=True, help="Where the report goes."
+    "--output", metavar="DIRECTORY", default="corpus-report", show_default=True, help="Directory of the report."
 )
-@click.option("--report/--no-report", default=True, help="Whether to write corpus.html beside corpus.json.")
-@run_options(f"Where to run; default: a cluster made for the run, of {WORKERS} workers with one thread.")
+@click.option("--report/--no-report", default=True, help="Write corpus.html as well as corpus.json.")
+@run_options(f"Where to run; default: a new cluster of {WORKERS} workers with one thread each.")
 @click.pass_context
 def demo(
     ctx: click.Context,
@@ -44,8 +44,8 @@ def demo(
 ) -> None:
     """Count lines, functions and branches of every Python file below a directory, and write a report.
 
-    A map over thousands of files, some of which cannot be parsed: each of those is one failed element, and its
-    neighbours never notice.
+    The flow maps over thousands of files. Some cannot be parsed: each of those is one failed element, and the others
+    go on.
     """
     refuse_both(quiet=quiet, verbose=verbose)
     if executor is None or (executor == "dask" and workers is None):
@@ -74,7 +74,7 @@ def demo(
 
 
 def show_summary(view: FlowRunView) -> None:
-    """A short table of what was found, and where the report lies."""
+    """Print a short table of what was found, and where the report is."""
     if not view:
         return
     from anabranch.demo.corpus import summary_lines

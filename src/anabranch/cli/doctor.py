@@ -1,4 +1,4 @@
-"""``anabranch doctor``: what is installed, and whether store, results and cluster can be used."""
+"""``anabranch doctor``: check what is installed, and whether store, results and cluster can be used."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """One thing that was checked."""
 
     topic: str
     text: str
@@ -34,14 +34,14 @@ class Finding:
     """``ok``, ``warning`` or ``problem``."""
 
 
-@click.command(short_help="See whether everything that runs need is in order.")
-@click.option("--executor", metavar="ADDRESS", help="Look at this Dask scheduler and its workers too.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@click.command(short_help="Check that this machine can run flows.")
+@click.option("--executor", metavar="ADDRESS", help="Also check this Dask scheduler and its workers.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.pass_context
 def doctor(context: click.Context, *, executor: str | None, as_json: bool) -> None:
-    """See whether everything that runs need is in order: versions, settings, run store, results, a cluster.
+    """Check what runs need: versions, settings, run store, results, a cluster.
 
-    Ends with exit code 1 if something would keep a run from working.
+    The exit code is 1 if a problem would keep runs from working.
     """
     topics: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
         ("versions", _versions),
@@ -55,7 +55,7 @@ def doctor(context: click.Context, *, executor: str | None, as_json: bool) -> No
     for topic, look in topics:
         found += _looked_at(topic, look)
         if topic == "settings" and found[-1].verdict == "problem":
-            found.append(Finding("settings", "nothing else was looked at: mend them first", "warning"))
+            found.append(Finding("settings", "nothing else was checked: correct the settings first", "warning"))
             break
     if as_json:
         click.echo(json.dumps([asdict(each) for each in found], indent=1))
@@ -67,7 +67,7 @@ def doctor(context: click.Context, *, executor: str | None, as_json: bool) -> No
 
 
 def _looked_at(topic: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
-    """What there is to say of a topic; an error of the library is a problem like others."""
+    """Findings of a topic; an error of this library becomes a problem."""
     from anabranch.base.errors import AnabranchError
 
     found: list[Finding] = []
@@ -110,15 +110,15 @@ def _run_store() -> Iterator[Finding]:
     from anabranch.runs import default_path, open_store
 
     if config.backend == "none":
-        yield Finding("run store", "no run is recorded (backend is none): none can be shown or resumed", "warning")
+        yield Finding("run store", "runs are not recorded (backend: none), so none can be shown or resumed", "warning")
         return
     if config.backend == "local" and not default_path().exists():
         if _can_be_made(default_path().parent):
-            yield Finding("run store", f"{default_path()} is made by the first run")
+            yield Finding("run store", f"the first run will create {default_path()}")
         else:
-            cure = "set ANABRANCH_HOME, or runs.path, to a place of yours"
+            cure = "set ANABRANCH_HOME or runs.path to a place that you can write to"
             yield Finding(
-                "run store", f"{default_path()} cannot be made, so runs cannot be recorded; {cure}", "problem"
+                "run store", f"{default_path()} cannot be created, so runs cannot be recorded; {cure}", "problem"
             )
         return
     with open_store(read_only=True) as store:
@@ -130,7 +130,7 @@ def _run_store() -> Iterator[Finding]:
         complaints = store.check()
         yield from (Finding("run store", text, "problem") for text in complaints)
         if not complaints:
-            yield Finding("run store", "whole, as far as its own check tells")
+            yield Finding("run store", "the database's own check found no damage")
             yield from _stopped(store)
             yield from _registered(store)
 
@@ -142,12 +142,12 @@ def _stopped(store: RunStore) -> Iterator[Finding]:
     stopped = store.list_runs(RunQuery(state=INTERRUPTED, limit=MAX_NAMED + 1))
     if stopped:
         names = _few([record.run_id for record in stopped])
-        text = f"runs whose driver died: {names}; anabranch resume RUN goes on with one"
+        text = f"runs whose driver died: {names}; continue one with: anabranch resume RUN"
         yield Finding("run store", text, "warning")
 
 
 def _registered(store: RunStore) -> Iterator[Finding]:
-    """Flows whose code has gone: a service cannot run them."""
+    """Flows whose code is missing: a service cannot run them."""
     from anabranch.flows.loading import split_target
     from anabranch.runs.store.flows import FlowTable
     from anabranch.runs.store.relational import RelationalRunStore
@@ -164,9 +164,7 @@ def _registered(store: RunStore) -> Iterator[Finding]:
             gone.append(f"{flow.name} ({place})")
     yield Finding("flows", f"{len(flows):,} registered")
     if gone:
-        text = (
-            f"registered from files that are not on this machine: {_few(gone)}; anabranch register FILE, where they are"
-        )
+        text = f"registered from files that this machine does not have: {_few(gone)}; register them where they are"
         yield Finding("flows", text, "warning")
 
 
@@ -175,7 +173,7 @@ def _few(names: list[str]) -> str:
 
 
 def _can_be_made(directory: Path) -> bool:
-    """Whether a directory is there, or can be made, and can be written to."""
+    """Whether a directory exists or can be created, and is writable."""
     while not directory.exists() and directory != directory.parent:
         directory = directory.parent
     return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
@@ -188,9 +186,9 @@ def _results() -> Iterator[Finding]:
     assert isinstance(store, LocalStore)
     root = Path(store.root)
     if _can_be_made(root):
-        yield Finding("results", f"values go to {root} where nothing else is said")
+        yield Finding("results", f"values are stored in {root} unless a task or flow says otherwise")
     else:
-        text = f"{root} cannot be written to; set ANABRANCH_HOME to a directory of yours, or name a result"
+        text = f"{root} is not writable; set ANABRANCH_HOME to a directory that is, or give tasks another result"
         yield Finding("results", text, "problem")
 
 
@@ -203,7 +201,7 @@ def _cluster(address: str) -> Iterator[Finding]:
     with connect(address, None, timeout_s=config.engine.connect_timeout_s) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         if not workers:
-            yield Finding("cluster", f"{address} answers and has no workers; start one with `dask worker`", "problem")
+            yield Finding("cluster", f"{address} has no workers; start one: dask worker {address}", "problem")
             return
         threads = sum(worker["nthreads"] for worker in workers.values())
         yield Finding("cluster", f"{address} answers: {len(workers)} workers, {threads} threads")

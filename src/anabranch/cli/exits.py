@@ -1,4 +1,4 @@
-"""Exit codes, and which error leads to which."""
+"""Exit codes, and which errors they stand for."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from anabranch.base.texts import printable_lines
 SUCCESS = 0
 RUN_FAILED = 1
 USAGE = 2
-"""A bad option, parameter or setting. It is Click's own code, too."""
+"""A bad option, parameter or setting; Click's own code as well."""
 NOT_LOADED = 3
 """The flow cannot be loaded or built."""
 NO_CLUSTER = 4
@@ -46,7 +46,7 @@ class Problem(click.ClickException):
 
 @contextmanager
 def exit_codes() -> Iterator[None]:
-    """Within it, errors of the library end the command with their message and their exit code."""
+    """End the command with message and exit code where the library raises an error."""
     try:
         yield
     except AnabranchError as error:

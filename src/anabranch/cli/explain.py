@@ -1,4 +1,4 @@
-"""``anabranch explain``: why a task run ran, was found in a cache, was skipped, or waits."""
+"""``anabranch explain``: why a task ran, came from a cache, was skipped, failed or waits."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ from anabranch.cli.exits import USAGE, Problem
 from anabranch.cli.history import opened_store
 
 
-@click.command(short_help="Say why a task ran, or did not.")
+@click.command(short_help="Explain why a task ran, or did not.")
 @click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.argument("name", metavar="TASK[7]")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def explain(*, run: str, name: str, as_json: bool) -> None:
-    """Say why a task run, or an element of a map, ran, was found in a cache, was skipped, failed, or waits.
+    """Explain why a task or an element ran, came from a cache, was skipped, failed or waits.
 
-    Of a cached task, what its key was made of is compared with the run before: 'input x' changed, or 'code'.
+    For a task with a cache, the parts of its cache key are compared with the run before: which input changed, or its
+    code.
     """
     from anabranch.runs.read.explain import explain as explained
 
@@ -38,4 +39,4 @@ def explain(*, run: str, name: str, as_json: bool) -> None:
         mark = "changed" if part in found.changed else "same" if found.compared_with else ""
         click.echo(f"    {printable(part)}: {text[:12]} {mark}".rstrip())
     if found.location:
-        click.echo(f"  its value is stored at {printable(found.location)}")
+        click.echo(f"  value: {printable(found.location)}")

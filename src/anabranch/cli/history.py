@@ -29,7 +29,7 @@ _PAGE = 200  # runs that are read at a time
 
 @contextmanager
 def opened_store(*, read_only: bool = True) -> Iterator[RunStore | None]:
-    """The run store of the settings; None if nothing has ever been recorded. What is wrong with it ends the command."""
+    """The run store of the settings; None if nothing was ever recorded. If it cannot be used, the command ends."""
     from anabranch.base.errors import RunNotFound, RunQueryError
     from anabranch.base.settings import config
     from anabranch.runs import default_path, open_store
@@ -51,8 +51,8 @@ def opened_store(*, read_only: bool = True) -> Iterator[RunStore | None]:
 @click.command("ls", short_help="List recorded runs.")
 @click.option("--flow", metavar="NAME", help="Only runs of this flow.")
 @click.option("--state", metavar="STATE", help="Only runs in this state: Running, Success, Failed, Interrupted, …")
-@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="So many at the most.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@click.option("--limit", type=click.IntRange(1, 100_000), default=20, show_default=True, help="Maximum number of runs.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List the recorded runs, newest first."""
     from anabranch.runs import RunQuery
@@ -87,9 +87,12 @@ def _took(record: RunRecord) -> str:
 
 @click.command(short_help="Show a recorded run.")
 @click.argument("run", metavar="RUN", shell_complete=run_ids)
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(*, run: str, as_json: bool) -> None:
-    """Show how a run stands or ended: its tasks, what failed and why, what took longest. RUN may be shortened."""
+    """Show a run: its tasks, what failed and why, what took longest.
+
+    RUN is the run's id, or the beginning of it.
+    """
     from anabranch.runs.read.run import detail_data, read_run
 
     with opened_store() as store:
@@ -130,7 +133,7 @@ def _run_lines(run: RecordedRun) -> list[str]:
         lines += ["", f"{run.failed - min(MAX_FAILURES, len(run.failures)):,} more failed"]
     if run.failures:
         name, run_id = shlex.quote(printable(run.failures[0].name)), printable(record.run_id)
-        lines += ["", f"look further: anabranch logs {run_id} {name}; anabranch replay {run_id} {name} --pdb"]
+        lines += ["", f"find out more: anabranch logs {run_id} {name}; anabranch replay {run_id} {name} --pdb"]
     return lines
 
 
@@ -165,16 +168,16 @@ def _failure_lines(failure: RecordedFailure) -> list[str]:
 # resume ---------------------------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Go on with a recorded run.")
+@click.command(short_help="Continue a recorded run.")
 @click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.argument("target", metavar="[FILE[:FLOW]|MODULE[:FLOW]]", required=False, shell_complete=targets)
-@click.option("--only-failed", is_flag=True, help="Run what had failed, and what is below it, and nothing else.")
-@click.option("--from", "start", multiple=True, metavar="TASK", help="Run this task again, and what is below it.")
-@click.option("--element", metavar="TASK[7]", help="Run this element again, and what is below it.")
-@click.option("--approve", multiple=True, metavar="TASK", help="Let this task run; it waits for an approval.")
-@click.option("--rerun-changed", is_flag=True, help="Run again what has other code now, and what is below it.")
-@click.option("--keep", multiple=True, metavar="TASK", help="Keep and show the value of this task, too.")
-@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter that is not recorded.")
+@click.option("--only-failed", is_flag=True, help="Run only what failed, and what is downstream of it.")
+@click.option("--from", "start", multiple=True, metavar="TASK", help="Run this task again, and what is downstream.")
+@click.option("--element", metavar="TASK[7]", help="Run this element again, and what is downstream.")
+@click.option("--approve", multiple=True, metavar="TASK", help="Approve this task, so that it runs.")
+@click.option("--rerun-changed", is_flag=True, help="Run again what has different code now, and what is downstream.")
+@click.option("--keep", multiple=True, metavar="TASK", help="Also keep and show the value of this task.")
+@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="Parameter that is not recorded.")
 @run_options("Where to run; default: the flow's executor, or local.")
 @click.pass_context
 def resume(
@@ -200,9 +203,9 @@ def resume(
     quiet: bool,
     verbose: bool,
 ) -> None:
-    """Go on with a run that failed, was cancelled, paused or killed: what had finished is not run again.
+    """Continue a run that failed or was cancelled, paused or killed. What has finished is not run again.
 
-    RUN is its id, or the beginning of it. The flow is looked for where it was; say FILE if it is elsewhere now.
+    RUN is the run's id, or the beginning of it. Give FILE if the flow has moved since.
     """
     from anabranch.cli.session import MetricsWanted, Session
     from anabranch.flows.loading import shipped_by_value
@@ -211,8 +214,7 @@ def resume(
     refuse_both(quiet=quiet, verbose=verbose)
     if element is not None and (only_failed or start or rerun_changed):
         raise click.UsageError(
-            f"--element {element} goes with no other choice of what to run; "
-            "leave out --only-failed, --from and --rerun-changed"
+            f"--element {element} cannot be combined with --only-failed, --from or --rerun-changed; leave these out"
         )
     with opened_store() as store:
         if store is None:
@@ -221,7 +223,8 @@ def resume(
     target = target or source_of(record)
     if not target:
         raise Problem(
-            f"the file of flow {record.flow_name!r} is not where it was: anabranch resume {record.run_id} FILE", USAGE
+            f"the file of flow {record.flow_name!r} has moved; say where it is: anabranch resume {record.run_id} FILE",
+            USAGE,
         )
     loaded = load(target)
     flow = loaded.flow
@@ -281,13 +284,13 @@ class _Age(click.ParamType):  # type: ignore[type-arg]  # generic in new version
 
 
 @click.command(short_help="Delete old runs.")
-@click.option("--older-than", type=_Age(), metavar="AGE", help="Only runs that began longer ago: 30d, 12h.")
-@click.option("--keep-last", type=click.IntRange(0), metavar="N", help="Never the newest N of a flow.")
-@click.option("--dry-run", is_flag=True, help="Only say which.")
+@click.option("--older-than", type=_Age(), metavar="AGE", help="Delete runs that began longer ago: 30d, 12h.")
+@click.option("--keep-last", type=click.IntRange(0), metavar="N", help="Keep the newest N runs of each flow.")
+@click.option("--dry-run", is_flag=True, help="Only list the runs.")
 def prune(*, older_than: timedelta | None, keep_last: int | None, dry_run: bool) -> None:
-    """Delete runs from the record, but none that goes on. What they wrote elsewhere stays."""
+    """Delete runs from the run store, except those still running. Stored values and other files stay."""
     if older_than is None and keep_last is None:
-        raise click.UsageError("say --older-than AGE, --keep-last N or both: without them every run would be deleted")
+        raise click.UsageError("give --older-than AGE, --keep-last N or both: without them every run would be deleted")
     before = None if older_than is None else datetime.now(UTC) - older_than
     with opened_store(read_only=dry_run) as store:
         if store is None:

@@ -21,20 +21,19 @@ _FILES = {
 """Of the project, with the templates that they are made of."""
 
 
-@click.command(short_help="Make a project to start from.")
+@click.command(short_help="Create a project to start from.")
 @click.argument("directory", metavar="[DIR]", default=".", type=click.Path(file_okay=False))
 def init(directory: str) -> None:
-    """Make a project to start from in a directory: a flow, its tests, a README and pyproject.toml.
+    """Create a project in a directory: a flow, its tests, a README and pyproject.toml.
 
-    The directory is made if it is not there. Files that are there are never written over: if one of those four is, no
-    file is made.
+    The directory is created if it does not exist. If one of the four files exists, nothing is written.
     """
     root = Path(directory)
     there = [name for name in _FILES if (root / name).exists() or (root / name).is_symlink()]
     if there:
         raise Problem(
-            f"{directory}: a new project was asked for, and there is {', '.join(there)} already; nothing was written: "
-            "name another directory (anabranch init NAME), or move it away",
+            f"{directory} already has {', '.join(there)}, so nothing was written; "
+            "name another directory (anabranch init NAME), or move them away",
             USAGE,
         )
     name = project_name(root.absolute().name)
@@ -43,7 +42,7 @@ def init(directory: str) -> None:
             _write(root / file, template, name)
     except OSError as error:
         raise Problem(
-            f"{error.filename}: cannot be written: {error.strerror}; name a directory of yours (anabranch init NAME)",
+            f"{error.filename} cannot be written: {error.strerror}; name another directory (anabranch init NAME)",
             USAGE,
         ) from error
     where = "" if directory == "." else f"cd {shlex.quote(printable(directory))}; "
@@ -59,7 +58,7 @@ def _write(path: Path, template: str, name: str) -> None:
 
 
 def project_name(text: str) -> str:
-    """A name that packaging tools take, as near to a directory's as can be.
+    """The name of a directory, changed as little as packaging tools require.
 
     Examples
     --------

@@ -18,7 +18,7 @@ FORMATS = ("dot", "mermaid", "svg", "png")
 def validate(target: str) -> None:
     """Load a flow and check that it is well formed, without running it.
 
-    Every problem is reported at once, with the line where it was written; the exit code is then 3.
+    All problems are reported together, each with its line. The exit code is then 3.
     """
     from anabranch.cli.run import load
 
@@ -34,7 +34,7 @@ def validate(target: str) -> None:
 @click.command(short_help="Draw a flow.")
 @click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]", shell_complete=targets)
 @click.option(
-    "-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: as the suffix of the output says, else dot."
+    "-f", "--format", "format_", type=click.Choice(FORMATS), help="Default: by the suffix of the output file, else dot."
 )
 @click.option(
     "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False), help="File to write; default: standard output."

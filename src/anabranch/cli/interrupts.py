@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM while a run goes on: the first asks for a graceful end, the second leaves at once."""
+"""Ctrl-C and SIGTERM during a run: the first cancels the run, the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Interrupts:
-    """As a context manager, turns both signals into one `KeyboardInterrupt`, which runs take as a wish to be cancelled.
+    """Context manager that turns both signals into one `KeyboardInterrupt`, which cancels the run.
 
     Parameters
     ----------
     on_first
-        Told the first signal's name. It is called inside the signal handler: it must not write to a stream.
+        Called with the first signal's name, inside the signal handler: it must not write to a stream.
     """
 
     def __init__(self, on_first: Callable[[str], object]) -> None:
@@ -57,7 +57,7 @@ class Interrupts:
 
 
 def leave_now(code: int) -> None:
-    """End the process as it stands. Workers that it started end by themselves when it is gone."""
+    """End the process at once. Workers that it started end by themselves when it is gone."""
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     with contextlib.suppress(OSError):

@@ -15,24 +15,27 @@ if TYPE_CHECKING:
     from anabranch.runs.store.permit_table import Limit, PermitTable
 
 
-@click.command("limits", short_help="Show named limits; set a size, take permits away.")
+@click.command("limits", short_help="Show or change named limits.")
 @click.argument("name", required=False)
-@click.option("--set", "size", type=click.IntRange(1), metavar="N", help="Let N permits hold, whatever runs say.")
-@click.option("--unset", is_flag=True, help="Let what runs say hold again.")
-@click.option("--release", metavar="RUN", help="Take a run's permits away, of all limits or of the one named.")
-@click.option("--yes", is_flag=True, help="Do not ask before that.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@click.option("--set", "size", type=click.IntRange(1), metavar="N", help="Set the size to N, whatever runs ask for.")
+@click.option("--unset", is_flag=True, help="Use the size that runs ask for again.")
+@click.option("--release", metavar="RUN", help="Take away a run's permits, of this limit or of all.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def limits(*, name: str | None, size: int | None, unset: bool, release: str | None, yes: bool, as_json: bool) -> None:
-    """Show the named limits of the run store: how many permits there are, who holds them, who waits.
+    """Show the named limits of the run store: their sizes, which runs hold permits, which runs wait.
 
-    Permits of a driver that has died come back by themselves when its lease ends (runs.lease_s).
+    The permits of a driver that has died become free when its lease ends (runs.lease_s).
     """
     from anabranch.base.settings import config
     from anabranch.runs.registry.registration import registry
     from anabranch.runs.store.permit_table import PermitTable
 
     if config.backend == "none":
-        raise Problem("backend is 'none', so limits hold within each run; set it to 'local' or postgresql://…", USAGE)
+        raise Problem(
+            "backend is 'none', so runs share no limits; set it to 'local' or postgresql://…",
+            USAGE,
+        )
     if sum((size is not None, unset, release is not None)) > 1:
         raise click.UsageError("--set, --unset and --release exclude each other")
     with exit_codes():
@@ -45,8 +48,8 @@ def limits(*, name: str | None, size: int | None, unset: bool, release: str | No
             if name is None:
                 raise click.UsageError("name the limit: anabranch limits NAME --set N")
             table.fix(name, size)
-            said = f"{size:,} hold, whatever runs say" if size is not None else "what runs say holds"
-            click.echo(f"{printable(name)}: {said}", err=True)
+            said = f"{size:,}, whatever runs ask for" if size is not None else "as runs ask for"
+            click.echo(f"size of {printable(name)}: {said}", err=True)
             return
         now = store.database.now()
         found = [each for each in table.all(now=now) if name in (None, each.name)]
@@ -54,8 +57,8 @@ def limits(*, name: str | None, size: int | None, unset: bool, release: str | No
         click.echo(json.dumps([_data(each, now) for each in found], indent=2))
         return
     if not found:
-        what = "nobody uses a named limit" if name is None else f"nobody uses the limit {printable(name)!r}"
-        click.echo(f"{what} at the moment", err=True)
+        what = "a named limit" if name is None else f"the limit {printable(name)!r}"
+        click.echo(f"no run uses {what} at the moment", err=True)
     for limit in found:
         _show(limit, now)
 
@@ -65,7 +68,7 @@ def _show(limit: Limit, now: int) -> None:
     is_set = ", set here" if limit.is_fixed else ""
     click.echo(f"{shortened(limit.name, 60)}: {held:,} of {limit.size:,} held{is_set}")
     for each in limit.holders:
-        said = f"; it says {each.most:,}" if each.most != limit.size else ""
+        said = f"; it asks for a size of {each.most:,}" if each.most != limit.size else ""
         click.echo(f"  holds {each.held:<4,} {_who(each)}, for {seconds(_past_s(each, now))}{said}")
     for each in limit.waiters:
         others = [shortened(other, 60) for other in each.bundle if other != limit.name]
@@ -104,19 +107,19 @@ def _data(limit: Limit, now: int) -> dict[str, Any]:
 
 
 def _release(table: PermitTable, run_id: str, name: str | None, *, is_sure: bool) -> None:
-    """Take permits of a run away, once the user has said that this is what they want."""
+    """Take away permits of a run, after the user has confirmed it."""
     of_limits = [each for each in table.all() if name in (None, each.name)]
     held = [permit for limit in of_limits for permit in limit.holders if permit.run_id.startswith(run_id)]
     runs = sorted({permit.run_id for permit in held})
     of = f" of limit {name!r}" if name is not None else ""
     if not runs or not run_id:
-        raise Problem(f"no run {run_id!r} holds permits{of}; anabranch limits shows who does", USAGE)
+        raise Problem(f"run {run_id!r} holds no permits{of}; anabranch limits shows which runs do", USAGE)
     if len(runs) > 1:
         raise Problem(f"several runs begin with {run_id!r}: {', '.join(runs[:4])}; give more of the id", USAGE)
     shown = ", ".join(f"{permit.held:,} of {printable(permit.name)}" for permit in held)
     click.echo(f"{_who(held[0])} holds {shown}.", err=True)
     if not is_sure:
-        text = "What it runs goes on, beside what others begin then. Take its permits away?"
+        text = "It will go on, at the same time as runs that get these permits. Take them away?"
         click.confirm(text, abort=True, err=True)
     taken = table.release(runs[0], {permit.name for permit in held})
     count = sum(permit.held for permit in taken)

@@ -1,4 +1,4 @@
-"""``anabranch logs``: what the tasks of a recorded run have logged."""
+"""``anabranch logs``: show what the tasks of a recorded run logged."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ _LOOKS: dict[int, dict[str, Any]] = {
 @click.command(short_help="Show what the tasks of a recorded run logged.")
 @click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.argument("task", metavar="[TASK|TASK[7]]", required=False)
-@click.option("-f", "--follow", is_flag=True, help="Go on as lines come, until the run ends.")
-@click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), default="debug", help="From this level on.")
-@click.option("--json", "as_json", is_flag=True, help="Each line as one of JSON.")
+@click.option("-f", "--follow", is_flag=True, help="Print new lines until the run ends.")
+@click.option("--level", type=click.Choice(LEVELS, case_sensitive=False), default="debug", help="Lowest level to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object per line.")
 def logs(*, run: str, task: str | None, follow: bool, level: str, as_json: bool) -> None:
-    """Show what the tasks of a run logged: all of them, one task, or one element. RUN may be shortened.
+    """Show what the tasks of a run logged: all of them, one task, or one element.
 
-    The level that a run logs at is chosen when it runs (logging.level): what is below it was never sent.
+    RUN is the run's id, or the beginning of it. Lines below the run's own level (logging.level) were never recorded.
     """
     with opened_store() as store:
         if store is None:
@@ -54,7 +54,7 @@ def logs(*, run: str, task: str | None, follow: bool, level: str, as_json: bool)
                 click.echo(line)
     if not found:
         what = f"{printable(task)} of run" if task is not None else "run"
-        click.echo(f"nothing is recorded that {what} {record.run_id} logged at this level", err=True)
+        click.echo(f"{what} {record.run_id} logged nothing at this level", err=True)
 
 
 def _all(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator[LogRow]:
@@ -65,7 +65,7 @@ def _all(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator
 
 
 def _followed(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator[LogRow]:
-    """Lines in the order in which they came, until the run does not go on."""
+    """Lines in the order in which they came, until the run has ended."""
     from anabranch.runs.read.lookup import as_it_stands
 
     epoch, serial = 1, -1
@@ -100,7 +100,7 @@ def _task_run(store: RunStore, record: RunRecord, task: str) -> tuple[str, int |
     if len(called) == 1:
         return called[0], index
     if called:
-        raise Problem(f"{name!r} stands for {len(called)} tasks of run {record.run_id}: {listed(called)}", USAGE)
+        raise Problem(f"{name!r} means {len(called)} tasks of run {record.run_id}; name one: {listed(called)}", USAGE)
     raise Problem(f"run {record.run_id} has no task {name!r}; it has: {listed(slugs)}{nearest(name, slugs)}", USAGE)
 
 

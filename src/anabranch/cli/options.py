@@ -1,4 +1,4 @@
-"""Options that several commands have, and what they stand for."""
+"""Options that several commands share, and what they mean."""
 
 from __future__ import annotations
 
@@ -21,21 +21,24 @@ def run_options(executor_help: str) -> Callable[[_Command], _Command]:
 
     def decorate(command: _Command) -> _Command:
         for option in (
-            click.option("-v", "--verbose", is_flag=True, help="Also debug messages, and tracebacks in full."),
-            click.option("-q", "--quiet", is_flag=True, help="On standard error only what went wrong."),
-            click.option("--json", "as_json", is_flag=True, help="The outcome as JSON on standard output."),
-            click.option("--dashboard", is_flag=True, help="Show the run on a page meanwhile; prints its address."),
-            click.option("--metrics-file", metavar="FILE", help="Write metrics for Prometheus there at the end."),
+            click.option("-v", "--verbose", is_flag=True, help="Show debug messages and full tracebacks."),
+            click.option("-q", "--quiet", is_flag=True, help="Show only problems on standard error."),
+            click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON."),
+            click.option("--dashboard", is_flag=True, help="Serve a live page of the run, and print its address."),
+            click.option("--metrics-file", metavar="FILE", help="Write metrics for Prometheus to a file at the end."),
             click.option("--pushgateway", metavar="HOST:PORT", help="Send metrics to a Pushgateway at the end."),
             click.option(
                 "--metrics-port",
                 type=click.IntRange(0, 65_535),
                 metavar="PORT",
-                help="Serve metrics for Prometheus on 127.0.0.1 meanwhile; 0 takes a free port.",
+                help="Serve metrics for Prometheus on 127.0.0.1 during the run; 0 takes a free port.",
             ),
-            click.option("--progress/--no-progress", default=None, help="Show progress, or not."),
+            click.option("--progress/--no-progress", default=None, help="Show progress, or do not."),
             click.option(
-                "--workers", type=click.IntRange(1, 10_000), metavar="N", help="Threads, or workers of a new cluster."
+                "--workers",
+                type=click.IntRange(1, 10_000),
+                metavar="N",
+                help="Number of threads or new workers.",
             ),
             click.option("--executor", metavar="local|threads|dask|ADDRESS", help=executor_help),
         ):
@@ -51,7 +54,7 @@ def executor_of(name: str | None, workers: int | None) -> Executor | None:
     Raises
     ------
     click.UsageError
-        There is no such thing, or not with so many workers.
+        The name is unknown, or workers do not go with it.
     """
     from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 
@@ -86,6 +89,6 @@ def progress_mode(progress: bool | None, *, quiet: bool) -> Mode:
 
 
 def refuse_both(*, quiet: bool, verbose: bool) -> None:
-    """Let nobody ask for less and more at once."""
+    """Refuse --quiet together with --verbose."""
     if quiet and verbose:
         raise click.UsageError("--quiet and --verbose exclude each other")

@@ -1,4 +1,4 @@
-"""What came of a run, for standard output and the last lines: counts, values, JSON."""
+"""The outcome of a run, for standard output and the last lines: counts, values, JSON."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ MAX_RESULT = 500  # characters
 def counts_text(view: FlowRunView) -> str:
     """Tasks and elements, counted.
 
-    A map counts as one task, which has failed if one of its elements has. What a failure elsewhere kept from running
-    has not failed: it was held up.
+    A map counts as one task, which has failed if one of its elements has. What could not run because of a failure
+    upstream is counted as held up, not as failed.
     """
     runs = [run for run in view._whole.runs.values() if run.node.kind == "task"]
     states = [run.state for run in runs]
@@ -65,7 +65,7 @@ def _listed(words: Mapping[str, int]) -> str:
 
 
 def salvage_lines(view: FlowRunView) -> list[str]:
-    """What a cancelled run had done, and what is left of it."""
+    """What a cancelled run had finished, and how to continue it."""
     runs = [(slug, run) for slug, run in view._whole.runs.items() if run.node.kind == "task"]
     done = [slug for slug, run in runs if run.state.is_finished() and not run.state.is_cancelled()]
     parts = [
@@ -75,23 +75,23 @@ def salvage_lines(view: FlowRunView) -> list[str]:
     ]
     more = f" and {len(done) - MAX_NAMES:,} more" if len(done) > MAX_NAMES else ""
     names = f" ({', '.join(map(printable, done[:MAX_NAMES]))}{more})" if done else ""
-    lines = [f"  ended before: {len(done):,} of {len(runs):,} tasks{names}{''.join(f', {part}' for part in parts)}"]
+    lines = [f"  finished: {len(done):,} of {len(runs):,} tasks{names}{''.join(f', {part}' for part in parts)}"]
     from anabranch.base.settings import config
 
     if config.backend != "none":
-        lines.append(f"  go on with: anabranch resume {view.run_id}")
+        lines.append(f"  continue with: anabranch resume {view.run_id}")
     return lines
 
 
 def wanted(view: FlowRunView) -> list[str]:
-    """Slugs of the nodes whose values were to be kept: terminal and reference ones, and those that were named."""
+    """Slugs of the nodes whose values are kept: terminal and reference nodes, and those that were named."""
     plan = view._whole.plan
     kept = {*plan.graph.reference, *plan.graph.terminal, *plan.keep}
     return [slug for slug, run in view._whole.runs.items() if slug in kept and run.node.kind != "parameter"]
 
 
 def result_lines(view: FlowRunView) -> list[str]:
-    """Values that are not None, shortened, a line each."""
+    """One line for each value that is not None, shortened."""
     lines = []
     for slug in wanted(view):
         state = view[slug]
@@ -174,7 +174,7 @@ def _time(value: datetime | None) -> str | None:
 
 
 def _plain(value: Any) -> Any:
-    """The value in JSON's types; what has no such form as its repr."""
+    """The value in JSON's types; its repr where it has none."""
     from pydantic_core import to_jsonable_python
 
     try:

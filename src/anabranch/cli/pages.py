@@ -1,4 +1,4 @@
-"""``anabranch ui`` and ``anabranch report``: recorded runs as pages that are served, and one as a file."""
+"""``anabranch ui`` and ``anabranch report``: serve pages of recorded runs, and write one to a file."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from anabranch.cli.history import opened_store
 
 
 @click.command(short_help="Show recorded runs in a browser.")
-@click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Default: any that is free.")
+@click.option("--port", type=click.IntRange(0, 65_535), default=0, help="Default: any free port.")
 def ui(*, port: int) -> None:
-    """Serve pages of the recorded runs on this machine, and print their address: list, run, history of a flow.
+    """Serve pages of the recorded runs on this machine, and print their address.
 
-    Runs that stopped can be gone on with from their pages, by whoever has the address; they end with this command.
+    There is a list of runs, a page of each run, and the history of each flow. Anybody with the address can resume a
+    run that stopped; such a run ends with this command.
     """
     from anabranch.monitoring.pages.library import Library
     from anabranch.monitoring.pages.server import Pages
@@ -47,9 +48,10 @@ def ui(*, port: int) -> None:
 @click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.option("-o", "--output", metavar="FILE", help="Default: anabranch-RUN.html in the current directory.")
 def report(*, run: str, output: str | None) -> None:
-    """Write how a run stands or ended to one HTML file, which needs neither a server nor internet.
+    """Write a run to one HTML file, which needs neither a server nor the internet.
 
-    RUN may be shortened. The file has parameters, inputs of what failed and log lines in it; secrets are masked.
+    RUN is the run's id, or the beginning of it. The file contains parameters, inputs of what failed and log lines;
+    secrets are masked.
     """
     with opened_store() as store:
         if store is None:

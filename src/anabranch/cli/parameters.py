@@ -1,7 +1,7 @@
 """A flow's parameters on the command line: as options, as ``-p NAME=VALUE``, from a file.
 
-Texts become values here as far as the text alone tells; whether a value fits its parameter is said by the run, which
-reports all problems at once.
+Texts become values here as far as the text alone tells. The run checks whether values fit their parameters, and reports
+all problems at once.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_DEPTH_TEXT = "nested too deeply"
 
 
 class ParameterOption(click.Option):
-    """A parameter of a flow as an option. Its value is text, as often as it was given; None if it was not."""
+    """A parameter of a flow as an option. Its value is the texts that were given, or None."""
 
     def __init__(self, parameter: Parameter, names: Sequence[str]) -> None:
         self.parameter = parameter
@@ -44,7 +44,7 @@ class ParameterOption(click.Option):
             super().__init__([dest, *names], multiple=True, default=None, help=described(parameter))
 
     def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
-        """The option with its kind of value, and what it stands for."""
+        """The option with its kind of value, and its default."""
         spelling = self.spelling if self.is_flag else f"{self.spelling} {kind_of(self.parameter)}"
         return spelling, described(self.parameter)
 
@@ -83,7 +83,7 @@ def kind_of(parameter: Parameter) -> str:
 
 
 def described(parameter: Parameter) -> str:
-    """Whether a value is required, or what it is by default."""
+    """Say that a value is required, or what its default is."""
     from anabranch.runs.parameters import is_secret
 
     default = MASK if is_secret(parameter) and parameter.default_value is not None else repr(parameter.default_value)
@@ -103,18 +103,18 @@ class Given:
         self._sources: dict[str, str] = {}
 
     def values(self, below: Mapping[str, Any]) -> dict[str, Any]:
-        """All of them, over what a file says."""
+        """All of them; they win over those of a file."""
         return {**below, **self._values}
 
     def take_options(self, given: Mapping[str, Any]) -> None:
-        """Take the options of the flow's own."""
+        """Take the flow's own options."""
         for dest, value in given.items():
             if dest.startswith(_DEST) and value is not None and value != ():
                 name = dest.removeprefix(_DEST)
                 self._take(name, [value] if isinstance(value, bool) else value, f"--{name.replace('_', '-')}")
 
     def take_pairs(self, pairs: Iterable[str]) -> None:
-        """Take what was given as ``-p NAME=VALUE``."""
+        """Take options ``-p NAME=VALUE``."""
         texts: dict[str, list[str]] = {}
         for pair in pairs:
             name, equals, text = pair.partition("=")
@@ -152,7 +152,7 @@ def value_of(texts: Sequence[Any], annotation: Any) -> Any:
     Raises
     ------
     ValueError
-        A text begins as JSON and is none; the message says where.
+        A text begins like JSON and is not; the message says where.
 
     Examples
     --------
@@ -183,7 +183,7 @@ def value_of(texts: Sequence[Any], annotation: Any) -> Any:
 
 
 def untyped(text: str) -> Any:
-    """JSON if it parses, else the text; but what begins as JSON object, list or string must be one.
+    """JSON if it parses, else the text; but a text that begins like a JSON object, list or string must be one.
 
     Raises
     ------
@@ -194,7 +194,7 @@ def untyped(text: str) -> Any:
         return parsed_json(text)
     except ValueError as error:
         if text.lstrip().startswith(("{", "[", '"')):
-            raise ValueError(f"{error}; a text that begins like this has to be written as a JSON string") from None
+            raise ValueError(f"{error}; write a text that begins like this as a JSON string") from None
         return text
 
 
@@ -281,7 +281,7 @@ def read_file(name: str) -> dict[str, Any]:
     import yaml
 
     class Loader(yaml.SafeLoader):
-        """Safe, and a key that stands twice is an error: the first value would be lost without a word."""
+        """Safe, and refuses a key that is given twice, since its first value would be lost silently."""
 
         def construct_mapping(self, node: Any, deep: bool = False) -> Any:
             seen = set()

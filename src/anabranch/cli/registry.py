@@ -1,4 +1,4 @@
-"""``anabranch register``, ``flows``, ``schedule`` and ``backfill``: flows by name, and when they run."""
+"""``anabranch register``, ``flows``, ``schedule`` and ``backfill``: registered flows, and when they run."""
 
 from __future__ import annotations
 
@@ -25,16 +25,19 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
 @click.command(short_help="Register flows, so that services run them.")
 @click.argument("targets", metavar="FILE[:FLOW]|MODULE[:FLOW]…", nargs=-1, required=True, shell_complete=targets)
-@click.option("--project", default="", metavar="NAME", help="A name to find them by.")
-@click.option("--label", "labels", multiple=True, metavar="NAME", help="A label; may be given several times.")
+@click.option("--project", default="", metavar="NAME", help="Project that the flows belong to.")
+@click.option("--label", "labels", multiple=True, metavar="NAME", help="Label of the flows; may be repeated.")
 @click.option(
     "--storage",
     default="source",
     metavar="source|database|URL",
-    help="Where their code is when they run: where it is now, pickled into the registry, or pickled below a URL.",
+    help="Where runs find the code: in its file, pickled in the registry, or pickled below a URL.  [default: source]",
 )
 def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...], storage: str) -> None:
-    """Register the flows of files or modules. What cannot be registered is told, and nothing of its file is."""
+    """Register the flows of files or modules.
+
+    If one flow of a file cannot be registered, the reason is printed, and none of that file is registered.
+    """
     from anabranch.flows.registered import register_target
     from anabranch.runs.registry.flow_storage import FlowStorage
 
@@ -57,7 +60,7 @@ def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...],
 
 @click.command("flows", short_help="List registered flows.")
 @click.option("--project", metavar="NAME", help="Only flows of this project.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_flows(*, project: str | None, as_json: bool) -> None:
     """List the registered flows by name, with their versions and schedules."""
     from anabranch.runs.registry.registration import registry
@@ -69,7 +72,7 @@ def list_flows(*, project: str | None, as_json: bool) -> None:
         click.echo(json.dumps([flow_data(each) for each in found], indent=2))
         return
     if not found:
-        click.echo("no flows are registered; anabranch register FILE adds them", err=True)
+        click.echo("no flows are registered; register some: anabranch register FILE", err=True)
     width = max((len(shortened(each.name, 40)) for each in found), default=0)
     for each in found:
         state = "paused" if each.paused else _bare(each.schedule_text)
@@ -82,13 +85,13 @@ def _bare(text: str) -> str:
     return re.sub(r" \[[0-9a-f]{8}\]$", "", text)
 
 
-@click.command("schedule", short_help="Show when a flow runs next; let its schedule rest.")
+@click.command("schedule", short_help="Show when a flow runs next; pause its schedule.")
 @click.argument("name", metavar="NAME|FILE[:FLOW]", shell_complete=targets)
-@click.option("--next", "number", type=click.IntRange(1, 10_000), default=10, show_default=True, help="So many times.")
-@click.option("--pause", "pause", flag_value="pause", help="Let the schedule of a registered flow rest.")
-@click.option("--go-on", "pause", flag_value="go-on", help="Let it go on, from now.")
+@click.option("--next", "number", type=click.IntRange(1, 10_000), default=10, show_default=True, help="Times to print.")
+@click.option("--pause", "pause", flag_value="pause", help="Pause the schedule of a registered flow.")
+@click.option("--go-on", "pause", flag_value="go-on", help="End the pause.")
 def show_schedule(*, name: str, number: int, pause: str | None) -> None:
-    """Print the next times of a flow, registered or in a file."""
+    """Print the next times at which a flow runs; the flow is registered, or in a file."""
     from anabranch.runs.registry.registration import moment_of, registry
 
     with exit_codes():
@@ -100,7 +103,8 @@ def show_schedule(*, name: str, number: int, pause: str | None) -> None:
         schedule = _schedule_of(name)
         if schedule is None:
             raise Problem(
-                f"flow {name!r} has no schedule; give it one: Flow(…, schedule=CronSchedule('0 6 * * *'))", USAGE
+                f"flow {name!r} has no schedule; give it one: Flow(…, schedule=CronSchedule('0 6 * * *'))",
+                USAGE,
             )
         click.echo(printable(schedule.describe()), err=True)
         for each in schedule.next(number, return_events=True):
@@ -132,26 +136,31 @@ def _schedule_of(name: str) -> Any:
 # backfill -------------------------------------------------------------------------------------------------------------
 
 
-@click.command(short_help="Run a flow for times that are past.")
+@click.command(short_help="Run a flow for past times.")
 @click.argument("name", shell_complete=flow_names)
-@click.option("--from", "start", required=True, metavar="TIME", help="The first time, such as 2026-01-01.")
-@click.option("--to", "end", required=True, metavar="TIME", help="The end, which is not run itself.")
-@click.option("--every", metavar="STEP", help="1d, 6h, 30m, …; default: the times of the flow's schedule.")
+@click.option("--from", "start", required=True, metavar="TIME", help="First time, such as 2026-01-01.")
+@click.option("--to", "end", required=True, metavar="TIME", help="End, not included.")
+@click.option("--every", metavar="STEP", help="Step such as 1d, 6h or 30m; default: the times of the flow's schedule.")
 @click.option(
     "-p",
     "--param",
     "pairs",
     multiple=True,
     metavar="NAME=VALUE",
-    help="A parameter; {date}, {time}, … stand for the run's.",
+    help="Value of a parameter; {date}, {time}, … become those of each run.",
 )
-@click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Of times that have none.")
+@click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Time zone of times without one.")
 @click.option(
-    "--max-parallel", type=click.IntRange(1, 1_000), default=1, show_default=True, metavar="N", help="Runs at a time."
+    "--max-parallel",
+    type=click.IntRange(1, 1_000),
+    default=1,
+    show_default=True,
+    metavar="N",
+    help="Runs at a time.",
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would run.")
-@click.option("--again", is_flag=True, help="Let those of its runs go on that did not succeed.")
-@click.option("--json", "as_json", is_flag=True, help="As JSON on standard output.")
+@click.option("--again", is_flag=True, help="Resume its runs that did not succeed.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def backfill(
     *,
     name: str,
@@ -165,9 +174,9 @@ def backfill(
     again: bool,
     as_json: bool,
 ) -> None:
-    """Ask for the runs of a registered flow between two times; services run them.
+    """Ask services for the runs of a registered flow between two times.
 
-    The same backfill may be asked for again: runs that were asked for before are not run twice.
+    A backfill can be repeated: a run that was asked for before does not run twice.
     """
     from anabranch.runs.registry.backfill import slots_for, times_between
     from anabranch.runs.registry.registration import moment_of, registry
@@ -186,7 +195,7 @@ def backfill(
         parameters = _pairs(pairs)
         slots = slots_for(name, times, parameters, max_parallel=max_parallel, known=record.parameters["properties"])
         if secret := record.secrets_among(parameters):
-            text = f"-p {secret[0]}: it is secret, and would wait in the database; let the flow find it by itself"
+            text = f"-p {secret[0]}: a secret would be stored in the database; let the flow find it by itself"
             raise Problem(text, USAGE)
         missing = [each for each in record.parameters["required"] if each not in parameters]
         if missing:
@@ -218,7 +227,7 @@ def backfill(
             json.dumps({**data, "group": slots[0].group if slots else None, "runs": [each.run_id for each in slots]})
         )
         return
-    more = f", {continued:,} go on" if continued else ""
+    more = f", {continued:,} resumed" if continued else ""
     click.echo(f"{printable(name)}: {len(slots):,} runs, {len(added):,} of them new{more}")
     for state, number in sorted(counts.items()):
         click.echo(f"  {state}: {number:,}")
@@ -249,7 +258,7 @@ def _scheduled(record: FlowRecord, begin: datetime, until: datetime, zone: Any) 
 
     schedule = schedule_of(record)
     if schedule is None:
-        raise Problem(f"flow {record.name!r} has no schedule; say --every 1d", USAGE)
+        raise Problem(f"flow {record.name!r} has no schedule; give a step, such as --every 1d", USAGE)
     first, last = moment_of(begin, zone, "--from"), moment_of(until, zone, "--to")
     if last <= first:
         raise ScheduleError(f"the end {until} is not after the start {begin}; give a later --to")
@@ -259,7 +268,7 @@ def _scheduled(record: FlowRecord, begin: datetime, until: datetime, zone: Any) 
             break
         found.append(each.start_time.astimezone(UTC))
         if len(found) > MAX_RUNS:
-            raise ScheduleError(f"the schedule has more than {MAX_RUNS:,} times from {begin} to {until}; take a part")
+            raise ScheduleError(f"the schedule has more than {MAX_RUNS:,} times from {begin} to {until}; ask for fewer")
     return sorted(set(found))
 
 

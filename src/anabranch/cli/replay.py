@@ -1,4 +1,4 @@
-"""``anabranch replay``: one attempt of a recorded run, here."""
+"""``anabranch replay``: run one attempt of a recorded run again, here."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ from anabranch.cli.run import load
 MAX_VALUE = 2_000  # characters
 
 
-@click.command(short_help="Run one task run or element of a recorded run again, here.")
+@click.command(short_help="Run one attempt of a recorded run again, here.")
 @click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.argument("task", metavar="TASK[137]")
 @click.argument("target", metavar="[FILE[:FLOW]|MODULE[:FLOW]]", required=False, shell_complete=targets)
-@click.option("--pdb", "debugs", is_flag=True, help="Stop in the debugger at the first line, and where it raises.")
-@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter that is not recorded.")
-@click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=JSON", help="An input in place of the recorded.")
+@click.option("--pdb", "debugs", is_flag=True, help="Stop in the debugger at the first line and at an exception.")
+@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="Parameter that is not recorded.")
+@click.option(
+    "-i",
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME=JSON",
+    help="Input in place of the recorded one.",
+)
 @click.option("--dry-run", is_flag=True, help="Only show the inputs.")
 @click.pass_context
 def replay(
@@ -37,7 +44,7 @@ def replay(
 ) -> None:
     """Run one attempt again in this process, with the inputs that it had. Nothing is recorded.
 
-    RUN is an id, or the beginning of it. Of a map without an index, the first element that failed is taken.
+    RUN is the run's id, or the beginning of it. If TASK is a map without an index, its first failed element is run.
     """
     from anabranch.base.errors import ReplayError, RunStoreError
     from anabranch.cli.parameters import Given
@@ -68,7 +75,7 @@ def replay(
     if dry_run:
         return
     if found.missing:
-        text = f"{found.name} cannot be run without all of its inputs; give those that are missing with -i NAME=JSON"
+        text = f"{found.name} lacks inputs; give them with -i NAME=JSON"
         raise Problem(text, USAGE)
     try:
         value = found.call(pdb=debugs)
@@ -95,7 +102,7 @@ def _inputs(pairs: tuple[str, ...]) -> dict[str, object]:
 
 
 def _lines(error: Exception) -> list[str]:
-    """A traceback that begins with the task's own frames."""
+    """The traceback, from the task's own frames on."""
     from anabranch.base.masking import mask
     from anabranch.base.where import is_library
 

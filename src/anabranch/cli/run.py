@@ -1,4 +1,4 @@
-"""``anabranch run``: run the flow of a file or module, with its parameters as options."""
+"""``anabranch run``: run a flow, with its parameters as options."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ _OPTIONS = "anabranch.options"
 
 
 class RunCommand(click.Command):
-    """A command that loads the flow while its arguments are parsed, as the flow's parameters are options, too."""
+    """A command that loads the flow while it parses arguments, because the flow's parameters are options."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parse twice: for the flow, then for all."""
+        """Parse twice: first to find the flow, then with its parameters."""
         if not ctx.resilient_parsing:  # that is shell completion, which should not execute anybody's file
             target = self._target(ctx, args)
             if target is not None:
@@ -46,15 +46,15 @@ class RunCommand(click.Command):
         if not isinstance(target, str):
             return None
         if target.startswith("-"):
-            raise click.UsageError(f"{target} is no option of 'run'; parameters of a flow come after its file", ctx)
+            raise click.UsageError(f"run has no option {target}; put parameters of a flow after its file", ctx)
         return target
 
     def get_params(self, ctx: click.Context) -> list[click.Parameter]:
-        """Our own, and those of the flow once it is loaded."""
+        """Our own, and the flow's after it was loaded."""
         return [*super().get_params(ctx), *ctx.meta.get(_OPTIONS, ())]
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
-        """What stands behind the command's name, of which the file is a part once it is loaded."""
+        """What follows the command's name; the file is part of that name after it was loaded."""
         return [self.options_metavar or ""] if _LOADED in ctx.meta else super().collect_usage_pieces(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -74,7 +74,7 @@ class RunCommand(click.Command):
 
 
 def load(target: str) -> LoadedFlow:
-    """Load a flow, from its file or module or else by its registered name; what it prints goes to standard error."""
+    """Load a flow from a file or module, else by its registered name. Its prints go to standard error."""
     from anabranch.base.errors import FlowLoadError
     from anabranch.flows.loading import load_flow
 
@@ -89,7 +89,7 @@ def load(target: str) -> LoadedFlow:
 
 
 def _registered(name: str) -> LoadedFlow | None:
-    """The registered flow of this name, if there is one; a file that is there, and cannot be loaded, comes first."""
+    """The registered flow of this name, if there is one and no file has that name."""
     import os
 
     from anabranch.base.errors import AnabranchError
@@ -108,7 +108,7 @@ def _registered(name: str) -> LoadedFlow | None:
 
 
 def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
-    """Refuse names of tasks that the flow does not have."""
+    """Refuse names that are not tasks of the flow."""
     from anabranch.base.errors import listed, nearest
 
     known = list(dict.fromkeys(each for node in flow.tasks for each in (node.slug, node.name)))
@@ -120,12 +120,14 @@ def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
 
 @click.command(cls=RunCommand, short_help="Run a flow.")
 @click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]|NAME", shell_complete=targets)
-@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="A parameter: JSON, or else text.")
-@click.option("--params", "params_file", metavar="FILE", help="Parameters from a YAML or JSON file, or -; options win.")
-@click.option("--keep", multiple=True, metavar="TASK", help="Keep and show the value of this task, too, or of 'all'.")
-@click.option("--approve", multiple=True, metavar="TASK", help="Let this task run; it waits for an approval.")
-@click.option("--checkpoint/--no-checkpoint", default=None, help="Store the values of all tasks, or of those that ask.")
-@click.option("--detach", is_flag=True, help="Send the run to --executor ADDRESS, driver and all, and return.")
+@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="Parameter: JSON, else text.")
+@click.option("--params", "params_file", metavar="FILE", help="YAML or JSON file with parameters, or -; options win.")
+@click.option("--keep", multiple=True, metavar="TASK", help="Also keep and show the value of this task, or of 'all'.")
+@click.option("--approve", multiple=True, metavar="TASK", help="Approve this task, so that it runs.")
+@click.option(
+    "--checkpoint/--no-checkpoint", default=None, help="Store the values of all tasks, or only of those that ask."
+)
+@click.option("--detach", is_flag=True, help="Send the run and its driver to --executor ADDRESS, and return.")
 @run_options("Where to run; default: the flow's executor, or local.")
 @click.pass_context
 def run(
@@ -151,10 +153,10 @@ def run(
     verbose: bool,
     **options: Any,  # the flow's parameters
 ) -> None:
-    """Run the flow in a file (etl.py, or etl.py:name if it has several) or module (package.flows:name), or by its name.
+    """Run a flow: in a file (etl.py, or etl.py:name), in a module (package.flows:name), or registered (its name).
 
-    The flow's parameters are options: anabranch run etl.py --date 2026-11-20. They come after the file;
-    anabranch run etl.py --help lists them. Lists are given by repeating an option, or as JSON.
+    The flow's parameters are options, and come after the file: anabranch run etl.py --date 2026-11-20.
+    anabranch run etl.py --help lists them. For a list, repeat the option or give JSON.
     """
     from anabranch.cli.session import MetricsWanted, Session
     from anabranch.flows.loading import shipped_by_value
@@ -173,13 +175,13 @@ def run(
         check_names(flow, () if keep_all else keep, "--keep")
         check_names(flow, approve, "--approve")
     if loaded.stopped is not None and not quiet:
-        text = 'that line runs a flow, so nothing after it was executed; put it under `if __name__ == "__main__":`'
+        text = 'this line runs a flow, so loading stopped here; put it under `if __name__ == "__main__":`'
         click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)
     is_elsewhere = detach or bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     checkpointing = _checkpointing(checkpoint, is_elsewhere=is_elsewhere)
     if detach:
         if dashboard or metrics_file or pushgateway or metrics_port is not None:
-            text = "--dashboard, --metrics-… and --pushgateway are for runs of this process: not with --detach"
+            text = "--dashboard, --metrics-… and --pushgateway cannot be combined with --detach"
             raise click.UsageError(text)
         with shipped_by_value(loaded, with_neighbours=True), checkpointing:
             _detach(flow, values, place, keep="all" if keep_all else keep, approve=approve)
@@ -202,7 +204,7 @@ def run(
 
 
 def _checkpointing(asked: bool | None, *, is_elsewhere: bool) -> contextlib.AbstractContextManager[object]:
-    """Store values if that was asked for; by default, unless the settings say, where this machine can read them."""
+    """Store values if the option or the setting says so; by default only where this machine can read them."""
     from anabranch.base.settings import config, is_chosen
 
     with exit_codes():

@@ -1,4 +1,4 @@
-"""``anabranch serve``: run registered flows when they are due, and answer for them by HTTP."""
+"""``anabranch serve``: run registered flows when they are due, and serve their API and pages."""
 
 from __future__ import annotations
 
@@ -29,54 +29,52 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
     "--max-runs",
     type=click.IntRange(1, 10_000),
     metavar="N",
-    help="Runs at a time in this service; default: one for each core, two at least.",
+    help="Maximum number of runs at a time; default: one per core, at least two.",
 )
 @click.option(
     "--runs-per-process",
     type=click.IntRange(1, 100_000),
     metavar="N",
-    help="Short runs that a process may have, one after another.  [default: 1, so that each has a process of its own]",
+    help="Number of short runs, one after another, before a process is replaced.  [default: 1]",
 )
-@click.option("--address", help="Where to listen; others than loopback need a token.  [default: 127.0.0.1]")
-@click.option("--port", type=click.IntRange(0, 65_535), help="0 takes a free one.  [default: 8780]")
+@click.option("--address", help="Address to listen on; any but loopback needs a token.  [default: 127.0.0.1]")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on; 0 takes a free port.  [default: 8780]")
 @click.option(
     "--token-file",
     metavar="FILE",
-    help="File with the operators' token; default: ANABRANCH_SERVICE_TOKEN, if it is set, else one that is made up.",
+    help="File with the operators' token; default: ANABRANCH_SERVICE_TOKEN, else a new random token.",
 )
 @click.option(
     "--view-token-file",
     metavar="FILE",
-    help="File with the token of those who only look; default: ANABRANCH_SERVICE_VIEW_TOKEN, if it is set.",
+    help="File with the viewers' token; default: ANABRANCH_SERVICE_VIEW_TOKEN, else none.",
 )
-@click.option("--no-token", is_flag=True, help="Let whoever is on this machine do everything; only on loopback.")
-@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="A name under which the service is reached.")
+@click.option("--no-token", is_flag=True, help="Allow everybody on this machine everything; loopback only.")
+@click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Host name of the service; may be repeated.")
 @click.option("--tls-cert", metavar="FILE", help="Serve HTTPS with this certificate (PEM).")
-@click.option("--tls-key", metavar="FILE", help="The certificate's key, where it is in a file of its own.")
-@click.option("--pages/--no-pages", default=None, help="Pages of runs and flows beside the API.  [default: pages]")
+@click.option("--tls-key", metavar="FILE", help="Key of the certificate, if it is in another file.")
+@click.option("--pages/--no-pages", default=None, help="Serve pages as well as the API.  [default: pages]")
 @click.option(
     "--drain",
     "drain_s",
     type=click.FloatRange(0, 86_400),
     metavar="SECONDS",
-    help="After SIGTERM runs may take so long to end; then they are handed over.  [default: 30]",
+    help="Time that runs have to end after SIGTERM; then a service resumes them.  [default: 30]",
 )
-@click.option("--log-file", metavar="FILE", help="Log there instead of to standard error.")
+@click.option("--log-file", metavar="FILE", help="Log to this file instead of standard error.")
 @click.option(
     "--log-size",
     type=click.IntRange(10_000, 10**10),
     metavar="BYTES",
-    help="The log begins anew after so many.  [default: 10000000]",
+    help="Size at which the log is rotated.  [default: 10000000]",
 )
-@click.option(
-    "--log-count", type=click.IntRange(0, 1_000), metavar="N", help="So many old logs are kept.  [default: 5]"
-)
+@click.option("--log-count", type=click.IntRange(0, 1_000), metavar="N", help="Rotated files to keep.  [default: 5]")
 def serve(*, files: tuple[str, ...], **given: Any) -> None:
     """Register the flows of FILES, and run all registered flows when they are due, until SIGTERM or Ctrl-C.
 
-    Several services may share a PostgreSQL database (backend: postgresql://…), and with it the work. Pages of flows and
-    runs are at /, the API is below /api (/api/openapi.json describes it), /healthz tells whether the service is well.
-    What is not said here, the settings say (service: in anabranch.yaml).
+    Several services can share the work by sharing a PostgreSQL database (backend: postgresql://…). Pages are at /, the
+    API is at /api (described by /api/openapi.json), and /healthz says whether the service is healthy. Options that are
+    not given come from the settings (service: in anabranch.yaml).
     """
     from anabranch.runs.registry.registration import registry
     from anabranch.service.serving import Service
@@ -100,7 +98,7 @@ def _with_tokens(given: Mapping[str, Any]) -> dict[str, Any]:
     """The options of the service, with what is in files and in the environment."""
     files = {"token": given["token_file"], "view_token": given["view_token_file"]}
     if given["no_token"] and any(files.values()):
-        raise Problem("--no-token and a file with a token: say one or the other", USAGE)
+        raise Problem("--no-token cannot be combined with a token file; leave out one of them", USAGE)
     tokens = {
         name: _token(f"--{name.replace('_', '-')}-file", file, f"ANABRANCH_SERVICE_{name.upper()}") or None
         for name, file in files.items()
@@ -117,14 +115,14 @@ def _setting(name: str, given: Mapping[str, Any]) -> Any:
 
 
 def _register(files: tuple[str, ...]) -> None:
-    """Register flows in a process of its own: what a flow's file does must not hurt the service."""
+    """Register flows in a process of its own, so that a flow's file cannot harm the service."""
     import subprocess
 
     if not files:
         return
     done = subprocess.run([sys.executable, "-m", "anabranch", "register", *files], stdout=sys.stderr, check=False)
     if done.returncode != 0:
-        raise Problem("not all flows could be registered, see above; the service has not started", done.returncode)
+        raise Problem("not all flows could be registered (see above), so the service did not start", done.returncode)
 
 
 def _token(option: str, file: str | None, variable: str) -> str:
@@ -133,7 +131,7 @@ def _token(option: str, file: str | None, variable: str) -> str:
     try:
         path = Path(file)
         if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):
-            click.echo(f"warning: others on this machine can read {file}; chmod 600 {file}", err=True)
+            click.echo(f"warning: other users of this machine can read {file}; run: chmod 600 {file}", err=True)
         token = path.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise Problem(f"{option}: cannot read {file}: {error}", USAGE) from None
@@ -143,7 +141,7 @@ def _token(option: str, file: str | None, variable: str) -> str:
 
 
 def _log_to(file: str, size: int, count: int) -> RotatingLog | None:
-    """Let the service's log go where it is wanted; gives where what runs print and log goes: a file beside it."""
+    """Send the service's log to a file, if one is wanted. Returns the log beside it for what runs print and log."""
     logger = logging.getLogger("anabranch")
     if logger.getEffectiveLevel() > logging.INFO:
         logger.setLevel(logging.INFO)

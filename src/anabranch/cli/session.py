@@ -1,4 +1,4 @@
-"""One run of a flow as the shell sees it: first line, progress, last line, what failed, results, exit code."""
+"""One run of a flow in a shell: first line, progress, failures, results, last line, exit code."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ START_S = 5.0  # the same for a cluster that is made: that takes two or three
 
 @dataclass(frozen=True, slots=True)
 class MetricsWanted:
-    """Where the metrics of a run go when it has ended, and where they are to be had until then."""
+    """Where the metrics of a run are written at its end, and where they are served until then."""
 
     file: str | None = None
     gateway: str | None = None
@@ -44,7 +44,7 @@ class MetricsWanted:
 
     @contextlib.contextmanager
     def around(self, flow_name: str) -> Iterator[list[Callable[[Event], None]]]:
-        """Observers for the run; at the end what they counted is handed over. What goes wrong then is a warning."""
+        """Observers for the run; at the end the metrics are handed over. Problems with that are warnings."""
         if self.file is None and self.gateway is None and self.port is None:
             yield []
             return
@@ -69,7 +69,7 @@ class MetricsWanted:
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """What is to be run and how it is told."""
+    """What to run, and how to show it."""
 
     flow: Flow
     parameters: Mapping[str, Any]
@@ -82,17 +82,17 @@ class Session:
     as_json: bool = False
     metrics: MetricsWanted = MetricsWanted()
     dashboard: bool = False
-    """Whether the run has a page while it goes on."""
+    """Whether to serve a page during the run."""
     resume: Mapping[str, Any] = field(default_factory=dict)
-    """Options of `Flow.run` for going on with a recorded run."""
+    """Options of `Flow.run` that continue a recorded run."""
 
     def run(self, show: Callable[[FlowRunView], None] | None = None) -> int:
-        """Run the flow and tell what comes of it.
+        """Run the flow and show its outcome.
 
         Parameters
         ----------
         show
-            Writes the outcome of a successful run to standard output; default: values of the tasks that were kept.
+            Prints the outcome of a successful run; by default the values that were kept are printed.
 
         Returns
         -------
@@ -135,7 +135,7 @@ class Session:
     # The run ----------------------------------------------------------------------------------------------------------
 
     def _carry_out(self, observers: list[Callable[[Event], None]], interrupts: Interrupts) -> FlowRunView | None:
-        """The finished run; None if it was interrupted where a run cannot be cancelled, as while a cluster starts."""
+        """The finished run; None if it was interrupted before it could be cancelled, such as while a cluster starts."""
         try:
             return self.flow.run(
                 self.parameters,
@@ -168,7 +168,7 @@ class Session:
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[Callable[[Event], None]]:
-        """Say what is waited for, if the run does not begin soon. Yields an observer."""
+        """Say what the run waits for, if it does not begin soon. Yields an observer."""
         from anabranch.base.settings import config
 
         if getattr(self.executor, "in_process", True) or self.quiet:
@@ -215,19 +215,19 @@ class Session:
         line = f"{printable(self.flow.name)}: {state.name}{message} after {seconds(took_s)}; {counts_text(view)}"
         click.echo(_paint(line, "bad") if state.is_failed() else line, err=True)
         if self.dashboard and not self.quiet:
-            click.echo(f"its page has ended with it; to keep one: anabranch report {view.run_id}", err=True)
+            click.echo(f"the live page has ended; to write one to a file: anabranch report {view.run_id}", err=True)
         if state.is_paused() and not self.quiet:
-            click.echo("to let it go on: run it again with --approve TASK", err=True)
+            click.echo("to continue, run it again with --approve TASK", err=True)
 
 
 def _tell_address(address: str) -> None:
-    """Say where the run's page is. Whoever has the address can see the run, and cancel it."""
+    """Print the address of the run's page. Anybody who has it can see the run and cancel it."""
     click.echo(f"live page: {address}", err=True)
 
 
 def _announce(watch: Progress, name: str) -> None:
-    """Say that the run is being cancelled; called in a signal handler, so past all streams."""
-    text = f"{name}: cancelling; again to leave at once"
+    """Say that the run is being cancelled. Called in a signal handler, so it bypasses all streams."""
+    text = f"{name}: cancelling; repeat to end at once"
     watch.notice = text
     if not watch.is_live:
         with contextlib.suppress(OSError):
@@ -241,13 +241,13 @@ def _code_of(view: FlowRunView) -> int:
 
 
 def _paint(text: str, ink: Ink) -> str:
-    """Coloured text; Click takes the colours out again where standard error is no terminal."""
+    """Coloured text; Click removes the colours where standard error is no terminal."""
     looks: dict[str, dict[str, Any]] = {"bad": {"fg": "red"}, "strong": {"bold": True}, "faint": {"dim": True}}
     return text if os.environ.get("NO_COLOR") else click.style(text, **looks[ink])
 
 
 def place_of(executor: Executor) -> str:
-    """Where it runs, for people."""
+    """Where an executor runs, in words."""
     kind = type(executor).__name__
     if kind == "LocalExecutor":
         return "this process, one task at a time"
@@ -265,7 +265,7 @@ def place_of(executor: Executor) -> str:
 
 @contextlib.contextmanager
 def _prints_to_stderr() -> Iterator[None]:
-    """What tasks print goes to standard error, also from processes started meanwhile: standard output has the JSON."""
+    """Send what tasks and new processes print to standard error: standard output has the JSON."""
     with contextlib.ExitStack() as around:
         around.enter_context(contextlib.redirect_stdout(sys.stderr))
         with contextlib.suppress(OSError):

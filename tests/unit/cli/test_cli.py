@@ -272,7 +272,7 @@ def test_a_script_is_loaded_up_to_the_line_that_runs_its_flow() -> None:
     write("etl.py", f"{ETL}\nprint(flow.run().result)\n")
     result = call("run", "etl.py")
     assert result.exit_code == 0
-    assert result.stderr.startswith(f"note: {Path.cwd() / 'etl.py'}:25: that line runs a flow")
+    assert result.stderr.startswith(f"note: {Path.cwd() / 'etl.py'}:25: this line runs a flow")
 
 
 def test_what_a_file_prints_while_it_is_loaded_is_not_on_standard_output() -> None:
@@ -303,7 +303,7 @@ def test_parameters_are_options_that_help_lists() -> None:
 def test_help_without_a_file_needs_none() -> None:
     result = call("run", "--help")
     assert result.exit_code == 0
-    assert "They come after the file" in result.stdout
+    assert "come after the file" in result.stdout
 
 
 @pytest.mark.parametrize(
@@ -393,7 +393,7 @@ def test_options_of_a_flow_come_after_its_file() -> None:
     write("etl.py", ETL)
     result = call("run", "--count", "5", "etl.py")
     assert result.exit_code == 2
-    assert "--count is no option of 'run'; parameters of a flow come after its file" in result.stderr
+    assert "run has no option --count; put parameters of a flow after its file" in result.stderr
     assert call("run", "--no-progress", "etl.py", "--count", "5").exit_code == 0
 
 

@@ -37,7 +37,7 @@ def test_all_is_well_where_nothing_has_run_yet(home: Path) -> None:
 
     assert result.exit_code == 0
     assert "✗" not in result.output
-    assert f"{home / 'runs.db'} is made by the first run" in result.output
+    assert f"the first run will create {home / 'runs.db'}" in result.output
     assert not home.exists()  # looking leaves nothing behind
 
 
@@ -48,7 +48,7 @@ def test_the_run_store_is_named_with_the_version_of_its_library(home: Path) -> N
 
     assert result.exit_code == 0
     assert f"location {home / 'runs.db'}, library SQLite " in result.output
-    assert "whole, as far as its own check tells" in result.output
+    assert "the database's own check found no damage" in result.output
 
 
 def test_a_damaged_run_store_is_a_problem(home: Path) -> None:
@@ -72,7 +72,7 @@ def test_a_setting_that_cannot_be_ends_the_look(monkeypatch: pytest.MonkeyPatch)
 
     assert result.exit_code == 1
     assert result.output.count("did you mean 'engine.max_losses'") == 1
-    assert "nothing else was looked at" in result.output
+    assert "nothing else was checked" in result.output
 
 
 def test_an_address_where_nobody_listens_is_a_problem() -> None:
@@ -113,7 +113,7 @@ def test_a_home_that_cannot_be_made_is_a_problem(monkeypatch: pytest.MonkeyPatch
     result = doctor()
 
     assert result.exit_code == 1
-    assert "runs.db cannot be made, so runs cannot be recorded; set ANABRANCH_HOME" in result.output
+    assert "runs.db cannot be created, so runs cannot be recorded; set ANABRANCH_HOME" in result.output
 
 
 def test_runs_whose_driver_died_are_named(home: Path) -> None:
@@ -123,7 +123,7 @@ def test_runs_whose_driver_died_are_named(home: Path) -> None:
     result = doctor()
 
     assert result.exit_code == 0
-    assert "! run store  runs whose driver died: died-1; anabranch resume RUN" in result.output
+    assert "! run store  runs whose driver died: died-1; continue one with: anabranch resume RUN" in result.output
 
 
 def test_flows_whose_file_has_gone_are_named(tmp_path: Path) -> None:
@@ -135,4 +135,4 @@ def test_flows_whose_file_has_gone_are_named(tmp_path: Path) -> None:
 
     result = doctor()
 
-    assert f"not on this machine: etl ({file}); anabranch register FILE" in result.output
+    assert f"this machine does not have: etl ({file}); register them" in result.output

@@ -65,7 +65,7 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     result = init(str(tmp_path))
 
     assert result.exit_code == 2
-    assert "there is README.md already; nothing was written" in result.stderr
+    assert "already has README.md, so nothing was written" in result.stderr
     assert files_below(tmp_path) == ["README.md"]
     assert (tmp_path / "README.md").read_text() == "mine"
 

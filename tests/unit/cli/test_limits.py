@@ -48,8 +48,8 @@ def test_it_shows_who_holds_and_who_waits(busy: PermitTable):
 
 
 def test_it_says_so_if_there_is_nothing_to_show(table: PermitTable):
-    assert call().stderr == "nobody uses a named limit at the moment\n"
-    assert call("db").stderr == "nobody uses the limit 'db' at the moment\n"
+    assert call().stderr == "no run uses a named limit at the moment\n"
+    assert call("db").stderr == "no run uses the limit 'db' at the moment\n"
 
 
 def test_it_speaks_json(busy: PermitTable):
@@ -61,9 +61,9 @@ def test_it_speaks_json(busy: PermitTable):
 
 
 def test_a_size_is_set_and_unset(table: PermitTable):
-    assert call("db", "--set", "3").stderr == "db: 3 hold, whatever runs say\n"
+    assert call("db", "--set", "3").stderr == "size of db: 3, whatever runs ask for\n"
     assert call().stdout == "db: 0 of 3 held, set here\n"
-    assert call("db", "--unset").stderr == "db: what runs say holds\n"
+    assert call("db", "--unset").stderr == "size of db: as runs ask for\n"
     assert call().stdout == ""
 
 
@@ -88,9 +88,9 @@ def test_it_does_not_ask_if_told_so(busy: PermitTable):
         (["--set", "2"], "name the limit"),
         (["db", "--set", "2", "--unset"], "exclude each other"),
         (["db", "--set", "0"], "0 is not in the range x>=1"),
-        (["--release", "nobody"], "no run 'nobody' holds permits; anabranch limits shows who does"),
-        (["api", "--release", "abc1"], "no run 'abc1' holds permits of limit 'api'"),
-        (["--release", ""], "no run '' holds permits"),
+        (["--release", "nobody"], "run 'nobody' holds no permits; anabranch limits shows which runs do"),
+        (["api", "--release", "abc1"], "run 'abc1' holds no permits of limit 'api'"),
+        (["--release", ""], "run '' holds no permits"),
     ],
 )
 def test_mistakes_are_told(busy: PermitTable, arguments: list[str], message: str):
@@ -104,4 +104,4 @@ def test_without_a_run_store_there_are_no_limits_to_show():
     with config.set(backend="none"):
         result = call()
     assert result.exit_code == 2
-    assert "backend is 'none', so limits hold within each run" in result.stderr
+    assert "backend is 'none', so runs share no limits" in result.stderr

@@ -83,7 +83,7 @@ def test_a_run_with_a_page_prints_its_address(file: str):
 def test_what_shows_runs_of_this_process_is_not_for_detached_ones(file: str, option: list[str]):
     outcome = invoke("run", file, "--detach", "--executor", "tcp://127.0.0.1:1", *option)
     assert outcome.exit_code == 2
-    assert "not with --detach" in outcome.stderr
+    assert "--pushgateway cannot be combined with --detach" in outcome.stderr
 
 
 def test_metrics_of_a_run_are_written_at_its_end(file: str, tmp_path: Path):

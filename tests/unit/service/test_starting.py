@@ -84,7 +84,7 @@ def test_secrets_of_the_settings_are_shown_to_nobody():
     [
         (("--token-file", "none"), 2, "--token-file: cannot read none"),
         (("--view-token-file", "empty"), 2, "--view-token-file: empty is empty"),
-        (("--no-token", "--token-file", "empty"), 2, "say one or the other"),
+        (("--no-token", "--token-file", "empty"), 2, "cannot be combined with a token file"),
         (("--no-token", "--address", "0.0.0.0"), 1, "would let anybody who reaches it start runs"),
         (("--tls-cert", "none.pem"), 1, "TLS with the certificate none.pem and the key none.pem"),
         (("--tls-key", "none.pem"), 1, "there is a key for TLS and no certificate"),
