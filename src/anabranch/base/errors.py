@@ -4,7 +4,7 @@
 
     AnabranchError
     ├── DefinitionError                    building a flow
-    │   ├── OptionError (ValueError)         a task, parameter or flow option that cannot be
+    │   ├── OptionError (ValueError)         a wrong option of a task, parameter or flow
     │   ├── CallError (TypeError)            arguments that do not fit the signature
     │   ├── OutsideFlowError (RuntimeError)  a call with no flow open
     │   ├── NodeValueError (TypeError)       a node used as if it were its value
@@ -15,56 +15,56 @@
     │   ├── AmbiguousTaskError (LookupError) a task that stands for several nodes
     │   └── FlowValidationError (ValueError) every problem of a flow at once
     ├── ParameterError (ValueError)        every problem of a run's parameters at once
-    ├── UnsendableError (TypeError)        what cannot be sent to workers, all of it at once
+    ├── UnsendableError (TypeError)        everything of a flow that cannot be sent to workers
     ├── SettingError (AttributeError)      a setting that is unknown or of the wrong type
-    ├── FlowLoadError (ImportError)        a file that does not give the flow asked for
-    ├── ScheduleError (ValueError)         a schedule that cannot be, or has no times
-    ├── RegistryError (RuntimeError)       the registry of flows, or what waits to run
+    ├── FlowLoadError (ImportError)        a file without the flow that was asked for
+    ├── ScheduleError (ValueError)         a schedule that is impossible, or has no times
+    ├── RegistryError (RuntimeError)       the registry of flows, or runs that wait in it
     │   ├── FlowNotRegistered (LookupError)
     │   ├── UnregistrableFlow (ValueError)   every reason why a flow cannot be registered
-    │   └── SealError (PermissionError)      code that nobody who has the key has registered
+    │   └── SealError (PermissionError)      code that was registered without the key
     ├── ServiceError (RuntimeError)        a service that cannot start as asked
     ├── DrawingError (RuntimeError)        a picture of a flow that cannot be made
     │   └── GraphvizMissing
     ├── ReportError (OSError)              a report of a run that cannot be written
     ├── PagesError (RuntimeError)          live pages that cannot be served
-    ├── MetricsError (OSError)             metrics that cannot be handed over
+    ├── MetricsError (OSError)             metrics that cannot be written or sent
     ├── ExecutorError (RuntimeError)       the place where tasks should run
     │   ├── SchedulerUnreachable (ConnectionError)
     │   ├── NoWorkersError (TimeoutError)
-    │   └── PreflightError                   every reason at once why a cluster cannot run the flow
+    │   └── PreflightError                   every reason why a cluster cannot run the flow
     ├── RunStoreError (RuntimeError)       the history of runs, which cannot be read or written
-    │   ├── RunStoreDamaged (ValueError)     a file or row that no run store wrote, or not whole
+    │   ├── RunStoreDamaged (ValueError)     a file or row that is incomplete or not a run store's
     │   ├── RunStoreUnavailable (ConnectionError)
-    │   ├── RunQueryError (ValueError)       a question that cannot be asked of it
+    │   ├── RunQueryError (ValueError)       a query that it does not support
     │   ├── RunNotFound (LookupError)
     │   ├── RunExists (ValueError)           a new run with the id of another
     │   ├── RunHeld                          a run whose owner is alive
-    │   ├── ResumeError (ValueError)         a run that cannot be gone on with like this
+    │   ├── ResumeError (ValueError)         a run that cannot be resumed like this
     │   ├── StaleOwner                       a write by a former owner of a run
-    │   └── LimitError (ValueError)          a named limit that cannot be
+    │   └── LimitError (ValueError)          a wrong name or size of a named limit
     ├── ResultError                        a stored value
     │   ├── ResultMissing (LookupError)
-    │   ├── ResultDamaged (ValueError)       one that is not whole, not the one asked for, or does not load
-    │   ├── ResultConflict (ValueError)      a place that is somebody else's
-    │   ├── LocationError (ValueError)       a name that no store should be given
+    │   ├── ResultDamaged (ValueError)       one that is incomplete, another value, or does not load
+    │   ├── ResultConflict (ValueError)      a place with the value of another task run
+    │   ├── LocationError (ValueError)       a name that no store accepts
     │   └── ResultStoreError (OSError)       the place where values are stored
-    ├── ExtraMissing (ImportError)         a package that only some need
+    ├── ExtraMissing (ImportError)         an optional package that is missing
     ├── RunHandleError (LookupError)       a detached run that a scheduler does not know, or has lost
     ├── ReplayError (LookupError)          an attempt that cannot be run again like this
     ├── ResultReleased (LookupError)       a value that was not kept
-    ├── FlowRunFailed (RuntimeError)       asked for by ``raise_on_failure``, without a user's exception
-    └── TaskError                          how a task run can fail, seen as a value
-        ├── TaskFailure (RuntimeError)       stands for an exception that could not travel
+    ├── FlowRunFailed (RuntimeError)       a failed run without an exception of the user's
+    └── TaskError                          failures of a task run that are not its own exceptions
+        ├── TaskFailure (RuntimeError)       replaces an exception that could not be sent
         ├── TaskTimeout (TimeoutError)
-        ├── UpstreamFailure (RuntimeError)   a trigger that said no
+        ├── UpstreamFailure (RuntimeError)   a trigger that did not allow the task to run
         ├── UnmappableError (TypeError)
         ├── MissingOutputError (LookupError)
         ├── UnstorableValueError (TypeError)
-        ├── DeferDepthError (RecursionError)  deferred calls that make deferred calls, too deep
+        ├── DeferDepthError (RecursionError)  deferred calls nested too deep
         ├── CodeNotLoadable (ImportError)
         ├── VersionMismatch (ImportError)
-        ├── SecretNotFound (LookupError)     a secret that is not where it is used
+        ├── SecretNotFound (LookupError)     a secret that is missing where it is used
         ├── ProcessDied (RuntimeError)       the task's own process ended, or was killed for its memory
         └── WorkerLost (RuntimeError)
 """
@@ -80,11 +80,11 @@ class AnabranchError(Exception):
 
 
 class DefinitionError(AnabranchError):
-    """A flow, task or parameter that cannot be built as written."""
+    """A flow, task or parameter cannot be built as written."""
 
 
 class OptionError(DefinitionError, ValueError):
-    """An option of a task, parameter or flow has a value it cannot have."""
+    """An option of a task, parameter or flow has a wrong value."""
 
 
 class CallError(DefinitionError, TypeError):
@@ -100,11 +100,11 @@ class NodeValueError(DefinitionError, TypeError):
 
 
 class NodeAttributeError(NodeValueError, AttributeError):
-    """An attribute was asked of a node that only its value may have."""
+    """A node was asked for an attribute that only its value can have."""
 
 
 class MappingError(DefinitionError, TypeError):
-    """Something was mapped over that has no elements in order."""
+    """A map was given something that is not a sequence."""
 
 
 class WidthError(MappingError, ValueError):
@@ -116,7 +116,7 @@ class UnknownNodeError(DefinitionError, LookupError):
 
 
 class AmbiguousTaskError(DefinitionError, LookupError):
-    """A task was named where one node is needed, and it has been called several times."""
+    """A task was given where one node is needed, but it has several calls in the flow."""
 
 
 class ProblemsError(AnabranchError):
@@ -146,7 +146,7 @@ class ParameterError(ProblemsError, ValueError):
 
 
 class UnsendableError(ProblemsError, TypeError):
-    """Code, constants or parameters of a flow that cannot leave this process; ``problems`` lists all of them."""
+    """Code, constants or parameters of a flow cannot be sent to workers; ``problems`` lists all of them."""
 
 
 class SettingError(AnabranchError, AttributeError):
@@ -154,7 +154,7 @@ class SettingError(AnabranchError, AttributeError):
 
 
 class FlowLoadError(AnabranchError, ImportError):
-    """A file or module does not give the flow that was asked for."""
+    """A file or module does not have the flow that was asked for."""
 
 
 class ReportError(AnabranchError, OSError):
@@ -170,11 +170,11 @@ class PagesError(AnabranchError, RuntimeError):
 
 
 class ScheduleError(AnabranchError, ValueError):
-    """A schedule cannot be as it was written, or has no times."""
+    """A schedule is impossible as written, or has no times."""
 
 
 class RegistryError(AnabranchError, RuntimeError):
-    """The registry of flows cannot be used, or not like this."""
+    """The registry of flows cannot be used, or does not support this use."""
 
 
 class FlowNotRegistered(RegistryError, LookupError):
@@ -182,15 +182,15 @@ class FlowNotRegistered(RegistryError, LookupError):
 
 
 class UnregistrableFlow(ProblemsError, RegistryError, ValueError):
-    """A flow cannot be registered; ``problems`` lists every reason. Nothing of it was."""
+    """A flow cannot be registered, and was not; ``problems`` lists every reason."""
 
 
 class SealError(RegistryError, PermissionError):
-    """Code in the registry, or in a flow storage, is not sealed with the key that the settings have."""
+    """Code in the registry or a flow storage is not sealed with the key of the settings."""
 
 
 class ServiceError(AnabranchError, RuntimeError):
-    """A service cannot start as it was asked to."""
+    """A service cannot start with these options."""
 
 
 class DrawingError(AnabranchError, RuntimeError):
@@ -198,7 +198,7 @@ class DrawingError(AnabranchError, RuntimeError):
 
 
 class GraphvizMissing(DrawingError):
-    """A picture was asked for that needs Graphviz, and its program ``dot`` is not there."""
+    """A picture needs Graphviz, but its program ``dot`` was not found."""
 
 
 class ExecutorError(AnabranchError, RuntimeError):
@@ -214,7 +214,7 @@ class NoWorkersError(ExecutorError, TimeoutError):
 
 
 class PreflightError(ProblemsError, ExecutorError):
-    """A cluster that was found unfit before anything was sent to it; ``problems`` lists everything."""
+    """A cluster cannot run the flow, and nothing was sent to it; ``problems`` lists every reason."""
 
 
 class RunStoreError(AnabranchError, RuntimeError):
@@ -222,19 +222,19 @@ class RunStoreError(AnabranchError, RuntimeError):
 
 
 class RunStoreDamaged(RunStoreError, ValueError):
-    """A file or row where the run store should be was not written by one, or is not whole."""
+    """A file or row of the run store is incomplete, or was not written by anabranch."""
 
 
 class RunStoreUnavailable(RunStoreError, ConnectionError):
-    """The database of the run store does not answer, or is locked, for longer than is waited."""
+    """The database of the run store did not answer, or was locked, for ``runs.patience_s`` seconds."""
 
 
 class RunQueryError(RunStoreError, ValueError):
-    """The run store was asked for something that it cannot be asked for."""
+    """The run store does not support this query."""
 
 
 class RunNotFound(RunStoreError, LookupError):
-    """The run store has no such run, or several that it could be."""
+    """The run store has no such run, or several that begin with this id."""
 
 
 class RunExists(RunStoreError, ValueError):
@@ -242,7 +242,7 @@ class RunExists(RunStoreError, ValueError):
 
 
 class RunHeld(RunStoreError):
-    """A run was to be taken over or deleted while its owner is alive."""
+    """A run cannot be taken over or deleted while its owner is alive."""
 
 
 class ResumeError(RunStoreError, ValueError):
@@ -250,7 +250,7 @@ class ResumeError(RunStoreError, ValueError):
 
 
 class StaleOwner(RunStoreError):
-    """A process wrote to a run that it does not own any more."""
+    """A process tried to write to a run that it does not own any more."""
 
 
 class LimitError(RunStoreError, ValueError):
@@ -258,7 +258,7 @@ class LimitError(RunStoreError, ValueError):
 
 
 class ResultError(AnabranchError):
-    """A value cannot be stored or had back."""
+    """A value cannot be stored or read back."""
 
 
 class ResultMissing(ResultError, LookupError):
@@ -266,18 +266,18 @@ class ResultMissing(ResultError, LookupError):
 
 
 class ResultDamaged(ResultError, ValueError):
-    """What is stored is not whole, is not the value asked for, or cannot be loaded."""
+    """A stored value is incomplete, is another value than the one asked for, or cannot be loaded."""
 
 
 class ResultConflict(ResultError, ValueError):
-    """The location of a result has the value of another task run, or a file that is no result."""
+    """The location of a result has the value of another task run, or a file that is not a result."""
 
     owner: str = ""
-    """Ids of whose value is there, as JSON; nothing if it is no result."""
+    """Ids of the task run whose value is there, as JSON; empty if the file is not a result."""
 
 
 class LocationError(ResultError, ValueError):
-    """The name of a result could leave its store, or cannot be a name everywhere."""
+    """The name of a result leads outside of its store, or is not valid on every platform."""
 
 
 class ResultStoreError(ResultError, OSError):
@@ -285,11 +285,11 @@ class ResultStoreError(ResultError, OSError):
 
 
 class ExtraMissing(AnabranchError, ImportError):
-    """A package that only some users need is not installed; the message has the command that installs it."""
+    """An optional package is not installed; the message has the command that installs it."""
 
 
 class RunHandleError(AnabranchError, LookupError):
-    """A detached run that a scheduler does not know, or whose driver it has lost."""
+    """The scheduler does not know a detached run, or has lost its driver."""
 
 
 class ReplayError(AnabranchError, LookupError):
@@ -301,15 +301,15 @@ class ResultReleased(AnabranchError, LookupError):
 
 
 class FlowRunFailed(AnabranchError, RuntimeError):
-    """A flow run did not succeed and no exception of the user's explains it."""
+    """A flow run did not succeed, and no exception of the user explains it."""
 
 
 class TaskError(AnabranchError):
-    """A way for a task run to fail that is not the task's own exception."""
+    """Base of failures of a task run that are not the task's own exceptions."""
 
 
 class TaskFailure(TaskError, RuntimeError):
-    """Stands for a task's exception that could not be carried out of the process it was raised in."""
+    """Replaces a task's exception that could not be sent from the process where it was raised."""
 
 
 class TaskTimeout(TaskError, TimeoutError):
@@ -321,7 +321,7 @@ class UpstreamFailure(TaskError, RuntimeError):
 
 
 class UnmappableError(TaskError, TypeError):
-    """The value to map over has no elements in order."""
+    """The value to map over is not a sequence."""
 
 
 class MissingOutputError(TaskError, LookupError):
@@ -329,11 +329,11 @@ class MissingOutputError(TaskError, LookupError):
 
 
 class UnstorableValueError(TaskError, TypeError):
-    """A task returned a value that cannot leave the process it was made in."""
+    """A task returned a value that cannot be sent from its process."""
 
 
 class DeferDepthError(TaskError, RecursionError):
-    """Deferred calls make deferred calls, more callers deep than ``engine.max_defer_depth`` allows."""
+    """Deferred calls are nested deeper than ``engine.max_defer_depth``."""
 
 
 class CodeNotLoadable(TaskError, ImportError):
@@ -341,7 +341,7 @@ class CodeNotLoadable(TaskError, ImportError):
 
 
 class SecretNotFound(TaskError, LookupError):
-    """A secret is not there in the process that uses it."""
+    """A secret is missing in the process that uses it."""
 
 
 class ProcessDied(TaskError, RuntimeError):
@@ -357,7 +357,7 @@ class WorkerLost(TaskError, RuntimeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """A clause with the names closest to `name`, or nothing if none is close.
+    """A clause that suggests the names closest to `name`; empty if none is close.
 
     Examples
     --------

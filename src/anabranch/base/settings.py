@@ -1,9 +1,9 @@
-"""Settings: what can be chosen once for every run in this process.
+"""Settings, which hold for every run in this process.
 
-They live in ``dask.config`` under ``anabranch``, where Dask users look for them, and `config` is the view of them by
-attribute. Defaults, units and reasons are in ``anabranch.yaml`` beside this file. From weakest to strongest: defaults,
-YAML files (Dask's search path, then ``./anabranch.yaml``), ``DASK_ANABRANCH__…`` and ``ANABRANCH__…`` in the
-environment, assignments. What a setting does is the business of the code that reads it.
+They are in ``dask.config`` under ``anabranch``, where Dask users look for them; `config` has them as attributes.
+Defaults, units and reasons are in ``anabranch.yaml`` beside this file. From weakest to strongest: defaults, YAML files
+(Dask's search path, then ``./anabranch.yaml``), ``DASK_ANABRANCH__…`` and ``ANABRANCH__…`` in the environment,
+assignments. What a setting does is decided by the code that reads it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from anabranch.base.texts import printable_lines
 _LOCAL_FILE = "anabranch.yaml"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _PROGRESS = ("auto", "always", "never")
-# Numbers must be more than zero, except these, for which none, or no waiting, is a sensible wish.
+# Numbers must be more than zero, except where zero makes sense.
 _MAY_BE_ZERO = {
     "engine.max_losses",
     "engine.inline_nbytes",
@@ -41,9 +41,9 @@ _MAY_BE_ZERO = {
     "service.log_count",
 }
 TASK_FIELDS: dict[str, Any] = {"task_run": "", "task_slug": "", "map_index": "", "attempt": "", "worker": ""}
-"""Fields that a format may name beside those of `logging`; they are empty where a record is no task's."""
+"""Fields that a format may use as well as those of `logging`; empty in records that are not from a task."""
 _MIN_KEY = 16  # characters: a shorter key can be guessed
-# Shown to nobody, not in messages either.
+# Never shown, not even in messages.
 _SECRET = {"results.key", "service.key", "service.token", "service.view_token"}
 
 
@@ -52,7 +52,7 @@ _SECRET = {"results.key", "service.key", "service.token", "service.view_token"}
 
 
 class Section:
-    """Settings that share a prefix; reading an attribute reads a setting, assigning one takes effect at once."""
+    """Settings with the same prefix, as attributes. Assigning one takes effect at once."""
 
     _prefix: str
 
@@ -87,7 +87,7 @@ class LoggingSettings(Section):
 
 
 class EngineSettings(Section):
-    """How runs are cut up and guarded; units and reasons are in ``anabranch.yaml``."""
+    """How runs are executed; units and reasons are in ``anabranch.yaml``."""
 
     max_losses: int
     inline_nbytes: int
@@ -108,19 +108,19 @@ class EngineSettings(Section):
 
 
 class ResultsSettings(Section):
-    """How stored values are guarded."""
+    """How stored values are protected."""
 
     key: str
 
 
 class SecretsSettings(Section):
-    """Where secrets are."""
+    """Where secrets are looked up."""
 
     provider: str
 
 
 class RunsSettings(Section):
-    """Where the history of runs is, and how long is waited for it."""
+    """Where the history of runs is, and how long to wait for it."""
 
     path: str
     lease_s: float
@@ -128,7 +128,7 @@ class RunsSettings(Section):
 
 
 class ServiceSettings(Section):
-    """How ``anabranch serve`` runs; its options say the same for one service."""
+    """Defaults of the options of ``anabranch serve``."""
 
     address: str
     port: int
@@ -148,13 +148,13 @@ class ServiceSettings(Section):
 
 
 class Settings(Section):
-    """All settings by attribute; the one instance is `anabranch.config`.
+    """All settings as attributes. The only instance is `anabranch.config`.
 
     Raises
     ------
     SettingError
-        On reading or assigning a name that does not exist, or a value of the wrong type. Mistakes in files and in the
-        environment are reported all at once, by the first read.
+        On reading or assigning an unknown name or a value of the wrong type. The first read reports all mistakes in
+        files and in the environment.
 
     Examples
     --------
@@ -186,26 +186,26 @@ class Settings(Section):
         self.__dict__["service"] = ServiceSettings("service.")
 
     def set(self, values: Mapping[str, object] | None = None, /, **named: object) -> _Assignment:
-        """Assign several settings: at once and all or none of them; as a context manager, until it closes.
+        """Assign several settings: all or none of them. As a context manager, it restores the old values at its end.
 
         Parameters
         ----------
         values
             Values by dotted name (``{"engine.max_losses": 5}``) or nested.
         **named
-            The same with ``__`` in place of the dot, as `dask.config.set` has it.
+            Values by name with ``__`` in place of the dot, as in `dask.config.set`.
         """
         by_keyword = {name.replace("__", "."): value for name, value in named.items()}
         return _Assignment({**_flat(values or {}), **_flat(by_keyword)})
 
     def snapshot(self) -> dict[str, Any]:
-        """All settings now, checked, as a plain nested dict that later assignments do not touch."""
+        """All settings as a plain nested dict, checked. Later assignments do not change it."""
         found = {name: _read(name) for name in _DEFAULTS}
         _refuse(_unknown(name) for name in _current() if name not in _DEFAULTS)
         return _nested(found)
 
     def refresh(self) -> None:
-        """Forget assignments and read files and environment again."""
+        """Forget assignments, and read files and the environment again."""
         section: dict[str, Any] = {}
         dask.config.refresh(config=section)
         dask.config.global_config["anabranch"] = section["anabranch"]
@@ -216,7 +216,7 @@ class Settings(Section):
 
 @contextmanager
 def as_by_default() -> Iterator[None]:
-    """Every setting as it is by default until the block ends, whatever files, environment and assignments say."""
+    """Within the block, every setting has its default, whatever files, environment and assignments say."""
     problems, _problems[:] = _problems[:], []
     try:
         with _Assignment(_DEFAULTS):
@@ -230,12 +230,12 @@ def as_by_default() -> Iterator[None]:
 
 
 def _read(name: str) -> Any:
-    """Value of a setting, checked: ``dask.config.set`` has checked nothing."""
+    """Value of a setting, checked, because ``dask.config.set`` checks nothing."""
     if _problems:
         _refuse(_problems)
     if name not in _DEFAULTS:
         raise SettingError(_unknown(name))
-    # Whoever sets the whole of "anabranch" through dask.config means the rest to stay as it is by default.
+    # If somebody sets all of "anabranch" through dask.config, the settings that are not named keep their defaults.
     value = dask.config.get(f"anabranch.{name}", _DEFAULTS[name])
     if complaint := _complaint(name, value):
         raise SettingError(f"{complaint} (from {_source(name, value)})")
@@ -243,7 +243,7 @@ def _read(name: str) -> Any:
 
 
 class _Assignment:
-    """Settings assigned through `dask.config.set`; leaving it as a context puts the old values back."""
+    """Settings assigned through `dask.config.set`; as a context manager, it restores the old values at its end."""
 
     def __init__(self, values: Mapping[str, object]) -> None:
         values = _flat(values)
@@ -298,7 +298,7 @@ def _complaint(name: str, value: object) -> str | None:
 
 
 def _masked(name: str, value: object) -> str:
-    """A value for people, who must not see secrets."""
+    """A value as it may be shown; secrets are masked."""
     return repr("***") if name in _SECRET and value else repr(value)
 
 
@@ -376,7 +376,7 @@ _TEXTS: dict[str, Callable[[object], str | None]] = {
 
 
 def _flat(section: object, prefix: str = "") -> dict[str, Any]:
-    """Nested mapping as values by dotted name; Dask lets people write ``max-losses``, we say ``max_losses``."""
+    """Values of a nested mapping by dotted name; ``max-losses``, as Dask allows, becomes ``max_losses``."""
     found: dict[str, Any] = {}
     for key, value in section.items() if isinstance(section, Mapping) else ():
         name = f"{prefix}{key}".replace("-", "_")
@@ -403,7 +403,7 @@ def _current() -> dict[str, Any]:
 
 
 def _searched() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each file on Dask's search path, with what it says about us."""
+    """Each file on Dask's search path, with our settings in it."""
     for path, content in dask.config.collect_yaml(dask.config.paths, return_paths=True):
         yield str(path), _flat(content.get("anabranch"))
 
@@ -416,7 +416,7 @@ def _local() -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _local_complaint() -> str | None:
-    """What makes ``./anabranch.yaml`` useless as a whole; None if nothing does, or there is no such file."""
+    """Why ``./anabranch.yaml`` cannot be used; None if it can, or if there is none."""
     try:
         content = next(iter(dask.config.collect_yaml([_LOCAL_FILE])), {"anabranch": None})
     except ValueError as error:
@@ -427,7 +427,7 @@ def _local_complaint() -> str | None:
 
 
 def _environment(prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each variable with the prefix, with the setting that it gives."""
+    """Each variable with the prefix, and its setting."""
     for variable, text in sorted(os.environ.items()):
         if variable.startswith(prefix):
             name = variable.removeprefix(prefix).lower().replace("__", ".")
@@ -438,14 +438,14 @@ def _environment(prefix: str) -> Iterator[tuple[str, dict[str, Any]]]:
 
 
 def _sources() -> Iterator[tuple[str, dict[str, Any]]]:
-    """Whatever comes after Dask's search path, from weakest to strongest."""
+    """Sources after Dask's search path, from weakest to strongest."""
     yield from _local()
     yield from _environment("DASK_ANABRANCH__")
     yield from _environment("ANABRANCH__")
 
 
 def _source(name: str, value: object) -> str:
-    """Where a value was written; for messages, as it reads all files again."""
+    """Where a value was written. Reads all files again, so it is for messages only."""
     written: list[tuple[str, dict[str, Any]]] = [*_searched(), *_sources()]
     for origin, values in written[::-1]:
         if name in values and values[name] == value:
@@ -454,13 +454,13 @@ def _source(name: str, value: object) -> str:
 
 
 def is_chosen(name: str) -> bool:
-    """Whether somebody has said what a setting is, be it what it is by default."""
+    """Whether somebody has set a setting, even to its default."""
     written = [*_searched(), *_sources()]
     return any(name in values for _, values in written) or _read(name) != _DEFAULTS[name]
 
 
 def chosen() -> dict[str, str]:
-    """Settings that are not as by default, each with its value as it may be shown, and where that is from."""
+    """Settings that differ from their defaults, each with its value as it may be shown, and its source."""
     values = {name: _read(name) for name in _DEFAULTS}
     return {
         name: f"{_masked(name, value)} (from {_source(name, value)})"
@@ -481,9 +481,9 @@ def _assigned() -> dict[str, Any]:
 
 
 def _overlay(assigned: Mapping[str, object] | None = None) -> None:
-    """Put our own file and variables over what Dask has read, and note all that is wrong in the outcome.
+    """Put our own file and variables over what Dask has read, and collect all problems.
 
-    Nothing is raised here: importing a library is no place to fail for a misspelt variable.
+    Nothing is raised here: a misspelt variable must not make an import fail.
     """
     problems = [_local_complaint()]
     values: dict[str, Any] = {}
@@ -506,24 +506,24 @@ def _overlay(assigned: Mapping[str, object] | None = None) -> None:
 
 
 def is_never_taken(record: logging.LogRecord) -> bool:
-    """Whether something else takes care of a record: nothing does, while no run works here."""
+    """The default hook: no record is handled by anything else, while no run is active here."""
     return False
 
 
 class Terminal(logging.Handler):
-    """Writes to standard error for as long as the application has no handler of its own for our records."""
+    """Writes records to standard error while the application has no handler of its own for them."""
 
     is_ours = True
     is_taken: Callable[[logging.LogRecord], bool] = staticmethod(is_never_taken)
-    """A hook: of records that somebody else takes, and shows here or elsewhere."""
+    """Hook: whether something else handles a record, and shows it here or elsewhere."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write a record, unless somebody else does."""
+        """Write a record, unless something else does."""
         if not self.is_taken(record) and not has_handlers():
             self.write(record)
 
     def write(self, record: logging.LogRecord) -> None:
-        """Write a record; whatever is in it, it stays below its first line and moves no cursor."""
+        """Write a record: further lines are indented, and control characters escaped."""
         try:
             first, *rest = printable_lines(self.format(record))
             sys.stderr.write("".join([f"{first}\n", *(f"    {line}\n" for line in rest)]))
@@ -539,7 +539,7 @@ def has_handlers() -> bool:
 def apply_logging() -> None:
     """Give the logger ``anabranch`` the level and format of the settings.
 
-    Assignments do this by themselves; call it where ``dask.config.set`` may have been at work.
+    Assignments do this by themselves; call it where ``dask.config.set`` may have changed them.
     """
     if not _problems:
         _logger.setLevel(config.logging.level.upper())
