@@ -42,7 +42,7 @@ def table() -> str:
     for first, following in TRANSITIONS.items():
         for number, (then, when) in enumerate(following.items()):
             name = f"`{first.__name__}`" if number == 0 else ""
-            told = " (handlers are not told)" if when.by_driver else ""
+            told = " (without handlers)" if when.by_driver else ""
             lines.append(f"| {name} | `{then.__name__}` | {when.reason}{told} |")
     return "\n".join(lines) + "\n"
 

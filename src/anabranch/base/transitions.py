@@ -36,16 +36,16 @@ class When:
 
     reason: str
     by_driver: bool = False
-    """Whether the driver decides, and no handler is told."""
+    """Whether the driver decides, without calling handlers."""
 
 
 TRANSITIONS: Mapping[type[State], Mapping[type[State], When]] = {
     Pending: {
-        Running: When("its trigger says yes: the attempt begins"),
-        Cached: When("what is stored, or in a cache, will do"),
+        Running: When("its trigger allows it; the attempt begins"),
+        Cached: When("a stored or cached value is used"),
         Skipped: When("a gate is closed, or what is upstream was skipped"),
-        TriggerFailed: When("its trigger says no"),
-        Paused: When("its trigger asks for an approval"),
+        TriggerFailed: When("its trigger does not allow it to run"),
+        Paused: When("its trigger requires an approval"),
         Failed: When("its arguments cannot be put together"),
         Mapped: When("a map: all elements have ended, and none failed", by_driver=True),
         Cancelled: When("the run is cancelled, or its map ends early", by_driver=True),
@@ -53,8 +53,8 @@ TRANSITIONS: Mapping[type[State], Mapping[type[State], When]] = {
     Running: {
         Success: When("the function returns"),
         Failed: When("the function raises"),
-        TimedOut: When("the timeout is over"),
-        Retrying: When("`RETRY` is raised, or the function raises and nobody handles states"),
+        TimedOut: When("the timeout has passed"),
+        Retrying: When("`RETRY` is raised, or the function raises and there are no handlers"),
         Looped: When("`LOOP` is raised"),
         Deferred: When("the value holds calls of tasks"),
         Skipped: When("`SKIP` is raised"),
@@ -62,17 +62,17 @@ TRANSITIONS: Mapping[type[State], Mapping[type[State], When]] = {
         TriggerFailed: When("`TRIGGERFAIL` is raised"),
         ValidationFailed: When("`VALIDATIONFAIL` is raised"),
         Cancelled: When("`CANCEL` is raised, or the run is cancelled"),
-        Crashed: When("its workers die of it, or its process does"),
+        Crashed: When("it kills its workers, or its process dies"),
     },
-    Failed: {Retrying: When("there is an attempt left; handlers have seen the failure")},
+    Failed: {Retrying: When("an attempt is left; handlers have seen the failure")},
     TimedOut: {Retrying: When("the same")},
-    Retrying: {Running: When("the delay is over")},
+    Retrying: {Running: When("the delay has passed")},
     Looped: {Running: When("the next round")},
     Deferred: {
-        Success: When("all calls have ended, and the trigger says yes"),
-        TriggerFailed: When("a call failed, and the trigger says no"),
+        Success: When("all calls have ended, and the trigger allows it"),
+        TriggerFailed: When("a call failed, and the trigger does not allow it"),
         Skipped: When("all calls were skipped"),
         Failed: When("the value cannot be put together"),
     },
 }
-"""For each state, those that may come next. What is not a key here is final."""
+"""For each state, the states that may follow. A state that is not a key here is final."""
