@@ -20,7 +20,7 @@ napoleon_use_rtype = False
 napoleon_use_ivar = True
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
-autodoc_default_options = {"members": True, "show-inheritance": True}
+autodoc_default_options = {"members": True}
 # As docstrings write it, `name` is code, whatever it names.
 default_role = "code"
 

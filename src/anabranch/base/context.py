@@ -1,6 +1,6 @@
-"""What running task code may ask about its run: ``from anabranch import context``, then ``context.map_index``.
+"""Facts about its run for running task code: ``from anabranch import context``, then ``context.map_index``.
 
-The attributes are those of `TaskContext`. Where no task is running, asking raises `AttributeError`.
+The attributes are those of `TaskContext`. If no task is running, they raise `AttributeError`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 
 _TASK: ContextVar[TaskContext | None] = ContextVar("anabranch_task", default=None)
 _LIMITS: ContextVar[frozenset[str]] = ContextVar("anabranch_limits", default=frozenset())
-"""Named limits that the task running here holds, and the tasks that run the flow it is of."""
+"""Named limits held by the task running here, and by tasks that run its flow."""
 
 
 @dataclass(slots=True)
@@ -26,9 +26,9 @@ class RunInfo:
     run_id: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     date: datetime | None = None
-    """When the run is, for the flow: its scheduled time, else its start. Aware."""
+    """The aware datetime that the run is for: its scheduled time, else its start."""
     clock: Callable[[], float] | None = None
-    """Gives seconds since the epoch where a test has a clock of its own; None: the system's."""
+    """Returns seconds since the epoch on a test's clock; None: the system's clock."""
 
     def now(self) -> datetime:
         """The time, aware."""
@@ -37,7 +37,7 @@ class RunInfo:
 
 @dataclass(slots=True)
 class TaskContext:
-    """One attempt at a task run, as its code sees it. Mutable: a chunk moves one from element to element."""
+    """One attempt of a task run, as its code sees it. Mutable: a chunk moves it from element to element."""
 
     run: RunInfo
     task_name: str
@@ -45,15 +45,15 @@ class TaskContext:
     tags: frozenset[str] = frozenset()
     map_index: int | None = None
     task_run_count: int = 1
-    """Which attempt this is, from 1."""
+    """Number of the attempt, from 1."""
     task_loop_count: int = 1
-    """Which round of a loop this is, from 1."""
+    """Number of the round of a loop, from 1."""
     task_loop_result: Any = None
-    """What the round before gave with ``LOOP(result=…)``; None in the first."""
+    """Value that the previous round passed with ``LOOP(result=…)``; None in the first round."""
     calls: list[Any] | None = field(default=None, repr=False)
     """Deferred calls that the task has made so far."""
     limits: frozenset[str] = frozenset()
-    """Named limits that it holds."""
+    """Named limits that the task holds."""
     names: Mapping[int, tuple[str, int]] | None = field(default=None, repr=False)
     """Of deferred calls: by map index, the caller with the task's name, and the number of the call."""
 
@@ -74,17 +74,17 @@ class TaskContext:
 
     @property
     def date(self) -> datetime | None:
-        """When the run is, for the flow; aware."""
+        """The aware datetime that the run is for."""
         return self.run.date
 
     @property
     def now(self) -> datetime:
-        """The time at which this is asked, in UTC; on a test's fake clock, what that shows."""
+        """The present time in UTC, or that of a test's fake clock."""
         return self.run.now()
 
     @property
     def today(self) -> str | None:
-        """Date of the run as ``2026-11-20``."""
+        """Date of the run, such as ``2026-11-20``."""
         return self.date.strftime("%Y-%m-%d") if self.date else None
 
     @property
@@ -105,7 +105,7 @@ class TaskContext:
 
     @property
     def task_full_name(self) -> str:
-        """The task run as it is shown: ``parse[777]``, of a deferred call ``crawl[3]/fetch[17]``."""
+        """Name of the task run in messages, such as ``parse[777]`` or, for a deferred call, ``crawl[3]/fetch[17]``."""
         if self.names is not None and self.map_index is not None:
             called, number = self.names[self.map_index]
             return f"{called}[{number}]"
@@ -113,7 +113,7 @@ class TaskContext:
 
     @property
     def idempotency_key(self) -> str:
-        """The same for every attempt at this task run, whatever happens: ``run_id/slug/index``."""
+        """A text, ``run_id/slug/index``, that is the same in every attempt of this task run."""
         if self.names is not None:
             return f"{self.run.run_id}/{self.task_full_name}"
         return f"{self.run.run_id}/{self.task_slug}" + ("" if self.map_index is None else f"/{self.map_index}")
@@ -130,12 +130,12 @@ def is_running() -> bool:
 
 
 def current() -> TaskContext | None:
-    """The context of the task that is running here, if one is."""
+    """The context of the task running here; None if there is none."""
     return _TASK.get()
 
 
 def get(name: str, default: Any = None) -> Any:
-    """One attribute of the running task's context, or `default` where no task is running or there is no such thing."""
+    """An attribute of the running task's context; `default` if no task is running or there is no such attribute."""
     task = _TASK.get()
     return task.seen(name, default) if task is not None else default
 

@@ -1,4 +1,4 @@
-"""Secrets by name: what travels, and is recorded, is the name; the value is looked up where it is used."""
+"""Secrets by name: only the name travels and is recorded; the value is looked up where it is used."""
 
 from __future__ import annotations
 
@@ -20,23 +20,23 @@ _OWNER = "secrets"
 
 
 class Secret:
-    """A secret by its name. As an argument of a task it arrives as its value; elsewhere ask it with `get`.
+    """A secret by its name. A task gets its value if it is an argument; elsewhere, call `get`.
 
-    The value is looked up in the process that uses it, each time, and is neither stored nor sent. Wherever it turns up
-    in texts of that process's tasks (log lines, failures) there is ``***`` in its place.
+    The process that uses the value looks it up each time; the value is neither stored nor sent. In texts of that
+    process's tasks (log lines, failures) it is replaced by ``***``.
 
     Parameters
     ----------
     name
-        Name of an environment variable, or whatever the provider knows.
+        Name of an environment variable, or any name that the provider knows.
     provider
-        ``"environment"``, ``"keyring"`` (the package of that name), ``"module:function"`` or a function of the name;
-        default: ``config.secrets.provider``, of the process that sends the run.
+        ``"environment"``, ``"keyring"`` (the package of that name), ``"module:function"`` or a function of the name.
+        Default: ``config.secrets.provider`` of the process that sends the run.
 
     Raises
     ------
     OptionError
-        The name or provider cannot be.
+        The name or the provider is not valid.
 
     Examples
     --------
@@ -60,7 +60,7 @@ class Secret:
         Raises
         ------
         SecretNotFound
-            There is none here.
+            This process has no such secret.
         """
         provider = self._provider if self._provider is not None else config.secrets.provider
         try:
@@ -102,7 +102,7 @@ def revealed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any],
     Raises
     ------
     SecretNotFound
-        One of them is not here.
+        One of them is missing in this process.
     """
     return (
         [each.get() if type(each) is Secret else each for each in args],

@@ -1,7 +1,7 @@
 """Exceptions with which task code chooses its own state.
 
-A signal carries the state it stands for. `FAIL` is retried like any exception, `RETRY` retries even past
-``max_retries``, the others end the task run as they say.
+A signal carries a state. `FAIL` is retried like any exception, and `RETRY` retries even after ``max_retries``. The
+others end the task run with their state.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ class Signal(Exception):
     Parameters
     ----------
     message
-        Becomes the state's message.
+        Message of the state.
     result
-        Value of the task run; None if not given.
+        Value of the task run; default: None.
     """
 
     state_class: ClassVar[type[State]] = State
@@ -49,31 +49,31 @@ def _remade(cls: type[Signal], args: tuple[Any, ...], attributes: dict[str, Any]
 
 
 class SUCCESS(Signal):
-    """End now, well, with `result`."""
+    """End now as a success, with `result`."""
 
     state_class = states.Success
 
 
 class FAIL(Signal):
-    """End now, badly; retried like an exception."""
+    """End now as a failure, which is retried like an exception."""
 
     state_class = states.Failed
 
 
 class SKIP(Signal):
-    """End now, as skipped; what needs this is skipped too."""
+    """End now as skipped. What needs this task's value is skipped, too."""
 
     state_class = states.Skipped
 
 
 class TRIGGERFAIL(Signal):
-    """End now, as if the trigger had not allowed the task to run; never retried."""
+    """End now as if the trigger had not allowed the task to run; never retried."""
 
     state_class = states.TriggerFailed
 
 
 class VALIDATIONFAIL(Signal):
-    """End now: the result is refused; never retried."""
+    """End now because the result is not valid; never retried."""
 
     state_class = states.ValidationFailed
 
@@ -97,7 +97,7 @@ class LOOP(Signal):
 
 
 class RETRY(Signal):
-    """Run again at `start_time` (naive times are UTC; default: now), even past ``max_retries``."""
+    """Run again at `start_time` (naive times are UTC; default: now), even after ``max_retries``."""
 
     state_class = states.Retrying
 
@@ -114,7 +114,7 @@ class RETRY(Signal):
 
 
 class ENDRUN(Signal):
-    """End now with the state given; never retried."""
+    """End now with the given state; never retried."""
 
     def __init__(self, state: State) -> None:
         super().__init__(state.message, result=state.result)
@@ -122,5 +122,5 @@ class ENDRUN(Signal):
 
     @property
     def state(self) -> State:
-        """The state that was given."""
+        """The given state."""
         return self._state

@@ -1,4 +1,4 @@
-"""Where a flow run, a task run or an element stands: frozen values that do no I/O.
+"""States of flow runs, task runs and elements: frozen values that do no I/O.
 
 ::
 
@@ -11,7 +11,7 @@
                   ├─ Failed ──── TimedOut, TriggerFailed, ValidationFailed, Crashed
                   └─ Cancelled
 
-A map keeps one byte per element (`Code`) and a whole `State` only for what is not a plain `Success`.
+A map keeps one byte per element (`Code`), and a whole `State` only for elements that are not a plain `Success`.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from typing import Any, ClassVar
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a task run failed, in a form that survives any trip.
+    """Why a task run failed, in a form that can always be sent.
 
-    `exception` is the pickled exception where that is known to load again and is small, else None.
+    `exception` is the pickled exception if it is small and known to load again, else None.
     """
 
     type_name: str
-    """Name of the exception's class, with its module unless that is a builtin."""
+    """Name of the exception's class, with its module unless it is a builtin."""
     message: str
-    """Text of the exception, bounded."""
+    """Text of the exception, shortened if it is long."""
     traceback: str = ""
-    """Formatted traceback of the user's frames, bounded."""
+    """Formatted traceback of the user's frames, shortened if it is long."""
     line: str = ""
-    """``file:line in function`` of the innermost frame that is the user's."""
+    """``file:line in function`` of the user's innermost frame."""
     inputs: Mapping[str, str] = field(default_factory=dict)
     """Arguments by name, as shortened reprs."""
     exception: bytes | None = field(default=None, repr=False)
     root: str = ""
-    """Task run that failed first, such as ``parse[777]``, if this is a consequence."""
+    """Task run that failed first, such as ``parse[777]``, if this failure follows from it."""
 
     def headline(self) -> str:
         """``ValueError: text`` on one line."""
@@ -56,7 +56,7 @@ class Failure:
 
 @dataclass(frozen=True, slots=True)
 class Counts:
-    """How many elements of a map stand where."""
+    """Numbers of elements of a map by outcome."""
 
     total: int = 0
     successful: int = 0
@@ -87,20 +87,20 @@ class State:
 
     message: str = field(default="", compare=False)
     result: Any = None  # any value of the user's, or None
-    """A value that task code or a handler gave the state; the engine keeps values beside states."""
+    """Value that task code or a handler gave the state; the engine keeps values beside states."""
     start_time: datetime | None = None
-    """Scheduled states: when the run is due. Others: when the attempt began. Aware."""
+    """Aware time at which the run is due if it is scheduled, else at which the attempt began."""
     end_time: datetime | None = field(default=None, compare=False)
     attempt: int = field(default=1, compare=False)
-    """Which try this is, from 1."""
+    """Number of the attempt, from 1."""
     map_index: int | None = None
     worker: str | None = field(default=None, compare=False)
     failure: Failure | None = None
     counts: Counts | None = None
-    """A map's own state: its elements, counted."""
+    """Counts of a map's elements; None if it is not a map."""
 
     def is_pending(self) -> bool:
-        """Whether it has not begun, or waits to go on."""
+        """Whether it has not begun, or waits to continue."""
         return isinstance(self, Pending)
 
     def is_scheduled(self) -> bool:
@@ -128,11 +128,11 @@ class State:
         return isinstance(self, Finished)
 
     def is_successful(self) -> bool:
-        """Whether it ended well; Cached, Mapped and Skipped are successes."""
+        """Whether it succeeded; Cached, Mapped and Skipped are successes."""
         return isinstance(self, Success)
 
     def is_cached(self) -> bool:
-        """Whether its value was there before."""
+        """Whether its value was stored or cached before."""
         return isinstance(self, Cached)
 
     def is_mapped(self) -> bool:
@@ -140,29 +140,29 @@ class State:
         return isinstance(self, Mapped)
 
     def is_skipped(self) -> bool:
-        """Whether it was not run because a condition, a signal or an upstream said so."""
+        """Whether it did not run because of a condition, a signal or an upstream."""
         return isinstance(self, Skipped)
 
     def is_failed(self) -> bool:
-        """Whether it ended badly; TimedOut, TriggerFailed, ValidationFailed and Crashed are failures."""
+        """Whether it failed; TimedOut, TriggerFailed, ValidationFailed and Crashed are failures."""
         return isinstance(self, Failed)
 
     def is_crashed(self) -> bool:
-        """Whether the worker died that ran it."""
+        """Whether the worker that ran it died."""
         return isinstance(self, Crashed)
 
     def is_cancelled(self) -> bool:
-        """Whether it was stopped from outside."""
+        """Whether it was cancelled."""
         return isinstance(self, Cancelled)
 
     @property
     def name(self) -> str:
-        """The state's word, such as ``TriggerFailed``."""
+        """Name of the state, such as ``TriggerFailed``."""
         return type(self).__name__
 
     @property
     def duration_s(self) -> float | None:
-        """Seconds from start to end of the last attempt, or None if it did not both begin and end."""
+        """Seconds from start to end of the last attempt; None if it has not begun or not ended."""
         if self.start_time is None or self.end_time is None:
             return None
         return max(0.0, (self.end_time - self.start_time).total_seconds())
@@ -210,7 +210,7 @@ def _remade(
 
 
 class Pending(State):
-    """Not begun."""
+    """Has not begun."""
 
     __slots__ = ()
 
@@ -236,14 +236,14 @@ class Paused(Scheduled):
 
 
 class Running(State):
-    """Being executed."""
+    """Is being executed."""
 
     __slots__ = ()
     code = 1
 
 
 class Deferred(Running):
-    """Has made deferred calls, and waits for what they give."""
+    """Has made deferred calls, and waits for their values."""
 
     __slots__ = ()
     code = 4
@@ -262,49 +262,49 @@ class Finished(State):
 
 
 class Success(Finished):
-    """Ended well."""
+    """Succeeded."""
 
     __slots__ = ()
     code = 10
 
 
 class Cached(Success):
-    """Its value was there before."""
+    """Did not run, because its value was stored or cached before."""
 
     __slots__ = ()
     code = 11
 
 
 class Mapped(Success):
-    """A map none of whose elements failed."""
+    """A map of which no element failed."""
 
     __slots__ = ()
     code = 12
 
 
 class Skipped(Success):
-    """Not run, on purpose."""
+    """Was not run, on purpose."""
 
     __slots__ = ()
     code = 13
 
 
 class Failed(Finished):
-    """Ended badly."""
+    """Failed."""
 
     __slots__ = ()
     code = 20
 
 
 class TimedOut(Failed):
-    """Ran past its deadline."""
+    """Exceeded its timeout."""
 
     __slots__ = ()
     code = 21
 
 
 class TriggerFailed(Failed):
-    """Not run, because its trigger did not allow it."""
+    """Was not run, because its trigger did not allow it."""
 
     __slots__ = ()
     code = 22
@@ -318,14 +318,14 @@ class ValidationFailed(Failed):
 
 
 class Crashed(Failed):
-    """The worker died that ran it, more often than the budget allows."""
+    """Lost the worker that ran it, more often than ``engine.max_losses`` allows."""
 
     __slots__ = ()
     code = 24
 
 
 class Cancelled(Finished):
-    """Stopped from outside."""
+    """Was cancelled."""
 
     __slots__ = ()
     code = 30

@@ -1,8 +1,8 @@
-"""Rules on upstream states that say whether a node may run.
+"""Rules on upstream states that decide whether a node may run.
 
-A trigger is a function of `Upstreams` (a mapping of edge to state) that gives a truth value or raises a signal.
-For a map, the state of the map stands in the mapping and its elements are in the counts: nothing here costs more for a
-million elements than for one.
+A trigger is a function of `Upstreams`, a mapping of edges to states. It returns a truth value or raises a signal. A map
+is in the mapping with its own state, and in the counts with its elements, so triggers cost the same for a million
+elements as for one.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class EdgeName:
     kind: str
     """``data``, ``order`` or ``gate``."""
     key: str | None = None
-    """Argument that a data edge feeds."""
+    """Argument that gets the value, if it is a data edge."""
     mapped: bool = False
     """Whether it carries one element."""
 
@@ -48,7 +48,7 @@ class Upstreams(Mapping[EdgeName, State]):
 
     @cached_property
     def counts(self) -> Counts:
-        """Counts over all upstream task runs: a node once (however many edges), a map as its elements."""
+        """Counts over all upstream task runs, with a node counted once and a map as its elements."""
         by_node = {(edge.upstream, edge.mapped): state for edge, state in self._states.items()}
         return tally(by_node.values())
 
@@ -82,7 +82,7 @@ def any_failed(upstreams: Upstreams) -> bool:
 
 
 def all_finished(upstreams: Upstreams) -> bool:
-    """Run when everything upstream has finished, however."""
+    """Run when everything upstream has finished, in any state."""
     return True
 
 
@@ -90,12 +90,12 @@ always_run = all_finished
 
 
 def none_failed(upstreams: Upstreams) -> bool:
-    """Run if nothing upstream failed; the same rule as `all_successful`, under the name it has elsewhere."""
+    """Run if nothing upstream failed; another name for `all_successful`."""
     return all_successful(upstreams)
 
 
 def not_all_skipped(upstreams: Upstreams) -> bool:
-    """Run if nothing upstream failed and something was not skipped; skip if all was skipped."""
+    """Run if nothing upstream failed and something was not skipped; skip if everything was skipped."""
     all_successful(upstreams)
     if upstreams.counts.skipped == upstreams.counts.total:
         raise SKIP("everything upstream was skipped")
@@ -103,23 +103,23 @@ def not_all_skipped(upstreams: Upstreams) -> bool:
 
 
 def manual_only(upstreams: Upstreams) -> bool:
-    """Never run without an approval."""
+    """Run only after an approval."""
     raise PAUSE("waits for an approval (trigger manual_only)")
 
 
 def some_failed(at_least: float | None = None, at_most: float | None = None) -> Trigger:
-    """Run if so many upstream task runs failed: numbers from 1 are counts, below 1 parts of all; both inclusive."""
+    """Run if this many upstream task runs failed: 1 and more are counts, less is a share; bounds are included."""
     return _some("some_failed", at_least, at_most, lambda counts: counts.failed)
 
 
 def some_successful(at_least: float | None = None, at_most: float | None = None) -> Trigger:
-    """Run if so many upstream task runs succeeded: numbers from 1 are counts, below 1 parts of all; both inclusive."""
+    """Run if this many upstream task runs succeeded: 1 and more are counts, less is a share; bounds are included."""
     return _some("some_successful", at_least, at_most, lambda counts: counts.successful + counts.skipped)
 
 
 @dataclass(frozen=True)
 class _Some:
-    """A trigger with bounds; a class, so that it pickles and says what it is."""
+    """A trigger with bounds; a class, so that it can be pickled and has a readable repr."""
 
     name: str
     at_least: float | None

@@ -22,7 +22,7 @@ from anabranch.definition.wiring import call, close
 def case(value: object, equals: object) -> Gate:
     """A block whose tasks run if `value` (a node, a task or a plain value) equals `equals`.
 
-    A function for `equals` is asked instead.
+    If `equals` is a function, it is called with the value, and decides.
 
     Examples
     --------
@@ -32,7 +32,7 @@ def case(value: object, equals: object) -> Gate:
 
 
 def when(value: object) -> Gate:
-    """A block whose tasks run if `value` (a node, a task or a plain value) is truthy."""
+    """A block whose tasks run if `value` (a node, a task or a plain value) is true."""
     node = as_node(value, "when")
     return Gate(condition_node(node, bool, f"if {node.name}"))
 
@@ -60,7 +60,7 @@ def as_node(value: object, what: str) -> Node:
 
 
 class Switch(AbstractContextManager["Switch"]):
-    """One branch of several, chosen by a value: the first `case` that holds, else `default`.
+    """One of several branches, chosen by a value: the first `case` that holds, else `default`.
 
     Parameters
     ----------
@@ -79,7 +79,7 @@ class Switch(AbstractContextManager["Switch"]):
         self._has_default = False
 
     def case(self, value: object) -> Gate:
-        """A block that runs if this is the first case that holds; a function is asked, other values are compared."""
+        """A block that runs if this is the first case that holds. A function decides; other values are compared."""
         if self._has_default:
             raise DefinitionError(f"Switch({self.node.name}): case({short(value)}) after default() ({caller()})")
         self._tests = (*self._tests, matcher(value))
@@ -106,7 +106,7 @@ class Switch(AbstractContextManager["Switch"]):
 
 
 def switch(condition: object, cases: Mapping[Any, object], default: object = None) -> None:
-    """Run the tasks given for the value that `condition` has; a branch is a node, a task or a list of these."""
+    """Run the tasks of the case that equals the value of `condition`. A branch is a node, a task or a list of these."""
     if not cases:
         raise DefinitionError(f"switch() without cases ({caller()})")
     chooser = Switch(condition)
@@ -117,7 +117,7 @@ def switch(condition: object, cases: Mapping[Any, object], default: object = Non
 
 
 def ifelse(condition: object, if_true: object = None, if_false: object = None) -> None:
-    """Run `if_true` if the condition is truthy, else `if_false`; each a node, a task, a list of these, or None."""
+    """Run `if_true` if the condition is true, else `if_false`: each a node, a task, a list of these, or None."""
     node = as_node(condition, "ifelse")
     if if_true is not None:
         _gate_branch(when(node), if_true)
@@ -145,9 +145,10 @@ def _first_taken(**branches: Any) -> Any:
 
 
 def merge(*branches: object) -> Any:
-    """A node with the value of the branch taken: the first that is not None, in the order given.
+    """A node with the value of the branch that was taken: the first value that is not None.
 
-    Skipped if all branches were, unless one is a plain value, which is then taken; fails if one failed.
+    It is skipped if all branches were skipped, unless one is a plain value, which it then takes. It fails if a branch
+    failed.
     """
     if not branches:
         raise DefinitionError(f"merge() needs at least one branch ({caller()})")

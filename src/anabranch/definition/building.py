@@ -23,7 +23,7 @@ from anabranch.definition.wiring import check_names
 
 
 class Writing(Queries):
-    """The half of `Flow` that changes its graph. It is open for calls of tasks inside its ``with`` block."""
+    """The part of `Flow` that changes its graph. Calls of tasks inside its ``with`` block add nodes to it."""
 
     name: str
     where: Where
@@ -64,7 +64,7 @@ class Writing(Queries):
         return holds(value, lambda each: isinstance(each, Node))
 
     def add_task(self, task: object) -> Node:
-        """Add a node, a parameter, or a call of a task that may still lack arguments. Returns the node."""
+        """Add a node, a parameter, or a call of a task, which may still lack arguments. Returns the node."""
         if isinstance(task, Node):
             if task not in self.graph and not isinstance(task, Parameter):
                 raise UnknownNodeError(f"{foreign(task, self.graph)}, or add the whole of it with flow.update(other)")
@@ -99,7 +99,7 @@ class Writing(Queries):
         keyword_tasks: Mapping[str, object] | None = None,
         mapped: bool = False,
     ) -> Node:
-        """Add edges around a node or task; plain values in `keyword_tasks` are bound as constants."""
+        """Add edges around a node or task. Plain values in `keyword_tasks` become constants."""
         node = self._node(task)
         given = (keyword_tasks or {}).items()
         values = {name: self._node(each) if isinstance(each, Task) else each for name, each in given}
@@ -119,7 +119,7 @@ class Writing(Queries):
         return node
 
     def chain(self, *stages: object) -> None:
-        """Run the stages one after the other; a list (of nodes, tasks or lists) is a parallel stage."""
+        """Run stages one after another; a list of nodes, tasks or lists is a parallel stage."""
         before: list[Node] = []
         for stage in stages:
             after = [node for each in each_of(stage) for node in nodes_of(each, self.graph)]
@@ -128,10 +128,10 @@ class Writing(Queries):
             before = after or before
 
     def replace(self, old: object, new: object) -> Node:
-        """Put something else in the place of a node; returns what takes it.
+        """Replace a node. Returns the node that takes its place.
 
-        A task is called with the arguments and edges of the old node; a node, or a plain value, is given to all that
-        needed the old one.
+        A task is called with the arguments and edges of the old node. A node or a plain value is passed to everything
+        that used the old one.
         """
         node = self._known_one(old)
         graph = self.graph.path[0]
@@ -149,7 +149,7 @@ class Writing(Queries):
         return substitute
 
     def update(self, other: Writing, *, merge_parameters: bool = False, merge_reference_tasks: bool = False) -> None:
-        """Add everything of another flow. Parameters of one name clash unless they are to be merged."""
+        """Add everything of another flow. Parameters of the same name are an error, unless they are merged."""
         mine = self.parameters(by_name=True)
         theirs = other.parameters(by_name=True)
         clash = [name for name in theirs if name in mine and theirs[name] is not mine[name]]
@@ -165,7 +165,7 @@ class Writing(Queries):
         self._reference = tuple(node for node in reference if node in self.graph)
 
     def set_reference_tasks(self, tasks: Iterable[object]) -> None:
-        """Choose the nodes that decide the state of a run; an empty list restores the terminal ones."""
+        """Choose the nodes that decide the state of a run; with an empty list, the terminal nodes."""
         self._reference = tuple(node for task in each_of(tasks) for node in self._known(task))
 
     def _invalid(self, problems: list[str]) -> FlowValidationError:

@@ -1,7 +1,7 @@
-"""What the key of a cached value is made of: inputs, parameters, code, or any function; they compose with ``+``.
+"""Parts of the keys of cached values: inputs, parameters, code, or any function; join them with ``+``.
 
-``cache_key=inputs("path") + code`` asks for the path and the task's code to be the same. A key has a digest for each of
-its parts, so that a miss can be explained by the part that has changed.
+With ``cache_key=inputs("path") + code``, a cached value is used if the path and the task's code are the same. A key has
+a digest for each part, so that it can be explained which part has changed.
 """
 
 from __future__ import annotations
@@ -77,12 +77,12 @@ class CacheKey:
         return CacheKey, (self.parts,)
 
     def digests(self, facts: Facts) -> Digests:
-        """A digest for each part.
+        """Return a digest for each part.
 
         Raises
         ------
         UnstorableValueError
-            A value has no digest that another process would find, too.
+            A value has no digest that is the same in every process.
         """
         found: Digests = {}
         for number, part in enumerate(self.parts):
@@ -235,21 +235,21 @@ def key_of(scope: str, digests: Mapping[str, str]) -> str:
 
 
 inputs = _Some(_Inputs)
-"""The task's inputs; ``inputs("x", "y")``: only these."""
+"""The task's inputs, or only some with ``inputs("x", "y")``."""
 parameters = _Some(_Parameters)
-"""The flow's parameters; ``parameters("date")``: only these."""
+"""The flow's parameters, or only some with ``parameters("date")``."""
 code = CacheKey((_Code(),))
-"""The task's code, without comments and docstrings, and the functions of the user's own that it calls."""
+"""The task's code without comments and docstrings, and the user's own functions that it calls."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Validators, by the names that Prefect 1 has for them
 
 all_inputs = CacheKey(inputs.parts)
-"""The value of a run with the same inputs will do."""
+"""Use the value of a run with the same inputs."""
 all_parameters = CacheKey(parameters.parts)
-"""The value of a run with the same parameters of the flow will do."""
+"""Use the value of a run with the same parameters of the flow."""
 duration_only = CacheKey(())
-"""Any value that is not too old will do, whatever the inputs."""
+"""Use any value that is not too old, whatever the inputs."""
 
 
 class _Never(CacheKey):
@@ -262,16 +262,16 @@ def _never() -> CacheKey:
 
 
 never_use: CacheKey = _Never(())
-"""No value will do: what is stored is for others."""
+"""Never use a cached value, but store one for others."""
 
 
 def partial_inputs_only(validate_on: Collection[str]) -> CacheKey:
-    """The value of a run in which these inputs were the same will do."""
+    """Use the value of a run in which these inputs were the same."""
     return inputs(*_names(validate_on))
 
 
 def partial_parameters_only(validate_on: Collection[str]) -> CacheKey:
-    """The value of a run in which these parameters of the flow were the same will do."""
+    """Use the value of a run in which these parameters of the flow were the same."""
     return parameters(*_names(validate_on))
 
 

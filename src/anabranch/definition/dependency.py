@@ -1,4 +1,4 @@
-"""Declared dependencies: what every call of a task runs after, in whatever flow it is."""
+"""Declared dependencies: what every call of a task runs after, in any flow."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from anabranch.definition.wiring import link
 
 @dataclass(frozen=True)
 class Dependency:
-    """Something a task runs after, and perhaps one output of it that the task needs.
+    """Something that a task runs after and, with `key`, one output of it that the task needs.
 
     Parameters
     ----------
     task
         A task, a task class, or a node.
     key
-        One output of its value: a mapping's key, an index or an attribute. None: ordering only.
+        One output of its value: a key of a mapping, an index or an attribute. None: only the order matters.
     arg
-        Argument that takes the output. Default: the parameter named like `key`, else the one unbound parameter; where
-        the call has bound them all, the output is only checked to exist.
+        Argument that gets the output. Default: the parameter named like `key`, else the only unbound parameter. If the
+        call has bound all of them, it is only checked that the output exists.
 
     Examples
     --------

@@ -27,23 +27,23 @@ def map(task: Task[..., Any]) -> Callable[..., Any]:
 
 
 def apply_map(function: Callable[..., Any], *args: object, flow: Any = None, **kwargs: object) -> Any:
-    """Write the tasks of `function` once and run them for every element of the arguments.
+    """Call `function` once to write tasks that run for every element of the arguments.
 
     Parameters
     ----------
     function
-        Calls tasks (conditions too) and returns a node or a tuple of nodes. Each argument stands for one element.
+        Calls tasks and conditions, and returns a node or a tuple of nodes. Each argument stands for one element.
     *args, **kwargs
-        Lists or nodes to map over; `unmapped` ones go whole to every element.
+        Lists or nodes to map over; every element gets the whole of an `unmapped` one.
 
     Returns
     -------
-    What `function` returned: mapped nodes.
+    What `function` returned, as mapped nodes.
 
     Raises
     ------
     MappingError
-        Something cannot be mapped over, or nothing is.
+        Something cannot be mapped over, or nothing is mapped over.
     """
     graphs = open_graphs("apply_map()", flow)
     if scope.current().members is not None:

@@ -24,7 +24,7 @@ class Mark(StandIn):  # type: ignore[misc]  # for a type checker it stands for t
 
 
 class unmapped(Mark):
-    """Marks an argument of a map that every element gets whole.
+    """Marks an argument of a map of which every element gets the whole.
 
     Examples
     --------
@@ -36,22 +36,22 @@ class unmapped(Mark):
 
 
 class mapped(Mark):
-    """Marks an argument of a call that is mapped over: ``t(mapped(xs), y)`` is ``t.map(xs, unmapped(y))``."""
+    """Marks an argument of a call to map over: ``t(mapped(xs), y)`` is ``t.map(xs, unmapped(y))``."""
 
     __slots__ = ()
 
 
 class flatten(Mark):
-    """Marks an argument whose nesting is taken away by one level: elements of its elements.
+    """Marks a nested argument to flatten by one level: to map over the elements of its elements.
 
-    An element that failed, was skipped or is not a list counts as one element; the first two keep their state.
+    An element that failed, was skipped or is not a list counts as one element; a failed or skipped one keeps its state.
     """
 
     __slots__ = ()
 
 
 def unmappable(value: object) -> str:
-    """Why a value cannot be mapped over, with the cure; empty if it can.
+    """Why a value cannot be mapped over, and what to do; empty if it can.
 
     Examples
     --------

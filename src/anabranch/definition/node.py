@@ -52,14 +52,14 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
         self.where: Where = where or caller()
         self.home = None
         self.tests: tuple[Callable[[Any], bool], ...] = ()
-        """Tests of the cases written for this node."""
+        """Tests of the cases that were written for this node."""
 
     def __repr__(self) -> str:
         return f"<Node {self.slug!r}>"
 
     @property
     def slug(self) -> str:
-        """Name of this node in its flow, unique there."""
+        """Unique name of this node in its flow."""
         return self.name if self.home is None else home_of(self).entry(self).slug
 
     def nodes_in(self, graph: Graph) -> list[Node]:
@@ -106,8 +106,8 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
     ) -> Node:
         """Add edges: `upstream_tasks` before this node, `downstream_tasks` after it, values to arguments by name.
 
-        A task that is not a node stands for its calls in this flow. With `mapped`, the values are mapped over.
-        Returns this node.
+        A task that is not a node means its calls in this flow. With `mapped`, the values are mapped over. Returns this
+        node.
         """
         for each in each_of(upstream_tasks):
             graph = home_of(self, each, flow=flow)
@@ -123,7 +123,7 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
         return self
 
     def __or__(self, other: Any) -> Any:
-        """``a | b``: run b after a, and stand for b."""
+        """``a | b``: run b after a. Returns b."""
         after = getattr(type(other), "run_after", None)
         if after is None:
             raise DefinitionError(
@@ -137,7 +137,7 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
         return self.set_upstream(node)
 
     def pipe(self, task: Callable[..., Any], /, **kwargs: object) -> Any:
-        """``task(self, **kwargs)``: calls read in the order in which they run."""
+        """Return ``task(self, **kwargs)``, so that calls read in the order in which they run."""
         return task(self, **kwargs)
 
     # What would silently be wrong -------------------------------------------------------------------------------------
@@ -200,9 +200,9 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
         scope.leave()
 
     def case(self, value: object) -> Gate:
-        """A block that runs if this node's value is `value` (equal to it, or accepted by it if it is a function).
+        """A block that runs if this node's value equals `value`, or if the function `value` accepts it.
 
-        Inside ``with Switch(node):``, it runs only if no case before it holds.
+        Inside ``with Switch(node):``, it runs only if no earlier case holds.
         """
         for each in reversed(scope.current().switches):
             if each.node is self:
@@ -213,7 +213,7 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
         return Gate(condition(self, test, f"case({short(value)})"))
 
     def default(self) -> Gate:
-        """A block that runs if none of the cases written for this node before holds."""
+        """A block that runs if no earlier case of this node holds."""
         for each in reversed(scope.current().switches):
             if each.node is self:
                 gate: Gate = each.default()

@@ -8,7 +8,7 @@ from typing import Any
 
 
 class Operators:
-    """Arithmetic, comparison and items, for whoever can make a node of an operation.
+    """Arithmetic, comparison and items for classes that can make a node of an operation.
 
     ``==`` and ``!=`` are not here, because nodes are compared by identity: see `is_equal`.
     """
@@ -91,19 +91,19 @@ class Operators:
         return self._operation(operator.ge, "ge", self, other)
 
     def is_equal(self, other: object) -> Any:
-        """A node whose value is whether the two values are equal."""
+        """A node that is true if the two values are equal."""
         return self._operation(operator.eq, "is_equal", self, other)
 
     def is_not_equal(self, other: object) -> Any:
-        """A node whose value is whether the two values differ."""
+        """A node that is true if the two values differ."""
         return self._operation(operator.ne, "is_not_equal", self, other)
 
     def not_(self) -> Any:
-        """A node whose value is whether this one's is false."""
+        """A node that is true if this one's value is false."""
         return self._operation(operator.not_, "not", self)
 
     def or_(self, other: object) -> Any:
-        """A node whose value is whether one of the two values is true."""
+        """A node that is true if one of the two values is true."""
         return self._operation(either, "or", self, other)
 
 

@@ -21,28 +21,28 @@ _NOT_GIVEN: Any = object()
 
 
 class Parameter(Node):
-    """A named input of a flow; a node, usable anywhere.
+    """A named input of a flow. It is a node, so it can be used wherever a node can.
 
     Parameters
     ----------
     name
         A Python identifier.
     default
-        Value of runs that do not give one; each run gets a copy. Without it the parameter is required.
+        Value for runs that give none; each run gets a copy. Without a default the parameter is required.
     required
-        Whether runs must give a value, whatever the default.
+        Whether runs must give a value, even if there is a default.
     type
-        Values are validated, and strings converted, by pydantic.
+        Type of the values: pydantic validates them, and converts strings.
     choices
-        Values there are.
+        Allowed values.
     secret
-        Whether values are kept out of the run store, logs, messages and failures, where ``***`` stands for them. They
-        travel to the workers. A parameter whose name says so (``password``, ``token``) is secret by itself.
+        Whether values are kept out of the run store, and masked as ``***`` in logs, messages and failures. They travel
+        to the workers. A parameter is also secret if its name says so (``password``, ``token``).
 
     Raises
     ------
     OptionError
-        The name, default or choices cannot be.
+        The name, the default or a choice is not valid.
     """
 
     def __init__(

@@ -40,22 +40,22 @@ def seconds(value: object, option: str, *, zero: bool = True) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Retry:
-    """When to try again, and after how long.
+    """When to retry, and after which delay.
 
     Parameters
     ----------
     max_retries
-        Tries after the first.
+        Attempts after the first.
     delay
         Seconds, a timedelta, a list of them (the last one repeats), or a callable of the attempt that failed (from 1).
     backoff
         Factor on the delay for each further attempt.
     jitter
-        Part of the delay by which it varies: 0.2 is ±20 %.
+        Share of the delay by which it varies: 0.2 is ±20 %.
     max_delay_s
         Upper bound of a delay, in seconds.
     on
-        Exception types, or a predicate of the exception; None is all of them.
+        Exception types, or a predicate of the exception; None: all exceptions.
     """
 
     max_retries: int = 0

@@ -1,4 +1,4 @@
-"""``resource_manager``: what is set up before the tasks of a block and cleaned up after them, come what may."""
+"""``resource_manager``: what is set up before the tasks of a block, and always cleaned up after them."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ def resource_manager(
     cleanup_task_kwargs: Mapping[str, Any] | None = ...,
 ) -> Callable[[type], ResourceManager]: ...
 def resource_manager(cls: Any = None, /, **options: Any) -> Any:
-    """Make a block of a class with ``cleanup(resource)`` and, as a rule, ``setup()``.
+    """Turn a class with ``cleanup(resource)`` and usually ``setup()`` into a block.
 
-    Inside ``with Database(url) as connection:``, `connection` stands for what ``setup`` gave. Tasks of the block run
-    after ``setup`` and before ``cleanup``; ``cleanup`` runs if ``setup`` succeeded, however the block ended, and a
+    Inside ``with Database(url) as connection:``, `connection` stands for what ``setup`` returned. Tasks of the block
+    run after ``setup`` and before ``cleanup``. ``cleanup`` runs if ``setup`` succeeded, however the block ended. A
     cleanup that fails does not fail the flow.
 
     Parameters
     ----------
     cls
-        The class. Its instances travel between workers, so they have to pickle.
+        The class. Its instances travel between workers, so they must be picklable.
     name
-        Of its tasks; default: the class's.
+        Name of its tasks; default: the class's.
     init_task_kwargs, setup_task_kwargs, cleanup_task_kwargs
-        Options of the three tasks, as those of `anabranch.task`.
+        Options of the three tasks, see `anabranch.task`.
 
     Raises
     ------
     DefinitionError
-        It is no class, or has no method ``cleanup``.
+        It is not a class, or has no method ``cleanup``.
     """
     if cls is None:
         return lambda decorated: ResourceManager(decorated, **options)

@@ -115,7 +115,7 @@ class Task(Template, Generic[P, R]):
         return method
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """The plain function, with the arguments that are fixed."""
+        """Call the plain function, with the fixed arguments."""
         raise NotImplementedError(f"{type(self).__name__} needs a method run(self, …)")
 
     # Calls ------------------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Task(Template, Generic[P, R]):
         flow: Any = None,
         **kwargs: Any,
     ) -> list[R]:
-        """Add a node that runs once per element of the arguments; wrap in `unmapped` what every element gets whole."""
+        """Add a node that runs once per element of the arguments. Mark arguments for all elements with `unmapped`."""
         if _is_deferred(flow):
             calls: Any = self._defer(args, kwargs, upstream_tasks, task_args, is_mapped=True)
             made: list[R] = calls
@@ -176,9 +176,9 @@ class Task(Template, Generic[P, R]):
         return result
 
     def bind(self, *args: Any, upstream_tasks: Iterable[object] | None = None, **kwargs: Any) -> Any:
-        """A task with these arguments fixed; in an open flow, with nodes among the arguments, a call.
+        """Fix arguments: return a task with them or, in an open flow with nodes among the arguments, add a call.
 
-        Later calls may give other values by name; positional arguments of theirs come after those given here.
+        Later calls may replace them by name; positional arguments of later calls come after the fixed ones.
         """
         graphs = scope.current().graphs
         if graphs and (upstream_tasks or holds_node([*args, *kwargs.values()])):
@@ -256,7 +256,7 @@ class Task(Template, Generic[P, R]):
         *,
         is_mapped: bool,
     ) -> DeferredCall:
-        """A call made by a running task, with the parameters of the flow in place of what stands for them."""
+        """Make a call in a running task, with values in place of the flow's parameters."""
         arguments = self._with_fixed(self._bound(args, kwargs), unmapped)
         parameters = context.get("parameters", {}) if self.fixed else {}
         for name, value in list(arguments.items()) if self.fixed else ():
@@ -343,7 +343,7 @@ def _policies(options: Mapping[str, Any], base: Policies | None = None) -> Polic
 
 
 def _with_nbytes(options: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Options with the memory limit in bytes; Dask, whose texts these are, is no business of the policies."""
+    """Options with the memory limit in bytes; Dask reads such texts, and the policies do not know Dask."""
     limit = options.get("memory_limit")
     if not isinstance(limit, str):
         return options
@@ -439,19 +439,19 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     function
         The function; its signature and types are kept.
     name, slug, tags
-        How the task's runs are called, and words to find them by. Default name: the function's.
+        Name of the task (default: the function's), its name in a flow, and words to find it by.
     max_retries, retry_delay, retry_backoff, retry_jitter, retry_max_delay, retry_on, retry_kwargs
-        See `anabranch.definition.policies.Retry`; `retry_kwargs` is a dict of the others. Delays are seconds or
-        timedeltas.
+        See `anabranch.definition.policies.Retry`. Delays are seconds or timedeltas. `retry_kwargs` is a dict of the
+        other options.
     timeout
         Seconds or timedelta after which an attempt ends as `TimedOut`.
     isolation, memory_limit
-        With "process", attempts run in a child process of the worker: at the timeout, or with more resident memory than
+        With "process", attempts run in a child process of the worker. At the timeout, or when it uses more memory than
         `memory_limit` (bytes, or a text such as ``"500 MB"``), it is killed with everything that it has started.
     trigger, skip_on_upstream_skip
-        When to run, seen from upstream states; see `anabranch.triggers`.
+        Whether the task runs, given the states upstream; see `anabranch.triggers`.
     nout
-        Number of outputs, to unpack a call; read from a ``tuple[…]`` annotation if that has a fixed length.
+        Number of outputs, so that a call can be unpacked; default: the length of a ``tuple[…]`` annotation.
     log_stdout
         Whether prints become log records.
     state_handlers, on_failure
@@ -459,34 +459,34 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     depends_on
         Tasks, or `Dependency` objects, that every call runs after.
     parameters
-        Arguments fixed in advance (dict), or names of arguments that become parameters of the flow (list).
+        Arguments to fix in advance (dict), or names of arguments that become parameters of the flow (list).
     chunksize
-        Elements of a map in one Dask task, or "auto".
+        Number of elements of a map in one Dask task, or "auto".
     resources, priority
         Dask worker resources, and priority (larger first).
     concurrency
-        Named limits, such as ``{"db": 4}``: of all task runs that share a name, in all runs of a run store, at most so
-        many go on at the same time. Who waits takes no worker's slot; of several sizes of one name, the lowest counts.
+        Named limits, such as ``{"db": 4}``: how many task runs with this name may run at the same time, over all runs
+        of a run store. A waiting task takes no worker slot. If sizes of a name differ, the lowest applies.
     min_success, first_n, stop_when
-        Of a map: the share of elements that is enough for its success (0.95); the number of successful elements, or a
-        predicate on the value of one, after which the rest is skipped. What is below sees what there is.
+        For maps. `min_success` is the share of elements that must succeed (0.95). After `first_n` successful elements,
+        or after a value for which the predicate `stop_when` is true, the rest is skipped. Tasks downstream get what
+        there is.
     reduce
-        Whether the function is associative on a list, ``f([f(a), f(b)]) == f(a + b)``: on a whole map it is then
-        applied to each chunk where that is made, then to the results.
+        Whether the function is associative on a list, ``f([f(a), f(b)]) == f(a + b)``. On a whole map it is then
+        applied to each chunk where that was made, then to the results.
     result, result_handler
-        Where values are stored, such as ``LocalResult("results")``; the two are the same. Default: the flow's, if it
-        has one, else none.
+        Where values are stored, such as ``LocalResult("results")``; both mean the same. Default: the flow's, if any.
     location, target
-        Template of the name under which a value is stored, or a function that makes one. A value that is at a `target`
-        already will do: the task ends as `Cached` and is not run.
+        Template of the name under which a value is stored, or a function that returns it. If a `target` exists, the
+        task ends as `Cached` and does not run.
     checkpoint
-        Whether values are stored; default: if there is a result, a target or a cache, or ``config.checkpointing``
-        is on.
+        Whether values are stored; default: if there is a result, a target or a cache, or if ``config.checkpointing`` is
+        on.
     cache_for, cache_key, cache_validator
-        A value of any run will do that is no older than `cache_for` (seconds or timedelta) and has the same key: of
-        inputs and code by default, or what of `anabranch.definition.caching` is given, or a function of the inputs. A
-        text is the name of a cache that tasks share. A validator is one of Prefect 1's, or a function ``(value, inputs,
-        parameters)`` that tells whether a value will do.
+        Use a value of any run with the same key that is not older than `cache_for` (seconds or timedelta). The key is
+        made of inputs and code by default, or of parts of `anabranch.definition.caching`, or by a function of the
+        inputs; a text names a cache that tasks share. A validator is one of Prefect 1's, or a function
+        ``(value, inputs, parameters)`` that says whether a value may be used.
 
     Raises
     ------

@@ -45,22 +45,23 @@ class DaskExecutor:
     Parameters
     ----------
     address
-        Of a scheduler (``"tcp://host:8786"``). None: a cluster is made for the run.
+        Address of a scheduler (``"tcp://host:8786"``). None: make a cluster for the run.
     cluster_class
-        Class, function or dotted name that makes the cluster, or a cluster that is there, which is used and not closed;
-        default: ``distributed.LocalCluster``.
+        Class, function or dotted name that makes the cluster, or an existing cluster, which is not closed; default:
+        ``distributed.LocalCluster``.
     cluster_kwargs, adapt_kwargs, client_kwargs
-        Arguments for making the cluster, for its ``adapt`` method (called if given), and for the client.
+        Arguments of `cluster_class`, of the cluster's ``adapt`` method (which is called if they are given), and of the
+        client.
     security
         For TLS: a ``distributed.Security``, a dict of its arguments, or True for temporary certificates of a cluster
-        that is made here.
+        that is made for the run.
     performance_report
-        Path of an HTML file to which Dask's performance report of the run is written.
+        Path of an HTML file for Dask's performance report of the run.
 
     Raises
     ------
     OptionError
-        Arguments that exclude each other, or cannot work.
+        Arguments exclude each other, or cannot work.
     """
 
     in_process = False

@@ -51,21 +51,21 @@ class Flow(Writing):
     name
         1 to 200 characters.
     executor
-        Where runs take place; default: `LocalExecutor`.
+        Where runs are executed; default: `LocalExecutor`.
     state_handlers
         Functions ``(flow, old, new) -> new | None``, called when a run begins and ends.
     on_failure
         Function ``(flow, state)``, called when a run ends Failed.
     tasks, edges
-        What is in it from the start.
+        Initial contents.
     reference_tasks
-        Nodes that decide the state of runs; default: the terminal ones, cleanups of resources excepted.
+        Nodes that decide the state of runs; default: the terminal nodes, without cleanups of resources.
     result, result_handler
-        Where the values of tasks are stored that name no result of their own; the two are the same.
+        Where values of tasks without a result of their own are stored; both mean the same.
     schedule
-        When a service runs it, once it is registered: one of `anabranch.schedules`.
+        When services run the flow after it was registered; one of `anabranch.schedules`.
     max_runs
-        How many runs of it services let go on at a time; default: any number.
+        Maximum number of its runs at a time, over all services; default: no maximum.
     """
 
     def __init__(
@@ -127,7 +127,7 @@ class Flow(Writing):
         Raises
         ------
         FlowValidationError
-            It is not; ``problems`` lists everything, with the lines where it was written.
+            It is not; ``problems`` lists all problems, each with its line.
         """
         from anabranch.definition.validation import problems_of
 
@@ -137,7 +137,7 @@ class Flow(Writing):
             raise self._invalid(problems)
 
     def copy(self, name: str | None = None) -> Flow:
-        """A flow of the same nodes; adding to one does not change the other."""
+        """A flow with the same nodes; adding to one does not change the other."""
         self._settle()
         twin = Flow(
             name or self.name,
@@ -159,14 +159,14 @@ class Flow(Writing):
         format: Literal["dot", "mermaid", "svg", "png"] | None = None,
         filename: str | Path | None = None,
     ) -> str:
-        """The flow as a picture, coloured by the states of a run if one is given. Text, or the path of the file."""
+        """Draw the flow, coloured by the states of a run if one is given. Returns the text, or the file's path."""
         from anabranch.monitoring.pictures.draw import draw
 
         self._settle()
         return draw(self.graph, format=format, states=state.states() if state is not None else None, filename=filename)
 
     def _repr_html_(self) -> str:
-        """The flow in a notebook: its picture where Graphviz is there, else its text for Mermaid."""
+        """The flow in a notebook: its picture if Graphviz is installed, else its text for Mermaid."""
         from anabranch.base.errors import DrawingError
         from anabranch.base.html import escaped
 
@@ -197,48 +197,47 @@ class Flow(Writing):
         run_date: datetime | None = None,
         **kwargs: Any,
     ) -> FlowRunView:
-        """Run the flow to its end, or go on with a run of it.
+        """Run the flow to its end, or resume one of its runs.
 
-        The run is recorded in the run store (``config.backend``). A run that is resumed keeps its id and parameters;
-        what had succeeded is not run again, unless it took something that failed, or its value is needed and was not
-        recorded.
+        The run is recorded in the run store (``config.backend``). A resumed run keeps its id and parameters. What had
+        succeeded is not run again, unless it used something that failed, or its value is needed and was not recorded.
 
         Parameters
         ----------
         parameters, **kwargs
-            Values of the flow's parameters. To resume, only those that were not recorded, because they are secret.
+            Values of the flow's parameters. To resume, give only secret ones, because they were not recorded.
         executor
             Where to run; default: the flow's, else in this thread.
         raise_on_failure
             Raise the user's own exception if the run fails.
         keep
-            Nodes whose values are wanted afterwards although they are large and not terminal; or ``"all"``.
+            Nodes whose values to keep even if they are large and not terminal; or ``"all"``.
         approve
-            Nodes with trigger ``manual_only``, or that pause, that may run.
+            Nodes that may run although they have the trigger ``manual_only``, or pause.
         observers
-            Functions of an `Event`, told what happens; one that fails never changes the run.
+            Functions that are called with each `Event`; one that fails never changes the run.
         run_id
-            Id of the run; made up by default.
+            Id of the run; default: a random one.
         resume
-            Id, or the beginning of an id, of the run to go on with.
+            Id of the run to resume, or the beginning of it.
         resume_only
-            ``"failed"``: run what had failed and what is below it; what was cancelled, or had not begun, stays undone.
+            ``"failed"``: run what failed, and what is downstream. What was cancelled or had not begun does not run.
         resume_from
-            Nodes that run again whatever they came to, with all that is below them.
+            Nodes to run again, whatever their states, with all that is downstream.
         resume_element
-            ``"parse[7]"``: the element that runs again, with all that is below it, beside what had not ended.
+            Element to run again (``"parse[7]"``), with all that is downstream, as well as what had not ended.
         rerun_changed
-            Run nodes again whose code has changed since, with all that is below them; by default there is a warning.
+            Run nodes again whose code has changed since, with all that is downstream. Default: only warn about them.
         dashboard
-            Show the run on a page while it goes on, on this machine. The page's address is written to standard error,
-            or given to a function; who has it can see and cancel the runs of this process.
+            Serve a live page of the run on this machine. Its address is written to standard error, or passed to a
+            function. Anybody with the address can see and cancel the runs of this process.
         run_date
-            When the run is, for the flow (``context.date``, an aware datetime); default: its start.
+            The aware datetime that the run is for (``context.date``); default: its start.
 
         Returns
         -------
         FlowRunView
-            The finished state, or Paused; ``state.result[node]`` is a node's state.
+            The final state, or Paused. ``state.result[node]`` is the state of a node.
 
         Raises
         ------
@@ -295,13 +294,13 @@ class Flow(Writing):
     def to_delayed(self, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> Delayed:
         """The flow as one `dask.delayed.Delayed`, which any Dask scheduler computes.
 
-        Its value is a dict, from the slugs of the reference nodes to their values; a reference node that failed raises
-        its exception.
+        Its value is a dict from slugs of the reference nodes to their values. A reference node that failed raises its
+        exception.
 
         Raises
         ------
         DefinitionError
-            The width of a map depends on a value that only a run gives.
+            The width of a map depends on a value that is not known before the run.
         """
         from anabranch.flows.running import delayed_of, plan_of
 
@@ -311,17 +310,17 @@ class Flow(Writing):
         return delayed_of(plan_of(self.graph, self.reference_tasks(), known, given, result=self.result))
 
     def as_task(self, *, executor: Executor | None = None, **options: Any) -> FunctionTask[..., Any]:
-        """A task that runs this flow, for use in another: called, mapped or deferred, with parameters by name.
+        """A task that runs this flow, for use in another flow: called, mapped or deferred, with parameters by name.
 
-        Each run of the task is a run of the flow with a record of its own. The task's value is that of the reference
-        task, or a dict of them by name; if the run fails, the task fails with its exception.
+        Each run of the task is a recorded run of the flow. The task's value is that of the reference task, or a dict of
+        several by name. If the run fails, the task fails with its exception.
 
         Parameters
         ----------
         executor
-            Where each run of the flow runs; default: in the slot of the task.
+            Where each run of the flow is executed; default: in the slot of the task.
         **options
-            Of the task, see `anabranch.task`.
+            Options of the task, see `anabranch.task`.
         """
         from anabranch.flows.subflows import task_of
 
@@ -337,19 +336,19 @@ class Flow(Writing):
         run_id: str | None = None,
         **kwargs: Any,
     ) -> RunHandle:
-        """Run the flow with its driver on the cluster, and return at once: the run goes on without this process.
+        """Run the flow with its driver on the cluster, and return at once. The run does not need this process.
 
         Parameters
         ----------
         parameters, keep, approve, run_id
             As for `run`.
         executor
-            A ``DaskExecutor`` with an address: the cluster must be there before the run, and after it.
+            A ``DaskExecutor`` with the address of a cluster that outlives the run.
 
         Returns
         -------
         RunHandle
-            Asks for the run's status, waits for it, cancels it, gets its result; so does ``anabranch attach``.
+            Has the run's status and result; can wait for it and cancel it. So can ``anabranch attach``.
 
         Raises
         ------
@@ -389,7 +388,7 @@ class Flow(Writing):
         element: str | None,
         rerun_changed: bool,
     ) -> Request | None:
-        """Which run is to go on, and how; None if a new one begins."""
+        """Which run to resume, and how; None for a new run."""
         from anabranch.runs.resume.takeover import Request
 
         again = self._slugs(start)
@@ -445,20 +444,21 @@ class Flow(Writing):
     # Running by itself ------------------------------------------------------------------------------------------------
 
     def register(self, project: str = "", labels: Iterable[str] = (), *, storage: object = "source") -> FlowRecord:
-        """Put the flow into the registry, from which services run it: by its schedule, and when they are asked.
+        """Put the flow into the registry, so that services run it on its schedule and on request.
 
         Parameters
         ----------
         project, labels
-            For people, and for lists.
+            For lists of flows.
         storage
-            Where its code is when it runs: ``"source"``, the file it was written in; ``"database"``, a pickle in the
-            registry; or a pickle in a `anabranch.storage.LocalStorage` or ``S3Storage``.
+            Where runs find the code:
+            Where runs find the code: ``"source"``, its file; ``"database"``, a pickle in the registry; or a pickle in a
+            `anabranch.storage.LocalStorage` or ``S3Storage``.
 
         Returns
         -------
         FlowRecord
-            With its version, which goes up only when the flow's code or graph is another.
+            Has the version, which increases only if the flow's code or graph changes.
 
         Raises
         ------
@@ -482,21 +482,21 @@ class Flow(Writing):
         storage: object = None,
         **options: Any,
     ) -> None:
-        """Register the flow, and be a service in this process until SIGTERM or Ctrl-C: for scripts.
+        """Register the flow and be a service in this process until SIGTERM or Ctrl-C, for use in scripts.
 
-        It runs by its schedule and when it is asked for, as do all flows of the registry, each run in a process of its
-        own, which loads the file anew: call this below ``if __name__ == "__main__":``.
+        The service runs all registered flows on their schedules and on request, each run in a process of its own. These
+        processes load the script again: call this below ``if __name__ == "__main__":``.
 
         Parameters
         ----------
         *others
             Further flows.
         project, labels, storage
-            As for `register`; by default the code is in the file where the flow was written, or, if there is none
-            (a notebook), pickled into the registry.
+            As for `register`. By default the code is in the file where the flow was written or, if there is none (in a
+            notebook), pickled in the registry.
         **options
-            ``address, port, token, view_token, hosts, tls_cert, tls_key, max_runs, pages, drain_s``; else the
-            settings say it (``service`` in `anabranch.config`). Where there is no token one is made up, and told.
+            ``address, port, token, view_token, hosts, tls_cert, tls_key, max_runs, pages, drain_s``; default: the
+            settings (``service`` in `anabranch.config`). Without a token, a random one is made and printed.
 
         Raises
         ------
@@ -540,7 +540,7 @@ class Flow(Writing):
 
     @classmethod
     def load(cls, path: str | Path) -> Flow:
-        """Read a flow from a file that `save` wrote. Loading runs what the file says: trust it first."""
+        """Read a flow from a file that `save` wrote. Loading runs code from the file: it must be trusted."""
         from anabranch.flows.saving import load
 
         return typing.cast(Flow, load(path, Flow))

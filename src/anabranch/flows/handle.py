@@ -1,4 +1,4 @@
-"""Runs whose driver is on the cluster: sending them there, and what can be asked of them from any process."""
+"""Runs whose driver is on the cluster: submit them, and ask for their status from any process."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
     from anabranch.executors.base import Executor
 
 POLL_S = 0.25
-"""How often a status is asked for while somebody waits; one costs the scheduler about a millisecond."""
+"""Seconds between questions for the status while somebody waits; each costs the scheduler about a millisecond."""
 MAX_TOLD = 4_000  # batches of log lines that are known again: more than a scheduler keeps
 START_S = 60.0  # within this a driver that was sent has begun, or there is no worker for it
 
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """How a detached run stands."""
+    """Status of a detached run."""
 
     run_id: str
     flow_name: str
@@ -47,7 +47,7 @@ class RunStatus:
     driver: str = ""
     """Address of the worker with the driver."""
     drivers: int = 0
-    """How many drivers the run has had: more than one if a worker with a driver died."""
+    """Number of drivers that the run has had: more than one if a worker with a driver died."""
     started: datetime | None = None
     updated: datetime | None = None
 
@@ -66,9 +66,9 @@ class RunHandle:
     Parameters
     ----------
     address, security
-        Of the scheduler.
+        Address and certificates of the scheduler.
     run_id
-        Of the run.
+        Id of the run.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class RunHandle:
 
     @property
     def client(self) -> Client:
-        """A client of the scheduler, made when it is needed first."""
+        """A client of the scheduler, made when it is first needed."""
         if self._client is None:
             self._client = self._executor.new_client()
         return self._client
@@ -100,13 +100,13 @@ class RunHandle:
         self.close()
 
     def close(self) -> None:
-        """Let go of the scheduler; the run goes on."""
+        """Disconnect from the scheduler; the run goes on."""
         client, self._client = self._client, None
         if client is not None:
             client.close(timeout=2)
 
     def status(self) -> RunStatus:
-        """How the run stands, as its driver last wrote it down (at most half a second ago).
+        """Status of the run, as its driver last wrote it (at most half a second ago).
 
         Raises
         ------
@@ -145,7 +145,7 @@ class RunHandle:
         TimeoutError
             It had not ended by then; the run goes on.
         RunHandleError
-            The driver is gone, and was not started again.
+            The driver is lost, and was not started again.
         """
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
         with self._task() as future:
@@ -163,16 +163,16 @@ class RunHandle:
                 time.sleep(POLL_S)
 
     def result(self, timeout: float | None = None) -> FlowRunView:
-        """The finished run, as ``flow.run`` would have given it; waits until there is one.
+        """The finished run, as returned by ``flow.run``. Waits until the run has ended.
 
-        Nodes are found by name; in the process that submitted the run, also by themselves.
+        Find nodes by name or, in the process that submitted the run, also by themselves.
 
         Raises
         ------
         TimeoutError
-            The run had not ended within so many seconds.
+            The run had not ended after `timeout` seconds.
         RunHandleError
-            The driver is gone, and was not started again.
+            The driver is lost, and was not started again.
         """
         self.wait(timeout)
         with self._task() as future:
@@ -209,11 +209,11 @@ class RunHandle:
             client.unsubscribe_topic(topic)
 
     def cancel(self, reason: str = "asked for") -> None:
-        """Ask the driver to cancel the run; `wait` tells when it has."""
+        """Ask the driver to cancel the run; `wait` returns when it has ended."""
         self.client.log_event(control_topic(self.run_id), f"cancelled: {reason}")
 
     def forget(self) -> None:
-        """Remove what the scheduler keeps of the run, its result included; a run that goes on is dropped."""
+        """Remove the data of the run from the scheduler, including its result; an active run is dropped."""
         with contextlib.suppress(KeyError):
             self.client.unpublish_dataset(_published(self.run_id))
         self.client.set_metadata([ROOT, self.run_id], None)
@@ -237,12 +237,12 @@ class RunHandle:
 
 
 def submit_run(plan: RunPlan, graph: Graph, executor: Executor, handlers: FlowHandlers) -> RunHandle:
-    """Send a run to a cluster, driver and all.
+    """Send a run and its driver to a cluster.
 
     Raises
     ------
     OptionError
-        The executor is no cluster that will outlive this process.
+        The executor is not a cluster that outlives this process.
     ExecutorError
         No driver began there.
     """
@@ -286,7 +286,7 @@ def submit_run(plan: RunPlan, graph: Graph, executor: Executor, handlers: FlowHa
 
 
 def attach(address: str, run: str, *, security: Security | Mapping[str, Any] | None = None) -> RunHandle:
-    """A handle of a run that some process has submitted, by its id or the beginning of it.
+    """A handle of a submitted run, by its id or the beginning of it.
 
     Raises
     ------

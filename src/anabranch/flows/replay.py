@@ -1,6 +1,6 @@
-"""One attempt of a recorded run, run again here with the inputs that it had: to look at it, with pdb if wanted.
+"""Run one attempt of a recorded run again, here, with its inputs: to look at it, with pdb if wanted.
 
-Nothing is recorded of it, there are no retries, no timeout and no process of its own.
+Nothing is recorded, and there are no retries, no timeout and no separate process.
 """
 
 from __future__ import annotations
@@ -40,18 +40,18 @@ class Replay:
     """``parse[137]``."""
     node: FrozenNode
     state: State | None
-    """What it came to; None if it has not ended."""
+    """The recorded state; None if it has not ended."""
     inputs: Mapping[str, Any]
-    """Arguments by name, as far as they can be had."""
+    """Arguments by name, as far as they are available."""
     missing: Mapping[str, str]
-    """Why the others cannot, by name."""
+    """Why the others are not available, by name."""
     context: TaskContext
     is_changed: bool
-    """Whether the code of the task is another now."""
+    """Whether the code of the task has changed."""
     secrets: tuple[Any, ...] = field(default=(), repr=False)
 
     def call(self, *, pdb: bool = False) -> Any:
-        """What the task's function gives, or raises, with these inputs.
+        """Call the task's function with these inputs. Returns its value, or raises its exception.
 
         Parameters
         ----------
@@ -61,7 +61,7 @@ class Replay:
         Raises
         ------
         ReplayError
-            An input cannot be had.
+            An input is not available.
         """
         if self.missing:
             reasons = "; ".join(f"{name}: {reason}" for name, reason in self.missing.items())
@@ -88,9 +88,9 @@ def replay(
     inputs: Mapping[str, Any] | None = None,
     pdb: bool = False,
 ) -> Any:
-    """Run one attempt of a recorded run again, in this process and with the inputs that it had, and give its value.
+    """Run one attempt of a recorded run again, in this process and with its inputs. Returns its value.
 
-    Whatever it raises comes out as it is. Nothing is recorded.
+    Exceptions of the task are raised as they are. Nothing is recorded.
 
     Parameters
     ----------
@@ -99,20 +99,20 @@ def replay(
     task
         The task, its name, or the task run: ``"parse[137]"``.
     index
-        Which element of a map.
+        Index of an element of a map.
     flow
-        The flow; default: it is loaded from where it was.
+        The flow; default: load it from its file.
     parameters
         Values of parameters that were not recorded, because they are secret.
     inputs
-        Arguments that take the place of the recorded ones.
+        Arguments to use instead of the recorded ones.
     pdb
         Stop in the debugger at the function's first line, and again where it raises.
 
     Raises
     ------
     ReplayError
-        There is no such task run, the flow is not where it was, or an input cannot be had; the message says which.
+        There is no such task run, the flow cannot be found, or an input is not available; the message says which.
     RunStoreError
         There is no such run.
     """

@@ -1,7 +1,7 @@
-"""Notifiers: handlers that tell people of states, by a webhook that Slack understands or by e-mail.
+"""Notifiers: handlers that report states to people, by a webhook in Slack's format or by e-mail.
 
-A notifier goes where handlers go: ``Flow(…, state_handlers=[notify])``, ``@task(on_failure=notify)``. One that fails is
-told of in the log, and changes nothing; one that would say too much says how much it left out.
+Use a notifier as a handler: ``Flow(…, state_handlers=[notify])``, ``@task(on_failure=notify)``. If it fails, this is
+logged, and changes nothing. If it has too many messages, it says how many it left out.
 """
 
 from __future__ import annotations
@@ -25,25 +25,25 @@ from anabranch.base.names import short
 from anabranch.base.states import State
 
 TIMEOUT_S = 5.0
-"""How long a notifier may hold a run up."""
+"""Seconds that a run waits for a notifier."""
 MAX_TEXT = 2_000  # characters of a message: the rest is in the history
 
 _log = logging.getLogger("anabranch.notifiers")
 
 
 class Notifier:
-    """What all notifiers have: which states they tell of, and how often.
+    """Base of all notifiers: which states they report, and how often.
 
     Secrets that this process knows are masked in what is sent.
 
     Parameters
     ----------
     states
-        Names of states to tell of, such as ``"Success"``; default: all failures, and what was cancelled.
+        Names of states to report, such as ``"Success"``; default: all failures and cancellations.
     most, per_s
-        At most so many messages in so many seconds, in each process; what was left out is counted in the next one.
+        Send at most `most` messages in `per_s` seconds, in each process; the next message says how many were left out.
     clock
-        Seconds, for the limit.
+        Returns seconds, for the limit.
     """
 
     def __init__(
@@ -132,22 +132,22 @@ class Notifier:
 
 
 class WebhookNotifier(Notifier):
-    """Sends ``{"text": …}`` to a URL, as Slack, Mattermost, Rocket.Chat and Teams' workflows take it.
+    """Sends ``{"text": …}`` to a URL, as Slack, Mattermost, Rocket.Chat and workflows of Teams accept it.
 
     Parameters
     ----------
     url
-        Where to; it is a secret, and neither shown nor logged.
+        The URL, a secret that is neither shown nor logged.
     env
-        Name of an environment variable that has the URL where the message is sent: better than `url`, which is in the
-        flow's pickle.
+        Name of an environment variable that has the URL where the message is sent. It is safer than `url`, which is in
+        the flow's pickle.
     **options
         As for `Notifier`.
 
     Raises
     ------
     OptionError
-        There is no URL, or it is none for HTTP.
+        There is no URL, or it is not HTTP.
     """
 
     def __init__(self, url: str | None = None, *, env: str | None = None, **options: Any) -> None:
@@ -183,20 +183,20 @@ class EmailNotifier(Notifier):
     to
         One address, or several.
     sender
-        From whom.
+        Address of the sender.
     host, port
-        The server that takes it.
+        The mail server.
     starttls
-        Encrypt, and check the server's certificate; needed where there is a password.
+        Encrypt, and check the server's certificate; required with a password.
     username, password_env
-        For servers that want them; the password is in this environment variable where the message is sent.
+        User name, and the environment variable that has the password where the message is sent.
     **options
         As for `Notifier`.
 
     Raises
     ------
     OptionError
-        An address is none, or a password would be sent in the clear.
+        An address is not valid, or a password would be sent in the clear.
     """
 
     def __init__(
@@ -248,7 +248,7 @@ class EmailNotifier(Notifier):
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """A webhook that leads elsewhere is not followed: the message is for the one who was named."""
+    """Follows no redirects of a webhook: the message is for the given URL only."""
 
     def redirect_request(self, *args: Any, **kwargs: Any) -> None:
         """Follow none."""

@@ -192,20 +192,20 @@ _TOLD: set[str] = set()
 
 
 class LocalResult(Result):
-    """Results in a directory, made when it is first written to.
+    """Results in a directory, which is created by the first write.
 
     Parameters
     ----------
     dir
-        The directory. By default ``results`` where the history of runs is: in ``$ANABRANCH_HOME``, or else in
-        ``anabranch`` in ``$XDG_DATA_HOME``, which most often is ``~/.local/share``.
+        The directory. Default: ``results`` beside the history of runs, in ``$ANABRANCH_HOME``, else in
+        ``$XDG_DATA_HOME/anabranch``, which is usually ``~/.local/share/anabranch``.
     **options
         `serializer` and `location`, as for `Result`.
 
     Raises
     ------
     OptionError
-        The directory is not the path of one.
+        It is not the path of a directory.
     """
 
     def __init__(self, dir: str | os.PathLike[str] | None = None, **options: Any) -> None:

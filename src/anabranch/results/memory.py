@@ -12,7 +12,7 @@ from anabranch.results.result import Result
 
 
 class MemoryStore:
-    """Objects in a dict. A copy made by pickle is the same store within the process, and an empty one in another."""
+    """Objects in a dict. An unpickled copy is the same store in this process, and an empty one in another process."""
 
     def __new__(cls, token: str | None = None) -> MemoryStore:  # noqa: D102  # a copy is the same object
         token = token or uuid4().hex

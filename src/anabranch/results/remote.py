@@ -199,20 +199,20 @@ class FileResult(Result):
     Parameters
     ----------
     url
-        Any that fsspec knows: ``s3://bucket/path``, ``gcs://``, ``az://``, ``sftp://``, ``memory://``; a path or a
+        Any URL that fsspec knows: ``s3://bucket/path``, ``gcs://``, ``az://``, ``sftp://``, ``memory://``. A path or a
         ``file://`` URL is the same as `LocalResult`.
     serializer, location
         As for `Result`.
     **storage_options
-        For the file system, such as its credentials. They travel to the workers with the result; where the machines
-        have credentials of their own, leave that to them.
+        Options of the file system, such as credentials. They travel to the workers with the result; leave them out if
+        the machines have credentials of their own.
 
     Raises
     ------
     ExtraMissing
-        What the protocol needs is not installed; the message has the command that installs it.
+        A package for the protocol is not installed; the message has the command that installs it.
     OptionError
-        The URL is not one that fsspec knows.
+        fsspec does not know the URL.
     """
 
     def __init__(self, url: str, *, serializer: Any = None, location: Any = None, **storage_options: Any) -> None:
@@ -220,18 +220,18 @@ class FileResult(Result):
 
 
 class S3Result(FileResult):
-    """Results in a bucket of S3, or of a store with its interface.
+    """Results in a bucket of S3 or of a compatible store.
 
     Parameters
     ----------
     bucket
-        Name of the bucket, which is there.
+        Name of an existing bucket.
     prefix
-        What comes before each location.
+        Text before each location.
     serializer, location
         As for `Result`.
     **options
-        For s3fs, such as ``endpoint_url``, ``key``, ``secret`` and ``anon``. See `FileResult`.
+        Options of s3fs, such as ``endpoint_url``, ``key``, ``secret`` and ``anon``. See `FileResult`.
     """
 
     def __init__(

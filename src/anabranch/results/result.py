@@ -48,16 +48,16 @@ _logger = logging.getLogger(__name__)
 
 
 class Result:
-    """Values of tasks in a store.
+    """Stores values of tasks.
 
     Parameters
     ----------
     store
-        Where they are kept.
+        Where they are stored.
     serializer
-        How values become bytes, as an instance or by name; default: `PickleSerializer`.
+        How values become bytes: an instance, or its name; default: `PickleSerializer`.
     location
-        Template of the names of objects, a function that makes one, or None for ``{flow_name}/{run_id}/{task_name}``.
+        Template of the names of objects, a function that returns one, or None for ``{flow_name}/{run_id}/{task_name}``.
 
     Raises
     ------

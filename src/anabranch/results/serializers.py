@@ -89,18 +89,18 @@ def safe_load(data: Bytes) -> Any:
 
 
 class PickleSerializer(_Named):
-    """Any value that pickles, with cloudpickle for what only that can do."""
+    """Any value that can be pickled, by cloudpickle if necessary."""
 
     name = "pickle"
     runs_code = True
 
     def dumps(self, value: Any) -> bytes:
-        """The value as a pickle of protocol 5, which is known to load again if it is small.
+        """Pickle the value with protocol 5. If the pickle is small, it is checked that it loads again.
 
         Raises
         ------
         UnstorableValueError
-            It does not pickle, or does not load.
+            It cannot be pickled, or does not load.
         """
         try:
             if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
@@ -116,7 +116,7 @@ class PickleSerializer(_Named):
         return data
 
     def loads(self, data: Bytes) -> Any:
-        """As `safe_load`."""
+        """The value, by `safe_load`."""
         return safe_load(data)
 
 
@@ -131,7 +131,7 @@ def _pickled(value: Any) -> bytes:
 
 
 class JSONSerializer(_Named):
-    """Values that JSON has: None, booleans, numbers, texts, lists, and dicts with texts as keys."""
+    """Values of JSON: None, booleans, numbers, texts, lists, and dicts with texts as keys."""
 
     name = "json"
 
@@ -141,7 +141,7 @@ class JSONSerializer(_Named):
         Raises
         ------
         UnstorableValueError
-            Something in it would come back as something else, such as a tuple as a list.
+            A part of it would change, such as a tuple into a list.
         """
         try:
             text = json.dumps(value, separators=(",", ":"))
@@ -152,7 +152,7 @@ class JSONSerializer(_Named):
         return text.encode()
 
     def loads(self, data: Bytes) -> Any:
-        """The value again."""
+        """The value."""
         return json.loads(bytes(data))
 
 

@@ -203,13 +203,13 @@ def _prepare_file(url: str) -> None:
 
 
 class SQLResult(Result):
-    """Results in a database. Good for many small ones; an object of more than a few hundred megabytes does not fit.
+    """Results in a database; good for many small values. Values of more than a few hundred megabytes do not fit.
 
     Parameters
     ----------
     url
         ``sqlite:///path/results.db`` or ``postgresql://user:password@host/database``. The password travels to the
-        workers with the result; a service file or ``~/.pgpass`` there keeps it at home.
+        workers with the result; to avoid that, use a service file or ``~/.pgpass`` there.
     **options
         `serializer` and `location`, as for `Result`.
 
@@ -218,7 +218,7 @@ class SQLResult(Result):
     ExtraMissing
         The driver is not installed; the message has the command that installs it.
     OptionError
-        It is the URL of another kind of database, or of none.
+        It is not the URL of such a database.
     """
 
     def __init__(self, url: str, **options: Any) -> None:

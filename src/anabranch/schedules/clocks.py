@@ -1,7 +1,7 @@
 """Clocks: endless sources of times. A schedule has one or several.
 
-A clock gives moments in UTC, each later than the one before. What daylight saving does to a time of day: one that the
-clocks leave out runs when they jump over it; one that they show twice runs the first time.
+A clock yields moments in UTC, each later than the one before. If daylight saving skips a time of day, it runs at the
+jump; if it repeats one, the first runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from anabranch.schedules.zones import existing, moment_of, zone_of
 DAY = timedelta(days=1)
 SECOND = timedelta(seconds=1)
 EPOCH = datetime(2019, 1, 1, tzinfo=UTC)
-"""From when intervals count, if they have no start date. Prefect's choice; any would do that does not move."""
+"""Start of intervals without a start date. Prefect's choice; any fixed moment would do."""
 ALIASES = {
     "@yearly": "0 0 1 1 *",
     "@annually": "0 0 1 1 *",
@@ -37,14 +37,14 @@ _PATIENCE = 50 * 366  # days without a match after which there will be none
 
 
 class Clock:
-    """What all clocks have.
+    """Base of all clocks.
 
     Parameters
     ----------
     start_date
-        No time before it. Dates without a zone are in the clock's.
+        No time is before it. Dates without a zone are in the clock's.
     end_date
-        No time after it.
+        No time is after it.
     timezone
         Name of a zone, or a `tzinfo`; default: that of the start date, else UTC.
     parameter_defaults
@@ -55,7 +55,7 @@ class Clock:
     Raises
     ------
     ScheduleError
-        The end is before the start, there is no such zone, or a value is of another kind.
+        The end is before the start, the zone does not exist, or a value has the wrong type.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class Clock:
         self.labels: tuple[str, ...] = tuple(labels or ())
 
     def times(self, after: datetime) -> Iterator[datetime]:
-        """Moments in UTC later than `after`, and within the clock's start and end, in order."""
+        """Moments in UTC later than `after` and between the clock's start and end, in order."""
         if self.start_date is not None:
             after = max(after, self.start_date - timedelta(microseconds=1))
         try:
@@ -108,21 +108,22 @@ class Clock:
 
 
 class IntervalClock(Clock):
-    """Every so often, counted from the start date (default: 2019-01-01 00:00 UTC).
+    """At a regular interval from the start date (default: 2019-01-01 00:00 UTC).
 
-    Whole days keep their time of day when daylight saving begins or ends; other intervals are lengths of time.
+    Intervals of whole days keep their time of day when daylight saving begins or ends; others are fixed lengths of
+    time.
 
     Parameters
     ----------
     interval
-        A `timedelta`, or seconds; one second or more.
+        A `timedelta`, or seconds; at least one second.
     **options
         As for `Clock`.
 
     Raises
     ------
     ScheduleError
-        The interval is too short, or no length of time.
+        The interval is too short, or not a length of time.
     """
 
     def __init__(self, interval: timedelta | float, start_date: date | None = None, *args: Any, **options: Any) -> None:
@@ -167,10 +168,10 @@ class IntervalClock(Clock):
 
 
 class CronClock(Clock):
-    """When a cron expression says: ``minute hour day-of-month month day-of-week``, or with seconds before these.
+    """At the times of a cron expression: ``minute hour day-of-month month day-of-week``, or with seconds before these.
 
-    As in Debian's cron, a job with fixed hours and minutes runs once a day also where daylight saving begins or ends;
-    one whose minutes or hours begin with a star follows the clocks on the wall.
+    As in Debian's cron, a job with fixed hours and minutes runs once a day even when daylight saving begins or ends. A
+    job whose minutes or hours begin with a star follows the clocks on the wall.
 
     Parameters
     ----------
@@ -182,7 +183,7 @@ class CronClock(Clock):
     Raises
     ------
     ScheduleError
-        It is no cron expression.
+        It is not a cron expression.
     """
 
     def __init__(self, cron: str, start_date: date | None = None, *args: Any, **options: Any) -> None:
@@ -274,7 +275,7 @@ def _midnight(day: date, zone: tzinfo) -> datetime:
 
 
 class DatesClock(Clock):
-    """At these times, in any order.
+    """At given times, in any order.
 
     Parameters
     ----------
@@ -286,7 +287,7 @@ class DatesClock(Clock):
     Raises
     ------
     ScheduleError
-        One of them is no date.
+        One of them is not a date.
     """
 
     def __init__(self, dates: Iterable[date], *args: Any, **options: Any) -> None:

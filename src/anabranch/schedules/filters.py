@@ -1,4 +1,4 @@
-"""Filters: which times of a clock count. A filter is any function of an aware datetime, in the zone of its clock."""
+"""Filters of a clock's times: functions of an aware datetime, in the zone of the clock."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class is_day_of_week:
 
 @dataclass(frozen=True, slots=True)
 class on_datetime:
-    """One moment."""
+    """One moment; without a zone, in the clock's."""
 
     moment: datetime
 
@@ -86,7 +86,7 @@ class at_time:
 
 @dataclass(frozen=True, slots=True)
 class between_times:
-    """From one time of day to another, both included; past midnight where the first is the later one."""
+    """From one time of day to another, both included; past midnight if the first is later."""
 
     start: time
     end: time
@@ -110,7 +110,7 @@ class between_datetimes:
 
 @dataclass(frozen=True, slots=True)
 class between_dates:
-    """From one day of the year to another, both included; past the new year where the first is the later one."""
+    """From one day of the year to another, both included; past the new year if the first is later."""
 
     start_month: int
     start_day: int
@@ -124,7 +124,7 @@ class between_dates:
 
 
 class on_days:
-    """Given days, holidays for instance: a list of dates, or a function of a date."""
+    """Given days, such as holidays: a list of dates, or a function of a date."""
 
     def __init__(self, days: Iterable[date] | Callable[[date], object]) -> None:
         self.days: Callable[[date], object] | frozenset[date] = days if callable(days) else frozenset(days)

@@ -1,4 +1,4 @@
-"""Schedules: clocks together, what their filters let pass, and how a service treats what was missed or is late."""
+"""Schedules: clocks with filters, and what a service does about missed and overlapping times."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ MAX_FILTERED = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class ScheduledTime:
-    """A time at which a flow is to run."""
+    """A time at which a flow is due."""
 
     start_time: datetime
-    """In the zone of its clock."""
+    """The time, in the zone of its clock."""
     parameter_defaults: Mapping[str, Any] = field(default_factory=dict)
     labels: tuple[str, ...] = ()
 
@@ -39,24 +39,24 @@ class Schedule:
     Parameters
     ----------
     clocks
-        One or several; times that several have count once, unless their parameters differ.
+        One or several. A time that several clocks have counts once, unless their parameters differ.
     filters
         Functions of an aware datetime that must all be true.
     or_filters
         Functions of which one must be true.
     not_filters
-        Functions of which none may be true.
+        Functions that must all be false.
     catch_up
-        What runs of the times that passed while no service was there: ``"latest"`` (the last of them), ``"all"``, or
-        ``"skip"`` (none, but what is less than a minute late).
+        Which missed times run, if they passed while there was no service: ``"latest"`` (only the last), ``"all"``, or
+        ``"skip"`` (none, except those less than a minute late).
     overlap
-        What happens when a time comes while an earlier run of the flow goes on: ``"allow"``, ``"skip"``, ``"queue"`` or
+        What to do if an earlier run of the flow is still active: ``"allow"``, ``"skip"``, ``"queue"`` or
         ``"cancel_previous"``.
 
     Raises
     ------
     ScheduleError
-        There is no clock, or an option is of another kind.
+        There is no clock, or an option has the wrong type.
     """
 
     def __init__(
@@ -103,27 +103,27 @@ class Schedule:
     @overload
     def next(self, n: int, after: datetime | None = None, *, return_events: Literal[True]) -> list[ScheduledTime]: ...
     def next(self, n: int, after: datetime | None = None, return_events: bool = False) -> list[Any]:
-        """The next times, in the zones of their clocks; fewer where there are no more.
+        """The next times, in the zones of their clocks; fewer if there are no more.
 
         Parameters
         ----------
         n
-            How many.
+            Number of times.
         after
-            Later than this; default: now.
+            Return times later than this; default: now.
         return_events
-            Give `ScheduledTime`, with parameters and labels.
+            Return `ScheduledTime` objects, with parameters and labels.
         """
         found = islice(self.events(after if after is not None else datetime.now(UTC)), n)
         return list(found) if return_events else [each.start_time for each in found]
 
     def events(self, after: datetime) -> Iterator[ScheduledTime]:
-        """All times later than `after`, in order. May never end.
+        """All times later than `after`, in order; they may never end.
 
         Raises
         ------
         ScheduleError
-            The filters let nothing pass, or one of them raised.
+            The filters reject everything, or one of them raised.
         """
         if after.tzinfo is None:
             raise ScheduleError(f"after: expected a time with its zone, found {after!r}; use datetime.now(UTC)")
@@ -186,7 +186,7 @@ def IntervalSchedule(  # noqa: N802  # named like the class that it is in Prefec
     labels: Collection[str] | None = None,
     **options: Any,
 ) -> Schedule:
-    """A `Schedule` of one `IntervalClock`; further options are the schedule's.
+    """A `Schedule` with one `IntervalClock`. Further options are those of `Schedule`.
 
     Examples
     --------
@@ -210,7 +210,7 @@ def CronSchedule(  # noqa: N802  # as above
     labels: Collection[str] | None = None,
     **options: Any,
 ) -> Schedule:
-    """A `Schedule` of one `CronClock`; further options are the schedule's.
+    """A `Schedule` with one `CronClock`. Further options are those of `Schedule`.
 
     Examples
     --------
@@ -232,7 +232,7 @@ def DatesSchedule(  # noqa: N802  # as above
     labels: Collection[str] | None = None,
     **options: Any,
 ) -> Schedule:
-    """A `Schedule` of one `DatesClock`; further options are the schedule's."""
+    """A `Schedule` with one `DatesClock`. Further options are those of `Schedule`."""
     clock = DatesClock(dates, timezone=timezone, parameter_defaults=parameter_defaults, labels=labels)
     return Schedule([clock], **options)
 

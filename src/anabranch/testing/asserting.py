@@ -22,7 +22,7 @@ _KINDS = {cls.__name__: cls for cls in BY_CODE.values()}
 
 
 def states(run: FlowRunView, task: object) -> list[str]:
-    """Names of the states of a task's runs: of a map one for each element, else one.
+    """Names of the states of a task's runs; for a map, one for each element.
 
     Examples
     --------
@@ -41,14 +41,14 @@ def states(run: FlowRunView, task: object) -> list[str]:
 
 
 def assert_success(state: AnyState, *tasks: object) -> None:
-    """Assert that a run, or these tasks of it, ended well; Cached, Mapped and Skipped are successes.
+    """Assert that a run, or these tasks of it, succeeded; Cached, Mapped and Skipped are successes.
 
     Parameters
     ----------
     state
         What ``flow.run`` returned, or the state of a task or an element.
     *tasks
-        Tasks of the run, if that is a run.
+        Tasks of the run, if `state` is a run.
     """
     __tracebackhide__ = True
     _assert_all(state, tasks, Success)
@@ -77,10 +77,11 @@ def assert_failed(
     task
         A task of the run; default: the run itself.
     index
-        An element of it.
+        An element of the task.
     with_
-        The class of its exception. Of a run, or a map as a whole: of one of those that failed by themselves.
+        The class of its exception. For a run or a whole map, the class of one of the original failures.
     match
+        A regular expression for the exception's message, as in ``pytest.raises``.
         A regular expression that is found in the exception's message, as in ``pytest.raises``.
     """
     __tracebackhide__ = True
@@ -104,13 +105,13 @@ def assert_failed(
 
 
 def assert_states(run: FlowRunView, expected: Mapping[Any, Expected]) -> None:
-    """Assert where several tasks of a run stand; the message has all that differ.
+    """Assert the states of several tasks of a run. The message has all that differ.
 
     Parameters
     ----------
     expected
-        By task, node or name: a state (``"Success"``, or its class), for which a kind of it will do; of a map, a list
-        with one for each element.
+        States by task, node or name: a name (``"Success"``) or a class, which includes its subclasses; for a map, a
+        list with one for each element.
     """
     __tracebackhide__ = True
     wrong = []

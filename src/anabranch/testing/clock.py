@@ -1,4 +1,4 @@
-"""A clock that tests move: time passes where something sleeps on it, and nowhere else."""
+"""A clock that tests move: only what sleeps on it makes time pass."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class _Deadline(BaseException):
 class FakeClock:
     """A clock on which an hour takes no time.
 
-    A run on it (see `FlowTester`) waits for retries by moving it on. Code of tasks sees it as ``context.now``; what
-    sleeps by ``time.sleep`` there can be given its `sleep` by pytest's ``monkeypatch``.
+    A run on it (see `FlowTester`) moves it instead of waiting. Tasks see it as ``context.now``. For code that calls
+    ``time.sleep``, replace that by `sleep` with pytest's ``monkeypatch``.
 
     Parameters
     ----------
     start
-        What it shows at first, an aware datetime.
+        The aware datetime at which it begins.
 
     Examples
     --------
@@ -52,11 +52,11 @@ class FakeClock:
         return f"<FakeClock at {self.now().isoformat()}>"
 
     def time(self) -> float:
-        """What it shows, in seconds since the epoch."""
+        """Its time in seconds since the epoch."""
         return self._now_s
 
     def now(self) -> datetime:
-        """What it shows, aware."""
+        """Its time as an aware datetime."""
         return datetime.fromtimestamp(self._now_s, UTC)
 
     @property
@@ -65,12 +65,12 @@ class FakeClock:
         return self._now_s - self._start_s
 
     def advance(self, seconds: float | timedelta) -> None:
-        """Move it on. In a running task it stops at the task's deadline, and the attempt ends as `TimedOut`.
+        """Move it forward. In a running task it stops at the task's deadline, and the attempt ends as `TimedOut`.
 
         Raises
         ------
         OptionError
-            Time does not go back.
+            The time is negative.
         """
         given_s = _checked(seconds)
         if self._now_s + given_s > self._deadline_s:
@@ -79,9 +79,9 @@ class FakeClock:
         self._now_s += given_s
 
     def sleep(self, seconds: float | timedelta) -> None:
-        """As `advance`, in the place of ``time.sleep``: for the code of tasks, and for the thread that made the clock.
+        """Like `advance`, as a replacement of ``time.sleep`` in tasks and in the thread that made the clock.
 
-        Other threads, which may be of any library, sleep.
+        Other threads, for example of libraries, sleep in real time.
         """
         if context.current() is None and threading.get_ident() != self._thread:
             _really_sleep(_checked(seconds))
@@ -90,12 +90,12 @@ class FakeClock:
 
     @contextmanager
     def deadline(self, timeout_s: float | None) -> Iterator[None]:
-        """Within it, so many seconds may pass on this clock.
+        """Within the block, at most this time may pass on this clock.
 
         Raises
         ------
         TaskTimeout
-            More were to pass.
+            More time was to pass.
         """
         before, self._deadline_s = self._deadline_s, float("inf") if timeout_s is None else self._now_s + timeout_s
         try:

@@ -1,4 +1,4 @@
-"""A home for tests: history, results and settings of their own, and nothing of the user's."""
+"""A home for tests, with its own history, results and settings."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ _PREFIXES = ("ANABRANCH__", "DASK_ANABRANCH__")
 
 @contextmanager
 def isolated_home(path: str | Path | None = None) -> Iterator[Path]:
-    """Within it, runs are recorded in a directory of their own, and every setting is as it is by default.
+    """Within the block, runs are recorded in a separate directory, and every setting has its default.
 
-    That holds for processes that are started within it, too: ``ANABRANCH_HOME`` names the directory, and settings in
-    the environment are gone.
+    This includes processes that are started in the block: ``ANABRANCH_HOME`` names the directory, and settings are
+    removed from the environment.
 
     Parameters
     ----------
     path
-        The directory, which is made if it is not there; default: a temporary one.
+        The directory, which is created if it does not exist; default: a temporary one.
 
     Examples
     --------

@@ -1,4 +1,4 @@
-"""Runs flows as tests want them: here, on a fake clock, with failures and replacements by task, element and attempt."""
+"""Runs flows in tests: in this process, on a fake clock, with failures and replacements by task, element, attempt."""
 
 from __future__ import annotations
 
@@ -30,34 +30,34 @@ _OWN_CODE = ("task", "cleanup")  # kinds of nodes whose function is the user's
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One attempt at a task run, as a `FlowTester` has seen it."""
+    """One attempt of a task run in a `FlowTester`."""
 
     task: str
-    """The node: its slug."""
+    """Slug of the node."""
     index: int | None
-    """Of an element of a map; else None."""
+    """Index of the element; None outside of maps."""
     attempt: int
-    """Which try it was, from 1."""
+    """Number of the attempt, from 1."""
     arguments: Mapping[str, Any]
-    """By name."""
+    """Arguments by name."""
     start: datetime
     """When it began, on the fake clock."""
     end: datetime
     """When it ended, on the fake clock."""
     error: BaseException | None = field(default=None, compare=False)
-    """What it raised, a signal perhaps."""
+    """Exception or signal that it raised, if any."""
 
 
 class FlowTester:
     """Runs flows in this process, one task at a time, on a fake clock: an hour of retries takes milliseconds.
 
-    Elements run in order, and chunks are cut by the fake clock, so that a run does the same each time. Tasks with
-    ``isolation="process"`` run in this process, too; flows that run as tasks of others do so on the same clock.
+    Elements run in order, and the fake clock cuts the chunks, so each run is the same. Tasks with
+    ``isolation="process"`` run in this process, too. Flows that run as tasks of others run on the same clock.
 
     Parameters
     ----------
     clock
-        The clock of the runs; default: one of its own.
+        The clock of the runs; default: a new one.
     recorded
         Whether runs are recorded, in the run store of the settings, so that they can be resumed.
 
@@ -93,18 +93,19 @@ class FlowTester:
         attempts: int | list[int] | range | None = None,
         with_: type[BaseException] | BaseException = RuntimeError,
     ) -> FlowTester:
-        """Let attempts at a task raise, in the place of its function; of several wishes for one, the last counts.
+        """Let attempts of a task raise instead of calling its function. Of several rules for one attempt, the last
+        wins.
 
         Parameters
         ----------
         task
-            A task, a node, or the name of one; calls that running tasks make of it are meant, too.
+            A task, a node, or a name. Calls of the task in running tasks are included.
         index
             Elements of a map; default: all.
         attempts
-            The first so many attempts (2), or those with these numbers ([1, 3]); default: all.
+            The first attempts (2), or attempts with these numbers ([1, 3]); default: all.
         with_
-            The exception, or its class. Signals are exceptions, and so is KeyboardInterrupt, which is Ctrl-C here.
+            The exception, or its class. Signals are exceptions; KeyboardInterrupt means Ctrl-C.
 
         Raises
         ------
@@ -115,18 +116,18 @@ class FlowTester:
         return self
 
     def replace(self, task: object, *, by: Callable[..., Any] | None = None, returns: object = _NONE) -> FlowTester:
-        """Let a task run another function, which is called with the same arguments, or give a value.
+        """Let a task call another function with the same arguments, or return a fixed value.
 
-        Retries, timeouts, triggers, results and the rest stay as they are.
+        Retries, timeouts, triggers, results and the rest stay the same.
 
         Parameters
         ----------
         task
-            A task, a node, or the name of one.
+            A task, a node, or a name.
         by
             The function.
         returns
-            The value, where there is no function; None is one, too.
+            The value, which may be None, if there is no function.
 
         Raises
         ------
@@ -140,14 +141,14 @@ class FlowTester:
         return self
 
     def run(self, flow: Flow, parameters: Mapping[str, Any] | None = None, **options: Any) -> FlowRunView:
-        """Run a flow, as `Flow.run` does with these parameters and options, but here and on the fake clock.
+        """Run a flow with these parameters and options of `Flow.run`, in this process and on the fake clock.
 
         Raises
         ------
         OptionError
-            That is no flow; or an executor was given: a tester's runs are in this process.
+            It is not a flow, or an executor was given.
         UnknownNodeError
-            A task or element was to fail, or to be replaced, that the run does not have.
+            The run does not have a task or element that should fail or be replaced.
         """
         if not callable(getattr(flow, "run", None)) or not hasattr(flow, "graph"):
             raise OptionError(f"FlowTester.run: expected a flow, found {short(flow)} ({caller()})")
@@ -199,12 +200,12 @@ class FlowTester:
         )
 
     def calls(self, task: object = None, *, index: int | None = None) -> list[Call]:
-        """Attempts that there were in all runs so far, in order: of all tasks, or of one, or at one of its elements.
+        """Attempts in all runs so far, in order: of all tasks, of one task, or of one of its elements.
 
         Raises
         ------
         OptionError
-            That is no task.
+            It is not a task.
         """
         which = chosen(task, "calls") if task is not None else None
         return [

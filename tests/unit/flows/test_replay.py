@@ -189,7 +189,7 @@ def test_what_is_missing_is_shown_before_anything_is_run(file: Path) -> None:
     told = cli("replay", run, "parse[3]")
     assert (told.exit_code, told.stdout) == (2, "")
     assert "token: missing: parameter token was not recorded" in told.stderr
-    assert "give those that are missing with -i NAME=JSON" in told.stderr
+    assert "lacks inputs; give them with -i NAME=JSON" in told.stderr
     shown = cli("replay", run, "parse[3]", "--dry-run", "-p", "token=sw0rdfish")
     assert (shown.exit_code, shown.stdout) == (0, "")
     assert "token = '***'" in shown.stderr

@@ -1,4 +1,4 @@
-"""Flow storage: where the pickles of registered flows are, if neither a file of code nor the database is the place."""
+"""Flow storage: pickles of registered flows outside of the database."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from anabranch.results.store import Store
 
 
 class FlowStorage:
-    """Pickled flows below any URL that fsspec knows; a flow is never overwritten, as its name has its hash.
+    """Pickled flows below any URL that fsspec knows. A flow is never overwritten, because its name contains its hash.
 
-    The registry keeps the URL alone: credentials have to be where fsspec finds them, on every machine that runs the
-    flow. Loading a flow executes it: whoever can write there can run code as the service.
+    The registry has only the URL: fsspec must find credentials on every machine that runs the flow. Loading a flow
+    executes it: anybody who can write there can run code as the service.
 
     Parameters
     ----------
     url
         Such as ``s3://bucket/flows``; without a protocol, a directory.
     **options
-        For the file system, while the flow is stored.
+        Options of the file system, used while the flow is stored.
     """
 
     def __init__(self, url: str | os.PathLike[str], **options: Any) -> None:
@@ -39,7 +39,7 @@ class FlowStorage:
         return f"{type(self).__name__}({self.url!r})"
 
     def put(self, name: str, pickled: bytes) -> str:
-        """Store a pickled flow; gives what `read_stored` needs to find it."""
+        """Store a pickled flow. Returns what `read_stored` needs to find it."""
         digest = hashlib.sha256(pickled).hexdigest()
         location = f"{slug(name)}-{digest[:16]}.flow"
         self._store.put(location, [pickled], replace=False)
@@ -59,11 +59,11 @@ class S3Storage(FlowStorage):
     Parameters
     ----------
     bucket
-        Name of the bucket, which is there.
+        Name of an existing bucket.
     prefix
-        What comes before each name.
+        Text before each name.
     **options
-        For s3fs, while the flow is stored.
+        Options of s3fs, used while the flow is stored.
     """
 
     def __init__(self, bucket: str, prefix: str = "", **options: Any) -> None:
@@ -73,12 +73,12 @@ class S3Storage(FlowStorage):
 
 
 def read_stored(text: str, options: dict[str, Any] | None = None) -> bytes:
-    """The pickled flow of what `FlowStorage.put` gave.
+    """The pickled flow at a place that `FlowStorage.put` returned.
 
     Raises
     ------
     FlowLoadError
-        It is not there, or not what was stored.
+        It is missing, or is not what was stored.
     """
     try:
         found = json.loads(text)
