@@ -174,6 +174,9 @@ class ResultContract:
             result.store.put("x", [bytes(changed)], replace=True)
             with pytest.raises(ResultDamaged, match="'x'"):
                 result.read("x", IDS)
+        result.store.put("x", [whole[:-1], bytes([whole[-1] ^ 1])], replace=True)
+        with pytest.raises(ResultDamaged, match="its checksum does not match"):
+            result.read("x", IDS)
 
     def test_no_truncation_gives_a_wrong_value(self, result: Result):
         result.write("x", "the value", IDS)

@@ -420,7 +420,7 @@ def test_a_list_leaves_out_the_details(several: RelationalRunStore):
 
 @pytest.mark.parametrize("sort", ["started; DROP TABLE anabranch_runs", "-", "", "plan", "--start"])
 def test_runs_are_sorted_by_nothing_else(several: RelationalRunStore, sort: str):
-    with pytest.raises(RunQueryError, match=r"runs cannot be sorted by .*; they can by: 'start', 'end'"):
+    with pytest.raises(RunQueryError, match=r"runs cannot be sorted by .*; possible are: 'start', 'end'"):
         several.list_runs(RunQuery(sort=sort))
     assert len(several.list_runs()) == 4
 

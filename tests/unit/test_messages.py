@@ -311,10 +311,10 @@ def header_of_cut(home: Any, nbytes: int) -> Any:
 
 
 SCHEDULES = [
-    Case("that is kept is not whole: KeyError", lambda home: from_form({"format": FORMAT})),
+    Case("the stored schedule is incomplete: KeyError", lambda home: from_form({"format": FORMAT})),
     Case("a clock of an unknown kind", lambda home: from_form(form_of({"kind": "moon"}))),
     Case("the schedule's function 'math:pi' is a float", lambda home: function_of("math:pi")),
-    Case("that is kept is not whole: ", lambda home: schedule_of(FlowRecord("f", "", schedule=b"{"))),
+    Case("the stored schedule is incomplete: ", lambda home: schedule_of(FlowRecord("f", "", schedule=b"{"))),
     Case("has no seal", lambda home: with_key(lambda: opened_code("f", b"x"))),
     Case("the token has", lambda home: check_bind("127.0.0.1", "short")),
     Case("is not after the start", lambda home: times_between(DAY, DAY, HOUR)),
@@ -431,7 +431,7 @@ MORE = [
     Case("mapped arguments have different widths", lambda home: FLOWS["widths"].to_delayed(a=[1], b=[1, 2])),
     Case("ran longer than its timeout", lambda home: running(lambda: time.sleep(5), timeout=0.01)),
     Case("ran longer than its timeout", lambda home: in_a_thread(lambda: running(NAP, timeout=0.01))),
-    Case("did not come to an end", lambda home: FLOWS["paused"].run(raise_on_failure=True)),
+    Case(", did not end: ", lambda home: FLOWS["paused"].run(raise_on_failure=True)),
     Case(
         "was 1 and cannot be changed",
         lambda home: go_on(FLOWS["limit"], {"limit": 1}, limit=2),
@@ -698,14 +698,13 @@ UNPRODUCED = {
     "engine/worker/arrival.py: the worker cannot import what this task needs: {}": _WORKER,
     "executors/preflight.py: the scheduler does not answer any more: {}": _WORKER,
     "executors/preflight.py: the scheduler at {} does not answer any more: {}": _WORKER,
-    "flows/handle.py: the scheduler at {} knows no run {}{}; a scheduler that was started again has forgotten "
-    "its runs": _WORKER,
+    "flows/handle.py: the scheduler at {} knows no run {}{}; a restarted scheduler has no runs from before": _WORKER,
     "flows/handle.py: the scheduler at {} knows {} {}{}": _WORKER,
-    "flows/handle.py: the driver of run {} is lost: {}; what it stored is there: submit it again": _DYING,
+    "flows/handle.py: the driver of run {} is lost: {}; its stored values are safe; submit it again": _DYING,
     "flows/handle.py: the driver of run {} cannot run at {}: {}": _DYING,
     "flows/handle.py: no worker at {} has begun the driver of run {} within {} s": _DYING,
-    "flows/replay.py: the debugger was left, so the attempt did not come to its end; replay it again to see "
-    "one": "takes somebody at the debugger's prompt",
+    "flows/replay.py: the debugger was quit, so the attempt did not end; replay it again to see its "
+    "end": "takes somebody at the debugger's prompt",
     "runs/record/reports.py: the run store has a failure that cannot be read: {}; see: anabranch doctor": _DAMAGE,
     "runs/record/reports.py: the run store has a failure that is a {}, not a dict; see: anabranch doctor": _DAMAGE,
     "runs/record/reports.py: a recorded state has a result that does not load here: {}": _DAMAGE,

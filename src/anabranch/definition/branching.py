@@ -108,7 +108,7 @@ class Switch(AbstractContextManager["Switch"]):
 def switch(condition: object, cases: Mapping[Any, object], default: object = None) -> None:
     """Run the tasks of the case that equals the value of `condition`. A branch is a node, a task or a list of these."""
     if not cases:
-        raise DefinitionError(f"switch() without cases ({caller()})")
+        raise DefinitionError(f"switch() needs at least one case ({caller()})")
     chooser = Switch(condition)
     for value, branch in cases.items():
         _gate_branch(chooser.case(value), branch)

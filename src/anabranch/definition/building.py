@@ -156,7 +156,7 @@ class Writing(Queries):
         if clash and not merge_parameters:
             raise DefinitionError(
                 f"flow {self.name!r} and flow {other.name!r} both have the parameters {', '.join(map(repr, clash))} "
-                f"({caller()}); pass merge_parameters=True to make each pair one"
+                f"({caller()}); pass merge_parameters=True to merge them"
             )
         reference = (*self.reference_tasks(), *other.reference_tasks()) if merge_reference_tasks else self._reference
         self.graph.include(other.graph)

@@ -199,7 +199,7 @@ def digest(value: Any, what: str = "a value") -> str:
         kind = type(value)
         raise UnstorableValueError(
             f"{what}, a {kind.__module__}.{kind.__qualname__}, has no digest that is the same in every process, so "
-            f"that nothing can be cached by it; give the class a method __dask_tokenize__, or choose what counts: "
+            f"it cannot be part of a cache key; give the class a method __dask_tokenize__, or choose the parts: "
             f"cache_key=inputs('…') ({type(error).__name__}: {str(error)[:200]})"
         ) from error
     return hasher.hexdigest()[:_NDIGITS]

@@ -191,7 +191,7 @@ def deferred(
         given = " and ".join(option for option in options if getattr(policies, option) is not None)
         raise OptionError(
             f"{name}.map(): {given} cannot end a map inside a running task, where all calls of one task are one "
-            f"map ({caller()}); map it in the flow, or choose from the values that there are"
+            f"map ({caller()}); map it in the flow, or choose among the values afterwards"
         )
     if STAR in elementwise:
         columns = values[STAR]

@@ -216,7 +216,7 @@ class Entries:
         if edge.upstream is edge.downstream:
             slug, where = self.entry(edge.upstream).slug, edge.upstream.where
             raise DefinitionError(
-                f"{slug} cannot depend on itself (node of {where}); take the edge away, or name another task"
+                f"{slug} cannot depend on itself (node of {where}); remove the edge, or name another task"
             )
         if edge.downstream.kind == "parameter":
             name, where = edge.downstream.name, edge.downstream.where

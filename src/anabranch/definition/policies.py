@@ -144,9 +144,7 @@ def retry_from(options: Mapping[str, Any], base: Retry | None = None) -> Retry:
     retry = replace(base or Retry(), **values)
     others = ", ".join(name for name in given if name != "max_retries")
     if not retry.max_retries and others:
-        raise OptionError(
-            f"{others} given without max_retries: nothing would ever be retried; add max_retries=1 or more"
-        )
+        raise OptionError(f"{others} given without max_retries: nothing would be retried; add max_retries=1 or more")
     return retry
 
 

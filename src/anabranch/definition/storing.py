@@ -90,11 +90,11 @@ def storing_of(options: Mapping[str, Any], base: Storing | None = None) -> Stori
         raise OptionError("target and location are both given, and both say where the value goes; give one of them")
     storing = Storing(**changes, **_cache_of(given)).changes(base)
     if storing.target is not None and storing.is_cached:
-        raise OptionError("target and a cache are both given, and both say which stored value will do; give one")
+        raise OptionError("target and a cache are both given, and both decide which stored value is used; give one")
     if storing.location is not None and storing.is_cached:
         raise OptionError("location is given with a cache, which has places of its own; give one of them")
     if storing.checkpoint is False and (storing.target is not None or storing.is_cached):
-        raise OptionError("checkpoint=False says that nothing is stored, and a target or a cache is given")
+        raise OptionError("checkpoint=False stores nothing, but a target or a cache is given; leave out one")
     return storing
 
 

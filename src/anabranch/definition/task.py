@@ -269,7 +269,7 @@ class Task(Template, Generic[P, R]):
         if self.dependencies:
             raise DefinitionError(
                 f"task {self.name!r} ({self.where}) depends on other tasks, whose calls are in a flow, and was called "
-                f"inside a running task ({caller()}): say there what it runs after, with upstream_tasks=[…]"
+                f"inside a running task ({caller()}): give its upstream tasks there, with upstream_tasks=[…]"
             )
         after = tuple(each_of(upstream_tasks)) if upstream_tasks is not None else ()
         upstreams = tuple(each for each in after if isinstance(each, DeferredCall))

@@ -111,7 +111,7 @@ def make_cluster(
     if is_cluster(cluster_class):
         if kwargs:
             raise OptionError(
-                f"cluster_kwargs are for making a cluster; {_name(type(cluster_class))} is there already, so "
+                f"cluster_kwargs are for making a cluster; {_name(type(cluster_class))} exists already, so "
                 f"{_shown(kwargs)} would have no effect"
             )
         _check_usable(cluster_class)
@@ -224,7 +224,7 @@ def _made(maker: Callable[..., Any], kwargs: Mapping[str, Any]) -> Any:
     except Exception as error:
         raise ExecutorError(f"{call} could not be made: {_cause(error)}") from error
     if not is_cluster(cluster):
-        raise ExecutorError(f"{call} gave a {type(cluster).__name__}, which is no cluster: it has no scheduler_address")
+        raise ExecutorError(f"{call} returned a {type(cluster).__name__}, which is not a cluster")
     return cluster
 
 
@@ -288,8 +288,8 @@ def _check_local(kwargs: Mapping[str, Any], *, is_adaptive: bool) -> None:
     host = str(kwargs.get("host") or "127.0.0.1").partition("://")[2] or str(kwargs.get("host") or "127.0.0.1")
     if not kwargs.get("security") and host not in ("localhost", "::1") and not host.startswith("127."):
         raise OptionError(
-            f"LocalCluster: host={host!r} would let others run code here, as nothing asks them for a certificate; "
-            "give security=True as well, or leave host out"
+            f"LocalCluster: host={host!r} would let others run code here, because no certificate is required; "
+            "give security=True as well, or leave out host"
         )
 
 

@@ -117,7 +117,7 @@ class RunHandle:
         if not known:
             raise RunHandleError(
                 f"the scheduler at {self.address} knows no run {self.run_id!r}"
-                f"{_others(self.client)}; a scheduler that was started again has forgotten its runs"
+                f"{_others(self.client)}; a restarted scheduler has no runs from before"
             )
         found = known.get("status") or {}
         return RunStatus(
@@ -154,7 +154,7 @@ class RunHandle:
                 if future.status == "error":
                     raise RunHandleError(
                         f"the driver of run {self.run_id} is lost: {future.exception(timeout=5)}; "
-                        "what it stored is there: submit it again"
+                        "its stored values are safe; submit it again"
                     )
                 if status.is_finished and future.status == "finished":
                     return status

@@ -174,7 +174,7 @@ def _flow_of(record: RunRecord) -> Flow:
     source = source_of(record)
     if not source:
         raise ReplayError(
-            f"the file of flow {record.flow_name!r} is not where it was when run {record.run_id} began: "
+            f"the file of flow {record.flow_name!r} has moved since run {record.run_id} began: "
             "give the flow (replay(…, flow=flow), anabranch replay RUN TASK FILE)"
         )
     return load_flow(source).flow
@@ -197,7 +197,7 @@ def _task_run(flow: Flow, graph: FrozenGraph, task: object, index: int | None) -
         raise ReplayError(f"{task!r} stands for {len(slugs)} nodes: {listed(slugs)}; name one of these")
     if graph.nodes[slugs[0]].kind != "task":
         raise ReplayError(
-            f"{slugs[0]} is a {graph.nodes[slugs[0]].kind} of the flow and no task: there is nothing to run"
+            f"{slugs[0]} is a {graph.nodes[slugs[0]].kind} of the flow, not a task, so there is nothing to run"
         )
     return slugs[0], index
 
@@ -279,9 +279,7 @@ def _debugged(function: Any, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
     try:
         return pdb.Pdb().runcall(function, *args, **kwargs)
     except bdb.BdbQuit:
-        raise ReplayError(
-            "the debugger was left, so the attempt did not come to its end; replay it again to see one"
-        ) from None
+        raise ReplayError("the debugger was quit, so the attempt did not end; replay it again to see its end") from None
     except Exception as error:
         debugger = pdb.Pdb()
         debugger.reset()

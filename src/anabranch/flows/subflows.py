@@ -36,7 +36,7 @@ class _Run:
         with context.entered(None):  # the tasks of the flow are no part of the task that runs it
             view = self.flow.run(given, executor=self.executor, raise_on_failure=True)
         if not view.is_finished():
-            raise FlowRunFailed(f"flow {self.flow.name!r}, run {view.run_id}, did not come to an end: {view.state}")
+            raise FlowRunFailed(f"flow {self.flow.name!r}, run {view.run_id}, did not end: {view.state}")
         slugs = view._whole.plan.graph.reference
         values = {slug: view[slug].result for slug in slugs}
         return values[slugs[0]] if len(slugs) == 1 else values

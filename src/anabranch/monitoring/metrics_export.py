@@ -105,9 +105,7 @@ class MetricsServer:
         try:
             self._server = _Server((HOST, port), _Scrape)
         except (OSError, OverflowError) as error:
-            raise MetricsError(
-                f"metrics on port {port}: {error}; name another one, or 0 for any that is free"
-            ) from error
+            raise MetricsError(f"metrics on port {port}: {error}; name another port, or 0 for any free port") from error
         self._server.metrics = metrics
         self.port: int = self._server.server_port
         self._thread = threading.Thread(

@@ -221,7 +221,7 @@ class EmailNotifier(Notifier):
         if not self._to:
             raise OptionError("EmailNotifier: expected one address or more")
         if username is not None and not starttls:
-            raise OptionError("EmailNotifier: a password would be sent in the clear; say starttls=True")
+            raise OptionError("EmailNotifier: a password would be sent in the clear; use starttls=True")
         self._sender = sender
         self._host, self._port, self._starttls = host, port, starttls
         self._username, self._password_env = username, password_env

@@ -160,7 +160,7 @@ def read_header(data: bytes, location: str, *, key: bytes | None) -> Header:
     digest = bytes(data[_START.size : _START.size + _DIGEST_NBYTES])
     mac = bytes(data[_START.size + _DIGEST_NBYTES : PREAMBLE_NBYTES])
     if hashlib.sha256(covered).digest() != digest:
-        raise ResultDamaged(f"result {location!r} is damaged: its header is not the one that was written")
+        raise ResultDamaged(f"result {location!r} is damaged: its header was changed")
     if key is not None and not hmac.compare_digest(hmac.digest(key, covered, "sha256"), mac):
         what = "signed with another key" if any(mac) else "not signed"
         raise ResultDamaged(f"result {location!r} is {what}, and this process reads only what its results.key signed")
@@ -202,5 +202,5 @@ def opened(data: bytes, location: str, *, key: bytes | None) -> tuple[Header, me
             f"result {location!r} is damaged: its body should have {header.nbytes:,} bytes and has {len(body):,}"
         )
     if hashlib.sha256(body).hexdigest() != header.sha256:
-        raise ResultDamaged(f"result {location!r} is damaged: its checksum is not that of what was written")
+        raise ResultDamaged(f"result {location!r} is damaged: its checksum does not match")
     return header, body

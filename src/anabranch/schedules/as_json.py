@@ -63,12 +63,12 @@ def from_form(form: Mapping[str, Any]) -> Schedule:
         It is none, or of a later version; or a function is not where it was.
     """
     if form.get("format") != FORMAT:
-        raise ScheduleError(f"the schedule is kept in format {form.get('format')!r}; this version knows {FORMAT}")
+        raise ScheduleError(f"the schedule is stored in format {form.get('format')!r}; this version knows {FORMAT}")
     try:
         found = {name: [_filter(each) for each in form[name]] for name in _FILTERS}
         clocks = [_clock(each) for each in form["clocks"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ScheduleError(f"the schedule that is kept is not whole: {type(error).__name__}: {error}") from error
+        raise ScheduleError(f"the stored schedule is incomplete: {type(error).__name__}: {error}") from error
     return Schedule(clocks, **found, catch_up=form["catch_up"], overlap=form["overlap"])
 
 

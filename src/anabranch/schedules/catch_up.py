@@ -38,7 +38,7 @@ def due(schedule: Schedule, since: datetime, now: datetime) -> list[ScheduledTim
         if len(found) > MAX_CAUGHT_UP:
             raise ScheduleError(
                 f"more than {MAX_CAUGHT_UP:,} times were missed since {since:%Y-%m-%d %H:%M}; "
-                "catch_up='latest' or 'skip' runs fewer, and `anabranch backfill` runs a part of them"
+                "catch_up='latest' or 'skip' runs fewer, and `anabranch backfill` runs some of them"
             )
     return found
 

@@ -72,7 +72,7 @@ class Clock:
         self.end_date = moment_of(end_date, self.zone, "end_date") if end_date is not None else None
         if self.start_date is not None and self.end_date is not None and self.end_date < self.start_date:
             raise ScheduleError(
-                f"end_date {short(str(end_date))} is before start_date {short(str(start_date))}; no time lies between"
+                f"end_date {short(str(end_date))} is before start_date {short(str(start_date))}; no time is between"
             )
         if parameter_defaults is not None and not isinstance(parameter_defaults, Mapping):
             raise ScheduleError(f"parameter_defaults: expected a dict by name, found {short(parameter_defaults)}")
@@ -197,8 +197,8 @@ class CronClock(Clock):
         except (CronSimError, ValueError, RecursionError) as error:
             why = f": {str(error)[:1].lower()}{str(error)[1:]}" if str(error) else ""
             raise ScheduleError(
-                f"cron: {short(cron, 80)} is no cron expression{why}; expected five fields, 'minute hour day-of-month "
-                "month day-of-week', such as '0 6 * * 1-5'"
+                f"cron: {short(cron, 80)} is not a cron expression{why}; expected five fields, 'minute hour "
+                "day-of-month month day-of-week', such as '0 6 * * 1-5'"
             ) from None
 
     def _rule(self, start: datetime = EPOCH) -> CronSim:

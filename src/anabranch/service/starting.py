@@ -80,7 +80,7 @@ def serve_flows(
         A flow cannot be registered; then none is served.
     """
     if threading.current_thread() is not threading.main_thread():
-        raise ServiceError("serve() outside of the main thread, which alone hears of Ctrl-C; call it there")
+        raise ServiceError("serve() outside of the main thread, which alone receives Ctrl-C; call it there")
     found, is_made_up = chosen(options)
     service = Service(registry()[0], found)  # refuses before anything is registered
     records = []

@@ -160,7 +160,7 @@ class FlowTester:
         if options.get("resume") is not None and not self.recorded:
             raise OptionError(
                 f"FlowTester.run: resume={short(options['resume'])} needs a run that was recorded, and this tester "
-                f"records none ({caller()}); make it with FlowTester(recorded=True), as the one of the first run"
+                f"records none ({caller()}); make it with FlowTester(recorded=True), as for the first run"
             )
         recording = contextlib.nullcontext() if self.recorded else config.set(backend="none")
         with recording:

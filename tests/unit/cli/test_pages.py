@@ -102,7 +102,7 @@ def test_metrics_of_a_run_are_served_while_it_goes_on(file: str):
         outcome = invoke("run", file, "--metrics-port", str(port))
     assert outcome.exit_code != 0
     assert f"metrics on port {port}:" in outcome.stderr
-    assert "name another one, or 0 for any that is free" in outcome.stderr
+    assert "name another port, or 0 for any free port" in outcome.stderr
     assert "Traceback" not in outcome.stderr
 
 

@@ -358,7 +358,7 @@ def test_57_an_endless_iterator_stops_at_the_widest_map_there_may_be(monkeypatch
     finally:
         config.engine.max_width = before
     assert view.result[node].state.name == "TriggerFailed"
-    assert "gave more than 1,000 elements (engine.max_width)" in view.message
+    assert "yielded more than 1,000 elements (engine.max_width)" in view.message
 
 
 def test_58_a_generator_that_raises_in_its_middle_runs_no_element() -> None:

@@ -249,7 +249,7 @@ def test_without_a_switch_the_default_is_that_of_all_cases_so_far():
     [
         (lambda node: node.default(), "default() of 'value' without a case before it"),
         (lambda node: Switch(node).default(), "Switch(value): default() without a case before it"),
-        (lambda node: switch(node, {}), "switch() without cases"),
+        (lambda node: switch(node, {}), "switch() needs at least one case"),
         (lambda node: switch(node, {1: 5}), "expected a node or a task, found 5"),
         (lambda node: ifelse(node, "x"), "expected a node or a task, found 'x'"),
         (lambda node: merge(), "merge() needs at least one branch"),

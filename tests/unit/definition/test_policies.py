@@ -124,7 +124,7 @@ WRONG = [
     ({"max_retries": True}, "max_retries: expected a whole number from 0 to 1,000,000, found True"),
     ({"max_retries": "3"}, "max_retries: expected a whole number from 0 to 1,000,000, found '3'"),
     ({"max_retries": 10**9}, "max_retries: expected a whole number from 0 to 1,000,000, found 1000000000"),
-    ({"retry_delay": 5}, "retry_delay given without max_retries: nothing would ever be retried"),
+    ({"retry_delay": 5}, "retry_delay given without max_retries: nothing would be retried"),
     ({"max_retries": 0, "retry_on": OSError}, "retry_on given without max_retries"),
     ({"max_retries": 1, "retry_delay": -1}, "retry_delay: expected 0 to 316,224,000 seconds, found -1"),
     ({"max_retries": 1, "retry_delay": "5"}, "retry_delay: expected seconds as a number or a timedelta, found '5'"),

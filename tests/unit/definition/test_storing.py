@@ -44,7 +44,7 @@ def identity(x: Any) -> Any:
         ({"target": "a", "cache_for": 60}, "target and a cache are both given"),
         ({"location": "a", "cache_for": 60}, "location is given with a cache"),
         ({"checkpoint": "yes"}, "checkpoint: expected True or False, found 'yes'"),
-        ({"checkpoint": False, "target": "a"}, "checkpoint=False says that nothing is stored"),
+        ({"checkpoint": False, "target": "a"}, "checkpoint=False stores nothing, but a target or a cache is given"),
         ({"cache_for": 0}, "cache_for: expected more than 0"),
         ({"cache_for": "1h"}, "cache_for: expected seconds as a number or a timedelta"),
         (

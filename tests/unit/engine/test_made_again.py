@@ -390,7 +390,7 @@ def test_a_list_that_lacks_an_element_is_given_to_nobody() -> None:
         check_whole("one", bytes([OK, 0, 0]))
 
     assert str(raised.value) == (
-        "2 of 3 values of one are not there any more, one[1] first; resume the run to make them again"
+        "2 of 3 values of one are not there any more, one[1] first; resume the run to compute them again"
     )
 
 

@@ -181,7 +181,7 @@ def fails(**kwargs: Any) -> Any:
         ),
         ("distributed.nowhere.KubeCluster", None, OptionError, r"No module named 'distributed.nowhere'"),
         (7, None, OptionError, r"expected a class, its dotted name, a function .* found 7"),
-        (dict, None, ExecutorError, r"dict\(\) gave a dict, which is no cluster"),
+        (dict, None, ExecutorError, r"dict\(\) returned a dict, which is not a cluster"),
         (
             fails,
             {"foo": 1},
@@ -199,7 +199,7 @@ def fails(**kwargs: Any) -> Any:
         (None, {"memory_limit": "abc"}, OptionError, r"expected memory_limit as bytes, such as '2 GiB'.*'abc'"),
         (None, {"host": "0.0.0.0"}, OptionError, r"host='0.0.0.0' would let others run code here.*security=True"),
         (LocalCluster, {"host": "tcp://192.0.2.1"}, OptionError, r"host='192.0.2.1' would let others"),
-        (FakeCluster(), {"n_workers": 1}, OptionError, r"FakeCluster is there already, so n_workers=1 would have no"),
+        (FakeCluster(), {"n_workers": 1}, OptionError, r"FakeCluster exists already, so n_workers=1 would have no"),
     ],
 )
 def test_what_cannot_make_a_cluster_is_refused_with_its_reason(

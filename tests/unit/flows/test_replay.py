@@ -135,7 +135,7 @@ def test_values_of_every_kind_of_node_upstream_are_found() -> None:
         ("pars", None, "has no task 'pars'; it has: .*; did you mean 'parse'"),
         ("total", 3, "total is no map, found element 3"),
         ("parse[1]", 2, "which element: parse"),
-        ("limit", None, "limit is a parameter of the flow and no task"),
+        ("limit", None, "limit is a parameter of the flow, not a task"),
         ("numbers", None, None),
     ],
 )
@@ -152,7 +152,7 @@ def test_a_flow_that_is_not_where_it_was_must_be_given(file: Path) -> None:
     flow = loaded(file)
     run = flow.run().run_id
     file.unlink()
-    with pytest.raises(ReplayError, match="is not where it was"):
+    with pytest.raises(ReplayError, match="has moved since run"):
         replay(run, "numbers")
     assert replay(run, "numbers", flow=flow) == list(range(10))
 

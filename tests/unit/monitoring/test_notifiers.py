@@ -198,7 +198,7 @@ def test_an_e_mail_is_sent_and_no_line_of_a_message_becomes_a_header():
         (lambda: EmailNotifier("nobody", sender="a@b"), "expected an address such as team@example.com, found 'nobody'"),
         (lambda: EmailNotifier("a@b\r\nBcc: c@d", sender="a@b"), "expected an address"),
         (lambda: EmailNotifier([], sender="a@b"), "one address or more"),
-        (lambda: EmailNotifier("a@b", sender="a@b", username="u"), "in the clear; say starttls=True"),
+        (lambda: EmailNotifier("a@b", sender="a@b", username="u"), "in the clear; use starttls=True"),
         (lambda: Kept(most=0), "most=1 or more"),
     ],
 )

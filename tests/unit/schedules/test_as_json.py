@@ -108,15 +108,15 @@ def test_a_function_of_a_file_that_travels_as_code_has_no_name():
 @pytest.mark.parametrize(
     ("change", "problem"),
     [
-        ({"format": 2}, "kept in format 2; this version knows 1"),
-        ({"clocks": [{"kind": "sundial"}]}, "is not whole: KeyError"),
-        ({"clocks": 3}, "is not whole: TypeError"),
+        ({"format": 2}, "stored in format 2; this version knows 1"),
+        ({"clocks": [{"kind": "sundial"}]}, "is incomplete: KeyError"),
+        ({"clocks": 3}, "is incomplete: TypeError"),
         ({"filters": [{"filter": "eval"}]}, "there is no filter 'eval'"),
         ({"filters": [{"filter": "_in_zone"}]}, "there is no filter '_in_zone'"),
         ({"filters": [{"function": "tests.holidays:gone"}]}, "'tests.holidays:gone' cannot be imported here"),
         ({"filters": [{"function": "no_such_module:f"}]}, "cannot be imported here"),
         ({"filters": [{"function": "tests.holidays:DAYS"}]}, "is a frozenset"),
-        ({"filters": [{}]}, "is not whole: KeyError"),
+        ({"filters": [{}]}, "is incomplete: KeyError"),
     ],
 )
 def test_a_form_that_is_none_is_refused(change: dict[str, Any], problem: str):

@@ -175,13 +175,13 @@ def test_more_missed_times_than_anybody_wants_are_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CronSchedule("garbage"), r"'garbage' is no cron expression: wrong number of fields; expected five"),
+        (lambda: CronSchedule("garbage"), r"'garbage' is not a cron expression: wrong number of fields; expected five"),
         (lambda: CronSchedule("61 * * * *"), "bad minute"),
         (lambda: CronSchedule("0 0 30 2 *"), "bad day-of-month"),
         (lambda: CronSchedule("* * * * * * *"), "wrong number of fields"),
         (lambda: CronSchedule(""), "wrong number of fields"),
         (lambda: CronSchedule(None), "expected an expression such as '0 6"),
-        (lambda: CronSchedule("1," * 5_000 + "x * * * *"), "no cron expression"),
+        (lambda: CronSchedule("1," * 5_000 + "x * * * *"), "not a cron expression"),
         (lambda: IntervalSchedule(0), "expected one second or more, found 0 s"),
         (lambda: IntervalSchedule(timedelta(days=-1)), "found -86400 s"),
         (lambda: IntervalSchedule(float("nan")), "interval"),

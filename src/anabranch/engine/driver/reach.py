@@ -40,7 +40,7 @@ def check_reach(nodes: Iterable[FrozenNode], executor: Any, *, is_elsewhere: boo
             stores.setdefault(id(store), (store, []))[1].append(node.slug)
     problems = [text for store, slugs in stores.values() for text in _problems(store, slugs, executor, is_elsewhere)]
     if problems:
-        raise PreflightError("values would be stored where they are not found again:", problems)
+        raise PreflightError("values would be stored where they cannot be found again:", problems)
 
 
 def _problems(store: Any, slugs: list[str], executor: Any, is_elsewhere: bool) -> Iterator[str]:

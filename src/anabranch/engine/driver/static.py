@@ -146,7 +146,7 @@ class _Layout:
             else:
                 raise DefinitionError(
                     f"{node.slug} ({node.where}) maps over {slug}, whose width is known only once it has run: such a "
-                    "flow is no single Dask graph; use flow.run(executor=DaskExecutor())"
+                    "flow is not a single Dask graph; use flow.run(executor=DaskExecutor())"
                 )
         for name in node.mapped:
             expression = node.arguments[name]

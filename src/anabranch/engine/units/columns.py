@@ -322,7 +322,7 @@ def check_whole(slug: str, codes: bytes | bytearray) -> None:
     missing = codes.count(0)
     if missing:
         text = f"{missing:,} of {len(codes):,} values of {slug} are not there any more, {slug}[{codes.index(0)}] first"
-        raise ResultReleased(f"{text}; resume the run to make them again")
+        raise ResultReleased(f"{text}; resume the run to compute them again")
 
 
 def place(

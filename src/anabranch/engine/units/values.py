@@ -116,9 +116,7 @@ def materialised(value: Any, limit: int) -> Any:
     elements: list[Any] = []
     for element in value:
         if len(elements) >= limit:
-            raise UnmappableError(
-                f"the iterator that was returned gave more than {limit:,} elements (engine.max_width)"
-            )
+            raise UnmappableError(f"the returned iterator yielded more than {limit:,} elements (engine.max_width)")
         elements.append(element)
     return elements
 

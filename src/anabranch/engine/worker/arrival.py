@@ -173,7 +173,7 @@ def collect_results(token: str, data: bytes, last: Unit, outcomes: dict[Key, Uni
         if not outcome.state.is_finished():
             raise OutsideFlowError(
                 f"{slug} has made deferred calls, or waits for a task that has: these need a driver, so use flow.run() "
-                "in place of flow.to_delayed()"
+                "instead of flow.to_delayed()"
             )
         if not outcome.state.is_successful():
             raise restore(outcome.state.failure, outcome.state.message)

@@ -62,7 +62,7 @@ def expanded(
     if node.depth + 1 > settings["max_defer_depth"]:
         raise DeferDepthError(
             f"{short_path(given[0][0])} makes deferred calls {node.depth + 1:,} callers deep, and "
-            f"engine.max_defer_depth allows {settings['max_defer_depth']:,}: does the recursion end? If it does, raise "
+            f"engine.max_defer_depth allows {settings['max_defer_depth']:,}: does the recursion end? If so, raise "
             "the setting"
         )
     expander = _Expander(node, settings["max_width"])
@@ -268,8 +268,8 @@ class _Expander:
         if expansion.nbytes > limit:
             raise UnstorableValueError(
                 f"the arguments of {expansion.width:,} deferred calls made by {self._node.slug} weigh "
-                f"{expansion.nbytes:,} bytes, and engine.calls_nbytes allows {limit:,}: pass what they can load "
-                "their data from (a path, a key) in place of the data"
+                f"{expansion.nbytes:,} bytes, and engine.calls_nbytes allows {limit:,}: pass paths or keys "
+                "instead of data"
             )
         return expansion
 

@@ -230,7 +230,7 @@ class Library:
         """
         store = self._store()
         if store is None:
-            raise PagesError("no runs are recorded, so why a task stands as it does cannot be told")
+            raise PagesError("no runs are recorded, so the state of a task cannot be explained")
         return explain(store, run_id, name)
 
     def record(self, run_id: str) -> RunRecord | None:

@@ -159,6 +159,6 @@ def _bound(port: int) -> socket.socket:
             raise OSError("ports are numbers from 0 to 65535")
         found = socket.create_server((HOST, port), backlog=64)
     except OSError as error:
-        raise PagesError(f"live pages on port {port}: {error}; name another one, or 0 for any that is free") from error
+        raise PagesError(f"live pages on port {port}: {error}; name another port, or 0 for any free port") from error
     found.setblocking(False)  # tornado accepts until there is nobody left
     return found

@@ -119,7 +119,7 @@ def _graphviz(dot: str, format: Literal["svg", "png"]) -> bytes:
     program = shutil.which("dot")
     if program is None:
         raise GraphvizMissing(
-            f"format {format!r} needs Graphviz, and there is no program `dot` on the PATH; install it "
+            f"format {format!r} needs Graphviz, but its program `dot` is not on the PATH; install it "
             "(`apt install graphviz` on Debian and Ubuntu, `brew install graphviz`, `conda install graphviz`), "
             'or use format="dot" or format="mermaid", which need nothing'
         )

@@ -41,7 +41,7 @@ def times_between(start: date, end: date, every: timedelta, *, zone: tzinfo = UT
             break
         found.append(moment.astimezone(zone))
         if len(found) > MAX_RUNS:
-            raise ScheduleError(f"from {start} to {end} every {every} are more than {MAX_RUNS:,} runs; take a part")
+            raise ScheduleError(f"from {start} to {end} every {every} are more than {MAX_RUNS:,} runs; ask for fewer")
     return found
 
 

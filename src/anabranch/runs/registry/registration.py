@@ -176,7 +176,7 @@ def _schedule_problems(flow: Registrable) -> list[str]:
         where = f"clock {number + 1} of its schedule" if len(schedule.clocks) > 1 else "its schedule"
         known = {each.name: each for each in flow.parameters}
         problems += [
-            f"{where}: {name}: it is secret, and would be kept in the database; let the flow find it"
+            f"{where}: {name}: a secret would be stored in the database; let the flow find it"
             for name in clock.parameter_defaults
             if name in known and _is_secret(known[name])
         ]

@@ -83,7 +83,7 @@ def schedule_of(record: FlowRecord, *, may_load: bool = True) -> Schedule | None
     form = _form(data)
     if form is None or names_code(form):
         if not may_load:
-            raise ScheduleError("only code can tell the times of this schedule; its services load it")
+            raise ScheduleError("only code knows the times of this schedule; services load it")
         if config.service.key:
             _check("schedule", record.name, record.schedule, data)
     return from_form(form) if form is not None else _unpickled(data)
@@ -115,7 +115,7 @@ def _form(data: bytes) -> dict[str, Any] | None:
     try:
         found: dict[str, Any] = json.loads(data)
     except ValueError as error:
-        raise ScheduleError(f"the schedule that is kept is not whole: {error}") from error
+        raise ScheduleError(f"the stored schedule is incomplete: {error}") from error
     return found
 
 

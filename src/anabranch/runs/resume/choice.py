@@ -207,7 +207,7 @@ class _Released:
 def _tell_released(slug: str) -> NoReturn:
     raise ResultReleased(
         f"{slug} was not run again when the run was resumed, and its value was too large for the record "
-        f"(engine.inline_nbytes); have it made again with flow.run(resume=…, resume_from={slug!r}), or give the task "
+        f"(engine.inline_nbytes); compute it again with flow.run(resume=…, resume_from={slug!r}), or give the task "
         "a result"
     )
 

@@ -332,7 +332,7 @@ class RelationalRunStore:
     ) -> list[str]:
         """Delete runs that nobody holds: those from before a time, but never the newest so many of a flow."""
         if older_than is None and keep_last is None:
-            raise RunQueryError("prune needs older_than=, keep_last= or both: without them it would delete every run")
+            raise RunQueryError("prune needs older_than=, keep_last= or both: without them every run would be deleted")
         keep, moment = _counted("keep_last", keep_last or 0), self._moment(now)
         statement = (
             f"SELECT run_id, flow_name, started FROM {RUNS.name} "
@@ -459,7 +459,7 @@ def _listing(query: RunQuery, moment: int) -> tuple[str, list[Any]]:
         parameters += [_like(query.text)] * len(fields)
     descending, field = query.sort.startswith("-"), query.sort.removeprefix("-")
     if field not in SORTS:
-        raise RunQueryError(f"runs cannot be sorted by {query.sort!r}; they can by: {listed(SORTS)} (or with a minus)")
+        raise RunQueryError(f"runs cannot be sorted by {query.sort!r}; possible are: {listed(SORTS)} (or with a minus)")
     direction = "DESC" if descending else "ASC"
     order = f"{_ORDER[field]} {direction}, run_id {direction}"
     if field == "end":  # databases differ in where they put NULL

@@ -285,7 +285,7 @@ class _SQLite:
         if not header.startswith(_MAGIC) or len(header) < _HEADER_NBYTES:
             raise RunStoreDamaged(
                 f"the run store {self._path} is damaged or not a database: it does not begin as a SQLite file does. "
-                "It was left as it is; move it away, and a new one is made"
+                "It was left as it is; move it away, and a new one is created"
             )
         application_id, schema_cookie = header[68:72], header[40:44]
         if not any(application_id) and not any(schema_cookie):
@@ -407,7 +407,7 @@ class _SQLite:
         if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or str(error).startswith("Could not decode"):
             return RunStoreDamaged(
                 f"{store} is damaged ({error}); it was left as it is. `sqlite3 {self._path} .recover` may save rows; "
-                "move it away, and a new one is made"
+                "move it away, and a new one is created"
             )
         return RunStoreError(f"cannot {doing} {store}: {error} ({code or type(error).__name__})")
 

@@ -101,7 +101,7 @@ class Actions:
         secret = record.secrets_among(parameters)
         missing = [name for name in record.parameters.get("required", ()) if name not in parameters]
         problems = [f"there is no parameter {name!r}" for name in unknown]
-        problems += [f"{name}: it is secret, and would wait in the database; let the flow find it" for name in secret]
+        problems += [f"{name}: a secret would be stored in the database; let the flow find it" for name in secret]
         problems += [f"{name}: a value is required" for name in missing]
         if problems:
             raise Refused(422, f"the parameters do not fit flow {record.name!r}: {'; '.join(problems)}")

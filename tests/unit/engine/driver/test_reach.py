@@ -39,6 +39,7 @@ def check(result: Result, executor: Any, *, is_elsewhere: bool = True) -> None:
 def test_a_directory_that_some_workers_do_not_share_is_refused(tmp_path: Path):
     with pytest.raises(PreflightError) as info:
         check(LocalResult(tmp_path / "out"), Workers(os.path.exists, lambda path: False))
+    assert info.value.heading == "values would be stored where they cannot be found again:"
     (problem,) = info.value.problems
     assert problem.startswith(
         f"one, two: results would go to the directory {tmp_path}/out, which 1 of 2 workers do not"

@@ -220,7 +220,7 @@ def test_why_is_told_to_be_unknown_where_nothing_is_recorded():
     box.answer()
     assert "every task has ended well" in box._told.text
     box._name.value = "one"
-    assert "no runs are recorded" in box._told.text
+    assert "no runs are recorded, so the state of a task cannot be explained" in box._told.text
 
 
 # What a service lets people do ----------------------------------------------------------------------------------------

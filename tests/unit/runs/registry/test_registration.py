@@ -143,14 +143,14 @@ def test_a_flow_is_registered_after_its_block_and_where_there_is_a_store():
 def test_values_of_secret_parameters_are_kept_nowhere():
     with Flow("etl", schedule=IntervalSchedule(60, parameter_defaults={"api_key": "abc"})) as flow:
         double(Parameter("api_key", default="hidden"))
-    with pytest.raises(UnregistrableFlow, match="api_key: it is secret, and would be kept in the database"):
+    with pytest.raises(UnregistrableFlow, match="api_key: a secret would be stored in the database"):
         flow.register()
     flow.schedule = None
     record = flow.register()
     assert record.parameters["properties"]["api_key"] == {"writeOnly": True}
     done = invoke("backfill", "etl", "--from", "2026-01-01", "--to", "2026-01-02", "--every", "1d", "-p", "api_key=abc")
     assert (done.exit_code, "api_key: a secret would be stored in the database" in done.stderr) == (2, True)
-    with pytest.raises(Refused, match="api_key: it is secret"):
+    with pytest.raises(Refused, match="api_key: a secret would be stored"):
         Actions(registry()[0]).start("etl", {"parameters": {"api_key": "abc"}})
 
 
@@ -244,7 +244,7 @@ def test_a_backfill_by_the_times_of_the_schedule_and_one_that_is_only_shown():
         (("--from", "2026-02-01", "--to", "2026-01-01", "--every", "1d"), "is not after the start"),
         (("--from", "x", "--to", "2026-01-01", "--every", "1d"), "--from: expected a time such as 2026-01-01"),
         (("--from", "2026-01-01", "--to", "2026-02-01", "--every", "0d"), "expected a step such as 1d"),
-        (("--from", "2026-01-01", "--to", "2026-02-01", "--every", "1s"), "more than 100,000 runs; take a part"),
+        (("--from", "2026-01-01", "--to", "2026-02-01", "--every", "1s"), "more than 100,000 runs; ask for fewer"),
         (("--from", "2026-01-01", "--to", "2026-02-01"), "has no schedule; give a step, such as --every 1d"),
         (("--from", "2026-01-01", "--to", "2026-01-02", "--every", "1d"), "needs a value for: date"),
         (("--from", "2026-01-01", "--to", "2026-01-02", "--every", "1d", "-p", "dat=1"), "there is no parameter 'dat'"),

@@ -157,7 +157,7 @@ def test_a_flow_whose_schedule_is_not_sealed_rests_and_the_others_go_on():
 def test_pages_load_no_code_to_tell_times(home: Path):
     mark = home / "mark"
     record = kept(FlowRecord("etl", "code", schedule=pickle.dumps(Planted(mark)), schedule_text="sometimes"))
-    assert "only code can tell the times of this schedule" in registration(record, NOON)
+    assert "only code knows the times of this schedule" in registration(record, NOON)
     assert not mark.exists()
     with pytest.raises(ScheduleError, match="expected a schedule, found a NoneType"):
         schedule_of(record)
@@ -165,7 +165,7 @@ def test_pages_load_no_code_to_tell_times(home: Path):
 
 
 def test_a_schedule_that_is_not_whole_is_refused():
-    with pytest.raises(ScheduleError, match="is not whole"):
+    with pytest.raises(ScheduleError, match="is incomplete"):
         schedule_of(FlowRecord("etl", "code", schedule=b'{"format": 1'))
     with pytest.raises(ScheduleError, match="does not load here: UnpicklingError"):
         schedule_of(FlowRecord("etl", "code", schedule=b"\x80\x05nonsense"))
