@@ -301,7 +301,7 @@ def test_a_run_serves_its_metrics_while_it_goes_on():
             urllib.request.urlopen(request, timeout=20)
         with pytest.raises(urllib.error.HTTPError, match="404"):
             urllib.request.urlopen(server.address.replace("metrics", "other"), timeout=20)
-        with pytest.raises(MetricsError, match=f"port {server.port}: .*; name another one"):
+        with pytest.raises(MetricsError, match=f"port {server.port}: .*; name another port"):
             MetricsServer(metrics, port=server.port)
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(server.address, timeout=20)

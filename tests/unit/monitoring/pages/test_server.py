@@ -139,7 +139,7 @@ def test_a_page_of_no_run_says_so(pages: Pages):
 
 
 def test_a_port_that_is_taken_is_an_error_that_names_it(pages: Pages):
-    with pytest.raises(PagesError, match=f"port {pages.port}: .*name another one"):
+    with pytest.raises(PagesError, match=f"port {pages.port}: .*name another port"):
         Pages(Library(lambda: None), port=pages.port)
 
 
