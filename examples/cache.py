@@ -1,12 +1,12 @@
-"""Values that stay: the second run computes nothing, and after a change only what has changed is computed.
+"""Stored values: the second run computes nothing, and after a change only what has changed.
 
     python examples/cache.py
-    python examples/cache.py --store words      # the second time everything is found
+    python examples/cache.py --store words      # the second time, everything is found
     anabranch run examples/cache.py
 
-Which names do the modules of the standard library use most? Naming a result on the flow is enough to have all values
-stored in files. `cache_for` and `cache_key` let a value be found again by any run that has the same store: here by what
-is in the file, wherever it is, and by the task's code. So only the element of an edited file runs again.
+Which names do the modules of the standard library use most? With a result on the flow, all values are stored in files.
+With `cache_for` and `cache_key`, every run with the same store finds a value again: here by the content of the file,
+wherever it is, and by the task's code. So only the element of an edited file runs again.
 `anabranch explain RUN 'count_names[3]'` says why an element ran or did not.
 """
 
@@ -33,14 +33,14 @@ LIBRARY = sysconfig.get_paths()["stdlib"]
 
 @task(checkpoint=False)  # the list is looked up in each run
 def list_files(folder: str, limit: int) -> list[tuple[str, str]]:
-    """The Python files of a directory, each with a digest of what is in it."""
+    """The Python files of a directory, each with a digest of its content."""
     found = sorted(Path(folder).glob("*.py"))[:limit]
     return [(str(path), hashlib.sha256(path.read_bytes()).hexdigest()) for path in found]
 
 
 @task(cache_for=timedelta(days=7), cache_key=code + (lambda inputs: inputs["file"][1]))
 def count_names(file: tuple[str, str]) -> Counter:
-    """How often each name is in a file."""
+    """Number of uses of each name in a file."""
     text = Path(file[0]).read_text(encoding="utf-8")
     tokens = tokenize.generate_tokens(io.StringIO(text).readline)
     return Counter(each.string for each in tokens if each.type == tokenize.NAME and not keyword.iskeyword(each.string))
@@ -65,7 +65,7 @@ flow = build("cache-store")
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Run the flow three times, over a copy of some modules. What went wrong is what it returns."""
+    """Run the flow three times, over a copy of some modules. Returns the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--store", help="directory of values that stay; default: one that is removed at the end")
     parser.add_argument("--files", type=int, default=100, help="number of modules (default: %(default)s)")

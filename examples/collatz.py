@@ -1,11 +1,11 @@
-"""How long numbers take to reach 1 if even ones are halved, and odd ones tripled with one more: loops in a map.
+"""Steps of numbers to 1, if even numbers are halved, and odd ones tripled and increased by one: loops in a map.
 
     python examples/collatz.py
     python examples/collatz.py --limit 5000
     anabranch run examples/collatz.py --limit 1000
 
-Each number loops on its own, with `LOOP`: the task runs again with what the round before gave it. Nobody knows how many
-rounds there will be; the others never wait for them.
+Each number loops on its own, with `LOOP`: the task runs again with the value of the round before. The number of rounds
+is not known, and other numbers never wait.
 """
 
 import argparse
@@ -44,7 +44,7 @@ with Flow("collatz") as flow:
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Run the flow, and say which number took longest. What went wrong is what it returns."""
+    """Run the flow, and print which number took longest. Returns the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=1000, help="the last number (default: %(default)s)")
     parser.add_argument("--address", help="of a Dask scheduler; default: a cluster of this machine's cores")

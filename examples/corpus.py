@@ -4,8 +4,8 @@
     python examples/corpus.py --root ~/project --limit 500
     anabranch run examples/corpus.py --root ~/project --no-report
 
-Some files will not parse. Each of them is one failed element: its neighbours never notice, and the summary lists it
-with the reason. The tasks, and the plain functions that they call, are in ``anabranch.demo.corpus``.
+Some files cannot be parsed. Each of them is one failed element: the others go on, and the summary lists it with the
+reason. The tasks, and the plain functions that they call, are in ``anabranch.demo.corpus``.
 """
 
 import argparse
@@ -23,7 +23,7 @@ with Flow("corpus") as flow:
     output = Parameter("output", default="corpus-report", type=str)
     report = Parameter("report", default=True, type=bool)
 
-    # Nobody knows how many files there are until `list_files` has run. The maps are as wide as its list is long.
+    # The number of files is not known until `list_files` has run. The maps are as wide as its list is long.
     files = list_files(root, limit)
 
     # Two stages for each file, one Dask task for a few hundred files. File 7 is measured when file 7 has been read, and
@@ -32,8 +32,8 @@ with Flow("corpus") as flow:
     sources = read.map(files)
     facts = measure.map(sources)
 
-    # `@task(trigger=all_finished)`: it runs when every file has ended, well or badly. In the place of a failed file its
-    # list has the exception.
+    # `@task(trigger=all_finished)`: it runs when every file has ended, successfully or not. A failed file is an
+    # exception in its list.
     summary = summarise(files, facts, root)
 
     write_json(summary, output)

@@ -1,13 +1,13 @@
-"""A run that is killed in the middle, and goes on from there: nothing that had finished is run again.
+"""A run that is killed in the middle and then resumed: nothing that had finished is run again.
 
     python examples/crash.py                 # kills itself after 40 % of its files, then resumes
     python examples/crash.py --limit 1000
     anabranch run examples/crash.py          # then Ctrl-C or kill -9 it, and: anabranch resume RUN
 
 How well does the standard library compress? The flow runs in a process of its own, which ends itself by SIGKILL: no
-handler, no clean-up, as if the machine had lost its power. Its workers die with it. What had been reported is in the
-run store, and `flow.run(resume=…)`, in another process, runs the rest. Each attempt at a file leaves a line in a
-ledger, so that it can be counted what ran twice: at most what was on its way to the driver.
+handler, no clean-up, as if the machine had lost its power. Its workers die with it. The run store has what was
+reported, and `flow.run(resume=…)` in another process runs the rest. Each attempt writes a line in a ledger, which shows
+what ran twice: at most what was on its way to the driver.
 """
 
 import argparse
@@ -60,13 +60,13 @@ with Flow("crash") as flow:
 
 
 def die(event: Event) -> None:
-    """Kill this process once 40 % of the files are done. An observer: the run tells it of everything that happens."""
+    """Kill this process when 40 % of the files are done. It is an observer, which the run calls with every event."""
     if isinstance(event, MapAdvanced) and event.done >= 0.4 * event.width:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Have the run killed, go on with it, and count. What went wrong is what it returns."""
+    """Run until the process is killed, resume the run, and count. Returns the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--limit", type=int, default=200, help="number of files (default: %(default)s)")
     parser.add_argument("--address", help="of a Dask scheduler; default: a cluster of this machine's cores")
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
         ledger = Path(folder) / "ledger"
         address = ["--address", given.address] if given.address else []
         command = [sys.executable, __file__, "--die", run_id, str(ledger), "--limit", str(given.limit), *address]
-        # Python's tracker of semaphores outlives the process, and would complain of those that it left.
+        # Python's tracker of semaphores outlives the process, and would complain about leaked ones.
         environment = {**os.environ, "PYTHONWARNINGS": "ignore:resource_tracker"}
         ended = subprocess.run(command, check=False, env=environment).returncode
         if ended != -signal.SIGKILL:
@@ -99,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
 
     plain, packed = state.result[total].result
     again = sum(attempts.values()) - len(attempts)
-    print(f"It was gone on with: {len(attempts)} files in all, {again} of them compressed twice.")
+    print(f"It was resumed: {len(attempts)} files in all, {again} of them compressed twice.")
     print(f"{plain:,} bytes of source become {packed:,}: {packed / plain:.0%}.")
     return None
 

@@ -1,11 +1,11 @@
-"""Walk a directory tree with a task that calls itself, and add up what is there.
+"""Walk a directory tree with a task that calls itself, and add up the sizes.
 
     python examples/crawl.py                   # this interpreter's standard library
     python examples/crawl.py --root ~/project
     anabranch run examples/crawl.py --root ~/project
 
-`crawl` returns calls: of itself for each directory, of `measure` for each file. They are run in parallel, the calls of
-one task in chunks; the value of `crawl` is what it returned, with results in the calls' places.
+`crawl` returns calls: of itself for each directory, of `measure` for each file. They run in parallel, the calls of one
+task in chunks. The value of `crawl` is what it returned, with results in place of the calls.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def measure(path: str) -> int:
 
 @task
 def crawl(directory: str) -> dict:
-    """The tree below a directory: what is in it by name, directories as dicts and files as their sizes."""
+    """The tree below a directory: entries by name, directories as dicts and files as their sizes."""
     below = {}
     for entry in sorted(os.scandir(directory), key=lambda entry: entry.name):
         if entry.is_dir(follow_symlinks=False):
@@ -57,7 +57,7 @@ with Flow("crawl") as flow:
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Run the flow, and say what is below the directory. What went wrong is what it returns."""
+    """Run the flow, and print what is below the directory. Returns the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", default=os.path.dirname(os.__file__), help="where to begin (default: %(default)s)")
     parser.add_argument("--address", help="of a Dask scheduler; default: a cluster of this machine's cores")

@@ -5,9 +5,8 @@
     anabranch run examples/daylight.py --day 2026-06-21
 
 The places are those of the time-zone database, which every machine with Python's `tzdata` has: some 420 of them, with
-their coordinates. Where the sun does not rise or does not set that day, the element says so with `SKIP`; its
-neighbours do not care, and the table is loaded without it. Loading replaces the day's rows in one transaction, so that
-a second run does no harm.
+their coordinates. Where the sun does not rise or set that day, the element is skipped with `SKIP`, and the table is
+loaded without it. Loading replaces the day's rows in one transaction, so a second run does no harm.
 """
 
 import argparse
@@ -74,7 +73,7 @@ def transform(place: dict, day: date) -> dict:
 
 @task
 def as_csv(rows: list[dict | None], day: date, folder: str) -> str:
-    """The table as a file of comma-separated values; its path."""
+    """Write the table to a file of comma-separated values. Returns the path."""
     path = Path(folder) / f"daylight-{day}.csv"
     path.parent.mkdir(parents=True, exist_ok=True)
     found = [row for row in rows if row is not None]  # None stands for a place that was skipped
@@ -87,7 +86,7 @@ def as_csv(rows: list[dict | None], day: date, folder: str) -> str:
 
 @task(max_retries=3, retry_delay=0.2, retry_on=sqlite3.OperationalError)
 def load(rows: list[dict | None], day: date, folder: str) -> str:
-    """The table in an SQLite file, in the place of what was there of this day; its path."""
+    """Write the table to a SQLite file, where it replaces rows of this day. Returns the path."""
     path = Path(folder) / "daylight.db"
     path.parent.mkdir(parents=True, exist_ok=True)
     with contextlib.closing(sqlite3.connect(path)) as database, database:
@@ -116,7 +115,7 @@ with Flow("daylight") as flow:
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Run the flow, and show the ends of its table. What went wrong is what it returns."""
+    """Run the flow, and show the ends of its table. Returns the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     today = datetime.now().astimezone().date()
     parser.add_argument("--day", type=date.fromisoformat, default=today, help="such as 2026-12-21 (default: today)")

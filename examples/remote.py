@@ -1,12 +1,12 @@
-"""Run a flow on a cluster that is there already, and leave it running there: a scheduler, two workers, and a client.
+"""Run a flow on an existing cluster, and leave it running there: a scheduler, two workers, and a client.
 
     python examples/remote.py
-    python examples/remote.py --address tcp://host:8786    # on a cluster of yours
+    python examples/remote.py --address tcp://host:8786    # on your own cluster
     anabranch run examples/remote.py --executor tcp://host:8786
 
-Without an address, a scheduler and two workers are started, each in a process of its own, as `dask scheduler` and
-`dask worker` would do it on machines of theirs. They have nothing of ours: this file travels with the run. The first
-run is waited for. The second one is submitted: its driver is on the cluster, and this process may be gone meanwhile.
+Without an address, it starts a scheduler and two workers, each in its own process, as `dask scheduler` and
+`dask worker` would on their machines. They have nothing of ours: this file travels with the run. The program waits for the first run.
+The second one is submitted: its driver is on the cluster, and does not need this process.
 """
 
 import argparse
@@ -38,7 +38,7 @@ def ranges(limit: int, parts: int) -> list[tuple[int, int]]:
 
 @task
 def count_primes(part: tuple[int, int]) -> tuple[int, str]:
-    """How many primes are in a part, and in which process they were counted."""
+    """Number of primes in a part, and the process that counted them."""
     first, end = part
     is_prime = bytearray([1]) * (end - first)
     for factor in range(2, math.isqrt(max(end - 1, 0)) + 1):
@@ -49,7 +49,7 @@ def count_primes(part: tuple[int, int]) -> tuple[int, str]:
 
 @task
 def add_up(counts: list[tuple[int, str]]) -> tuple[int, dict[str, int]]:
-    """All primes, and how many parts each process has counted."""
+    """Number of all primes, and of the parts that each process counted."""
     return sum(number for number, _ in counts), dict(Counter(where for _, where in counts))
 
 
@@ -61,7 +61,7 @@ with Flow("primes") as flow:
 
 @contextlib.contextmanager
 def cluster(workers: int = 2) -> Iterator[str]:
-    """A scheduler and workers of one thread each, on loopback; the scheduler's address. They end with the block."""
+    """Start a scheduler and workers of one thread each, on loopback. They end with the block. Yields the address."""
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as started:
         file = Path(folder) / "scheduler.json"
 
@@ -83,7 +83,7 @@ def cluster(workers: int = 2) -> Iterator[str]:
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Run the flow twice on a cluster. What went wrong is what it returns."""
+    """Run the flow twice on a cluster. Returns the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--address", help="of a Dask scheduler; default: one that is started here, with two workers")
     parser.add_argument("--limit", type=int, default=3_000_000, help="the last number (default: %(default)s)")

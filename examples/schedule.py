@@ -1,14 +1,14 @@
-"""A flow that runs by itself: its schedule, the registry, a backfill of weeks that are past, and a service.
+"""A flow that runs by itself: its schedule, the registry, a backfill of past weeks, and a service.
 
     python examples/schedule.py
     python examples/schedule.py --from 2026-09-28 --to 2026-11-09
     anabranch schedule examples/schedule.py --next 5
     anabranch run examples/schedule.py
 
-Each Monday at six: whose clocks will change in the week that begins? The answers are in the time-zone database. The
-flow asks for nothing but the time at which it was due, `context.date`, so the weeks that are past can be asked for as
-well: `anabranch backfill` puts one run for each of them down, and a service (`anabranch serve`) runs them, two at a
-time. Everything is registered in a directory that is removed at the end; your own registry is not touched.
+Each Monday at six: whose clocks will change this week? The answers are in the time-zone database. The flow depends only
+on the time at which it was due, `context.date`, so it can also run for past weeks: `anabranch backfill` asks for one
+run for each of them, and a service (`anabranch serve`) runs them, two at a time. The registry is in a directory that is
+removed at the end; your own registry is not touched.
 """
 
 import argparse
@@ -36,7 +36,7 @@ from anabranch.schedules import CronSchedule
 
 @task
 def week() -> date:
-    """The day at which the run was due."""
+    """The day on which the run was due."""
     return context.date.date()
 
 
@@ -61,7 +61,7 @@ def change(zone: str, first: date) -> tuple[str, str, int] | None:
 
 @task
 def write(changes: list[tuple[str, str, int] | None], first: date, folder: str) -> str:
-    """A file that has a line for each time at which clocks change in the week; its path."""
+    """Write a file with a line for each time at which clocks change in the week. Returns the path."""
     found = [each for each in changes if each is not None]
     lines = []
     for (when, minutes), number in sorted(Counter(each[1:] for each in found).items()):
@@ -80,7 +80,7 @@ with Flow("clock-changes", schedule=CronSchedule("0 6 * * 1", timezone="Europe/B
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Register the flow, ask for past weeks, serve until they are done. What went wrong is what it returns."""
+    """Register the flow, ask for past weeks, serve until they have ended. Returns the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--from", dest="begin", default="2026-03-02", help="first day (default: %(default)s)")
     parser.add_argument("--to", dest="end", default="2026-04-13", help="the day after the last (default: %(default)s)")
@@ -111,7 +111,7 @@ def show(environment: dict[str, str], *words: str) -> None:
 
 
 def serve(environment: dict[str, str]) -> None:
-    """Run a service on a free port until nothing waits and nothing runs."""
+    """Run a service on a free port until no run waits or is active."""
     command = [sys.executable, "-m", "anabranch", "serve", "--port", "0"]
     print("\n$ anabranch serve", flush=True)
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:

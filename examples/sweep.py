@@ -5,10 +5,10 @@
     anabranch run examples/sweep.py --seed 7
 
 The model guesses the next character of a Python program from the characters before it. It is trained on some files of
-the standard library and judged on others, by how many bits a character costs it: 8 without any model. Its settings
-(how many characters it looks at, how much weight what it has never seen gets, how much it reads) make a grid, which is
-gone through in random order. With `stop_when` the first one that is good enough ends the map: what has not begun is
-skipped, and the join sees what there is.
+the standard library, and tested on others by the number of bits that it needs for a character: 8 without any model. Its
+settings (how many characters it looks at, the weight of unseen ones, how much it reads) make a grid, which is tried in
+random order. With `stop_when`, the first good setting ends the map: what has not begun is skipped, and the join gets
+what there is.
 """
 
 import argparse
@@ -28,7 +28,7 @@ ALPHABET = 100  # characters that Python programs are written with, about
 
 @task
 def texts() -> tuple[str, str]:
-    """Programs to learn from, and others to be judged on."""
+    """Programs to learn from, and others to test on."""
     library = Path(sysconfig.get_paths()["stdlib"])
     programs = [path.read_text(encoding="utf-8") for path in sorted(library.glob("*.py"))]
     return "".join(programs[0::2])[:800_000], "".join(programs[1::2])[:30_000]
@@ -43,10 +43,10 @@ def grid(seed: int) -> list[dict]:
     return settings
 
 
-# A trial is a Dask task of its own (`chunksize=1`): fewer begin in vain than if they travelled in chunks.
+# Each trial is a Dask task of its own (`chunksize=1`), so fewer begin in vain than in chunks.
 @task(stop_when=lambda trial: trial["bits"] <= trial["enough"], chunksize=1)
 def attempt(setting: dict, programs: tuple[str, str], enough: float) -> dict:
-    """The setting with what a character costs the model then."""
+    """The setting, and what a character then costs the model."""
     order, weight = setting["order"], setting["weight"]
     learnt, judged = programs[0][: setting["read"]], programs[1]
     pairs = Counter(learnt[i : i + order + 1] for i in range(len(learnt) - order))
@@ -60,7 +60,7 @@ def attempt(setting: dict, programs: tuple[str, str], enough: float) -> dict:
 
 @task
 def best(trials: list[dict | None]) -> dict:
-    """The best of those trials that were made."""
+    """The best of the trials that ran."""
     return min((trial for trial in trials if trial is not None), key=lambda trial: trial["bits"])
 
 
@@ -72,7 +72,7 @@ with Flow("sweep") as flow:
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Run the flow, and show what was tried. What went wrong is what it returns."""
+    """Run the flow, and print the trials. Returns the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--enough", type=float, default=3.2, help="bits a character at which to stop (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="of the order in which settings are tried (%(default)s)")

@@ -4,9 +4,9 @@
     python examples/tiles.py --size 4096 --out big
     anabranch run examples/tiles.py --size 512
 
-The picture is the Mandelbrot set. A tile in its black middle takes many times as long as one at its edge; chunks of a
-map follow the measured pace, so that all workers have something to do to the end. The pictures are put together where
-the tiles are: what travels to this process are paths. From each picture one of half its size is made, down to a stamp.
+The picture is the Mandelbrot set. A tile in its black middle takes many times as long as one at its edge. Chunks of a
+map follow the measured pace, so all workers are busy to the end. The pictures are put together where the tiles are, and
+only paths travel to this process. From each picture another of half its size is made, down to the size of a tile.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def put_together(tiles: list[np.ndarray]) -> np.ndarray:
 
 @task
 def scale(picture: np.ndarray) -> list[np.ndarray]:
-    """The picture, one of half its size, and so on, down to the size of a tile."""
+    """The picture, another of half its size, and so on, down to the size of a tile."""
     sizes = [picture]
     while len(sizes[-1]) > TILE:
         side = len(sizes[-1]) // 2
@@ -76,7 +76,7 @@ def scale(picture: np.ndarray) -> list[np.ndarray]:
 
 @task
 def write(picture: np.ndarray, folder: str) -> str:
-    """A picture as a PNG file; its path."""
+    """Write a picture to a PNG file. Returns the path."""
     path = Path(folder) / f"mandelbrot-{len(picture)}.png"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(png(picture))
@@ -104,7 +104,7 @@ with Flow("tiles") as flow:
 
 
 def main(arguments: Sequence[str] | None = None) -> str | None:
-    """Run the flow, and say where the pictures are. What went wrong is what it returns."""
+    """Run the flow, and print where the pictures are. Returns the problems."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", type=int, default=1024, help="pixels a side, a power of two (default: %(default)s)")
     parser.add_argument("--out", default="tiles", help="directory of the pictures (default: %(default)s)")

@@ -65,7 +65,7 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.param(
             "crash",
             ["--limit", "40"],
-            r"(?s)was killed\. \d+ files .*gone on with: 40 files in all, \d+ of them .* of source become",
+            r"(?s)was killed\. \d+ files .*resumed: 40 files in all, \d+ of them .* of source become",
             id="crash",
         ),
     ],
