@@ -5,8 +5,8 @@
     anabranch run examples/remote.py --executor tcp://host:8786
 
 Without an address, it starts a scheduler and two workers, each in its own process, as `dask scheduler` and
-`dask worker` would on their machines. They have nothing of ours: this file travels with the run. The program waits for the first run.
-The second one is submitted: its driver is on the cluster, and does not need this process.
+`dask worker` would on their machines. They have nothing of ours: this file travels with the run. The program waits
+for the first run. The second one is submitted: its driver is on the cluster, and does not need this process.
 """
 
 import argparse
