@@ -89,10 +89,7 @@ def _took(record: RunRecord) -> str:
 @click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(*, run: str, as_json: bool) -> None:
-    """Show a run: its tasks, what failed and why, what took longest.
-
-    RUN is the run's id, or the beginning of it.
-    """
+    """Show a run: its tasks, what failed and why, what took longest. RUN is an id, or the beginning of it."""
     from anabranch.runs.read.run import detail_data, read_run
 
     with opened_store() as store:

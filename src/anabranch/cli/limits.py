@@ -32,10 +32,7 @@ def limits(*, name: str | None, size: int | None, unset: bool, release: str | No
     from anabranch.runs.store.permit_table import PermitTable
 
     if config.backend == "none":
-        raise Problem(
-            "backend is 'none', so runs share no limits; set it to 'local' or postgresql://…",
-            USAGE,
-        )
+        raise Problem("backend is 'none', so runs share no limits; set it to 'local' or postgresql://…", USAGE)
     if sum((size is not None, unset, release is not None)) > 1:
         raise click.UsageError("--set, --unset and --release exclude each other")
     with exit_codes():

@@ -35,10 +35,7 @@ def run_options(executor_help: str) -> Callable[[_Command], _Command]:
             ),
             click.option("--progress/--no-progress", default=None, help="Show progress, or do not."),
             click.option(
-                "--workers",
-                type=click.IntRange(1, 10_000),
-                metavar="N",
-                help="Number of threads or new workers.",
+                "--workers", type=click.IntRange(1, 10_000), metavar="N", help="Number of threads or new workers."
             ),
             click.option("--executor", metavar="local|threads|dask|ADDRESS", help=executor_help),
         ):

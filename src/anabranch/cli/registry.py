@@ -34,10 +34,7 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
     help="Where runs find the code: in its file, pickled in the registry, or pickled below a URL.  [default: source]",
 )
 def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...], storage: str) -> None:
-    """Register the flows of files or modules.
-
-    If one flow of a file cannot be registered, the reason is printed, and none of that file is registered.
-    """
+    """Register the flows of files or modules. If a flow cannot be registered, it says why, and none of its file is."""
     from anabranch.flows.registered import register_target
     from anabranch.runs.registry.flow_storage import FlowStorage
 
@@ -103,8 +100,7 @@ def show_schedule(*, name: str, number: int, pause: str | None) -> None:
         schedule = _schedule_of(name)
         if schedule is None:
             raise Problem(
-                f"flow {name!r} has no schedule; give it one: Flow(…, schedule=CronSchedule('0 6 * * *'))",
-                USAGE,
+                f"flow {name!r} has no schedule; give it one: Flow(…, schedule=CronSchedule('0 6 * * *'))", USAGE
             )
         click.echo(printable(schedule.describe()), err=True)
         for each in schedule.next(number, return_events=True):
@@ -151,12 +147,7 @@ def _schedule_of(name: str) -> Any:
 )
 @click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Time zone of times without one.")
 @click.option(
-    "--max-parallel",
-    type=click.IntRange(1, 1_000),
-    default=1,
-    show_default=True,
-    metavar="N",
-    help="Runs at a time.",
+    "--max-parallel", type=click.IntRange(1, 1_000), default=1, show_default=True, metavar="N", help="Runs at a time."
 )
 @click.option("--dry-run", is_flag=True, help="Only print what would run.")
 @click.option("--again", is_flag=True, help="Resume its runs that did not succeed.")

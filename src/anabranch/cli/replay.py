@@ -21,14 +21,7 @@ MAX_VALUE = 2_000  # characters
 @click.argument("target", metavar="[FILE[:FLOW]|MODULE[:FLOW]]", required=False, shell_complete=targets)
 @click.option("--pdb", "debugs", is_flag=True, help="Stop in the debugger at the first line and at an exception.")
 @click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="Parameter that is not recorded.")
-@click.option(
-    "-i",
-    "--input",
-    "inputs",
-    multiple=True,
-    metavar="NAME=JSON",
-    help="Input in place of the recorded one.",
-)
+@click.option("-i", "--input", "inputs", multiple=True, metavar="NAME=JSON", help="Input in place of the recorded one.")
 @click.option("--dry-run", is_flag=True, help="Only show the inputs.")
 @click.pass_context
 def replay(
