@@ -223,15 +223,15 @@ def _run_plan(
     whole = whole_log_path(directory, plan.run_id) if executor.in_process else None
     logs = LogBook(level, keeper=keeper, whole=whole)
     show = getattr(executor, "show", None)
-    own: list[Observer] = [Shown(show)] if show is not None else []  # waits for nothing, so it needs no thread
+    observers = [Shown(show), *observers] if show is not None else observers
     if recorder is None:
-        with apart(observers) as others:
-            return FlowRunView(run_handled(plan, executor, handlers, [*own, *others], logs=logs), graph)
+        with apart(observers) as told:
+            return FlowRunView(run_handled(plan, executor, handlers, told, logs=logs), graph)
     try:
         permits = RunPermits(recorder.store, recorder.ownership, plan.name, outside=context.held_limits())
         heart = Heart(recorder.store, recorder.ownership, on_lost=recorder.lost, renew=permits.renew)
         with heart, apart(observers) as others:
-            told: list[Observer] = [recorder.observe, *own, *others]
+            told = [recorder.observe, *others]
             done = run_handled(plan, executor, handlers, told, journal=recorder.write, logs=logs, permits=permits)
     except BaseException as error:
         kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
