@@ -17,8 +17,8 @@ from anabranch.base.events import Event, RunFinished, RunStarted, TaskChanged, U
 from anabranch.base.run_model import STEPS, NodeModel, RunModel
 from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cached, Finished
 from anabranch.base.version import VERSION
+from anabranch.monitoring.metric_families import Family, Histogram, Labels, text_of
 from anabranch.monitoring.metrics_export import CONTENT_TYPE, MetricsServer, push, write_textfile
-from anabranch.monitoring.metrics_text import Family, Histogram, Labels, text_of
 
 __all__ = ["CONTENT_TYPE", "MAX_FLOWS", "OTHER", "Metrics", "MetricsServer", "push", "write_textfile"]
 
@@ -54,7 +54,7 @@ class Metrics:
     >>> metrics = Metrics()
     >>> state = flow.run(observers=[metrics])
     >>> [line for line in metrics.text().splitlines() if line.startswith("anabranch_task_runs_total")]
-    ['anabranch_task_runs_total{flow="counted",task="one",state="Success"} 1']
+    ['anabranch_task_runs_total{flow="counted",state="Success",task="one"} 1.0']
     """
 
     def __init__(self, *, max_tasks: int = MAX_TASKS, max_flows: int = MAX_FLOWS) -> None:
@@ -122,7 +122,7 @@ class Metrics:
         """All metrics, in Prometheus's text format."""
         with self._lock:
             self._measure()
-            return text_of(list(self.families.values()))
+            return text_of(self.families.values())
 
     # Of several processes together ------------------------------------------------------------------------------------
 

@@ -13,9 +13,9 @@ from typing import Any, Protocol
 import psutil
 from tornado.web import RequestHandler
 
-from anabranch.base.errors import RunStoreError
+from anabranch.base.errors import MetricsError, RunStoreError
+from anabranch.monitoring.metric_families import Family, text_of
 from anabranch.monitoring.metrics import CONTENT_TYPE, MAX_FLOWS, Metrics
-from anabranch.monitoring.metrics_text import Family, text_of
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.service.web.server import HEADERS, Route
@@ -168,6 +168,10 @@ class _Scrape(RequestHandler):
             self.set_header(name, value)
 
     async def get(self) -> None:
-        body = await asyncio.get_running_loop().run_in_executor(None, self._text)
+        try:
+            body = await asyncio.get_running_loop().run_in_executor(None, self._text)
+        except MetricsError as error:  # nothing that writes them is installed
+            self.set_status(501)
+            body = f"# {error}\n"
         self.set_header("Content-Type", CONTENT_TYPE)
         self.finish(body)

@@ -25,6 +25,7 @@ from bokeh.server.views.ws import WSHandler
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
+from anabranch.base.errors import MetricsError
 from anabranch.monitoring.metrics import CONTENT_TYPE
 
 TOKEN = "token"
@@ -211,8 +212,13 @@ class MetricsPage(RequestHandler):
 
     def get(self) -> None:
         """Answer a scrape."""
+        try:
+            text = self._text()
+        except MetricsError as error:  # nothing that writes them is installed
+            self.set_status(501)
+            text = f"# {error}\n"
         self.set_header("Content-Type", CONTENT_TYPE)
-        self.write(self._text())
+        self.write(text)
 
 
 class _Page(_Headers, DocHandler):  # type: ignore[misc]
