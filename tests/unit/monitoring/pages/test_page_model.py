@@ -229,6 +229,33 @@ def test_what_failed_because_something_above_it_did_is_no_failure_of_its_own():
     assert model.failures.total == 0
 
 
+@pytest.mark.parametrize("executor", [LocalExecutor, lambda: LocalDaskExecutor(num_workers=2)])
+def test_secrets_do_not_get_into_the_model(executor: Callable[[], Executor]):
+    # given tasks that tell a secret in all the ways there are
+    @task
+    def refuse(password: str) -> None:
+        raise ValueError(f"{password}!")
+
+    @task
+    def skip(password: str) -> None:
+        raise SKIP(f"no {password}")
+
+    with Flow("secretive") as flow:
+        password = Parameter("password")
+        refuse(password)
+        skip(password)
+    live = LiveRun(PageModel(shape_of(flow.graph)))
+    # when
+    flow.run(password="hunter2-hunter2", executor=executor(), observers=[live])
+    live.refresh()
+    # then
+    (group,) = live.model.failures.ordered()
+    seen = [repr(group), repr(live.model.state), *(repr(node) for node in live.model.nodes.values())]
+    assert not [text for text in seen if "hunter2" in text]
+    assert group.examples[0].message == "***!"
+    assert group.examples[0].inputs == (("password", "***"),)
+
+
 def test_events_that_nobody_takes_are_dropped_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch):
     # given
     monkeypatch.setattr("anabranch.monitoring.pages.live_run.MAX_WAITING", 5)
