@@ -140,7 +140,7 @@ def recorded_plan(
     try:
         checkpointing = config.checkpointing or bool(facts_of(taken.record).get("checkpointing"))
         plan = plan_of(graph, reference, parameters, taken.parameters, checkpointing=checkpointing, **options)
-        return go_on(taken, plan, parameters, request)
+        return go_on(taken, plan, request)
     except BaseException:
         taken.give_back()
         raise

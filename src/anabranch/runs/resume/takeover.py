@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,7 +13,6 @@ from anabranch.base.errors import ParameterError, ResumeError, listed
 from anabranch.base.names import short
 from anabranch.definition.fingerprints import changes, fingerprints
 from anabranch.definition.frozen import FrozenGraph
-from anabranch.definition.parameter import Parameter
 from anabranch.engine.driver.plan import RunPlan
 from anabranch.runs.read.lookup import facts_of, find, is_dead
 from anabranch.runs.record.calls import with_calls
@@ -114,7 +113,7 @@ def _is_same(one: Any, other: Any) -> bool:
         return False
 
 
-def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request: Request) -> tuple[RunPlan, Recorder]:
+def go_on(taken: Taken, plan: RunPlan, request: Request) -> tuple[RunPlan, Recorder]:
     """The plan of what is left of a run, and its recorder.
 
     Raises
