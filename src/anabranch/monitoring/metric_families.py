@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from anabranch.base.errors import MetricsError
+from anabranch.base.errors import ExtraMissing
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -118,13 +118,13 @@ def check_client() -> None:
 
     Raises
     ------
-    MetricsError
+    ExtraMissing
         There is none.
     """
     try:
         import prometheus_client  # noqa: F401  # whether it is there
     except ImportError as error:
-        raise MetricsError('metrics need the package prometheus-client: pip install "anabranch[metrics]"') from error
+        raise ExtraMissing('metrics need the package prometheus-client: pip install "anabranch[metrics]"') from error
 
 
 def text_of(families: Iterable[Family | Histogram]) -> str:
@@ -132,7 +132,7 @@ def text_of(families: Iterable[Family | Histogram]) -> str:
 
     Raises
     ------
-    MetricsError
+    ExtraMissing
         There is no prometheus-client.
     """
     check_client()

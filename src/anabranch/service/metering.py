@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import psutil
 from tornado.web import RequestHandler
 
-from anabranch.base.errors import MetricsError, RunStoreError
+from anabranch.base.errors import ExtraMissing, RunStoreError
 from anabranch.monitoring.metric_families import Family, text_of
 from anabranch.monitoring.metrics import CONTENT_TYPE, MAX_FLOWS, Metrics
 from anabranch.runs.store.flows import FlowTable
@@ -170,7 +170,7 @@ class _Scrape(RequestHandler):
     async def get(self) -> None:
         try:
             body = await asyncio.get_running_loop().run_in_executor(None, self._text)
-        except MetricsError as error:  # nothing that writes them is installed
+        except ExtraMissing as error:  # nothing that writes them is installed
             self.set_status(501)
             body = f"# {error}\n"
         self.set_header("Content-Type", CONTENT_TYPE)

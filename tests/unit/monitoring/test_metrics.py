@@ -22,7 +22,7 @@ from tests.needs import program
 from anabranch import SKIP, Flow, Parameter, task
 from anabranch.base.events import Noticed, RunFinished, RunStarted, UnitEnded, UnitLost
 from anabranch.base.version import VERSION
-from anabranch.errors import MetricsError
+from anabranch.errors import ExtraMissing, MetricsError
 from anabranch.executors import LocalDaskExecutor
 from anabranch.monitoring.metrics import Metrics, MetricsServer, push, write_textfile
 from anabranch.monitoring.tracing import Tracing
@@ -241,7 +241,7 @@ def test_without_prometheus_client_counting_goes_on_and_a_text_is_an_error_that_
     assert flow_of_maps().run(observers=[metrics]).is_failed()
     # then
     assert metrics.snapshot()["anabranch_flow_runs_total"]
-    with pytest.raises(MetricsError, match=r'pip install "anabranch\[metrics\]"'):
+    with pytest.raises(ExtraMissing, match=r'pip install "anabranch\[metrics\]"'):
         metrics.text()
 
 

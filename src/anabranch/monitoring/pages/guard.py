@@ -25,7 +25,7 @@ from bokeh.server.views.ws import WSHandler
 from tornado.httputil import HTTPServerRequest
 from tornado.web import RequestHandler
 
-from anabranch.base.errors import MetricsError
+from anabranch.base.errors import ExtraMissing
 from anabranch.monitoring.metrics import CONTENT_TYPE
 
 TOKEN = "token"
@@ -214,7 +214,7 @@ class MetricsPage(RequestHandler):
         """Answer a scrape."""
         try:
             text = self._text()
-        except MetricsError as error:  # nothing that writes them is installed
+        except ExtraMissing as error:  # nothing that writes them is installed
             self.set_status(501)
             text = f"# {error}\n"
         self.set_header("Content-Type", CONTENT_TYPE)
