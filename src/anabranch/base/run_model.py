@@ -282,7 +282,7 @@ class RunModel(Generic[Node]):
             node = self.node(slug)
             node.put(unit.indices, codes)
             node.retries += sum(each.attempt - 1 for each in unit.records.get(slug, {}).values() if each.is_finished())
-            if unit.started and len(unit.indices):
+            if unit.started and len(unit.indices) and not unit.is_recorded:
                 node.began = min(node.began or unit.started, unit.started)
 
     def node(self, slug: str, kind: str = "task") -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -90,6 +91,14 @@ def test_while_a_map_goes_on_the_engine_says_how_far_it_is_and_then_its_state_do
     model.take(TaskChanged(2.0, "parse", Failed(counts=Counts(10, 8, 0, 2))))
     # then
     assert (node.done(), node.failed(), node.retrying(), node.name) == (10, 2, 0, "Failed")
+
+
+def test_what_an_earlier_run_did_is_no_part_of_how_long_a_map_takes() -> None:
+    model = RunModel(NodeModel)
+    model.take(replace(unit("parse", range(9)), is_recorded=True))
+    model.take(UnitEnded(5_001.0, "w", 5_000.0, 1.0, indices=(9,), codes={"parse": b"\x0a"}))
+    model.take(TaskChanged(5_002.0, "parse", Mapped(counts=Counts(10, 10))))
+    assert model.nodes["parse"].duration_s() == 2.0
 
 
 # The run --------------------------------------------------------------------------------------------------------------
