@@ -28,6 +28,7 @@ from anabranch.base.version import VERSION
 from anabranch.base.where import is_users
 from anabranch.engine.units.units import Program, Unit
 from anabranch.engine.units.values import pickled
+from anabranch.executors.base import Executor
 from anabranch.executors.entry import Sourced
 from anabranch.executors.shelf import Finder, digest_of
 
@@ -153,15 +154,9 @@ def driver_call(run: Any, token: str) -> tuple[Sourced, tuple[Any, ...]]:
     return Sourced("enter_driver", (origin(),)), (token, content)
 
 
-def is_on_other_machines(executor: object) -> bool:
-    """Whether the workers of an executor may be unable to import what this process can."""
-    return bool(getattr(executor, "address", None) or getattr(executor, "cluster_class", None))
-
-
-def have_code(executor: object) -> bool:
+def have_code(executor: Executor) -> bool:
     """Whether all workers that there are have this package, in the same version."""
-    ask = getattr(executor, "ask_workers", None)
-    answers = ask(Sourced("look")) if ask is not None else []
+    answers = executor.ask_workers(Sourced("look"))
     return bool(answers) and all(answer["anabranch"] == origin()[2] for answer in answers)
 
 

@@ -117,13 +117,12 @@ def _run(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> tuple[
     from anabranch.flows.loading import shipped_by_value
 
     place = loaded.flow.executor
-    is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     options: dict[str, Any] = {"run_id": slot.run_id} if is_first else {"resume": slot.run_id}
     known = {node.slug for node in loaded.flow.tasks} | {node.name for node in loaded.flow.tasks}
     approve = [name for name in slot.approve if name in known]
     # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
     parameters = slot.parameters if is_first or slot.origin == "resume" else {}
-    with shipped_by_value(loaded, with_neighbours=is_elsewhere):
+    with shipped_by_value(loaded, with_neighbours=place is not None and place.is_elsewhere):
         view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, observers=counted.observers, **options)
     return view.state.name, view.state.message
 
