@@ -338,7 +338,8 @@ class Driver:
         """End the attempts of a run that is over, where they have processes of their own: others cannot be ended."""
         if all(node.policies.isolation == "thread" for node in self._machine.graph.nodes.values()):
             return
-        self._executor.ask_workers(Sourced("kill", (self._plan.run_id,)), KILL_S)
+        kill = Sourced("call_loaded", ("anabranch.engine.isolation.calling", "kill_all", self._plan.run_id))
+        self._executor.ask_workers(kill, KILL_S)
 
     def _say(self, text: str) -> None:
         """Tell the user something about the run that is no state of a task."""
