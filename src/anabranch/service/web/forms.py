@@ -12,12 +12,13 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from anabranch.base.errors import AnabranchError, RunQueryError, RunStoreError
+from anabranch.base.errors import AnabranchError
 from anabranch.monitoring.pages.looks import safe
-from anabranch.service.web.actions import Actions, Refused
+from anabranch.service.web.actions import Actions
 from anabranch.service.web.frame import exact, frame, sentence
 from anabranch.service.web.guard import FORMS, Guard
 from anabranch.service.web.inputs import PREFIX, BadInput, fields, values
+from anabranch.service.web.models import ApproveAsked, PauseAsked, Refused, StartAsked, check, status_of
 from anabranch.service.web.server import PageHandler, Route
 
 
@@ -54,16 +55,10 @@ class _Form(PageHandler):
         """Do work in a thread; it gives either a page, or the place to look at then."""
         try:
             place, text = await asyncio.get_running_loop().run_in_executor(None, work)
-        except Refused as error:
-            self.page(sentence(str(error)), status=error.status)
         except BadInput as error:
             self.page(str(error), status=422)
-        except RunQueryError as error:
-            self.page(sentence(str(error)), status=400)
-        except RunStoreError as error:
-            self.page(sentence(str(error)), status=503)
         except AnabranchError as error:
-            self.page(sentence(str(error)), status=409)
+            self.page(sentence(str(error)), status=status_of(error))
         else:
             if place:
                 self.to(place)
@@ -115,7 +110,7 @@ class _Start(_Form):
             body: dict[str, Any] = {"parameters": values(flow["parameters"], given)}
             if once:  # the same form sent twice starts one run
                 body["idempotency_key"] = f"form {once[:100]}"
-            started = self.actions.start(flow["name"], body)
+            started = self.actions.start(flow["name"], check(StartAsked, body))
         except (BadInput, Refused) as error:
             if isinstance(error, Refused) and error.status != 422:
                 raise
@@ -145,7 +140,7 @@ class _Pause(_Form):
 
     def done(self) -> tuple[str, str]:
         name = self.name("flow")
-        self.actions.pause(name, {"paused": self.get_body_argument("paused", "") == "yes"})
+        self.actions.pause(name, PauseAsked(paused=self.get_body_argument("paused", "") == "yes"))
         return f"../flow?name={quote(name, safe='')}", ""
 
 
@@ -212,4 +207,4 @@ class _Approve(_OfRun):
         tasks = self.get_body_arguments("task", strip=False)
         if not tasks:
             raise Refused(422, "no task was chosen; go back, and choose one")
-        self.actions.approve(run_id, {"tasks": tasks})
+        self.actions.approve(run_id, check(ApproveAsked, {"tasks": tasks}))
