@@ -308,7 +308,7 @@ class SlotQueue:
 
     # Running ----------------------------------------------------------------------------------------------------------
 
-    def begin(self, slot: Slot, *, now: datetime, lease_s: float) -> Begun:
+    def begin(self, run_id: str, token: str, *, now: datetime, lease_s: float) -> Begun:
         """Renew a claim before its run begins, and give what is known of it, all in one transaction.
 
         Raises
@@ -317,12 +317,12 @@ class SlotQueue:
             The claim ran out, and somebody else has the slot.
         """
         until = to_microseconds(now + timedelta(seconds=lease_s))
-        renewal = (until, to_microseconds(now), slot.run_id, slot.token)
+        renewal = (until, to_microseconds(now), run_id, token)
 
         def act(transaction: Transaction) -> Begun:
             if not transaction.execute(_RENEW, renewal):
-                raise StaleOwner(f"slot {slot.run_id} of flow {slot.flow_name!r} is somebody else's")
-            (row,) = transaction.fetch(_BEGUN, (slot.run_id,))
+                raise StaleOwner(f"run {run_id} was claimed anew, and is somebody else's")
+            (row,) = transaction.fetch(_BEGUN, (run_id,))
             *own, state, message, lease, changed = row
             return Begun(slot_of(own), state, message or "", from_microseconds(lease), from_microseconds(changed))
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -16,6 +15,7 @@ from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot
+from anabranch.service.work.messages import RETURNED, Exit
 from anabranch.service.work.timetable import Timetable
 
 RECOVER_S = 5.0
@@ -25,8 +25,6 @@ REFRESH_S = 0.9
 PRUNE_S = 3600.0
 KEPT = timedelta(days=30)
 """How long slots that are over are kept; their runs stay until they are pruned."""
-RETURNED = -1_000
-"""Code of a run that no process has begun: all were busy."""
 LATE = timedelta(seconds=10)
 """So late runs may begin before it is said."""
 COMPLAIN_S = 60.0
@@ -35,22 +33,6 @@ AHEAD_S = 0.25
 MOST_AHEAD = 100
 
 _log = logging.getLogger("anabranch.service")
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """A process that ended."""
-
-    run_id: str
-    code: int
-    """Its exit code; minus the signal that killed it."""
-
-    @property
-    def words(self) -> str:
-        """How it ended, for people."""
-        return (
-            f"its process was killed by signal {-self.code}" if self.code < 0 else f"its process ended with {self.code}"
-        )
 
 
 class Launcher(Protocol):

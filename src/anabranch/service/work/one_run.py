@@ -9,13 +9,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any
 
 from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
-from anabranch.base.settings import config
 from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord
 from anabranch.runs.registry.registration import moment_of, registry
@@ -23,50 +20,39 @@ from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot, wanted_since
+from anabranch.service.work.messages import AGAIN, LAST, Job
 from anabranch.service.work.spool import Counted
 
 CANCEL_POLL_S = 1.0
 """How soon a run that goes on hears that somebody wants it to end."""
-AGAIN = 75
-"""Code of a run that wants to be begun in a new process (EX_TEMPFAIL)."""
-LAST = 76
-"""Code of a run that is seen to, but was interrupted: its process had better end with it."""
 _MOST_RECORDS = 500
 
 _log = logging.getLogger("anabranch.service")
 
 
-def job_of(slot: Slot) -> dict[str, Any]:
-    """What the process of a slot has to be told, as JSON has it."""
-    names = ("backend", "runs.path", "runs.lease_s", "service.key")
-    settings = {name: attrgetter(name)(config) for name in names}
-    return {"run_id": slot.run_id, "flow_name": slot.flow_name, "token": slot.token, "settings": settings}
-
-
-def run_job(job: Mapping[str, Any], *, is_new: bool = True) -> int:
+def run_job(job: Job, *, metrics: str = "", is_new: bool = True) -> int:
     """Run the slot of a job to its end; zero, and `LAST`, say that the slot needs nobody's care.
 
     Parameters
     ----------
-    job
-        As `job_of` makes it; its settings are set already.
+    metrics
+        Directory for what the run counts; empty for none.
     is_new
         Whether the process has had no run before. If it had, and the flow does not load, that may be for what the run
         before has left: `AGAIN` is given.
     """
-    counted = Counted(job.get("metrics", ""), job["run_id"])
+    counted = Counted(metrics, job.run_id)
     try:
         return _run_job(job, counted, is_new=is_new)
     finally:
         counted.close()
 
 
-def _run_job(job: Mapping[str, Any], counted: Counted, *, is_new: bool) -> int:
+def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
     store, flows, queue = registry()
-    claimed = Slot(job["run_id"], job["flow_name"], datetime.fromtimestamp(0, UTC), token=job["token"])
     now = moment_of(store)
     try:
-        begun = queue.begin(claimed, now=now, lease_s=store.lease_s)
+        begun = queue.begin(job.run_id, job.token, now=now, lease_s=store.lease_s)
     except StaleOwner:
         return 0
     slot = begun.slot
