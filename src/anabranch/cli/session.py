@@ -19,7 +19,7 @@ import click
 from anabranch.base.errors import AnabranchError
 from anabranch.base.events import Event, RunStarted
 from anabranch.base.texts import printable, seconds, shortened
-from anabranch.cli.exits import CANCELLED, RUN_FAILED, SUCCESS, Problem, exit_codes
+from anabranch.cli.exits import RUN_FAILED, SUCCESS, Problem, code_of_state, exit_codes
 from anabranch.cli.interrupts import Interrupts
 from anabranch.cli.outcome import as_data, counts_text, result_lines, salvage_lines
 
@@ -119,7 +119,7 @@ class Session:
         if view is None:
             click.echo(f"{printable(self.flow.name)}: interrupted before it had a state", err=True)
             return interrupts.exit_code or RUN_FAILED
-        code = _code_of(view) if view else interrupts.exit_code or _code_of(view)
+        code = SUCCESS if view else interrupts.exit_code or code_of_state(view.state.name)
         took_s = time.monotonic() - began
         self._tell_failures(view)
         if self.as_json:
@@ -232,12 +232,6 @@ def _announce(watch: Progress, name: str) -> None:
     if not watch.is_live:
         with contextlib.suppress(OSError):
             os.write(2, f"{text}\n".encode())
-
-
-def _code_of(view: FlowRunView) -> int:
-    if view.state.is_successful():
-        return SUCCESS
-    return RUN_FAILED if view.state.is_failed() else CANCELLED
 
 
 def _paint(text: str, ink: Ink) -> str:
