@@ -93,7 +93,10 @@ def _get_package(shelf: Any, version: str, digest: str, archive: bytes | None) -
 
 
 def _make_way(shelf: Any, package: Any, version: str, digest: str) -> dict[str, Any] | None:
-    """Drop another version of this package that travelled here, if no run needs it any more."""
+    """Drop another version of this package that travelled here, if no run needs it any more.
+
+    The new one is there after 0.2 s; a restart takes 1.3 s, and what other users of the worker have on it.
+    """
     found, finder = _digest(package), _finder_of(package)
     is_used = any(run["digest"] == found and _is_in_use(run) for run in shelf.runs.values())
     if finder is not None and not is_used:
