@@ -17,7 +17,6 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections import deque
@@ -31,7 +30,7 @@ from anabranch.base.settings import config
 from anabranch.engine.units.shipment import origin
 from anabranch.runs.registry.registration import registry
 from anabranch.service.work.messages import AGAIN, FAILED, RETURNED, Exit, Job, Message, Signal, from_line, to_line
-from anabranch.service.work.series import run_series
+from anabranch.service.work.series import flush, run_series
 
 LINGER_S = 5.0
 """So long a process waits for a run: longer than services look for what is due, and than flows of every second."""
@@ -61,7 +60,7 @@ def main() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the service decides when it ends
     with open(0, "rb", buffering=0, closefd=False) as orders:  # of which nothing more than a line is read here
-        config.set(json.loads(orders.readline()))
+        config.set(json.loads(orders.readline() or "{}"))
     preload()
     gc.collect()
     gc.freeze()  # or the first collection in each child would copy all pages
@@ -257,9 +256,7 @@ class Nursery:
         except BaseException:
             traceback.print_exc()
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(Exception):
-                    stream.flush()
+            flush()
             os._exit(code)
 
     def _hear(self, child: _Child) -> None:

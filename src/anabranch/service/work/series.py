@@ -37,7 +37,7 @@ def run_series(connection: socket.socket, job: Job, *, most: int, log: str, metr
         began = time.monotonic()
         # In a context of its own: what a run sets there, it sets for itself.
         code = contextvars.copy_context().run(run_job, job, metrics=metrics, is_new=number == 1)
-        _flush()
+        flush()
         is_last = code != 0 or leftovers is None or number == most
         is_last = is_last or bool(leftovers and leftovers.clear(took_s=time.monotonic() - began))
         try:
@@ -61,7 +61,8 @@ def _log_to(path: str) -> None:
             os.close(log)
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Write out what was printed."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()
