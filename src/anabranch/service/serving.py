@@ -31,7 +31,7 @@ from anabranch.service.work.dispatcher import Dispatcher
 from anabranch.service.work.processes import Processes
 
 POLL_S = 1.0
-"""How often a service looks for what others have asked for. Idle, a look costs two short queries."""
+"""Seconds between looks for what others have asked for. A look of an idle service costs two short queries."""
 _LEAST_S = 0.02  # between two turns: what comes in a burst is dealt with together
 _STUCK_S = 60.0  # without a finished turn, after which the service is not well
 _PUT_DOWN_S = 10.0  # for runs to be put down, once they are asked to
@@ -46,20 +46,20 @@ class Options:
     capacity: int = max(2, os.cpu_count() or 1)
     """Runs at a time."""
     runs_per_process: int = 1
-    """So many runs may have a process, one after another, as long as they are short and leave nothing behind."""
+    """Runs that a process may have, one after another, if they are short and leave nothing behind."""
     address: str = "127.0.0.1"
     port: int = 8780
     token: str = field(default="", repr=False)
-    """What operators must have; without one, whoever reaches the service may do everything."""
+    """Token of operators; without one, whoever reaches the service may do everything."""
     view_token: str = field(default="", repr=False)
-    """What those must have who only look."""
+    """Token of viewers."""
     hosts: tuple[str, ...] = ()
     tls_cert: str = ""
     tls_key: str = ""
     pages: bool = True
     """Whether there are pages of runs and flows, beside the API."""
     drain_s: float = 30.0
-    """How long runs may take to end once the service is to end; what goes on then is handed over."""
+    """Seconds that runs have to end once the service is to end; then they are handed over."""
 
 
 def _pages_of(store: RelationalRunStore, guard: Guard) -> Mount:
@@ -135,7 +135,7 @@ class Service:
 
     @property
     def port(self) -> int:
-        """Where it listens, once it does."""
+        """The port, once it listens."""
         return self._web.port
 
     def is_well(self) -> bool:
@@ -220,7 +220,7 @@ class Service:
                 until = now + _PUT_DOWN_S
 
     def _pause_s(self) -> float:
-        """Until the next turn, if nothing happens before."""
+        """Seconds until the next turn, if nothing happens before."""
         if self._dispatcher.is_draining:
             return 0.1
         due = self._dispatcher.next_turn()

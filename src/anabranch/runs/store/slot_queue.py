@@ -291,7 +291,7 @@ class SlotQueue:
 
         def act(transaction: Transaction) -> list[Slot]:
             rows = transaction.fetch(f"{_EXPIRED}{lock}", (moment, most))
-            return [slot for row in rows if (slot := _settled(transaction, row, moment, is_dead=False)) is not None]
+            return [slot for row in rows if (slot := _settle(transaction, row, moment, is_dead=False)) is not None]
 
         return self._database.write(act)
 
@@ -302,7 +302,7 @@ class SlotQueue:
 
         def act(transaction: Transaction) -> Slot | None:
             found = transaction.fetch(_OWN, (slot.run_id, slot.token))
-            return _settled(transaction, found[0], moment, is_dead=True, why=why) if found else None
+            return _settle(transaction, found[0], moment, is_dead=True, why=why) if found else None
 
         return self._database.write(act)
 
@@ -401,7 +401,7 @@ def _token() -> str:
     return os.urandom(12).hex()
 
 
-def _settled(
+def _settle(
     transaction: Transaction, row: Sequence[Any], moment: int, *, is_dead: bool, why: str = "its process died"
 ) -> Slot | None:
     """Decide what becomes of a slot whose process died, or may have; gives it if it is given up."""

@@ -1,4 +1,4 @@
-"""What people ask of the service: about flows and runs, and to start, cancel, resume and approve them.
+"""What the service can do for people: show flows and runs, and start, cancel, resume and approve them.
 
 For the API and the forms; what is refused is raised, with its status.
 """
@@ -78,12 +78,12 @@ class Actions:
         return {"run_id": run_id, "is_new": is_new}
 
     def pause(self, name: str, asked: PauseAsked) -> dict[str, Any]:
-        """Let a flow's schedule rest, or go on."""
+        """Pause a flow's schedule, or let it go on."""
         self._flows.pause(name, asked.paused, now=moment_of(self._store))
         return flow_data(self._flows.get(name))
 
     def _check_parameters(self, record: FlowRecord, parameters: Mapping[str, Any]) -> None:
-        """What can be told without the flow's code: names. Values are checked when the run begins."""
+        """Check names, which needs no code of the flow. Values are checked when the run begins."""
         known = record.parameters.get("properties", {})
         unknown = [name for name in parameters if name not in known]
         secret = record.secrets_among(parameters)
@@ -107,7 +107,7 @@ class Actions:
         return {"waiting": [_slot_data(slot) for slot in slots], "counts": self._queue.counts()}
 
     def run(self, run_id: str) -> dict[str, Any]:
-        """A run with its tasks; of one that has not begun, what is known of it."""
+        """A run with its tasks; of a run that has not begun, its slot."""
         slot = self._queue.get(run_id)
         try:
             return {**detail_data(read_run(self._store, run_id)), "slot": _slot_data(slot) if slot else None}
@@ -117,7 +117,7 @@ class Actions:
             return {**_run_state(slot), "slot": _slot_data(slot)}
 
     def cancel(self, run_id: str) -> dict[str, Any]:
-        """Let a run not begin, or end."""
+        """Cancel a run that waits or goes on."""
         try:
             slot = self._queue.cancel(run_id, now=moment_of(self._store))
         except RunNotFound:
@@ -128,7 +128,7 @@ class Actions:
         return _run_state(slot, "Cancelled" if slot.state == WAITING else "Cancelling")
 
     def resume(self, run_id: str, approve: Sequence[str] = ()) -> dict[str, Any]:
-        """Let a run that failed, was stopped or waits for an approval go on."""
+        """Resume a run that failed, was stopped or waits for an approval."""
         record = self._run(run_id)
         if record.state in ("Success", "Running"):
             raise Refused(409, f"run {run_id} is {record.state}; there is nothing to resume")
@@ -145,7 +145,7 @@ class Actions:
         return _run_state(slot)
 
     def approve(self, run_id: str, asked: ApproveAsked) -> dict[str, Any]:
-        """Let tasks run that wait for an approval, and the run with them."""
+        """Approve tasks that wait for it, and resume their run."""
         return self.resume(run_id, asked.tasks)
 
     def _run(self, run_id: str) -> RunRecord:

@@ -17,7 +17,7 @@ from anabranch.monitoring.pages.looks import safe
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.frame import exact, frame, sentence
 from anabranch.service.web.guard import FORMS, Guard
-from anabranch.service.web.inputs import PREFIX, BadInput, fields, values
+from anabranch.service.web.inputs import PREFIX, BadInput, read_values, render_fields
 from anabranch.service.web.models import ApproveAsked, PauseAsked, Refused, StartAsked, check, status_of
 from anabranch.service.web.server import PageHandler, Route
 
@@ -32,7 +32,7 @@ def form_routes(actions: Actions, guard: Guard) -> list[Route]:
 
 
 class _Form(PageHandler):
-    """What all forms have: a page that asks, and a POST that does it and leads to what came of it."""
+    """A page that asks, and a POST that does it and leads to the result."""
 
     def initialize(self, actions: Actions, guard: Guard) -> None:
         self.actions = actions
@@ -52,7 +52,7 @@ class _Form(PageHandler):
         await self._tell(self.done)
 
     async def _tell(self, work: Callable[[], tuple[str, str]]) -> None:
-        """Do work in a thread; it gives either a page, or the place to look at then."""
+        """Do work in a thread; it gives a place to go to, or else a page."""
         try:
             place, text = await asyncio.get_running_loop().run_in_executor(None, work)
         except BadInput as error:
@@ -74,7 +74,7 @@ class _Form(PageHandler):
         raise NotImplementedError
 
     def name(self, name: str) -> str:
-        """What the form is about: an argument of its address, to which it is sent, too."""
+        """The flow or run of the form: an argument of its address."""
         found = self.get_query_arguments(name, strip=False)
         if len(found) != 1 or not 1 <= len(found[0]) <= 200:
             raise Refused(400, f"{name}: expected one name")
@@ -107,7 +107,7 @@ class _Start(_Form):
             if name.startswith(PREFIX)
         }
         try:
-            body: dict[str, Any] = {"parameters": values(flow["parameters"], given)}
+            body: dict[str, Any] = {"parameters": read_values(flow["parameters"], given)}
             if once:  # the same form sent twice starts one run
                 body["idempotency_key"] = f"form {once[:100]}"
             started = self.actions.start(flow["name"], check(StartAsked, body))
@@ -121,12 +121,12 @@ class _Start(_Form):
         name = flow["name"]
         told = f'<p class="notice" role="alert">{safe(problem, 2_000)}</p>' if problem else ""
         hidden = f'<input type="hidden" name="once" value="{exact(once)}">'
-        inner = told + hidden + fields(flow["parameters"], given)
+        inner = told + hidden + render_fields(flow["parameters"], given)
         return self.confirm(f"Run {name}", inner, "Start the run", f"../flow?name={quote(name, safe='')}")
 
 
 class _Pause(_Form):
-    """Let a flow's schedule rest, or go on."""
+    """Pause a flow's schedule, or let it go on."""
 
     def asked(self) -> tuple[str, str]:
         flow = self.actions.flow(self.name("flow"))

@@ -168,10 +168,10 @@ def check(model: type[A], value: Any, *, is_query: bool = False) -> A:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         status = 422 if all(each["type"] == "moment" for each in problems) else 400
-        raise Refused(status, "; ".join(_told(each, model) for each in problems[:_MOST_PROBLEMS])) from None
+        raise Refused(status, "; ".join(_word(each, model) for each in problems[:_MOST_PROBLEMS])) from None
 
 
-def _told(problem: ErrorDetails, model: type[Asked]) -> str:
+def _word(problem: ErrorDetails, model: type[Asked]) -> str:
     """A problem, in our words where pydantic's are about Python."""
     *above, last = problem["loc"] or ("the body",)
     where = f"{above[0]}[{last}]" if above else str(last)

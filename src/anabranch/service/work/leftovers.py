@@ -73,7 +73,7 @@ class Leftovers:
         self._files = _open_files()
 
     def clear(self, *, took_s: float) -> str:
-        """Put back what can be put back; why the process must end, or nothing if another run may have it.
+        """Put back what can be put back; gives why the process must end, or an empty text.
 
         Parameters
         ----------
@@ -133,7 +133,7 @@ class Leftovers:
         return self._forget_modules()
 
     def _forget_modules(self) -> str:
-        """Let the modules of users be loaded anew: the next run may find other code, or another module of the name."""
+        """Unload the user's own modules: the next run may have other code in modules of these names."""
         new = [name for name in list(sys.modules) if name not in self._modules and not name.startswith(_OURS)]
         own = [name for name in new if _is_own(sys.modules[name])]
         for name in own:

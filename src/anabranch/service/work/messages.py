@@ -10,9 +10,9 @@ RETURNED = -1_000
 FAILED = 70
 """Of a process that could not even fail as a run (EX_SOFTWARE)."""
 AGAIN = 75
-"""Of a run that wants to be begun in a new process (EX_TEMPFAIL)."""
+"""Of a run that is to be begun again, in a new process (EX_TEMPFAIL)."""
 LAST = 76
-"""Of a run that is seen to, but was interrupted: its process had better end with it."""
+"""Of a run that was interrupted and is recorded so: its process ends with it."""
 
 
 @dataclass(frozen=True, slots=True)

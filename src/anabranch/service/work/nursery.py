@@ -33,7 +33,7 @@ from anabranch.service.work.messages import AGAIN, FAILED, RETURNED, Exit, Job, 
 from anabranch.service.work.series import flush, run_series
 
 LINGER_S = 5.0
-"""So long a process waits for a run: longer than services look for what is due, and than flows of every second."""
+"""Seconds that a process waits for a run: longer than a turn of a service, and than flows of every second."""
 
 _NEEDED = (
     "anabranch.runs.resume.takeover",
@@ -69,7 +69,7 @@ def main() -> None:
 
 
 def preload() -> None:
-    """Import and find out what each run needs; executors of clusters, which start threads, are left to their runs."""
+    """Import and look up what each run needs; executors of clusters, which start threads, are left to their runs."""
     for name in _NEEDED:
         importlib.import_module(name)  # by name, so that no tool takes it for an import that nobody uses
     origin()  # of this package, for which its files are read
@@ -91,7 +91,7 @@ class _Child:
     since: float = 0.0
     """When it began to wait, by the monotonic clock."""
     rest: bytes = b""
-    """The beginning of a line that it has not said to its end."""
+    """The beginning of an unfinished line."""
 
 
 @dataclass(slots=True)
@@ -150,7 +150,7 @@ class Nursery:
             self._look_at_clock()
 
     def _pause_s(self) -> float | None:
-        """Until somebody has waited for too long."""
+        """Seconds until a run or a process has waited for too long."""
         ends = [child.since + LINGER_S for child in self._idle()]
         if self._waiting:
             ends.append(self._waiting[0].since + self._wait_s)
@@ -191,14 +191,14 @@ class Nursery:
     # Children ---------------------------------------------------------------------------------------------------------
 
     def _assign(self) -> None:
-        """Give runs that wait to processes that wait, and to new ones."""
+        """Give waiting runs to idle processes, and to new ones."""
         busy = sum(child.job is not None for child in self._children.values())
         while self._waiting and busy < self._most:
             job = self._waiting.popleft().job
             busy += self._hand(job) or self._fork(job)
 
     def _hand(self, job: Job) -> bool:
-        """Give a run to a process that waits, if there is one: to the one that has waited least, so others may end."""
+        """Give a run to an idle process, if there is one: the one that has waited least, so that others may end."""
         if job.is_alone:
             return False
         for child in sorted(self._idle(), key=lambda child: -child.since):
@@ -212,7 +212,7 @@ class Nursery:
         return False
 
     def _idle(self) -> list[_Child]:
-        """Processes that wait for a run."""
+        """Idle processes."""
         return [child for child in self._children.values() if child.job is None and not child.is_leaving]
 
     def _fork(self, job: Job) -> bool:
@@ -234,7 +234,7 @@ class Nursery:
         return True
 
     def _become(self, connection: socket.socket, job: Job) -> NoReturn:
-        """Be a process of runs, from its beginning to its end."""
+        """Be a process of runs until its end."""
         code = FAILED
         try:
             signal.set_wakeup_fd(-1)
@@ -260,8 +260,8 @@ class Nursery:
             os._exit(code)
 
     def _hear(self, child: _Child) -> None:
-        """Take in what a child says of the run that it had."""
-        while data := _received(child.connection):
+        """Read what a child says of its run."""
+        while data := _receive(child.connection):
             *lines, child.rest = (child.rest + data).split(b"\n")
             for line in lines:
                 self._take(child, from_line(line))
@@ -282,7 +282,7 @@ class Nursery:
             self._say(job, news.code)
 
     def _dismiss(self, child: _Child) -> None:
-        """Let a child end, if it has nothing to do."""
+        """Ask an idle child to end."""
         child.is_leaving = True
         with contextlib.suppress(OSError):
             child.connection.shutdown(socket.SHUT_WR)
@@ -314,8 +314,8 @@ class Nursery:
             self._is_alone = True
 
 
-def _received(connection: socket.socket) -> bytes | None:
-    """What was said and not heard yet; None if that is nothing, and no bytes if nothing will follow."""
+def _receive(connection: socket.socket) -> bytes | None:
+    """Bytes that were sent and not read yet; None if there are none now, empty if none will follow."""
     try:
         return connection.recv(65_536, socket.MSG_DONTWAIT)
     except BlockingIOError:

@@ -24,14 +24,14 @@ from anabranch.service.work.messages import AGAIN, LAST, Job
 from anabranch.service.work.spool import Counted
 
 CANCEL_POLL_S = 1.0
-"""How soon a run that goes on hears that somebody wants it to end."""
+"""Seconds between looks whether a run is to be cancelled."""
 _MOST_RECORDS = 500
 
 _log = logging.getLogger("anabranch.service")
 
 
 def run_job(job: Job, *, metrics: str = "", is_new: bool = True) -> int:
-    """Run the slot of a job to its end; zero, and `LAST`, say that the slot needs nobody's care.
+    """Run the slot of a job to its end; gives its exit code, 0 and `LAST` if the slot is closed or given back.
 
     Parameters
     ----------
@@ -62,9 +62,9 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         return _finish(store, queue, slot, begun.run_state, begun.run_message)
     is_first = begun.run_state is None
     try:
-        loaded = load_registered(_record(flows, slot.flow_name, begun.flow_changed))
+        loaded = load_registered(_find_flow(flows, slot.flow_name, begun.flow_changed))
     except (AnabranchError, RecursionError) as error:
-        return _not_begun(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
+        return _fail(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
     with _Interruptible(queue, slot) as interruption:
         try:
             state, message = _run(loaded, slot, counted, is_first=is_first)
@@ -76,7 +76,7 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         except RunStoreError:
             raise  # the process ends badly, and the slot is tried again
         except Exception as error:  # parameters that do not fit, an executor that cannot start, a handler of the flow's
-            return _not_begun(store, queue, slot, error, counted, is_first=_is_unknown(store, slot))
+            return _fail(store, queue, slot, error, counted, is_first=_is_unknown(store, slot))
     if interruption.is_handed_over:
         queue.release(slot, "handed over by a service that ended", now=moment_of(store), is_try=False)
         return LAST
@@ -85,11 +85,11 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
 
 
 _records: dict[str, FlowRecord] = {}
-"""Flows that this process has had: each run needs its own again, and it rarely changes."""
+"""Flows that this process has had: they rarely change."""
 
 
-def _record(flows: FlowTable, name: str, changed: datetime | None) -> FlowRecord:
-    """A flow of the registry, as it is since it was changed."""
+def _find_flow(flows: FlowTable, name: str, changed: datetime | None) -> FlowRecord:
+    """A flow of the registry, read again if it has changed."""
     record = _records.get(name)
     if record is None or changed is None or record.changed != changed:
         record = flows.get(name)
@@ -126,10 +126,10 @@ def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str,
     return 0
 
 
-def _not_begun(
+def _fail(
     store: RelationalRunStore, queue: SlotQueue, slot: Slot, error: Exception, counted: Counted, *, is_first: bool
 ) -> int:
-    """Record a run that could not begin, or not go on."""
+    """Record that a run could not begin, or not go on."""
     counted.metrics.note_end(slot.flow_name, "Failed")
     text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
     _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)

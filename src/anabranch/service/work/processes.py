@@ -22,7 +22,7 @@ from anabranch.service.work.messages import FAILED, Exit, Job, Message, Signal, 
 WAIT_S = 1.0
 """How long a run waits for a process; then another service may have it."""
 _SETTINGS = ("backend", "runs.path", "runs.lease_s", "service.key")
-"""What the processes of runs must have as this one has it."""
+"""Settings that the processes of runs get from this one."""
 _log = logging.getLogger("anabranch.service")
 
 
@@ -94,7 +94,7 @@ class Processes:
         return found
 
     def give_back(self) -> None:
-        """Have all runs back that no process has begun."""
+        """Take back all runs that no process has begun."""
         self._order(Signal(""))
 
     def stop(self, run_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The process of runs: it is forked for one, and takes the next when it has one and is as clean as it was.
+"""A process of runs: it is forked for one, and takes the next if the one before has left nothing behind.
 
 It is told of runs, and tells of their ends, in lines of JSON on a socket that it shares with the nursery. Without one,
 as when the service is gone, it ends with the run that it has.
@@ -52,7 +52,7 @@ def run_series(connection: socket.socket, job: Job, *, most: int, log: str, metr
 
 
 def _log_to(path: str) -> None:
-    """Let what is printed and logged go to a file, which may be another than before: logs are begun anew."""
+    """Send what is printed and logged to a file, opened anew: logs are rotated."""
     if path:
         with contextlib.suppress(OSError):  # then its words go where they went
             log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
