@@ -112,6 +112,7 @@ TASKS = [
     Case("flow name: expected a name of 1 to 200 characters, found 0", lambda home: Flow("")),
     Case("memory_limit: expected bytes, or a text", lambda home: task(memory_limit="much")(len)),
     Case("memory_limit: expected bytes, or a text", lambda home: task(memory_limit=True)(len)),
+    Case("memory_limit: expected at least 64,000,000 bytes", lambda home: task(memory_limit=1)(len)),
     Case("min_success: expected a share", lambda home: task(min_success=2)(len)),
     Case("first_n: expected a whole number", lambda home: task(first_n=0)(len)),
     Case("stop_when: expected a function", lambda home: task(stop_when=3)(len)),
