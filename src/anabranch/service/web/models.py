@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
+from itertools import islice
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
@@ -163,6 +164,9 @@ def check(model: type[A], value: Any, *, is_query: bool = False) -> A:
     is_query
         Whether the values are texts of a query, which may stand for numbers.
     """
+    if isinstance(value, dict):  # pydantic has a problem for each unknown name, of which there may be a million
+        unknown = list(islice((name for name in value if name not in model.model_fields), _MOST_PROBLEMS))
+        value = {name: value[name] for name in (*unknown, *model.model_fields) if name in value}
     try:
         return model.model_validate_strings(value) if is_query else model.model_validate(value)
     except ValidationError as error:
