@@ -21,7 +21,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NoReturn
 
@@ -94,12 +94,6 @@ class _Child:
     """The beginning of an unfinished line."""
 
 
-@dataclass(slots=True)
-class _Waiting:
-    job: Job
-    since: float = field(default_factory=time.monotonic)
-
-
 class Nursery:
     """Processes of runs, and runs that wait for one.
 
@@ -118,7 +112,8 @@ class Nursery:
         self._most = most
         self._wait_s = wait_s
         self._children: dict[int, _Child] = {}
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[tuple[Job, float]] = deque()
+        """Runs without a process, and when each began to wait, by the monotonic clock."""
         self._in = 0
         self._out = 1
         self._rest = b""
@@ -153,13 +148,13 @@ class Nursery:
         """Seconds until a run or a process has waited for too long."""
         ends = [child.since + LINGER_S for child in self._idle()]
         if self._waiting:
-            ends.append(self._waiting[0].since + self._wait_s)
+            ends.append(self._waiting[0][1] + self._wait_s)
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
     def _look_at_clock(self) -> None:
         now = time.monotonic()
-        while self._waiting and now - self._waiting[0].since >= self._wait_s:
-            self._say(self._waiting.popleft().job, RETURNED)
+        while self._waiting and now - self._waiting[0][1] >= self._wait_s:
+            self._say(self._waiting.popleft()[0], RETURNED)
         for child in self._idle():
             if now - child.since >= LINGER_S:
                 self._dismiss(child)
@@ -178,15 +173,15 @@ class Nursery:
 
     def _obey(self, order: Message) -> None:
         if isinstance(order, Job):
-            self._waiting.append(_Waiting(order))
+            self._waiting.append((order, time.monotonic()))
         elif isinstance(order, Signal):
             for child in self._children.values():
                 if child.job is not None and child.job.run_id == order.run_id:
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child.pid, order.signal)
-            for each in [each for each in self._waiting if order.run_id in ("", each.job.run_id)]:
+            for each in [each for each in self._waiting if order.run_id in ("", each[0].run_id)]:
                 self._waiting.remove(each)
-                self._say(each.job, RETURNED)
+                self._say(each[0], RETURNED)
 
     # Children ---------------------------------------------------------------------------------------------------------
 
@@ -194,7 +189,7 @@ class Nursery:
         """Give waiting runs to idle processes, and to new ones."""
         busy = sum(child.job is not None for child in self._children.values())
         while self._waiting and busy < self._most:
-            job = self._waiting.popleft().job
+            job = self._waiting.popleft()[0]
             busy += self._hand(job) or self._fork(job)
 
     def _hand(self, job: Job) -> bool:
@@ -277,7 +272,7 @@ class Nursery:
         if job is None:
             return
         if news.code == AGAIN:
-            self._waiting.appendleft(_Waiting(replace(job, is_alone=True)))
+            self._waiting.appendleft((replace(job, is_alone=True), time.monotonic()))
         else:
             self._say(job, news.code)
 
