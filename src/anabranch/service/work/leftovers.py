@@ -1,7 +1,8 @@
 """What a run leaves behind in its process: put back as it was before the next run has it, or the process ends.
 
-That pays: with PostgreSQL and two cores, a service has 105 short runs a second (10 ms of CPU each), and 31 (56 ms) with
-a process for each; a run begins 0.14 s instead of 0.23 s after its time (medians of `benchmarks.service`).
+That pays: on two busy cores with PostgreSQL, a service had 91 to 127 short runs a second (10 to 11 ms of CPU each), and
+22 to 31 (56 to 61 ms) with a process for each (`benchmarks.service`, three times). With little to do, 160 runs began
+0.14 s instead of 0.23 s after their time (medians, measured once).
 
 Some of it can be put back: the environment, the directory, signals, settings, modules of the user's own. Some cannot:
 threads, processes, memory; and what a run has changed within a library nobody can see. So a process is only used again
