@@ -7,6 +7,7 @@ message has; what neither can have is listed below with its reason.
 from __future__ import annotations
 
 import ast
+import asyncio
 import pickle
 import sqlite3
 import sys
@@ -58,11 +59,11 @@ from anabranch.schedules import CronSchedule, IntervalSchedule, Schedule
 from anabranch.schedules.as_json import FORMAT, from_form, function_of, to_form
 from anabranch.schedules.clocks import IntervalClock
 from anabranch.schedules.filters import is_day_of_week
-from anabranch.service.web.guard import Guard, check_bind
-from anabranch.service.web.server import WebServer
+from anabranch.service.serving import Options, Service
 from anabranch.service.work.processes import Processes
 from anabranch.testing import FakeClock, FlowTester, assert_states, assert_success, isolated_home
 from anabranch.triggers import manual_only
+from anabranch.web.listening import check_bind
 
 ROOT = Path(__file__).parents[2]
 GRAM = 16  # characters in a row that a quotation shares with the message that it quotes
@@ -463,11 +464,12 @@ MORE = [
     Case("written by a newer anabranch", lambda home: run_in(versioned(home, "newer.db", 999))),
     Case("the next run upgrades it", lambda home: read_in(versioned(home, "older.db", 0))),
     Case("a service needs a system with fork()", lambda home: on_windows(lambda: Processes(print))),
-    Case("cannot listen on", lambda home: WebServer([], Guard()).listen("no address", 0)),
+    Case("cannot listen on", lambda home: asyncio.run(Service(registry()[0], UNHEARD)._serve(print))),
 ]
 
 
 NAP = partial(time.sleep, 0.05)
+UNHEARD = Options(address="no address", token="t" * 16)
 
 
 def go_on(flow: Flow, before: dict[str, Any], **parameters: Any) -> Any:

@@ -11,14 +11,12 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import psutil
-from tornado.web import RequestHandler
 
 from anabranch.base.errors import RunStoreError
-from anabranch.monitoring.metrics import CONTENT_TYPE, MAX_FLOWS, Metrics
+from anabranch.monitoring.metrics import MAX_FLOWS, Metrics
 from anabranch.monitoring.metrics_text import Family, text_of
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.slot_queue import SlotQueue
-from anabranch.service.web.server import HEADERS, Route
 from anabranch.service.work.spool import EVERY_S, choose_directory, collect, sweep
 
 _log = logging.getLogger("anabranch.service")
@@ -150,24 +148,3 @@ def _of_the_service(standing: Standing) -> Sequence[Family]:
         family.put(value)
         found.append(family)
     return found
-
-
-def metrics_route(text: Callable[[], str]) -> Route:
-    """Route of ``/metrics``."""
-    return (r"/metrics", _Scrape, {"text": text})
-
-
-class _Scrape(RequestHandler):
-    """Metrics in Prometheus's text format, made in a thread: they ask the database."""
-
-    def initialize(self, text: Callable[[], str]) -> None:
-        self._text = text
-
-    def set_default_headers(self) -> None:
-        for name, value in HEADERS.items():
-            self.set_header(name, value)
-
-    async def get(self) -> None:
-        body = await asyncio.get_running_loop().run_in_executor(None, self._text)
-        self.set_header("Content-Type", CONTENT_TYPE)
-        self.finish(body)

@@ -8,27 +8,28 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from tornado.web import Application, RequestHandler
-
-from anabranch.base.errors import RunStoreError
+from anabranch.base.errors import RunStoreError, ServiceError
 from anabranch.base.files import RotatingLog
+from anabranch.monitoring.metrics_export import metrics_route
 from anabranch.runs.registry.registration import moment_of
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore, this_process
 from anabranch.runs.store.slot_queue import SlotQueue
-from anabranch.service.metering import Meter, metrics_route
+from anabranch.service.metering import Meter
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.api import api_routes
+from anabranch.service.web.desk import pages_of
 from anabranch.service.web.forms import form_routes
-from anabranch.service.web.guard import LOGIN, Guard, check_bind
-from anabranch.service.web.login import Login
-from anabranch.service.web.server import Mount, Route, WebServer, tls_context
 from anabranch.service.work.dispatcher import Dispatcher
 from anabranch.service.work.processes import Processes
+from anabranch.web.guard import LOOPBACK, Guard
+from anabranch.web.handlers import Route
+from anabranch.web.listening import bind, check_bind, tls_context
+from anabranch.web.server import Server, only_routes
 
 POLL_S = 1.0
 """Seconds between looks for what others have asked for. A look of an idle service costs two short queries."""
@@ -60,15 +61,6 @@ class Options:
     """Whether there are pages of runs and flows, beside the API."""
     drain_s: float = 30.0
     """Seconds that runs have to end once the service is to end; then they are handed over."""
-
-
-def _pages_of(store: RelationalRunStore, guard: Guard) -> Mount:
-    def mount(routes: list[Route], other: type[RequestHandler]) -> tuple[Application, Callable[[], Awaitable[object]]]:
-        from anabranch.service.web.mount import mounted  # only now: importing Bokeh's server takes half a second
-
-        return mounted(store, guard, routes, other)
-
-    return mount
 
 
 class Service:
@@ -121,16 +113,14 @@ class Service:
             clock=lambda: moment_of(store),
             on_given_up=lambda slot: self._meter.note_end(slot.flow_name, slot.state),
         )
-        guard = Guard(token=options.token, view_token=options.view_token, hosts=(options.address, *options.hosts))
+        hosts = (*LOOPBACK, options.address, *options.hosts)
+        guard = Guard(token=options.token, view_token=options.view_token, hosts=hosts)
         actions = Actions(store)
         metrics = metrics_route(lambda: self._meter.text(self._dispatcher))
-        routes: list[Route] = [*api_routes(actions, self.is_well), metrics, (LOGIN, Login, {"guard": guard}), *pages]
+        routes: list[Route] = [*api_routes(actions, self.is_well), metrics, *pages]
         if options.pages:
-            self._web = WebServer(
-                [*routes, *form_routes(actions, guard)], guard, mount=_pages_of(store, guard), tls=tls
-            )
-        else:
-            self._web = WebServer(routes, guard, tls=tls)
+            routes += form_routes(actions, guard)
+        self._web = Server(guard, routes, make=pages_of(store, guard) if options.pages else only_routes, tls=tls)
         self._stopping: asyncio.Event | None = None
 
     @property
@@ -160,7 +150,13 @@ class Service:
         asyncio.run(self._serve(started))
 
     async def _serve(self, started: Callable[[Service], object]) -> None:
-        self._web.listen(self._options.address, self._options.port)
+        address, port = self._options.address, self._options.port
+        try:
+            self._web.start(bind(address, port))
+        except OSError as error:
+            raise ServiceError(
+                f"cannot listen on {address}:{port}: {error}; --port takes another, 0 a free one"
+            ) from error
         self._stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

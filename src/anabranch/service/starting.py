@@ -15,7 +15,8 @@ from anabranch.base.errors import ServiceError, listed, nearest
 from anabranch.base.settings import config
 from anabranch.runs.registry.registration import put, record_of, registry
 from anabranch.service.serving import Options, Service
-from anabranch.service.web.guard import LOGIN, is_loopback
+from anabranch.web.guard import LOGIN
+from anabranch.web.listening import is_loopback
 
 if TYPE_CHECKING:
     from anabranch.flows.flow import Flow

@@ -24,7 +24,7 @@ from anabranch.flows.loading import load_flow
 from anabranch.runs.registry.registration import registry
 from anabranch.service.serving import Options
 from anabranch.service.starting import choose_options, greet
-from anabranch.service.web.server import tls_context
+from anabranch.web.listening import tls_context
 
 TOKEN = "a-token-of-some-length"
 

@@ -14,14 +14,15 @@ from anabranch.base.errors import AnabranchError
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.models import Asked, Refused, check, status_of
 from anabranch.service.web.openapi import OPERATIONS, Operation, document
-from anabranch.service.web.server import JsonHandler, Route
+from anabranch.web.guard import HEALTH
+from anabranch.web.handlers import JsonHandler, Route
 
 Health = Callable[[], bool]
 
 
 def api_routes(actions: Actions, is_well: Health) -> list[Route]:
     """Routes of the API; `is_well` says whether the service's turns go on."""
-    routes: list[Route] = [(r"/healthz", _Healthz, {"is_well": is_well}), (r"/api/openapi\.json", _Document, {})]
+    routes: list[Route] = [(HEALTH, _Healthz, {"is_well": is_well}), (r"/api/openapi\.json", _Document, {})]
     for each in OPERATIONS:
         pattern = re.sub(r"{\w+}", r"([^/]+)", each.path)
         routes.append((pattern, _Action, {"actions": actions, "operation": each}))

@@ -1,7 +1,6 @@
 """Forms with which people start, cancel, resume and approve runs from pages: each asks first, and is sent by POST.
 
-They are plain HTML, without scripts. That a form is one of ours is told by the token in it; who may send it, and from
-where, the guard has decided before.
+They are plain HTML, without scripts. Who may send one, and from where, is decided before.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from urllib.parse import quote
 from anabranch.base.errors import AnabranchError
 from anabranch.monitoring.pages.looks import safe
 from anabranch.service.web.actions import Actions
-from anabranch.service.web.frame import exact, frame, sentence
-from anabranch.service.web.guard import FORMS, Guard
 from anabranch.service.web.inputs import PREFIX, BadInput, read_values, render_fields
 from anabranch.service.web.models import ApproveAsked, PauseAsked, Refused, StartAsked, check, status_of
-from anabranch.service.web.server import PageHandler, Route
+from anabranch.web.guard import FORMS, Guard
+from anabranch.web.handlers import FormHandler, Route
+from anabranch.web.plain import exact, frame, sentence
 
 
 def form_routes(actions: Actions, guard: Guard) -> list[Route]:
@@ -31,12 +30,12 @@ def form_routes(actions: Actions, guard: Guard) -> list[Route]:
     return [(rf"{FORMS}{name}", kind, options) for name, kind in kinds.items()]
 
 
-class _Form(PageHandler):
+class _Form(FormHandler):
     """A page that asks, and a POST that does it and leads to the result."""
 
     def initialize(self, actions: Actions, guard: Guard) -> None:
         self.actions = actions
-        self._guard = guard
+        self.guard = guard
 
     async def get(self) -> None:
         """Ask."""
@@ -44,11 +43,6 @@ class _Form(PageHandler):
 
     async def post(self) -> None:
         """Do it."""
-        if not self._guard.is_form_token(self.get_body_argument("form", ""), self._role()):
-            self.page(
-                sentence("this form is an old one, or not one of this service's; load its page again"), status=403
-            )
-            return
         await self._tell(self.done)
 
     async def _tell(self, work: Callable[[], tuple[str, str]]) -> None:
@@ -78,18 +72,12 @@ class _Form(PageHandler):
         found = self.get_query_arguments(name, strip=False)
         if len(found) != 1 or not 1 <= len(found[0]) <= 200:
             raise Refused(400, f"{name}: expected one name")
-        return found[0]
+        self.subject = found[0]
+        return self.subject
 
     def confirm(self, title: str, inner: str, button: str, back: str) -> str:
         """A form around some fields."""
-        return frame(
-            title,
-            f'<form method="post"><input type="hidden" name="form" value="{self._guard.form_token(self._role())}">'
-            f'{inner}<button>{safe(button)}</button> <a href="{exact(back)}">back</a></form>',
-        )
-
-    def _role(self) -> str:
-        return self._guard.role_of(self.request) or ""
+        return frame(title, self.form(f'{inner}<button>{safe(button)}</button> <a href="{exact(back)}">back</a>'))
 
 
 class _Start(_Form):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from anabranch.monitoring.pages.looks import safe
-from anabranch.service.web.frame import exact
+from anabranch.web.plain import exact
 
 PREFIX = "p:"
 """Before the names of parameters' fields: so they never have names of other fields."""
