@@ -15,6 +15,7 @@ from bokeh.server.tornado import BokehTornado
 from bokeh.server.views.doc_handler import DocHandler
 from bokeh.server.views.session_handler import SessionHandler
 from bokeh.server.views.ws import WSHandler
+from bokeh.util.token import get_session_id
 from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.web import RequestHandler
@@ -153,6 +154,11 @@ class _Socket(Handler, WSHandler):  # type: ignore[misc]
         super().on_close()
 
     async def _async_open(self, token: str) -> None:
+        application: Any = self.application
+        known = {session.id for path in application.app_paths for session in application.get_sessions(path)}
+        if len(known) >= MAX_SESSIONS and get_session_id(token) not in known:
+            self.close()
+            return
         await super()._async_open(token)
         # Bokeh forgets this case: a browser that went before its page was its own kept that page for ever.
         if self not in self._open_ones and self.connection is not None and not self._is_given_up:

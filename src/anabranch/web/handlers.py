@@ -70,7 +70,10 @@ class JsonHandler(Handler):
 
 
 class NotFound(JsonHandler):
-    """Answers for all paths that nobody else answers for."""
+    """Answers for all paths that nobody else answers for, and for those that have been taken out."""
+
+    def initialize(self, **of_another: Any) -> None:
+        """Nothing is needed."""
 
     def prepare(self) -> None:
         """Say so, whatever the method."""

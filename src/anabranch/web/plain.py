@@ -72,7 +72,7 @@ def login_form(after: str, problem: str = "") -> str:
     return frame(
         "Log in",
         f'{told}<form method="post" action="{LOGIN}"><input type="hidden" name="next" value="{exact(after)}">'
-        '<label for="token">Token <small>of the service\'s operators or viewers, or in the address that was printed'
+        '<label for="token">Token <small>the service has it, or it is in the address that was printed'
         "</small></label>"
         f'<input id="token" name="{TOKEN}" type="password" required autofocus autocomplete="current-password">'
         "<button>Log in</button></form>",

@@ -11,11 +11,9 @@ import pytest
 from tests.web_server import Server, serving
 from tornado.websocket import websocket_connect
 
-from anabranch.errors import ServiceError
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.service.web import openapi
 from anabranch.web.guard import Guard, Refusal
-from anabranch.web.listening import check_bind
 
 TOKEN = "a-token-of-some-length"
 VIEW_TOKEN = "another-one-to-look-with"
@@ -35,26 +33,6 @@ def open_one() -> Iterator[Server]:
 
 def bearer(token: str = TOKEN) -> dict[str, str]:
     return {"Authorization": f"Bearer {token}"}
-
-
-# Listening ------------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("address", ["0.0.0.0", "::", "", "192.0.2.1", "example.com"])
-def test_a_wide_bind_without_a_token_refuses(address: str):
-    with pytest.raises(ServiceError, match="would let anybody who reaches it start runs; give a token"):
-        check_bind(address, "")
-    check_bind(address, TOKEN)
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "localhost", "127.1.2.3"])
-def test_loopback_needs_no_token(address: str):
-    check_bind(address, "")
-
-
-def test_a_short_token_refuses():
-    with pytest.raises(ServiceError, match="has 5 characters, and 16 are needed"):
-        check_bind("127.0.0.1", "short")
 
 
 # Every route ----------------------------------------------------------------------------------------------------------
@@ -125,21 +103,6 @@ def test_who_has_the_token_to_look_with_can_look_and_change_nothing(locked: Serv
     slot = SlotQueue(locked.store.database).get("run-2")
     assert slot is not None
     assert not slot.cancel
-
-
-@pytest.mark.parametrize(
-    ("tokens", "problem"),
-    [
-        (("", VIEW_TOKEN), "a token for viewers and none for operators"),
-        ((TOKEN, TOKEN), "the same token"),
-        ((TOKEN, "short"), "the viewers' token has 5 characters"),
-        (("a token with spaces in it", ""), "other characters than letters"),
-        (("ein-geheimes-Wört-chen", ""), "other characters than letters"),
-    ],
-)
-def test_tokens_that_will_not_do_refuse(tokens: tuple[str, str], problem: str):
-    with pytest.raises(ServiceError, match=problem):
-        check_bind("127.0.0.1", *tokens)
 
 
 def test_headers_keep_browsers_from_doing_more(open_one: Server):
@@ -262,3 +225,30 @@ def test_wrong_tokens_of_one_address_keep_no_other_out():
     for number in range(2_000):  # addresses are forgotten before they are too many
         guard.role_of_token("wrong", f"2001:db8::{number:x}")
     assert guard.role_of_token(TOKEN, "192.0.2.1") == "operator"
+
+
+def test_what_another_sites_page_loads_uses_up_nobodys_attempts():
+    loaded = {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors", "Sec_Fetch_Dest": "image"}
+    link = {**loaded, "Sec_Fetch_Mode": "navigate", "Sec_Fetch_Dest": "document"}
+    with serving(TOKEN) as server:
+        for path in ("/login?token=wrong", "/?token=wrong", "/static/js/bokeh.min.js"):
+            for _ in range(25):
+                assert server.call("GET", path, **loaded)[0] == 403
+        assert server.call("GET", f"/?token={TOKEN}", **{**link, "Sec_Fetch_Dest": "iframe"})[0] == 403
+        assert server.call("GET", f"/?token={TOKEN}", **link)[0] == 303
+
+
+def test_a_form_is_good_for_the_session_that_it_was_shown_to(locked: Server):
+    # given
+    mine, others = (cookie_of(locked, TOKEN).partition(";")[0] for _ in range(2))
+    _, _, page = locked.call("GET", "/do/cancel?run=run-1", Cookie=mine)
+    found = re.search(rb'name="form" value="(\w+)"', page)
+    assert found is not None
+    form = {"Content_Type": "application/x-www-form-urlencoded"}
+    # when
+    answers = [
+        locked.call("POST", "/do/cancel?run=run-1", b"form=" + found[1], Cookie=each, **form) for each in (mine, others)
+    ]
+    # then
+    assert [status for status, _, _ in answers] == [303, 403]
+    assert b"not one of this server" in answers[1][2]
