@@ -152,11 +152,11 @@ class Service:
     async def _serve(self, started: Callable[[Service], object]) -> None:
         address, port = self._options.address, self._options.port
         try:
-            self._web.start(bind(address, port))
+            sockets = bind(address, port)
         except OSError as error:
-            raise ServiceError(
-                f"cannot listen on {address}:{port}: {error}; --port takes another, 0 a free one"
-            ) from error
+            problem = f"cannot listen on {address}:{port}: {error}; --port takes another, 0 a free one"
+            raise ServiceError(problem) from error
+        self._web.start(sockets)
         self._stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):

@@ -69,9 +69,9 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
         self.start()
 
     @property
-    def sessions(self) -> int:
-        """Pages that browsers have open, or had a moment ago."""
-        return sum(len(self.get_sessions(path)) for path in self.app_paths)
+    def sessions(self) -> set[str]:
+        """Ids of pages that browsers have open, or had a moment ago."""
+        return {session.id for path in self.app_paths for session in self.get_sessions(path)}
 
     def handler_of(self, cls: type[RequestHandler]) -> type[RequestHandler]:
         """A handler of ours in place of Bokeh's."""
@@ -104,10 +104,11 @@ class _RoleHandler(BokehHandler):  # type: ignore[misc]
 class _Page(Handler, DocHandler):  # type: ignore[misc]
     """A page of Bokeh's whose scripts are known by a nonce, so that no other script runs in it."""
 
+    application: BokehPages
+
     async def get(self, *args: Any, **kwargs: Any) -> None:
         """Make the page, unless too many are open."""
-        application: Any = self.application  # ours: tornado knows only its own class
-        if application.sessions >= MAX_SESSIONS:
+        if len(self.application.sessions) >= MAX_SESSIONS:
             self.set_status(503)
             self.set_header("Content-Type", "text/plain; charset=utf-8")
             self.set_header("Retry-After", "30")  # by then, pages whose browsers are gone have been discarded
@@ -117,7 +118,7 @@ class _Page(Handler, DocHandler):  # type: ignore[misc]
         document, nonce = session.document, secrets.token_urlsafe(16)
         page = server_html_page_for_session(
             session,
-            resources=application.resources().clone(components=SCRIPTS),
+            resources=self.application.resources().clone(components=SCRIPTS),
             title=document.title,
             template=document.template,
             template_variables=document.template_variables,
@@ -133,35 +134,29 @@ class _Page(Handler, DocHandler):  # type: ignore[misc]
 class _Socket(Handler, WSHandler):  # type: ignore[misc]
     """A page's websocket, which can be cut."""
 
+    application: BokehPages
     _is_given_up = False
     """Whether the page knows that its browser has gone."""
 
-    @property
-    def _open_ones(self) -> set[_Socket]:
-        application: Any = self.application  # ours: tornado knows only its own class
-        found: set[_Socket] = application.sockets
-        return found
-
     def open(self) -> None:
         """Begin."""
-        self._open_ones.add(self)
+        self.application.sockets.add(self)
         super().open()
 
     def on_close(self) -> None:
         """End."""
-        self._open_ones.discard(self)
+        self.application.sockets.discard(self)
         self._is_given_up = self.connection is not None
         super().on_close()
 
     async def _async_open(self, token: str) -> None:
-        application: Any = self.application
-        known = {session.id for path in application.app_paths for session in application.get_sessions(path)}
+        known = self.application.sessions
         if len(known) >= MAX_SESSIONS and get_session_id(token) not in known:
-            self.close()
+            self.close()  # else Bokeh would make a page for it
             return
         await super()._async_open(token)
         # Bokeh forgets this case: a browser that went before its page was its own kept that page for ever.
-        if self not in self._open_ones and self.connection is not None and not self._is_given_up:
+        if self not in self.application.sockets and self.connection is not None and not self._is_given_up:
             super().on_close()
 
     def cut(self) -> None:

@@ -7,6 +7,7 @@ import socket
 import ssl
 from collections.abc import Callable, Sequence
 from functools import cache
+from http.client import responses
 from typing import Any, TypeAlias
 
 from tornado.httpserver import HTTPServer
@@ -140,9 +141,6 @@ class _Guarded(HTTPServerConnectionDelegate):
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
         return _GuardedRequest(self._application, self._guard, server_conn, request_conn)
 
-    def on_close(self, server_conn: object) -> None:
-        self._application.on_close(server_conn)
-
 
 class _GuardedRequest(HTTPMessageDelegate):
     def __init__(self, application: Application, guard: Guard, server_conn: object, connection: Any) -> None:
@@ -177,10 +175,10 @@ class _GuardedRequest(HTTPMessageDelegate):
             request = self._request
             status, more, body = self._shown(request, self._answer)
             headers = HTTPHeaders({**HEADERS, **more, "Content-Length": str(len(body))})
-            line = ResponseStartLine("HTTP/1.1", status, "")
+            line = ResponseStartLine("HTTP/1.1", status, responses[status])
             self._connection.write_headers(line, headers, b"" if request.method == "HEAD" else body)
             self._connection.finish()
-            log_answer("GET", request.path, request.remote_ip, status)
+            log_answer(request.method, request.path, request.remote_ip, status)
 
     def on_connection_close(self) -> None:
         if self._inner is not None:

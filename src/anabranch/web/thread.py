@@ -61,6 +61,8 @@ class ServerThread:
         if not self._ready.wait(START_S):
             raise TimeoutError(f"no answer in {START_S:g} s")
         if self._error is not None:
+            for each in sockets:
+                each.close()
             raise OSError(f"{type(self._error).__name__}: {self._error}") from self._error
 
     @property

@@ -1,11 +1,9 @@
-"""How a service is to run: options over environment over settings; certificates; flows that scripts serve."""
+"""How a service is to run: options over environment over settings; flows that scripts serve."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import ssl
 import subprocess
 import sys
 import threading
@@ -15,7 +13,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from tests.service_process import environment
-from tests.web_server import serving
 
 from anabranch import Flow, config, task
 from anabranch.cli import anabranch
@@ -24,7 +21,6 @@ from anabranch.flows.loading import load_flow
 from anabranch.runs.registry.registration import registry
 from anabranch.service.serving import Options
 from anabranch.service.starting import choose_options, greet
-from anabranch.web.listening import tls_context
 
 TOKEN = "a-token-of-some-length"
 
@@ -97,51 +93,6 @@ def test_what_cannot_be_is_said_before_anything_is_registered(
     done = invoke("serve", "etl.py", "--port", "0", *arguments)
     assert (done.exit_code, problem in done.stderr) == (status, True), done.stderr
     assert registry()[1].names() == set()
-
-
-# TLS ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    from distributed import Security
-
-    found = Security.temporary()
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    cert.write_text(str(found.tls_scheduler_cert), encoding="ascii")
-    key.write_text(str(found.tls_scheduler_key), encoding="ascii")
-    return str(cert), str(key)
-
-
-def test_a_service_speaks_https_and_its_cookie_goes_nowhere_else(certificate: tuple[str, str]):
-    from http.client import HTTPConnection, HTTPSConnection, RemoteDisconnected
-
-    cert, key = certificate
-    with serving(TOKEN, tls=tls_context(cert, key)) as server:
-        trusting = ssl.create_default_context(cafile=cert)
-        trusting.check_hostname = False  # the certificate is for no name
-        connection = HTTPSConnection("127.0.0.1", server.web.port, timeout=10, context=trusting)
-        connection.request("GET", f"/login?token={TOKEN}")
-        answer = connection.getresponse()
-        assert answer.status == 303
-        assert "Secure" in str(answer.getheader("Set-Cookie"))
-        connection.close()
-        plain = HTTPConnection("127.0.0.1", server.web.port, timeout=10)
-        plain.request("GET", "/healthz")
-        with pytest.raises((RemoteDisconnected, ConnectionResetError)):
-            plain.getresponse()
-        plain.close()
-
-
-def test_a_certificate_with_another_key_is_refused(certificate: tuple[str, str], tmp_path: Path):
-    cert, key = certificate
-    assert tls_context("", "") is None
-    with pytest.raises(ServiceError, match=re.escape(f"TLS with the certificate {cert} and the key {cert}")):
-        tls_context(cert, "")
-    (tmp_path / "empty.pem").touch()
-    with pytest.raises(ServiceError, match="TLS with the certificate"):
-        tls_context(str(tmp_path / "empty.pem"), key)
 
 
 # flow.serve() ---------------------------------------------------------------------------------------------------------

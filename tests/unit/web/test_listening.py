@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
 import socket
+import ssl
+from http.client import HTTPConnection, HTTPSConnection, RemoteDisconnected
+from pathlib import Path
 
 import pytest
+from tests.web_server import serving
 
 from anabranch.errors import ServiceError
-from anabranch.web.listening import bind, check_bind
+from anabranch.web.listening import bind, check_bind, tls_context
 
 TOKEN = "a-token-of-some-length"
 VIEW_TOKEN = "another-one-to-look-with"
@@ -69,3 +74,46 @@ def test_sockets_listen_at_one_port_that_was_free():
 def test_what_cannot_be_had_is_an_error_of_the_system(address: str, port: int, problem: str):
     with pytest.raises(OSError, match=problem):
         bind(address, port)
+
+
+# TLS ------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    from distributed import Security
+
+    found = Security.temporary()
+    folder = tmp_path_factory.mktemp("tls")
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    cert.write_text(str(found.tls_scheduler_cert), encoding="ascii")
+    key.write_text(str(found.tls_scheduler_key), encoding="ascii")
+    return str(cert), str(key)
+
+
+def test_a_service_speaks_https_and_its_cookie_goes_nowhere_else(certificate: tuple[str, str]):
+    cert, key = certificate
+    with serving(TOKEN, tls=tls_context(cert, key)) as server:
+        trusting = ssl.create_default_context(cafile=cert)
+        trusting.check_hostname = False  # the certificate is for no name
+        connection = HTTPSConnection("127.0.0.1", server.web.port, timeout=10, context=trusting)
+        connection.request("GET", f"/login?token={TOKEN}")
+        answer = connection.getresponse()
+        assert answer.status == 303
+        assert "Secure" in str(answer.getheader("Set-Cookie"))
+        connection.close()
+        plain = HTTPConnection("127.0.0.1", server.web.port, timeout=10)
+        plain.request("GET", "/healthz")
+        with pytest.raises((RemoteDisconnected, ConnectionResetError)):
+            plain.getresponse()
+        plain.close()
+
+
+def test_a_certificate_with_another_key_is_refused(certificate: tuple[str, str], tmp_path: Path):
+    cert, key = certificate
+    assert tls_context("", "") is None
+    with pytest.raises(ServiceError, match=re.escape(f"TLS with the certificate {cert} and the key {cert}")):
+        tls_context(cert, "")
+    (tmp_path / "empty.pem").touch()
+    with pytest.raises(ServiceError, match="TLS with the certificate"):
+        tls_context(str(tmp_path / "empty.pem"), key)

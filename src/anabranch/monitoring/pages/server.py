@@ -81,7 +81,7 @@ class Pages:
     @property
     def sessions(self) -> int:
         """Pages that browsers have open, or had a moment ago."""
-        return self._app.sessions
+        return len(self._app.sessions)
 
     def close(self) -> None:
         """Stop serving. What runs in child processes is cancelled, as the pages were its only owner."""
