@@ -74,8 +74,12 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
         return {session.id for path in self.app_paths for session in self.get_sessions(path)}
 
     def handler_of(self, cls: type[RequestHandler]) -> type[RequestHandler]:
-        """A handler of ours in place of Bokeh's."""
-        return _handler_of(cls) or super().handler_of(cls)
+        """A handler of ours in place of Bokeh's; of those for pages of other servers, which open sessions, none."""
+        if issubclass(cls, DocHandler):
+            return _Page
+        if issubclass(cls, WSHandler):
+            return _Socket
+        return NotFound if issubclass(cls, SessionHandler) else super().handler_of(cls)
 
     async def end(self) -> None:
         """Let go of all browsers, and stop; in the thread of its loop."""
@@ -163,12 +167,3 @@ class _Socket(Handler, WSHandler):  # type: ignore[misc]
         """End at once: a browser that does not read would never come to a farewell behind what it has not read."""
         if self.ws_connection is not None and self.ws_connection.stream is not None:
             self.ws_connection.stream.close()
-
-
-def _handler_of(cls: type[RequestHandler]) -> type[RequestHandler] | None:
-    """What answers in place of a handler of Bokeh's; None if that may answer itself."""
-    if issubclass(cls, DocHandler):
-        return _Page
-    if issubclass(cls, WSHandler):
-        return _Socket
-    return NotFound if issubclass(cls, SessionHandler) else None  # those for pages of other servers open sessions, too
