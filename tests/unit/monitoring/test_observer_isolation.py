@@ -86,7 +86,7 @@ def test_notifiers(misbehave: Misbehaviour, released: threading.Event, place: st
 
 
 def test_the_live_page(misbehave: Misbehaviour, released: threading.Event, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("anabranch.monitoring.pages.server.START_S", 5.0)
+    monkeypatch.setattr("anabranch.web.thread.START_S", 5.0)
     monkeypatch.setattr(PageModel, "take", misbehave)
     try:
         watched_run(released, dashboard=lambda address: None)

@@ -17,7 +17,8 @@ from anabranch.base import origins
 from anabranch.base.events import CallsMade, Event, RunStarted
 from anabranch.base.run_model import NodeModel, RunModel
 from anabranch.base.states import State
-from anabranch.engine.driver.handlers import FlowHandlers, not_run, run_handled
+from anabranch.engine.driver.driver import run_flow
+from anabranch.engine.driver.handlers import FlowHandlers, not_run
 from anabranch.engine.driver.plan import RunPlan
 from anabranch.engine.driver.standing import tasks_in, tasks_of
 from anabranch.engine.logs.book import CarriedLogBook, LogBook
@@ -68,9 +69,8 @@ def drive(data: bytes) -> bytes:
         executor = DaskExecutor(address, security=security)
         executor.has_page = bool(plan.settings.get("scheduler_page", True))
         try:
-            done = run_handled(
-                plan, executor, run.handlers, [ledger.observe], journal=ledger.write, logs=_logs(plan, client, worker)
-            )
+            logs = _logs(plan, client, worker)
+            done = run_flow(plan, executor, [ledger.observe], handlers=run.handlers, journal=ledger.write, logs=logs)
         except Exception as error:  # nobody is there to whom it could be raised
             _log.exception("the driver of run %s failed", plan.run_id)
             done = not_run(plan, failed_state(error))

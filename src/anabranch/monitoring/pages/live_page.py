@@ -57,7 +57,7 @@ def live_page(
     model = PageModel(shape_of(graph))
     model.flow_name, model.run_id = plan.name, plan.run_id
     model.parameters = shown_parameters(plan, secret)
-    run = LiveRun(model, store=_store(), dask_link=lambda: getattr(executor, "dashboard_link", None))
+    run = LiveRun(model, store=_store(), dask_link=lambda: executor.dashboard_link)
     try:
         pages = serving()
     except Exception as error:

@@ -1,29 +1,20 @@
-"""The pages of runs and flows in the service's own web server: Bokeh's application with the service's routes in it."""
+"""What the pages of runs and flows show and offer in a service, beside what is recorded."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 from urllib.parse import quote
 
-from bokeh.application.handlers.handler import Handler
-from tornado.httputil import HTTPServerRequest
-from tornado.ioloop import IOLoop
-from tornado.web import Application, RequestHandler
-
 from anabranch.base.errors import RunStoreError
-from anabranch.monitoring.pages.documents import applications
-from anabranch.monitoring.pages.guard import PagesTornado, hardened
 from anabranch.monitoring.pages.library import Library
 from anabranch.runs.store.opening import store_to_show
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import RUNNING, WAITING
-from anabranch.service.web.guard import FORMS, OPERATOR, Guard
-from anabranch.service.web.server import JsonHandler, Route, log_request
+from anabranch.web.guard import FORMS, OPERATOR, Guard
+from anabranch.web.handlers import Route
+from anabranch.web.server import Make, Served
 
-UNUSED_SESSION_MS = 15_000
 _FORMS = FORMS.strip("/")  # addresses are relative, so that a proxy may serve the pages below another path
 
 
@@ -81,36 +72,8 @@ class ServiceDesk:
         return ", ".join(parts)
 
 
-class _RoleHandler(Handler):  # type: ignore[misc]  # Bokeh's annotations are left out
-    """Lets a page know who looks at it. Only what is shown depends on that: each request is checked by itself."""
-
-    def __init__(self, guard: Guard) -> None:
-        super().__init__()
-        self._guard = guard
-
-    def modify_document(self, doc: Any) -> None:
-        pass
-
-    def process_request(self, request: HTTPServerRequest) -> dict[str, Any]:
-        return {"role": self._guard.role_of(request) or ""}
-
-
-class _Mounted(PagesTornado):
-    """Bokeh's web application, without what its handlers would let browsers do."""
-
-    def find_handler(self, request: HTTPServerRequest, **kwargs: Any) -> Any:
-        delegate = super().find_handler(request, **kwargs)
-        if not issubclass(delegate.handler_class, JsonHandler):
-            delegate.handler_class = hardened(delegate.handler_class)
-        return delegate
-
-
-def mounted(
-    store: RelationalRunStore, guard: Guard, routes: Sequence[Route], other: type[RequestHandler]
-) -> tuple[Application, Callable[[], Awaitable[object]]]:
-    """The application of a `WebServer` that has the pages, too, begun; and what stops it.
-
-    It checks nobody: the guard is before it.
+def pages_of(store: RelationalRunStore, guard: Guard) -> Make:
+    """What serves the pages of runs and flows beside the service's own routes.
 
     Parameters
     ----------
@@ -118,30 +81,12 @@ def mounted(
         The run store, with the registry in it.
     guard
         Knows who looks.
-    routes
-        Of the API, and of forms.
-    other
-        Answers for all other paths.
     """
-    logging.getLogger("bokeh").setLevel(logging.ERROR)  # it tells of each browser that comes, and that has gone
-    pages = applications(Library(store_to_show, desk=ServiceDesk(store)))
-    for page in pages.values():
-        page.add(_RoleHandler(guard))
-    app = _Mounted(
-        pages,
-        absolute_url="",
-        extra_patterns=list(routes),
-        extra_websocket_origins=["*"],  # the guard has compared it with the host before
-        include_headers=[],  # what is in them would be in the page: the cookie, for one
-        include_cookies=[],
-        check_unused_sessions_milliseconds=UNUSED_SESSION_MS,
-        unused_session_lifetime_milliseconds=UNUSED_SESSION_MS,
-        stats_log_frequency_milliseconds=3_600_000,
-        redirect_root=False,
-        use_index=False,
-        default_handler_class=other,
-        log_function=log_request,
-    )
-    app.initialize(IOLoop.current())
-    app.start()
-    return app, app.end
+
+    def make(routes: list[Route]) -> Served:
+        from anabranch.monitoring.pages.documents import applications  # only now: Bokeh's server takes half a second
+        from anabranch.web.bokeh import BokehPages
+
+        return BokehPages(applications(Library(store_to_show, desk=ServiceDesk(store))), guard, routes)
+
+    return make
