@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import ssl
-import threading
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from functools import partial
 from http.client import HTTPConnection
 from typing import Any
 
@@ -22,11 +19,12 @@ from anabranch.runs.store.slots import Slot
 from anabranch.runs.store.sqlite import InMemoryRunStore
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.api import api_routes
+from anabranch.service.web.desk import pages_of
 from anabranch.service.web.forms import form_routes
-from anabranch.service.web.guard import LOGIN, Guard
-from anabranch.service.web.login import Login
-from anabranch.service.web.mount import mounted
-from anabranch.service.web.server import WebServer
+from anabranch.web.guard import LOOPBACK, Guard
+from anabranch.web.listening import bind
+from anabranch.web.server import Server as WebServer
+from anabranch.web.thread import ServerThread
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -47,11 +45,10 @@ class Echo(WebSocketHandler):
 class Server:
     """A web server in a thread."""
 
-    def __init__(self, store: InMemoryRunStore, guard: Guard) -> None:
+    def __init__(self, store: InMemoryRunStore, guard: Guard, web: WebServer) -> None:
         self.store = store
-        self.loop = asyncio.new_event_loop()
-        self.web: Any = None
         self.guard = guard
+        self.web = web
 
     def call(
         self, method: str, path: str, body: bytes | None = None, **headers: str
@@ -67,33 +64,26 @@ class Server:
 
 
 @contextmanager
-def serving(token: str = "", *, tls: ssl.SSLContext | None = None, **options: Any) -> Iterator[Server]:
+def serving(
+    token: str = "", *, hosts: Collection[str] = (), tls: ssl.SSLContext | None = None, **options: Any
+) -> Iterator[Server]:
     store = InMemoryRunStore()
     flows = FlowTable(store.database)
     schema = {"type": "object", "properties": {"x": {}}, "required": ["x"]}
     flows.put(FlowRecord("etl", "code", parameters=schema), now=NOON)
     store.finish_run(store.create_run(RunRecord("run-1", "etl", NOON)), "Failed", end=NOON)
     SlotQueue(store.database).add([Slot("run-2", "etl", NOON)], now=NOON)
-    server = Server(store, Guard(token=token, **options))
-    ready = threading.Event()
-
-    async def serve() -> None:
-        actions, guard = Actions(store), server.guard
-        routes = [*api_routes(actions, lambda: True), (LOGIN, Login, {"guard": guard}), *form_routes(actions, guard)]
-        routes += [(r"/page", Page, {}), (r"/live", Echo, {})]
-        server.web = WebServer(routes, guard, mount=partial(mounted, store, guard), tls=tls)
-        server.web.listen("127.0.0.1", 0)
-        ready.set()
-
-    server.loop.run_until_complete(serve())
-    thread = threading.Thread(target=server.loop.run_forever)
-    thread.start()
-    assert ready.wait(10)
+    guard = Guard(token=token, hosts=(*LOOPBACK, *hosts), **options)
+    actions = Actions(store)
+    routes = [
+        *api_routes(actions, lambda: True),
+        *form_routes(actions, guard),
+        (r"/page", Page, {}),
+        (r"/live", Echo, {}),
+    ]
+    web = WebServer(guard, routes, make=pages_of(store, guard), tls=tls)
+    thread = ServerThread(web, bind("127.0.0.1", 0), name="served")
     try:
-        yield server
+        yield Server(store, guard, web)
     finally:
-        asyncio.run_coroutine_threadsafe(server.web.close(), server.loop).result(10)
-        server.loop.call_soon_threadsafe(server.loop.stop)
-        thread.join()
-        server.loop.run_until_complete(server.loop.shutdown_default_executor())
-        server.loop.close()
+        thread.close()

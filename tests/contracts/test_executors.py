@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from tests.cells import run_cell
 from tests.contracts.misbehaviour import RAISES, RETURNS, HoldsLock
+from tests.shuffled_executor import ShuffledExecutor
 
 from anabranch import Flow, FlowRunner, config, context, signals, task, triggers, unmapped
 from anabranch.base.events import TaskChanged
@@ -93,6 +94,7 @@ def cluster() -> Iterator[Any]:
     params=[
         pytest.param("local", id="local"),
         pytest.param("threads", id="threads"),
+        pytest.param("shuffled", id="shuffled"),
         pytest.param("dask", id="dask", marks=pytest.mark.cluster),
     ]
 )
@@ -102,6 +104,8 @@ def place(request: pytest.FixtureRequest) -> Iterator[Place]:
         found = Place("local", LocalExecutor())
     elif request.param == "threads":
         found = Place("threads", LocalDaskExecutor(num_workers=2))
+    elif request.param == "shuffled":
+        found = Place("shuffled", ShuffledExecutor())
     else:
         cluster = request.getfixturevalue("cluster")
         found = Place("dask", DaskExecutor(cluster.scheduler_address), cluster)

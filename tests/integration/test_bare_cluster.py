@@ -308,7 +308,7 @@ def test_another_version_of_the_library_takes_the_place_of_one_that_no_run_needs
     # When all its runs have ended, and another comes
     on_workers(cluster, "__import__('sys').modules['_anabranch_shelf'].runs.clear()")
     here = shipment.origin()
-    monkeypatch.setattr(shipment, "origin", lambda: (here[0], "9.9", "f" * 64))
+    monkeypatch.setattr(shipment, "origin", lambda: (here[0], "9.9", "f" * 64, here[3]))
     state = flow.run(executor=DaskExecutor(cluster.address))
     # Then that is used.
     assert state[result].result == 2
@@ -329,7 +329,7 @@ def test_another_version_is_refused_while_a_run_needs_the_one_that_is_there(
     on_workers(cluster, f"__import__('sys').modules['_anabranch_shelf'].runs.update(other={run})")
     here = shipment.origin()
     other = "e" * 64
-    monkeypatch.setattr(shipment, "origin", lambda: (here[0], "9.9", other))
+    monkeypatch.setattr(shipment, "origin", lambda: (here[0], "9.9", other, here[3]))
     try:
         # When another version comes
         state = flow.run(executor=DaskExecutor(cluster.address))

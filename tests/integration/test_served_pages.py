@@ -149,7 +149,7 @@ def test_a_task_is_approved_from_the_page_of_its_run_by_who_may_do_that(
     viewer.page.goto(f"{viewer.base}/do/approve?run={run_id}")
     viewer.page.click("button:has-text('Approve')")
     # then
-    viewer.page.wait_for_selector("text=one to look with; to change something takes the operators' token")
+    viewer.page.wait_for_selector("text=viewers' token; changing something requires the operators' token")
     viewer.page.close()
     assert service.call("GET", f"/api/runs/{run_id}")[1]["state"] == "Paused"
     assert not (home / "deployed").exists()

@@ -7,6 +7,7 @@ message has; what neither can have is listed below with its reason.
 from __future__ import annotations
 
 import ast
+import asyncio
 import pickle
 import sqlite3
 import sys
@@ -58,11 +59,11 @@ from anabranch.schedules import CronSchedule, IntervalSchedule, Schedule
 from anabranch.schedules.as_json import FORMAT, from_form, function_of, to_form
 from anabranch.schedules.clocks import IntervalClock
 from anabranch.schedules.filters import is_day_of_week
-from anabranch.service.web.guard import Guard, check_bind
-from anabranch.service.web.server import WebServer
+from anabranch.service.serving import Options, Service
 from anabranch.service.work.processes import Processes
 from anabranch.testing import FakeClock, FlowTester, assert_states, assert_success, isolated_home
 from anabranch.triggers import manual_only
+from anabranch.web.listening import check_bind
 
 ROOT = Path(__file__).parents[2]
 GRAM = 16  # characters in a row that a quotation shares with the message that it quotes
@@ -112,6 +113,7 @@ TASKS = [
     Case("flow name: expected a name of 1 to 200 characters, found 0", lambda home: Flow("")),
     Case("memory_limit: expected bytes, or a text", lambda home: task(memory_limit="much")(len)),
     Case("memory_limit: expected bytes, or a text", lambda home: task(memory_limit=True)(len)),
+    Case("memory_limit: expected at least 64,000,000 bytes", lambda home: task(memory_limit=1)(len)),
     Case("min_success: expected a share", lambda home: task(min_success=2)(len)),
     Case("first_n: expected a whole number", lambda home: task(first_n=0)(len)),
     Case("stop_when: expected a function", lambda home: task(stop_when=3)(len)),
@@ -462,11 +464,12 @@ MORE = [
     Case("written by a newer anabranch", lambda home: run_in(versioned(home, "newer.db", 999))),
     Case("the next run upgrades it", lambda home: read_in(versioned(home, "older.db", 0))),
     Case("a service needs a system with fork()", lambda home: on_windows(lambda: Processes(print))),
-    Case("cannot listen on", lambda home: WebServer([], Guard()).listen("no address", 0)),
+    Case("cannot listen on", lambda home: asyncio.run(Service(registry()[0], UNHEARD)._serve(print))),
 ]
 
 
 NAP = partial(time.sleep, 0.05)
+UNHEARD = Options(address="no address", token="t" * 16)
 
 
 def go_on(flow: Flow, before: dict[str, Any], **parameters: Any) -> Any:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anabranch.base.texts import printable, printable_lines
-from anabranch.cli.exits import CANCELLED, RUN_FAILED, SUCCESS, exit_codes
+from anabranch.cli.exits import code_of_state, exit_codes
 
 if TYPE_CHECKING:
     from anabranch.flows.handle import RunHandle, RunStatus
@@ -44,7 +44,7 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
                     click.echo(line)
             if forget and status.is_finished:
                 handle.forget()
-            ctx.exit(_code_of(status))
+            ctx.exit(code_of_state(status.state))
 
 
 @click.command(short_help="Cancel a run on a cluster.")
@@ -136,9 +136,3 @@ def _as_json(status: RunStatus) -> dict[str, Any]:
         "started": status.started.isoformat() if status.started else None,
         "updated": status.updated.isoformat() if status.updated else None,
     }
-
-
-def _code_of(status: RunStatus) -> int:
-    if status.state in ("Success", "Pending", "Running"):
-        return SUCCESS
-    return CANCELLED if status.state in ("Cancelled", "Paused") else RUN_FAILED

@@ -1,4 +1,4 @@
-"""Exit codes, and which errors they stand for."""
+"""Exit codes, and which errors and states of a run they stand for."""
 
 from __future__ import annotations
 
@@ -30,6 +30,13 @@ CANCELLED = 5
 """Cancelled from elsewhere, or waiting for an approval."""
 SIGNALLED = 128
 """Plus the number of the signal: 130 after Ctrl-C, 143 after SIGTERM."""
+
+
+def code_of_state(name: str) -> int:
+    """Exit code for a run in a state of this name; one that goes on has not failed."""
+    if name in ("Success", "Pending", "Running"):
+        return SUCCESS
+    return CANCELLED if name in ("Cancelled", "Paused") else RUN_FAILED
 
 
 class Problem(click.ClickException):

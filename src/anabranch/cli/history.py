@@ -255,8 +255,7 @@ def resume(
         dashboard=dashboard,
         metrics=MetricsWanted(metrics_file, pushgateway, metrics_port),
     )
-    is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
-    with shipped_by_value(loaded, with_neighbours=is_elsewhere):
+    with shipped_by_value(loaded, with_neighbours=place.is_elsewhere):
         ctx.exit(session.run())
 
 

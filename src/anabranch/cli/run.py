@@ -177,7 +177,7 @@ def run(
     if loaded.stopped is not None and not quiet:
         text = 'this line runs a flow, so loading stopped here; put it under `if __name__ == "__main__":`'
         click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)
-    is_elsewhere = detach or bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
+    is_elsewhere = detach or place.is_elsewhere
     checkpointing = _checkpointing(checkpoint, is_elsewhere=is_elsewhere)
     if detach:
         if dashboard or metrics_file or pushgateway or metrics_port is not None:

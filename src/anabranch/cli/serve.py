@@ -78,16 +78,16 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
     """
     from anabranch.runs.registry.registration import registry
     from anabranch.service.serving import Service
-    from anabranch.service.starting import chosen, greeting
+    from anabranch.service.starting import choose_options, greet
 
     with exit_codes():
-        options, is_made_up = chosen(_with_tokens(given), needs_token=not given["no_token"])
+        options, is_made_up = choose_options(_with_tokens(given), needs_token=not given["no_token"])
         runs_log = _log_to(*(_setting(name, given) for name in ("log_file", "log_size", "log_count")))
         service = Service(registry()[0], options, log=runs_log)  # refuses before anything is registered
         _register(files)
 
         def say(started: Service) -> None:
-            for line in greeting(options, started.port, is_made_up=is_made_up):
+            for line in greet(options, started.port, is_made_up=is_made_up):
                 click.echo(line, err=True)
 
         service.run(say)

@@ -19,7 +19,7 @@ import click
 from anabranch.base.errors import AnabranchError
 from anabranch.base.events import Event, RunStarted
 from anabranch.base.texts import printable, seconds, shortened
-from anabranch.cli.exits import CANCELLED, RUN_FAILED, SUCCESS, Problem, exit_codes
+from anabranch.cli.exits import RUN_FAILED, SUCCESS, Problem, code_of_state, exit_codes
 from anabranch.cli.interrupts import Interrupts
 from anabranch.cli.outcome import as_data, counts_text, result_lines, salvage_lines
 
@@ -49,8 +49,10 @@ class MetricsWanted:
             yield []
             return
         from anabranch.base.errors import MetricsError
+        from anabranch.monitoring.metric_families import check_client
         from anabranch.monitoring.metrics import Metrics, MetricsServer, push, write_textfile
 
+        check_client()
         metrics = Metrics()
         if self.port is None:
             yield [metrics]
@@ -119,7 +121,7 @@ class Session:
         if view is None:
             click.echo(f"{printable(self.flow.name)}: interrupted before it had a state", err=True)
             return interrupts.exit_code or RUN_FAILED
-        code = _code_of(view) if view else interrupts.exit_code or _code_of(view)
+        code = SUCCESS if view else interrupts.exit_code or code_of_state(view.state.name)
         took_s = time.monotonic() - began
         self._tell_failures(view)
         if self.as_json:
@@ -161,23 +163,23 @@ class Session:
 
     def _first_line(self, event: Event) -> None:
         if isinstance(event, RunStarted) and not self.quiet:
-            link = getattr(self.executor, "dashboard_link", None)
+            link = self.executor.dashboard_link
             page = f"; Dask's page: {printable(link)}" if link else ""
             name = printable(event.flow_name)
-            click.echo(f"{name}: run {event.run_id} in {place_of(self.executor)}{page}", err=True)
+            click.echo(f"{name}: run {event.run_id} in {printable(self.executor.place)}{page}", err=True)
 
     @contextlib.contextmanager
     def _waiting(self) -> Iterator[Callable[[Event], None]]:
         """Say what the run waits for, if it does not begin soon. Yields an observer."""
         from anabranch.base.settings import config
 
-        if getattr(self.executor, "in_process", True) or self.quiet:
+        if self.executor.in_process or self.quiet:
             yield lambda event: None
             return
         patience = config.engine.no_workers_timeout_s
         limit = f"up to {patience:g} s (engine.no_workers_timeout_s)"
-        text = f"waiting for {place_of(self.executor)} and its first worker, {limit}"
-        silent_s = WAIT_S if getattr(self.executor, "address", None) else START_S
+        text = f"waiting for {printable(self.executor.place)} and its first worker, {limit}"
+        silent_s = WAIT_S if self.executor.address else START_S
         timer = threading.Timer(silent_s, click.echo, [text], {"err": True})
         timer.daemon = True
         timer.start()
@@ -234,33 +236,10 @@ def _announce(watch: Progress, name: str) -> None:
             os.write(2, f"{text}\n".encode())
 
 
-def _code_of(view: FlowRunView) -> int:
-    if view.state.is_successful():
-        return SUCCESS
-    return RUN_FAILED if view.state.is_failed() else CANCELLED
-
-
 def _paint(text: str, ink: Ink) -> str:
     """Coloured text; Click removes the colours where standard error is no terminal."""
     looks: dict[str, dict[str, Any]] = {"bad": {"fg": "red"}, "strong": {"bold": True}, "faint": {"dim": True}}
     return text if os.environ.get("NO_COLOR") else click.style(text, **looks[ink])
-
-
-def place_of(executor: Executor) -> str:
-    """Where an executor runs, in words."""
-    kind = type(executor).__name__
-    if kind == "LocalExecutor":
-        return "this process, one task at a time"
-    if kind == "LocalDaskExecutor":
-        threads = getattr(executor, "num_workers", 1)
-        return f"this process, {threads} thread{'s' if threads != 1 else ''}"
-    address = getattr(executor, "address", None)
-    if address:
-        return f"the cluster at {printable(address)}"
-    cluster_class = getattr(executor, "cluster_class", None)
-    if cluster_class is None and kind == "DaskExecutor":
-        return "a cluster on this machine"
-    return printable(getattr(cluster_class, "__name__", cluster_class or kind))
 
 
 @contextlib.contextmanager

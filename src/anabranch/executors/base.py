@@ -1,4 +1,4 @@
-"""What a run asks of the place where its tasks run: the `Executor` protocol.
+"""What a run asks of the place where its tasks run: the base class `Executor`.
 
 An executor knows Dask graphs and keys, and nothing of tasks: it computes the keys of a region, passes on what the tasks
 post, and says which keys will never come.
@@ -6,11 +6,18 @@ post, and says which keys will never come.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from anabranch.base.errors import ExecutorError
+
+if TYPE_CHECKING:
+    from anabranch.executors.fitness import Needs
 
 Key: TypeAlias = tuple[str, int]
+ANSWER_S = 5.0  # for a scheduler, or all workers together; those that hold the interpreter in C code answer later
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,14 +79,42 @@ class CancelWanted:
 Message: TypeAlias = Posted | Logged | Dropped | Disconnected | CancelWanted
 
 
-class Executor(Protocol):
-    """Where compiled regions run. One executor object serves one run at a time, and can be used again."""
+class Executor(ABC):
+    """Where compiled regions run. One executor object serves one run at a time, and can be used again.
 
-    in_process: bool
+    What is abstract here makes one; the rest is right where tasks run in this process.
+    """
+
+    in_process: bool = True
     """Whether tasks run in this process, so that nothing has to be pickled to get to them."""
-    is_sequential: bool
+    is_sequential: bool = False
     """Whether tasks run one at a time in the thread that asks for messages."""
+    address: str | None = None
+    """Of a scheduler that is there already."""
+    doubles: Any = None
+    """What a test has put in the place of the clock and of functions; executors do not look inside."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}()"
+
+    @property
+    def place(self) -> str:
+        """Where tasks run, in words."""
+        return type(self).__name__
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether tasks may run where files and modules of this process are missing."""
+        return False
+
+    @property
+    def dashboard_link(self) -> str | None:
+        """Address of Dask's own page, while a run goes on."""
+        return None
+
+    # A run ----------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
     def start(self, token: str) -> None:
         """Get ready for a run whose reports carry this token.
 
@@ -88,11 +123,10 @@ class Executor(Protocol):
         ExecutorError
             Nothing can run there.
         """
-        ...
 
+    @abstractmethod
     def stop(self) -> None:
         """Drop everything of the run."""
-        ...
 
     def recover(self, say: Callable[[str], None]) -> None:
         """After `Disconnected`: find or make another place; `say` is told what is waited for, and how long.
@@ -102,24 +136,52 @@ class Executor(Protocol):
         ExecutorError
             There is none within the time that is allowed.
         """
-        ...
+        raise ExecutorError("tasks run in this process, which cannot be replaced")
 
+    def check(self, needs: Needs) -> None:  # noqa: B027  # nothing needs to be looked at in this process
+        """See whether what is to be run can run there, before anything is sent.
+
+        Raises
+        ------
+        PreflightError
+            It cannot; all reasons at once.
+        """
+
+    def show(self, standing: Callable[[], Mapping[str, Any]]) -> None:  # noqa: B027  # few have a page
+        """Let a page of the executor's own show how the run stands; `standing` may be called from any thread."""
+
+    # Work -----------------------------------------------------------------------------------------------------------
+
+    @abstractmethod
     def slots(self) -> int:
         """Tasks that can run at the same time now; 0 if there is nothing that could run one."""
-        ...
 
+    @abstractmethod
     def submit(self, region: Region) -> None:
         """Begin to compute a region."""
-        ...
 
+    @abstractmethod
     def next_message(self, timeout_s: float | None) -> Message | None:
         """The next message; None if there is none for so many seconds, or nothing to wait for."""
-        ...
 
+    @abstractmethod
     def release(self, keys: Iterable[Key]) -> None:
         """Let go of keys, computed or not."""
-        ...
 
+    @abstractmethod
     def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
         """Values of computed keys, brought here; keys whose value is lost are missing."""
-        ...
+
+    # Processes ------------------------------------------------------------------------------------------------------
+
+    def ask_workers(self, question: Callable[[], Any], timeout_s: float = ANSWER_S) -> list[Any]:
+        """What each process that runs tasks answers to a function; nothing if not all of them answer in time."""
+        return [question()]
+
+    def avoid(self, address: str) -> bool:
+        """Send nothing more to a worker, if there are others; whether there are."""
+        return False
+
+    def situation(self) -> Sequence[str]:
+        """What keeps the tasks that have not reported, in sentences; none if nothing is expected."""
+        return ()

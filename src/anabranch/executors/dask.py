@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch.base.errors import ExecutorError, OptionError
 from anabranch.base.settings import config
-from anabranch.executors.base import CancelWanted, Disconnected, Dropped, Key, Logged, Message, Posted, Region
+from anabranch.executors.base import (
+    ANSWER_S,
+    CancelWanted,
+    Disconnected,
+    Dropped,
+    Executor,
+    Key,
+    Logged,
+    Message,
+    Posted,
+    Region,
+)
 from anabranch.executors.clusters import ClusterClass, MadeCluster, is_cluster, make_cluster, performance_report
 from anabranch.executors.connection import as_security, connect
 from anabranch.executors.entry import Sourced
@@ -33,13 +44,12 @@ FIRST_WORKER_S = 5.0  # an adaptive cluster that has no worker after so long is 
 SLOTS_S = 1.0  # how often the workers are counted
 REPLACE_S = 10.0  # starting a worker takes seconds: it is not asked for twice meanwhile
 FORGET_S = 0.5  # what a worker that is busy remembers of a run is dropped later, for others
-ANSWER_S = 5.0  # how long a scheduler that is there may take to count them
 ALIVE = ("pending", "finished")
 
 _log = logging.getLogger("anabranch.executors")
 
 
-class DaskExecutor:
+class DaskExecutor(Executor):
     """Runs on a Dask cluster.
 
     Parameters
@@ -65,7 +75,6 @@ class DaskExecutor:
     """
 
     in_process = False
-    is_sequential = False
 
     def __init__(
         self,
@@ -140,6 +149,20 @@ class DaskExecutor:
         self._feed: PageFeed | None = None
 
     @property
+    def place(self) -> str:
+        """The cluster: its address, or what makes it."""
+        if self.address is not None:
+            return f"the cluster at {self.address}"
+        if self.cluster_class is None:
+            return "a cluster on this machine"
+        return str(getattr(self.cluster_class, "__name__", self.cluster_class))
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Whether the workers may be on other machines: all but those of a cluster that is made here by default."""
+        return self.address is not None or self.cluster_class is not None
+
+    @property
     def dashboard_link(self) -> str | None:
         """Address of Dask's own page, while a run goes on."""
         return self._client.dashboard_link if self._client is not None else None
@@ -194,7 +217,7 @@ class DaskExecutor:
     @property
     def _is_of_this_machine(self) -> bool:
         """Whether the workers were started here, in the environment of this process."""
-        return self._made is not None and self._made.is_ours and self.cluster_class is None
+        return self._made is not None and self._made.is_ours and not self.is_elsewhere
 
     def _connect(self, patience_s: float) -> None:
         from anabranch.executors.deaths import HandBack, plugin_name, topics

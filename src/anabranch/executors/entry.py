@@ -9,8 +9,9 @@ rest can be loaded, which is the business of `anabranch.executors.shelf`. It is 
 from __future__ import annotations
 
 import sys
-from _thread import RLock  # what `threading` has; that, like any clock, is kept from what decides in a driver
+import time
 from importlib import import_module
+from threading import RLock
 from typing import Any
 
 # Compiled each time that it is loaded, so as short as can be; MAKE only where this module has not been made yet.
@@ -87,7 +88,8 @@ def enter(
     Parameters
     ----------
     origin
-        Python version, version and digest of this package where the run was sent from; a digest of None is not checked.
+        Where the run was sent from: version of Python, version and digest of this package, and the name of the module
+        that runs what arrives. A digest of None is not checked.
     is_told
         Whether a driver listens; otherwise a refusal is raised.
     key, outline
@@ -106,7 +108,8 @@ def enter(
     if isinstance(program, tuple):
         program = program[-1]
     with _Use(token):
-        return _worker().execute(token, program, payload, _closed(keys, outcomes), key, outline, is_main=is_main)
+        found = dict(zip(keys, outcomes))  # noqa: B905  # `strict` is newer than some Pythons that this must run on
+        return import_module(origin[3]).execute(token, program, payload, found, key, outline, is_main=is_main)
 
 
 def enter_cut(origin: Any, token: str, program: Any, slug: str, indices: Any, outcome: Any, /) -> Any:
@@ -116,7 +119,7 @@ def enter_cut(origin: Any, token: str, program: Any, slug: str, indices: Any, ou
         return {**refusal, "worker": _dask_worker().address}
     if isinstance(outcome, dict):
         return outcome
-    return _worker().cut_elements(slug, indices, _closed((0,), (outcome,))[0])
+    return import_module(origin[3]).cut_elements(slug, indices, outcome)
 
 
 def enter_results(origin: Any, token: str, program: Any, last: Any, keys: Any, /, *outcomes: Any) -> Any:
@@ -126,23 +129,17 @@ def enter_results(origin: Any, token: str, program: Any, last: Any, keys: Any, /
         raise ImportError(refusal["refused"])
     import pickle
 
-    return _worker().collect_results(token, program, pickle.loads(last), _closed(keys, outcomes))
+    found = dict(zip(keys, outcomes))  # noqa: B905
+    return import_module(origin[3]).collect_results(token, program, pickle.loads(last), found)
 
 
-def enter_driver(origin: Any, token: str, program: Any, /) -> Any:
-    """Be the driver of a run that was sent to the cluster, driver and all."""
+def enter_driver(origin: Any, home: str, token: str, program: Any, /) -> Any:
+    """Be the driver of a run that was sent to the cluster, driver and all; `home` is the module that has it."""
     refusal = refused(origin, token, program)
     if refusal is not None:
         raise ImportError(refusal["refused"])
-    from importlib import import_module
-
     with _Use(token):
-        return import_module("anabranch.engine.driver.detached").drive(program[-1])
-
-
-def _worker() -> Any:
-    """The rest of what runs a unit; by its name alone, as no other module stands below that one."""
-    return import_module("anabranch.engine.worker.arrival")
+        return import_module(home).drive(program[-1])
 
 
 def _post(token: str, refusal: dict[str, Any]) -> dict[str, Any]:
@@ -161,38 +158,20 @@ def _dask_worker() -> Any:
 
 
 class Parcel:
-    """An outcome on a worker that has not loaded our code yet; Dask may pass it on."""
+    """An outcome that has come from another process and stays closed until a unit needs it; Dask may pass it on."""
 
-    def __init__(self, parts: Any) -> None:
-        self.parts = parts
-        self.report = parts[3]
+    def __init__(self, nbytes: int, data: bytes, buffers: Any, report: Any) -> None:
+        self.nbytes = nbytes
+        self.data = data
+        self.buffers = buffers
+        self.report = report
+        self.opened: Any = None
 
     def __sizeof__(self) -> int:
-        return 512 + int(self.parts[0])
+        return 512 + self.nbytes
 
     def __reduce__(self) -> tuple[Any, ...]:
-        nbytes, data, buffers, report = self.parts
-        return Sourced("seal"), (nbytes, data, [bytes(buffer) for buffer in buffers], report)
-
-
-def seal(*parts: Any) -> Any:
-    """A closed outcome as it arrives: in the class that it has where our code is loaded."""
-    units = sys.modules.get("anabranch.engine.units.outcomes")
-    sealed = getattr(units, "Sealed", None)  # None as well while the module is being imported
-    return sealed(*parts) if sealed is not None else Parcel(parts)
-
-
-def _closed(keys: Any, outcomes: Any) -> dict[Any, Any]:
-    """Outcomes by key, in classes of the code that is loaded now."""
-    units: Any = sys.modules["anabranch.engine.units.outcomes"]
-    found = {}
-    for key, each in zip(keys, outcomes):  # noqa: B905  # `strict` is newer than some Pythons that this must run on
-        if isinstance(each, Parcel):
-            each = units.Sealed(*each.parts)
-        elif type(each).__name__ == "Sealed" and not isinstance(each, units.Sealed):  # of a version that has gone
-            each = units.Sealed(*each.__reduce__()[1])
-        found[key] = each
-    return found
+        return Sourced("Parcel"), (self.nbytes, self.data, [bytes(each) for each in self.buffers], self.report)
 
 
 # Code -----------------------------------------------------------------------------------------------------------------
@@ -204,7 +183,7 @@ def refused(origin: Any, token: str, program: Any) -> dict[str, Any] | None:
     Kinds are ``python`` and ``version``, where this process will never do, ``code``, where it would if the program came
     with an archive, and ``load``.
     """
-    python, version, digest = origin
+    python, version, digest, home = origin
     if tuple(sys.version_info[:2]) != tuple(python):
         here, there = (".".join(map(str, each)) for each in (sys.version_info[:2], python))
         return {"refused": f"the worker has Python {here}, the flow was sent by Python {there}", "kind": "python"}
@@ -222,7 +201,7 @@ def refused(origin: Any, token: str, program: Any) -> dict[str, Any] | None:
             names: dict[str, Any] = {"__name__": "_anabranch_loader"}
             exec(text, names)
             shelf.loaders[digest] = names["load"]
-        refusal: dict[str, Any] | None = shelf.loaders[digest](shelf, version, digest, token, archive, sources)
+        refusal: dict[str, Any] | None = shelf.loaders[digest](shelf, version, digest, token, archive, sources, home)
         return refusal
 
 
@@ -258,7 +237,7 @@ def _shelf() -> Any:
         shelf = type(sys)("_anabranch_shelf")
         shelf.lock = RLock()
         shelf.loaders = {}  # by digest of the code
-        shelf.runs = {}  # by token: digest of the code, tasks that are running, when the last one ended
+        shelf.runs = {}  # by token: digest of the code, what runs it, tasks that are running, when the last one ended
         shelf.sources = {}  # by token: what imports the user's modules
         shelf = sys.modules.setdefault("_anabranch_shelf", shelf)
     return shelf
@@ -277,29 +256,28 @@ class _Use:
     def __exit__(self, *error: object) -> None:
         if self.run is not None:
             self.run["tasks"].discard(self)
-            self.run["last"] = self.run["clock"]()
+            self.run["last"] = time.monotonic()
 
 
 # On request -----------------------------------------------------------------------------------------------------------
 
 
-def kill(token: str) -> int:
-    """End the processes of a run's attempts that run here; how many there were."""
-    processes: Any = sys.modules.get("anabranch.engine.isolation.calling")
-    return int(processes.kill_all(token)) if processes is not None else 0
+def call_loaded(home: str, name: str, *args: Any) -> Any:
+    """What a function gives whose module has been loaded here; else None."""
+    module = sys.modules.get(home)
+    return getattr(module, name)(*args) if module is not None else None
 
 
 def forget(token: str) -> None:
     """Forget what a run has brought here. Its code stays until another version of it comes."""
     shelf = _shelf()
     with shelf.lock:
-        shelf.runs.pop(token, None)
+        run = shelf.runs.pop(token, None)
         finder = shelf.sources.pop(token, None)
         if finder is not None:
             finder.drop()
-    worker: Any = sys.modules.get("anabranch.engine.worker.arrival")
-    if worker is not None:
-        worker.forget_program(token)
+    if run is not None:
+        call_loaded(run["home"], "forget_program", token)
 
 
 def sees(path: str) -> bool:
@@ -334,7 +312,7 @@ def probe(origin: Any, token: str, data: bytes) -> str | None:
     if refusal is not None:
         return str(refusal["refused"])
     try:
-        _worker().load_program(token, program[-1] if isinstance(program, tuple) else program)
+        import_module(origin[3]).load_program(token, program[-1] if isinstance(program, tuple) else program)
     except BaseException as error:  # the user's modules run while they are imported
         return f"{type(error).__name__}: {error}"
     return None

@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Any
 
-from anabranch.base.errors import ExecutorError
-from anabranch.executors.base import Key, Message, Posted, Region
+from anabranch.executors.base import Executor, Key, Message, Posted, Region
 
 
-class LocalExecutor:
+class LocalExecutor(Executor):
     """Runs one task at a time in the calling thread; the default of ``flow.run``."""
 
-    in_process = True
     is_sequential = True
+    place = "this process, one task at a time"
 
     def __init__(self) -> None:
         self._reset()
-
-    def __repr__(self) -> str:
-        return "LocalExecutor()"
 
     def __reduce__(self) -> tuple[type[LocalExecutor], tuple[()]]:
         return LocalExecutor, ()
@@ -39,16 +35,6 @@ class LocalExecutor:
     def stop(self) -> None:
         """Forget everything."""
         self._reset()
-
-    def recover(self, say: Callable[[str], None]) -> None:
-        """There is no other place.
-
-        Raises
-        ------
-        ExecutorError
-            Always.
-        """
-        raise ExecutorError("tasks run in this process, which cannot be replaced")
 
     def slots(self) -> int:
         """One."""

@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import cloudpickle
 
 from anabranch.base.errors import NoWorkersError, SchedulerUnreachable
+from anabranch.executors.base import ANSWER_S
 from anabranch.executors.fitness import Facts, Needs, PreflightReport, Versions, WorkerFacts, judge, version_of
 
 if TYPE_CHECKING:
     from distributed import Client
 
-ANSWER_S = 5.0  # for all workers together; those that hold the interpreter in C code answer later, or never
 PROBE_S = 30.0  # the same where they load the run's code: imports from a busy network disk take that long
 EACH_S = 1.0  # for each by itself, after that
 PATIENCE_S = 10.0  # before somebody who waits for workers is told so

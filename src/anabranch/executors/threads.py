@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import queue
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Literal
 
 from dask._task_spec import DataNode, Task
 from dask.local import get_async
 
-from anabranch.base.errors import ExecutorError, OptionError
-from anabranch.executors.base import Dropped, Key, Message, Posted, Region
+from anabranch.base.errors import OptionError
+from anabranch.executors.base import Dropped, Executor, Key, Message, Posted, Region
 
 
-class LocalDaskExecutor:
+class LocalDaskExecutor(Executor):
     """Runs regions with Dask's local scheduler.
 
     Parameters
@@ -26,9 +26,6 @@ class LocalDaskExecutor:
     num_workers
         Threads; default: one per processor.
     """
-
-    in_process = True
-    is_sequential = False
 
     def __init__(
         self, scheduler: Literal["threads", "synchronous"] = "threads", num_workers: int | None = None
@@ -55,6 +52,11 @@ class LocalDaskExecutor:
     def __repr__(self) -> str:
         return f"LocalDaskExecutor(scheduler={self.scheduler!r}, num_workers={self.num_workers})"
 
+    @property
+    def place(self) -> str:
+        """Where tasks run, with the number of threads."""
+        return f"this process, {self.num_workers} thread{'s' if self.num_workers != 1 else ''}"
+
     def __reduce__(self) -> tuple[type[LocalDaskExecutor], tuple[str, int]]:
         return LocalDaskExecutor, (self.scheduler, self.num_workers)
 
@@ -69,16 +71,6 @@ class LocalDaskExecutor:
             self._pool.shutdown(wait=False, cancel_futures=True)
             self._pool = None
         self._values = {}
-
-    def recover(self, say: Callable[[str], None]) -> None:
-        """There is no other place.
-
-        Raises
-        ------
-        ExecutorError
-            Always.
-        """
-        raise ExecutorError("tasks run in this process, which cannot be replaced")
 
     def slots(self) -> int:
         """Number of threads."""

@@ -270,7 +270,7 @@ class Flow(Writing):
             approved=self._slugs(approve),
             result=self.result,
             date=run_date,
-            doubles=getattr(place, "doubles", None),
+            doubles=place.doubles,
         )
         wants_end: Callable[[], str] = str
         if dashboard:

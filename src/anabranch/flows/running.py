@@ -23,14 +23,15 @@ from anabranch.base.where import caller
 from anabranch.definition.graph import Graph, NodeLike
 from anabranch.definition.parameter import Parameter
 from anabranch.definition.shape import shape_of
-from anabranch.engine.driver.handlers import FlowHandlers, run_handled
-from anabranch.engine.driver.plan import RunPlan
+from anabranch.engine.driver.driver import run_flow
+from anabranch.engine.driver.handlers import FlowHandlers
+from anabranch.engine.driver.plan import FinishedRun, RunPlan
 from anabranch.engine.driver.standing import Shown
 from anabranch.engine.driver.static import compile_flow
 from anabranch.engine.logs.book import LogBook
 from anabranch.engine.logs.outbox import whole_log_path
 from anabranch.engine.units.units import Doubles, Program
-from anabranch.executors.base import CancelWanted, Executor, Message
+from anabranch.executors.base import Executor
 from anabranch.monitoring.progress import progress_of_settings
 from anabranch.monitoring.terminal import Progress
 from anabranch.runs import Heart
@@ -140,7 +141,7 @@ def recorded_plan(
     try:
         checkpointing = config.checkpointing or bool(facts_of(taken.record).get("checkpointing"))
         plan = plan_of(graph, reference, parameters, taken.parameters, checkpointing=checkpointing, **options)
-        return go_on(taken, plan, parameters, request)
+        return go_on(taken, plan, request)
     except BaseException:
         taken.give_back()
         raise
@@ -160,14 +161,12 @@ def check_executor(executor: object) -> Executor:
         return LocalExecutor()
     if isinstance(executor, type):
         raise OptionError(f"executor: expected an object, found the class {executor.__name__} ({caller()}); call it")
-    if not hasattr(executor, "next_message"):
+    if not isinstance(executor, Executor):
         raise OptionError(
             f"executor: expected an executor such as anabranch.executors.DaskExecutor(), found {short(executor)} "
             f"({caller()})"
         )
-    checked: Any = executor
-    result: Executor = checked
-    return result
+    return executor
 
 
 def run_plan(
@@ -187,15 +186,22 @@ def run_plan(
     wants_end
         Asked now and then: why the run should be cancelled; nothing as long as it should not.
     """
+    level, directory = plan.settings.get("log_level", logging.INFO), plan.settings.get("log_directory", "")
+    keeper = LogKeeper(recorder.store, recorder.ownership) if recorder is not None else None
+    logs = LogBook(level, keeper=keeper, whole=whole_log_path(directory, plan.run_id) if executor.in_process else None)
     watch = progress_of_settings()
     masking.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
     try:
-        with watch, _stores(plan):
-            told: list[Observer] = [*observers] if type(watch) is Progress else [*observers, watch]
-            guarded: Any = _Guarded(executor, recorder, wants_end)  # an executor by delegation
-            return _run_plan(plan, graph, guarded, handlers, told, recorder)
+        shown = [] if executor.in_process else [Shown(executor.show)]
+        watches = [] if type(watch) is Progress else [watch]
+        with watch, _stores(plan), apart([*shown, *observers, *watches]) as told:
+            if recorder is None:
+                done = run_flow(plan, executor, told, handlers=handlers, logs=logs, wants_end=wants_end)
+            else:
+                done = _run_recorded(plan, executor, told, recorder, handlers, logs, wants_end)
     finally:
         masking.forget(plan.run_id)
+    return FlowRunView(done, graph)
 
 
 @contextmanager
@@ -210,29 +216,33 @@ def _stores(plan: RunPlan) -> Iterator[None]:
         yield
 
 
-def _run_plan(
+def _run_recorded(
     plan: RunPlan,
-    graph: Graph,
     executor: Executor,
-    handlers: FlowHandlers,
     observers: Sequence[Observer],
-    recorder: Recorder | None,
-) -> FlowRunView:
-    level, directory = plan.settings.get("log_level", logging.INFO), plan.settings.get("log_directory", "")
-    keeper = LogKeeper(recorder.store, recorder.ownership) if recorder is not None else None
-    whole = whole_log_path(directory, plan.run_id) if executor.in_process else None
-    logs = LogBook(level, keeper=keeper, whole=whole)
-    show = getattr(executor, "show", None)
-    own: list[Observer] = [Shown(show)] if show is not None else []  # waits for nothing, so it needs no thread
-    if recorder is None:
-        with apart(observers) as others:
-            return FlowRunView(run_handled(plan, executor, handlers, [*own, *others], logs=logs), graph)
+    recorder: Recorder,
+    handlers: FlowHandlers,
+    logs: LogBook,
+    wants_end: Callable[[], str],
+) -> FinishedRun:
+    """Run a plan while its record is kept, for as long as this process may write there."""
+
+    def ends() -> str:
+        return wants_end() if recorder.end is None else recorder.end.message or recorder.end.name
+
+    permits = RunPermits(recorder.store, recorder.ownership, plan.name, outside=context.held_limits())
     try:
-        permits = RunPermits(recorder.store, recorder.ownership, plan.name, outside=context.held_limits())
-        heart = Heart(recorder.store, recorder.ownership, on_lost=recorder.lost, renew=permits.renew)
-        with heart, apart(observers) as others:
-            told: list[Observer] = [recorder.observe, *own, *others]
-            done = run_handled(plan, executor, handlers, told, journal=recorder.write, logs=logs, permits=permits)
+        with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost, renew=permits.renew):
+            done = run_flow(
+                plan,
+                executor,
+                [recorder.observe, *observers],
+                handlers=handlers,
+                journal=recorder.write,
+                logs=logs,
+                permits=permits,
+                wants_end=ends,
+            )
     except BaseException as error:
         kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
         recorder.put_down(kind(message=f"{type(error).__name__}: {error}"))
@@ -243,27 +253,7 @@ def _run_plan(
         message = f"{done.state.message}; what had finished is recorded: anabranch resume {plan.run_id}"
         done = replace(done, state=replace(done.state, message=message))
     recorder.finish(done.state, done.runs)
-    return FlowRunView(done, graph)
-
-
-class _Guarded:
-    """An executor that ends the run when it must not go on, cannot be recorded any more, or should end."""
-
-    def __init__(self, executor: Executor, recorder: Recorder | None, wants_end: Callable[[], str]) -> None:
-        self._executor = executor
-        self._recorder = recorder
-        self._wants_end = wants_end
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._executor, name)
-
-    def next_message(self, timeout_s: float | None) -> Message | None:
-        if self._recorder is not None and self._recorder.end is not None:
-            return CancelWanted(self._recorder.end.message)
-        reason = self._wants_end()
-        if reason:
-            return CancelWanted(reason)
-        return self._executor.next_message(timeout_s)
+    return done
 
 
 def delayed_of(plan: RunPlan) -> Delayed:

@@ -5,16 +5,18 @@ from __future__ import annotations
 import base64
 import os
 import tempfile
-import threading
 import urllib.error
 import urllib.request
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlsplit
 
 from anabranch.base.errors import MetricsError
+
+if TYPE_CHECKING:
+    from anabranch.web.handlers import Route
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 HOST = "127.0.0.1"
@@ -84,7 +86,7 @@ class MetricsServer:
     Parameters
     ----------
     port
-        0 for any that is free; which one it is is in `port` then.
+        0 for any free port; `port` is the actual one.
 
     Raises
     ------
@@ -102,16 +104,17 @@ class MetricsServer:
     """
 
     def __init__(self, metrics: HasText, *, port: int = 0) -> None:
+        from anabranch.web.guard import Guard  # a short run that writes a file needs no server
+        from anabranch.web.listening import bind
+        from anabranch.web.server import Server
+        from anabranch.web.thread import ServerThread
+
+        server = Server(Guard(), [metrics_route(metrics.text)])
         try:
-            self._server = _Server((HOST, port), _Scrape)
-        except (OSError, OverflowError) as error:
+            self._thread = ServerThread(server, bind(HOST, port), name="anabranch-metrics")
+        except OSError as error:
             raise MetricsError(f"metrics on port {port}: {error}; name another port, or 0 for any free port") from error
-        self._server.metrics = metrics
-        self.port: int = self._server.server_port
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, kwargs={"poll_interval": 0.1}, name="anabranch-metrics", daemon=True
-        )
-        self._thread.start()
+        self.port: int = server.port
 
     @property
     def address(self) -> str:
@@ -120,9 +123,7 @@ class MetricsServer:
 
     def close(self) -> None:
         """Serve no more."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self._thread.close()
 
     def __enter__(self) -> MetricsServer:
         return self
@@ -133,33 +134,11 @@ class MetricsServer:
         self.close()
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False  # a scraper that hangs does not hold up the end of a run
-    metrics: HasText
+def metrics_route(text: Callable[[], str]) -> Route:
+    """Route of ``/metrics``, of what makes the text: it is called in a thread."""
+    from anabranch.web.handlers import TextHandler
 
-
-class _Scrape(BaseHTTPRequestHandler):
-    server: _Server
-    timeout = 10.0  # of a connection that says nothing
-
-    def do_GET(self) -> None:
-        """Answer a scrape; a browser that was led here by another name gets nothing."""
-        name = (self.headers.get("Host") or "").rpartition(":")[0]
-        if name not in (HOST, "localhost"):
-            self.send_error(403)
-        elif self.path.partition("?")[0] != "/metrics":
-            self.send_error(404)
-        else:
-            body = self.server.metrics.text().encode()
-            self.send_response(200)
-            self.send_header("Content-Type", CONTENT_TYPE)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-    def log_message(self, format: str, *args: object) -> None:
-        """Say nothing: a scrape every few seconds is no news."""
+    return "/metrics", TextHandler, {"text": text, "kind": CONTENT_TYPE}
 
 
 def _group(flow_name: str) -> str:

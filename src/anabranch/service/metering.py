@@ -11,15 +11,13 @@ from datetime import datetime
 from typing import Any, Protocol
 
 import psutil
-from tornado.web import RequestHandler
 
 from anabranch.base.errors import RunStoreError
-from anabranch.monitoring.metrics import CONTENT_TYPE, MAX_FLOWS, Metrics
-from anabranch.monitoring.metrics_text import Family, text_of
+from anabranch.monitoring.metric_families import Family, text_of
+from anabranch.monitoring.metrics import MAX_FLOWS, Metrics
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.slot_queue import SlotQueue
-from anabranch.service.web.server import HEADERS, Route
-from anabranch.service.work.spool import EVERY_S, new_directory, sweep, take_from
+from anabranch.service.work.spool import EVERY_S, choose_directory, collect, sweep
 
 _log = logging.getLogger("anabranch.service")
 
@@ -54,7 +52,7 @@ class Meter:
     """
 
     def __init__(self, queue: SlotQueue, flows: FlowTable, clock: Callable[[], datetime]) -> None:
-        self.directory = new_directory()
+        self.directory = choose_directory()
         """Where the processes of runs leave what they have counted, once it is open."""
         self._queue = queue
         self._flows = flows
@@ -76,11 +74,11 @@ class Meter:
             _log.warning("runs will not be counted: %s", error)
 
     def close(self) -> None:
-        """Remove the directory; runs that go on leave nothing any more."""
+        """Remove the directory; runs that go on leave nothing more."""
         shutil.rmtree(self.directory, ignore_errors=True)
 
     async def keep_up(self) -> None:
-        """Add up what was left, for as long as the service lives, whether anybody asks or not."""
+        """Add up what processes leave, as long as the service lives."""
         while True:
             await asyncio.sleep(EVERY_S)
             try:
@@ -101,7 +99,7 @@ class Meter:
         """What all processes have counted, those that are over and those that go on."""
         shown = Metrics()
         with self._lock:
-            for left in take_from(self.directory):
+            for left in collect(self.directory):
                 (self._totals if left.is_over else shown).absorb(left.counted, is_over=left.is_over)
             shown.absorb(self._totals.snapshot())
         return shown
@@ -150,24 +148,3 @@ def _of_the_service(standing: Standing) -> Sequence[Family]:
         family.put(value)
         found.append(family)
     return found
-
-
-def metrics_route(text: Callable[[], str]) -> Route:
-    """Route of ``/metrics``."""
-    return (r"/metrics", _Scrape, {"text": text})
-
-
-class _Scrape(RequestHandler):
-    """Metrics in Prometheus's text format, made in a thread: they ask the database."""
-
-    def initialize(self, text: Callable[[], str]) -> None:
-        self._text = text
-
-    def set_default_headers(self) -> None:
-        for name, value in HEADERS.items():
-            self.set_header(name, value)
-
-    async def get(self) -> None:
-        body = await asyncio.get_running_loop().run_in_executor(None, self._text)
-        self.set_header("Content-Type", CONTENT_TYPE)
-        self.finish(body)

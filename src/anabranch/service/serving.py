@@ -8,30 +8,31 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
-from tornado.web import Application, RequestHandler
-
-from anabranch.base.errors import RunStoreError
+from anabranch.base.errors import RunStoreError, ServiceError
 from anabranch.base.files import RotatingLog
+from anabranch.monitoring.metrics_export import metrics_route
 from anabranch.runs.registry.registration import moment_of
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore, this_process
 from anabranch.runs.store.slot_queue import SlotQueue
-from anabranch.service.metering import Meter, metrics_route
+from anabranch.service.metering import Meter
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.api import api_routes
+from anabranch.service.web.desk import pages_of
 from anabranch.service.web.forms import form_routes
-from anabranch.service.web.guard import LOGIN, Guard, check_bind
-from anabranch.service.web.login import Login
-from anabranch.service.web.server import Mount, Route, WebServer, tls_context
 from anabranch.service.work.dispatcher import Dispatcher
 from anabranch.service.work.processes import Processes
+from anabranch.web.guard import LOOPBACK, Guard
+from anabranch.web.handlers import Route
+from anabranch.web.listening import bind, check_bind, tls_context
+from anabranch.web.server import Server, only_routes
 
 POLL_S = 1.0
-"""How often a service looks for what others have asked for. Idle, a look costs two short queries."""
+"""Seconds between looks for what others have asked for. A look of an idle service costs two short queries."""
 _LEAST_S = 0.02  # between two turns: what comes in a burst is dealt with together
 _STUCK_S = 60.0  # without a finished turn, after which the service is not well
 _PUT_DOWN_S = 10.0  # for runs to be put down, once they are asked to
@@ -46,29 +47,20 @@ class Options:
     capacity: int = max(2, os.cpu_count() or 1)
     """Runs at a time."""
     runs_per_process: int = 1
-    """So many runs may have a process, one after another, as long as they are short and leave nothing behind."""
+    """Runs that a process may have, one after another, if they are short and leave nothing behind."""
     address: str = "127.0.0.1"
     port: int = 8780
     token: str = field(default="", repr=False)
-    """What operators must have; without one, whoever reaches the service may do everything."""
+    """Token of operators; without one, whoever reaches the service may do everything."""
     view_token: str = field(default="", repr=False)
-    """What those must have who only look."""
+    """Token of viewers."""
     hosts: tuple[str, ...] = ()
     tls_cert: str = ""
     tls_key: str = ""
     pages: bool = True
     """Whether there are pages of runs and flows, beside the API."""
     drain_s: float = 30.0
-    """How long runs may take to end once the service is to end; what goes on then is handed over."""
-
-
-def _pages_of(store: RelationalRunStore, guard: Guard) -> Mount:
-    def mount(routes: list[Route], other: type[RequestHandler]) -> tuple[Application, Callable[[], Awaitable[object]]]:
-        from anabranch.service.web.mount import mounted  # only now: importing Bokeh's server takes half a second
-
-        return mounted(store, guard, routes, other)
-
-    return mount
+    """Seconds that runs have to end once the service is to end; then they are handed over."""
 
 
 class Service:
@@ -121,21 +113,19 @@ class Service:
             clock=lambda: moment_of(store),
             on_given_up=lambda slot: self._meter.note_end(slot.flow_name, slot.state),
         )
-        guard = Guard(token=options.token, view_token=options.view_token, hosts=(options.address, *options.hosts))
+        hosts = (*LOOPBACK, options.address, *options.hosts)
+        guard = Guard(token=options.token, view_token=options.view_token, hosts=hosts)
         actions = Actions(store)
         metrics = metrics_route(lambda: self._meter.text(self._dispatcher))
-        routes: list[Route] = [*api_routes(actions, self.is_well), metrics, (LOGIN, Login, {"guard": guard}), *pages]
+        routes: list[Route] = [*api_routes(actions, self.is_well), metrics, *pages]
         if options.pages:
-            self._web = WebServer(
-                [*routes, *form_routes(actions, guard)], guard, mount=_pages_of(store, guard), tls=tls
-            )
-        else:
-            self._web = WebServer(routes, guard, tls=tls)
+            routes += form_routes(actions, guard)
+        self._web = Server(guard, routes, make=pages_of(store, guard) if options.pages else only_routes, tls=tls)
         self._stopping: asyncio.Event | None = None
 
     @property
     def port(self) -> int:
-        """Where it listens, once it does."""
+        """The port, once it listens."""
         return self._web.port
 
     def is_well(self) -> bool:
@@ -160,7 +150,15 @@ class Service:
         asyncio.run(self._serve(started))
 
     async def _serve(self, started: Callable[[Service], object]) -> None:
-        self._web.listen(self._options.address, self._options.port)
+        address, port = self._options.address, self._options.port
+        try:
+            sockets = bind(address, port)
+        except OSError as error:
+            problem = (
+                f"cannot listen on {address}:{port}: {error}; choose another port with --port, or 0 for any free port"
+            )
+            raise ServiceError(problem) from error
+        self._web.start(sockets)
         self._stopping = asyncio.Event()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -220,7 +218,7 @@ class Service:
                 until = now + _PUT_DOWN_S
 
     def _pause_s(self) -> float:
-        """Until the next turn, if nothing happens before."""
+        """Seconds until the next turn, if nothing happens before."""
         if self._dispatcher.is_draining:
             return 0.1
         due = self._dispatcher.next_turn()

@@ -15,7 +15,8 @@ from anabranch.base.errors import ServiceError, listed, nearest
 from anabranch.base.settings import config
 from anabranch.runs.registry.registration import put, record_of, registry
 from anabranch.service.serving import Options, Service
-from anabranch.service.web.guard import LOGIN, is_loopback
+from anabranch.web.guard import LOGIN
+from anabranch.web.listening import is_loopback
 
 if TYPE_CHECKING:
     from anabranch.flows.flow import Flow
@@ -23,13 +24,13 @@ if TYPE_CHECKING:
 _SETTINGS = ("address", "port", "token", "view_token", "tls_cert", "tls_key", "pages", "drain_s", "runs_per_process")
 
 
-def chosen(given: Mapping[str, Any], *, needs_token: bool = True) -> tuple[Options, bool]:
-    """The options of a service; and whether its token was made up, so that whoever starts it has to be told.
+def choose_options(given: Mapping[str, Any], *, needs_token: bool = True) -> tuple[Options, bool]:
+    """The options of a service, and whether its token was made up and has to be shown.
 
     Parameters
     ----------
     given
-        By name; what is None is as the settings say.
+        By name; None takes the setting.
     needs_token
         False: without a token whoever reaches the service may do everything, which only loopback allows.
 
@@ -55,15 +56,15 @@ def chosen(given: Mapping[str, Any], *, needs_token: bool = True) -> tuple[Optio
     return replace(options, capacity=capacity) if capacity else options, is_made_up
 
 
-def greeting(options: Options, port: int, *, is_made_up: bool) -> Iterable[str]:
-    """What to tell whoever starts a service, now that it listens; the address to open comes last."""
+def greet(options: Options, port: int, *, is_made_up: bool) -> Iterable[str]:
+    """Lines for whoever has started a service, once it listens; the address to open comes last."""
     shown = f"[{options.address}]" if ":" in options.address else options.address
     url = f"{'https' if options.tls_cert else 'http'}://{shown}:{port}"
     if is_made_up:
         yield f"log in at {url}{LOGIN}?token={options.token}"
-        yield "(whoever has that address may start and cancel runs)"
+        yield "(anybody with this address may start and cancel runs)"
     elif options.token and not options.tls_cert and not is_loopback(options.address):
-        yield "warning: tokens cross the network in the clear; use --tls-cert, or a proxy with TLS before the service"
+        yield "warning: tokens cross the network in the clear; use --tls-cert, or a proxy with TLS"
     yield f"serving on {url} (API: /api/openapi.json; end with Ctrl-C)"
 
 
@@ -81,7 +82,7 @@ def serve_flows(
     """
     if threading.current_thread() is not threading.main_thread():
         raise ServiceError("serve() outside of the main thread, which alone receives Ctrl-C; call it there")
-    found, is_made_up = chosen(options)
+    found, is_made_up = choose_options(options)
     service = Service(registry()[0], found)  # refuses before anything is registered
     records = []
     for flow in flows:
@@ -96,7 +97,7 @@ def serve_flows(
         logger.setLevel(logging.INFO)
 
     def tell(started: Service) -> None:
-        for line in greeting(found, started.port, is_made_up=is_made_up):
+        for line in greet(found, started.port, is_made_up=is_made_up):
             sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 

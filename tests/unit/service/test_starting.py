@@ -1,11 +1,9 @@
-"""How a service is to run: options over environment over settings; certificates; flows that scripts serve."""
+"""How a service is to run: options over environment over settings; flows that scripts serve."""
 
 from __future__ import annotations
 
 import os
-import re
 import signal
-import ssl
 import subprocess
 import sys
 import threading
@@ -15,7 +13,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from tests.service_process import environment
-from tests.web_server import serving
 
 from anabranch import Flow, config, task
 from anabranch.cli import anabranch
@@ -23,8 +20,7 @@ from anabranch.errors import DefinitionError, ServiceError
 from anabranch.flows.loading import load_flow
 from anabranch.runs.registry.registration import registry
 from anabranch.service.serving import Options
-from anabranch.service.starting import chosen, greeting
-from anabranch.service.web.server import tls_context
+from anabranch.service.starting import choose_options, greet
 
 TOKEN = "a-token-of-some-length"
 
@@ -45,7 +41,7 @@ def invoke(*arguments: str) -> Result:
 
 def test_what_is_not_asked_for_is_as_the_settings_say():
     with config.set({"service": {"port": 9000, "token": TOKEN, "hosts": "a.example, b.example", "max_runs": 7}}):
-        options, is_made_up = chosen({"hosts": ("c.example",), "drain_s": 5.0, "port": None})
+        options, is_made_up = choose_options({"hosts": ("c.example",), "drain_s": 5.0, "port": None})
     assert not is_made_up
     assert options == Options(
         capacity=7, port=9000, token=TOKEN, hosts=("a.example", "b.example", "c.example"), drain_s=5.0
@@ -53,30 +49,30 @@ def test_what_is_not_asked_for_is_as_the_settings_say():
 
 
 def test_a_token_is_made_up_for_loopback_alone_and_told_once():
-    options, is_made_up = chosen({})
+    options, is_made_up = choose_options({})
     assert is_made_up
     assert len(options.token) > 40
-    assert chosen({})[0].token != options.token
-    told = list(greeting(options, 8780, is_made_up=True))
+    assert choose_options({})[0].token != options.token
+    told = list(greet(options, 8780, is_made_up=True))
     assert told[0] == f"log in at http://127.0.0.1:8780/login?token={options.token}"
     assert options.token not in "".join(told[1:])
-    assert chosen({}, needs_token=False) == (Options(), False)
-    assert chosen({"address": "0.0.0.0"})[0].token == ""
-    told = list(greeting(Options(address="0.0.0.0", token=TOKEN), 8780, is_made_up=False))
+    assert choose_options({}, needs_token=False) == (Options(), False)
+    assert choose_options({"address": "0.0.0.0"})[0].token == ""
+    told = list(greet(Options(address="0.0.0.0", token=TOKEN), 8780, is_made_up=False))
     assert "tokens cross the network in the clear" in told[0]
     assert TOKEN not in "".join(told)
-    assert len(list(greeting(Options(address="::1", token=TOKEN, tls_cert="x"), 1, is_made_up=False))) == 1
+    assert len(list(greet(Options(address="::1", token=TOKEN, tls_cert="x"), 1, is_made_up=False))) == 1
 
 
 def test_an_option_that_there_is_not_is_refused_with_the_nearest():
     with pytest.raises(ServiceError, match=r"a service has no option 'adress'; did you mean 'address'\?"):
-        chosen({"adress": "::1"})
+        choose_options({"adress": "::1"})
 
 
 def test_secrets_of_the_settings_are_shown_to_nobody():
     with config.set({"service": {"token": TOKEN, "view_token": f"{TOKEN}2", "key": f"{TOKEN}3"}}):
         assert TOKEN not in repr(config.service)
-        assert TOKEN not in repr(chosen({})[0])
+        assert TOKEN not in repr(choose_options({})[0])
 
 
 @pytest.mark.parametrize(
@@ -97,51 +93,6 @@ def test_what_cannot_be_is_said_before_anything_is_registered(
     done = invoke("serve", "etl.py", "--port", "0", *arguments)
     assert (done.exit_code, problem in done.stderr) == (status, True), done.stderr
     assert registry()[1].names() == set()
-
-
-# TLS ------------------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    from distributed import Security
-
-    found = Security.temporary()
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    cert.write_text(str(found.tls_scheduler_cert), encoding="ascii")
-    key.write_text(str(found.tls_scheduler_key), encoding="ascii")
-    return str(cert), str(key)
-
-
-def test_a_service_speaks_https_and_its_cookie_goes_nowhere_else(certificate: tuple[str, str]):
-    from http.client import HTTPConnection, HTTPSConnection, RemoteDisconnected
-
-    cert, key = certificate
-    with serving(TOKEN, tls=tls_context(cert, key)) as server:
-        trusting = ssl.create_default_context(cafile=cert)
-        trusting.check_hostname = False  # the certificate is for no name
-        connection = HTTPSConnection("127.0.0.1", server.web.port, timeout=10, context=trusting)
-        connection.request("GET", f"/login?token={TOKEN}")
-        answer = connection.getresponse()
-        assert answer.status == 303
-        assert "Secure" in str(answer.getheader("Set-Cookie"))
-        connection.close()
-        plain = HTTPConnection("127.0.0.1", server.web.port, timeout=10)
-        plain.request("GET", "/healthz")
-        with pytest.raises((RemoteDisconnected, ConnectionResetError)):
-            plain.getresponse()
-        plain.close()
-
-
-def test_a_certificate_with_another_key_is_refused(certificate: tuple[str, str], tmp_path: Path):
-    cert, key = certificate
-    assert tls_context("", "") is None
-    with pytest.raises(ServiceError, match=re.escape(f"TLS with the certificate {cert} and the key {cert}")):
-        tls_context(cert, "")
-    (tmp_path / "empty.pem").touch()
-    with pytest.raises(ServiceError, match="TLS with the certificate"):
-        tls_context(str(tmp_path / "empty.pem"), key)
 
 
 # flow.serve() ---------------------------------------------------------------------------------------------------------

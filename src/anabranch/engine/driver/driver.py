@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,8 @@ from typing import Any
 from anabranch.base.context import RunInfo
 from anabranch.base.errors import ExecutorError, UnmappableError
 from anabranch.base.events import Event, Noticed, Observer, RunFinished, RunStarted, UnitEnded
+from anabranch.base.masking import mask
+from anabranch.base.states import Pending, Running
 from anabranch.definition.expressions import Build, Const, Expression
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.driver.compiler import (
@@ -22,6 +24,7 @@ from anabranch.engine.driver.compiler import (
     unfit_worker,
     wants_code,
 )
+from anabranch.engine.driver.handlers import NO_HANDLERS, FlowHandlers, not_run
 from anabranch.engine.driver.interrupts import interrupts_later
 from anabranch.engine.driver.permit_desk import PermitDesk
 from anabranch.engine.driver.plan import FinishedRun, Journal, RunPlan
@@ -52,10 +55,11 @@ from anabranch.engine.machine.stimuli import (
 )
 from anabranch.engine.machine.stimuli import Woke as WokeUp
 from anabranch.engine.units.outcomes import UnitOutcome
-from anabranch.engine.units.shipment import Shipment, have_code, is_on_other_machines, pack, probe_call
+from anabranch.engine.units.shipment import Shipment, have_code, pack, probe_call
 from anabranch.engine.units.units import Key, Program, Report, Unit
 from anabranch.engine.units.values import copied, width_of
 from anabranch.engine.worker.arrival import opened_outcome
+from anabranch.engine.worker.masked import masked_report
 from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
 from anabranch.executors.entry import Sourced
 
@@ -70,21 +74,27 @@ def run_flow(
     executor: Executor,
     observers: Sequence[Observer] = (),
     *,
+    handlers: FlowHandlers = NO_HANDLERS,
     journal: Journal | None = None,
     logs: LogBook | None = None,
     permits: Permits | None = None,
+    wants_end: Callable[[], str] = str,
     clock: Callable[[], float] | None = None,
 ) -> FinishedRun:
-    """Run a flow to its end.
+    """Run a flow to its end, with its handlers around it; whatever they do, the states known are returned.
 
     Parameters
     ----------
+    handlers
+        The flow's own.
     journal
         Is given each report before anything is done about it.
     logs
         Is given what the code of tasks logs; default: one that shows it.
     permits
         Where permits of named limits come from; None: the limits hold within this run.
+    wants_end
+        Asked between two messages: why the run should be cancelled; nothing as long as it should not.
     clock
         Gives the time, in seconds since the epoch; default: the plan's.
 
@@ -93,11 +103,15 @@ def run_flow(
     ExecutorError
         The executor cannot run anything. Whatever happens later is in the states.
     """
+    began = handlers.tell(Pending(), Running())
+    if not began.is_running():
+        return not_run(plan, began)
     executor.start(plan.run_id)
     try:
-        return Driver(plan, executor, observers, journal, clock or plan.clock, logs, permits).run()
+        done = Driver(plan, executor, observers, journal, clock or plan.clock, logs, permits, wants_end).run()
     finally:
         executor.stop()
+    return replace(done, state=handlers.tell_end(done.state))
 
 
 class Driver:
@@ -112,7 +126,9 @@ class Driver:
         clock: Callable[[], float],
         logs: LogBook | None = None,
         permits: Permits | None = None,
+        wants_end: Callable[[], str] = str,
     ) -> None:
+        self._wants_end = wants_end
         self._plan = plan
         self._logs = logs or LogBook(plan.settings.get("log_level", logging.INFO))
         self._executor = executor
@@ -137,8 +153,7 @@ class Driver:
         )
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
-        look: Callable[[], Sequence[str]] = getattr(executor, "situation", tuple)
-        self._watchdog = Watchdog(plan.settings["watchdog_s"], look, self._say_silent)
+        self._watchdog = Watchdog(plan.settings["watchdog_s"], executor.situation, self._say_silent)
         self._desk = PermitDesk(permits, self._say, keeps=not executor.is_sequential) if permits is not None else None
         self._unfit: set[str] = set()
         """Workers that refuse whatever they get."""
@@ -149,26 +164,38 @@ class Driver:
 
     def run(self) -> FinishedRun:
         """Run until the machine says that nothing is left to do."""
-        token = self._plan.run_id
+        plan, started = self._plan, self._started
         if self._executor.in_process:
-            capture.open_sink(token, lambda: self._logs)
+            capture.open_sink(plan.run_id, lambda: self._logs)
         try:
-            return self._run()
+            nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
+            self._tell(RunStarted(self._clock(), plan.name, plan.run_id, nodes))
+            for entry in plan.recorded:
+                if isinstance(entry, Report):
+                    self._tell_report(entry, is_recorded=True)
+            self._ship_program(started)
+            self._loop(Started(self._clock(), plan.recorded))
+            outcomes = self._fetch_kept()
+            ended = self._now()
+            state = replace(self._machine.flow_state(), start_time=started, end_time=ended)
+            self._tell(RunFinished(self._clock(), state))
         finally:
             if self._desk is not None:
                 self._desk.close()
-            capture.close_sink(token)  # of a cluster in this process, too
+            capture.close_sink(plan.run_id)  # of a cluster in this process, too
             self._logs.close()
+        return FinishedRun(
+            plan=replace(plan, graph=self._graph),
+            state=state,
+            runs=self._machine.runs,
+            outcomes=outcomes,
+            started=started,
+            ended=ended,
+            was_interrupted=self._was_interrupted,
+        )
 
-    def _run(self) -> FinishedRun:
-        started = self._started
-        nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
-        self._tell(RunStarted(self._clock(), self._plan.name, self._plan.run_id, nodes))
-        for entry in self._plan.recorded:
-            if isinstance(entry, Report):
-                self._tell_report(entry, is_recorded=True)
-        self._ship_program(started)
-        stimulus: Stimulus = Started(self._clock(), self._plan.recorded)
+    def _loop(self, stimulus: Stimulus) -> None:
+        """Have the machine think about one stimulus after the other, and carry out what it says."""
         while True:
             try:
                 grant = self._desk.look() if self._desk is not None else None
@@ -187,19 +214,6 @@ class Driver:
                 self._was_interrupted = True
                 if not self._is_finished:
                     stimulus = CancelAsked(self._clock(), f"interrupted by {str(interrupt) or 'Ctrl-C'}")
-        outcomes = self._fetch_kept()
-        ended = self._now()
-        state = replace(self._machine.flow_state(), start_time=started, end_time=ended)
-        self._tell(RunFinished(self._clock(), state))
-        return FinishedRun(
-            plan=replace(self._plan, graph=self._graph),
-            state=state,
-            runs=self._machine.runs,
-            outcomes=outcomes,
-            started=started,
-            ended=ended,
-            was_interrupted=self._was_interrupted,
-        )
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)
@@ -217,19 +231,16 @@ class Driver:
         else:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
             program = Program(info, nodes, plan.parameters, plan.settings)
-            is_elsewhere = is_on_other_machines(self._executor)
+            is_elsewhere = self._executor.is_elsewhere
             if any(node.policies.storing is not None for node in self._graph.nodes.values()):
-                check_reach(self._graph.nodes.values(), self._executor, is_elsewhere=is_elsewhere)
+                check_reach(self._graph.nodes.values(), self._executor)
             has_code = not is_elsewhere or have_code(self._executor)
             shipment = pack(program, is_elsewhere=is_elsewhere, has_code=has_code)
-            self._check_place(shipment, is_elsewhere=is_elsewhere)
+            self._check_place(shipment)
             self._send_program(shipment)
 
-    def _check_place(self, shipment: Shipment, *, is_elsewhere: bool) -> None:
-        """Have the cluster looked at, where the executor can do that, before anything is sent to it."""
-        check = getattr(self._executor, "check", None)
-        if check is None:
-            return
+    def _check_place(self, shipment: Shipment) -> None:
+        """Have the cluster looked at before anything is sent to it."""
         from anabranch.executors.fitness import Needs
 
         wanted = {node.name: dict(node.policies.resources) for node in self._graph.nodes.values()}
@@ -237,10 +248,12 @@ class Driver:
             resources={name: amounts for name, amounts in wanted.items() if amounts},
             payload_nbytes=len(shipment.program),
         )
-        if is_elsewhere and shipment.is_inline:  # what is large goes by Dask's own ways, and is looked at there
+        if (
+            self._executor.is_elsewhere and shipment.is_inline
+        ):  # what is large goes by Dask's own ways, and is looked at there
             probe, data = probe_call(shipment, self._plan.run_id)
             needs = replace(needs, probe=probe, probe_data=data)
-        check(needs)
+        self._executor.check(needs)
 
     def _send_program(self, shipment: Shipment) -> None:
         """Units need this from now on; what is too large to travel with each of them goes ahead."""
@@ -254,6 +267,8 @@ class Driver:
         """The next thing that happens: a message, a time that was asked for, or another number of slots."""
         while True:
             now = self._clock()
+            if reason := self._wants_end():
+                return CancelAsked(now, reason)
             if self._wake_at is not None and now >= self._wake_at:
                 self._wake_at = None
                 return WokeUp(now)
@@ -274,7 +289,8 @@ class Driver:
             if isinstance(message, Posted):
                 if wants_code(message.payload) and isinstance(self._program, Shipment) and not self._program.archive:
                     self._send_program(self._program.with_code())
-                report = self._machine.vet(read_report(self._sent_elsewhere(message.payload)))
+                report = read_report(self._sent_elsewhere(message.payload))
+                report = self._machine.vet(report if self._executor.in_process else masked_report(report))
                 if self._machine.expects(report.key):  # what was made again is no news
                     if self._journal is not None:
                         self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
@@ -284,11 +300,11 @@ class Driver:
                 self._logs.take_batch(loads(message.payload))
                 continue
             if isinstance(message, CancelWanted):
-                return CancelAsked(self._clock(), message.reason)
+                return CancelAsked(self._clock(), mask(message.reason))
             if isinstance(message, Disconnected):
                 return self._reconnect(message.reason)
             if message is not None:
-                return Lost(self._clock(), message.key, message.reason, message.is_death, message.ran_s)
+                return Lost(self._clock(), message.key, mask(message.reason), message.is_death, message.ran_s)
             if self._executor.is_sequential and (self._wake_at is not None or look_s is not None):
                 # Nothing is queued, and nothing will be before that time.
                 wake_s = self._wake_s(self._clock())
@@ -314,8 +330,7 @@ class Driver:
     def _sent_elsewhere(self, payload: Any) -> Any:
         """What a worker says; a unit that it refused, as it will refuse any, goes to others if there are any."""
         address = unfit_worker(payload)
-        avoid: Callable[[str], bool] | None = getattr(self._executor, "avoid", None)
-        if address is None or avoid is None or not avoid(address):
+        if address is None or not self._executor.avoid(address):
             return payload
         if address not in self._unfit:  # what was on its way to it comes back too
             self._unfit.add(address)
@@ -326,24 +341,22 @@ class Driver:
         """End the attempts of a run that is over, where they have processes of their own: others cannot be ended."""
         if all(node.policies.isolation == "thread" for node in self._machine.graph.nodes.values()):
             return
-        kill = Sourced("kill", (self._plan.run_id,))
-        ask = getattr(self._executor, "ask_workers", None)
-        if ask is None:
-            kill()
-        else:
-            ask(kill, KILL_S)
+        kill = Sourced("call_loaded", ("anabranch.engine.isolation.calling", "kill_all", self._plan.run_id))
+        self._executor.ask_workers(kill, KILL_S)
 
     def _say(self, text: str) -> None:
         """Tell the user something about the run that is no state of a task."""
-        _log.warning("%s", text)
-        self._logs.note(text)
-        self._tell(Noticed(self._clock(), text))
+        self._notice(text, {})
 
     def _say_silent(self, text: str) -> None:
         """Tell the user that nothing has been heard for long."""
+        self._notice(text, self._machine.on_their_way())
+
+    def _notice(self, text: str, silent: Mapping[str, int]) -> None:
+        text = mask(text)
         _log.warning("%s", text)
         self._logs.note(text)
-        self._tell(Noticed(self._clock(), text, self._machine.on_their_way()))
+        self._tell(Noticed(self._clock(), text, silent))
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -453,5 +466,5 @@ def _parameter_widths(plan: RunPlan) -> dict[str, int | str]:
             try:
                 widths[slug] = width_of(value)
             except UnmappableError as error:
-                widths[slug] = str(error)
+                widths[slug] = mask(str(error))
     return widths

@@ -3,22 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anabranch.base.events import Observer
 from anabranch.base.signals import Signal
 from anabranch.base.states import Finished, Pending, Running, State
 from anabranch.definition.policies import Handler
-from anabranch.engine.driver.driver import run_flow
-from anabranch.engine.driver.plan import FinishedRun, Journal, RunPlan
-from anabranch.engine.logs.book import LogBook
+from anabranch.engine.driver.plan import FinishedRun, RunPlan
 from anabranch.engine.machine.knowledge import NodeRun
-from anabranch.engine.machine.permits import Permits
 from anabranch.engine.units.failures import message_of, type_name
 from anabranch.engine.worker.task_runner import failed_state
-from anabranch.executors.base import Executor
 
 _log = logging.getLogger("anabranch.flow")
 
@@ -35,43 +30,32 @@ class FlowHandlers:
     def __bool__(self) -> bool:
         return bool(self.state_handlers) or self.on_failure is not None
 
+    def tell(self, old: State, new: State) -> State:
+        """The state after the handlers have seen the change from `old` to `new`; one that raises fails the run."""
+        for handler in self.state_handlers:
+            try:
+                answer = handler(self.flow, old, new)
+            except Signal as signal:
+                answer = signal.state
+            except Exception as error:
+                answer = failed_state(error)
+            if isinstance(answer, State):
+                new = answer
+        return new
 
-def run_handled(
-    plan: RunPlan,
-    executor: Executor,
-    handlers: FlowHandlers,
-    observers: Sequence[Observer] = (),
-    *,
-    journal: Journal | None = None,
-    logs: LogBook | None = None,
-    permits: Permits | None = None,
-) -> FinishedRun:
-    """Run a plan to its end, with the flow's handlers around it; whatever they do, the states known are returned."""
-    began = handled(handlers.state_handlers, handlers.flow, Pending(), Running())
-    if not began.is_running():
-        return not_run(plan, began)
-    done = run_flow(plan, executor, observers, journal=journal, logs=logs, permits=permits)
-    state = handled(handlers.state_handlers, handlers.flow, Running(), done.state)
-    if handlers.on_failure is not None and state.is_failed():
-        try:
-            handlers.on_failure(handlers.flow, state)
-        except Exception as error:  # it is told; what it does changes nothing
-            _log.error("on_failure of flow %s raised %s: %s", plan.name, type_name(error), message_of(error))
-    return done if state is done.state else replace(done, state=state)
+    def tell_end(self, state: State) -> State:
+        """The state of a run that has ended, after all of them have seen it."""
+        state = self.tell(Running(), state)
+        if self.on_failure is not None and state.is_failed():
+            try:
+                self.on_failure(self.flow, state)
+            except Exception as error:  # it is told; what it does changes nothing
+                name = getattr(self.flow, "name", "")
+                _log.error("on_failure of flow %s raised %s: %s", name, type_name(error), message_of(error))
+        return state
 
 
-def handled(handlers: Iterable[Handler], flow: object, old: State, new: State) -> State:
-    """The state after the flow's handlers have seen the change from `old` to `new`; one that raises fails the run."""
-    for handler in handlers:
-        try:
-            answer = handler(flow, old, new)
-        except Signal as signal:
-            answer = signal.state
-        except Exception as error:
-            answer = failed_state(error)
-        if isinstance(answer, State):
-            new = answer
-    return new
+NO_HANDLERS = FlowHandlers()
 
 
 def not_run(plan: RunPlan, state: State) -> FinishedRun:

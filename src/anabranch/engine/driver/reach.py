@@ -11,12 +11,13 @@ from uuid import uuid4
 
 from anabranch.base.errors import PreflightError
 from anabranch.definition.frozen import FrozenNode
+from anabranch.executors.base import Executor
 from anabranch.executors.entry import Sourced
 
 _log = logging.getLogger("anabranch.driver")
 
 
-def check_reach(nodes: Iterable[FrozenNode], executor: Any, *, is_elsewhere: bool) -> None:
+def check_reach(nodes: Iterable[FrozenNode], executor: Executor) -> None:
     """Refuse to store values where only one of the processes of a run could read them.
 
     Parameters
@@ -25,8 +26,6 @@ def check_reach(nodes: Iterable[FrozenNode], executor: Any, *, is_elsewhere: boo
         Of the flow, completed for the run.
     executor
         One whose workers are other processes.
-    is_elsewhere
-        Whether these may be on other machines.
 
     Raises
     ------
@@ -38,12 +37,12 @@ def check_reach(nodes: Iterable[FrozenNode], executor: Any, *, is_elsewhere: boo
         if node.policies.storing is not None:
             store = node.policies.storing.result.store
             stores.setdefault(id(store), (store, []))[1].append(node.slug)
-    problems = [text for store, slugs in stores.values() for text in _problems(store, slugs, executor, is_elsewhere)]
+    problems = [text for store, slugs in stores.values() for text in _problems(store, slugs, executor)]
     if problems:
         raise PreflightError("values would be stored where they cannot be found again:", problems)
 
 
-def _problems(store: Any, slugs: list[str], executor: Any, is_elsewhere: bool) -> Iterator[str]:
+def _problems(store: Any, slugs: list[str], executor: Executor) -> Iterator[str]:
     who = ", ".join(slugs[:5]) + (f" and {len(slugs) - 5} more" if len(slugs) > 5 else "")
     if getattr(store, "of_one_process", False):
         yield (
@@ -51,7 +50,7 @@ def _problems(store: Any, slugs: list[str], executor: Any, is_elsewhere: bool) -
             "LocalResult('results'), or LocalExecutor or LocalDaskExecutor to run them in this process"
         )
     root = getattr(store, "root", None)
-    if root is None or not is_elsewhere:
+    if root is None or not executor.is_elsewhere:
         return
     seen = _seen(root, executor)
     if not seen:
@@ -65,11 +64,8 @@ def _problems(store: Any, slugs: list[str], executor: Any, is_elsewhere: bool) -
         )
 
 
-def _seen(root: str, executor: Any) -> list[bool]:
+def _seen(root: str, executor: Executor) -> list[bool]:
     """Of each worker, whether it finds a file that is made here."""
-    ask = getattr(executor, "ask_workers", None)
-    if ask is None:
-        return []
     marker = os.path.join(root, f".anabranch-tmp-{uuid4().hex}")  # swept like any file of a writer that died
     try:
         os.makedirs(root, mode=0o700, exist_ok=True)
@@ -77,7 +73,7 @@ def _seen(root: str, executor: Any) -> list[bool]:
     except OSError as error:
         raise PreflightError("results cannot be stored:", [f"{root}: {error}"]) from error
     try:
-        return [bool(each) for each in ask(Sourced("sees", (marker,)))]
+        return [bool(each) for each in executor.ask_workers(Sourced("sees", (marker,)))]
     finally:
         with suppress(OSError):
             os.unlink(marker)

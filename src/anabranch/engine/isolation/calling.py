@@ -52,9 +52,6 @@ TAIL, TAIL_LINES = 2_000, 12  # characters and lines of stderr that explain a de
 # Lines that Python prints when it crashes, and nobody needs.
 _OWN = ('anabranch/engine/isolation/child.py", line ', 'File "<string>", line ', "Extension modules: ")
 
-code_archive: Callable[[], bytes | None] = lambda: None  # noqa: E731  # a hook
-"""Gives a compressed zip archive of this package's sources, for where a new interpreter could not import it."""
-
 
 def call_in_process(
     function: Callable[..., Any],
@@ -236,7 +233,7 @@ def _surroundings(mark: str) -> Surroundings:
 
 
 def _search_path() -> tuple[str, ...]:
-    archive = code_archive()
+    archive: bytes | None = getattr(sys.modules["anabranch"], "__archive__", None)  # where it came from elsewhere
     path = (each for each in sys.path if isinstance(each, str))
     return tuple(path) if archive is None else (_extracted(archive), *path)
 

@@ -13,7 +13,7 @@ from anabranch.base.states import (
 from anabranch.engine.units.failures import revive
 from anabranch.engine.units.units import Column, Outcome, Partial, Report
 from anabranch.engine.units.values import dumps, dumps_with_buffers
-from anabranch.executors.entry import Sourced
+from anabranch.executors.entry import Parcel, Sourced
 
 
 def _without_exceptions(column: Column) -> Column:
@@ -64,30 +64,14 @@ class UnitOutcome:
         data = dumps_with_buffers(parts, buffers)
         kept = buffers if protocol >= 5 else [buffer.raw().tobytes() for buffer in buffers]
         report = self.report if isinstance(self.report, bytes | None) else dumps(self.report)
-        return Sourced("seal"), (self.nbytes, data, kept, report)
+        return Sourced("Parcel"), (self.nbytes, data, kept, report)
 
 
-class Sealed:
-    """An outcome that has come from another process and has not been opened."""
-
-    def __init__(self, nbytes: int, data: bytes, buffers: list[Any], report: bytes | None) -> None:
-        self.nbytes = nbytes
-        self.report = report
-        self._data = data
-        self._buffers = buffers
-        self._opened: UnitOutcome | None = None
-
-    def __sizeof__(self) -> int:
-        return 512 + self.nbytes
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Sourced("seal"), (self.nbytes, self._data, [bytes(buffer) for buffer in self._buffers], self.report)
-
-    def open(self) -> UnitOutcome:
-        """The outcome; whatever loading the user's values raises comes out."""
-        if self._opened is None:
-            singles, columns, partials, cut = pickle.loads(self._data, buffers=self._buffers)
-            for column in columns.values():
-                _revive_exceptions(column)
-            self._opened = UnitOutcome(singles, columns, self.nbytes, partials, cut, self.report)
-        return self._opened
+def open_parcel(parcel: Parcel) -> UnitOutcome:
+    """The outcome in it; whatever loading the user's values raises comes out."""
+    if not isinstance(parcel.opened, UnitOutcome):  # or not of the code that is loaded now
+        singles, columns, partials, cut = pickle.loads(parcel.data, buffers=parcel.buffers)
+        for column in columns.values():
+            _revive_exceptions(column)
+        parcel.opened = UnitOutcome(singles, columns, parcel.nbytes, partials, cut, parcel.report)
+    return parcel.opened

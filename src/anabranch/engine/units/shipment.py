@@ -28,18 +28,23 @@ from anabranch.base.version import VERSION
 from anabranch.base.where import is_users
 from anabranch.engine.units.units import Program, Unit
 from anabranch.engine.units.values import pickled
+from anabranch.executors.base import Executor
 from anabranch.executors.entry import Sourced
 from anabranch.executors.shelf import Finder, digest_of
 
-Origin: TypeAlias = tuple[tuple[int, int], str, str | None]
-"""Python version, version of this package, digest of its files or None where nobody need look at it."""
+Origin: TypeAlias = tuple[tuple[int, int], str, str | None, str]
+"""Python version, version of this package, digest of its files or None where nobody need look at it, and `HOME`."""
+HOME = "anabranch.engine.worker.arrival"
+"""The module that runs what arrives."""
+DRIVER_HOME = "anabranch.engine.driver.detached"
+"""The module that is a driver where a run is sent with its driver."""
 
 SMALL_NBYTES = 65_536  # travels with each unit: few are on their way at a time, and any worker may take them
 MAX_SOURCES_NBYTES = 2 << 20  # of the user's modules; what is imported by nobody here is left out first
 _ROOT = Path(__file__).parents[2]
 # The same for every run, as a worker keeps what the first one brought: what only some load is there for all of them.
 _ALWAYS = (
-    "anabranch.engine.worker.arrival",
+    HOME,
     "anabranch.executors.entry",
     "anabranch.executors.shelf",
     "anabranch.engine.worker.chunk_storage",
@@ -47,11 +52,7 @@ _ALWAYS = (
     "anabranch.results.remote",
     "anabranch.results.sql",
 )
-DRIVER_MODULES = frozenset({
-    "anabranch.engine.driver.detached",
-    "anabranch.executors.deaths",
-    "anabranch.executors.scheduler_page_feed",
-})  # fmt: skip
+DRIVER_MODULES = frozenset({DRIVER_HOME, "anabranch.executors.deaths", "anabranch.executors.scheduler_page_feed"})
 _IMPORT = re.compile(r"^(?:import (anabranch[\w.]*)|from (anabranch[\w.]*) import (\([^)]*\)|.*))", re.MULTILINE)
 _NAMED = re.compile(rb"\x8c.(anabranch(?:\.\w+)+)", re.DOTALL)  # as pickle writes names of modules
 _registry = threading.RLock()
@@ -150,18 +151,12 @@ def driver_call(run: Any, token: str) -> tuple[Sourced, tuple[Any, ...]]:
     sources = _sources_of(own, wanted)
     data += origins.lines_of(codes, _is_missing(origin(), sources))
     content = (archive_of(DRIVER_MODULES), sources, data)
-    return Sourced("enter_driver", (origin(),)), (token, content)
+    return Sourced("enter_driver", (origin(), DRIVER_HOME)), (token, content)
 
 
-def is_on_other_machines(executor: object) -> bool:
-    """Whether the workers of an executor may be unable to import what this process can."""
-    return bool(getattr(executor, "address", None) or getattr(executor, "cluster_class", None))
-
-
-def have_code(executor: object) -> bool:
+def have_code(executor: Executor) -> bool:
     """Whether all workers that there are have this package, in the same version."""
-    ask = getattr(executor, "ask_workers", None)
-    answers = ask(Sourced("look")) if ask is not None else []
+    answers = executor.ask_workers(Sourced("look"))
     return bool(answers) and all(answer["anabranch"] == origin()[2] for answer in answers)
 
 
@@ -286,12 +281,12 @@ def _files_of(own: dict[str, ModuleType], roots: set[str]) -> Iterator[tuple[str
 @cache
 def origin() -> Origin:
     """Where runs of this process are sent from, to workers that may have other code."""
-    return (sys.version_info[0], sys.version_info[1]), VERSION, _digest()
+    return (sys.version_info[0], sys.version_info[1]), VERSION, _digest(), HOME
 
 
 def own_origin() -> Origin:
     """The same for workers that have this code: reading all of it takes longer than many a run."""
-    return (sys.version_info[0], sys.version_info[1]), VERSION, None
+    return (sys.version_info[0], sys.version_info[1]), VERSION, None, HOME
 
 
 @cache

@@ -25,13 +25,14 @@ from anabranch.engine.logs.prints import captured
 from anabranch.engine.units.columns import OutcomesChanged, held_outcome, whole_outcome
 from anabranch.engine.units.failures import describe, restore
 from anabranch.engine.units.indices import Indices, cut
-from anabranch.engine.units.outcomes import Sealed, UnitOutcome
+from anabranch.engine.units.outcomes import UnitOutcome, open_parcel
 from anabranch.engine.units.units import Before, Column, ColumnReport, Key, Outcome, Program, Report, SingleReport, Unit
 from anabranch.engine.units.values import width_of
 from anabranch.engine.worker.masked import masked_report
 from anabranch.engine.worker.seclusion import PROCESS
 from anabranch.engine.worker.task_runner import Environment
 from anabranch.engine.worker.unit_runner import learn, run_unit
+from anabranch.executors.entry import Parcel
 
 BEFORE = "anabranch-before"  # name of what a task carries from its first run to the next
 MAX_BEFORE_NBYTES = 4096  # the scheduler keeps it for as long as it holds the key
@@ -135,7 +136,7 @@ def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome],
     logged = [slug for slug in unit.nodes if nodes[slug].policies.log_stdout]
     with captured(logged) if captures or logged else contextlib.nullcontext():
         outcome, report = run_unit(unit, environment, outcomes)
-    outcome.report = masked_report(report)
+    outcome.report = masked_report(report, environment.program)
     return outcome
 
 
@@ -149,9 +150,9 @@ def _take_logs(worker: Any, token: str, program: Program) -> None:
     capture.open_sink(token, lambda: Outbox(level, send, worker=worker.address, whole=whole))
 
 
-def cut_elements(slug: str, wanted: bytes, sealed: UnitOutcome | Sealed) -> UnitOutcome:
+def cut_elements(slug: str, wanted: bytes, closed: Any) -> UnitOutcome:
     """The elements of an upstream list that a chunk needs, to be sent to where the chunk runs; none of another list."""
-    outcome = opened_outcome(sealed)
+    outcome = opened_outcome(closed)
     source, indices = pickle.loads(wanted)
     try:
         found = held_outcome(slug, source, {source.key: outcome})
@@ -285,11 +286,10 @@ def opened_outcome(outcome: Any) -> UnitOutcome:
 
     Loading the user's values may raise anything.
     """
-    if isinstance(outcome, Sealed):
-        return outcome.open()
     if isinstance(outcome, dict):
         return refused_outcome(outcome)
-    found: UnitOutcome = outcome
+    is_closed = type(outcome).__name__ == Parcel.__name__  # each version of the entry has a class of its own
+    found: UnitOutcome = open_parcel(outcome) if is_closed else outcome
     return found
 
 

@@ -127,8 +127,7 @@ def _reduce(
             value, _, _ = measured(partial(node, stage.values[: len(done)], environment.program))
             partials[slug] = Partial(done, bytes(stage.codes[: len(done)]), value)
     except BaseException as error:  # the task itself, given the values, will fail in the same way and say so
-        if environment.is_main and isinstance(error, KeyboardInterrupt):
-            raise
+        environment.reraise_interrupt(error)
         return False
     return True
 

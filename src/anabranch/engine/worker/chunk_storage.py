@@ -10,7 +10,7 @@ from anabranch.base.states import Cached, Success
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.units import Note, Outcome, Refs
 from anabranch.engine.worker.storage import Errand, Prefetched, Storage, prefetch
-from anabranch.engine.worker.task_runner import TaskRun, arguments_of
+from anabranch.engine.worker.task_runner import Environment, TaskRun, arguments_of
 from anabranch.results.reference import ResultRef
 
 _WITH_VALUE = frozenset({Success.code, Cached.code})
@@ -27,8 +27,6 @@ class ChunkStorage:
         Of the chunk's elements; the last two change while it runs.
     looks_back
         Whether elements may have run, and stored their values, on a worker that was lost.
-    is_main
-        Whether a KeyboardInterrupt is the user's.
     """
 
     def __init__(
@@ -39,12 +37,12 @@ class ChunkStorage:
         values: list[Any],
         *,
         looks_back: bool,
-        is_main: bool,
+        environment: Environment,
     ) -> None:
         self.storage = storage
         self.by_element = storage.goes_by_element
         self._indices, self._codes, self._values = indices, codes, values
-        self._looks_back, self._is_main = looks_back, is_main
+        self._looks_back, self._environment = looks_back, environment
         self._refs: dict[int, ResultRef] = {}
         """Of values that have an object of their own, by position."""
         self._notes: dict[int, Note] = {}
@@ -72,8 +70,7 @@ class ChunkStorage:
             try:
                 self._errands[position] = self.storage.errand(arguments_of(run)[2], self._indices[position])
             except BaseException as error:  # the element's own affair, which it will be told of
-                if self._is_main and isinstance(error, KeyboardInterrupt):
-                    raise
+                self._environment.reraise_interrupt(error)
         try:
             self._prefetched = prefetch(self._errands.values(), self.storage.result)
         except ResultError:  # elements will find out for themselves
@@ -113,8 +110,7 @@ class ChunkStorage:
                 guilty = {p: why for p, why in reasons.items() if why is not None}
                 refused.update(guilty or dict.fromkeys(positions, error))
             except BaseException as error:
-                if self._is_main and isinstance(error, KeyboardInterrupt):
-                    raise
+                self._environment.reraise_interrupt(error)
                 return {**refused, **dict.fromkeys(positions, error)}
             else:
                 for position, value in zip(positions, stored or (), strict=False):

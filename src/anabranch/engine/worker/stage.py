@@ -135,7 +135,7 @@ class Stage:
             self.codes,
             self.values,
             looks_back=unit.is_suspect or unit.before is not None,
-            is_main=self.environment.is_main,
+            environment=self.environment,
         )
 
     def _name_calls(self) -> None:
@@ -201,8 +201,7 @@ class Stage:
                         before = now
                     break
                 except BaseException as error:
-                    if self.environment.is_main and isinstance(error, KeyboardInterrupt):
-                        raise
+                    self.environment.reraise_interrupt(error)
                     raised = error
         self.reached = position + 1
 
@@ -246,8 +245,7 @@ class Stage:
         try:
             self.is_enough |= bool(stop_when(outcome.value))
         except BaseException as error:  # the user's
-            if self.environment.is_main and isinstance(error, KeyboardInterrupt):
-                raise
+            self.environment.reraise_interrupt(error)
             state = failed_state(error, root=self.name(position))
             state = replace(state, map_index=self.indices[position], worker=self.environment.worker)
             return Outcome(state, revive(state.failure))
@@ -274,8 +272,7 @@ class Stage:
                 try:
                     value = materialised(self._call(position), self.environment.setting("max_width"))
                 except BaseException as again:
-                    if self.environment.is_main and isinstance(again, KeyboardInterrupt):
-                        raise
+                    self.environment.reraise_interrupt(again)
                     error, calls, ctx.calls = again, ctx.calls, None
                 else:
                     if has_deferred(ctx, value):

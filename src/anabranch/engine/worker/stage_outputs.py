@@ -64,8 +64,7 @@ def expansion(stage: Stage) -> Expansion | None:
     try:
         return _expanded(stage, sorted(stage.deferring))
     except BaseException as error:  # pickling runs the user's code
-        if stage.environment.is_main and isinstance(error, KeyboardInterrupt):
-            raise
+        stage.environment.reraise_interrupt(error)
         for position in sorted(stage.deferring):  # some element is guilty: this finds out which
             try:
                 _expanded(stage, [position])

@@ -72,6 +72,11 @@ class Environment:
         """The time, aware."""
         return datetime.fromtimestamp(self.clock(), UTC)
 
+    def reraise_interrupt(self, error: BaseException) -> None:
+        """Raise the Ctrl-C of this process's user; whatever else a task's code raises is the task's failure."""
+        if self.is_main and isinstance(error, KeyboardInterrupt):
+            raise error
+
     def setting(self, name: str) -> Any:
         """One of the driver's ``engine`` settings."""
         return self.program.settings[name]
@@ -171,8 +176,7 @@ def run_stored(
         elif run.looks_back:
             found = errand.look_for_own()
     except BaseException as error:
-        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
-            raise
+        run.environment.reraise_interrupt(error)
         run.errand = None
         return _concluded(run, Pending(), failed_state(error, inputs, root=run.context.task_full_name))
     try:
@@ -289,8 +293,7 @@ def run_attempt(
             if stored is not value:  # whoever ran it first, and was lost, had another
                 value, measures["pickled"], measures["nbytes"] = measured(stored)
     except BaseException as error:
-        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
-            raise
+        run.environment.reraise_interrupt(error)
         return conclude_exception(run, running, error, inputs)
     return _concluded(run, running, Success(message="done"), value, **measures)
 
@@ -373,8 +376,7 @@ def run_assembly(run: TaskRun, called: Called, index: int) -> Outcome:
             return _concluded(run, running, refused)
         value = called.value_of(index)
     except BaseException as error:  # values are loaded and collections put together here, by their own classes
-        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
-            raise
+        run.environment.reraise_interrupt(error)
         return _concluded(run, running, failed_state(error, root=run.context.task_full_name))
     return _concluded(run, running, Success(message="done"), value)
 
@@ -434,8 +436,7 @@ def _concluded(
         if run.errand is not None and "ref" not in measures and not isinstance(state, Cached):
             value, measures["ref"] = run.errand.commit(value)
     except BaseException as error:
-        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
-            raise
+        run.environment.reraise_interrupt(error)
         return _concluded(run, before, failed_state(error, root=run.context.task_full_name), announced=True)
     return Outcome(state, value, **measures)
 
@@ -449,8 +450,7 @@ def change(run: TaskRun, old: State, new: State) -> State:
         except Signal as signal:
             answer = signal.state
         except BaseException as error:
-            if run.environment.is_main and isinstance(error, KeyboardInterrupt):
-                raise
+            run.environment.reraise_interrupt(error)
             text = clean(
                 f"state handler {getattr(handler, '__name__', handler)} raised {type_name(error)}: {message_of(error)}"
             )
@@ -468,6 +468,5 @@ def _call_on_failure(run: TaskRun, state: State) -> None:
         with context.entered(run.context):
             callback(run.node, state)
     except BaseException as error:
-        if run.environment.is_main and isinstance(error, KeyboardInterrupt):
-            raise
+        run.environment.reraise_interrupt(error)
         run.context.logger.error("on_failure of %s raised %s: %s", run.node.slug, type_name(error), message_of(error))

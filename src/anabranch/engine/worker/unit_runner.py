@@ -97,11 +97,8 @@ def run_singles(
             done[slug] = Outcome(Pending(message="waits for values that were lost"))
             reports.append(SingleReport.handed_back(slug))
             continue
-        except (
-            BaseException
-        ) as error:  # reducing runs the task's function, and loading what was sent the user's classes
-            if environment.is_main and isinstance(error, KeyboardInterrupt):
-                raise
+        except BaseException as error:  # reducing runs the task's function, loading runs the user's classes
+            environment.reraise_interrupt(error)
             state = replace(failed_state(error, root=slug), worker=environment.worker)
             done[slug] = Outcome(state, revive(state.failure))
             reports.append(report_single(node, done[slug], environment))
@@ -159,8 +156,7 @@ def _expand(run: TaskRun, outcome: Outcome, expansions: list[Expansion]) -> Outc
             )
         )
     except BaseException as error:  # pickling runs the user's code
-        if environment.is_main and isinstance(error, KeyboardInterrupt):
-            raise
+        environment.reraise_interrupt(error)
         state = replace(failed_state(error, root=name), worker=environment.worker)
         return Outcome(state, revive(state.failure))
     return Outcome(outcome.state)

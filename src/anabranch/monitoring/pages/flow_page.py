@@ -54,7 +54,7 @@ def registration(flow: FlowRecord, now: datetime | None = None) -> str:
 
 def _next(flow: FlowRecord, now: datetime) -> str:
     if flow.paused:
-        return "none, while the schedule rests"
+        return "none while the schedule is paused"
     try:
         schedule = schedule_of(flow, may_load=False)
         times = schedule.next(TIMES, after=now) if schedule is not None else []

@@ -291,7 +291,7 @@ class SlotQueue:
 
         def act(transaction: Transaction) -> list[Slot]:
             rows = transaction.fetch(f"{_EXPIRED}{lock}", (moment, most))
-            return [slot for row in rows if (slot := _settled(transaction, row, moment, is_dead=False)) is not None]
+            return [slot for row in rows if (slot := _settle(transaction, row, moment, is_dead=False)) is not None]
 
         return self._database.write(act)
 
@@ -302,13 +302,13 @@ class SlotQueue:
 
         def act(transaction: Transaction) -> Slot | None:
             found = transaction.fetch(_OWN, (slot.run_id, slot.token))
-            return _settled(transaction, found[0], moment, is_dead=True, why=why) if found else None
+            return _settle(transaction, found[0], moment, is_dead=True, why=why) if found else None
 
         return self._database.write(act)
 
     # Running ----------------------------------------------------------------------------------------------------------
 
-    def begin(self, slot: Slot, *, now: datetime, lease_s: float) -> Begun:
+    def begin(self, run_id: str, token: str, *, now: datetime, lease_s: float) -> Begun:
         """Renew a claim before its run begins, and give what is known of it, all in one transaction.
 
         Raises
@@ -317,12 +317,12 @@ class SlotQueue:
             The claim ran out, and somebody else has the slot.
         """
         until = to_microseconds(now + timedelta(seconds=lease_s))
-        renewal = (until, to_microseconds(now), slot.run_id, slot.token)
+        renewal = (until, to_microseconds(now), run_id, token)
 
         def act(transaction: Transaction) -> Begun:
             if not transaction.execute(_RENEW, renewal):
-                raise StaleOwner(f"slot {slot.run_id} of flow {slot.flow_name!r} is somebody else's")
-            (row,) = transaction.fetch(_BEGUN, (slot.run_id,))
+                raise StaleOwner(f"run {run_id} was claimed anew, and is somebody else's")
+            (row,) = transaction.fetch(_BEGUN, (run_id,))
             *own, state, message, lease, changed = row
             return Begun(slot_of(own), state, message or "", from_microseconds(lease), from_microseconds(changed))
 
@@ -401,7 +401,7 @@ def _token() -> str:
     return os.urandom(12).hex()
 
 
-def _settled(
+def _settle(
     transaction: Transaction, row: Sequence[Any], moment: int, *, is_dead: bool, why: str = "its process died"
 ) -> Slot | None:
     """Decide what becomes of a slot whose process died, or may have; gives it if it is given up."""

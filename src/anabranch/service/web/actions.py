@@ -1,17 +1,17 @@
-"""What people ask of the service: about flows and runs, and to start, cancel, resume and approve them.
+"""What the service can do for people: show flows and runs, and start, cancel, resume and approve them.
 
-Plain functions of a store and of JSON, for the API; what is refused is raised, with its status.
+For the API and the forms; what is refused is raised, with its status.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from anabranch.base.errors import AnabranchError, FlowNotRegistered, RunNotFound
+from anabranch.base.errors import RunNotFound
 from anabranch.runs import RunQuery, RunRecord
 from anabranch.runs.read.lookup import as_it_stands
 from anabranch.runs.read.run import detail_data, read_run, run_data
@@ -21,16 +21,15 @@ from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import RUNNING, WAITING, Slot, slot_id
-
-MAX_LIMIT = 1_000
-
-
-class Refused(AnabranchError):
-    """The service does not do what was asked, and says why."""
-
-    def __init__(self, status: int, text: str) -> None:
-        super().__init__(text)
-        self.status = status
+from anabranch.service.web.models import (
+    ApproveAsked,
+    FlowsAsked,
+    PauseAsked,
+    Refused,
+    RunsAsked,
+    StartAsked,
+    WaitingAsked,
+)
 
 
 class Actions:
@@ -49,14 +48,15 @@ class Actions:
 
     # Flows ------------------------------------------------------------------------------------------------------------
 
-    def flows(self, project: str | None, limit: int, offset: int) -> dict[str, Any]:
-        """Registered flows by name."""
-        found = self._flows.all(project=project)
-        return {"flows": [flow_data(each) for each in found[offset : offset + limit]], "total": len(found)}
+    def flows(self, asked: FlowsAsked) -> dict[str, Any]:
+        """Registered flows, by name."""
+        found = self._flows.all(project=asked.project)
+        part = found[asked.offset : asked.offset + asked.limit]
+        return {"flows": [flow_data(each) for each in part], "total": len(found)}
 
     def flow(self, name: str) -> dict[str, Any]:
         """A flow with its graph and parameters, and when it is due next."""
-        record = self._flow(name)
+        record = self._flows.get(name)
         times: list[str] = []
         if record.schedule is not None and not record.paused:
             try:
@@ -67,35 +67,23 @@ class Actions:
                 times = []
         return {**flow_data(record), "graph": record.graph, "next": times}
 
-    def start(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Let a run of a flow wait for a service."""
-        record = self._flow(name)
-        parameters = body.get("parameters", {})
-        self._check_parameters(record, parameters)
-        now = moment_of(self._store)
-        due = now if body.get("due") is None else _time("due", body["due"])
-        key = body.get("idempotency_key")
+    def start(self, name: str, asked: StartAsked) -> dict[str, Any]:
+        """Start a run of a flow, as soon as a service is free for it."""
+        record = self._flows.get(name)
+        self._check_parameters(record, asked.parameters)
+        now, key = moment_of(self._store), asked.idempotency_key
         run_id = secrets.token_hex(8) if key is None else slot_id(name, _EPOCH, {}, salt=f"key {key}")
-        slot = Slot(run_id, name, due, parameters, labels=record.labels, origin="manual")
+        slot = Slot(run_id, name, asked.due or now, asked.parameters, labels=record.labels)
         is_new = bool(self._queue.add([slot], now=now))
         return {"run_id": run_id, "is_new": is_new}
 
-    def pause(self, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Let a flow's schedule rest, or go on."""
-        try:
-            self._flows.pause(name, body["paused"], now=moment_of(self._store))
-        except FlowNotRegistered as error:
-            raise Refused(404, str(error)) from None
-        return {"name": name, "paused": body["paused"]}
-
-    def _flow(self, name: str) -> FlowRecord:
-        try:
-            return self._flows.get(name)
-        except FlowNotRegistered as error:
-            raise Refused(404, str(error)) from None
+    def pause(self, name: str, asked: PauseAsked) -> dict[str, Any]:
+        """Pause a flow's schedule, or continue it."""
+        self._flows.pause(name, asked.paused, now=moment_of(self._store))
+        return flow_data(self._flows.get(name))
 
     def _check_parameters(self, record: FlowRecord, parameters: Mapping[str, Any]) -> None:
-        """What can be told without the flow's code: names. Values are checked when the run begins."""
+        """Check names, which needs no code of the flow. Values are checked when the run begins."""
         known = record.parameters.get("properties", {})
         unknown = [name for name in parameters if name not in known]
         secret = record.secrets_among(parameters)
@@ -108,43 +96,43 @@ class Actions:
 
     # Runs -------------------------------------------------------------------------------------------------------------
 
-    def runs(self, flow: str | None, state: str | None, limit: int, offset: int) -> dict[str, Any]:
+    def runs(self, asked: RunsAsked) -> dict[str, Any]:
         """Recorded runs, newest first."""
-        query = RunQuery(flow_name=flow, state=state, limit=limit, offset=offset)
+        query = RunQuery(flow_name=asked.flow, state=asked.state, limit=asked.limit, offset=asked.offset)
         return {"runs": [run_data(as_it_stands(each)) for each in self._store.list_runs(query)]}
 
-    def waiting(self, flow: str | None, limit: int) -> dict[str, Any]:
-        """Runs that wait to begin, by the time that they are due."""
-        slots = self._queue.all(flow_name=flow, state=WAITING, limit=limit)
+    def waiting(self, asked: WaitingAsked) -> dict[str, Any]:
+        """Runs that wait to begin, in the order of their due times."""
+        slots = self._queue.all(flow_name=asked.flow, state=WAITING, limit=asked.limit)
         return {"waiting": [_slot_data(slot) for slot in slots], "counts": self._queue.counts()}
 
     def run(self, run_id: str) -> dict[str, Any]:
-        """A run with its tasks; of one that has not begun, what is known of it."""
+        """A run with its tasks; of a run that has not begun, its slot."""
         slot = self._queue.get(run_id)
         try:
             return {**detail_data(read_run(self._store, run_id)), "slot": _slot_data(slot) if slot else None}
-        except RunNotFound as error:
+        except RunNotFound:
             if slot is None:
-                raise Refused(404, str(error)) from None
-            return {"run_id": run_id, "flow": slot.flow_name, "state": slot.state, "slot": _slot_data(slot)}
+                raise
+            return {**_run_state(slot), "slot": _slot_data(slot)}
 
     def cancel(self, run_id: str) -> dict[str, Any]:
-        """Let a run not begin, or end."""
+        """Cancel a run that waits or runs."""
         try:
             slot = self._queue.cancel(run_id, now=moment_of(self._store))
         except RunNotFound:
             self._run(run_id)
-            raise Refused(409, f"run {run_id} is not one of a service's; stop it where it was started") from None
+            raise Refused(409, f"run {run_id} was not started by a service; stop it where it was started") from None
         if slot.state not in (WAITING, RUNNING):
-            raise Refused(409, f"run {run_id} is over: {slot.state}")
-        return {"run_id": run_id, "state": "Cancelled" if slot.state == WAITING else "Cancelling"}
+            raise Refused(409, f"run {run_id} has ended: {slot.state}")
+        return _run_state(slot, "Cancelled" if slot.state == WAITING else "Cancelling")
 
-    def resume(self, run_id: str, approve: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Let a run that failed, was stopped or waits for an approval go on."""
+    def resume(self, run_id: str, approve: Sequence[str] = ()) -> dict[str, Any]:
+        """Resume a run that failed, was stopped or waits for an approval."""
         record = self._run(run_id)
         if record.state in ("Success", "Running"):
             raise Refused(409, f"run {run_id} is {record.state}; there is nothing to resume")
-        self._flow(record.flow_name)
+        self._flows.get(record.flow_name)
         now, before = moment_of(self._store), self._queue.get(run_id)
         approved = tuple(dict.fromkeys((*(before.approve if before else ()), *approve)))
         slot = Slot(run_id, record.flow_name, before.due if before else now, origin="resume", approve=approved)
@@ -154,17 +142,14 @@ class Actions:
             if standing is None or standing.state != RUNNING or time.monotonic() >= until:
                 raise Refused(409, f"run {run_id} waits or runs already")
             time.sleep(0.05)
-        return {"run_id": run_id, "state": WAITING}
+        return _run_state(slot)
 
-    def approve(self, run_id: str, body: Mapping[str, Any]) -> dict[str, Any]:
-        """Let tasks run that wait for an approval, and the run with them."""
-        return self.resume(run_id, tuple(body["tasks"]))
+    def approve(self, run_id: str, asked: ApproveAsked) -> dict[str, Any]:
+        """Approve tasks that wait for it, and resume their run."""
+        return self.resume(run_id, asked.tasks)
 
     def _run(self, run_id: str) -> RunRecord:
-        try:
-            record = self._store.get_run(run_id)
-        except RunNotFound as error:
-            raise Refused(404, str(error)) from None
+        record = self._store.get_run(run_id)
         if record.run_id != run_id:  # what changes something is given in full
             raise Refused(404, f"there is no run {run_id!r}; did you mean {record.run_id!r}?")
         return as_it_stands(record)
@@ -172,18 +157,6 @@ class Actions:
 
 _CLOSING_S = 3.0  # in which the process of a run that has ended lets go of it: people see the end before that
 _EPOCH = datetime.fromisoformat("1970-01-01T00:00:00+00:00")
-
-
-def _time(name: str, text: str) -> datetime:
-    try:
-        found = datetime.fromisoformat(text)
-        if found.tzinfo is None or not 1970 <= found.year < 9000:
-            raise ValueError
-    except ValueError:
-        raise Refused(
-            422, f"{name}: expected a time with its zone, such as 2026-11-21T06:00:00Z, found {text!r:.80}"
-        ) from None
-    return found
 
 
 def flow_data(record: FlowRecord) -> dict[str, Any]:
@@ -203,14 +176,16 @@ def flow_data(record: FlowRecord) -> dict[str, Any]:
     }
 
 
+def _run_state(slot: Slot, state: str | None = None) -> dict[str, Any]:
+    return {"run_id": slot.run_id, "flow": slot.flow_name, "state": state or slot.state}
+
+
 def _slot_data(slot: Slot) -> dict[str, Any]:
     return {
-        "run_id": slot.run_id,
-        "flow": slot.flow_name,
+        **_run_state(slot),
         "due": slot.due.isoformat(),
         "origin": slot.origin,
         "group": slot.group,
-        "state": slot.state,
         "message": slot.message,
         "tries": slot.tries,
         "owner": slot.owner,

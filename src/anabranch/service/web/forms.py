@@ -1,7 +1,6 @@
 """Forms with which people start, cancel, resume and approve runs from pages: each asks first, and is sent by POST.
 
-They are plain HTML, without scripts. That a form is one of ours is told by the token in it; who may send it, and from
-where, the guard has decided before.
+They are plain HTML, without scripts. Who may send one, and from where, is decided before.
 """
 
 from __future__ import annotations
@@ -12,13 +11,14 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
-from anabranch.base.errors import AnabranchError, RunQueryError, RunStoreError
+from anabranch.base.errors import AnabranchError
 from anabranch.monitoring.pages.looks import safe
-from anabranch.service.web.actions import Actions, Refused
-from anabranch.service.web.frame import exact, frame, sentence
-from anabranch.service.web.guard import FORMS, Guard
-from anabranch.service.web.inputs import PREFIX, BadInput, fields, values
-from anabranch.service.web.server import PageHandler, Route
+from anabranch.service.web.actions import Actions
+from anabranch.service.web.inputs import PREFIX, BadInput, read_values, render_fields
+from anabranch.service.web.models import ApproveAsked, PauseAsked, Refused, StartAsked, check, status_of
+from anabranch.web.guard import FORMS, Guard
+from anabranch.web.handlers import FormHandler, Route
+from anabranch.web.plain import exact, frame, sentence
 
 
 def form_routes(actions: Actions, guard: Guard) -> list[Route]:
@@ -30,12 +30,12 @@ def form_routes(actions: Actions, guard: Guard) -> list[Route]:
     return [(rf"{FORMS}{name}", kind, options) for name, kind in kinds.items()]
 
 
-class _Form(PageHandler):
-    """What all forms have: a page that asks, and a POST that does it and leads to what came of it."""
+class _Form(FormHandler):
+    """A page that asks, and a POST that does it and leads to the result."""
 
     def initialize(self, actions: Actions, guard: Guard) -> None:
         self.actions = actions
-        self._guard = guard
+        self.guard = guard
 
     async def get(self) -> None:
         """Ask."""
@@ -43,27 +43,16 @@ class _Form(PageHandler):
 
     async def post(self) -> None:
         """Do it."""
-        if not self._guard.is_form_token(self.get_body_argument("form", ""), self._role()):
-            self.page(
-                sentence("this form is an old one, or not one of this service's; load its page again"), status=403
-            )
-            return
         await self._tell(self.done)
 
     async def _tell(self, work: Callable[[], tuple[str, str]]) -> None:
-        """Do work in a thread; it gives either a page, or the place to look at then."""
+        """Do work in a thread; it gives a place to go to, or else a page."""
         try:
             place, text = await asyncio.get_running_loop().run_in_executor(None, work)
-        except Refused as error:
-            self.page(sentence(str(error)), status=error.status)
         except BadInput as error:
             self.page(str(error), status=422)
-        except RunQueryError as error:
-            self.page(sentence(str(error)), status=400)
-        except RunStoreError as error:
-            self.page(sentence(str(error)), status=503)
         except AnabranchError as error:
-            self.page(sentence(str(error)), status=409)
+            self.page(sentence(str(error)), status=status_of(error))
         else:
             if place:
                 self.to(place)
@@ -79,22 +68,16 @@ class _Form(PageHandler):
         raise NotImplementedError
 
     def name(self, name: str) -> str:
-        """What the form is about: an argument of its address, to which it is sent, too."""
+        """The flow or run of the form: an argument of its address."""
         found = self.get_query_arguments(name, strip=False)
         if len(found) != 1 or not 1 <= len(found[0]) <= 200:
             raise Refused(400, f"{name}: expected one name")
-        return found[0]
+        self.subject = found[0]
+        return self.subject
 
     def confirm(self, title: str, inner: str, button: str, back: str) -> str:
         """A form around some fields."""
-        return frame(
-            title,
-            f'<form method="post"><input type="hidden" name="form" value="{self._guard.form_token(self._role())}">'
-            f'{inner}<button>{safe(button)}</button> <a href="{exact(back)}">back</a></form>',
-        )
-
-    def _role(self) -> str:
-        return self._guard.role_of(self.request) or ""
+        return frame(title, self.form(f'{inner}<button>{safe(button)}</button> <a href="{exact(back)}">back</a>'))
 
 
 class _Start(_Form):
@@ -112,10 +95,10 @@ class _Start(_Form):
             if name.startswith(PREFIX)
         }
         try:
-            body: dict[str, Any] = {"parameters": values(flow["parameters"], given)}
+            body: dict[str, Any] = {"parameters": read_values(flow["parameters"], given)}
             if once:  # the same form sent twice starts one run
                 body["idempotency_key"] = f"form {once[:100]}"
-            started = self.actions.start(flow["name"], body)
+            started = self.actions.start(flow["name"], check(StartAsked, body))
         except (BadInput, Refused) as error:
             if isinstance(error, Refused) and error.status != 422:
                 raise
@@ -126,26 +109,24 @@ class _Start(_Form):
         name = flow["name"]
         told = f'<p class="notice" role="alert">{safe(problem, 2_000)}</p>' if problem else ""
         hidden = f'<input type="hidden" name="once" value="{exact(once)}">'
-        inner = told + hidden + fields(flow["parameters"], given)
+        inner = told + hidden + render_fields(flow["parameters"], given)
         return self.confirm(f"Run {name}", inner, "Start the run", f"../flow?name={quote(name, safe='')}")
 
 
 class _Pause(_Form):
-    """Let a flow's schedule rest, or go on."""
+    """Pause a flow's schedule, or continue it."""
 
     def asked(self) -> tuple[str, str]:
         flow = self.actions.flow(self.name("flow"))
         name, paused = flow["name"], flow["paused"]
-        text = (
-            "Its times pass without runs until it goes on." if not paused else "Times that passed are not made up for."
-        )
+        text = "Missed times get no runs." if paused else "It starts no runs until it is continued."
         inner = f'<p>{text}</p><input type="hidden" name="paused" value="{"" if paused else "yes"}">'
-        title = f"Let the schedule of {name} {'go on' if paused else 'rest'}"
+        title = f"{'Continue' if paused else 'Pause'} the schedule of {name}"
         return "", self.confirm(title, inner, title, f"../flow?name={quote(name, safe='')}")
 
     def done(self) -> tuple[str, str]:
         name = self.name("flow")
-        self.actions.pause(name, {"paused": self.get_body_argument("paused", "") == "yes"})
+        self.actions.pause(name, PauseAsked(paused=self.get_body_argument("paused", "") == "yes"))
         return f"../flow?name={quote(name, safe='')}", ""
 
 
@@ -189,7 +170,7 @@ class _Cancel(_OfRun):
 
 class _Resume(_OfRun):
     title, said = "Resume the run", "resume"
-    text = "What has finished is not run again."
+    text = "What has finished does not run again."
 
     def act(self, run_id: str) -> None:
         self.actions.resume(run_id)
@@ -197,7 +178,7 @@ class _Resume(_OfRun):
 
 class _Approve(_OfRun):
     title, said = "Approve", "approve"
-    text = "These tasks wait for an approval; those that you choose run, and the run goes on with them."
+    text = "These tasks wait for an approval; those that you choose run, and the run continues."
 
     def more(self, run: dict[str, Any]) -> str:
         waiting = [slug for slug, task in run.get("tasks", {}).items() if task["state"] == "Paused"]
@@ -212,4 +193,4 @@ class _Approve(_OfRun):
         tasks = self.get_body_arguments("task", strip=False)
         if not tasks:
             raise Refused(422, "no task was chosen; go back, and choose one")
-        self.actions.approve(run_id, {"tasks": tasks})
+        self.actions.approve(run_id, check(ApproveAsked, {"tasks": tasks}))

@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from anabranch.monitoring.pages.looks import safe
-from anabranch.service.web.frame import exact
+from anabranch.web.plain import exact
 
 PREFIX = "p:"
-"""Of the names of parameters' fields, which so are never those of others."""
+"""Before the names of parameters' fields: so they never have names of other fields."""
 _LONG = 60  # characters of a text from which on it gets a field of several lines
 _FORMATS = {"date": "date", "date-time": "text", "time": "time", "email": "email"}
 
@@ -19,7 +19,7 @@ class BadInput(ValueError):
     """A field has a value that the parameter cannot have."""
 
 
-def fields(schema: Mapping[str, Any], given: Mapping[str, str] | None = None) -> str:
+def render_fields(schema: Mapping[str, Any], given: Mapping[str, str] | None = None) -> str:
     """HTML of the fields for all parameters.
 
     Parameters
@@ -38,7 +38,7 @@ def fields(schema: Mapping[str, Any], given: Mapping[str, str] | None = None) ->
     return "".join(parts) or '<p class="none">The flow has no parameters.</p>'
 
 
-def values(schema: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
+def read_values(schema: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any]:
     """Values of the parameters from the texts of a form; a field that is left empty takes its default.
 
     Raises
@@ -63,7 +63,7 @@ def values(schema: Mapping[str, Any], given: Mapping[str, str]) -> dict[str, Any
 
 
 def _plain(schema: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
-    """A parameter's schema without the null that stands for being left out."""
+    """A parameter's schema without null, which a field that is left empty stands for."""
     kinds = own.get("anyOf")
     if isinstance(kinds, list):
         rest = [each for each in kinds if isinstance(each, dict) and each.get("type") != "null"]
@@ -121,7 +121,7 @@ def _text(value: object) -> str:
 
 
 def _value(text: str, schema: Mapping[str, Any]) -> Any:
-    """A text as what a schema wants; values themselves are checked by the flow, when the run begins."""
+    """The value of a text, of the type in the schema; the flow checks it when the run begins."""
     kind = schema.get("type")
     if isinstance(schema.get("enum"), list):
         by_text = {_text(each): each for each in schema["enum"]}

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -16,41 +15,24 @@ from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot
+from anabranch.service.work.messages import RETURNED, Exit
 from anabranch.service.work.timetable import Timetable
 
 RECOVER_S = 5.0
-"""How often slots of dead processes are looked for: much less than a lease."""
+"""Seconds between looks for slots of dead processes: much less than a lease."""
 REFRESH_S = 0.9
-"""How often is looked for flows that were registered: by each turn of a service that has nothing to do."""
+"""Seconds between looks for newly registered flows: each turn of an idle service looks."""
 PRUNE_S = 3600.0
 KEPT = timedelta(days=30)
-"""How long slots that are over are kept; their runs stay until they are pruned."""
-RETURNED = -1_000
-"""Code of a run that no process has begun: all were busy."""
+"""Age at which finished slots are deleted; their runs stay until they are pruned."""
 LATE = timedelta(seconds=10)
-"""So late runs may begin before it is said."""
+"""Delay of runs from which on it is reported."""
 COMPLAIN_S = 60.0
 AHEAD_S = 0.25
-"""Slots are claimed that will begin within this time, as the pace is now: a process need not wait for a turn."""
+"""Slots are claimed ahead for this time, at the pace of the last second, so that no process waits for a turn."""
 MOST_AHEAD = 100
 
 _log = logging.getLogger("anabranch.service")
-
-
-@dataclass(frozen=True, slots=True)
-class Exit:
-    """A process that ended."""
-
-    run_id: str
-    code: int
-    """Its exit code; minus the signal that killed it."""
-
-    @property
-    def words(self) -> str:
-        """How it ended, for people."""
-        return (
-            f"its process was killed by signal {-self.code}" if self.code < 0 else f"its process ended with {self.code}"
-        )
 
 
 class Launcher(Protocol):
@@ -63,7 +45,7 @@ class Launcher(Protocol):
         """Processes that ended since the last time."""
 
     def give_back(self) -> None:
-        """Have all runs back that no process has begun: they end as `RETURNED`."""
+        """Take back all runs that no process has begun: they end as `RETURNED`."""
 
     def stop(self, run_id: str) -> None:
         """Ask a process to put its run down, so that another can go on with it."""
@@ -162,7 +144,7 @@ class Dispatcher:
             self._pruned = now
 
     def _complain(self, oldest: Slot, now: datetime) -> None:
-        """Say that there is more to run than processes for it, once in a while."""
+        """Report, at most once a minute, that runs begin late."""
         late = now - (oldest.ready or oldest.due)
         if late > LATE and _is_over(self._complained, now, COMPLAIN_S):
             _log.warning(
@@ -174,12 +156,12 @@ class Dispatcher:
             self._complained = now
 
     def _is_due(self, now: datetime) -> bool:
-        """Whether a slot may be claimed, as far as a look tells that locks nothing."""
+        """Whether a slot may be claimed, by a look that locks nothing."""
         next_due = self._queue.next_due()
         return next_due is not None and next_due <= now
 
     def _bury(self, now: datetime) -> None:
-        """See to slots whose processes ended; one that ended well has closed its slot itself."""
+        """Handle slots whose processes ended badly; a process that ends well has closed its slot itself."""
         exits = self._launcher.exits()
         ended = [(end, slot) for end in exits if (slot := self.running.pop(end.run_id, None)) is not None]
         self._pace.count(sum(end.code != RETURNED for end, _ in ended), now)
@@ -208,7 +190,7 @@ class Dispatcher:
             _log.warning("%d runs are taken up again when their claims are over: %s", len(slots), error)
 
     def _give_up(self, slot: Slot) -> None:
-        """Let the record of a run say that it has crashed."""
+        """Record that a run has crashed."""
         _log.error("run %s of flow %s crashed: %s", slot.run_id, slot.flow_name, slot.message)
         self._on_given_up(slot)
         try:
@@ -229,13 +211,13 @@ class Dispatcher:
         return self._clock()
 
     def next_turn(self) -> datetime | None:
-        """When there is something to do that no event will tell of; None if nothing is known."""
+        """When the next schedule is due; None if there is none."""
         return self.timetable.next_due
 
     # Ending -----------------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Claim nothing any more, and let others have what has not begun."""
+        """Claim nothing more, and give back what has not begun."""
         self.is_draining = True
 
     def hand_over(self) -> None:
@@ -244,13 +226,13 @@ class Dispatcher:
             self._launcher.stop(run_id)
 
     def kill(self) -> None:
-        """End what did not put its run down; others take it over."""
+        """End processes that did not put their runs down; others take those over."""
         for run_id in self.running:
             self._launcher.kill(run_id)
 
 
 class _Pace:
-    """How many runs end, and with it how many more than there are processes for may be claimed."""
+    """The pace at which runs end, and so how many may be claimed beyond free processes."""
 
     def __init__(self) -> None:
         self._since: datetime | None = None
@@ -272,5 +254,5 @@ class _Pace:
 
 
 def _is_over(since: datetime | None, now: datetime, seconds: float) -> bool:
-    """Whether so much time has passed; also when the clock was put back."""
+    """Whether so much time has passed, or the clock was put back."""
     return since is None or not timedelta(0) <= now - since < timedelta(seconds=seconds)

@@ -17,25 +17,23 @@ import os
 import selectors
 import signal
 import socket
-import sys
 import time
 import traceback
 from collections import deque
-from dataclasses import dataclass, field
-from typing import Any, NoReturn
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NoReturn
 
 from anabranch.base.errors import AnabranchError
+from anabranch.base.settings import config
 from anabranch.engine.units.shipment import origin
 from anabranch.runs.registry.registration import registry
-from anabranch.service.work.dispatcher import RETURNED
-from anabranch.service.work.one_run import AGAIN
+from anabranch.service.work.messages import AGAIN, FAILED, RETURNED, Exit, Job, Message, Signal, from_line, to_line
+from anabranch.service.work.series import flush, run_series
 
-FAILED = 70
-"""Exit code of a process that could not even fail as a run (EX_SOFTWARE)."""
-WAIT_S = 1.0
-"""So long a run waits for a process; then another service may have it."""
 LINGER_S = 5.0
-"""So long a process waits for a run: longer than services look for what is due, and than flows of every second."""
+"""Seconds that a process waits for a run: longer than a turn of a service, and than flows of every second."""
 
 _NEEDED = (
     "anabranch.runs.resume.takeover",
@@ -43,7 +41,6 @@ _NEEDED = (
     "anabranch.engine.driver.static",
     "anabranch.executors.local",
     "anabranch.flows.running",
-    "anabranch.service.work.series",
     "anabranch.definition.validation",
     "networkx",
 )
@@ -56,18 +53,23 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--runs-per-process", type=int, required=True)
-    parser.add_argument("--wait", type=float, default=WAIT_S)
+    parser.add_argument("--wait", type=float, required=True)
+    parser.add_argument("--log", required=True)
+    parser.add_argument("--metrics", required=True)
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # the service decides when it ends
+    with open(0, "rb", buffering=0, closefd=False) as orders:  # of which nothing more than a line is read here
+        config.set(json.loads(orders.readline() or "{}"))
     preload()
     gc.collect()
     gc.freeze()  # or the first collection in each child would copy all pages
-    Nursery(most=options.processes, runs_each=options.runs_per_process, wait_s=options.wait).serve()
+    series = partial(run_series, most=options.runs_per_process, log=options.log, metrics=options.metrics)
+    Nursery(series, most=options.processes, wait_s=options.wait).serve()
 
 
 def preload() -> None:
-    """Import and find out what each run needs; executors of clusters, which start threads, are left to their runs."""
+    """Import and look up what each run needs; executors of clusters, which start threads, are left to their runs."""
     for name in _NEEDED:
         importlib.import_module(name)  # by name, so that no tool takes it for an import that nobody uses
     origin()  # of this package, for which its files are read
@@ -83,19 +85,13 @@ class _Child:
 
     pid: int
     connection: socket.socket
-    job: dict[str, Any] | None
+    job: Job | None
     """What it runs; None if it waits for something to run, or ends."""
     is_leaving: bool = False
     since: float = 0.0
     """When it began to wait, by the monotonic clock."""
     rest: bytes = b""
-    """The beginning of a line that it has not said to its end."""
-
-
-@dataclass(slots=True)
-class _Waiting:
-    job: dict[str, Any]
-    since: float = field(default_factory=time.monotonic)
+    """The beginning of an unfinished line."""
 
 
 class Nursery:
@@ -103,20 +99,21 @@ class Nursery:
 
     Parameters
     ----------
+    series
+        Is the process of a job, and of those that follow on a connection.
     most
         How many runs may go on at a time.
-    runs_each
-        How many runs a process may have, one after another.
     wait_s
         How long a run waits for a process.
     """
 
-    def __init__(self, *, most: int, runs_each: int, wait_s: float) -> None:
+    def __init__(self, series: Callable[[socket.socket, Job], object], *, most: int, wait_s: float) -> None:
+        self._series = series
         self._most = most
         self._wait_s = wait_s
-        self._runs_each = runs_each
         self._children: dict[int, _Child] = {}
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[tuple[Job, float]] = deque()
+        """Runs without a process, and when each began to wait, by the monotonic clock."""
         self._in = 0
         self._out = 1
         self._rest = b""
@@ -148,16 +145,16 @@ class Nursery:
             self._look_at_clock()
 
     def _pause_s(self) -> float | None:
-        """Until somebody has waited for too long."""
+        """Seconds until a run or a process has waited for too long."""
         ends = [child.since + LINGER_S for child in self._idle()]
         if self._waiting:
-            ends.append(self._waiting[0].since + self._wait_s)
+            ends.append(self._waiting[0][1] + self._wait_s)
         return max(0.0, min(ends) - time.monotonic()) if ends else None
 
     def _look_at_clock(self) -> None:
         now = time.monotonic()
-        while self._waiting and now - self._waiting[0].since >= self._wait_s:
-            self._say(self._waiting.popleft().job, RETURNED)
+        while self._waiting and now - self._waiting[0][1] >= self._wait_s:
+            self._say(self._waiting.popleft()[0], RETURNED)
         for child in self._idle():
             if now - child.since >= LINGER_S:
                 self._dismiss(child)
@@ -172,42 +169,36 @@ class Nursery:
             return
         *lines, self._rest = (self._rest + data).split(b"\n")
         for line in lines:
-            self._obey(json.loads(line))
+            self._obey(from_line(line))
 
-    def _obey(self, order: dict[str, Any]) -> None:
-        if "job" in order:
-            self._waiting.append(_Waiting(order["job"]))
-        elif "return" in order:
-            while self._waiting:
-                self._say(self._waiting.popleft().job, RETURNED)
-        else:
-            self._signal(order["run_id"], order["signal"])
-
-    def _signal(self, run_id: str, number: int) -> None:
-        for child in self._children.values():
-            if child.job is not None and child.job["run_id"] == run_id:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(child.pid, number)
-        for each in [each for each in self._waiting if each.job["run_id"] == run_id]:
-            self._waiting.remove(each)
-            self._say(each.job, RETURNED)
+    def _obey(self, order: Message) -> None:
+        if isinstance(order, Job):
+            self._waiting.append((order, time.monotonic()))
+        elif isinstance(order, Signal):
+            for child in self._children.values():
+                if child.job is not None and child.job.run_id == order.run_id:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(child.pid, order.signal)
+            for each in [each for each in self._waiting if order.run_id in ("", each[0].run_id)]:
+                self._waiting.remove(each)
+                self._say(each[0], RETURNED)
 
     # Children ---------------------------------------------------------------------------------------------------------
 
     def _assign(self) -> None:
-        """Give runs that wait to processes that wait, and to new ones."""
+        """Give waiting runs to idle processes, and to new ones."""
         busy = sum(child.job is not None for child in self._children.values())
         while self._waiting and busy < self._most:
-            job = self._waiting.popleft().job
+            job = self._waiting.popleft()[0]
             busy += self._hand(job) or self._fork(job)
 
-    def _hand(self, job: dict[str, Any]) -> bool:
-        """Give a run to a process that waits, if there is one: to the one that has waited least, so others may end."""
-        if job.get("is_alone"):
+    def _hand(self, job: Job) -> bool:
+        """Give a run to an idle process, if there is one: the one that has waited least, so that others may end."""
+        if job.is_alone:
             return False
         for child in sorted(self._idle(), key=lambda child: -child.since):
             try:
-                child.connection.sendall(json.dumps(job).encode() + b"\n")
+                child.connection.sendall(to_line(job))
             except OSError:  # it has just died
                 child.is_leaving = True
                 continue
@@ -216,15 +207,15 @@ class Nursery:
         return False
 
     def _idle(self) -> list[_Child]:
-        """Processes that wait for a run."""
+        """Idle processes."""
         return [child for child in self._children.values() if child.job is None and not child.is_leaving]
 
-    def _fork(self, job: dict[str, Any]) -> bool:
+    def _fork(self, job: Job) -> bool:
         here, there = socket.socketpair()
         try:
             pid = os.fork()
         except OSError as error:  # too many processes, no memory: the slot is tried again
-            _log.error("no process for run %s: %s", job["run_id"], error)
+            _log.error("no process for run %s: %s", job.run_id, error)
             here.close()
             there.close()
             self._say(job, FAILED)
@@ -237,8 +228,8 @@ class Nursery:
         self._selector.register(here, selectors.EVENT_READ, child)
         return True
 
-    def _become(self, connection: socket.socket, job: dict[str, Any]) -> NoReturn:
-        """Be a process of runs, from its beginning to its end."""
+    def _become(self, connection: socket.socket, job: Job) -> NoReturn:
+        """Be a process of runs until its end."""
         code = FAILED
         try:
             signal.set_wakeup_fd(-1)
@@ -255,40 +246,38 @@ class Nursery:
             os.close(nothing)
             os.dup2(2, self._out)  # which was where the nursery tells of exits; now what a run prints goes to the log
             os.setpgid(0, 0)  # what it starts can be told from what others start
-            from anabranch.service.work.series import run_series
-
-            code = run_series(connection, job, most=self._runs_each)
+            self._series(connection, job)
+            code = 0
         except BaseException:
             traceback.print_exc()
         finally:
-            for stream in (sys.stdout, sys.stderr):
-                with contextlib.suppress(Exception):
-                    stream.flush()
+            flush()
             os._exit(code)
 
     def _hear(self, child: _Child) -> None:
-        """Take in what a child says of the run that it had."""
-        while data := _received(child.connection):
+        """Read what a child says of its run."""
+        while data := _receive(child.connection):
             *lines, child.rest = (child.rest + data).split(b"\n")
             for line in lines:
-                self._take(child, json.loads(line))
+                self._take(child, from_line(line))
         if data == b"":
             child.is_leaving = True  # how it ended is told when it is reaped
             with contextlib.suppress(KeyError):
                 self._selector.unregister(child.connection)
 
-    def _take(self, child: _Child, news: dict[str, Any]) -> None:
+    def _take(self, child: _Child, news: Message) -> None:
+        assert isinstance(news, Exit)
         job, child.job, child.since = child.job, None, time.monotonic()
-        child.is_leaving = bool(news["is_last"])
+        child.is_leaving = news.is_last
         if job is None:
             return
-        if news["code"] == AGAIN:
-            self._waiting.appendleft(_Waiting(job | {"is_alone": True}))
+        if news.code == AGAIN:
+            self._waiting.appendleft((replace(job, is_alone=True), time.monotonic()))
         else:
-            self._say(job, news["code"])
+            self._say(job, news.code)
 
     def _dismiss(self, child: _Child) -> None:
-        """Let a child end, if it has nothing to do."""
+        """Ask an idle child to end."""
         child.is_leaving = True
         with contextlib.suppress(OSError):
             child.connection.shutdown(socket.SHUT_WR)
@@ -311,17 +300,17 @@ class Nursery:
                 if child.job is not None:
                     self._say(child.job, os.waitstatus_to_exitcode(status))
 
-    def _say(self, job: dict[str, Any], code: int) -> None:
+    def _say(self, job: Job, code: int) -> None:
         if self._is_alone:  # nobody asks; what was not begun is taken up again when its claim is over
             return
         try:
-            os.write(self._out, json.dumps({"run_id": job["run_id"], "code": code}).encode() + b"\n")
+            os.write(self._out, to_line(Exit(job.run_id, code)))
         except BrokenPipeError:
             self._is_alone = True
 
 
-def _received(connection: socket.socket) -> bytes | None:
-    """What was said and not heard yet; None if that is nothing, and no bytes if nothing will follow."""
+def _receive(connection: socket.socket) -> bytes | None:
+    """Bytes that were sent and not read yet; None if there are none now, empty if none will follow."""
     try:
         return connection.recv(65_536, socket.MSG_DONTWAIT)
     except BlockingIOError:

@@ -9,13 +9,10 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Mapping
 from datetime import UTC, datetime
-from operator import attrgetter
 from typing import Any
 
 from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
-from anabranch.base.settings import config
 from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord
 from anabranch.runs.registry.registration import moment_of, registry
@@ -23,50 +20,39 @@ from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot, wanted_since
+from anabranch.service.work.messages import AGAIN, LAST, Job
 from anabranch.service.work.spool import Counted
 
 CANCEL_POLL_S = 1.0
-"""How soon a run that goes on hears that somebody wants it to end."""
-AGAIN = 75
-"""Code of a run that wants to be begun in a new process (EX_TEMPFAIL)."""
-LAST = 76
-"""Code of a run that is seen to, but was interrupted: its process had better end with it."""
+"""Seconds between looks whether a run is to be cancelled."""
 _MOST_RECORDS = 500
 
 _log = logging.getLogger("anabranch.service")
 
 
-def job_of(slot: Slot) -> dict[str, Any]:
-    """What the process of a slot has to be told, as JSON has it."""
-    names = ("backend", "runs.path", "runs.lease_s", "service.key")
-    settings = {name: attrgetter(name)(config) for name in names}
-    return {"run_id": slot.run_id, "flow_name": slot.flow_name, "token": slot.token, "settings": settings}
-
-
-def run_job(job: Mapping[str, Any], *, is_new: bool = True) -> int:
-    """Run the slot of a job to its end; zero, and `LAST`, say that the slot needs nobody's care.
+def run_job(job: Job, *, metrics: str = "", is_new: bool = True) -> int:
+    """Run the slot of a job to its end; gives its exit code, 0 and `LAST` if the slot is closed or given back.
 
     Parameters
     ----------
-    job
-        As `job_of` makes it; its settings are set already.
+    metrics
+        Directory for what the run counts; empty for none.
     is_new
         Whether the process has had no run before. If it had, and the flow does not load, that may be for what the run
         before has left: `AGAIN` is given.
     """
-    counted = Counted(job.get("metrics", ""), job["run_id"])
+    counted = Counted(metrics, job.run_id)
     try:
         return _run_job(job, counted, is_new=is_new)
     finally:
         counted.close()
 
 
-def _run_job(job: Mapping[str, Any], counted: Counted, *, is_new: bool) -> int:
+def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
     store, flows, queue = registry()
-    claimed = Slot(job["run_id"], job["flow_name"], datetime.fromtimestamp(0, UTC), token=job["token"])
     now = moment_of(store)
     try:
-        begun = queue.begin(claimed, now=now, lease_s=store.lease_s)
+        begun = queue.begin(job.run_id, job.token, now=now, lease_s=store.lease_s)
     except StaleOwner:
         return 0
     slot = begun.slot
@@ -76,9 +62,9 @@ def _run_job(job: Mapping[str, Any], counted: Counted, *, is_new: bool) -> int:
         return _finish(store, queue, slot, begun.run_state, begun.run_message)
     is_first = begun.run_state is None
     try:
-        loaded = load_registered(_record(flows, slot.flow_name, begun.flow_changed))
+        loaded = load_registered(_find_flow(flows, slot.flow_name, begun.flow_changed))
     except (AnabranchError, RecursionError) as error:
-        return _not_begun(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
+        return _fail(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
     with _Interruptible(queue, slot) as interruption:
         try:
             state, message = _run(loaded, slot, counted, is_first=is_first)
@@ -90,7 +76,7 @@ def _run_job(job: Mapping[str, Any], counted: Counted, *, is_new: bool) -> int:
         except RunStoreError:
             raise  # the process ends badly, and the slot is tried again
         except Exception as error:  # parameters that do not fit, an executor that cannot start, a handler of the flow's
-            return _not_begun(store, queue, slot, error, counted, is_first=_is_unknown(store, slot))
+            return _fail(store, queue, slot, error, counted, is_first=_is_unknown(store, slot))
     if interruption.is_handed_over:
         queue.release(slot, "handed over by a service that ended", now=moment_of(store), is_try=False)
         return LAST
@@ -99,11 +85,11 @@ def _run_job(job: Mapping[str, Any], counted: Counted, *, is_new: bool) -> int:
 
 
 _records: dict[str, FlowRecord] = {}
-"""Flows that this process has had: each run needs its own again, and it rarely changes."""
+"""Flows that this process has had: they rarely change."""
 
 
-def _record(flows: FlowTable, name: str, changed: datetime | None) -> FlowRecord:
-    """A flow of the registry, as it is since it was changed."""
+def _find_flow(flows: FlowTable, name: str, changed: datetime | None) -> FlowRecord:
+    """A flow of the registry, read again if it has changed."""
     record = _records.get(name)
     if record is None or changed is None or record.changed != changed:
         record = flows.get(name)
@@ -117,13 +103,12 @@ def _run(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> tuple[
     from anabranch.flows.loading import shipped_by_value
 
     place = loaded.flow.executor
-    is_elsewhere = bool(getattr(place, "address", None) or getattr(place, "cluster_class", None))
     options: dict[str, Any] = {"run_id": slot.run_id} if is_first else {"resume": slot.run_id}
     known = {node.slug for node in loaded.flow.tasks} | {node.name for node in loaded.flow.tasks}
     approve = [name for name in slot.approve if name in known]
     # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
     parameters = slot.parameters if is_first or slot.origin == "resume" else {}
-    with shipped_by_value(loaded, with_neighbours=is_elsewhere):
+    with shipped_by_value(loaded, with_neighbours=place is not None and place.is_elsewhere):
         view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, observers=counted.observers, **options)
     return view.state.name, view.state.message
 
@@ -141,10 +126,10 @@ def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str,
     return 0
 
 
-def _not_begun(
+def _fail(
     store: RelationalRunStore, queue: SlotQueue, slot: Slot, error: Exception, counted: Counted, *, is_first: bool
 ) -> int:
-    """Record a run that could not begin, or not go on."""
+    """Record that a run could not begin, or not go on."""
     counted.metrics.note_end(slot.flow_name, "Failed")
     text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
     _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)

@@ -11,14 +11,18 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from operator import attrgetter
 
 from anabranch.base.errors import ServiceError
 from anabranch.base.files import RotatingLog
+from anabranch.base.settings import config
 from anabranch.runs.store.slots import Slot
-from anabranch.service.work.dispatcher import Exit
-from anabranch.service.work.nursery import FAILED, WAIT_S
-from anabranch.service.work.one_run import job_of
+from anabranch.service.work.messages import FAILED, Exit, Job, Message, Signal, from_line, to_line
 
+WAIT_S = 1.0
+"""How long a run waits for a process; then another service may have it."""
+_SETTINGS = ("backend", "runs.path", "runs.lease_s", "service.key")
+"""Settings that the processes of runs get from this one."""
 _log = logging.getLogger("anabranch.service")
 
 
@@ -54,11 +58,13 @@ class Processes:
         if not hasattr(sys, "platform") or sys.platform == "win32":
             raise ServiceError("a service needs a system with fork(), such as Linux or macOS")
         self._on_exit = on_exit
-        options = {"--processes": most, "--runs-per-process": runs_each, "--wait": wait_s}
+        path = log.path if log is not None else ""
+        options = {
+            "--processes": most, "--runs-per-process": runs_each, "--wait": wait_s, "--log": path, "--metrics": metrics
+        }  # fmt: skip
         self._command = [sys.executable, "-m", "anabranch.service.work.nursery"]
         self._command += [text for name, value in options.items() for text in (name, str(value))]
         self._log = log
-        self._metrics = metrics
         self._ended: queue.SimpleQueue[Exit] = queue.SimpleQueue()
         self._running: set[str] = set()
         self._lock = threading.Lock()
@@ -73,15 +79,12 @@ class Processes:
         """Run a slot in a process of its own."""
         with self._lock:
             self._running.add(slot.run_id)
-        job = job_of(slot)
-        job["metrics"] = self._metrics
         if self._log is not None:
             try:
                 self._log.rotate()
             except OSError as error:  # a full disk is no reason not to run
                 _log.warning("the log %s was not put aside: %s", self._log.path, error)
-            job["log"] = self._log.path
-        self._order({"job": job}, slot.run_id)
+        self._order(Job(slot.run_id, slot.token))
 
     def exits(self) -> list[Exit]:
         """Processes that ended since the last time."""
@@ -91,16 +94,16 @@ class Processes:
         return found
 
     def give_back(self) -> None:
-        """Have all runs back that no process has begun."""
-        self._order({"return": True}, None)
+        """Take back all runs that no process has begun."""
+        self._order(Signal(""))
 
     def stop(self, run_id: str) -> None:
         """Ask a process to put its run down."""
-        self._order({"run_id": run_id, "signal": int(signal.SIGTERM)}, None)
+        self._order(Signal(run_id, signal.SIGTERM))
 
     def kill(self, run_id: str) -> None:
         """End a process at once."""
-        self._order({"run_id": run_id, "signal": int(signal.SIGKILL)}, None)
+        self._order(Signal(run_id, signal.SIGKILL))
 
     def open(self) -> None:
         """Start the nursery, if there is none."""
@@ -112,6 +115,9 @@ class Processes:
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the service, which tells the runs
         )
+        assert self._nursery.stdin is not None
+        settings = {name: attrgetter(name)(config) for name in _SETTINGS}
+        self._nursery.stdin.write(json.dumps(settings).encode() + b"\n")
         threading.Thread(target=self._listen, args=(self._nursery,), name="anabranch-nursery", daemon=True).start()
 
     def close(self) -> None:
@@ -121,25 +127,26 @@ class Processes:
             nursery.stdin.close()
             nursery.wait(timeout=30)
 
-    def _order(self, order: dict[str, object], run_id: str | None) -> None:
+    def _order(self, order: Message) -> None:
         try:
             self.open()
             nursery = self._nursery
             assert nursery is not None
             assert nursery.stdin is not None
-            nursery.stdin.write(json.dumps(order).encode() + b"\n")
+            nursery.stdin.write(to_line(order))
             nursery.stdin.flush()
         except OSError as error:
             _log.error("the process that starts runs is gone, or cannot be started: %s", error)
-            if run_id is not None:
-                self._end(Exit(run_id, FAILED))
+            if isinstance(order, Job):
+                self._end(Exit(order.run_id, FAILED))
 
     def _listen(self, nursery: subprocess.Popen[bytes]) -> None:
         assert nursery.stdout is not None
         with nursery.stdout as lines:
             for line in lines:
-                found = json.loads(line)
-                self._end(Exit(found["run_id"], found["code"]))
+                found = from_line(line)
+                assert isinstance(found, Exit)
+                self._end(found)
         nursery.wait()
         if nursery.stdin is not None:
             with contextlib.suppress(OSError):  # what was not sent any more

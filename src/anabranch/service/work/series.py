@@ -1,4 +1,4 @@
-"""The process of runs: it is forked for one, and takes the next when it has one and is as clean as it was.
+"""A process of runs: it is forked for one, and takes the next if the one before has left nothing behind.
 
 It is told of runs, and tells of their ends, in lines of JSON on a socket that it shares with the nursery. Without one,
 as when the service is gone, it ends with the run that it has.
@@ -8,57 +8,51 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import json
 import os
 import socket
 import sys
 import time
-from collections.abc import Mapping
-from typing import Any
 
-from anabranch.base.settings import config
 from anabranch.service.work.leftovers import Leftovers
-from anabranch.service.work.one_run import LAST, run_job
+from anabranch.service.work.messages import LAST, Exit, Job, from_line, to_line
+from anabranch.service.work.one_run import run_job
 
 
-def run_series(connection: socket.socket, job: Mapping[str, Any], *, most: int) -> int:
-    """Run a job, and those that follow on the connection; gives the exit code of the process.
+def run_series(connection: socket.socket, job: Job, *, most: int, log: str, metrics: str) -> None:
+    """Run a job, and those that follow on the connection.
 
     Parameters
     ----------
     most
         After so many runs the process ends.
+    log
+        File for what runs print and log; empty for none.
+    metrics
+        Directory for what runs count; empty for none.
     """
-    config.set(job["settings"])
     leftovers = Leftovers() if most > 1 else None
     lines = connection.makefile("rb")
     for number in range(1, most + 1):
-        _log_to(job.get("log"))
+        _log_to(log)
         began = time.monotonic()
         # In a context of its own: what a run sets there, it sets for itself.
-        code = contextvars.copy_context().run(run_job, job, is_new=number == 1)
-        _flush()
+        code = contextvars.copy_context().run(run_job, job, metrics=metrics, is_new=number == 1)
+        flush()
         is_last = code != 0 or leftovers is None or number == most
         is_last = is_last or bool(leftovers and leftovers.clear(took_s=time.monotonic() - began))
-        news = {"run_id": job["run_id"], "code": 0 if code == LAST else code, "is_last": is_last}
-        if not _say(connection, news) or is_last:
-            return 0
-        if not (line := lines.readline()):
-            return 0
-        job = json.loads(line)
-    return 0
+        try:
+            connection.sendall(to_line(Exit(job.run_id, 0 if code == LAST else code, is_last)))
+        except OSError:  # nobody is there any more
+            return
+        if is_last or not (line := lines.readline()):
+            return
+        following = from_line(line)
+        assert isinstance(following, Job)
+        job = following
 
 
-def _say(connection: socket.socket, news: Mapping[str, Any]) -> bool:
-    try:
-        connection.sendall(json.dumps(news).encode() + b"\n")
-    except OSError:  # nobody is there any more
-        return False
-    return True
-
-
-def _log_to(path: str | None) -> None:
-    """Let what is printed and logged go to a file, which may be another than before: logs are begun anew."""
+def _log_to(path: str) -> None:
+    """Send what is printed and logged to a file, opened anew: logs are rotated."""
     if path:
         with contextlib.suppress(OSError):  # then its words go where they went
             log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
@@ -67,7 +61,8 @@ def _log_to(path: str | None) -> None:
             os.close(log)
 
 
-def _flush() -> None:
+def flush() -> None:
+    """Write out what was printed."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):
             stream.flush()

@@ -22,7 +22,7 @@ from anabranch.base.events import Event
 from anabranch.monitoring.metrics import Metrics
 
 EVERY_S = 5.0
-"""How often a run that goes on writes down what it has counted: a third of what Prometheus most often waits."""
+"""Seconds between writes of a run's counts: a third of the usual interval of Prometheus."""
 
 _PREFIX = "anabranch-metrics-"
 
@@ -46,17 +46,17 @@ class Counted:
 
     @property
     def observers(self) -> list[Callable[[Event], None]]:
-        """What the run is to be given."""
+        """Observers for the run."""
         return [self] if self._file is not None else []
 
     def __call__(self, event: Event) -> None:
-        """Take note of an event."""
+        """Count an event."""
         self.metrics(event)
         if self._clock() - self._written >= EVERY_S:
             self._write(is_over=False)
 
     def close(self) -> None:
-        """Write down what was counted in all."""
+        """Write the final counts."""
         self._write(is_over=True)
 
     def _write(self, *, is_over: bool) -> None:
@@ -77,10 +77,10 @@ class Left:
     counted: dict[str, Any]
     """A snapshot of `Metrics`."""
     is_over: bool
-    """Whether it will not write any more: its run has ended, or it has died."""
+    """Whether it writes no more: its run has ended, or it has died."""
 
 
-def new_directory() -> Path:
+def choose_directory() -> Path:
     """Path of a directory that only this process will have."""
     return Path(tempfile.gettempdir(), f"{_PREFIX}{os.getpid()}-{secrets.token_hex(6)}")
 
@@ -93,7 +93,7 @@ def sweep(parent: Path) -> None:
             shutil.rmtree(each, ignore_errors=True)
 
 
-def take_from(directory: Path) -> Iterator[Left]:
+def collect(directory: Path) -> Iterator[Left]:
     """What processes have left; of those that are over, the files are removed."""
     try:
         files = [Path(each.path) for each in os.scandir(directory) if each.name.endswith(".json")]

@@ -15,7 +15,7 @@ from anabranch.runs.store.slots import Slot, slot_id
 from anabranch.schedules import Schedule, due
 
 AGAIN = timedelta(seconds=0.2)
-"""After this a flow is looked at again at which another service was looking."""
+"""Time after which a flow is tried again that another service had locked."""
 
 _log = logging.getLogger("anabranch.service")
 
@@ -36,13 +36,13 @@ class Timetable:
         self._next: dict[str, datetime] = {}
         self._heap: list[tuple[datetime, str]] = []
         self.problems: dict[str, str] = {}
-        """Why flows have no times, by name; they have them again when they are registered anew."""
+        """Why schedules cannot be followed, by flow; registering a flow again clears its problem."""
 
     def __len__(self) -> int:
         return len(self._schedules)
 
     def refresh(self, now: datetime) -> None:
-        """Take in what was registered, changed and removed since the last time."""
+        """Read which flows were registered, changed or removed since the last time."""
         revision = self._flows.revision()
         if revision == self._revision:
             return
@@ -97,7 +97,7 @@ class Timetable:
         return self._heap[0][0] if self._heap else None
 
     def make_slots(self, now: datetime) -> list[Slot]:
-        """Let what is due wait to be claimed: each time once, whatever other services do."""
+        """Make slots of what is due: one for each time, whatever other services do."""
         names: set[str] = set()
         while (moment := self.next_due) is not None and moment <= now:
             name = heapq.heappop(self._heap)[1]
@@ -109,7 +109,7 @@ class Timetable:
 
         def slots_of(name: str, since: datetime) -> list[Slot]:
             try:
-                return [_slot(name, each) for each in due(self._schedules[name], since, now)]
+                return [_make_slot(name, each) for each in due(self._schedules[name], since, now)]
             except Exception as error:
                 broken[name] = error
                 return []
@@ -130,7 +130,7 @@ class Timetable:
         return slots
 
 
-def _slot(name: str, time: Any) -> Slot:
+def _make_slot(name: str, time: Any) -> Slot:
     parameters = as_json(time.parameter_defaults)
     run_id = slot_id(name, time.start_time, parameters)
     return Slot(run_id, name, time.start_time, parameters, labels=time.labels, origin="schedule")

@@ -13,27 +13,32 @@ import pytest
 from anabranch import Flow, task
 from anabranch.engine.driver.reach import check_reach
 from anabranch.errors import PreflightError
+from anabranch.executors import LocalExecutor
+from anabranch.executors.base import Executor
 from anabranch.results import InMemoryResult, LocalResult, Result, SQLResult
 from anabranch.runs.stored_values import with_storing
 
 
-class Workers:
+class Workers(LocalExecutor):
     """An executor with workers that look for a file, each in its own way."""
 
+    is_elsewhere = True
+
     def __init__(self, *sights: Callable[[str], bool]) -> None:
+        super().__init__()
         self.sights = sights
 
-    def ask_workers(self, question: Any) -> list[bool]:
+    def ask_workers(self, question: Any, timeout_s: float = 5.0) -> list[bool]:
         (path,) = question.bound
         return [sight(path) for sight in self.sights]
 
 
-def check(result: Result, executor: Any, *, is_elsewhere: bool = True) -> None:
+def check(result: Result, executor: Executor) -> None:
     with Flow("etl", result=result) as flow:
         task(lambda: 1, name="one")()
         task(lambda: 2, name="two")()
     graph = with_storing(flow.graph.freeze(), flow.result, checkpointing=False)
-    check_reach(graph.nodes.values(), executor, is_elsewhere=is_elsewhere)
+    check_reach(graph.nodes.values(), executor)
 
 
 def test_a_directory_that_some_workers_do_not_share_is_refused(tmp_path: Path):
@@ -59,7 +64,7 @@ def test_workers_that_cannot_be_asked_are_a_warning(tmp_path: Path, caplog: pyte
 
 
 def test_workers_of_this_machine_are_not_asked(tmp_path: Path):
-    check(LocalResult(tmp_path), None, is_elsewhere=False)
+    check(LocalResult(tmp_path), LocalExecutor())
 
 
 def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path):
@@ -70,7 +75,7 @@ def test_a_directory_that_cannot_be_made_is_refused(tmp_path: Path):
 
 def test_memory_is_of_one_process():
     with pytest.raises(PreflightError, match="results in memory are those of one process"):
-        check(InMemoryResult(), None, is_elsewhere=False)
+        check(InMemoryResult(), LocalExecutor())
 
 
 def test_a_database_is_everywhere(tmp_path: Path):

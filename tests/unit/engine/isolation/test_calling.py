@@ -233,7 +233,7 @@ def test_the_child_may_import_the_library_from_an_archive(monkeypatch: pytest.Mo
         for file in package.rglob("*"):
             if file.suffix in (".py", ".yaml"):
                 archive.write(file, file.relative_to(package.parent))
-    monkeypatch.setattr(calling, "code_archive", lambda: zlib.compress(data.getvalue()))
+    monkeypatch.setattr(anabranch, "__archive__", zlib.compress(data.getvalue()), raising=False)
     calling._POOL.close()
 
     def where() -> str:

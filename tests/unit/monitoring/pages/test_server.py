@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import sys
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -43,7 +44,7 @@ def ask(pages: Pages, path: str, *, method: str = "GET", **headers: str) -> tupl
 def cookie_of(pages: Pages) -> str:
     address = urlsplit(pages.address())
     status, headers, _ = ask(pages, f"{address.path}?{address.query}")
-    assert status == 302
+    assert status == 303
     return headers["Set-Cookie"].partition(";")[0]
 
 
@@ -91,7 +92,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(pages: Pages):
     # when
     status, headers, _ = ask(pages, f"{address.path}?{address.query}")
     # then
-    assert status == 302
+    assert status == 303
     assert headers["Location"] == "/run?id=a%2Fb%26c"
     assert "HttpOnly" in headers["Set-Cookie"]
     assert "SameSite=Strict" in headers["Set-Cookie"]
@@ -177,8 +178,18 @@ def test_runs_of_a_process_share_one_server(capsys: pytest.CaptureFixture[str]):
         assert addresses == [serving.address(first.run_id)]
         assert f"live page of paged: {serving.address(second.run_id)}\n" in told
         status, _, _ = ask(serving, urlsplit(addresses[0]).path + "?" + urlsplit(addresses[0]).query)
-        assert status == 302
+        assert status == 303
     finally:
         live_page.stop_serving()
     with pytest.raises(ConnectionRefusedError):
         ask(serving, "/")
+
+
+def test_metrics_are_there_or_say_what_to_install(pages: Pages, monkeypatch: pytest.MonkeyPatch):
+    cookie = cookie_of(pages)
+    status, _, text = ask(pages, "/metrics", Cookie=cookie)
+    assert (status, text[:7]) == (200, "# HELP ")
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    status, _, text = ask(pages, "/metrics", Cookie=cookie)
+    assert status == 501
+    assert 'pip install "anabranch[metrics]"' in text

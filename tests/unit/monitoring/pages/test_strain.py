@@ -26,14 +26,15 @@ from anabranch import Flow, task
 from anabranch.base.events import Event, MapAdvanced, RunStarted, UnitEnded
 from anabranch.errors import RunStoreError
 from anabranch.executors import LocalDaskExecutor
-from anabranch.monitoring.pages import documents, guard, live_page, maps_figure, server
+from anabranch.monitoring.pages import documents, live_page, maps_figure, server
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.live_run import LiveRun
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.run_page import LOGS, RunPage
 from anabranch.monitoring.pages.server import Pages
 from anabranch.runs.store.opening import current_store, store_to_show
 from anabranch.runs.view import FlowRunView
+from anabranch.web import bokeh
 
 GO = threading.Event()
 
@@ -126,7 +127,7 @@ def until(claim: Callable[[], bool], seconds: float = 30.0) -> None:
 
 def test_two_hundred_requests_at_once_leave_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a run that goes on, and room for few pages
-    monkeypatch.setattr(guard, "MAX_SESSIONS", 12)
+    monkeypatch.setattr(bokeh, "MAX_SESSIONS", 12)
     addresses: list[str] = []
     views: list[FlowRunView] = []
     executor = LocalDaskExecutor(num_workers=2)
@@ -198,7 +199,7 @@ class Fed:
     MAPS, WIDTH = 2, 10_000
 
     def __init__(self) -> None:
-        self.run = LiveRun(RunModel())
+        self.run = LiveRun(PageModel())
         self.times = 0
         self.feed(RunStarted(1.0, "fed", "r1", {f"m{i}": "task" for i in range(self.MAPS)}))
         for i in range(self.MAPS):
@@ -222,12 +223,12 @@ def fed(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Fed, Pages]]:
     monkeypatch.setattr(documents, "FOLLOW_MS", 20)
     monkeypatch.setattr(maps_figure, "EVERY_S", 0.0)
     monkeypatch.setattr(server, "PUMP_S", 0.01)
-    monkeypatch.setattr(server, "UNUSED_SESSION_MS", 200)
+    monkeypatch.setattr(bokeh, "UNUSED_SESSION_MS", 200)
     made = Fed()
     library = Library(lambda: None)
     library.add("r1", made.run)
     with Pages(library) as pages:
-        pages._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # else the system takes megabytes
+        pages._sockets[0].setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 8192)  # else the system takes megabytes
         yield made, pages
 
 
@@ -293,7 +294,7 @@ def test_a_page_that_raises_does_not_change_the_run(
     def fail(*args: object) -> None:
         raise ZeroDivisionError("of the page")
 
-    monkeypatch.setattr(RunModel, "take", fail)
+    monkeypatch.setattr(PageModel, "take", fail)
     # when
     view = squares(waits=True)
     GO.set()
@@ -312,12 +313,12 @@ def test_a_page_that_hangs_does_not_hold_up_the_run(monkeypatch: pytest.MonkeyPa
     # given a model that hangs at the first event
     hangs = threading.Event()
 
-    def hang(self: RunModel, event: Event) -> None:
+    def hang(self: PageModel, event: Event) -> None:
         hangs.set()
         GO.wait(60)
 
     monkeypatch.setattr(server, "PUMP_S", 0.01)
-    monkeypatch.setattr(RunModel, "take", hang)
+    monkeypatch.setattr(PageModel, "take", hang)
     # when
     view = squares().run(dashboard=lambda address: None)
     assert hangs.wait(30)

@@ -27,7 +27,8 @@ from anabranch.runs.registry.backfill import slots_for, times_between
 from anabranch.runs.registry.registration import registry
 from anabranch.schedules import CronSchedule, IntervalSchedule
 from anabranch.schedules.zones import zone_of
-from anabranch.service.web.actions import Actions, Refused
+from anabranch.service.web.actions import Actions
+from anabranch.service.web.models import Refused, StartAsked
 from anabranch.storage import LocalStorage
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -151,7 +152,7 @@ def test_values_of_secret_parameters_are_kept_nowhere():
     done = invoke("backfill", "etl", "--from", "2026-01-01", "--to", "2026-01-02", "--every", "1d", "-p", "api_key=abc")
     assert (done.exit_code, "api_key: a secret would be stored in the database" in done.stderr) == (2, True)
     with pytest.raises(Refused, match="api_key: a secret would be stored"):
-        Actions(registry()[0]).start("etl", {"parameters": {"api_key": "abc"}})
+        Actions(registry()[0]).start("etl", StartAsked(parameters={"api_key": "abc"}))
 
 
 # Commands -------------------------------------------------------------------------------------------------------------

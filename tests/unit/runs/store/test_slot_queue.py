@@ -144,11 +144,11 @@ def test_a_stale_claim_cannot_begin_finish_or_release(queue: SlotQueue):
     assert queue.recover(now=NOON + 2 * SECOND) == []
     (new,) = queue.claim("you:2", 1, now=NOON + 2 * SECOND, lease_s=1)
     with pytest.raises(StaleOwner, match="is somebody else's"):
-        queue.begin(old, now=NOON, lease_s=1)
+        queue.begin(old.run_id, old.token, now=NOON, lease_s=1)
     assert not queue.finish(old, "Success", now=NOON)
     assert not queue.release(old, now=NOON)
     assert queue.is_cancelled(old)
-    assert queue.begin(new, now=NOON, lease_s=1).slot.tries == 1  # no process had begun the first
+    assert queue.begin(new.run_id, new.token, now=NOON, lease_s=1).slot.tries == 1  # no process had begun the first
 
 
 def test_a_slot_whose_run_lives_is_left_alone_and_one_whose_run_ended_is_closed(
@@ -193,7 +193,7 @@ def test_a_claim_that_ran_out_is_a_try_only_if_a_process_had_begun_it(queue: Slo
         claimed = {slot.run_id: slot for slot in queue.claim("me:1", 2, now=now, lease_s=0)}
         begun = claimed[slots(1)[0].run_id]
         if number < MAX_TRIES:
-            assert queue.begin(begun, now=now, lease_s=0).slot.started == now
+            assert queue.begin(begun.run_id, begun.token, now=now, lease_s=0).slot.started == now
         given_up = queue.recover(now=now)
         assert [slot.run_id for slot in given_up] == [begun.run_id] * (number == MAX_TRIES - 1)
         if given_up:
@@ -204,13 +204,15 @@ def test_a_claim_that_ran_out_is_a_try_only_if_a_process_had_begun_it(queue: Slo
 def test_a_process_is_told_of_the_run_and_the_flow_when_it_begins(store: RelationalRunStore, queue: SlotQueue):
     queue.add(slots(1), now=NOON)
     (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
-    first = queue.begin(slot, now=NOON, lease_s=LEASE_S)
+    first = queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S)
     assert (first.run_state, first.run_lease, first.flow_changed) == (None, None, None)
     flow = put_flow(store)
     ownership = store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
-    assert queue.begin(slot, now=NOON, lease_s=LEASE_S).run_lease == NOON + timedelta(seconds=store.lease_s)
+    assert queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S).run_lease == NOON + timedelta(
+        seconds=store.lease_s
+    )
     store.finish_run(ownership, "Failed", end=NOON, message="why")
-    again = queue.begin(slot, now=NOON + SECOND, lease_s=LEASE_S)
+    again = queue.begin(slot.run_id, slot.token, now=NOON + SECOND, lease_s=LEASE_S)
     assert (again.run_state, again.run_message, again.run_lease) == ("Failed", "why", None)
     assert again.flow_changed == flow.changed
     assert again.slot.started == NOON

@@ -14,7 +14,7 @@ from tests.web_server import NOON, Server, serving
 from anabranch.runs import Batch, RunRecord, TaskRunRow
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.slot_queue import SlotQueue
-from anabranch.service.web.inputs import BadInput, fields, values
+from anabranch.service.web.inputs import BadInput, read_values, render_fields
 from anabranch.states import Paused
 
 TOKEN = "a-token-of-some-length"
@@ -41,7 +41,7 @@ SCHEMA: dict[str, Any] = {
 
 
 def test_each_kind_of_parameter_has_its_kind_of_field():
-    text = fields(SCHEMA)
+    text = render_fields(SCHEMA)
     assert '<input type="number" step="1" id="p:n" name="p:n" required value="">' in text
     assert '<input type="number" step="any" id="p:share" name="p:share" value="0.5">' in text
     assert '<option value="true">true</option><option value="false" selected>false</option>' in text
@@ -59,11 +59,11 @@ def test_texts_become_the_values_that_the_schema_wants():
         "n": "12", "share": "1e-3", "is_full": "true", "region": "us", "level": "2", "day": "2026-02-03",
         "names": '["a", "b"]', "options": '{"deep": [1, null]}', "limit": "7", "any": "some text",
     }  # fmt: skip
-    assert values(SCHEMA, given) == {
+    assert read_values(SCHEMA, given) == {
         "n": 12, "share": 0.001, "is_full": True, "region": "us", "level": 2, "day": "2026-02-03",
         "names": ["a", "b"], "options": {"deep": [1, None]}, "limit": 7, "any": "some text",
     }  # fmt: skip
-    assert values(SCHEMA, {"any": "[1, 2]", "n": ""}) == {"any": [1, 2]}
+    assert read_values(SCHEMA, {"any": "[1, 2]", "n": ""}) == {"any": [1, 2]}
 
 
 @pytest.mark.parametrize(
@@ -83,12 +83,12 @@ def test_texts_become_the_values_that_the_schema_wants():
 )
 def test_texts_that_cannot_be_read_are_told(name: str, text: str, problem: str):
     with pytest.raises(BadInput, match=problem):
-        values(SCHEMA, {name: text})
+        read_values(SCHEMA, {name: text})
 
 
 @pytest.mark.parametrize("name", CORPUS)
 def test_names_and_defaults_are_nothing_but_text(name: str):
-    text = fields({"properties": {name: {"default": name}, f"{name}2": {"enum": [name]}}})
+    text = render_fields({"properties": {name: {"default": name}, f"{name}2": {"enum": [name]}}})
     assert set(re.findall(r"<(/?[a-z]+)", text)) <= {
         "label", "/label", "small", "/small", "input", "select", "/select", "option", "/option", "textarea", "/textarea"
     }  # fmt: skip

@@ -18,8 +18,9 @@ from anabranch.errors import RunHeld, RunStoreError
 from anabranch.runs import RunRecord
 from anabranch.runs.registry.registration import moment_of, registry
 from anabranch.runs.store.slots import Slot
-from anabranch.service.work.dispatcher import Dispatcher, Exit
-from anabranch.service.work.one_run import job_of, run_job
+from anabranch.service.work.dispatcher import Dispatcher
+from anabranch.service.work.messages import Exit, Job
+from anabranch.service.work.one_run import run_job
 
 CALLS: Counter[str] = Counter()
 FLOW = "etl"
@@ -98,7 +99,7 @@ class Inline:
     def start(self, slot: Slot) -> None:
         code = 1
         with suppress(RunStoreError):  # of a process that has lost its run: it ends badly
-            code = run_job(job_of(slot))
+            code = run_job(Job(slot.run_id, slot.token))
         self.ended.append(Exit(slot.run_id, code))
 
     def exits(self) -> list[Exit]:

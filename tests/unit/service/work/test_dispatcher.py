@@ -15,7 +15,8 @@ from anabranch.runs.store.slot_queue import MAX_TRIES, SlotQueue
 from anabranch.runs.store.slots import Slot
 from anabranch.runs.store.sqlite import InMemoryRunStore
 from anabranch.schedules import CronSchedule, IntervalSchedule, Schedule
-from anabranch.service.work.dispatcher import RETURNED, Dispatcher, Exit
+from anabranch.service.work.dispatcher import Dispatcher
+from anabranch.service.work.messages import RETURNED, Exit
 
 MIDNIGHT = datetime(2026, 1, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -15,8 +15,7 @@ import pytest
 from anabranch import config
 from anabranch.base.files import RotatingLog
 from anabranch.runs.store.slots import Slot
-from anabranch.service.work.dispatcher import Exit
-from anabranch.service.work.nursery import FAILED
+from anabranch.service.work.messages import FAILED, Exit
 from anabranch.service.work.processes import Processes
 
 SLOT = Slot("run-1", "etl", datetime(2026, 1, 1, tzinfo=UTC), token="t")

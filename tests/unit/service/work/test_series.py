@@ -18,7 +18,7 @@ from anabranch import config
 from anabranch.flows.registered import register_target
 from anabranch.runs.registry.registration import moment_of, registry
 from anabranch.runs.store.slots import Slot
-from anabranch.service.work.dispatcher import RETURNED, Exit
+from anabranch.service.work.messages import RETURNED, Exit
 from anabranch.service.work.processes import Processes
 
 FLOWS = """

@@ -1,18 +1,20 @@
-"""The frame of the service's plain pages: HTML without scripts, that needs nothing but itself."""
+"""Plain pages: HTML without scripts, that needs nothing but itself."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import html
 
-from anabranch.monitoring.pages.looks import STYLE, safe
+from anabranch.base.html import escaped
+from anabranch.web.guard import LOGIN, LOGOUT, TOKEN
+from anabranch.web.headers import plain_page
 
-_CONTENT_TYPE = "text/html; charset=utf-8"
-_STYLE = (
-    STYLE.replace(":host", "body")
-    + """
-body { margin: 0; padding: 14px 18px; max-width: 860px; }
+_STYLE = """
+body { margin: 0; padding: 14px 18px; max-width: 860px; font: 14px/1.45 'Helvetica Neue', Helvetica, Arial, sans-serif;
+  color: #24292f; }
+h1 { font-size: 22px; margin: 0; overflow-wrap: anywhere; }
+a { color: #005a9c; }
+.none { color: #5b626b; padding: 6px 0; }
+.notice { background: #fdf0cd; border-radius: 6px; padding: 6px 12px; margin: 6px 0; }
 label { display: block; font-weight: 600; margin: 12px 0 3px; overflow-wrap: anywhere; }
 label small { font-weight: 400; color: #5b626b; }
 input, select, textarea { display: block; font: inherit; box-sizing: border-box; width: 100%; max-width: 560px;
@@ -21,22 +23,11 @@ input[type=checkbox] { display: inline-block; width: auto; margin-right: 8px; }
 textarea { min-height: 5em; font-family: ui-monospace, Menlo, Consolas, 'DejaVu Sans Mono', monospace; }
 button { font: inherit; font-weight: 600; padding: 7px 18px; margin: 16px 14px 0 0; border-radius: 6px; border: 0;
   background: #005a9c; color: #fff; cursor: pointer; }
-button:focus-visible, input:focus-visible, select:focus-visible, textarea:focus-visible {
+a:focus-visible, button:focus-visible, input:focus-visible, select:focus-visible, textarea:focus-visible {
   outline: 3px solid #005a9c; outline-offset: 2px; }
 """
-)
-_POLICY = (
-    "default-src 'none'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'; "
-    f"style-src 'sha256-{base64.b64encode(hashlib.sha256(_STYLE.encode()).digest()).decode()}'"
-)
-HEADERS = {
-    "Content-Type": _CONTENT_TYPE,
-    # They load nothing, run nothing, and send forms to their own server.
-    "Content-Security-Policy": _POLICY,
-    # With "no-referrer" a browser says of a form's origin no more than "null".
-    "Referrer-Policy": "same-origin",
-}
-"""What plain pages are sent with."""
+HEADERS = plain_page(_STYLE)
+"""What plain pages are sent with, beside what every answer has."""
 
 
 def exact(text: str) -> str:
@@ -57,14 +48,14 @@ def frame(title: str, body: str) -> str:
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{safe(title, 200)}</title><style>{_STYLE}</style></head>"
-        f'<body><main><div class="head"><h1>{safe(title, 200)}</h1></div>{body}</main></body></html>'
+        f"<title>{escaped(title, 200)}</title><style>{_STYLE}</style></head>"
+        f"<body><main><h1>{escaped(title, 200)}</h1>{body}</main></body></html>"
     )
 
 
 def sentence(text: str, *, title: str = "anabranch") -> str:
     """A page that says one thing."""
-    return frame(title, f'<p class="notice">{safe(text, 2_000)}</p><p><a href="/">All runs</a></p>')
+    return frame(title, f'<p class="notice">{escaped(text, 2_000)}</p><p><a href="/">All runs</a></p>')
 
 
 def login_form(after: str, problem: str = "") -> str:
@@ -77,11 +68,18 @@ def login_form(after: str, problem: str = "") -> str:
     problem
         What was wrong with the one that was given.
     """
-    told = f'<p class="notice" role="alert">{safe(problem)}</p>' if problem else ""
+    told = f'<p class="notice" role="alert">{escaped(problem)}</p>' if problem else ""
     return frame(
         "Log in",
-        f'{told}<form method="post" action="/login"><input type="hidden" name="next" value="{exact(after)}">'
-        '<label for="token">Token <small>the service\'s operators or viewers have it</small></label>'
-        '<input id="token" name="token" type="password" required autofocus autocomplete="current-password">'
+        f'{told}<form method="post" action="{LOGIN}"><input type="hidden" name="next" value="{exact(after)}">'
+        '<label for="token">Token <small>from the settings of the service, or from the address that was printed'
+        "</small></label>"
+        f'<input id="token" name="{TOKEN}" type="password" required autofocus autocomplete="current-password">'
         "<button>Log in</button></form>",
     )
+
+
+def logout_form() -> str:
+    """The page that asks whether to log out."""
+    button = '<button autofocus>Log out</button> <a href="/">back</a>'
+    return frame("Log out", f'<form method="post" action="{LOGOUT}">{button}</form>')

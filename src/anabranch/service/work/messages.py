@@ -1,0 +1,67 @@
+"""What a service, its nursery and the processes of runs tell one another: lines of JSON, with exit codes of runs."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+
+RETURNED = -1_000
+"""Of a run that no process has begun: all were busy."""
+FAILED = 70
+"""Of a process that could not even fail as a run (EX_SOFTWARE)."""
+AGAIN = 75
+"""Of a run that is to be begun again, in a new process (EX_TEMPFAIL)."""
+LAST = 76
+"""Of a run that was interrupted and is recorded so: its process ends with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A claimed slot, for a process to run."""
+
+    run_id: str
+    token: str = field(repr=False)
+    is_alone: bool = False
+    """Whether it must have a process that has had no other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A signal for the process that has a run; a run that waits for one is returned."""
+
+    run_id: str
+    """Empty for all that wait."""
+    signal: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Exit:
+    """A run that is over for its process, or a process that ended with it."""
+
+    run_id: str
+    code: int
+    """Its exit code; minus the signal that killed it."""
+    is_last: bool = True
+    """Whether the process ends, too."""
+
+    @property
+    def words(self) -> str:
+        """How it ended, for people."""
+        return (
+            f"its process was killed by signal {-self.code}" if self.code < 0 else f"its process ended with {self.code}"
+        )
+
+
+Message = Job | Signal | Exit
+_KINDS: dict[str, type[Message]] = {"Job": Job, "Signal": Signal, "Exit": Exit}
+
+
+def to_line(message: Message) -> bytes:
+    """A message as a line of JSON."""
+    return json.dumps([type(message).__name__, asdict(message)]).encode() + b"\n"
+
+
+def from_line(line: bytes) -> Message:
+    """The message that `to_line` was given."""
+    name, fields = json.loads(line)
+    return _KINDS[name](**fields)
