@@ -1,10 +1,12 @@
-"""Files: what kind of file system one is on, and logs that are begun anew when they are large."""
+"""Files: what kind of file system one is on, writing one whole, and logs that are begun anew when they are large."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from dataclasses import dataclass
+from pathlib import Path
 
 # As the kernel names them, or their beginnings.
 _NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "smb", "fuse.sshfs")
@@ -28,6 +30,25 @@ def network_filesystem(path: str | os.PathLike[str], *, mounts: str | None = Non
             kind = line.partition(" - ")[2].split(" ", 1)[0]
             return kind if kind.startswith(_NETWORK) else ""
     return ""
+
+
+def write_whole(path: str | os.PathLike[str], data: str | bytes, *, mode: int | None = None) -> None:
+    """Write a file so that it is there as a whole or not at all.
+
+    `mode` are its permissions, whatever the umask; None leaves them to the umask.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
+    first = 0o666 if mode is None else 0o600
+    try:
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, first)) as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+        if mode is not None:
+            draft.chmod(mode)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise
 
 
 @dataclass(frozen=True, slots=True)

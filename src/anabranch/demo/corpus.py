@@ -12,12 +12,12 @@ them), `page` (the report). This module gives them their policies and wires them
 from __future__ import annotations
 
 import json
-import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from anabranch import Flow, Parameter, case, task
+from anabranch.base.files import write_whole
 from anabranch.base.triggers import all_finished
 from anabranch.demo.facts import FileFacts, measure_source
 from anabranch.demo.page import render_page
@@ -84,12 +84,7 @@ def write_report(summary: Summary, output: str) -> str:
 def write_text(path: Path, text: str) -> str:
     """Write a file whole or not at all, with the directories it needs, and give its absolute path."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, text)
     return str(path.resolve())
 
 
