@@ -716,7 +716,6 @@ UNPRODUCED = {
     "results/envelope.py: result {} is damaged: its header has a {} of the wrong type": _DAMAGE,
     "runs/store/postgresql.py: the run store {} was written by a newer anabranch (schema {}, this one knows {}); "
     "upgrade anabranch, or set backend to another database": _POSTGRESQL,
-    "runs/store/postgresql.py: backend: cannot use {}: {}": _POSTGRESQL,
     "runs/store/sqlite.py: cannot make the run store {}: {}": "takes a directory that root cannot write to",
 }
 """Messages that no test quotes in words that only they have, with the reason."""

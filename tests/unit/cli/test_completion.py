@@ -151,7 +151,7 @@ def test_completion_loads_nothing_heavy(directory: Path) -> None:
     flow.run(run_id="aaa1")
     code = (
         "import sys, atexit; from anabranch.cli import main\n"
-        "atexit.register(lambda: print('loaded', *({'bokeh', 'distributed', 'networkx', 'sqlalchemy', 'rich', "
+        "atexit.register(lambda: print('loaded', *({'bokeh', 'distributed', 'networkx', 'rich', "
         "'pydantic'} & set(sys.modules))))\nmain()"
     )
     for line, found in (("anabranch show ", "plain,aaa1"), ("anabranch run etl.py:c", "plain,etl.py:corpus")):

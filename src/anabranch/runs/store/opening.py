@@ -37,7 +37,6 @@ def open_store(backend: str | None = None, *, read_only: bool = False) -> RunSto
     """
     backend = config.backend if backend is None else backend
     kind = backend.partition(":")[0].partition("+")[0]
-    # Each is imported where it is needed: SQLAlchemy alone takes as long as all else that a small flow imports.
     if backend == "local" or kind == "sqlite":
         from anabranch.runs.store.sqlite import SQLiteRunStore
 
@@ -47,8 +46,12 @@ def open_store(backend: str | None = None, *, read_only: bool = False) -> RunSto
 
         return InMemoryRunStore()
     if kind in ("postgresql", "postgres"):
-        from anabranch.runs.store.postgresql import PostgreSQLRunStore
-
+        try:
+            from anabranch.runs.store.postgresql import PostgreSQLRunStore
+        except ImportError as error:
+            raise RunStoreError(
+                f'the run store {masked(backend)} needs the package psycopg: pip install "anabranch[postgres]"'
+            ) from error
         return PostgreSQLRunStore(backend, read_only=read_only)
     raise RunStoreError(f"backend: expected 'local', 'sqlite:///path' or 'postgresql://…', found {masked(backend)!r}")
 
@@ -67,7 +70,7 @@ def default_path() -> Path:
 
 
 def _path_of(url: str) -> str:
-    """The file that a ``sqlite:`` URL names, with SQLAlchemy's three slashes."""
+    """The file that a ``sqlite:`` URL names, after three slashes."""
     _, found, path = url.partition(":///")
     if not found or not path or path == ":memory:":
         raise RunStoreError(f"backend: expected 'sqlite:///' and the path of a file, found {url!r}")
