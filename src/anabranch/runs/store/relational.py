@@ -9,6 +9,7 @@ import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from secrets import token_hex
 from typing import Any, Protocol, Self, TypeVar
 
 from anabranch.base.errors import RunExists, RunHeld, RunNotFound, RunQueryError, RunStoreDamaged, StaleOwner, listed
@@ -150,7 +151,7 @@ class RelationalRunStore:
 
     def create_run(self, record: RunRecord, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Record a run that begins, and hold it; raises `RunExists` if there is one with this id."""
-        held = Ownership(to_text(record.run_id), to_text(owner or this_process()), 1, _token())
+        held = Ownership(to_text(record.run_id), to_text(owner or this_process()), 1, token_hex(12))
         row = run_row(record, held, _here(now), self._until(self._moment(now)))
         details = details_row(held.run_id, record.details or RunDetails())
 
@@ -168,7 +169,7 @@ class RelationalRunStore:
 
     def take_over(self, run_id: str, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Hold a run that nobody holds; raises `RunHeld` otherwise, and `RunNotFound`."""
-        taker, token, moment = to_text(owner or this_process()), _token(), self._moment(now)
+        taker, token, moment = to_text(owner or this_process()), token_hex(12), self._moment(now)
 
         def act(transaction: Transaction) -> Ownership:
             found = transaction.fetch(_HOLDER, (run_id,))
@@ -403,10 +404,6 @@ _ALL = 2**62
 def this_process() -> str:
     """``host:pid``, by which a person can find this process."""
     return f"{socket.gethostname()}:{os.getpid()}"
-
-
-def _token() -> str:
-    return os.urandom(12).hex()
 
 
 def _here(now: datetime | None) -> int:
