@@ -1,4 +1,4 @@
-"""Files: what kind of file system one is on, and writing one whole."""
+"""Files: what kind of file system one is on, where data is, and writing a file whole."""
 
 from __future__ import annotations
 
@@ -28,6 +28,12 @@ def network_filesystem(path: str | os.PathLike[str], *, mounts: str | None = Non
             kind = line.partition(" - ")[2].split(" ", 1)[0]
             return kind if kind.startswith(_NETWORK) else ""
     return ""
+
+
+def data_directory() -> Path:
+    """Where this user's data is: ``$ANABRANCH_HOME``, or else ``anabranch`` in ``$XDG_DATA_HOME``."""
+    home = os.environ.get("ANABRANCH_HOME") or Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share", "anabranch")
+    return Path(home).expanduser().absolute()
 
 
 def write_whole(path: str | os.PathLike[str], data: str | bytes, *, mode: int | None = None) -> None:
