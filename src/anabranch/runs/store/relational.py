@@ -8,13 +8,20 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from secrets import token_hex
 from typing import Any, Protocol, Self, TypeVar
 
 from anabranch.base.errors import RunExists, RunHeld, RunNotFound, RunQueryError, RunStoreDamaged, StaleOwner, listed
 from anabranch.base.settings import config
-from anabranch.runs.store.codec import MESSAGE_NBYTES, decode_codes, decode_indices, to_microseconds, to_text
+from anabranch.runs.store.codec import (
+    MESSAGE_NBYTES,
+    decode_codes,
+    decode_indices,
+    from_microseconds,
+    to_microseconds,
+    to_text,
+)
 from anabranch.runs.store.records import (
     INTERRUPTED,
     SORTS,
@@ -408,13 +415,11 @@ def this_process() -> str:
 
 def _here(now: datetime | None) -> int:
     """What time it is on this machine, for what is compared with its processes."""
-    moment = to_microseconds(datetime.now(UTC) if now is None else now)
-    assert moment is not None
-    return moment
+    return to_microseconds(now or datetime.now(UTC))
 
 
 def _shown(moment: int) -> str:
-    return f"{datetime.fromtimestamp(0, UTC) + timedelta(microseconds=moment):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{from_microseconds(moment):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _counted(name: str, value: int) -> int:

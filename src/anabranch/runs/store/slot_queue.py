@@ -389,7 +389,8 @@ class SlotQueue:
     def next_due(self) -> datetime | None:
         """When the first waiting slot may begin; None if none waits."""
         query = f"SELECT min(ready) FROM {SLOTS.name} WHERE state = 'Waiting'"
-        return from_microseconds(self._database.read(lambda transaction: transaction.fetch(query))[0][0])
+        found: int | None = self._database.read(lambda transaction: transaction.fetch(query))[0][0]
+        return from_microseconds(found)
 
     def prune(self, *, before: datetime) -> int:
         """Forget slots that ended before; gives how many."""
