@@ -27,26 +27,20 @@ _LIBPQ = {
 
 
 class Connections:
-    """Connections to one database for all threads of a process; the one that was used last is used next.
+    """Connections to one database, for all threads of a process.
 
-    A pool of ``psycopg_pool`` connects from threads of its own: whoever has a wrong password waits for a timeout, and
-    is not told why.
+    ``psycopg_pool`` connects from threads of its own: who has a wrong password waits in vain, and is not told why.
 
     Parameters
     ----------
     url
-        ``postgresql://user:password@host:port/database``, and whatever else libpq understands.
+        As libpq has it; any other is a ValueError.
     wait_s
-        Seconds to wait for a connection, where all are in use.
+        Seconds to wait where all are in use; then there is a TimeoutError.
     greeting
         Statements for each new connection.
     autocommit
         Whether each statement is a transaction.
-
-    Raises
-    ------
-    ValueError
-        It is not such a URL; without the password in it.
     """
 
     def __init__(self, url: str, *, wait_s: float, greeting: str = "", autocommit: bool = False) -> None:
@@ -59,13 +53,7 @@ class Connections:
 
     @contextmanager
     def one(self) -> Iterator[Connection]:
-        """A connection; what is not committed is rolled back, and one that is lost is not used again.
-
-        Raises
-        ------
-        TimeoutError
-            All have been in use for too long.
-        """
+        """A connection; what is not committed is rolled back, and one that is lost is not used again."""
         idle, room = self._of_process.setdefault(os.getpid(), ([], threading.Semaphore(_MOST)))
         if not room.acquire(timeout=self._wait_s):
             raise TimeoutError(f"all {_MOST} connections were in use for {self._wait_s:g} s")
