@@ -178,7 +178,7 @@ def main() -> None:
     views: list[FlowRunView] = []
     screen = terminal()
     progress = LiveProgress(screen)
-    observer = progress._board.take  # the block is drawn once, and not four times a second
+    observer = progress._model.take  # the block is drawn once, and not four times a second
     run = threading.Thread(
         target=lambda: views.append(flow.run(dashboard=take, executor=executor, observers=[observer]))
     )

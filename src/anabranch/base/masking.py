@@ -61,9 +61,9 @@ def knows_any() -> bool:
     return bool(_known[0])
 
 
-def holds_secret(data: bytes) -> bool:
-    """Whether there is a secret in what was pickled or encoded."""
-    return any(secret in data for secret in _known[1])
+def without_secrets(data: bytes | None) -> bytes | None:
+    """What was pickled or encoded; None if there is a secret in it."""
+    return None if data is None or any(secret in data for secret in _known[1]) else data
 
 
 def spellings(value: object) -> list[str]:

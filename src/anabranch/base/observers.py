@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 
 from anabranch.base.events import Event, MapAdvanced, Observer, RunFinished
 
@@ -20,6 +21,14 @@ FAREWELL_S = 2.0  # that the end of a run waits for one that is behind
 MAX_BEHIND = 10_000  # events; what maps had reached counts once for each map
 
 _log = logging.getLogger("anabranch.observers")
+
+
+class Recipient(ABC):
+    """An observer that only takes note: it never waits, and needs no thread of its own."""
+
+    @abstractmethod
+    def __call__(self, event: Event) -> None:
+        """Take note of an event."""
 
 
 class Apart:
@@ -109,10 +118,9 @@ class Apart:
 
 
 @contextmanager
-def apart(observers: Sequence[Observer]) -> Iterator[list[Apart]]:
+def apart(observers: Sequence[Observer]) -> Iterator[list[Observer]]:
     """Observers that stand for these until the block ends."""
     with ExitStack() as around:
-        found = [Apart(each) for each in observers]
-        for each in found:
-            around.callback(each.close)
-        yield found
+        yield [
+            each if isinstance(each, Recipient) else around.enter_context(closing(Apart(each))) for each in observers
+        ]

@@ -49,8 +49,10 @@ class MetricsWanted:
             yield []
             return
         from anabranch.base.errors import MetricsError
+        from anabranch.monitoring.metric_families import check_client
         from anabranch.monitoring.metrics import Metrics, MetricsServer, push, write_textfile
 
+        check_client()
         metrics = Metrics()
         if self.port is None:
             yield [metrics]

@@ -141,7 +141,7 @@ def recorded_plan(
     try:
         checkpointing = config.checkpointing or bool(facts_of(taken.record).get("checkpointing"))
         plan = plan_of(graph, reference, parameters, taken.parameters, checkpointing=checkpointing, **options)
-        return go_on(taken, plan, parameters, request)
+        return go_on(taken, plan, request)
     except BaseException:
         taken.give_back()
         raise
@@ -192,9 +192,9 @@ def run_plan(
     watch = progress_of_settings()
     masking.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
     try:
-        with watch, _stores(plan), apart(observers if type(watch) is Progress else [*observers, watch]) as others:
-            own = [] if executor.in_process else [Shown(executor.show)]  # waits for nothing, so it needs no thread
-            told: list[Observer] = [*own, *others]
+        shown = [] if executor.in_process else [Shown(executor.show)]
+        watches = [] if type(watch) is Progress else [watch]
+        with watch, _stores(plan), apart([*shown, *observers, *watches]) as told:
             if recorder is None:
                 done = run_flow(plan, executor, told, handlers=handlers, logs=logs, wants_end=wants_end)
             else:

@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import platform
 import threading
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import psutil
 
-from anabranch.base.events import Event, MapAdvanced, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded, UnitLost
-from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cached, Finished, State
+from anabranch.base.events import Event, RunFinished, RunStarted, TaskChanged, UnitEnded, UnitLost
+from anabranch.base.run_model import STEPS, NodeModel, RunModel
+from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cached, Finished
 from anabranch.base.version import VERSION
+from anabranch.monitoring.metric_families import Family, Histogram, Labels, text_of
 from anabranch.monitoring.metrics_export import CONTENT_TYPE, MetricsServer, push, write_textfile
-from anabranch.monitoring.metrics_text import Family, Histogram, Labels, text_of
 
 __all__ = ["CONTENT_TYPE", "MAX_FLOWS", "OTHER", "Metrics", "MetricsServer", "push", "write_textfile"]
 
@@ -26,9 +26,9 @@ OTHER = "other"
 """What flows and tasks are called for which there is no room any more."""
 MAX_FLOWS = 100
 MAX_TASKS = 200  # of all flows together; a task costs about 35 series, most of them buckets of its histograms
-STEPS = frozenset({"parameter", "condition", "merge", "collect", "flatten"})  # nodes that nobody wrote as tasks
 EXPECTED = ("Success", "Failed", "Cancelled", "Crashed")
 """States that a flow run may end in, most often."""
+WAITING = ("Pending", "Retrying")
 RUN_BOUNDS = (1, 5, 15, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400)
 TASK_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3_600)
 CHUNK_BOUNDS = (1, 8, 64, 512, 4_096, 32_768)
@@ -54,7 +54,7 @@ class Metrics:
     >>> metrics = Metrics()
     >>> state = flow.run(observers=[metrics])
     >>> [line for line in metrics.text().splitlines() if line.startswith("anabranch_task_runs_total")]
-    ['anabranch_task_runs_total{flow="counted",task="one",state="Success"} 1']
+    ['anabranch_task_runs_total{flow="counted",state="Success",task="one"} 1.0']
     """
 
     def __init__(self, *, max_tasks: int = MAX_TASKS, max_flows: int = MAX_FLOWS) -> None:
@@ -62,6 +62,8 @@ class Metrics:
         self._known: dict[str, set[tuple[str, ...]]] = {"flow": set(), "task": set()}
         self._lock = threading.Lock()
         self._runs: dict[int, _Run] = {}
+        self._watched: set[str] = set()
+        """Labels of flows with runs that this has observed, and not only heard of from other processes."""
         flow, task, state = ("flow",), ("flow", "task"), ("flow", "task", "state")
         self.info = Family("anabranch_info", "gauge", "Versions.", ("version", "python"), "max")
         self.flow_runs = Family("anabranch_flow_runs_total", "counter", "Flow runs that ended.", ("flow", "state"))
@@ -120,7 +122,7 @@ class Metrics:
         """All metrics, in Prometheus's text format."""
         with self._lock:
             self._measure()
-            return text_of(list(self.families.values()))
+            return text_of(self.families.values())
 
     # Of several processes together ------------------------------------------------------------------------------------
 
@@ -162,10 +164,6 @@ class Metrics:
         for state in EXPECTED:
             self.flow_runs.add(0, flow, state)
 
-    def _expect_task(self, flow: str, task: str) -> None:
-        for family in (self.losses, self.cache_hits):
-            family.add(0, flow, task)
-
     def flow_label(self, flow_name: str) -> str:
         """What a flow is called here: by its name, as long as there is room."""
         with self._lock:
@@ -177,118 +175,87 @@ class Metrics:
         """Runs at the same time are told apart by the thread that tells of them: each has one of its own."""
         driver = threading.get_ident()
         if isinstance(event, RunStarted):
-            left = self._runs.pop(driver, None)  # of a thread that ended before its run did
-            if left is not None:
-                self._leave(left)
-            run = self._runs[driver] = _Run(self._label("flow", event.flow_name), event)
-            self.active.add(1, run.flow)
+            self._runs.pop(driver, None)  # of a thread that ended before its run did
+            run = self._runs[driver] = _Run(self._label("flow", event.flow_name))
             self._expect(run.flow)
+            self._watched.add(run.flow)
+            self.active.add(0, run.flow)  # what gauges had once stays, at 0
+            for state_name in WAITING:
+                self.in_state.add(0, run.flow, state_name)
+        elif driver not in self._runs:
             return
-        run_or_none = self._runs.get(driver)
-        if run_or_none is None:
-            return
-        run = run_or_none
+        run = self._runs[driver]
         match event:
             case UnitEnded():
-                if run.silent:
-                    run.silent = {}
-                    self._show_stuck(run.flow)
                 self._count_unit(run, event)
             case TaskChanged(_, slug, state) if isinstance(state, Finished):
-                self._count_rest(run, slug, state)
-            case MapAdvanced(_, slug, width, done, _, retrying):
-                run.waiting[slug] = (max(0, width - done - retrying), retrying)
-                self._show_waiting(run.flow)
+                before = run.node(slug).final()
+                run.take(event)
+                node = run.node(slug)
+                if node.kind not in STEPS:  # what ended without a report: the engine decided it, or the run ended first
+                    self._count(run, slug, state.name, node.final() - before)
+                return
             case UnitLost(_, nodes, elements):
                 for slug in nodes:
                     self.losses.add(elements, run.flow, self._task(run, slug))
-            case Noticed(_, _, silent) if silent:
-                run.silent = dict(silent)
-                self._show_stuck(run.flow)
             case RunFinished(now, state):
                 del self._runs[driver]
-                self._finish(run, now, state)
+                self.flow_runs.add(1, run.flow, state.name)
+                self.flow_seconds.observe(max(0.0, now - (run.began or now)), run.flow)
+                self.last_end.put(now, run.flow)
+                if state.is_successful():
+                    self.last_success.put(now, run.flow)
+        run.take(event)
 
     def _count_unit(self, run: _Run, unit: UnitEnded) -> None:
+        if unit.is_recorded:
+            return
         for slug, state in unit.singles.items():
-            if isinstance(state, Finished):
-                run.counted[slug] += 1
-                if unit.is_recorded or slug in run.steps:
-                    continue
-                task = self._task(run, slug)
-                self._count(run.flow, task, state.name, 1)
-                self.retries.add(state.attempt - 1, run.flow, task)
-                self._expect_task(run.flow, task)
+            if isinstance(state, Finished) and run.node(slug).kind not in STEPS:
+                self._count(run, slug, state.name, 1)
+                self._note_attempts(run, slug, state.attempt - 1)
                 if state.duration_s is not None:
-                    self.task_seconds.observe(state.duration_s, run.flow, task)
+                    self.task_seconds.observe(state.duration_s, run.flow, self._task(run, slug))
         for slug, codes in unit.codes.items():
-            task, ended = self._task(run, slug), 0
             for code in set(codes):
                 if code >= FIRST_FINAL_CODE:
-                    times = codes.count(code)
-                    ended += times
-                    if not unit.is_recorded:
-                        self._count(run.flow, task, BY_CODE[code].__name__, times)
-            run.counted[slug] += ended
-            if unit.is_recorded or not codes:
-                continue
-            again = sum(each.attempt - 1 for each in unit.records.get(slug, {}).values() if each.is_finished())
-            self.retries.add(again, run.flow, task)
-            self._expect_task(run.flow, task)
-            self.chunks.observe(len(codes), run.flow, task)
-            self.task_seconds.observe(unit.seconds / len(unit.codes) / len(codes), run.flow, task, times=len(codes))
+                    self._count(run, slug, BY_CODE[code].__name__, codes.count(code))
+            if codes:
+                records = unit.records.get(slug, {}).values()
+                self._note_attempts(run, slug, sum(each.attempt - 1 for each in records if each.is_finished()))
+                labels = run.flow, self._task(run, slug)
+                self.chunks.observe(len(codes), *labels)
+                self.task_seconds.observe(unit.seconds / len(unit.codes) / len(codes), *labels, times=len(codes))
 
-    def _count(self, flow: str, task: str, state: str, times: int) -> None:
-        self.task_runs.add(times, flow, task, state)
-        if state == Cached.__name__:
-            self.cache_hits.add(times, flow, task)
+    def _count(self, run: _Run, slug: str, state: str, times: int) -> None:
+        if times > 0:
+            task = self._task(run, slug)
+            self.task_runs.add(times, run.flow, task, state)
+            if state == Cached.__name__:
+                self.cache_hits.add(times, run.flow, task)
 
-    def _count_rest(self, run: _Run, slug: str, state: State) -> None:
-        """What ended without a report: the engine decided it, or the run ended first."""
-        if run.waiting.pop(slug, None) is not None:
-            self._show_waiting(run.flow)
-        expected = state.counts.total if state.counts is not None and state.counts.total else 1
-        rest = expected - run.counted[slug]
-        if rest > 0 and slug not in run.steps:
-            run.counted[slug] += rest
-            self._count(run.flow, self._task(run, slug), state.name, rest)
-
-    def _finish(self, run: _Run, now: float, state: State) -> None:
-        self._leave(run)
-        self.flow_runs.add(1, run.flow, state.name)
-        self.flow_seconds.observe(max(0.0, now - run.began), run.flow)
-        self.last_end.put(now, run.flow)
-        if state.is_successful():
-            self.last_success.put(now, run.flow)
-
-    def _leave(self, run: _Run) -> None:
-        self.active.add(-1, run.flow)
-        self._show_waiting(run.flow)
-        self._show_stuck(run.flow)
-
-    def _show_waiting(self, flow: str) -> None:
-        parts = [each for run in self._runs_of(flow) for each in run.waiting.values()]
-        self.in_state.put(sum(pending for pending, _ in parts), flow, "Pending")
-        self.in_state.put(sum(retrying for _, retrying in parts), flow, "Retrying")
-
-    def _show_stuck(self, flow: str) -> None:
-        """Keep the gauge at what the watchdogs of a flow's runs said last; tasks that were stuck once stay, at 0."""
-        found = Counter({labels[1]: 0 for labels in self.stuck.values if labels[0] == flow})
-        for run in self._runs_of(flow):
-            for slug, number in run.silent.items():
-                found[self._task(run, slug)] += number
-        for task, number in found.items():
-            self.stuck.put(number, flow, task)
-
-    def _runs_of(self, flow: str) -> Iterable[_Run]:
-        return (run for run in self._runs.values() if run.flow == flow)
+    def _note_attempts(self, run: _Run, slug: str, again: int) -> None:
+        task = self._task(run, slug)
+        self.retries.add(again, run.flow, task)
+        for family in (self.losses, self.cache_hits):  # these begin at zero
+            family.add(0, run.flow, task)
 
     def _measure(self) -> None:
+        """Have the gauges say how the runs stand that go on."""
         self.memory.values.clear()
-        if self._runs:
-            nbytes = psutil.Process().memory_info().rss
-            for run in self._runs.values():
-                self.memory.put(nbytes, run.flow)
+        for family in (self.active, self.in_state, self.stuck):
+            family.values.update({labels: 0.0 for labels in family.values if labels[0] in self._watched})
+        nbytes = psutil.Process().memory_info().rss if self._runs else 0
+        for run in self._runs.values():
+            self.memory.put(nbytes, run.flow)
+            self.active.add(1, run.flow)
+            for node in run.nodes.values():
+                if node.advance is not None and not node.is_done:
+                    counts = max(0, node.width - node.done() - node.retrying()), node.retrying()
+                    for state, number in zip(WAITING, counts, strict=True):
+                        self.in_state.add(number, run.flow, state)
+            for slug, number in run.silent.items():
+                self.stuck.add(number, run.flow, self._task(run, slug))
 
     # Labels -----------------------------------------------------------------------------------------------------------
 
@@ -314,14 +281,10 @@ class Metrics:
         return tuple(found.values())
 
 
-class _Run:
+class _Run(RunModel[NodeModel]):
     """A run that goes on."""
 
-    def __init__(self, flow: str, event: RunStarted) -> None:
+    def __init__(self, flow: str) -> None:
+        super().__init__(NodeModel)
         self.flow = flow
-        self.began = event.now
-        self.steps = frozenset(slug for slug, kind in event.nodes.items() if kind in STEPS)
-        self.counted: Counter[str] = Counter()
-        self.waiting: dict[str, tuple[int, int]] = {}
-        self.silent: dict[str, int] = {}
-        """Task runs on their way while nothing is heard of any, by slug."""
+        """What the flow is called here."""

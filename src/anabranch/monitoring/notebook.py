@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from anabranch.base.events import Event, RunFinished, RunStarted
 from anabranch.base.html import Line, colour_of, heading, table
-from anabranch.base.states import State
-from anabranch.monitoring.terminal import Board, Progress, Row, map_text, outcome_text
+from anabranch.base.run_model import NodeModel, RunModel
+from anabranch.monitoring.terminal import Progress, ended_text, map_text, outcome_text, rows_of
 
 EVERY_S = 0.5  # each time the whole table travels to the browser
 MAX_LINES = 30
@@ -53,13 +53,13 @@ class NotebookProgress(Progress):
     def __init__(self, show: Callable[[Any], Display], *, clock: Callable[[], float] = time.time) -> None:
         self._show = show
         self._clock = clock
-        self._board = Board()
+        self._model = RunModel(NodeModel)
         self._display: Display | None = None
         self._drawn = 0.0
 
     def __call__(self, event: Event) -> None:
         """Take note of an event, and redraw if it is time."""
-        self._board.take(event)
+        self._model.take(event)
         now = self._clock()
         if isinstance(event, RunStarted):
             self._display = self._show(Html(self.html()))
@@ -71,24 +71,19 @@ class NotebookProgress(Progress):
 
     def html(self) -> str:
         """The table as it is now."""
-        board = self._board
-        rows, hidden = board.shown(MAX_LINES)
-        name, colour = _look(board.state)
-        told = f"run {board.run_id}, {board.done:,} of {board.total:,} tasks have ended"
-        return heading(board.flow_name, name, colour, told) + table(map(_line, rows), more=hidden)
+        model = self._model
+        rows, hidden = rows_of(model, MAX_LINES)
+        told = f"run {model.run_id}, {ended_text(model)}"
+        lines = map(_line, rows)
+        return heading(model.flow_name, model.state.name, colour_of(model.state), told) + table(lines, more=len(hidden))
 
 
-def _line(row: Row) -> Line:
-    state = row.state
-    name, colour = _look(state)
-    is_over = state is not None and state.is_finished()
-    part = None if not row.width else row.done / row.width
-    text = outcome_text(row) if is_over else map_text(row) if row.width else ""
-    return Line(row.slug, name, colour, text, row.duration_s() if is_over else None, part)
-
-
-def _look(state: State | None) -> tuple[str, str]:
-    return ("Running" if state is None else state.name), colour_of(state)
+def _line(node: NodeModel) -> Line:
+    state, is_map = node.state, bool(node.width) and node.advance is not None
+    part = node.done() / node.width if is_map else None
+    if state is not None and state.is_finished():
+        return Line(node.slug, node.name, colour_of(state), outcome_text(state), node.duration_s(), part)
+    return Line(node.slug, node.name, colour_of(state), map_text(node) if is_map else "", None, part)
 
 
 def shell() -> Callable[[Any], Display] | None:

@@ -1,6 +1,6 @@
 """Progress of a run for a terminal: an observer that shows what happens as one live block, or as plain lines.
 
-What is known of the tasks is kept by `Board`, which prints nothing. rich is loaded when a live block is shown.
+rich is loaded when a live block is shown.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Literal, Self, TextIO, TypeAlias
 
 from anabranch.base.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
+from anabranch.base.run_model import NodeModel, RunModel, is_failure
 from anabranch.base.states import State
 from anabranch.base.texts import printable, seconds, shortened
 
@@ -25,10 +24,7 @@ if TYPE_CHECKING:
 
 Mode: TypeAlias = Literal["auto", "always", "never"]
 
-STEPS = ("parameter", "condition", "merge", "collect", "flatten")  # kinds of nodes that are shown only when they fail
 LINE_EVERY_S = 30.0  # between two plain lines of one map: a job of an hour stays within a screen or two
-PACE_OVER_S = 10.0  # pace is what was done within this time: short enough to follow, long enough not to jump
-SAMPLE_EVERY_S = 0.25
 REFRESH_HZ = 4  # more than that is not seen, and is paid for with time of the driver's
 MAX_ROWS = 15  # a block that is higher than the terminal cannot be redrawn
 MAX_NAME, LEAST_NAME = 32, 14  # characters; between them a third of the terminal
@@ -36,132 +32,36 @@ BAR = 16  # characters: leaves room for the numbers where a terminal has 80
 MAX_MESSAGE = 300
 
 
-# What is known --------------------------------------------------------------------------------------------------------
+# What is shown --------------------------------------------------------------------------------------------------------
 
 
-@dataclass(slots=True)
-class Row:
-    """What is known of one node."""
+def rows_of(model: RunModel[NodeModel], limit: int) -> tuple[list[NodeModel], list[NodeModel]]:
+    """Nodes to be shown, in the order of the flow: maps that go on, failures, what waits, and what ended last.
 
-    slug: str
-    kind: str
-    state: State | None = None
-    width: int = 0
-    """Of a map of which elements have ended."""
-    done: int = 0
-    failed: int = 0
-    retrying: int = 0
-    began: float = 0.0
-    ended: float | None = None
-    _samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))
+    What has been handed to the executor takes half of the room at the most, while there is more to be said: of
+    tasks that wait for a slot, nobody knows which of them runs.
 
-    @property
-    def is_done(self) -> bool:
-        """Whether it has ended."""
-        return self.state is not None and self.state.is_finished()
-
-    @property
-    def is_mere_step(self) -> bool:
-        """Whether it is a node that the flow needs and nobody wrote, and has done what it should."""
-        return self.kind in STEPS and not (self.state is not None and self.state.is_failed())
-
-    def pace(self) -> float | None:
-        """Elements a second, of late; None if that is not known yet."""
-        if len(self._samples) < 2:
-            return None
-        (first, before), (last, after) = self._samples[0], self._samples[-1]
-        return (after - before) / (last - first) if last > first else None
-
-    def left_s(self) -> float | None:
-        """Seconds until the map has ended, at that pace."""
-        pace, left = self.pace(), self.width - self.done - self.retrying  # nobody knows when those are due
-        return left / pace if pace and left > 0 else None
-
-    def duration_s(self) -> float | None:
-        """Seconds that it took, as far as is known."""
-        if self.width and self.ended is not None:
-            return self.ended - self.began
-        return self.state.duration_s if self.state is not None else None
-
-    def advance(self, event: MapAdvanced) -> None:
-        """Take note of elements that have ended."""
-        if not self.width:
-            self.began = event.now
-            self._samples.append((event.now, 0))
-        self.width, self.done, self.failed, self.retrying = event.width, event.done, event.failed, event.retrying
-        if event.now - self._samples[-1][0] >= SAMPLE_EVERY_S:
-            self._samples.append((event.now, event.done))
-            while event.now - self._samples[0][0] > PACE_OVER_S and len(self._samples) > 2:
-                self._samples.popleft()
+    Returns
+    -------
+    tuple
+        The nodes, and the others of which something is known.
+    """
+    known = [node for node in model.tasks() if node.state is not None or node.advance is not None]
+    open_ = sorted((node for node in known if not node.is_done), key=lambda node: node.advance is None)
+    ended = sorted((node for node in known if node.is_done), key=_need)
+    chosen = {node.slug for node in [*open_[: max(limit - len(ended), (limit + 1) // 2)], *ended][:limit]}
+    return [node for node in known if node.slug in chosen], [node for node in known if node.slug not in chosen]
 
 
-class Board:
-    """The nodes of a run, as far as events have told of them."""
-
-    def __init__(self) -> None:
-        self.flow_name = ""
-        self.run_id = ""
-        self.started = 0.0
-        self.state: State | None = None
-        self.rows: dict[str, Row] = {}
-        self.total = 0
-        """Nodes that are no mere steps."""
-        self.done = 0
-        """Those of them that have ended."""
-
-    def take(self, event: Event) -> Row | None:
-        """Take note of an event. The row it is about, if it is about one."""
-        match event:
-            case RunStarted(now, flow_name, run_id, nodes):
-                self.flow_name, self.run_id, self.started, self.state = flow_name, run_id, now, None
-                self.rows = {slug: Row(slug, kind) for slug, kind in nodes.items()}
-                self.total, self.done = sum(kind not in STEPS for kind in nodes.values()), 0
-            case TaskChanged(now, slug, state):
-                row = self.rows.setdefault(slug, Row(slug, "task"))
-                if state.is_finished() and not row.is_done:
-                    row.ended = now
-                    self.done += row.kind not in STEPS
-                elif state.is_running() and not row.width:
-                    row.began = now
-                row.state = state
-                return row
-            case MapAdvanced(_, slug):
-                row = self.rows.setdefault(slug, Row(slug, "task"))
-                row.advance(event)
-                return row
-            case RunFinished(_, state):
-                self.state = state
-        return None
-
-    def shown(self, limit: int = MAX_ROWS) -> tuple[list[Row], int]:
-        """Rows to be shown, in the order of the flow: maps that go on, failures, what waits, and what ended last.
-
-        What has been handed to the executor takes half of the room at the most, while there is more to be said: of
-        tasks that wait for a slot, nobody knows which of them runs.
-
-        Returns
-        -------
-        tuple
-            The rows, and the number of others of which something is known.
-        """
-        known = self._known()
-        open_ = sorted((row for row in known if not row.is_done), key=lambda row: not row.width)
-        ended = sorted((row for row in known if row.is_done), key=_need)
-        chosen = {row.slug for row in [*open_[: max(limit - len(ended), (limit + 1) // 2)], *ended][:limit]}
-        return [row for row in known if row.slug in chosen], len(known) - len(chosen)
-
-    def _known(self) -> list[Row]:
-        rows = list(self.rows.values())
-        return [row for row in rows if (row.state is not None or row.width) and not row.is_mere_step]
-
-    def waiting(self) -> int:
-        """Nodes that run, or wait for a slot."""
-        return sum(not row.is_done for row in self._known())
-
-
-def _need(row: Row) -> tuple[bool, float]:
+def _need(node: NodeModel) -> tuple[bool, float]:
     """Of what has ended: failures first, then what ended last."""
-    return (not (row.state is not None and row.state.is_failed()), -(row.ended or 0.0))
+    return not is_failure(node.code), -(node.ended or 0.0)
+
+
+def ended_text(model: RunModel[NodeModel]) -> str:
+    """How many tasks have ended."""
+    tasks = model.tasks()
+    return f"{sum(node.is_done for node in tasks):,} of {len(tasks):,} tasks have ended"
 
 
 # Observers ------------------------------------------------------------------------------------------------------------
@@ -201,26 +101,26 @@ class PlainProgress(Progress):
 
     def __init__(self, write: Callable[[str], object]) -> None:
         self._write = write
-        self._board = Board()
+        self._model = RunModel(NodeModel)
         self._said: dict[str, float] = {}
 
     def __call__(self, event: Event) -> None:
         """Write what is worth a line."""
-        row = self._board.take(event)
-        if row is None:
-            return
+        self._model.take(event)
         if isinstance(event, MapAdvanced):
-            if event.now - self._said.setdefault(row.slug, row.began) >= LINE_EVERY_S:
-                self._said[row.slug] = event.now
-                self._write(f"{printable(row.slug)}: {map_text(row)}")
-            return
-        state = row.state
-        if state is None or state.is_running() or row.is_mere_step:
-            return
-        took = row.duration_s() if state.is_finished() else None
-        time_text = f" in {seconds(took)}" if took is not None else ""
-        what, told = _counts_text(row) or state.name, _told(state)
-        self._write(f"{printable(row.slug)}: {what}{time_text}{f': {shortened(told, MAX_MESSAGE)}' if told else ''}")
+            node = self._model.node(event.slug)
+            if event.now - self._said.setdefault(node.slug, node.began or event.now) >= LINE_EVERY_S:
+                self._said[node.slug] = event.now
+                self._write(f"{printable(node.slug)}: {map_text(node)}")
+        elif isinstance(event, TaskChanged) and not event.state.is_running():
+            node, state = self._model.node(event.slug), event.state
+            if node.is_step:
+                return
+            took = node.duration_s() if node.is_done else None
+            time_text = f" in {seconds(took)}" if took is not None else ""
+            what, told = _counts_text(state) or state.name, _told(state)
+            text = f"{what}{time_text}{f': {shortened(told, MAX_MESSAGE)}' if told else ''}"
+            self._write(f"{printable(node.slug)}: {text}")
 
 
 class LiveProgress(Progress):
@@ -237,13 +137,13 @@ class LiveProgress(Progress):
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.time) -> None:
         self._console = console
         self._clock = clock
-        self._board = Board()
+        self._model = RunModel(NodeModel)
         self._live: Live | None = None
         self._hook: Callable[..., Any] = sys.breakpointhook
 
     def __call__(self, event: Event) -> None:
         """Take note of an event; the block is redrawn by a thread of its own."""
-        self._board.take(event)
+        self._model.take(event)
         if isinstance(event, RunStarted):
             self._start()
         elif isinstance(event, RunFinished):
@@ -288,42 +188,42 @@ class LiveProgress(Progress):
         from rich.console import Group
         from rich.text import Text
 
-        board = self._board
-        rows, hidden = board.shown(min(MAX_ROWS, max(3, self._console.height - 4)))
+        model = self._model
+        nodes, hidden = rows_of(model, min(MAX_ROWS, max(3, self._console.height - 4)))
         most = min(MAX_NAME, max(LEAST_NAME, self._console.width // 3))
-        column = min(most, max((len(printable(row.slug)) for row in rows), default=0))
-        lines = [self._line(row, column) for row in rows]
+        column = min(most, max((len(printable(node.slug)) for node in nodes), default=0))
+        lines = [self._line(node, column) for node in nodes]
         if hidden:
-            waiting = min(hidden, max(0, board.waiting() - sum(not row.is_done for row in rows)))
+            waiting = sum(not node.is_done for node in hidden)
             words = [f"{waiting:,} that run or wait"] if waiting else []
-            words += [f"{hidden - waiting:,} that have ended"] if hidden > waiting else []
+            words += [f"{len(hidden) - waiting:,} that have ended"] if len(hidden) > waiting else []
             lines.append(Text(f"  … and {', '.join(words)}", style="dim"))
-        if board.state is None:
-            elapsed = seconds(max(0.0, self._clock() - board.started))
-            lines.append(Text(f"  {board.done:,} of {board.total:,} tasks have ended, {elapsed}", style="dim"))
+        if model.ended is None:
+            elapsed = seconds(max(0.0, self._clock() - (model.began or 0.0)))
+            lines.append(Text(f"  {ended_text(model)}, {elapsed}", style="dim"))
         if self.notice:
             lines.append(Text(f"  {printable(self.notice)}", style="yellow"))
         for line in lines:
             line.no_wrap, line.overflow = True, "ellipsis"
         return Group(*lines)
 
-    def _line(self, row: Row, column: int) -> Text:
+    def _line(self, node: NodeModel, column: int) -> Text:
         from rich.text import Text
 
-        state, name = row.state, f"{shortened(row.slug, max(column, 1)):<{column}}"
+        state, name = node.state, f"{shortened(node.slug, max(column, 1)):<{column}}"
         symbol, style = symbol_of(state)
         line = Text.assemble((self._drawable(symbol), style), f" {name}  ")
-        if state is not None and not state.is_running() and not (state.is_pending() and row.width):
-            took = row.duration_s() if state.is_finished() else None
+        if state is not None and not state.is_running() and not (state.is_pending() and node.advance):
+            took = node.duration_s() if node.is_done else None
             line.append(f"{seconds(took) if took is not None else '':>8}  ", "dim")
-            line.append(outcome_text(row), style)
-        elif row.width:
-            full = BAR * row.done // row.width
+            line.append(outcome_text(state), style)
+        elif node.advance is not None and node.width:
+            full = BAR * node.done() // node.width
             line.append(self._drawable("━") * full, "cyan")
             line.append(self._drawable("─") * (BAR - full), "dim")
-            line.append(f"  {map_text(row)}")
+            line.append(f"  {map_text(node)}")
         else:
-            line.append(f"{seconds(max(0.0, self._clock() - row.began)):>8}", "dim")
+            line.append(f"{seconds(max(0.0, self._clock() - (node.began or 0.0))):>8}", "dim")
         return line
 
     def _drawable(self, symbol: str) -> str:
@@ -354,18 +254,17 @@ def symbol_of(state: State | None) -> tuple[str, str]:
     return "↻", "yellow"
 
 
-def outcome_text(row: Row) -> str:
-    """What there is to say of a row that does not go on: its elements, and what went wrong."""
-    told = _told(row.state) if row.state is not None else ""
-    return ": ".join(filter(None, (_counts_text(row), shortened(told, MAX_MESSAGE))))
+def outcome_text(state: State) -> str:
+    """What there is to say of a node that does not go on: its elements, and what went wrong."""
+    return ": ".join(filter(None, (_counts_text(state), shortened(_told(state), MAX_MESSAGE))))
 
 
-def map_text(row: Row) -> str:
+def map_text(node: NodeModel) -> str:
     """How far a map is: done and width, what failed or is tried again, pace, time left."""
-    parts = [f"{row.done:,}/{row.width:,}"]
-    parts += [f"{row.failed:,} failed"] if row.failed else []
-    parts += [f"{row.retrying:,} retrying"] if row.retrying else []
-    pace, left = row.pace(), row.left_s()
+    failed, retrying, pace, left = node.failed(), node.retrying(), node.pace(), node.left_s()
+    parts = [f"{node.done():,}/{node.width:,}"]
+    parts += [f"{failed:,} failed"] if failed else []
+    parts += [f"{retrying:,} retrying"] if retrying else []
     if pace is not None:
         parts.append(f"{pace:,.0f}/s" if pace >= 10 else f"{pace:.1f}/s")
     if left is not None:
@@ -373,10 +272,9 @@ def map_text(row: Row) -> str:
     return "  ".join(parts)
 
 
-def _counts_text(row: Row) -> str:
+def _counts_text(state: State) -> str:
     """A map's elements, once it has ended: ``9 of 10,000 elements failed``."""
-    state = row.state
-    if state is None or not state.is_finished() or state.counts is None or not state.counts.total:
+    if not state.is_finished() or state.counts is None or not state.counts.total:
         return ""
     counts = state.counts
     if counts.failed:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch.base.errors import ExtraMissing
 from anabranch.base.events import Event, RunFinished, RunStarted, UnitEnded
-from anabranch.base.states import FIRST_FAILED_CODE, State
+from anabranch.base.states import State, counts_of
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span, Tracer
@@ -65,7 +65,7 @@ class Tracing:
                 if span is not None:
                     self._end(span, state, state.end_time.timestamp())
         for slug, codes in unit.codes.items() if unit.started else ():
-            failed = sum(code >= FIRST_FAILED_CODE for code in codes)
+            failed = counts_of(codes).failed
             about = {
                 "anabranch.task": slug,
                 "anabranch.elements": len(codes),

@@ -13,8 +13,8 @@ from typing import Any, Protocol
 import psutil
 
 from anabranch.base.errors import RunStoreError
+from anabranch.monitoring.metric_families import Family, text_of
 from anabranch.monitoring.metrics import MAX_FLOWS, Metrics
-from anabranch.monitoring.metrics_text import Family, text_of
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.service.work.spool import EVERY_S, choose_directory, collect, sweep

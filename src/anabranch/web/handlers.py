@@ -10,7 +10,7 @@ from typing import Any, TypeAlias
 
 from tornado.web import RequestHandler
 
-from anabranch.base.errors import MetricsError
+from anabranch.base.errors import ExtraMissing
 from anabranch.base.texts import printable
 from anabranch.web import plain
 from anabranch.web.guard import Guard
@@ -128,7 +128,7 @@ class TextHandler(Handler):
         """Make it."""
         try:
             body = await asyncio.get_running_loop().run_in_executor(None, self._text)
-        except MetricsError as error:  # what makes it is not installed
+        except ExtraMissing as error:  # what makes it is not installed
             self.set_status(501)
             body = f"# {error}\n"
         self.set_header("Content-Type", self._kind)

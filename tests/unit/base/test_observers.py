@@ -9,7 +9,7 @@ import pytest
 
 from anabranch import Flow, task
 from anabranch.base.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
-from anabranch.base.observers import Apart
+from anabranch.base.observers import Apart, Recipient, apart
 from anabranch.states import Running, Success
 
 
@@ -55,6 +55,23 @@ def test_an_observer_that_blocks_is_not_waited_for_and_learns_the_newest_of_a_ma
     observer.close(60)
     assert [type(event) for event in told] == [RunStarted, TaskChanged, MapAdvanced]
     assert told[-1] == advanced(5)
+
+
+def test_a_recipient_is_told_in_the_runs_own_thread_and_the_others_are_not() -> None:
+    threads: dict[str, int] = {}
+
+    class Noting(Recipient):
+        def __call__(self, event: Event) -> None:
+            threads["recipient"] = threading.get_ident()
+
+    def note(event: Event) -> None:
+        threads["observer"] = threading.get_ident()
+
+    with apart([Noting(), note]) as observers:
+        for observer in observers:
+            observer(started())
+
+    assert threads["recipient"] == threading.get_ident() != threads["observer"]
 
 
 def test_one_that_is_too_far_behind_is_told_nothing_more(

@@ -90,7 +90,19 @@ def test_metrics_of_a_run_are_written_at_its_end(file: str, tmp_path: Path):
     outcome = invoke("run", file, "--metrics-file", str(tmp_path / "small.prom"))
     assert outcome.exit_code == 0
     text = (tmp_path / "small.prom").read_text(encoding="utf-8")
-    assert 'anabranch_flow_runs_total{flow="small",state="Success"} 1\n' in text
+    assert 'anabranch_flow_runs_total{flow="small",state="Success"} 1.0\n' in text
+
+
+@pytest.mark.parametrize("option", ["--metrics-file", "--pushgateway", "--metrics-port"])
+def test_metrics_without_prometheus_client_are_refused_before_the_run(
+    file: str, option: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    outcome = invoke("run", file, option, "0")
+    assert outcome.exit_code != 0
+    assert 'pip install "anabranch[metrics]"' in outcome.stderr
+    assert "Traceback" not in outcome.stderr
+    assert invoke("run", file).exit_code == 0
 
 
 def test_metrics_of_a_run_are_served_while_it_goes_on(file: str):

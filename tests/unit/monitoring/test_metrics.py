@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -21,7 +22,7 @@ from tests.needs import program
 from anabranch import SKIP, Flow, Parameter, task
 from anabranch.base.events import Noticed, RunFinished, RunStarted, UnitEnded, UnitLost
 from anabranch.base.version import VERSION
-from anabranch.errors import MetricsError
+from anabranch.errors import ExtraMissing, MetricsError
 from anabranch.executors import LocalDaskExecutor
 from anabranch.monitoring.metrics import Metrics, MetricsServer, push, write_textfile
 from anabranch.monitoring.tracing import Tracing
@@ -230,6 +231,20 @@ def test_promtool_has_nothing_to_say():
     assert (outcome.returncode, outcome.stdout + outcome.stderr) == (0, "")
 
 
+def test_without_prometheus_client_counting_goes_on_and_a_text_is_an_error_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    # given
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    metrics = Metrics()
+    # when
+    assert flow_of_maps().run(observers=[metrics]).is_failed()
+    # then
+    assert metrics.snapshot()["anabranch_flow_runs_total"]
+    with pytest.raises(ExtraMissing, match=r'pip install "anabranch\[metrics\]"'):
+        metrics.text()
+
+
 # Handing over ---------------------------------------------------------------------------------------------------------
 
 
@@ -295,7 +310,7 @@ def test_a_run_serves_its_metrics_while_it_goes_on():
             look(server.address)
         assert flow.run(observers=[metrics]).is_successful()
         # then
-        assert 'anabranch_flow_runs_active{flow="served"} 1\n' in found[0]
+        assert 'anabranch_flow_runs_active{flow="served"} 1.0\n' in found[0]
         request = urllib.request.Request(server.address, headers={"Host": "evil.example"})
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(request, timeout=20)

@@ -13,7 +13,7 @@ from anabranch import Flow, task
 from anabranch.base.events import Event
 from anabranch.monitoring.metrics import Metrics
 from anabranch.monitoring.pages import live_page
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.tracing import Tracing
 from anabranch.notifiers import Notifier
 
@@ -87,7 +87,7 @@ def test_notifiers(misbehave: Misbehaviour, released: threading.Event, place: st
 
 def test_the_live_page(misbehave: Misbehaviour, released: threading.Event, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("anabranch.web.thread.START_S", 5.0)
-    monkeypatch.setattr(RunModel, "take", misbehave)
+    monkeypatch.setattr(PageModel, "take", misbehave)
     try:
         watched_run(released, dashboard=lambda address: None)
     finally:

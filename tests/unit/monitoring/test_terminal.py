@@ -13,16 +13,17 @@ import pytest
 from rich.console import Console
 
 from anabranch.base.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
+from anabranch.base.run_model import NodeModel, RunModel
 from anabranch.monitoring.terminal import (
     LINE_EVERY_S,
     MAX_ROWS,
-    Board,
     LiveProgress,
     PlainProgress,
     Progress,
-    Row,
+    ended_text,
     observer,
     outcome_text,
+    rows_of,
 )
 from anabranch.states import (
     Cancelled,
@@ -61,54 +62,35 @@ def lines_for(*events: Event) -> list[str]:
     return lines
 
 
-# What is known --------------------------------------------------------------------------------------------------------
+# What is shown --------------------------------------------------------------------------------------------------------
 
 
-def test_pace_is_that_of_the_last_ten_seconds() -> None:
-    board = Board()
-    board.take(started("parse"))
-    for second in range(61):
-        done = 10 * min(second, 30) + 100 * max(0, second - 30)
-        row = board.take(MapAdvanced(100.0 + second, "parse", 10_000, done, 0, 0))
-    assert row is not None
-    assert row.pace() == pytest.approx(100.0)
-    assert row.left_s() == pytest.approx((10_000 - 3300) / 100)
-
-
-def test_nothing_is_said_of_the_time_left_while_only_retries_are() -> None:
-    board = Board()
-    for second, done in enumerate((0, 50, 99)):
-        row = board.take(MapAdvanced(100.0 + second, "parse", 100, done, 0, 1 if done == 99 else 0))
-    assert row is not None
-    assert row.left_s() is None
-
-
-def test_the_board_counts_tasks_and_leaves_out_mere_steps() -> None:
-    board = Board()
-    board.take(started("a", "b", date="parameter", case="condition"))
+def test_tasks_are_counted_and_steps_left_out() -> None:
+    model = RunModel(NodeModel)
+    model.take(started("a", "b", date="parameter", case="condition"))
     for slug in ("date", "case", "a", "a"):
-        board.take(TaskChanged(101.0, slug, Success()))
-    assert (board.done, board.total) == (1, 2)
-    assert [row.slug for row in board.shown()[0]] == ["a"]
+        model.take(TaskChanged(101.0, slug, Success()))
+    assert ended_text(model) == "1 of 2 tasks have ended"
+    assert [row.slug for row in rows_of(model, MAX_ROWS)[0]] == ["a"]
 
 
 def test_a_step_that_failed_is_shown() -> None:
-    board = Board()
-    board.take(started("a", case="condition"))
-    board.take(TaskChanged(101.0, "case", Failed(message="no")))
-    assert [row.slug for row in board.shown()[0]] == ["case"]
+    model = RunModel(NodeModel)
+    model.take(started("a", case="condition"))
+    model.take(TaskChanged(101.0, "case", Failed(message="no")))
+    assert [row.slug for row in rows_of(model, MAX_ROWS)[0]] == ["case"]
 
 
 def test_what_goes_on_and_what_failed_is_shown_before_what_is_done() -> None:
-    board = Board()
+    model = RunModel(NodeModel)
     slugs = [f"t{number}" for number in range(100)]
-    board.take(started(*slugs))
+    model.take(started(*slugs))
     for number, slug in enumerate(slugs[:-1]):
-        board.take(TaskChanged(101.0 + number, slug, Failed() if number == 3 else Success()))
-    board.take(MapAdvanced(300.0, "t99", 10, 1, 0, 0))
-    rows, hidden = board.shown(4)
+        model.take(TaskChanged(101.0 + number, slug, Failed() if number == 3 else Success()))
+    model.take(MapAdvanced(300.0, "t99", 10, 1, 0, 0))
+    rows, hidden = rows_of(model, 4)
     assert [row.slug for row in rows] == ["t3", "t97", "t98", "t99"]
-    assert hidden == 96
+    assert len(hidden) == 96
 
 
 def test_tasks_that_wait_for_a_slot_leave_room_for_what_has_ended(console: Console) -> None:
@@ -126,8 +108,10 @@ def test_tasks_that_wait_for_a_slot_leave_room_for_what_has_ended(console: Conso
 
 def test_a_map_that_failed_by_others_names_them_and_not_the_class_of_that() -> None:
     failure = Failure("UpstreamFailure", "upstream parse[7] failed with ValueError: 7")
-    row = Row("load", "task", Failed(counts=Counts(10, 9, 0, 1), failure=failure))
-    assert outcome_text(row) == "1 of 10 elements failed: upstream parse[7] failed with ValueError: 7"
+    assert (
+        outcome_text(Failed(counts=Counts(10, 9, 0, 1), failure=failure))
+        == "1 of 10 elements failed: upstream parse[7] failed with ValueError: 7"
+    )
 
 
 def test_a_node_that_nobody_announced_is_no_reason_to_fail() -> None:
@@ -225,7 +209,7 @@ def console() -> Console:
 def block_of(console: Console, *events: Event, now: float = 110.0, notice: str = "") -> list[str]:
     progress = LiveProgress(console, clock=lambda: now)
     for event in events:
-        progress._board.take(event)
+        progress._model.take(event)
     progress.notice = notice
     with console.capture() as capture:
         console.print(progress.block())
@@ -286,7 +270,7 @@ def test_a_terminal_without_these_symbols_gets_others() -> None:
     assert console.encoding == "ascii"
     progress = LiveProgress(console)
     for event in (started("a", "b"), TaskChanged(1.0, "a", Success()), MapAdvanced(1.0, "b", 2, 1, 0, 0)):
-        progress._board.take(event)
+        progress._model.take(event)
     console.print(progress.block())
     file.seek(0)
     assert "+ a" in file.read()
@@ -320,7 +304,7 @@ def test_the_block_can_be_drawn_while_events_come(console: Console) -> None:
     import threading
 
     progress = LiveProgress(console)
-    progress._board.take(started())
+    progress._model.take(started())
     errors: list[Exception] = []
     over = threading.Event()
 
@@ -337,7 +321,7 @@ def test_the_block_can_be_drawn_while_events_come(console: Console) -> None:
     number = 0
     while time.monotonic() < end:
         number += 1
-        progress._board.take(MapAdvanced(100.0 + number, f"t{number % 500}", 100, number % 100, 0, 0))
+        progress._model.take(MapAdvanced(100.0 + number, f"t{number % 500}", 100, number % 100, 0, 0))
     over.set()
     thread.join()
     assert errors == []

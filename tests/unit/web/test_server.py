@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 import pytest
 from tests.web_server import Server, serving
 
-from anabranch.errors import MetricsError
+from anabranch.errors import ExtraMissing
 from anabranch.monitoring.metrics import MetricsServer
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.server import Pages
@@ -211,7 +211,7 @@ def test_a_turn_that_fails_ends_the_server_and_is_told(caplog: pytest.LogCapture
 
 def test_a_text_that_cannot_be_made_is_an_answer(small: Callable[..., WebServer]):
     def fail() -> str:
-        raise MetricsError("needs a package")
+        raise ExtraMissing("needs a package")
 
     routes = [("/text", TextHandler, {"text": fail, "kind": "text/plain"})]
     port = small(Guard(), routes=routes, make=only_routes).port

@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch.base import origins
 from anabranch.base.events import CallsMade, Event, RunStarted
+from anabranch.base.run_model import NodeModel, RunModel
 from anabranch.base.states import State
 from anabranch.engine.driver.driver import run_flow
 from anabranch.engine.driver.handlers import FlowHandlers, not_run
 from anabranch.engine.driver.plan import RunPlan
-from anabranch.engine.driver.standing import Standing
+from anabranch.engine.driver.standing import tasks_in, tasks_of
 from anabranch.engine.logs.book import CarriedLogBook, LogBook
 from anabranch.engine.logs.lines import logs_topic
 from anabranch.engine.logs.outbox import whole_log_path
@@ -116,7 +117,9 @@ class Ledger:
         self._is_due = False
         """Whether the status will be written down in a moment."""
         self._is_closed = False
-        self._standing = Standing(tasks=before.get("tasks"))
+        self._before: dict[str, Any] = before.get("tasks") or {}
+        """What the driver before this one had written down of tasks."""
+        self._model = RunModel(NodeModel)
 
     def recorded(self) -> tuple[Report | Placed, ...]:
         """What an earlier driver has written down."""
@@ -143,8 +146,7 @@ class Ledger:
     def close(self, state: State) -> None:
         """Write down how the run ended; the reports have served."""
         self._is_closed = True
-        tasks = self._standing.copy()
-        self._status.update(state=state.name, message=state.message[:2_000], tasks=tasks, updated=time.time())
+        self._status.update(state=state.name, message=state.message[:2_000], tasks=self._tasks(), updated=time.time())
         self._client.set_metadata([ROOT, self._run_id, "status"], self._status)
         self._client.set_metadata([ROOT, self._run_id, "journal"], {})
 
@@ -158,7 +160,7 @@ class Ledger:
         """Keep the run's standing up to date."""
         if isinstance(event, CallsMade) and event.is_new:
             self._add(event.record)
-        self._standing.take(event)
+        self._model.take(event)
         now = time.monotonic()
         if isinstance(event, RunStarted) or now - self._written > STATUS_S:
             self._note_status()
@@ -170,4 +172,7 @@ class Ledger:
     def _note_status(self) -> None:
         self._is_due, self._written = False, time.monotonic()
         if not self._is_closed:
-            self._note("status", value={**self._status, "tasks": self._standing.copy(), "updated": time.time()})
+            self._note("status", value={**self._status, "tasks": self._tasks(), "updated": time.time()})
+
+    def _tasks(self) -> dict[str, dict[str, Any]]:
+        return {**self._before, **tasks_of(tasks_in(self._model))}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from anabranch.base.context import RunInfo
 from anabranch.base.errors import ExecutorError, UnmappableError
 from anabranch.base.events import Event, Noticed, Observer, RunFinished, RunStarted, UnitEnded
+from anabranch.base.masking import mask
 from anabranch.base.states import Pending, Running
 from anabranch.definition.expressions import Build, Const, Expression
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
@@ -58,6 +59,7 @@ from anabranch.engine.units.shipment import Shipment, have_code, pack, probe_cal
 from anabranch.engine.units.units import Key, Program, Report, Unit
 from anabranch.engine.units.values import copied, width_of
 from anabranch.engine.worker.arrival import opened_outcome
+from anabranch.engine.worker.masked import masked_report
 from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
 from anabranch.executors.entry import Sourced
 
@@ -287,7 +289,8 @@ class Driver:
             if isinstance(message, Posted):
                 if wants_code(message.payload) and isinstance(self._program, Shipment) and not self._program.archive:
                     self._send_program(self._program.with_code())
-                report = self._machine.vet(read_report(self._sent_elsewhere(message.payload)))
+                report = read_report(self._sent_elsewhere(message.payload))
+                report = self._machine.vet(report if self._executor.in_process else masked_report(report))
                 if self._machine.expects(report.key):  # what was made again is no news
                     if self._journal is not None:
                         self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
@@ -297,11 +300,11 @@ class Driver:
                 self._logs.take_batch(loads(message.payload))
                 continue
             if isinstance(message, CancelWanted):
-                return CancelAsked(self._clock(), message.reason)
+                return CancelAsked(self._clock(), mask(message.reason))
             if isinstance(message, Disconnected):
                 return self._reconnect(message.reason)
             if message is not None:
-                return Lost(self._clock(), message.key, message.reason, message.is_death, message.ran_s)
+                return Lost(self._clock(), message.key, mask(message.reason), message.is_death, message.ran_s)
             if self._executor.is_sequential and (self._wake_at is not None or look_s is not None):
                 # Nothing is queued, and nothing will be before that time.
                 wake_s = self._wake_s(self._clock())
@@ -343,15 +346,17 @@ class Driver:
 
     def _say(self, text: str) -> None:
         """Tell the user something about the run that is no state of a task."""
-        _log.warning("%s", text)
-        self._logs.note(text)
-        self._tell(Noticed(self._clock(), text))
+        self._notice(text, {})
 
     def _say_silent(self, text: str) -> None:
         """Tell the user that nothing has been heard for long."""
+        self._notice(text, self._machine.on_their_way())
+
+    def _notice(self, text: str, silent: Mapping[str, int]) -> None:
+        text = mask(text)
         _log.warning("%s", text)
         self._logs.note(text)
-        self._tell(Noticed(self._clock(), text, self._machine.on_their_way()))
+        self._tell(Noticed(self._clock(), text, silent))
 
     # Commands ---------------------------------------------------------------------------------------------------------
 
@@ -461,5 +466,5 @@ def _parameter_widths(plan: RunPlan) -> dict[str, int | str]:
             try:
                 widths[slug] = width_of(value)
             except UnmappableError as error:
-                widths[slug] = str(error)
+                widths[slug] = mask(str(error))
     return widths

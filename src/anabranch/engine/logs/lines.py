@@ -7,7 +7,7 @@ import os
 import pickle
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import astuple, dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from functools import cache
 
 from anabranch.base.context import TaskContext
@@ -68,9 +68,10 @@ class Batch:
 
 
 def loads(data: bytes) -> Batch:
-    """A batch from its bytes."""
+    """A batch from its bytes; this process may know secrets that the other does not."""
     process, lines, dropped = pickle.loads(data)
-    return Batch(process, tuple(LogLine(*line) for line in lines), dropped)
+    found = (LogLine(*line) for line in lines)
+    return Batch(process, tuple(replace(line, text=mask(line.text)) for line in found), dropped)
 
 
 @cache

@@ -136,7 +136,7 @@ def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome],
     logged = [slug for slug in unit.nodes if nodes[slug].policies.log_stdout]
     with captured(logged) if captures or logged else contextlib.nullcontext():
         outcome, report = run_unit(unit, environment, outcomes)
-    outcome.report = masked_report(report)
+    outcome.report = masked_report(report, environment.program)
     return outcome
 
 

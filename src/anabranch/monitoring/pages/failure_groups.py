@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from anabranch.base.states import State
@@ -42,16 +41,9 @@ class FailureGroup:
 
 
 class FailureGroups:
-    """What failed by itself in a run; what failed because something above it did is left out.
+    """What failed by itself in a run; what failed because something above it did is left out."""
 
-    Parameters
-    ----------
-    mask
-        Takes secrets out of a text.
-    """
-
-    def __init__(self, mask: Callable[[str], str] = str) -> None:
-        self._mask = mask
+    def __init__(self) -> None:
         self.groups: dict[tuple[str, str], FailureGroup] = {}
         self.total = 0
         self.ungrouped = 0
@@ -79,14 +71,14 @@ class FailureGroups:
         group.count += 1
         group.slugs[slug] = group.slugs.get(slug, 0) + 1
         if len(group.examples) < MAX_EXAMPLES:
-            group.examples.append(_example(slug, index, state, worker, self._mask))
+            group.examples.append(_example(slug, index, state, worker))
 
     def ordered(self) -> list[FailureGroup]:
         """The groups, largest first."""
         return sorted(self.groups.values(), key=lambda group: -group.count)
 
 
-def _example(slug: str, index: int | None, state: State, worker: str, mask: Callable[[str], str]) -> Example:
+def _example(slug: str, index: int | None, state: State, worker: str) -> Example:
     failure = state.failure
     inputs = tuple((failure.inputs or {}).items())[:MAX_INPUTS] if failure is not None else ()
     return Example(
@@ -94,7 +86,7 @@ def _example(slug: str, index: int | None, state: State, worker: str, mask: Call
         state=state.name,
         attempt=state.attempt,
         worker=state.worker or worker,
-        message=mask((failure.message if failure is not None else state.message)[:MAX_TEXT]),
-        inputs=tuple((str(name), mask(str(value)[:500])) for name, value in inputs),
-        traceback=mask(failure.traceback[-MAX_TEXT:]) if failure is not None else "",
+        message=(failure.message if failure is not None else state.message)[:MAX_TEXT],
+        inputs=tuple((str(name), str(value)[:500]) for name, value in inputs),
+        traceback=failure.traceback[-MAX_TEXT:] if failure is not None else "",
     )

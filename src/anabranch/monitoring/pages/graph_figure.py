@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from bokeh.models import Column, Div, InlineStyleSheet
 
+from anabranch.base.run_model import is_failure
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FAILED_CODE,
@@ -24,7 +25,7 @@ from anabranch.base.states import (
 from anabranch.base.texts import seconds
 from anabranch.monitoring.pages.graph_layout import Layout, layered
 from anabranch.monitoring.pages.looks import FAINT, FONT, INK, LINE, SEVERITY, look_of_code, plain, safe
-from anabranch.monitoring.pages.model import NodeModel, RunModel, is_failure
+from anabranch.monitoring.pages.page_model import PageModel, PageNode
 from anabranch.monitoring.pictures.picture import ROLE_LOOKS
 
 BOX_W, GAP_X = 124, 34
@@ -45,7 +46,7 @@ GIVEN = "g"  # the class of parameters, beside those of states
 class _Box:
     name: str
     title: str
-    nodes: list[NodeModel] = field(default_factory=list)
+    nodes: list[PageNode] = field(default_factory=list)
     kind: str = "task"
     x: int = 0
     y: int = 0
@@ -72,7 +73,7 @@ class GraphFigure:
         Whether each nested flow is one box.
     """
 
-    def __init__(self, model: RunModel, *, folded: bool) -> None:
+    def __init__(self, model: PageModel, *, folded: bool) -> None:
         boxes, edges = _boxes(model, folded=folded)
         layout = layered(list(boxes), edges)
         self._is_flat = len(boxes) > MANY
@@ -117,17 +118,17 @@ class GraphFigure:
                 sent += 1
 
 
-def _boxes(model: RunModel, *, folded: bool) -> tuple[dict[str, _Box], list[tuple[str, str]]]:
+def _boxes(model: PageModel, *, folded: bool) -> tuple[dict[str, _Box], list[tuple[str, str]]]:
     boxes: dict[str, _Box] = {}
     home: dict[str, str] = {}
     for node in model.nodes.values():
-        groups = node.shape.groups
+        groups = node.groups
         if folded and groups:
             name = f"\1{groups[0]}"  # beside a node of that name
             box = boxes.setdefault(name, _Box(name, groups[0], kind="group"))
         else:
             name = node.slug
-            box = boxes.setdefault(name, _Box(name, node.slug, kind=node.shape.kind))
+            box = boxes.setdefault(name, _Box(name, node.slug, kind=node.kind))
         box.nodes.append(node)
         home[node.slug] = name
     edges = [
@@ -196,7 +197,7 @@ def _box_html(box: _Box, *, is_flat: bool) -> str:
     mark = "▤ " if box.is_group else SYMBOLS.get(box.kind, "") if code == Pending.code or is_given else f"{symbol} "
     detail, has_strip = _detail(box, code, total), box.is_group or any(node.width for node in box.nodes)
     about = ". ".join(filter(None, (f"{box.title}: {state}", detail, _about(box, total))))
-    kinds = ["b", GIVEN if is_given else f"s{code}", *(["m"] if any(n.shape.is_map for n in box.nodes) else [])]
+    kinds = ["b", GIVEN if is_given else f"s{code}", *(["m"] if any(n.is_map for n in box.nodes) else [])]
     inner = f"<b>{safe(mark + box.title, 200)}</b>"
     if detail and not is_flat:
         inner += f"<i>{safe(detail, 60)}</i>"
@@ -237,7 +238,7 @@ def _detail(box: _Box, code: int, total: Counter[int]) -> str:
         ended = f"{done:,}/{width:,}" if done < width else f"{width:,}"
         stopped = total[Cancelled.code]
         return ended + (f" ✗ {failed:,}" if failed else "") + (f" ■ {stopped:,}" if stopped else "")
-    if box.nodes and box.nodes[0].shape.is_map:
+    if box.nodes and box.nodes[0].is_map:
         return "× n"  # the sign, as in drawings
     if code >= FIRST_FINAL_CODE and code not in (10, 12):
         return BY_CODE[code].__name__

@@ -14,7 +14,7 @@ from typing import Protocol
 
 from anabranch.base.errors import PagesError, RunStoreError
 from anabranch.monitoring.pages.live_run import LiveRun
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.recorded_run import last_lines, read_model
 from anabranch.runs import INTERRUPTED, LogRow, RunQuery, RunRecord, RunStore
 from anabranch.runs.read.explain import Explanation, explain
@@ -31,7 +31,7 @@ _log = logging.getLogger("anabranch.dashboard")
 class Source(Protocol):
     """A run as its page needs it."""
 
-    model: RunModel
+    model: PageModel
 
     def refresh(self) -> None:
         """Bring the model up to date."""

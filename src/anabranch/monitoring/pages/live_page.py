@@ -19,10 +19,10 @@ from anabranch.definition.shape import shape_of
 from anabranch.engine.driver.plan import RunPlan
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.live_run import LiveRun
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.server import Pages
 from anabranch.runs import RunStore
-from anabranch.runs.record.beginning import secret_slugs, secrets_of, shown_parameters
+from anabranch.runs.record.beginning import secret_slugs, shown_parameters
 from anabranch.runs.store.opening import store_to_show
 
 _log = logging.getLogger("anabranch.dashboard")
@@ -54,8 +54,7 @@ def live_page(
         Is given the page's address, which has the token in it; True writes it to standard error.
     """
     secret = secret_slugs(plan.graph, parameters)
-    secrets = secrets_of(plan, secret)
-    model = RunModel(shape_of(graph), mask=secrets.text)
+    model = PageModel(shape_of(graph))
     model.flow_name, model.run_id = plan.name, plan.run_id
     model.parameters = shown_parameters(plan, secret)
     run = LiveRun(model, store=_store(), dask_link=lambda: executor.dashboard_link)

@@ -1,7 +1,7 @@
 """A run of this process as pages see it: events wait in a queue until the pages' own thread takes them.
 
-The run never waits for a page: telling it costs an append. If nobody takes events, they are dropped,
-and the page says so.
+The run never waits for a page: telling it costs an append. If nobody takes events, they are dropped, and the page says
+so.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ from collections.abc import Callable, Sequence
 
 from anabranch.base.errors import RunStoreError
 from anabranch.base.events import Event
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.base.observers import Recipient
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs import LogRow, RunStore
 
 MAX_WAITING = 50_000  # events: the pages take them twice a second, so that is more than any driver can tell
 
 
-class LiveRun:
+class LiveRun(Recipient):
     """An observer of a run, and the source of its page.
 
     Parameters
@@ -31,7 +32,7 @@ class LiveRun:
     """
 
     def __init__(
-        self, model: RunModel, *, store: RunStore | None = None, dask_link: Callable[[], str | None] = lambda: None
+        self, model: PageModel, *, store: RunStore | None = None, dask_link: Callable[[], str | None] = lambda: None
     ) -> None:
         self.model = model
         self._store = store

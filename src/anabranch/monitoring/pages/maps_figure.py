@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from anabranch.base.states import BY_CODE
 from anabranch.monitoring.pages.looks import FAINT, FONT, INK, LINE, SEVERITY, STYLE, brief, look_of_code, safe
-from anabranch.monitoring.pages.model import Codes, NodeModel, RunModel
+from anabranch.monitoring.pages.page_model import PageModel, PageNode
 
 MAX_MAPS = 12  # squares; of more maps, those with failures come first
 MAX_CELLS = 10_000  # of a square: 11 kB to send, and a hundred pixels a side
@@ -41,10 +41,10 @@ _FIRST_MARKED = SEVERITY.index(22)
 _PALETTE = [look_of_code(code).fill for code in SEVERITY] + ["#ffffff00"]
 
 
-def cells(codes: Codes) -> tuple[NDArray[np.uint8], int]:
+def cells(codes: bytes | bytearray) -> tuple[NDArray[np.uint8], int]:
     """A map's states as a square of ranks in `SEVERITY`, the first element at the top left, and elements a cell."""
     each = max(1, math.ceil(len(codes) / MAX_CELLS))
-    ranks = _RANKS[codes]
+    ranks = _RANKS[np.frombuffer(codes, np.uint8)]
     if each > 1:
         ranks = np.pad(ranks, (0, -len(ranks) % each)).reshape(-1, each).max(axis=1)
     side = max(1, math.ceil(math.sqrt(len(ranks))))
@@ -56,7 +56,7 @@ def cells(codes: Codes) -> tuple[NDArray[np.uint8], int]:
 class MapsFigure:
     """A card for each map."""
 
-    def __init__(self, model: RunModel, sheet: InlineStyleSheet) -> None:
+    def __init__(self, model: PageModel, sheet: InlineStyleSheet) -> None:
         self._model = model
         self._sheet = sheet
         self._cards: dict[str, _Card] = {}
@@ -93,7 +93,7 @@ class MapsFigure:
 class _Card:
     """One map."""
 
-    def __init__(self, node: NodeModel, sheet: InlineStyleSheet) -> None:
+    def __init__(self, node: PageNode, sheet: InlineStyleSheet) -> None:
         self._version = -1
         self._drawn_at = 0.0
         self._width = 0
@@ -127,7 +127,7 @@ class _Card:
         times.xaxis.ticker = self._ticker
         self.root = Column(children=[self._title, Row(children=[grid, times])])
 
-    def update(self, node: NodeModel, *, is_last: bool) -> None:
+    def update(self, node: PageNode, *, is_last: bool) -> None:
         if node.version == self._version or (not is_last and time.monotonic() - self._drawn_at < EVERY_S):
             return
         self._version, self._drawn_at = node.version, time.monotonic()
@@ -186,7 +186,7 @@ _BARE: dict[str, Any] = {
 }  # fmt: skip
 
 
-def _title(node: NodeModel, each: int) -> str:
+def _title(node: PageNode, each: int) -> str:
     counts = ", ".join(
         f"{n:,} {BY_CODE[code].__name__ if code else 'pending'}" for code, n in sorted(node.counts().items())
     )

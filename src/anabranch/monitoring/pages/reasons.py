@@ -11,7 +11,7 @@ from anabranch.base.errors import AnabranchError
 from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Skipped
 from anabranch.monitoring.pages.looks import safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
-from anabranch.monitoring.pages.model import STEPS, RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs.read.explain import Explanation
 
 MAX_EXPLAINED = 8  # task runs that are explained unasked: each takes a few queries
@@ -28,7 +28,7 @@ class ReasonsBox:
         Says why a task run stands as it does.
     """
 
-    def __init__(self, model: Callable[[], RunModel], explain: Callable[[str], Explanation]) -> None:
+    def __init__(self, model: Callable[[], PageModel], explain: Callable[[str], Explanation]) -> None:
         sheet = style_sheet()
         self._model = model
         self._explain = explain
@@ -66,7 +66,7 @@ class ReasonsBox:
 
     def _unasked(self) -> list[str]:
         """What a reader most likely wonders about: what failed by itself or was skipped, then what has not ended."""
-        nodes = [node for node in self._model().nodes.values() if node.shape.kind not in STEPS]
+        nodes = self._model().tasks()
         ended = [node.slug for node in nodes if node.code >= FIRST_FAILED_CODE or node.code == Skipped.code]
         waiting = [node.slug for node in nodes if node.code < FIRST_FINAL_CODE]
         return [*ended, *waiting][:MAX_EXPLAINED]

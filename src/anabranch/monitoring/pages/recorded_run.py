@@ -9,7 +9,7 @@ from datetime import datetime
 from anabranch.base.events import Event, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
 from anabranch.base.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, Success, counts_of
 from anabranch.definition.shape import shape_from
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, LogRow, RunRecord, RunStore, TaskRunRow
 from anabranch.runs.read.lookup import as_it_stands, facts_of
 from anabranch.runs.record.reports import codes_of, failure_of
@@ -22,7 +22,7 @@ LOG_LINES = 500
 LOG_PAGES = 10
 
 
-def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, RunModel]:
+def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, PageModel]:
     """A recorded run, by its id or a beginning of it, as pages show it. Nothing of the user's is loaded.
 
     Raises
@@ -31,7 +31,7 @@ def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, RunModel]:
         There is none, or several, or its rows cannot be read.
     """
     record = as_it_stands(store.get_run(run_id))
-    model = RunModel(shape_from(facts_of(record).get("shape")))
+    model = PageModel(shape_from(facts_of(record).get("shape")))
     model.parameters = dict(record.details.parameters) if record.details is not None else {}
     for event in events_of(store, record):
         model.take(event)

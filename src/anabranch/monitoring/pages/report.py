@@ -9,13 +9,13 @@ from pathlib import Path
 from anabranch.base.errors import ReportError
 from anabranch.base.files import write_whole
 from anabranch.monitoring.pages.looks import plain
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.recorded_run import last_lines, read_model
 from anabranch.monitoring.pages.run_page import TEMPLATE, RunPage
 from anabranch.runs import LogRow, RunStore
 
 
-def report_html(model: RunModel, *, log_rows: Callable[[], Sequence[LogRow]] = tuple, state: str | None = None) -> str:
+def report_html(model: PageModel, *, log_rows: Callable[[], Sequence[LogRow]] = tuple, state: str | None = None) -> str:
     """The report of a run as text."""
     from bokeh.embed import file_html
     from bokeh.resources import INLINE

@@ -10,7 +10,7 @@ from bokeh.plotting import figure
 
 from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, Failed, Pending, Running, Success
 from anabranch.monitoring.pages.looks import FAINT, FONT, INK, SCROLLING, SEVERITY, brief, look_of_code, plain
-from anabranch.monitoring.pages.model import STEPS, NodeModel, RunModel
+from anabranch.monitoring.pages.page_model import PageModel, PageNode
 
 MAX_ROWS = 60  # more are neither read nor drawn at speed
 ROW_PX = 20
@@ -24,7 +24,7 @@ LETTER_PX = 6.3  # of names, more or less
 class RowsFigure:
     """Progress bars and a timeline, one row a task."""
 
-    def __init__(self, model: RunModel) -> None:
+    def __init__(self, model: PageModel) -> None:
         self._model = model
         self._version = -1
         self._labels: dict[str, str] = {}
@@ -89,7 +89,7 @@ class RowsFigure:
         self._draw_bars(nodes)
         self._draw_spans(nodes)
 
-    def _draw_bars(self, nodes: list[NodeModel]) -> None:
+    def _draw_bars(self, nodes: list[PageNode]) -> None:
         columns: dict[str, list[Any]] = {"row": [], "left": [], "right": [], "fill": [], "what": []}
         texts: dict[str, list[Any]] = {"row": [], "text": []}
         for node in nodes:
@@ -104,7 +104,7 @@ class RowsFigure:
         _replace(self._bars, columns)
         _replace(self._texts, texts)
 
-    def _draw_spans(self, nodes: list[NodeModel]) -> None:
+    def _draw_spans(self, nodes: list[PageNode]) -> None:
         model = self._model
         columns: dict[str, list[Any]] = {"row": [], "left": [], "right": [], "fill": [], "what": []}
         end = max(model.elapsed_s + (model.began or model.origin) - model.origin, 0.05)
@@ -126,7 +126,7 @@ class RowsFigure:
         if self._seconds.end != end:
             self._seconds.end = end
 
-    def _stretches(self, node: NodeModel, end: float) -> list[tuple[float, float, str]]:
+    def _stretches(self, node: PageNode, end: float) -> list[tuple[float, float, str]]:
         """Start, end and colour: of a map how busy it was when, of anything else the time that it took."""
         if node.width and (found := node.busy.stretches(len(BUSY))):
             return [(left, right, BUSY[level - 1]) for left, right, level in found]
@@ -139,16 +139,16 @@ class RowsFigure:
         return [(start, stop, look_of_code(node.code).fill)]
 
 
-def shown(model: RunModel) -> list[NodeModel]:
+def shown(model: PageModel) -> list[PageNode]:
     """Nodes that have rows, in the order of the flow: all if they are few, else those most worth a look."""
-    nodes = [n for n in model.nodes.values() if n.shape.kind not in STEPS or n.code >= FIRST_FAILED_CODE]
+    nodes = model.tasks()
     if len(nodes) <= MAX_ROWS:
         return nodes
     chosen = {node.slug for node in sorted(nodes, key=_need)[:MAX_ROWS]}
     return [node for node in nodes if node.slug in chosen]
 
 
-def _need(node: NodeModel) -> tuple[int, float]:
+def _need(node: PageNode) -> tuple[int, float]:
     if node.failed():
         return (0, -node.failed())
     if node.code and not node.is_done:
@@ -156,7 +156,7 @@ def _need(node: NodeModel) -> tuple[int, float]:
     return (2, -node.durations.seconds)
 
 
-def _shares(node: NodeModel) -> list[tuple[int, float, int]]:
+def _shares(node: PageNode) -> list[tuple[int, float, int]]:
     """Code, share of the bar and count of each state, what failed first; failures are never too thin to be seen."""
     counts = node.counts()
     total = sum(counts.values()) or 1
@@ -172,19 +172,17 @@ def _word(code: int) -> str:
     return BY_CODE[code].__name__
 
 
-def _text(node: NodeModel) -> str:
+def _text(node: PageNode) -> str:
     if not node.width:
         return _word(node.code) if node.code not in (Pending.code, Success.code) else _took(node)
-    failed = node.failed()
-    done = node.done()
+    failed, done, waiting = node.failed(), node.done(), node.retrying()
     parts = [f"{done:,}/{node.width:,}" if done < node.width else f"{done:,}"]
     parts += [f"✗ {failed:,}"] if failed else []
-    waiting = node.counts().get(2, 0)
     parts += [f"↻ {waiting:,}"] if waiting else []
     return "  ".join(parts)
 
 
-def _took(node: NodeModel) -> str:
+def _took(node: PageNode) -> str:
     return brief(node.durations.seconds) if node.durations.total and node.code != Running.code else ""
 
 

@@ -10,7 +10,7 @@ from jinja2 import Template
 from anabranch.monitoring.pages import texts
 from anabranch.monitoring.pages.graph_figure import GraphFigure
 from anabranch.monitoring.pages.maps_figure import MapsFigure, style_sheet
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.panels import Panels
 from anabranch.monitoring.pages.rows_figure import RowsFigure
 from anabranch.monitoring.pages.workers_figure import WorkersFigure
@@ -52,7 +52,7 @@ class RunPage:
 
     def __init__(
         self,
-        model: RunModel,
+        model: PageModel,
         *,
         log_rows: Callable[[], Sequence[LogRow]] = tuple,
         links: Callable[[], Sequence[tuple[str, str]]] = tuple,

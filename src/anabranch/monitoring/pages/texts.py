@@ -14,7 +14,7 @@ from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE
 from anabranch.base.texts import seconds
 from anabranch.monitoring.pages.failure_groups import Example, FailureGroup
 from anabranch.monitoring.pages.looks import look_of_code, safe, safe_lines
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs import LogRow
 
 LEGEND = (0, 1, 10, 11, 13, 2, 20, 22, 30)
@@ -28,7 +28,7 @@ def chip(code: int, text: str, kind: str = "chip") -> str:
     return f'<span class="{kind}" style="background:{look.fill};color:{look.ink}">{symbol}{text}</span>'
 
 
-def head(model: RunModel, *, state: str | None = None, links: Sequence[tuple[str, str]] = ()) -> str:
+def head(model: PageModel, *, state: str | None = None, links: Sequence[tuple[str, str]] = ()) -> str:
     """Name, state, how far it is, and how many task runs stand where.
 
     Parameters
@@ -75,7 +75,7 @@ def legend() -> str:
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
-def failures_head(model: RunModel) -> str:
+def failures_head(model: PageModel) -> str:
     """How many failed, in how many ways."""
     total = model.failures.total
     if not total:
@@ -157,7 +157,7 @@ def parameter_table(parameters: Mapping[str, Any]) -> str:
     return f'<table style="max-width:900px"><tbody>{rows}</tbody></table>'
 
 
-def task_table(model: RunModel) -> str:
+def task_table(model: PageModel) -> str:
     """Every node as a row of text: what a picture shows, for those who read, search or listen."""
     rows = []
     for node in model.nodes.values():

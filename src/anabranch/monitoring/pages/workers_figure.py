@@ -10,7 +10,7 @@ from bokeh.plotting import figure
 from anabranch.base.states import Failed
 from anabranch.base.texts import seconds
 from anabranch.monitoring.pages.looks import FAINT, FONT, INK, look_of_code, plain, safe
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 
 MAX_LANES = 40
 LANE_PX = 22
@@ -20,7 +20,7 @@ BUSY = ("#b7ddf5", "#7cc3ec", "#2b86c0")
 class WorkersFigure:
     """A lane for each worker, and a table of what they did."""
 
-    def __init__(self, model: RunModel, sheet: InlineStyleSheet) -> None:
+    def __init__(self, model: PageModel, sheet: InlineStyleSheet) -> None:
         self._model = model
         self._version = -1
         self._lanes = FactorRange(factors=[])
@@ -83,7 +83,7 @@ class WorkersFigure:
         self._table.text = _table(model, names)
 
 
-def _table(model: RunModel, names: list[str]) -> str:
+def _table(model: PageModel, names: list[str]) -> str:
     if not names:
         return '<div class="none">no worker has reported yet</div>'
     rows = []

@@ -23,7 +23,6 @@ from anabranch.definition.shape import Shape
 from anabranch.engine.driver.plan import RunPlan
 from anabranch.runs.parameters import is_secret
 from anabranch.runs.record.recorder import Recorder
-from anabranch.runs.record.secrets import Secrets
 from anabranch.runs.store.opening import current_store, is_by_default
 from anabranch.runs.store.records import RunDetails, RunRecord
 
@@ -70,7 +69,7 @@ def begin(
             raise
         _log.warning("the run is not recorded, and cannot be resumed: %s", error)
         return None
-    return Recorder(store, ownership, plan.graph, secrets=secrets_of(plan, secret))
+    return Recorder(store, ownership, plan.graph)
 
 
 def version_of(code: Mapping[str, str]) -> str:
@@ -86,11 +85,6 @@ def secret_slugs(graph: FrozenGraph, parameters: Iterable[Parameter]) -> frozens
     """Parameters whose values are not recorded: those marked as secret, and those whose names say that they are."""
     marked = {each.name for each in parameters if is_secret(each)}
     return frozenset(slug for slug, node in graph.nodes.items() if node.kind == "parameter" and node.name in marked)
-
-
-def secrets_of(plan: RunPlan, slugs: Collection[str]) -> Secrets:
-    """The values of these parameters, to be kept out of the record."""
-    return Secrets({slug: value for slug, value in plan.parameters.items() if slug in slugs}, plan.graph)
 
 
 def _is_default(plan: RunPlan, parameter: Parameter) -> bool:

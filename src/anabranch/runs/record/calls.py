@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from anabranch.base.masking import without_secrets
 from anabranch.base.states import Deferred
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.definition.signature import Signature
@@ -30,7 +31,7 @@ def row_of(placed: Placed, serial: int) -> ChunkRow:
     """The row for calls that were made; rows of a caller are in order by their serial numbers."""
     expansion = placed.expansion
     groups = tuple(_by_value(group) for group in expansion.groups)
-    data = pickle.dumps(replace(placed, expansion=replace(expansion, groups=groups)), protocol=5)
+    data = without_secrets(pickle.dumps(replace(placed, expansion=replace(expansion, groups=groups)), protocol=5))
     indices = expansion.indices if expansion.indices != (-1,) else range(1)
     return ChunkRow(rows_slug(expansion.slug), serial, indices, bytes([Deferred.code]) * len(indices), data)
 

@@ -7,7 +7,6 @@ import threading
 from datetime import UTC, datetime
 
 from anabranch.base.errors import RunStoreError, StaleOwner
-from anabranch.base.masking import mask
 from anabranch.engine.logs.capture import TASKS
 from anabranch.engine.logs.lines import LogLine
 from anabranch.runs.store.records import Batch, LogRow, Ownership, RunStore
@@ -54,9 +53,7 @@ class LogKeeper:
         self._serial += 1
         text = line.text if line.logger.startswith(TASKS) else f"{line.logger}: {line.text}"
         when = datetime.fromtimestamp(line.time, UTC)
-        return LogRow(
-            self._serial - 1, when, line.level, mask(text), line.slug, line.map_index, line.attempt, line.worker
-        )
+        return LogRow(self._serial - 1, when, line.level, text, line.slug, line.map_index, line.attempt, line.worker)
 
     def _run(self) -> None:
         is_last = False

@@ -13,6 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from anabranch.base.errors import RunStoreError, StaleOwner
 from anabranch.base.events import CallsMade, Event, MapAdvanced, TaskChanged
+from anabranch.base.masking import mask
 from anabranch.base.states import (
     FIRST_FAILED_CODE,
     Cancelled,
@@ -28,7 +29,6 @@ from anabranch.engine.machine.knowledge import NodeRun
 from anabranch.engine.units.units import Report, SingleReport
 from anabranch.runs.record.calls import row_of
 from anabranch.runs.record.reports import batch_of, element_row, task_run_row
-from anabranch.runs.record.secrets import Secrets
 from anabranch.runs.store.records import Batch, ChunkRow, ElementRow, Ownership, RunStore, TaskRunRow
 
 SERIALS_OF_AN_OWNER = 10**9
@@ -72,8 +72,6 @@ class Recorder:
         Where the run is, and the right to write to it.
     graph
         The flow.
-    secrets
-        What must not be written.
     known
         States of single nodes that are in the store already, by slug, as the machine will have them.
     clock
@@ -86,7 +84,6 @@ class Recorder:
         ownership: Ownership,
         graph: FrozenGraph,
         *,
-        secrets: Secrets | None = None,
         known: Mapping[str, State] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -95,7 +92,6 @@ class Recorder:
         self._graph = FrozenGraph(dict(graph.nodes), graph.reference)
         self._calls = 0
         """Number of times that deferred calls were made."""
-        self._secrets = secrets or Secrets({}, graph)
         self._clock = clock
         self._pending = _Pending()
         self._said: dict[str, State] = dict(known or {})
@@ -130,7 +126,7 @@ class Recorder:
         for element in batch.elements:
             if element.code >= FIRST_FAILED_CODE:
                 self._failed.setdefault(element.slug, set()).add(element.index)
-        self._pending.add(self._secrets.masked(batch))
+        self._pending.add(batch)
 
     def _is_news(self, report: SingleReport, serial: int) -> bool:
         if serial < self._serials.get(report.slug, 0):
@@ -163,7 +159,7 @@ class Recorder:
         except Exception:  # a function that cannot be pickled, where everything runs in this process
             _log.warning("deferred calls of %s cannot be recorded, and are made again by a resume", event.caller)
             return
-        self._pending.add(self._secrets.masked(Batch(chunks=[row])))
+        self._pending.add(Batch(chunks=[row]))
         for node in event.nodes.values():
             self._note(node, Running(message="deferred calls"))
 
@@ -174,13 +170,13 @@ class Recorder:
             start, end = self._spans.get(node.slug, (None, None))
             width = state.counts.total if state.counts is not None else None
             row = replace(row, start=start, end=end if isinstance(state, Finished) else None, width=width)
-        self._pending.add(self._secrets.masked(Batch([row])))
+        self._pending.add(Batch([row]))
 
     def finish(self, state: State, runs: Mapping[str, NodeRun]) -> None:
         """Write what is left, and put the run down."""
         for slug, run in runs.items():
             if run.elements is not None:
-                self._pending.add(self._secrets.masked(self._left_over(slug, run)))
+                self._pending.add(self._left_over(slug, run))
         self.put_down(state)
 
     def put_down(self, state: State) -> None:
@@ -188,7 +184,7 @@ class Recorder:
         if self.end is not None and self.end.is_cancelled():  # it is somebody else's: what is written is refused
             return
         end = None if isinstance(state, Paused) else state.end_time or datetime.now(UTC)
-        message = self._secrets.text(state.message)
+        message = mask(state.message)  # it may be of a handler, or an error of this process
         try:
             self.store.finish_run(self.ownership, state.name, end=end, message=message, batch=self._pending.batch())
         except RunStoreError as error:

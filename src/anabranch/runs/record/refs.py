@@ -8,6 +8,7 @@ from dataclasses import fields
 from typing import Any
 
 from anabranch.base.errors import RunStoreDamaged
+from anabranch.base.masking import mask
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.units import Note, Refs
 from anabranch.results.reference import ResultRef
@@ -17,7 +18,7 @@ _NAMES = tuple(each.name for each in fields(ResultRef))
 
 def dump_ref(ref: ResultRef | None) -> str | None:
     """Where a value is stored."""
-    return None if ref is None else json.dumps(_facts(ref))
+    return None if ref is None else mask(json.dumps(_facts(ref)))  # its short text is a part of it
 
 
 def load_ref(text: str | None) -> ResultRef | None:
@@ -52,9 +53,8 @@ def dump_stored(refs: Refs, notes: Mapping[int, Note]) -> str | None:
     if not refs and not notes:
         return None
     stored = [[_bounds(held), _facts(ref)] for held, ref in refs]
-    return json.dumps(
-        {"refs": stored, "notes": {str(index): [note[0], dict(note[1])] for index, note in notes.items()}}
-    )
+    noted = {str(index): [note[0], dict(note[1])] for index, note in notes.items()}
+    return mask(json.dumps({"refs": stored, "notes": noted}))
 
 
 def load_stored(text: str | None) -> tuple[Refs, dict[int, Note]]:

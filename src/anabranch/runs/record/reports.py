@@ -15,6 +15,7 @@ from typing import Any
 
 from anabranch.base import origins
 from anabranch.base.errors import RunStoreDamaged
+from anabranch.base.masking import without_secrets
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FINAL_CODE,
@@ -114,7 +115,7 @@ def element_row(slug: str, index: int, state: State) -> ElementRow:
 
 def _packed(state: State, **more: Any) -> bytes | None:
     """What the columns of a row do not say of a state; only classes of this library are in the pickle."""
-    facts = {name: value for name, value in more.items() if value not in (None, "")}
+    facts = more
     if state.failure is not None:
         failure = state.failure
         is_plain = type(failure.inputs) is dict  # as workers make it; a map of failures has thousands of them
@@ -123,9 +124,10 @@ def _packed(state: State, **more: Any) -> bytes | None:
         facts["counts"] = state.counts
     if state.result is not None:
         try:
-            facts["result"] = origins.dumps(state.result)
+            facts["result"] = without_secrets(origins.dumps(state.result))
         except Exception:  # the user's; a state without it is still the state
             _log.debug("the result of a state cannot be pickled, so it is not recorded", exc_info=True)
+    facts = {name: value for name, value in facts.items() if value not in (None, "")}
     return pickle.dumps(facts, protocol=5) if facts else None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -13,10 +13,8 @@ from anabranch.base.errors import ParameterError, ResumeError, listed
 from anabranch.base.names import short
 from anabranch.definition.fingerprints import changes, fingerprints
 from anabranch.definition.frozen import FrozenGraph
-from anabranch.definition.parameter import Parameter
 from anabranch.engine.driver.plan import RunPlan
 from anabranch.runs.read.lookup import facts_of, find, is_dead
-from anabranch.runs.record.beginning import secret_slugs, secrets_of
 from anabranch.runs.record.calls import with_calls
 from anabranch.runs.record.recorder import SERIALS_OF_AN_OWNER, Recorder
 from anabranch.runs.resume.choice import Choice, Recorded, held
@@ -115,7 +113,7 @@ def _is_same(one: Any, other: Any) -> bool:
         return False
 
 
-def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request: Request) -> tuple[RunPlan, Recorder]:
+def go_on(taken: Taken, plan: RunPlan, request: Request) -> tuple[RunPlan, Recorder]:
     """The plan of what is left of a run, and its recorder.
 
     Raises
@@ -126,7 +124,6 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
     from anabranch.runs.resume.check import checked  # every run loads this module, and few go on with one
     from anabranch.runs.stored_values import going_on
 
-    secrets = secrets_of(plan, secret_slugs(plan.graph, parameters))
     start = request.start | _changed(taken.record, plan.graph, rerun=request.rerun_changed)
     choice = Choice(
         only_failed=request.only_failed,
@@ -151,7 +148,7 @@ def go_on(taken: Taken, plan: RunPlan, parameters: Iterable[Parameter], request:
         recorded=kept.reports(),
     )
     known = {slug: single.state for slug, single in kept.singles.items()}
-    return plan, Recorder(taken.store, taken.ownership, plan.graph, secrets=secrets, known=known)
+    return plan, Recorder(taken.store, taken.ownership, plan.graph, known=known)
 
 
 def _python_of(record: RunRecord) -> tuple[int, ...]:

@@ -12,15 +12,15 @@ from anabranch.base.events import MapAdvanced, TaskChanged, UnitEnded
 from anabranch.definition.shape import Shape, ShapeEdge, ShapeNode
 from anabranch.monitoring.pages.graph_figure import BLOCK, MAX_BLOCKS, GraphFigure
 from anabranch.monitoring.pages.looks import safe
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.states import Running, Success
 
 
-def model_of(width: int) -> RunModel:
+def model_of(width: int) -> PageModel:
     """A row of so many tasks, each after the one before."""
     names = [f"t{i}" for i in range(width)]
     edges = tuple(ShapeEdge(a, b) for a, b in pairwise(names))
-    return RunModel(Shape(tuple(map(ShapeNode, names)), edges))
+    return PageModel(Shape(tuple(map(ShapeNode, names)), edges))
 
 
 def texts(figure: GraphFigure) -> list[str]:
@@ -62,7 +62,7 @@ def test_of_much_that_changes_at_once_all_is_sent_in_turn() -> None:
 
 def test_a_box_tells_of_a_map_how_far_it_is_and_shows_a_single_failure() -> None:
     # given
-    model = RunModel(Shape((ShapeNode("parse", is_map=True),)))
+    model = PageModel(Shape((ShapeNode("parse", is_map=True),)))
     figure = GraphFigure(model, folded=False)
     assert "× n" in texts(figure)[1]
     # when
@@ -77,7 +77,7 @@ def test_a_box_tells_of_a_map_how_far_it_is_and_shows_a_single_failure() -> None
 
 def test_a_nested_flow_is_one_box_when_folded() -> None:
     nodes = tuple(ShapeNode(f"t{i}", groups=("statistics",)) for i in range(3))
-    figure = GraphFigure(RunModel(Shape(nodes)), folded=True)
+    figure = GraphFigure(PageModel(Shape(nodes)), folded=True)
     assert texts(figure)[1].count('class="b') == 1
     assert "▤ statistics" in texts(figure)[1]
 
@@ -85,7 +85,7 @@ def test_a_nested_flow_is_one_box_when_folded() -> None:
 @pytest.mark.parametrize("text", [*CORPUS, *CONTROL])
 def test_names_and_messages_are_text(text: str) -> None:
     # given
-    model = RunModel(Shape((ShapeNode(text), ShapeNode("inner", groups=(text,)))))
+    model = PageModel(Shape((ShapeNode(text), ShapeNode("inner", groups=(text,)))))
     # when
     model.take(TaskChanged(1.0, text, Success(message=text)))
     drawn = "".join(texts(GraphFigure(model, folded=True)))

@@ -18,7 +18,7 @@ from anabranch.monitoring.pages.documents import applications
 from anabranch.monitoring.pages.flow_page import FlowPage, registration, version_table
 from anabranch.monitoring.pages.flows_page import FlowsPage
 from anabranch.monitoring.pages.library import Library
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.reasons import ReasonsBox
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.runs_page import PAGE, RunsPage
@@ -215,7 +215,7 @@ def test_why_tasks_have_not_ended_well_is_told_unasked():
 
 def test_why_is_told_to_be_unknown_where_nothing_is_recorded():
     library = Library(lambda: None)
-    model = RunModel()
+    model = PageModel()
     box = ReasonsBox(lambda: model, lambda name: library.explain("run", name))
     box.answer()
     assert "every task has ended well" in box._told.text

@@ -13,7 +13,7 @@ from anabranch import Flow, Parameter, task
 from anabranch.errors import ReportError
 from anabranch.executors import LocalExecutor
 from anabranch.monitoring.pages.failure_groups import FailureGroups
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.report import report_html, write_report
 from anabranch.monitoring.pages.texts import failure_body, head, log_table, parameter_table, task_table
@@ -89,7 +89,7 @@ def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path):
 @pytest.mark.parametrize("text", [*CORPUS, *CONTROL])
 def test_texts_of_users_are_text_in_every_part_of_a_page(text: str):
     # given
-    model = RunModel()
+    model = PageModel()
     model.flow_name, model.run_id = text, text
     model.parameters = {text: text}
     line = LogRow(0, datetime.now(UTC), 40, text, slug=text, index=1, worker=text)

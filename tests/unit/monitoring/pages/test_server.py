@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import re
+import sys
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
@@ -182,3 +183,13 @@ def test_runs_of_a_process_share_one_server(capsys: pytest.CaptureFixture[str]):
         live_page.stop_serving()
     with pytest.raises(ConnectionRefusedError):
         ask(serving, "/")
+
+
+def test_metrics_are_there_or_say_what_to_install(pages: Pages, monkeypatch: pytest.MonkeyPatch):
+    cookie = cookie_of(pages)
+    status, _, text = ask(pages, "/metrics", Cookie=cookie)
+    assert (status, text[:7]) == (200, "# HELP ")
+    monkeypatch.setitem(sys.modules, "prometheus_client", None)
+    status, _, text = ask(pages, "/metrics", Cookie=cookie)
+    assert status == 501
+    assert 'pip install "anabranch[metrics]"' in text

@@ -29,7 +29,7 @@ from anabranch.executors import LocalDaskExecutor
 from anabranch.monitoring.pages import documents, live_page, maps_figure, server
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.live_run import LiveRun
-from anabranch.monitoring.pages.model import RunModel
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.run_page import LOGS, RunPage
 from anabranch.monitoring.pages.server import Pages
 from anabranch.runs.store.opening import current_store, store_to_show
@@ -199,7 +199,7 @@ class Fed:
     MAPS, WIDTH = 2, 10_000
 
     def __init__(self) -> None:
-        self.run = LiveRun(RunModel())
+        self.run = LiveRun(PageModel())
         self.times = 0
         self.feed(RunStarted(1.0, "fed", "r1", {f"m{i}": "task" for i in range(self.MAPS)}))
         for i in range(self.MAPS):
@@ -294,7 +294,7 @@ def test_a_page_that_raises_does_not_change_the_run(
     def fail(*args: object) -> None:
         raise ZeroDivisionError("of the page")
 
-    monkeypatch.setattr(RunModel, "take", fail)
+    monkeypatch.setattr(PageModel, "take", fail)
     # when
     view = squares(waits=True)
     GO.set()
@@ -313,12 +313,12 @@ def test_a_page_that_hangs_does_not_hold_up_the_run(monkeypatch: pytest.MonkeyPa
     # given a model that hangs at the first event
     hangs = threading.Event()
 
-    def hang(self: RunModel, event: Event) -> None:
+    def hang(self: PageModel, event: Event) -> None:
         hangs.set()
         GO.wait(60)
 
     monkeypatch.setattr(server, "PUMP_S", 0.01)
-    monkeypatch.setattr(RunModel, "take", hang)
+    monkeypatch.setattr(PageModel, "take", hang)
     # when
     view = squares().run(dashboard=lambda address: None)
     assert hangs.wait(30)

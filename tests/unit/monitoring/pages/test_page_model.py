@@ -11,14 +11,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anabranch import SKIP, Flow, Parameter, task
-from anabranch.base.events import MapAdvanced, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
-from anabranch.base.states import BY_CODE, Cancelled, Counts, Failed, Failure, Mapped, Retrying, Running, Success
+from anabranch.base.events import MapAdvanced, RunStarted, UnitEnded
+from anabranch.base.run_model import STEPS
+from anabranch.base.states import BY_CODE, Failed, Failure, Success
 from anabranch.definition.shape import shape_from, shape_of
 from anabranch.executors import LocalDaskExecutor, LocalExecutor
 from anabranch.executors.base import Executor
 from anabranch.monitoring.pages.failure_groups import MAX_EXAMPLES, MAX_GROUPS
 from anabranch.monitoring.pages.live_run import LiveRun
-from anabranch.monitoring.pages.model import MAX_WORKERS, STEPS, RunModel
+from anabranch.monitoring.pages.page_model import MAX_WORKERS, PageModel
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.spans import BINS, Bins, Durations
 from anabranch.runs.store.opening import current_store
@@ -81,7 +82,7 @@ def states_of(view: FlowRunView) -> Counter[str]:
     return found
 
 
-def named(model: RunModel) -> Counter[str]:
+def named(model: PageModel) -> Counter[str]:
     return Counter({BY_CODE[code].__name__: n for code, n in model.counts().items()})
 
 
@@ -91,7 +92,7 @@ def named(model: RunModel) -> Counter[str]:
 def test_counts_equal_the_states_of_the_run_live_and_from_the_record(executor: Callable[[], Executor]):
     # given
     flow = flow_of_all_kinds()
-    live = LiveRun(RunModel(shape_of(flow.graph)))
+    live = LiveRun(PageModel(shape_of(flow.graph)))
     # when
     view = flow.run(executor=executor(), observers=[live])
     live.refresh()
@@ -115,7 +116,7 @@ def test_a_chain_of_maps_takes_its_time_once_live_and_from_the_record():
     # given three maps that run in the same chunks
     with Flow("chain") as flow:
         double.map(double.map(double.map(numbers(200))))
-    live = LiveRun(RunModel(shape_of(flow.graph)))
+    live = LiveRun(PageModel(shape_of(flow.graph)))
     # when
     view = flow.run(executor=LocalDaskExecutor(num_workers=2), observers=[live])
     live.refresh()
@@ -147,7 +148,7 @@ def test_a_run_that_is_resumed_shows_what_it_had_done_before():
     assert first.is_failed()
     failing.clear()
     # when
-    live = LiveRun(RunModel(shape_of(flow.graph)))
+    live = LiveRun(PageModel(shape_of(flow.graph)))
     view = flow.run(resume=first.run_id, observers=[live])
     live.refresh()
     # then
@@ -179,7 +180,7 @@ def unit(slug: str, indices: range, code: int = Success.code, *, at: float = 100
 
 def test_a_map_costs_a_byte_an_element():
     # given
-    model, width, size = RunModel(), 1_000_000, 1_000
+    model, width, size = PageModel(), 1_000_000, 1_000
     model.take(RunStarted(1000.0, "wide", "r", {"parse": "task"}))
     # when
     model.take(MapAdvanced(1000.0, "parse", width, 0, 0, 0))
@@ -188,14 +189,14 @@ def test_a_map_costs_a_byte_an_element():
     # then
     node = model.nodes["parse"]
     assert node.counts() == {Success.code: width}
-    assert node.codes.nbytes == width
+    assert len(node.codes) == width
     assert len(node.busy.busy) == BINS
     assert len(model.workers) == 7
     assert len(node.durations.counts) < 5
 
 
 def test_workers_that_come_and_go_do_not_add_up():
-    model = RunModel()
+    model = PageModel()
     for n in range(3 * MAX_WORKERS):
         model.take(unit("parse", range(n, n + 1), worker=f"tcp://10.0.0.{n}:1"))
     assert len(model.workers) == MAX_WORKERS + 1
@@ -204,7 +205,7 @@ def test_workers_that_come_and_go_do_not_add_up():
 
 def test_failures_are_grouped_and_only_the_first_are_described():
     # given failures of more kinds than are shown, ten of each
-    model, index = RunModel(), 0
+    model, index = PageModel(), 0
     # when
     for kind in range(MAX_GROUPS + 5):
         for _ in range(10):
@@ -222,61 +223,43 @@ def test_failures_are_grouped_and_only_the_first_are_described():
 
 
 def test_what_failed_because_something_above_it_did_is_no_failure_of_its_own():
-    model = RunModel()
+    model = PageModel()
     state = Failed(failure=Failure("anabranch.errors.UpstreamFailure", "a failed"))
     model.take(UnitEnded(1.0, "w", 1.0, 0.1, singles={"b": state}))
     assert model.failures.total == 0
 
 
-# Order ----------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("executor", [LocalExecutor, lambda: LocalDaskExecutor(num_workers=2)])
+def test_secrets_do_not_get_into_the_model(executor: Callable[[], Executor]):
+    # given tasks that tell a secret in all the ways there are
+    @task
+    def refuse(password: str) -> None:
+        raise ValueError(f"{password}!")
 
+    @task
+    def skip(password: str) -> None:
+        raise SKIP(f"no {password}")
 
-def test_a_chunk_that_comes_twice_counts_once():
-    model = RunModel()
-    model.take(unit("parse", range(10), Retrying.code))
-    model.take(unit("parse", range(10)))
-    model.take(unit("parse", range(10)))
-    assert model.nodes["parse"].counts() == {Success.code: 10}
-
-
-def test_elements_of_a_cancelled_map_that_never_reported_are_cancelled():
-    # given
-    model = RunModel()
-    model.take(MapAdvanced(1.0, "parse", 100, 0, 0, 0))
-    model.take(unit("parse", range(30)))
+    with Flow("secretive") as flow:
+        password = Parameter("password")
+        refuse(password)
+        skip(password)
+    live = LiveRun(PageModel(shape_of(flow.graph)))
     # when
-    model.take(TaskChanged(2.0, "parse", Cancelled(counts=Counts(100, 30, 0, 70))))
+    flow.run(password="hunter2-hunter2", executor=executor(), observers=[live])
+    live.refresh()
     # then
-    assert model.nodes["parse"].counts() == {Success.code: 30, Cancelled.code: 70}
-
-
-def test_a_map_of_no_elements_has_its_own_state():
-    model = RunModel()
-    model.take(TaskChanged(1.0, "parse", Running()))
-    model.take(TaskChanged(2.0, "parse", Mapped(counts=Counts())))
-    assert model.nodes["parse"].counts() == {Mapped.code: 1}
-
-
-def test_secrets_do_not_get_into_the_model():
-    # given
-    model = RunModel(mask=lambda text: text.replace("hunter2", "***"))
-    failure = Failure("ValueError", "hunter2!", traceback="x = 'hunter2'", inputs={"p": "'hunter2'"})
-    # when
-    model.take(UnitEnded(1.0, "w", 1.0, 0.1, singles={"a": Failed(message="hunter2", failure=failure)}))
-    model.take(TaskChanged(1.0, "a", Failed(message="hunter2", failure=failure)))
-    model.take(Noticed(1.0, "hunter2 is waited for"))
-    model.take(RunFinished(2.0, Failed(message="a: hunter2")))
-    # then
-    (group,) = model.failures.ordered()
-    seen = [repr(group), model.nodes["a"].message, repr(model.notices), model.state.message]
+    (group,) = live.model.failures.ordered()
+    seen = [repr(group), repr(live.model.state), *(repr(node) for node in live.model.nodes.values())]
     assert not [text for text in seen if "hunter2" in text]
-    assert group.examples[0].inputs == (("p", "'***'"),)
+    assert group.examples[0].message == "***!"
+    assert group.examples[0].inputs == (("password", "***"),)
 
 
 def test_events_that_nobody_takes_are_dropped_and_the_page_says_so(monkeypatch: pytest.MonkeyPatch):
     # given
     monkeypatch.setattr("anabranch.monitoring.pages.live_run.MAX_WAITING", 5)
-    live = LiveRun(RunModel())
+    live = LiveRun(PageModel())
     # when
     for n in range(9):
         live(unit("parse", range(n, n + 1)))

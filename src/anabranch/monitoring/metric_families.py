@@ -1,12 +1,22 @@
-"""Counters, gauges and histograms, and the text in which Prometheus reads them. No clock, no network, no events."""
+"""Counters, gauges and histograms that several processes can add up, and their text, which prometheus-client writes.
+
+What counts in prometheus-client takes neither a chunk of elements at once nor what another process has counted. It is
+loaded when a text is asked for, as that takes a tenth of a second.
+"""
 
 from __future__ import annotations
 
 import math
 from bisect import bisect_left
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from anabranch.base.errors import ExtraMissing
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
 
 Labels: TypeAlias = tuple[str, ...]
 Relabel: TypeAlias = Callable[[Labels, Labels], Labels]
@@ -48,11 +58,15 @@ class Family:
             else:
                 self.add(value, *place)
 
-    def lines(self) -> Iterator[str]:
-        """The metric as text."""
-        yield from _head(self.name, self.kind, self.help)
+    def collected(self) -> Metric:
+        """The metric as prometheus-client has it."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        make = CounterMetricFamily if self.kind == "counter" else GaugeMetricFamily
+        metric = make(self.name, self.help, labels=self.labels)
         for labels, value in self.values.items():
-            yield f"{self.name}{_shown(self.labels, labels)} {_number(value)}"
+            metric.add_metric(_encodable(labels), value)
+        return metric
 
 
 @dataclass(slots=True)
@@ -88,40 +102,52 @@ class Histogram:
             counts, total = self.values.get(place) or ([0] * (len(self.bounds) + 1), 0.0)
             self.values[place] = ([mine + its for mine, its in zip(counts, added, strict=True)], total + amount)
 
-    def lines(self) -> Iterator[str]:
-        """The metric as text."""
-        yield from _head(self.name, "histogram", self.help)
+    def collected(self) -> Metric:
+        """The metric as prometheus-client has it."""
+        from prometheus_client.core import HistogramMetricFamily
+
+        metric = HistogramMetricFamily(self.name, self.help, labels=self.labels)
+        names = [*map(str, self.bounds), "+Inf"]
         for labels, (counts, total) in self.values.items():
-            below = 0
-            for bound, count in zip((*self.bounds, math.inf), counts, strict=True):
-                below += count
-                shown = _shown((*self.labels, "le"), (*labels, _number(bound)))
-                yield f"{self.name}_bucket{shown} {below}"
-            yield f"{self.name}_sum{_shown(self.labels, labels)} {_number(total)}"
-            yield f"{self.name}_count{_shown(self.labels, labels)} {below}"
+            metric.add_metric(_encodable(labels), list(zip(names, accumulate(counts), strict=True)), total)
+        return metric
 
 
-def text_of(families: Sequence[Family | Histogram]) -> str:
-    """All of them as Prometheus reads them; those without a value are left out."""
-    return "".join(f"{line}\n" for family in families if family.values for line in family.lines())
+def check_client() -> None:
+    """See that there is a prometheus-client to write metrics with.
+
+    Raises
+    ------
+    ExtraMissing
+        There is none.
+    """
+    try:
+        import prometheus_client  # noqa: F401  # whether it is there
+    except ImportError as error:
+        raise ExtraMissing('metrics need the package prometheus-client: pip install "anabranch[metrics]"') from error
 
 
-def _head(name: str, kind: str, text: str) -> tuple[str, str]:
-    return f"# HELP {name} {text}", f"# TYPE {name} {kind}"
+def text_of(families: Iterable[Family | Histogram]) -> str:
+    """All of them in Prometheus's text format; those without a value are left out.
+
+    Raises
+    ------
+    ExtraMissing
+        There is no prometheus-client.
+    """
+    check_client()
+    from prometheus_client import generate_latest
+    from prometheus_client.registry import Collector, CollectorRegistry
+
+    class Given(Collector):
+        def collect(self) -> Iterable[Metric]:
+            return [family.collected() for family in families if family.values]
+
+    registry = CollectorRegistry()
+    registry.register(Given())
+    return generate_latest(registry).decode()
 
 
-def _shown(names: Labels, values: Labels) -> str:
-    pairs: Mapping[str, str] = dict(zip(names, values, strict=True))
-    inner = ",".join(f'{name}="{_escaped(value)}"' for name, value in pairs.items())
-    return f"{{{inner}}}" if inner else ""
-
-
-def _escaped(value: str) -> str:
-    value = value.encode("utf-8", "replace").decode()  # a lone surrogate cannot be sent
-    return value.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
-
-
-def _number(value: float) -> str:
-    if math.isinf(value):
-        return "+Inf" if value > 0 else "-Inf"
-    return str(int(value)) if value == int(value) and abs(value) < 1e15 else repr(value)
+def _encodable(labels: Labels) -> Labels:
+    """Values of labels without lone surrogates, which cannot be sent."""
+    return tuple(each.encode("utf-8", "replace").decode() for each in labels)
