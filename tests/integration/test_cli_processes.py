@@ -457,5 +457,5 @@ def test_the_demo_makes_a_cluster_of_two_workers(tmp_path: Path) -> None:
     outcome = call("demo", "--root", "source", "--output", "out", cwd=tmp_path)
     assert outcome.returncode == 0, outcome.stderr
     assert "20 of 20 files measured in source" in outcome.stdout
-    assert outcome.stdout.splitlines()[-1] == f"report: {tmp_path / 'out' / 'corpus.html'}"
+    assert outcome.stdout.splitlines()[-1] == f"report: {tmp_path / 'out' / 'run.html'}"
     assert "in a cluster on this machine; Dask's page: " in outcome.stderr

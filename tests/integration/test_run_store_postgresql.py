@@ -27,8 +27,13 @@ def server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture
-def store(server: PostgresServer) -> Iterator[PostgreSQLRunStore]:
-    with PostgreSQLRunStore(server.fresh_url()) as opened:
+def url(server: PostgresServer) -> str:
+    return server.fresh_url()
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[PostgreSQLRunStore]:
+    with PostgreSQLRunStore(url) as opened:
         yield opened
 
 
@@ -104,9 +109,8 @@ def test_a_full_server_is_waited_for_and_then_told(server: PostgresServer):
     assert "raise max_connections, or use a pooler" in said
 
 
-def test_history_can_be_read_by_who_may_not_write(server: PostgresServer, store: PostgreSQLRunStore):
+def test_history_can_be_read_by_who_may_not_write(server: PostgresServer, url: str, store: PostgreSQLRunStore):
     store.create_run(RunRecord("run-1", "etl", NOON))
-    url = store._database._engine.url.render_as_string(hide_password=False)  # type: ignore[attr-defined]
     with PostgreSQLRunStore(url, read_only=True) as reader:
         assert [found.run_id for found in reader.list_runs()] == ["run-1"]
         with pytest.raises(RunStoreError, match="opened for reading only"):

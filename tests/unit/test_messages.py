@@ -406,7 +406,6 @@ COMMANDS = [
     Case("-i: expected NAME=JSON", lambda home: cli("replay", home.run, "one", home.file, "-i", "a")),
     Case("--token-file: cannot read missing", lambda home: cli("serve", "--token-file", "missing")),
     Case("is empty", lambda home: cli("serve", "--token-file", home.empty)),
-    Case("--log-file: cannot write", lambda home: cli("serve", "--log-file", f"{home.empty}/log")),
     Case("cannot be written", lambda home: cli("init", f"{home.empty}/below")),
     Case("cannot be loaded: SyntaxError", lambda home: cli("validate", home.written("a.py", "with Flow("))),
     Case("cannot be loaded: ZeroDivisionError", lambda home: cli("validate", home.written("b.py", "1 / 0"))),
@@ -715,7 +714,6 @@ UNPRODUCED = {
     "results/envelope.py: result {} is damaged: its header has a {} of the wrong type": _DAMAGE,
     "runs/store/postgresql.py: the run store {} was written by a newer anabranch (schema {}, this one knows {}); "
     "upgrade anabranch, or set backend to another database": _POSTGRESQL,
-    "runs/store/postgresql.py: backend: cannot use {}: {}": _POSTGRESQL,
     "runs/store/sqlite.py: cannot make the run store {}: {}": "takes a directory that root cannot write to",
 }
 """Messages that no test quotes in words that only they have, with the reason."""

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
-HEAVY = ("bokeh", "click", "distributed", "networkx", "pydantic", "rich", "sqlalchemy")
+HEAVY = ("bokeh", "click", "distributed", "networkx", "pydantic", "rich")
 
 # Spelt so that this file does not match itself.
 REGISTRY = re.compile(r"pypi[.](org|io)|python[h]osted[.]org|npmj[s][.](com|org)|conda[.]anaconda[.]org|crates[.]io")

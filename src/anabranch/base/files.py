@@ -1,10 +1,10 @@
-"""Files: what kind of file system one is on, and logs that are begun anew when they are large."""
+"""Files: what kind of file system one is on, where data is, and writing a file whole."""
 
 from __future__ import annotations
 
-import contextlib
 import os
-from dataclasses import dataclass
+import secrets
+from pathlib import Path
 
 # As the kernel names them, or their beginnings.
 _NETWORK = ("9p", "afs", "beegfs", "ceph", "cifs", "gpfs", "lustre", "nfs", "smb", "fuse.sshfs")
@@ -30,32 +30,26 @@ def network_filesystem(path: str | os.PathLike[str], *, mounts: str | None = Non
     return ""
 
 
-@dataclass(frozen=True, slots=True)
-class RotatingLog:
-    """A file, and when and how it is put aside: as `logging.handlers.RotatingFileHandler` names its files."""
+def data_directory() -> Path:
+    """Where this user's data is: ``$ANABRANCH_HOME``, or else ``anabranch`` in ``$XDG_DATA_HOME``."""
+    home = os.environ.get("ANABRANCH_HOME") or Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share", "anabranch")
+    return Path(home).expanduser().absolute()
 
-    path: str
-    size: int
-    """Bytes, after which it is begun anew."""
-    count: int
-    """So many old ones are kept."""
 
-    def open(self) -> int:
-        """A descriptor to append with; made for this user alone."""
-        return os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+def write_whole(path: str | os.PathLike[str], data: str | bytes, *, mode: int | None = None) -> None:
+    """Write a file so that it is there as a whole or not at all.
 
-    def rotate(self) -> bool:
-        """Put the file aside if it is large; whoever has it open goes on with the old one."""
-        try:
-            if os.stat(self.path).st_size < self.size:
-                return False
-        except FileNotFoundError:
-            return False
-        if not self.count:
-            os.unlink(self.path)
-            return True
-        for number in range(self.count - 1, 0, -1):
-            with contextlib.suppress(FileNotFoundError):
-                os.replace(f"{self.path}.{number}", f"{self.path}.{number + 1}")
-        os.replace(self.path, f"{self.path}.1")
-        return True
+    `mode` are its permissions, whatever the umask; None leaves them to the umask.
+    """
+    path = Path(path)
+    draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
+    first = 0o666 if mode is None else 0o600
+    try:
+        with open(draft, "xb", opener=lambda name, flags: os.open(name, flags, first)) as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+        if mode is not None:
+            draft.chmod(mode)
+        draft.replace(path)
+    except BaseException:
+        draft.unlink(missing_ok=True)
+        raise

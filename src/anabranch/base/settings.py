@@ -38,7 +38,6 @@ _MAY_BE_ZERO = {
     "service.port",
     "service.max_runs",
     "service.drain_s",
-    "service.log_count",
 }
 TASK_FIELDS: dict[str, Any] = {"task_run": "", "task_slug": "", "map_index": "", "attempt": "", "worker": ""}
 """Fields that a format may use as well as those of `logging`; empty in records that are not from a task."""
@@ -141,9 +140,6 @@ class ServiceSettings(Section):
     tls_key: str
     pages: bool
     drain_s: float
-    log_file: str
-    log_size: int
-    log_count: int
     key: str
 
 
@@ -364,7 +360,6 @@ _TEXTS: dict[str, Callable[[object], str | None]] = {
     "service.view_token": _key_wanted,
     "service.tls_cert": _path_wanted,
     "service.tls_key": _path_wanted,
-    "service.log_file": _path_wanted,
     "service.key": _key_wanted,
     "logging.level": _level_wanted,
     "logging.format": _format_wanted,

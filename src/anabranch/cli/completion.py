@@ -8,19 +8,14 @@ from __future__ import annotations
 
 import ast
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import (
-    BashComplete,
-    CompletionItem,
-    add_completion_class,
-    get_completion_class,
-    split_arg_string,
-)
+from click.shell_completion import BashComplete, CompletionItem, add_completion_class, get_completion_class
 
 if TYPE_CHECKING:
     from anabranch.runs import RunStore
@@ -72,7 +67,10 @@ def targets(context: click.Context, parameter: click.Parameter, incomplete: str)
     file, colon, begun = incomplete.rpartition(":")
     if colon and file.endswith(".py"):
         return [CompletionItem(f"{file}:{name}") for name in flows_in(Path(file)) if name.startswith(begun)]
-    return [*_files(incomplete), *flow_names(context, parameter, incomplete)]
+    names = _files(incomplete)
+    if len(names) == 1 and names[0].endswith(os.sep):  # or the shell would put a space behind it
+        names += _files(names[0])
+    return [*map(CompletionItem, names), *flow_names(context, parameter, incomplete)]
 
 
 def flow_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
@@ -125,7 +123,7 @@ def _is(value: ast.expr, name: str) -> bool:
     return value.id == name if isinstance(value, ast.Name) else isinstance(value, ast.Attribute) and value.attr == name
 
 
-def _files(incomplete: str) -> list[CompletionItem]:
+def _files(incomplete: str) -> list[str]:
     directory, begun = os.path.split(incomplete)
     found = []
     try:
@@ -139,7 +137,7 @@ def _files(incomplete: str) -> list[CompletionItem]:
                     found.append(os.path.join(directory, entry.name))
     except OSError:
         return []
-    return [CompletionItem(name) for name in sorted(found)]
+    return sorted(found)
 
 
 @contextmanager
@@ -164,48 +162,21 @@ def _store() -> Iterator[RunStore | None]:
         yield store
 
 
-# bash -----------------------------------------------------------------------------------------------------------------
-
-_BASH = """\
-%(complete_func)s() {
-    local IFS=$'\\n' line type value before=""
-    COMPREPLY=()
-    # The whole line: bash would cut words at every colon, of which etl.py:flow has one.
-    line=${COMP_LINE:0:$COMP_POINT}
-    if [[ $COMP_WORDBREAKS == *:* && ${line##*[[:space:]]} == *:* ]]; then
-        before=${line##*[[:space:]]}
-        before=${before%%:*}:
-    fi
-    for value in $(COMP_WORDS="$line" %(complete_var)s=bash_complete "$1"); do
-        type=${value%%%%,*}
-        value=${value#*,}
-        if [[ $type == plain ]]; then
-            [[ $value == */ ]] && compopt -o nospace
-            COMPREPLY+=("${value#"$before"}")
-        else
-            compopt -o default
-        fi
-    done
-}
-complete -o nosort -F %(complete_func)s %(prog_name)s
-"""
-
-
 class _Bash(BashComplete):
-    """Completion in bash of words with colons in them."""
+    """Click's, for words with colons: ``etl.py:flow`` is three words to bash, which replaces the last."""
 
-    source_template = _BASH
+    _replaces_last = False
 
     def get_completion_args(self) -> tuple[list[str], str]:
         """Words before the cursor, and the one that is being written."""
-        line = os.environ["COMP_WORDS"]
-        words = split_arg_string(line)
-        incomplete = words.pop() if words and not line[-1:].isspace() else ""
-        return words[1:], incomplete
+        words, last = super().get_completion_args()
+        *words, incomplete = re.sub("\0:(\0|$)", ":", "\0".join([*words, last])).split("\0")
+        self._replaces_last = incomplete != last
+        return words, incomplete
 
     def format_completion(self, item: CompletionItem[Any]) -> str:
-        """As the function above reads it."""
-        return f"{item.type},{item.value}"
+        """As the script reads it."""
+        return f"{item.type},{item.value.rpartition(':')[2] if self._replaces_last else item.value}"
 
 
 add_completion_class(_Bash, "bash")

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from anabranch.cli.exits import exit_codes
 from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
 
 if TYPE_CHECKING:
@@ -20,7 +23,7 @@ WORKERS = 2  # enough to see work in parallel, on any machine
 @click.option(
     "--output", metavar="DIRECTORY", default="corpus-report", show_default=True, help="Directory of the report."
 )
-@click.option("--report/--no-report", default=True, help="Write corpus.html as well as corpus.json.")
+@click.option("--report/--no-report", default=True, help="Write corpus.json, and run.html, the page of the run.")
 @run_options(f"Where to run; default: a new cluster of {WORKERS} workers with one thread each.")
 @click.pass_context
 def demo(
@@ -70,19 +73,23 @@ def demo(
         dashboard=dashboard,
         metrics=MetricsWanted(metrics_file, pushgateway, metrics_port),
     )
-    ctx.exit(session.run(show=show_summary))
+    ctx.exit(session.run(show=partial(show_summary, page=Path(output, "run.html") if report else None)))
 
 
-def show_summary(view: FlowRunView) -> None:
-    """Print a short table of what was found, and where the report is."""
+def show_summary(view: FlowRunView, *, page: Path | None) -> None:
+    """Print a short table of what was found, and where the data and the page of the run are."""
     if not view:
         return
     from anabranch.demo.corpus import summary_lines
+    from anabranch.monitoring.pages.report import write_report
+    from anabranch.runs.store.opening import store_to_show
 
     for line in summary_lines(view["summarise"].result):
         click.echo(line)
-    paths: dict[str, Any] = {"data": view["write_json"], "report": view["write_report"]}
-    click.echo()
-    for name, state in paths.items():
-        if not state.is_skipped():
-            click.echo(f"{name}: {state.result}")
+    if page is None:
+        return
+    click.echo(f"\ndata: {view['write_json'].result}")
+    with exit_codes():
+        if (store := store_to_show()) is not None:
+            page.parent.mkdir(parents=True, exist_ok=True)  # the data may be on another machine
+            click.echo(f"report: {write_report(store, view.run_id, page).resolve()}")

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from anabranch.runs import RunStore
 
 MAX_NAMED = 5
-PACKAGES = ("anabranch", "dask", "distributed", "cloudpickle", "networkx", "bokeh", "pydantic", "sqlalchemy")
+PACKAGES = ("anabranch", "dask", "distributed", "cloudpickle", "networkx", "bokeh", "pydantic")
 _MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
 
 

@@ -7,20 +7,16 @@ import os
 import stat
 import sys
 from collections.abc import Mapping
-from logging.handlers import RotatingFileHandler
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from anabranch.base.files import RotatingLog
 from anabranch.cli.completion import targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 
 if TYPE_CHECKING:
     from anabranch.service.serving import Service
-
-_FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
 
 
 @click.command(short_help="Run registered flows when they are due.")
@@ -61,14 +57,6 @@ _FORMAT = "%(asctime)s %(levelname)-7s %(process)d %(name)s: %(message)s"
     metavar="SECONDS",
     help="Time that runs have to end after SIGTERM; then a service resumes them.  [default: 30]",
 )
-@click.option("--log-file", metavar="FILE", help="Log to this file instead of standard error.")
-@click.option(
-    "--log-size",
-    type=click.IntRange(10_000, 10**10),
-    metavar="BYTES",
-    help="Size at which the log is rotated.  [default: 10000000]",
-)
-@click.option("--log-count", type=click.IntRange(0, 1_000), metavar="N", help="Rotated files to keep.  [default: 5]")
 def serve(*, files: tuple[str, ...], **given: Any) -> None:
     """Register the flows of FILES, and run all registered flows when they are due, until SIGTERM or Ctrl-C.
 
@@ -80,10 +68,12 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
     from anabranch.service.serving import Service
     from anabranch.service.starting import choose_options, greet
 
+    logger = logging.getLogger("anabranch")
+    if logger.getEffectiveLevel() > logging.INFO:
+        logger.setLevel(logging.INFO)
     with exit_codes():
         options, is_made_up = choose_options(_with_tokens(given), needs_token=not given["no_token"])
-        runs_log = _log_to(*(_setting(name, given) for name in ("log_file", "log_size", "log_count")))
-        service = Service(registry()[0], options, log=runs_log)  # refuses before anything is registered
+        service = Service(registry()[0], options)  # refuses before anything is registered
         _register(files)
 
         def say(started: Service) -> None:
@@ -103,15 +93,8 @@ def _with_tokens(given: Mapping[str, Any]) -> dict[str, Any]:
         name: _token(f"--{name.replace('_', '-')}-file", file, f"ANABRANCH_SERVICE_{name.upper()}") or None
         for name, file in files.items()
     }
-    mine = ("token_file", "view_token_file", "no_token", "log_file", "log_size", "log_count")
+    mine = ("token_file", "view_token_file", "no_token")
     return {**{name: value for name, value in given.items() if name not in mine}, **tokens}
-
-
-def _setting(name: str, given: Mapping[str, Any]) -> Any:
-    """What an option says, else the setting of its name."""
-    from anabranch.base.settings import config
-
-    return given[name] if given[name] is not None else getattr(config.service, name)
 
 
 def _register(files: tuple[str, ...]) -> None:
@@ -138,21 +121,3 @@ def _token(option: str, file: str | None, variable: str) -> str:
     if not token:
         raise Problem(f"{option}: {file} is empty", USAGE)
     return token
-
-
-def _log_to(file: str, size: int, count: int) -> RotatingLog | None:
-    """Send the service's log to a file, if one is wanted. Returns the log beside it for what runs print and log."""
-    logger = logging.getLogger("anabranch")
-    if logger.getEffectiveLevel() > logging.INFO:
-        logger.setLevel(logging.INFO)
-    if not file:
-        return None
-    runs = RotatingLog(f"{file}.runs", size, count)
-    try:
-        handler = RotatingFileHandler(file, maxBytes=size, backupCount=count, encoding="utf-8")
-        os.close(runs.open())
-    except OSError as error:
-        raise Problem(f"--log-file: cannot write {file}: {error}", USAGE) from None
-    handler.setFormatter(logging.Formatter(_FORMAT))
-    logger.addHandler(handler)
-    return runs

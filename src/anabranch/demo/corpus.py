@@ -2,25 +2,22 @@
 
 ::
 
-    root, limit → list_files → read (map) → measure (map) → summarise → write_json
-                                                                      ↘ write_report, if asked for
+    root, limit → list_files → read (map) → measure (map) → summarise → write_json, if asked for
 
 What each step does is a plain function in a module of its own: `sources` (files), `facts` (one file), `summary` (all of
-them), `page` (the report). This module gives them their policies and wires them.
+them). This module gives them their policies and wires them.
 """
 
 from __future__ import annotations
 
 import json
-import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from anabranch import Flow, Parameter, case, task
+from anabranch.base.files import write_whole
 from anabranch.base.triggers import all_finished
 from anabranch.demo.facts import FileFacts, measure_source
-from anabranch.demo.page import render_page
 from anabranch.demo.sources import CorpusError, Source, SourceFile, list_sources, read_source
 from anabranch.demo.summary import Summary, as_json, summarise_corpus, summary_lines
 
@@ -35,7 +32,6 @@ __all__ = [
     "summarise",
     "summary_lines",
     "write_json",
-    "write_report",
 ]
 
 
@@ -72,24 +68,9 @@ def summarise(files: list[SourceFile], facts: list[FileFacts], root: str | None)
 @task
 def write_json(summary: Summary, output: str) -> str:
     """Write ``corpus.json`` into the directory `output`, on the machine where this runs, and give its path."""
-    return write_text(Path(output, "corpus.json"), json.dumps(as_json(summary), indent=2) + "\n")
-
-
-@task
-def write_report(summary: Summary, output: str) -> str:
-    """Write ``corpus.html`` into the directory `output`, on the machine where this runs, and give its path."""
-    return write_text(Path(output, "corpus.html"), render_page(summary, now=datetime.now(UTC)))
-
-
-def write_text(path: Path, text: str) -> str:
-    """Write a file whole or not at all, with the directories it needs, and give its absolute path."""
+    path = Path(output, "corpus.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        draft.write_text(text, encoding="utf-8")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, json.dumps(as_json(summary), indent=2) + "\n")
     return str(path.resolve())
 
 
@@ -105,9 +86,8 @@ def build() -> Flow:
         sources = read.map(files)
         facts = measure.map(sources)
         summary = summarise(files, facts, root)
-        write_json(summary, output)
         with case(report, True):
-            write_report(summary, output)
+            write_json(summary, output)
     return flow
 
 

@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from anabranch.base.texts import printable
 from anabranch.demo.facts import FileFacts, FunctionFacts
 from anabranch.demo.sources import SourceFile
 
@@ -248,17 +249,6 @@ def percent(part: float | None) -> str:
     ('26 %', '–')
     """
     return "–" if part is None else f"{part:.0%}".replace("%", " %")
-
-
-def printable(text: str) -> str:
-    r"""Text that a file name or message may hold, with whatever could move a cursor or cannot be encoded escaped.
-
-    Examples
-    --------
-    >>> print(printable("a\n\x1b[31m\udcff é"))
-    a\n\x1b[31m\udcff é
-    """
-    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode("ascii") for char in text)
 
 
 def _package(name: str, facts: Sequence[FileFacts], failed: int) -> PackageSummary:

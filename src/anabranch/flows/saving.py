@@ -2,23 +2,18 @@
 
 from __future__ import annotations
 
-import secrets
 from pathlib import Path
 
 from anabranch.base import origins
 from anabranch.base.errors import FlowLoadError
+from anabranch.base.files import write_whole
 
 
 def save(flow: object, path: str | Path) -> Path:
     """Write an object to a file that is there whole or not at all. Returns the path."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        draft.write_bytes(origins.dumps_to_keep(flow))
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)
+    write_whole(path, origins.dumps_to_keep(flow))
     return path
 
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import base64
 import os
-import tempfile
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol
 from urllib.parse import quote, urlsplit
 
 from anabranch.base.errors import MetricsError
+from anabranch.base.files import write_whole
 
 if TYPE_CHECKING:
     from anabranch.web.handlers import Route
@@ -38,19 +37,10 @@ def write_textfile(metrics: HasText, path: str | os.PathLike[str]) -> None:
     MetricsError
         It cannot be written.
     """
-    file = Path(path)
     try:
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(metrics.text())
-            Path(name).chmod(0o644)  # the collector is another user
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(path, metrics.text(), mode=0o644)  # the collector is another user
     except OSError as error:
-        raise MetricsError(f"metrics cannot be written to {str(file)!r}: {error.strerror or error}") from error
+        raise MetricsError(f"metrics cannot be written to {str(path)!r}: {error.strerror or error}") from error
 
 
 def push(metrics: HasText, gateway: str, flow_name: str, *, timeout_s: float = PUSH_S) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 from uuid import uuid4
 
 from anabranch.base.errors import OptionError, ResultStoreError
-from anabranch.base.files import network_filesystem
+from anabranch.base.files import data_directory, network_filesystem
 from anabranch.results.result import Result
 
 _TEMPORARY = ".anabranch-tmp-"  # no location has a name that begins with a dot
@@ -211,13 +211,7 @@ class LocalResult(Result):
     def __init__(self, dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
         if dir is not None and (not isinstance(dir, (str, os.PathLike)) or not str(dir) or "\0" in str(dir)):
             raise OptionError(f"LocalResult: expected the path of a directory, found {dir!r:.80}")
-        super().__init__(LocalStore(_default_root() if dir is None else dir), **options)
-
-
-def _default_root() -> Path:
-    if home := os.environ.get("ANABRANCH_HOME"):
-        return Path(home) / "results"
-    return Path(os.environ.get("XDG_DATA_HOME") or "~/.local/share") / "anabranch" / "results"
+        super().__init__(LocalStore(data_directory() / "results" if dir is None else dir), **options)
 
 
 def _named(temporary: str, name: str, folder: int | None) -> bool:

@@ -55,11 +55,8 @@ class FsspecStore:
     def __repr__(self) -> str:
         return repr(self.url)  # options may have secrets
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url, "options": self.options}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["url"], state["options"])  # type: ignore[misc]  # as good as new
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FsspecStore, (self.url, self.options)
 
     def put(self, location: str, parts: list[bytes], *, replace: bool) -> bool:
         """As `Store.put`. Where the store cannot put on condition, two writers at once may both believe to be first."""

@@ -265,13 +265,7 @@ class Result:
         ResultStoreError
             The store cannot be read.
         """
-        header, body, location = self._opened(where, ids)
-        if header.width is not None:
-            raise ResultDamaged(
-                f"result {location!r} holds {header.width:,} elements of a map, not one value; use read_elements()"
-            )
-        serializer = self._reader(header, location)
-        return _loaded(location, header, lambda: serializer.loads(body))
+        return self._value(where, ids)[0]
 
     def read_elements(
         self, where: ResultRef | str, wanted: Collection[int] | None = None, ids: Ids | None = None
@@ -301,13 +295,7 @@ class Result:
         ResultMissing, ResultDamaged, ResultStoreError
             As `read`.
         """
-        header, body, location = self._opened(location, ids, data)
-        if header.width is not None:
-            raise ResultDamaged(
-                f"result {location!r} holds {header.width:,} elements of a map, not one value; use read_elements()"
-            )
-        serializer = self._reader(header, location)
-        value = _loaded(location, header, lambda: serializer.loads(body))
+        value, header = self._value(location, ids, data)
         return value, header.ref(location), datetime.fromisoformat(header.created)
 
     def fetch(self, locations: Collection[str]) -> dict[str, bytes]:
@@ -422,6 +410,15 @@ class Result:
     def close(self) -> None:
         """Close this process's connections to the store; the next call opens them again."""
         self.store.close()
+
+    def _value(self, where: ResultRef | str, ids: Ids | None, data: bytes | None = None) -> tuple[Any, Header]:
+        header, body, location = self._opened(where, ids, data)
+        if header.width is not None:
+            raise ResultDamaged(
+                f"result {location!r} holds {header.width:,} elements of a map, not one value; use read_elements()"
+            )
+        serializer = self._reader(header, location)
+        return _loaded(location, header, lambda: serializer.loads(body)), header
 
     def _opened(
         self, where: ResultRef | str, ids: Ids | None, data: bytes | None = None

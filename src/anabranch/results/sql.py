@@ -1,4 +1,4 @@
-"""Results as rows of a database: a file of SQLite, or PostgreSQL, through SQLAlchemy.
+"""Results as rows of a database: a file of SQLite, or PostgreSQL.
 
 Each operation is one statement, so that it is done or not done, and can be done again after a connection was cut.
 """
@@ -6,28 +6,30 @@ Each operation is one statement, so that it is done or not done, and can be done
 from __future__ import annotations
 
 import os
-import threading
+import sqlite3
 import time
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any
 
+from anabranch.base.connections import Connections
 from anabranch.base.errors import OptionError
 from anabranch.base.texts import masked
 from anabranch.results.result import Result
 from anabranch.results.serializers import need
-
-if TYPE_CHECKING:
-    from sqlalchemy import Engine, Table
-
-T = TypeVar("T")
 
 TABLE = "anabranch_results"
 RECONNECT_S = 10.0  # PostgreSQL restarts within 5
 LOCKED_S = 30.0  # a writer of SQLite holds its lock for as long as one object takes
 _PAUSE_S = 0.2  # between two tries to connect
 _PER_STATEMENT = 500  # locations: SQLite took 999 variables before 3.32
+_MAKE = (
+    f"CREATE TABLE IF NOT EXISTS {TABLE} (location TEXT NOT NULL PRIMARY KEY, body {{}} NOT NULL, "
+    "written DOUBLE PRECISION NOT NULL)"
+)
+_PUT = f"INSERT INTO {TABLE} (location, body, written) VALUES (?, ?, ?) ON CONFLICT (location) DO "
+_REPLACE = "UPDATE SET body = excluded.body, written = excluded.written"
 
 
 class SQLStore:
@@ -35,72 +37,48 @@ class SQLStore:
 
     def __init__(self, url: str) -> None:
         self.url = url
-        self.is_sqlite = url.startswith("sqlite:")
-        self._lock = threading.Lock()
-        self._opened: tuple[int, Engine, Table] | None = None
+        self._sqlite = url.partition(":///")[2] if url.startswith("sqlite:") else ""
+        self._connections: Connections | None = None
+        self._is_made = False
 
     def __repr__(self) -> str:
         return repr(masked(self.url))
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"url": self.url}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(state["url"])  # type: ignore[misc]  # as good as new
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SQLStore, (self.url,)
 
     def put(self, location: str, parts: list[bytes], *, replace: bool) -> bool:
         """As `Store.put`."""
-        from sqlalchemy.dialects import postgresql, sqlite
-
-        body = b"".join(parts)
-
-        def statement(table: Table) -> Any:
-            insert = (sqlite.insert if self.is_sqlite else postgresql.insert)(table)
-            insert = insert.values(location=location, body=body, written=time.time())
-            if not replace:
-                return insert.on_conflict_do_nothing(index_elements=[table.c.location])
-            changed = {"body": insert.excluded.body, "written": insert.excluded.written}
-            return insert.on_conflict_do_update(index_elements=[table.c.location], set_=changed)
-
-        return bool(self._run(statement, lambda outcome: outcome.rowcount > 0))
+        statement = _PUT + (_REPLACE if replace else "NOTHING")
+        return self._run(statement, [location, b"".join(parts), time.time()])[0] > 0
 
     def get(self, location: str, nbytes: int | None = None) -> bytes:
         """As `Store.get`."""
-        from sqlalchemy import func, select
-
-        def statement(table: Table) -> Any:
-            wanted = table.c.body if nbytes is None else func.substr(table.c.body, 1, nbytes)
-            return select(wanted).where(table.c.location == location)
-
-        found = self._run(statement, lambda outcome: outcome.first())
-        if found is None:
+        if nbytes is None:
+            _, found = self._run(f"SELECT body FROM {TABLE} WHERE location = ?", [location])
+        else:
+            statement = f"SELECT substr(body, 1, CAST(? AS INTEGER)) FROM {TABLE} WHERE location = ?"
+            _, found = self._run(statement, [nbytes, location])
+        if not found:
             raise FileNotFoundError(location)
-        return bytes(found[0] or b"")  # SQLite says NULL for a part of nothing
+        return bytes(found[0][0] or b"")  # SQLite says NULL for a part of nothing
 
     def get_many(self, locations: Sequence[str]) -> dict[str, bytes]:
         """As `Store.get_many`: in statements with some hundred locations each."""
         found: dict[str, bytes] = {}
         for first in range(0, len(locations), _PER_STATEMENT):
             part = locations[first : first + _PER_STATEMENT]
-            rows = self._run(
-                partial(_selected, part),
-                lambda outcome: [(str(row.location), bytes(row.body)) for row in outcome],
-            )
-            found.update(rows)
+            marks = ", ".join("?" * len(part))
+            found.update(self._run(f"SELECT location, body FROM {TABLE} WHERE location IN ({marks})", part)[1])
         return found
 
     def exists(self, location: str) -> bool:
         """As `Store.exists`."""
-        from sqlalchemy import select
-
-        found = self._run(
-            lambda table: select(table.c.written).where(table.c.location == location), lambda outcome: outcome.first()
-        )
-        return found is not None
+        return bool(self._run(f"SELECT 1 FROM {TABLE} WHERE location = ?", [location])[1])
 
     def delete(self, location: str) -> None:
         """As `Store.delete`."""
-        self._run(lambda table: table.delete().where(table.c.location == location), lambda outcome: None)
+        self._run(f"DELETE FROM {TABLE} WHERE location = ?", [location])
 
     def sweep(self, older_than_s: float) -> int:
         """None: the database keeps nothing that is not complete."""
@@ -108,86 +86,63 @@ class SQLStore:
 
     def close(self) -> None:
         """As `Store.close`."""
-        with self._lock:
-            if self._opened is not None and self._opened[0] == os.getpid():
-                self._opened[1].dispose()
-            self._opened = None
+        if self._connections is not None:
+            self._connections.close()
 
-    def _run(self, statement: Callable[[Table], Any], take: Callable[[Any], T]) -> T:
-        """Run one statement by itself, and again if the server went away: whoever repeats it finds it done."""
-        from sqlalchemy.exc import DBAPIError
+    def _run(self, statement: str, parameters: Sequence[Any]) -> tuple[int, list[Any]]:
+        """Run one statement by itself; gives the number of rows it changed, and those it found."""
+        if self._sqlite:
+            return self._run_in_file(statement, parameters)
+        return self._run_on_server(statement.replace("?", "%s"), parameters)
 
-        limit = time.monotonic() + RECONNECT_S
-        while True:
-            try:
-                engine, table = self._engine()
-                with engine.connect() as connection:
-                    # Without being asked to, SQLAlchemy does not look at the count of an INSERT.
-                    outcome = connection.execute(statement(table), execution_options={"preserve_rowcount": True})
-                    return take(outcome)
-            except DBAPIError as error:
-                if not self._is_passing(error) or time.monotonic() > limit:
-                    raise (error.orig or error) from None  # without the statement, which has the value in it
-            time.sleep(_PAUSE_S)
+    def _run_in_file(self, statement: str, parameters: Sequence[Any]) -> tuple[int, list[Any]]:
+        if not self._is_made:
+            _prepare_file(self._sqlite)
+        # A connection is a file that is opened in microseconds. The journal stays the rollback one: many workers
+        # write, and a write-ahead log with several writers can be corrupted before SQLite 3.51.3.
+        with closing(sqlite3.connect(self._sqlite, timeout=LOCKED_S, isolation_level=None)) as connection:
+            if not self._is_made:
+                connection.execute(_MAKE.format("BLOB"))
+                self._is_made = True
+            cursor = connection.execute(statement, parameters)
+            return cursor.rowcount, cursor.fetchall()
 
-    def _is_passing(self, error: Any) -> bool:
-        """Whether the server may be back soon: its connection was cut, or it cannot be reached, as in a restart."""
-        if self.is_sqlite:
-            return False
-        if error.connection_invalidated:
-            return True
+    def _run_on_server(self, statement: str, parameters: Sequence[Any]) -> tuple[int, list[Any]]:
+        """Again if the server went away: whoever repeats it finds it done."""
         import psycopg
 
-        # Errors of the server have a code, 57P… while it stops and starts. A refused connection has none.
-        state = getattr(error.orig, "sqlstate", None)
-        return isinstance(error.orig, psycopg.OperationalError) and (
-            state.startswith("57P") if state else _is_refused(str(error.orig))
-        )
-
-    def _engine(self) -> tuple[Engine, Table]:
-        """The engine of this process: connections must not be shared with one that was forked off."""
-        with self._lock:
-            if self._opened is None or self._opened[0] != os.getpid():
-                if self._opened is not None:
-                    self._opened[1].dispose(close=False)  # they are the parent's
-                self._opened = (os.getpid(), *self._made())
-            return self._opened[1], self._opened[2]
-
-    def _made(self) -> tuple[Engine, Table]:
-        from sqlalchemy import Column, Float, LargeBinary, MetaData, NullPool, Table, Text, create_engine, inspect
-        from sqlalchemy.exc import DBAPIError
-
-        table = Table(
-            TABLE,
-            MetaData(),
-            Column("location", Text, primary_key=True),
-            Column("body", LargeBinary, nullable=False),
-            Column("written", Float, nullable=False),
-        )
-        if self.is_sqlite:
-            _prepare_file(self.url)
-            # No pool: a connection is a file that is opened in microseconds. The journal stays the rollback one: many
-            # workers write, and a write-ahead log with several writers can be corrupted before SQLite 3.51.3.
-            engine = create_engine(
-                self.url, poolclass=NullPool, isolation_level="AUTOCOMMIT", connect_args={"timeout": LOCKED_S}
-            )
-        else:
-            url = f"postgresql+psycopg://{self.url.partition('://')[2]}"
-            engine = create_engine(
-                url, isolation_level="AUTOCOMMIT", pool_pre_ping=True, pool_size=2, connect_args={"connect_timeout": 5}
-            )
-        try:
-            table.metadata.create_all(engine)
-        except DBAPIError:
-            if not inspect(engine).has_table(TABLE):  # it is there if another process was making it too
-                raise
-        return engine, table
+        if self._connections is None:
+            self._connections = Connections(self.url, wait_s=LOCKED_S, autocommit=True)
+        limit = time.monotonic() + RECONNECT_S
+        while True:
+            connection = None
+            try:
+                with self._connections.one() as connection:
+                    if not self._is_made:
+                        _make_table(connection)
+                        self._is_made = True
+                    cursor = connection.execute(statement, parameters)
+                    return cursor.rowcount, cursor.fetchall() if cursor.description else []
+            except psycopg.OperationalError as error:
+                # Errors of the server have a code, 57P… while it stops and starts; those of a cut connection have none.
+                passes = (
+                    error.sqlstate.startswith("57P")
+                    if error.sqlstate
+                    else connection is not None or _is_refused(str(error))
+                )
+                if not passes or time.monotonic() > limit:
+                    raise
+            time.sleep(_PAUSE_S)
 
 
-def _selected(locations: Sequence[str], table: Table) -> Any:
-    from sqlalchemy import select
+def _make_table(connection: Any) -> None:  # of psycopg, which need not be there
+    import psycopg
 
-    return select(table.c.location, table.c.body).where(table.c.location.in_(locations))
+    try:
+        connection.execute(_MAKE.format("BYTEA"))
+    except psycopg.Error:  # another process makes it too, or this user may not, and it is there
+        if connection.execute("SELECT to_regclass(%s)", (TABLE,)).fetchone() == (None,):
+            raise
 
 
 def _is_refused(text: str) -> bool:
@@ -195,9 +150,9 @@ def _is_refused(text: str) -> bool:
     return any(words in text.lower() for words in signs)
 
 
-def _prepare_file(url: str) -> None:
+def _prepare_file(file: str) -> None:
     """Make the file of a database, for this user only; SQLite would let others read it."""
-    path = Path(url.partition(":///")[2])
+    path = Path(file)
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.close(os.open(path, os.O_CREAT | os.O_RDWR | getattr(os, "O_CLOEXEC", 0), 0o600))
 
@@ -229,7 +184,7 @@ def _checked(url: str) -> str:
     kind = url.partition(":")[0].partition("+")[0] if isinstance(url, str) else ""
     if kind in ("postgresql", "postgres"):
         need("psycopg", "postgres", "SQLResult(postgresql://…)")
-        return url
+        return f"postgresql://{url.partition('://')[2]}"
     path = url.partition(":///")[2] if kind == "sqlite" else ""
     if kind != "sqlite" or "://" not in url or "?" in path or "\0" in path:
         shown = masked(url) if isinstance(url, str) else type(url).__name__

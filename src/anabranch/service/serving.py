@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 
 from anabranch.base.errors import RunStoreError, ServiceError
-from anabranch.base.files import RotatingLog
 from anabranch.monitoring.metrics_export import metrics_route
 from anabranch.runs.registry.registration import moment_of
 from anabranch.runs.store.flows import FlowTable
@@ -74,8 +73,6 @@ class Service:
         How it is to run.
     pages
         Further routes, behind the same guard.
-    log
-        Where what runs print and log goes; default: standard error.
 
     Raises
     ------
@@ -89,7 +86,6 @@ class Service:
         options: Options,
         *,
         pages: Sequence[Route] = (),
-        log: RotatingLog | None = None,
     ) -> None:
         check_bind(options.address, options.token, options.view_token)
         tls = tls_context(options.tls_cert, options.tls_key)
@@ -102,7 +98,6 @@ class Service:
             self._wake.set,
             most=options.capacity,
             runs_each=options.runs_per_process,
-            log=log,
             metrics=str(self._meter.directory),
         )
         self._dispatcher = Dispatcher(

@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 import anabranch
+from anabranch.base.settings import config
 from anabranch.cli import anabranch as command
 
 ETL = """
@@ -537,17 +538,26 @@ def test_the_demo_shows_a_table_and_says_where_the_report_lies() -> None:
     assert result.exit_code == 0, result.stderr
     assert "1 of 2 files measured in ." in result.stdout
     assert f"\ndata: {Path('out', 'corpus.json').resolve()}\n" in result.stdout
-    assert result.stdout.endswith(f"\nreport: {Path('out', 'corpus.html').resolve()}\n")
+    assert result.stdout.endswith(f"\nreport: {Path('out', 'run.html').resolve()}\n")
     assert "measure: 1 of 2 elements failed" in result.stderr
-    assert Path("out", "corpus.html").exists()
+    assert "1 Failed" in Path("out", "run.html").read_text()
+
+
+def test_the_demo_without_history_has_no_page_to_show() -> None:
+    write("good.py", "x = 1\n")
+    with config.set({"backend": "none"}):
+        result = call("demo", "--root", ".", "--output", "out", "--executor", "local")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout.endswith(f"\ndata: {Path('out', 'corpus.json').resolve()}\n")
 
 
 def test_the_demo_without_a_report() -> None:
     write("good.py", "x = 1\n")
     result = call("demo", "--root", ".", "--output", "out", "--executor", "threads", "--no-report", "--limit", "1")
     assert result.exit_code == 0, result.stderr
+    assert "1 of 1 files measured" in result.stdout
     assert "report:" not in result.stdout
-    assert [path.name for path in Path("out").iterdir()] == ["corpus.json"]
+    assert not Path("out").exists()
 
 
 def test_the_demo_over_a_directory_that_is_not_there_fails() -> None:

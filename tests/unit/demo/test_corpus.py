@@ -4,20 +4,14 @@ import json
 import os
 import pickle
 import warnings
-from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
 
 import cloudpickle
 import pytest
 
 from anabranch.demo.facts import FileFacts, measure_source
-from anabranch.demo.page import bin_edges, binned, render_page
 from anabranch.demo.sources import CorpusError, Source, SourceFile, default_roots, list_sources, package_of, read_source
 from anabranch.demo.summary import Summary, as_json, failure_of, quantile, summarise_corpus, summary_lines
-
-NOW = datetime(2026, 11, 20, 12, tzinfo=UTC)
-NASTY = "</script><b onclick='x()'>&\"\\$$x$$"
 
 
 def measured(text: str | bytes, package: str = "pkg", path: str = "/pkg/a.py") -> FileFacts:
@@ -31,20 +25,6 @@ def summary_of(*outcomes: FileFacts | BaseException | None, package: str = "pkg"
         for place, each in enumerate(outcomes)
     ]
     return summarise_corpus(files, outcomes, "/")
-
-
-class Elements(HTMLParser):
-    """Collects the elements of a page that stand for something a browser would do."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.tags: list[str] = []
-        self.attributes: list[tuple[str, str | None]] = []
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self.tags.append(tag)
-        self.attributes += attrs
 
 
 # Listing -------------------------------------------------------------------------------------------------------------
@@ -254,13 +234,13 @@ def test_errors_and_facts_travel_between_processes() -> None:
 
 
 def test_the_functions_can_be_shipped_to_where_the_package_is_not() -> None:
-    from anabranch.demo import facts, page, sources, summary
+    from anabranch.demo import facts, sources, summary
 
-    modules = [facts, page, sources, summary]
+    modules = [facts, sources, summary]
     try:
         for module in modules:
             cloudpickle.register_pickle_by_value(module)
-        shipped = cloudpickle.loads(cloudpickle.dumps((measure_source, summarise_corpus, render_page)))
+        shipped = cloudpickle.loads(cloudpickle.dumps((measure_source, summarise_corpus)))
     finally:
         for module in modules:
             cloudpickle.unregister_pickle_by_value(module)
@@ -268,7 +248,6 @@ def test_the_functions_can_be_shipped_to_where_the_package_is_not() -> None:
     assert [function.__module__ for function in shipped] == [
         "anabranch.demo.facts",
         "anabranch.demo.summary",
-        "anabranch.demo.page",
     ]
 
 
@@ -314,14 +293,12 @@ def test_lists_of_different_widths_are_refused() -> None:
         summarise_corpus([SourceFile("/a.py", "a")], [])
 
 
-def test_quantiles_and_bins_hold_every_value() -> None:
+def test_quantiles_hold_every_value() -> None:
     counts = {value: value for value in range(1, 200)}
 
     assert quantile(counts, 0) == 1
     assert quantile(counts, 1.0) == 199
     assert quantile({}, 0.5) == 0
-    assert sum(binned(counts, bin_edges(199, per_doubling=3))) == sum(counts.values())
-    assert bin_edges(1, per_doubling=2) == [1, 2]
 
 
 def test_json_has_the_numbers_of_the_summary() -> None:
@@ -350,42 +327,14 @@ def test_lines_for_a_terminal_are_aligned_bounded_and_without_control_characters
     assert len(lines) < 25
 
 
-# The page ------------------------------------------------------------------------------------------------------------
-
-
-def test_the_page_needs_no_network_and_has_four_plots() -> None:
-    html = render_page(summary_of(measured(EXAMPLE)), now=NOW)
-    elements = Elements(html)
-
-    assert not [value for name, value in elements.attributes if name in ("src", "href")]
-    assert html.count("data-root-id") == 4
-    assert "2026-11-20 12:00 UTC" in html
-    assert "every file was read and parsed" in html
-
-
-def test_names_and_messages_are_text_in_the_page_whatever_they_hold() -> None:
-    facts = measured(EXAMPLE, NASTY, f"/{NASTY}/a.py")
-    failed = CorpusError("/pkg/x.py", "SyntaxError", NASTY)
-
-    html = render_page(summary_of(facts, failed, package=NASTY), now=NOW)
-    plain = render_page(summary_of(measured(EXAMPLE), None), now=NOW)
-
-    assert "</script><b" not in html
-    assert Elements(html).tags.count("b") == Elements(plain).tags.count("b")
-    assert Elements(html).tags.count("script") == Elements(plain).tags.count("script")
-    assert "onclick" not in dict(Elements(html).attributes)
-    assert "&lt;/script&gt;&lt;b onclick=" in html
-
-
 def test_a_file_name_that_is_not_utf_8_is_shown_escaped() -> None:
     summary = summary_of(
         measured(EXAMPLE, "p\udcff", "/p\udcff/a\n.py"), CorpusError("/pkg/x.py", "SyntaxError", "\udcff")
     )
 
-    render_page(summary, now=NOW).encode("utf-8")
     json.dumps(as_json(summary)).encode("utf-8")
 
-    assert "p\\udcff" in render_page(summary, now=NOW)
+    assert any(line.startswith("p\\udcff ") for line in summary_lines(summary))
 
 
 @pytest.mark.parametrize(
@@ -399,15 +348,6 @@ def test_a_file_name_that_is_not_utf_8_is_shown_escaped() -> None:
     ],
     ids=["no files", "only failures", "an empty file", "no functions", "one function"],
 )
-def test_a_page_is_made_of_however_little_there_is(summary: Summary) -> None:
-    assert "<h1>Python corpus</h1>" in render_page(summary, now=NOW)
+def test_a_summary_is_made_of_however_little_there_is(summary: Summary) -> None:
     assert summary_lines(summary)
     assert json.dumps(as_json(summary))
-
-
-def test_packages_whose_shortened_names_are_equal_have_bars_of_their_own() -> None:
-    names = ["x" * 40 + "a", "x" * 40 + "b"]
-
-    html = render_page(summary_of(*(measured(EXAMPLE, name) for name in names)), now=NOW)
-
-    assert "x" * 27 + "… (2)" in html or "x" * 27 + "\\u2026 (2)" in html

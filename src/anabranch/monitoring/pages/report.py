@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anabranch.base.errors import ReportError
+from anabranch.base.files import write_whole
 from anabranch.monitoring.pages.looks import plain
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.recorded_run import last_lines, read_model
@@ -47,27 +47,8 @@ def write_report(store: RunStore, run_id: str, path: str | os.PathLike[str] | No
     record, model = read_model(store, run_id)
     text = report_html(model, log_rows=lambda: last_lines(store, record.run_id), state=record.state)
     file = Path(path) if path is not None else Path(f"anabranch-{record.run_id}.html")
-    write_whole(file, text)
-    return file
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a file so that it is there as a whole or not at all.
-
-    Raises
-    ------
-    ReportError
-        It cannot be written.
-    """
     try:
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name[:100]}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as out:
-                out.write(text)
-            Path(name).chmod(0o600)  # parameters and failures are in it: for its owner to pass on
-            Path(name).replace(file)
-        except BaseException:
-            Path(name).unlink(missing_ok=True)
-            raise
+        write_whole(file, text, mode=0o600)  # parameters and failures are in it: for its owner to pass on
     except OSError as error:
         raise ReportError(f"the report cannot be written to {str(file)!r}: {error.strerror or error}") from error
+    return file

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from anabranch.base.errors import (
-    FlowNotRegistered,
     OptionError,
     ParameterError,
     RegistryError,
@@ -22,7 +21,7 @@ from anabranch.base.names import check_name, short
 from anabranch.definition.fingerprints import fingerprints
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.definition.parameter import Parameter
-from anabranch.runs.parameters import SECRET_NAME, resolve_parameters
+from anabranch.runs.parameters import is_secret, resolve_parameters
 from anabranch.runs.registry.flow_storage import FlowStorage
 from anabranch.runs.registry.seal import packed, seal_of, sealed_code
 from anabranch.runs.store.flows import FlowRecord, FlowTable
@@ -153,15 +152,6 @@ def moment_of(store: RelationalRunStore) -> datetime:
     return datetime.fromtimestamp(store.database.now() / 1e6, UTC)
 
 
-def known_name(name: str) -> bool:
-    """Whether a flow of this name is registered, as far as can be told without making a database."""
-    try:
-        registry()[1].get(name)
-    except (FlowNotRegistered, RegistryError):
-        return False
-    return True
-
-
 # Problems -------------------------------------------------------------------------------------------------------------
 
 
@@ -178,7 +168,7 @@ def _schedule_problems(flow: Registrable) -> list[str]:
         problems += [
             f"{where}: {name}: a secret would be stored in the database; let the flow find it"
             for name in clock.parameter_defaults
-            if name in known and _is_secret(known[name])
+            if name in known and is_secret(known[name])
         ]
         try:
             resolve_parameters(flow.name, flow.parameters, clock.parameter_defaults)
@@ -236,10 +226,6 @@ def _drawn(graph: FrozenGraph) -> dict[str, Any]:
     return {"nodes": nodes, "edges": edges}
 
 
-def _is_secret(parameter: Parameter) -> bool:
-    return bool(getattr(parameter, "secret", False) or SECRET_NAME.search(parameter.name))
-
-
 def _schema(parameter: Parameter) -> dict[str, Any]:
     """JSON schema of a parameter; no default of one that is secret."""
     schema: dict[str, Any] = {}
@@ -254,7 +240,7 @@ def _schema(parameter: Parameter) -> dict[str, Any]:
         schema["enum"] = [
             each if isinstance(each, (str, int, float, bool)) else short(each) for each in parameter.choices
         ]
-    if _is_secret(parameter):
+    if is_secret(parameter):
         schema["writeOnly"] = True
     elif not parameter.required:
         try:

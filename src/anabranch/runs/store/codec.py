@@ -9,7 +9,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from struct import Struct
-from typing import Any
+from typing import Any, overload
 
 from anabranch.base.errors import RunStoreDamaged
 
@@ -22,6 +22,10 @@ _MOST_ELEMENTS = 1 << 30  # far more than a chunk has; damaged bytes that claim 
 _WIDTHS = {"B": 1, "H": 2, "I": 4, "Q": 8}  # of the type codes of `array` on every platform that Python runs on
 
 
+@overload
+def to_microseconds(time: datetime) -> int: ...
+@overload
+def to_microseconds(time: None) -> None: ...
 def to_microseconds(time: datetime | None) -> int | None:
     """Microseconds since 1970, UTC.
 
@@ -37,6 +41,10 @@ def to_microseconds(time: datetime | None) -> int | None:
     return (time - _EPOCH) // _MICROSECOND
 
 
+@overload
+def from_microseconds(microseconds: int) -> datetime: ...
+@overload
+def from_microseconds(microseconds: None) -> None: ...
 def from_microseconds(microseconds: int | None) -> datetime | None:
     """The time that `to_microseconds` was given, in UTC."""
     return None if microseconds is None else _EPOCH + microseconds * _MICROSECOND

@@ -81,7 +81,7 @@ class FlowTable:
         The version goes up if the fingerprint is another one. Times of the schedule count from now on, unless the
         flow had this very schedule before.
         """
-        moment = _micros(now)
+        moment = to_microseconds(now)
 
         def act(transaction: Transaction) -> FlowRecord:
             lock = self._database.lock_clause
@@ -94,7 +94,7 @@ class FlowTable:
                 if before.schedule_text == record.schedule_text and record.schedule is not None:
                     since = before.scheduled_until or now
             new = replace(record, version=version, paused=paused, scheduled_until=since)
-            changed = max(moment, _micros(before.changed) + 1 if before and before.changed else 0)
+            changed = max(moment, to_microseconds(before.changed) + 1 if before and before.changed else 0)
             new = replace(new, changed=from_microseconds(changed))
             transaction.execute(FLOWS.upsert(), _row(new))
             return new
@@ -145,7 +145,7 @@ class FlowTable:
         FlowNotRegistered
             There is none of this name.
         """
-        moment = _micros(now)
+        moment = to_microseconds(now)
         statement = (
             f"UPDATE {FLOWS.name} SET paused = ?, changed = CASE WHEN changed < ? THEN ? ELSE changed + 1 END, "
             "scheduled_until = CASE WHEN scheduled_until < ? THEN ? ELSE scheduled_until END WHERE flow_name = ?"
@@ -209,13 +209,13 @@ class FlowTable:
     def _plan(
         self, names: Sequence[str], due: Callable[[str, datetime], Iterable[Slot]], now: datetime
     ) -> tuple[set[str], list[Slot]]:
-        moment = _micros(now)
+        moment = to_microseconds(now)
         locked = f"{self._database.lock_clause}{self._database.skip_clause}"
         query = f"{_PLAN}({', '.join('?' * len(names))}) ORDER BY flow_name{locked}"
 
         def act(transaction: Transaction) -> tuple[set[str], list[Slot]]:
             found = [(name, until) for name, until in transaction.fetch(query, names)]
-            slots = [slot for name, until in found for slot in due(name, _time(until))]
+            slots = [slot for name, until in found for slot in due(name, from_microseconds(until))]
             if slots:
                 transaction.execute_many(SLOTS.insert(), [slot_row(slot, now=moment) for slot in slots])
             if advanced := [(moment, name, moment) for name, until in found if until < moment]:
@@ -229,18 +229,6 @@ def _not_registered(name: str, transaction: Transaction) -> FlowNotRegistered:
     known = [row[0] for row in transaction.fetch(f"SELECT flow_name FROM {FLOWS.name} ORDER BY flow_name LIMIT 1000")]
     has = f"it has: {listed(known[:20])}" if known else "it has none; `anabranch register FILE` adds them"
     return FlowNotRegistered(f"the registry has no flow {name!r}{nearest(name, known)}; {has}")
-
-
-def _micros(time: datetime) -> int:
-    found = to_microseconds(time)
-    assert found is not None
-    return found
-
-
-def _time(moment: int) -> datetime:
-    found = from_microseconds(moment)
-    assert found is not None
-    return found
 
 
 def _row(record: FlowRecord) -> tuple[Any, ...]:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import atexit
-import os
 from contextlib import suppress
 from pathlib import Path
 from threading import Lock
 from typing import Any
 
 from anabranch.base.errors import RunStoreError
+from anabranch.base.files import data_directory
 from anabranch.base.settings import config
 from anabranch.base.texts import masked
 from anabranch.runs.store.records import RunStore
@@ -37,7 +37,6 @@ def open_store(backend: str | None = None, *, read_only: bool = False) -> RunSto
     """
     backend = config.backend if backend is None else backend
     kind = backend.partition(":")[0].partition("+")[0]
-    # Each is imported where it is needed: SQLAlchemy alone takes as long as all else that a small flow imports.
     if backend == "local" or kind == "sqlite":
         from anabranch.runs.store.sqlite import SQLiteRunStore
 
@@ -47,8 +46,12 @@ def open_store(backend: str | None = None, *, read_only: bool = False) -> RunSto
 
         return InMemoryRunStore()
     if kind in ("postgresql", "postgres"):
-        from anabranch.runs.store.postgresql import PostgreSQLRunStore
-
+        try:
+            from anabranch.runs.store.postgresql import PostgreSQLRunStore
+        except ImportError as error:
+            raise RunStoreError(
+                f'the run store {masked(backend)} needs the package psycopg: pip install "anabranch[postgres]"'
+            ) from error
         return PostgreSQLRunStore(backend, read_only=read_only)
     raise RunStoreError(f"backend: expected 'local', 'sqlite:///path' or 'postgresql://…', found {masked(backend)!r}")
 
@@ -60,14 +63,11 @@ def default_path() -> Path:
     """
     if config.runs.path:
         return Path(config.runs.path).expanduser().absolute()
-    if home := os.environ.get("ANABRANCH_HOME"):
-        return Path(home).expanduser().absolute() / "runs.db"
-    data = os.environ.get("XDG_DATA_HOME") or "~/.local/share"
-    return Path(data).expanduser().absolute() / "anabranch" / "runs.db"
+    return data_directory() / "runs.db"
 
 
 def _path_of(url: str) -> str:
-    """The file that a ``sqlite:`` URL names, with SQLAlchemy's three slashes."""
+    """The file that a ``sqlite:`` URL names, after three slashes."""
     _, found, path = url.partition(":///")
     if not found or not path or path == ":memory:":
         raise RunStoreError(f"backend: expected 'sqlite:///' and the path of a file, found {url!r}")
@@ -88,14 +88,7 @@ def current_store() -> RunStore | None:
     """
     if config.backend == "none":
         return None
-    name = (config.backend, default_path(), config.runs.lease_s, config.runs.patience_s)
-    with _lock:
-        store = _stores.get(name)
-        if store is None:
-            if not _stores:
-                atexit.register(_close_stores)
-            store = _stores[name] = open_store()
-        return store
+    return _kept_open(config.runs.lease_s)
 
 
 def close_store(path: Path) -> None:
@@ -118,14 +111,17 @@ def store_to_show() -> RunStore | None:
     """
     if config.backend == "none" or config.backend.startswith("memory:"):  # that one is in the writer's own memory
         return current_store()
-    name = ("to show", config.backend, default_path(), config.runs.patience_s)
+    return _kept_open(None, read_only=True)
+
+
+def _kept_open(lease_s: float | None, *, read_only: bool = False) -> RunStore:
+    name = (config.backend, default_path(), lease_s, config.runs.patience_s, read_only)
     with _lock:
-        store = _stores.get(name)
-        if store is None:
+        if name not in _stores:
             if not _stores:
                 atexit.register(_close_stores)
-            store = _stores[name] = open_store(read_only=True)
-        return store
+            _stores[name] = open_store(read_only=read_only)
+        return _stores[name]
 
 
 def _close_stores() -> None:

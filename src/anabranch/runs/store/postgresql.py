@@ -1,25 +1,16 @@
-"""The run store in PostgreSQL, through SQLAlchemy: its pool, its URLs, and its telling of a cut connection from others.
-
-The statements are those of `relational`, as they are for SQLite; SQLAlchemy is not asked to write them.
-"""
+"""The run store in PostgreSQL, by psycopg. The statements are those of `relational`, as they are for SQLite."""
 
 from __future__ import annotations
 
-import os
 import random
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
-import sqlalchemy
-from sqlalchemy.engine import URL, Engine, make_url
-from sqlalchemy.engine.interfaces import DBAPICursor
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
-from sqlalchemy.exc import TimeoutError as PoolTimeout
-from sqlalchemy.pool import PoolProxiedConnection
+import psycopg
 
+from anabranch.base.connections import Connections
 from anabranch.base.errors import RunStoreError, RunStoreUnavailable
 from anabranch.base.settings import config
 from anabranch.base.texts import masked
@@ -29,15 +20,6 @@ from anabranch.runs.store.schema import POSTGRESQL, SERVICE_TABLES, TABLES, VERS
 
 T = TypeVar("T")
 
-_LIBPQ = {
-    "connect_timeout": 5,  # seconds for one try; patience allows several
-    # A server whose machine is gone says nothing; within about ten seconds these tell.
-    "keepalives_idle": 4,
-    "keepalives_interval": 2,
-    "keepalives_count": 3,
-    "tcp_user_timeout": 10_000,
-    "client_encoding": "utf8",  # or a server in SQL_ASCII answers in bytes, on which SQLAlchemy stumbles
-}
 _IDLE_S = 20  # less than a lease, so that a run whose owner hangs can be taken over when that has run out
 _MIGRATING = 0x616E6272
 """Key of the advisory lock under which tables are made."""
@@ -73,7 +55,7 @@ class PostgreSQLRunStore(RelationalRunStore):
     Parameters
     ----------
     url
-        ``postgresql://user:password@host/database``; the driver is psycopg unless it names another.
+        ``postgresql://user:password@host/database``, and whatever else libpq understands.
     read_only
         Never write, as what only shows history should.
     lease_s
@@ -84,25 +66,24 @@ class PostgreSQLRunStore(RelationalRunStore):
     Raises
     ------
     RunStoreError
-        The URL cannot be used, or the driver is not installed.
+        The URL cannot be used.
     """
 
     def __init__(
         self, url: str, *, read_only: bool = False, lease_s: float | None = None, patience_s: float | None = None
     ) -> None:
         patience_s = config.runs.patience_s if patience_s is None else patience_s
-        super().__init__(_PostgreSQL(_parsed(url), read_only=read_only, patience_s=patience_s), lease_s=lease_s)
+        super().__init__(_PostgreSQL(url, read_only=read_only, patience_s=patience_s), lease_s=lease_s)
 
 
 class _Transaction:
-    """What is done within a transaction, by the driver itself: SQLAlchemy on the way takes as long as the statement."""
+    """What is done within a transaction, by psycopg."""
 
-    def __init__(self, connection: PoolProxiedConnection) -> None:
+    def __init__(self, connection: psycopg.Connection) -> None:
         self._connection = connection
 
     def execute(self, statement: str, parameters: Row = ()) -> int:
-        changed: int = self._run(statement, parameters).rowcount
-        return changed
+        return self._run(statement, parameters).rowcount
 
     def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
         if len(rows) == 1:  # spares what executemany sets up
@@ -111,15 +92,12 @@ class _Transaction:
             self._connection.cursor().executemany(_marked(statement), [tuple(row) for row in rows])
 
     def fetch(self, statement: str, parameters: Row = ()) -> list[Any]:
-        return [tuple(row) for row in self._run(statement, parameters).fetchall()]
+        return self._run(statement, parameters).fetchall()
 
-    def _run(self, statement: str, parameters: Row) -> DBAPICursor:
-        cursor = self._connection.cursor()
+    def _run(self, statement: str, parameters: Row) -> psycopg.Cursor:
         if parameters:
-            cursor.execute(_marked(statement), tuple(parameters))
-        else:
-            cursor.execute(statement)
-        return cursor
+            return self._connection.execute(_marked(statement), tuple(parameters))
+        return self._connection.execute(statement)
 
 
 @lru_cache(1_000)
@@ -134,16 +112,17 @@ class _PostgreSQL:
     lock_clause = " FOR UPDATE"
     skip_clause = " SKIP LOCKED"
 
-    def __init__(self, url: URL, *, read_only: bool, patience_s: float) -> None:
-        self._location = masked(url.render_as_string(hide_password=True))
+    def __init__(self, url: str, *, read_only: bool, patience_s: float) -> None:
+        self._location = masked(url)
         self._read_only = read_only
         self._patience_s = patience_s
         self._ready = False
-        self._engine = _engine(url, patience_s)
-        driver: Any = self._engine.dialect.loaded_dbapi
-        self._errors: tuple[type[Exception], ...] = (driver.Error, PoolTimeout)
-        self._errors_of_server: tuple[type[Exception], ...] = (driver.OperationalError, driver.InterfaceError)
-        self._pid = os.getpid()
+        # A process may be stopped within a transaction: others wait so long for its locks, and then it loses them.
+        limits = f"SET lock_timeout = '{patience_s:.3f}s'; SET idle_in_transaction_session_timeout = '{_IDLE_S}s'"
+        try:
+            self._connections = Connections(url, wait_s=patience_s, greeting=limits)
+        except ValueError as error:
+            raise RunStoreError(f"backend: {error}") from None
         self._known_time: tuple[int, int] | None = None
         """A time of the steady clock, and the server's time then in microseconds."""
 
@@ -158,64 +137,41 @@ class _PostgreSQL:
 
     def _patiently(self, act: Callable[[_Transaction], T]) -> T:
         """Do something in a transaction; once more, where the server went away or its answer was lost."""
-        if self._pid != os.getpid():  # forked: the connections in the pool are the parent's
-            self._engine.dispose(close=False)
-            self._pid = os.getpid()
         deadline = time.monotonic() + self._patience_s
         pause_s = 0.02
         while True:
             try:
-                with self._connected() as connection:
+                with self._connections.one() as connection:
                     if not self._ready:
                         self._prepare(_Transaction(connection))
                     value = act(_Transaction(connection))
                     connection.commit()
                 self._ready = True
                 return value
-            except self._errors as error:
+            except (psycopg.Error, TimeoutError) as error:
                 passing = self._is_passing(error)
                 if not passing or time.monotonic() + pause_s > deadline:
                     raise self._explained(error, passing=passing) from error
-            except SQLAlchemyError as error:
-                raise self._explained(error, passing=False) from error
             time.sleep(pause_s * random.uniform(0.5, 1))  # apart from others who wait for the same server
             pause_s = min(2 * pause_s, 1.0)
 
-    @contextmanager
-    def _connected(self) -> Iterator[PoolProxiedConnection]:
-        """A connection of the pool; what was not committed is rolled back, and one that is lost is not used again."""
-        connection = self._engine.raw_connection()
-        try:
-            yield connection
-        except BaseException as error:
-            # Ctrl-C may come in the middle of an answer.
-            if not isinstance(error, Exception) or self._is_lost(connection, error):
-                connection.invalidate(error)
-            raise
-        finally:
-            connection.close()  # which rolls back
-
-    def _is_lost(self, connection: PoolProxiedConnection, error: Any) -> bool:  # the driver's errors have no type here
-        is_drivers = isinstance(error, self._errors)
-        return is_drivers and bool(self._engine.dialect.is_disconnect(error, connection.dbapi_connection, None))
-
     def _is_passing(self, error: Exception) -> bool:
         """Whether the same may succeed if it is tried again; a server that never was there is not waited for."""
-        if isinstance(error, PoolTimeout):
+        if isinstance(error, TimeoutError):
             return False  # it has waited
-        code = _sqlstate(error)
+        code = getattr(error, "sqlstate", None)
         if code is not None:
             return code in _PASSING or code.startswith("08")
         text = str(error)
         if any(f"FATAL:  {words}" in text for words in _STARTING):
             return True
-        return self._ready and isinstance(error, self._errors_of_server)
+        return self._ready and isinstance(error, (psycopg.OperationalError, psycopg.InterfaceError))
 
     def _explained(self, error: Exception, *, passing: bool) -> RunStoreError:
         # Without the statement, which is ours and helps nobody; a refusal to connect has no such field.
         primary = getattr(getattr(error, "diag", None), "message_primary", None)
         text = primary or " ".join(str(error).split())
-        code = _sqlstate(error) or ""
+        code = getattr(error, "sqlstate", None) or ""
         cure = _CURES.get(code) or next((cure for words, cure in _STARTING.items() if words in text and cure), "")
         said = f"{masked(text)}{f'; {cure}' if cure else ''}"
         if passing:
@@ -290,12 +246,12 @@ class _PostgreSQL:
         return {
             "kind": "PostgreSQL",
             "location": self._location,
-            "library": f"SQLAlchemy {sqlalchemy.__version__}, {self._engine.dialect.driver}",
+            "library": f"psycopg {psycopg.__version__}",
             "schema": str(VERSION),
         }
 
     def close(self) -> None:
-        self._engine.dispose()
+        self._connections.close()
 
 
 # Words of the server's refusals to connect, which come without a code; and what to do, where waiting does not help.
@@ -315,51 +271,3 @@ def _has(transaction: _Transaction, name: str) -> bool:
     """Whether there is a table of that name, now: to_regclass() remembers what was so before one waited for a lock."""
     found = transaction.fetch("SELECT 1 FROM pg_class WHERE relname = ? AND pg_table_is_visible(oid)", (name,))
     return bool(found)
-
-
-def _parsed(url: str) -> URL:
-    try:
-        parsed = make_url(url.replace("postgres://", "postgresql://", 1))
-    except (ArgumentError, ValueError) as error:
-        raise RunStoreError(
-            f"backend: {masked(url)!r} is not a database URL; expected postgresql://user:password@host:port/database"
-        ) from error
-    # Said in full: which driver a bare "postgresql" means depends on SQLAlchemy's version.
-    return parsed.set(drivername="postgresql+psycopg") if parsed.drivername == "postgresql" else parsed
-
-
-def _engine(url: URL, patience_s: float) -> Engine:
-    is_libpq = url.get_driver_name().startswith("psycopg")
-    try:
-        engine = sqlalchemy.create_engine(
-            url,
-            pool_size=2,  # the driver and its heart
-            max_overflow=8,
-            pool_timeout=patience_s,
-            pool_use_lifo=True,  # a connection that is in use is not one that a firewall forgot
-            hide_parameters=True,
-            connect_args={name: value for name, value in _LIBPQ.items() if is_libpq and name not in url.query},
-        )
-    except ModuleNotFoundError as error:
-        raise RunStoreError(
-            f"the run store {masked(str(url))} needs {error.name}, which is not installed; "
-            'pip install "anabranch[postgres]"'
-        ) from error
-    except (ArgumentError, NoSuchModuleError) as error:
-        raise RunStoreError(f"backend: cannot use {masked(str(url))}: {error}") from error
-
-    # A process may be stopped in the middle of a transaction: others wait so long for its locks, then it loses them.
-    limits = f"SET lock_timeout = '{patience_s:.3f}s'; SET idle_in_transaction_session_timeout = '{_IDLE_S}s'"
-
-    def set_limits(connection: Any, record: object) -> None:
-        with connection.cursor() as cursor:
-            cursor.execute(limits)
-        connection.commit()
-
-    sqlalchemy.event.listen(engine, "connect", set_limits)
-    return engine
-
-
-def _sqlstate(error: Exception) -> str | None:
-    """PostgreSQL's five-letter code, by any of its drivers."""
-    return getattr(error, "sqlstate", None) or getattr(error, "pgcode", None)

@@ -8,12 +8,20 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Callable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
+from secrets import token_hex
 from typing import Any, Protocol, Self, TypeVar
 
 from anabranch.base.errors import RunExists, RunHeld, RunNotFound, RunQueryError, RunStoreDamaged, StaleOwner, listed
 from anabranch.base.settings import config
-from anabranch.runs.store.codec import MESSAGE_NBYTES, decode_codes, decode_indices, to_microseconds, to_text
+from anabranch.runs.store.codec import (
+    MESSAGE_NBYTES,
+    decode_codes,
+    decode_indices,
+    from_microseconds,
+    to_microseconds,
+    to_text,
+)
 from anabranch.runs.store.records import (
     INTERRUPTED,
     SORTS,
@@ -150,7 +158,7 @@ class RelationalRunStore:
 
     def create_run(self, record: RunRecord, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Record a run that begins, and hold it; raises `RunExists` if there is one with this id."""
-        held = Ownership(to_text(record.run_id), to_text(owner or this_process()), 1, _token())
+        held = Ownership(to_text(record.run_id), to_text(owner or this_process()), 1, token_hex(12))
         row = run_row(record, held, _here(now), self._until(self._moment(now)))
         details = details_row(held.run_id, record.details or RunDetails())
 
@@ -168,7 +176,7 @@ class RelationalRunStore:
 
     def take_over(self, run_id: str, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Hold a run that nobody holds; raises `RunHeld` otherwise, and `RunNotFound`."""
-        taker, token, moment = to_text(owner or this_process()), _token(), self._moment(now)
+        taker, token, moment = to_text(owner or this_process()), token_hex(12), self._moment(now)
 
         def act(transaction: Transaction) -> Ownership:
             found = transaction.fetch(_HOLDER, (run_id,))
@@ -405,19 +413,13 @@ def this_process() -> str:
     return f"{socket.gethostname()}:{os.getpid()}"
 
 
-def _token() -> str:
-    return os.urandom(12).hex()
-
-
 def _here(now: datetime | None) -> int:
     """What time it is on this machine, for what is compared with its processes."""
-    moment = to_microseconds(datetime.now(UTC) if now is None else now)
-    assert moment is not None
-    return moment
+    return to_microseconds(now or datetime.now(UTC))
 
 
 def _shown(moment: int) -> str:
-    return f"{datetime.fromtimestamp(0, UTC) + timedelta(microseconds=moment):%Y-%m-%d %H:%M:%S} UTC"
+    return f"{from_microseconds(moment):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _counted(name: str, value: int) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from typing import Any, TypeAlias
 
 from anabranch.runs.store.codec import (
@@ -170,7 +169,7 @@ def run_of(row: Row, moment: int, details: Row | None = None) -> RunRecord:
     return RunRecord(
         run_id=run_id,
         flow_name=flow_name,
-        start=_time(started),
+        start=from_microseconds(started),
         flow_version=version,
         state=INTERRUPTED if interrupted else state,
         message=f"{owner} has not been heard of since its lease ran out" if interrupted else message,
@@ -224,10 +223,4 @@ def element_of(row: Row) -> ElementRow:
 def log_of(row: Row) -> LogRow:
     """A log line."""
     _, _, serial, logged, level, line, slug, element, attempt, worker = row
-    return LogRow(serial, _time(logged), level, line, slug, element, attempt, worker)
-
-
-def _time(microseconds: int) -> datetime:
-    time = from_microseconds(microseconds)
-    assert time is not None
-    return time
+    return LogRow(serial, from_microseconds(logged), level, line, slug, element, attempt, worker)

@@ -6,11 +6,11 @@ covers only the time until then.
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from secrets import token_hex
 from typing import Any, Literal
 
 from anabranch.base.errors import RunNotFound, StaleOwner
@@ -162,7 +162,7 @@ class SlotQueue:
         def act(transaction: Transaction) -> list[Slot]:
             taken = self._ready(transaction, most, moment)
             claimed = [
-                replace(slot, state=RUNNING, owner=owner, token=_token(), tries=slot.tries + 1, started=None)
+                replace(slot, state=RUNNING, owner=owner, token=token_hex(12), tries=slot.tries + 1, started=None)
                 for slot in taken
             ]
             rows = [(owner, slot.token, until, slot.run_id) for slot in claimed]
@@ -389,16 +389,13 @@ class SlotQueue:
     def next_due(self) -> datetime | None:
         """When the first waiting slot may begin; None if none waits."""
         query = f"SELECT min(ready) FROM {SLOTS.name} WHERE state = 'Waiting'"
-        return from_microseconds(self._database.read(lambda transaction: transaction.fetch(query))[0][0])
+        found: int | None = self._database.read(lambda transaction: transaction.fetch(query))[0][0]
+        return from_microseconds(found)
 
     def prune(self, *, before: datetime) -> int:
         """Forget slots that ended before; gives how many."""
         statement = f"DELETE FROM {SLOTS.name} WHERE ended < ? AND state NOT IN ('Waiting', 'Running')"
         return self._database.write(lambda transaction: transaction.execute(statement, (to_microseconds(before),)))
-
-
-def _token() -> str:
-    return os.urandom(12).hex()
 
 
 def _settle(

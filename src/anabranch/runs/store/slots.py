@@ -104,12 +104,10 @@ def slot_row(slot: Slot, *, now: int) -> tuple[Any, ...]:
 def slot_of(row: Sequence[Any]) -> Slot:
     """A slot of its row."""
     values = dict(zip(SLOTS.columns, row, strict=True))
-    due = from_microseconds(values["due"])
-    assert due is not None
     return Slot(
         run_id=values["run_id"],
         flow_name=values["flow_name"],
-        due=due,
+        due=from_microseconds(values["due"]),
         ready=from_microseconds(values["ready"]),
         parameters=json.loads(values["parameters"]),
         labels=tuple(json.loads(values["labels"])),

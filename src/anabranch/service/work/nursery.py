@@ -54,7 +54,6 @@ def main() -> None:
     parser.add_argument("--processes", type=int, required=True)
     parser.add_argument("--runs-per-process", type=int, required=True)
     parser.add_argument("--wait", type=float, required=True)
-    parser.add_argument("--log", required=True)
     parser.add_argument("--metrics", required=True)
     options = parser.parse_args()
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -64,7 +63,7 @@ def main() -> None:
     preload()
     gc.collect()
     gc.freeze()  # or the first collection in each child would copy all pages
-    series = partial(run_series, most=options.runs_per_process, log=options.log, metrics=options.metrics)
+    series = partial(run_series, most=options.runs_per_process, metrics=options.metrics)
     Nursery(series, most=options.processes, wait_s=options.wait).serve()
 
 

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from anabranch.base.errors import ServiceError
-from anabranch.base.files import RotatingLog
 from anabranch.base.settings import config
 from anabranch.runs.store.slots import Slot
 from anabranch.service.work.messages import FAILED, Exit, Job, Message, Signal, from_line, to_line
@@ -39,8 +38,6 @@ class Processes:
         How many runs a process may have, one after another.
     wait_s
         How long a run waits for a process before it is given back.
-    log
-        Where what runs print and log goes; default: this process's standard error.
     metrics
         Directory where runs leave what they have counted; default: they count nothing.
     """
@@ -52,19 +49,14 @@ class Processes:
         most: int = 2,
         runs_each: int = 1,
         wait_s: float = WAIT_S,
-        log: RotatingLog | None = None,
         metrics: str = "",
     ) -> None:
         if not hasattr(sys, "platform") or sys.platform == "win32":
             raise ServiceError("a service needs a system with fork(), such as Linux or macOS")
         self._on_exit = on_exit
-        path = log.path if log is not None else ""
-        options = {
-            "--processes": most, "--runs-per-process": runs_each, "--wait": wait_s, "--log": path, "--metrics": metrics
-        }  # fmt: skip
+        options = {"--processes": most, "--runs-per-process": runs_each, "--wait": wait_s, "--metrics": metrics}
         self._command = [sys.executable, "-m", "anabranch.service.work.nursery"]
         self._command += [text for name, value in options.items() for text in (name, str(value))]
-        self._log = log
         self._ended: queue.SimpleQueue[Exit] = queue.SimpleQueue()
         self._running: set[str] = set()
         self._lock = threading.Lock()
@@ -79,11 +71,6 @@ class Processes:
         """Run a slot in a process of its own."""
         with self._lock:
             self._running.add(slot.run_id)
-        if self._log is not None:
-            try:
-                self._log.rotate()
-            except OSError as error:  # a full disk is no reason not to run
-                _log.warning("the log %s was not put aside: %s", self._log.path, error)
         self._order(Job(slot.run_id, slot.token))
 
     def exits(self) -> list[Exit]:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-import os
 import socket
 import sys
 import time
@@ -18,22 +17,19 @@ from anabranch.service.work.messages import LAST, Exit, Job, from_line, to_line
 from anabranch.service.work.one_run import run_job
 
 
-def run_series(connection: socket.socket, job: Job, *, most: int, log: str, metrics: str) -> None:
+def run_series(connection: socket.socket, job: Job, *, most: int, metrics: str) -> None:
     """Run a job, and those that follow on the connection.
 
     Parameters
     ----------
     most
         After so many runs the process ends.
-    log
-        File for what runs print and log; empty for none.
     metrics
         Directory for what runs count; empty for none.
     """
     leftovers = Leftovers() if most > 1 else None
     lines = connection.makefile("rb")
     for number in range(1, most + 1):
-        _log_to(log)
         began = time.monotonic()
         # In a context of its own: what a run sets there, it sets for itself.
         code = contextvars.copy_context().run(run_job, job, metrics=metrics, is_new=number == 1)
@@ -49,16 +45,6 @@ def run_series(connection: socket.socket, job: Job, *, most: int, log: str, metr
         following = from_line(line)
         assert isinstance(following, Job)
         job = following
-
-
-def _log_to(path: str) -> None:
-    """Send what is printed and logged to a file, opened anew: logs are rotated."""
-    if path:
-        with contextlib.suppress(OSError):  # then its words go where they went
-            log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-            os.dup2(log, 2)
-            os.dup2(log, 1)
-            os.close(log)
 
 
 def flush() -> None:

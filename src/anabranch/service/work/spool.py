@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from anabranch.base.events import Event
+from anabranch.base.files import write_whole
 from anabranch.monitoring.metrics import Metrics
 
 EVERY_S = 5.0
@@ -64,10 +65,8 @@ class Counted:
         if self._file is None:
             return
         data = {"pid": os.getpid(), "is_over": is_over, "counted": self.metrics.snapshot()}
-        beside = self._file.with_suffix(".new")
         with contextlib.suppress(OSError):  # a full disk, or no service any more: it is counts that are lost, no run
-            beside.write_text(json.dumps(data), encoding="utf-8")
-            beside.replace(self._file)
+            write_whole(self._file, json.dumps(data))
 
 
 @dataclass(frozen=True, slots=True)

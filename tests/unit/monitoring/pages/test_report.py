@@ -15,7 +15,7 @@ from anabranch.executors import LocalExecutor
 from anabranch.monitoring.pages.failure_groups import FailureGroups
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.recorded_run import read_model
-from anabranch.monitoring.pages.report import report_html, write_report, write_whole
+from anabranch.monitoring.pages.report import report_html, write_report
 from anabranch.monitoring.pages.texts import failure_body, head, log_table, parameter_table, task_table
 from anabranch.runs import LogRow, RunStore
 from anabranch.runs.store.opening import current_store
@@ -75,11 +75,14 @@ def test_a_run_that_is_not_there_is_an_error_that_names_it(tmp_path: Path):
 
 
 def test_a_report_that_cannot_be_written_leaves_nothing(tmp_path: Path):
+    with Flow("small") as flow:
+        numbers(3)
+    run = flow.run()
     with pytest.raises(ReportError, match=r"cannot be written to .*nowhere"):
-        write_whole(tmp_path / "nowhere" / "run.html", "text")
+        write_report(store(), run.run_id, tmp_path / "nowhere" / "run.html")
     (tmp_path / "there").mkdir()
     with pytest.raises(ReportError, match="cannot be written"):
-        write_whole(tmp_path / "there", "text")
+        write_report(store(), run.run_id, tmp_path / "there")
     assert [each.name for each in tmp_path.iterdir()] == ["there"]
 
 

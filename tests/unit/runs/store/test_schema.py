@@ -573,8 +573,8 @@ def test_settings_that_cannot_be_are_refused(setting: dict[str, Any]):
         ("sqlite:///:memory:", "expected 'sqlite:///' and the path of a file"),
         ("nothing", "expected 'local', 'sqlite:///path' or 'postgresql://…', found 'nothing'"),
         ("postgresql://ann:s3cret@db:port/x", "'postgresql://ann:***@db:port/x' is not a database URL"),
-        ("postgresql+nothing://ann:s3cret@db/x", "cannot use postgresql+nothing://ann:***@db/x"),
-        ("postgresql+pg8000://ann:s3cret@db/x", "needs pg8000, which is not installed; pip install"),
+        ("postgresql://ann:s3cret%@db/x", "'postgresql://ann:***@db/x' is not a database URL"),
+        ("postgresql+pg8000://ann:s3cret@db/x", "'postgresql+pg8000://ann:***@db/x' is not a database URL"),
     ],
 )
 def test_a_backend_that_cannot_be_is_told_without_its_password(backend: str, words: str):
@@ -584,10 +584,33 @@ def test_a_backend_that_cannot_be_is_told_without_its_password(backend: str, wor
     assert "s3cret" not in str(info.value) + str(info.value.__cause__)
 
 
-def test_the_embedded_store_loads_no_sqlalchemy():
-    code = "import sys, anabranch.runs.store.sqlite; print(*({'sqlalchemy', 'psycopg'} & set(sys.modules)))"
+def test_a_database_without_its_driver_is_told_with_the_command_that_installs_it(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    monkeypatch.delitem(sys.modules, "anabranch.runs.store.postgresql")
+    with pytest.raises(RunStoreError) as info:
+        open_store("postgresql://ann:s3cret@db/x")
+    assert str(info.value) == (
+        'the run store postgresql://ann:***@db/x needs the package psycopg: pip install "anabranch[postgres]"'
+    )
+
+
+def test_what_is_embedded_needs_no_driver(tmp_path: Path):
+    code = f"""
+import sys
+from datetime import UTC, datetime
+sys.modules.update(psycopg=None, psycopg_pool=None, sqlalchemy=None)
+import anabranch
+from anabranch.results import SQLResult
+from anabranch.runs.store.opening import open_store
+from anabranch.runs.store.records import RunRecord
+with open_store("sqlite:///{tmp_path}/runs.db") as store:
+    store.create_run(RunRecord("run-1", "etl", datetime.now(UTC)))
+    print(store.get_run("run-1").flow_name)
+result = SQLResult("sqlite:///{tmp_path}/results.db")
+print(result.read(result.write("x", 1)))
+"""
     outcome = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert outcome.stdout.split() == []
+    assert outcome.stdout.split() == ["etl", "1"]
 
 
 @pytest.mark.parametrize("error", [RunExists, RunHeld, RunNotFound, RunStoreDamaged, RunStoreUnavailable, StaleOwner])

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from anabranch import config
-from anabranch.base.files import RotatingLog
 from anabranch.runs.store.slots import Slot
 from anabranch.service.work.messages import FAILED, Exit
 from anabranch.service.work.processes import Processes
@@ -40,7 +39,7 @@ def test_a_nursery_that_cannot_be_started_is_an_end_of_the_run_and_no_error(monk
 
 def test_the_end_of_a_process_is_heard_and_a_nursery_that_died_is_replaced(tmp_path: Path):
     woken = threading.Event()
-    processes = Processes(woken.set, log=RotatingLog(str(tmp_path / "log"), 10_000, 1))
+    processes = Processes(woken.set)
     with config.set({"backend": f"sqlite:///{tmp_path}/runs.db"}):
         try:
             processes.start(SLOT)  # nobody has claimed it, so its process has nothing to do
@@ -53,15 +52,3 @@ def test_the_end_of_a_process_is_heard_and_a_nursery_that_died_is_replaced(tmp_p
                 heard(processes, woken)
         finally:
             processes.close()
-
-
-def test_a_log_is_put_aside_when_it_is_large(tmp_path: Path):
-    log = RotatingLog(str(tmp_path / "log"), 5, 2)
-    assert not log.rotate()
-    for text in (b"first", b"second", b"third", b"4"):
-        with os.fdopen(log.open(), "wb") as file:
-            file.write(text)
-        log.rotate()
-    found = {each.name: each.read_bytes() for each in tmp_path.iterdir()}
-    assert found == {"log": b"4", "log.1": b"third", "log.2": b"second"}
-    assert (tmp_path / "log").stat().st_mode & 0o777 == 0o600
