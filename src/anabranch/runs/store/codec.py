@@ -12,6 +12,7 @@ from struct import Struct
 from typing import Any, overload
 
 from anabranch.base.errors import RunStoreDamaged
+from anabranch.base.times import plain_time
 
 MESSAGE_NBYTES = 8_192
 LOG_NBYTES = 16_384
@@ -36,9 +37,8 @@ def to_microseconds(time: datetime | None) -> int | None:
     """
     if time is None:
         return None
-    if time.tzinfo is None:
-        raise ValueError(f"expected an aware datetime, found {time!r}; use datetime.now(UTC)")
-    return (time - _EPOCH) // _MICROSECOND
+    since = plain_time(time) - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 @overload
