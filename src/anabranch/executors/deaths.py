@@ -56,7 +56,7 @@ class HandBack(SchedulerPlugin):
             asyncio.get_running_loop().call_later(self.late_s, self.drop_topics)
     def drop_topics(self):
         known = self.scheduler._broker._topics
-        for name in self.topics:
+        for name in (*self.topics, self.client):
             if name in known:
                 known[name].unsubscribe(self.client)
                 if not known[name].subscribers:
@@ -76,8 +76,8 @@ class HandBack(SchedulerPlugin):
     token
         Of the run.
     client
-        Id of the driver's client. With it go this plug-in and the run's topics, of which Dask keeps the last thousand
-        events each, for as long as the scheduler lives.
+        Id of the driver's client. With it go this plug-in, the run's topics, and the client's own, in which Dask keeps
+        an event for each submission, for as long as the scheduler lives.
     """
 
     def __init__(self, token: str, client: str) -> None:
