@@ -207,15 +207,15 @@ def refused(origin: Any, token: str, program: Any) -> dict[str, Any] | None:
 
 def _loader_text(archive: bytes | None) -> bytes | None:
     """Source of what loads our code: from the archive, or from where it is installed, without importing it."""
+    import bz2
     import io
     import os
     import zipfile
-    import zlib
     from contextlib import suppress
     from importlib.util import find_spec
 
     if archive is not None:
-        with zipfile.ZipFile(io.BytesIO(zlib.decompress(archive))) as opened:
+        with zipfile.ZipFile(io.BytesIO(bz2.decompress(archive))) as opened:
             return opened.read("anabranch/executors/shelf.py")
     spec = find_spec("anabranch")
     for directory in (spec.submodule_search_locations or ()) if spec is not None else ():

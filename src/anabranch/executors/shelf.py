@@ -6,6 +6,7 @@ needs nothing but the standard library.
 
 from __future__ import annotations
 
+import bz2
 import hashlib
 import io
 import linecache
@@ -13,7 +14,6 @@ import os
 import sys
 import time
 import zipfile
-import zlib
 from collections.abc import Iterator
 from importlib import import_module
 from importlib.machinery import ModuleSpec
@@ -131,7 +131,7 @@ def _installed() -> str | None:
 
 def _unpack(finder: Any, archive: bytes, version: str) -> None:
     root = f"<anabranch {version} {finder.digest[:8]}>"
-    with zipfile.ZipFile(io.BytesIO(zlib.decompress(archive))) as opened:
+    with zipfile.ZipFile(io.BytesIO(bz2.decompress(archive))) as opened:
         for name in opened.namelist():
             data = opened.read(name)
             if not name.endswith(".py"):

@@ -7,6 +7,7 @@ the process that started them. What they do is in `anabranch.engine.isolation.ch
 from __future__ import annotations
 
 import atexit
+import bz2
 import codecs
 import hashlib
 import io
@@ -20,7 +21,6 @@ import tempfile
 import threading
 import time
 import zipfile
-import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -243,7 +243,7 @@ def _extracted(archive: bytes) -> str:
     """A folder with the content of an archive, until this process ends."""
     folder = tempfile.mkdtemp(prefix="anabranch-code-")
     atexit.register(rmtree, folder, ignore_errors=True)
-    with zipfile.ZipFile(io.BytesIO(zlib.decompress(archive))) as opened:
+    with zipfile.ZipFile(io.BytesIO(bz2.decompress(archive))) as opened:
         opened.extractall(folder)
     return folder
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bz2
 import ctypes
 import logging
 import os
@@ -15,7 +16,6 @@ import threading
 import time
 import uuid
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from io import BytesIO
@@ -233,7 +233,7 @@ def test_the_child_may_import_the_library_from_an_archive(monkeypatch: pytest.Mo
         for file in package.rglob("*"):
             if file.suffix in (".py", ".yaml"):
                 archive.write(file, file.relative_to(package.parent))
-    monkeypatch.setattr(anabranch, "__archive__", zlib.compress(data.getvalue()), raising=False)
+    monkeypatch.setattr(anabranch, "__archive__", bz2.compress(data.getvalue()), raising=False)
     calling._POOL.close()
 
     def where() -> str:
