@@ -83,6 +83,11 @@ def short_path(name: str) -> str:
     return name if len(parts) <= 6 else "/".join([*parts[:3], "…", *parts[-2:]])
 
 
+_IDENTITIES: dict[tuple[int, int, str, tuple[str, ...]], tuple[Any, Any, str]] = {}
+"""Of calls that were made lately, with what they are of, so that no other thing has its id."""
+MAX_IDENTITIES = 256
+
+
 @dataclass(slots=True)
 class _Group:
     """Calls to one task, in the making."""
@@ -331,12 +336,26 @@ def _finished(group: _Group, caller: FrozenNode, *, in_process: bool) -> CallGro
         concurrency=policies.concurrency,
     )
     shape = replace(node, policies=plain, signature=Signature(_not_here, call.name))
-    if in_process:
-        identity = f"{_identity(call.signature.function)} {id(call.policies)} {call.name} {group.names}"
-        return CallGroup(call.name, identity, shape, node, group.width, tuple(group.blocks))
-    definition = dumps(node)
-    digest = hashlib.sha256(definition).hexdigest()[:16]
-    return CallGroup(call.name, digest, shape, definition, group.width, tuple(group.blocks))
+    definition = node if in_process else dumps(node)
+    identity = identity_of(call.signature.function, call.policies, call.name, group.names)
+    return CallGroup(call.name, identity, shape, definition, group.width, tuple(group.blocks))
+
+
+def identity_of(function: Callable[..., Any], policies: Policies, name: str, arguments: tuple[str, ...]) -> str:
+    """What calls have in common that may be one map: the same in every process, as far as their code can travel."""
+    key = id(function), id(policies), name, arguments
+    known = _IDENTITIES.get(key)
+    if known is not None:
+        return known[-1]
+    try:
+        parts = dumps(function), dumps(policies), repr((name, arguments)).encode()  # apart: a pickle of all three
+        identity = hashlib.sha256(b"".join(parts)).hexdigest()[:16]  # depends on which of their strings are one object
+    except BaseException:  # pickling runs the user's code; what cannot travel stays in this process
+        identity = f"{_identity(function)} {id(policies)} {name} {arguments}"
+    _IDENTITIES[key] = function, policies, identity
+    while len(_IDENTITIES) > MAX_IDENTITIES:
+        _IDENTITIES.pop(next(iter(_IDENTITIES)), None)
+    return identity
 
 
 def _not_here(*args: Any, **kwargs: Any) -> Any:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import pickle
 import sys
@@ -16,7 +15,7 @@ from anabranch.definition.frozen import FrozenGraph
 from anabranch.definition.signature import Signature
 from anabranch.engine.units.calls import CallGroup, Placed
 from anabranch.engine.units.values import dumps
-from anabranch.engine.worker.calls_out import loaded
+from anabranch.engine.worker.calls_out import identity_of, loaded
 from anabranch.runs.store.records import ChunkRow, RunStore
 
 _log = logging.getLogger("anabranch.recording")
@@ -39,8 +38,7 @@ def row_of(placed: Placed, serial: int) -> ChunkRow:
 def _by_value(group: CallGroup) -> CallGroup:
     """The group as another process can take it up."""
     definition = group.definition if isinstance(group.definition, bytes) else dumps(group.definition)
-    digest = hashlib.sha256(definition).hexdigest()[:16]
-    return replace(group, definition=definition, identity=f"recorded {digest}")
+    return replace(group, definition=definition)
 
 
 def calls_of(store: RunStore, run_id: str, slugs: Iterable[str], graph: FrozenGraph) -> list[Placed]:
@@ -58,7 +56,7 @@ def calls_of(store: RunStore, run_id: str, slugs: Iterable[str], graph: FrozenGr
     for row in sorted(rows, key=lambda row: row.serial):
         try:
             placed: Placed = pickle.loads(row.values or b"")
-            groups = tuple(replace(g, definition=_renewed(g.definition, functions)) for g in placed.expansion.groups)
+            groups = tuple(_renewed(group, functions) for group in placed.expansion.groups)
         except Exception as error:  # damaged, of another version, or without a value because that has a secret in it
             slug = row.slug.removesuffix("/")
             _log.warning("%s makes its deferred calls again: what is recorded cannot be used: %s", slug, error)
@@ -83,27 +81,44 @@ def with_calls(graph: FrozenGraph, calls: Iterable[Placed]) -> FrozenGraph:
 
 
 def _functions_of(graph: FrozenGraph) -> dict[tuple[str, str], Callable[..., Any]]:
-    functions = (node.signature.function for node in graph.nodes.values())
-    return {_origin(function): function for function in functions if all(_origin(function))}
+    """Functions of a flow by their places in modules, where a place tells which of them is meant."""
+    found: dict[tuple[str, str], list[Callable[..., Any]]] = {}
+    for node in graph.nodes.values():
+        function = node.signature.function
+        if _is_alone(function) and function not in found.setdefault(_origin(function), []):
+            found[_origin(function)].append(function)
+    return {origin: functions[0] for origin, functions in found.items() if len(functions) == 1}
+
+
+def _is_alone(function: Callable[..., Any]) -> bool:
+    """Whether no other function has its place: lambdas share one, and so do functions that are made by functions."""
+    names = ("__closure__", "__defaults__", "__kwdefaults__")
+    place = _origin(function)
+    is_made = "<locals>" in place[1] and any(getattr(function, name, None) for name in names)
+    return all(place) and "<lambda>" not in place[1] and not is_made
 
 
 def _origin(function: Callable[..., Any]) -> tuple[str, str]:
     return getattr(function, "__module__", None) or "", getattr(function, "__qualname__", None) or ""
 
 
-def _renewed(definition: bytes, functions: Mapping[tuple[str, str], Callable[..., Any]]) -> bytes:
-    """A definition with the function as it is now, where that is found: by its place in a module, or in the flow.
+def _renewed(group: CallGroup, functions: Mapping[tuple[str, str], Callable[..., Any]]) -> CallGroup:
+    """The group with its function as it is now, where that is found: by its place in a module, or in the flow.
 
     A function that was mended since must not run as it was. What is not found runs as it was recorded.
     """
     try:
-        node = loaded(definition, "")
+        node = loaded(group.definition, "")
     except Exception:  # the workers may have what is missing here
-        return definition
-    now = _in_module(*_origin(node.signature.function)) or functions.get(_origin(node.signature.function))
+        return group
+    function = node.signature.function
+    now = _in_module(*_origin(function)) or (functions.get(_origin(function)) if _is_alone(function) else None)
     if now is None:
-        return definition
-    return dumps(replace(node, signature=Signature(now, node.signature.name)))
+        return group
+    identity = identity_of(now, node.policies, node.name, tuple(node.arguments))
+    return replace(
+        group, definition=dumps(replace(node, signature=Signature(now, node.signature.name))), identity=identity
+    )
 
 
 def _in_module(module: str, qualname: str) -> Callable[..., Any] | None:

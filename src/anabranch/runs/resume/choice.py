@@ -215,12 +215,13 @@ def _tell_released(slug: str) -> NoReturn:
 def _released(graph: FrozenGraph, kept: Recorded, wanted: Container[str]) -> Recorded:
     """The same, in which nothing is missing that only a caller could ask for: the engine would make it again."""
     running: set[str] = set()
+    called = {slug for placed in kept.calls for slug in placed.slugs}  # what callers lack is made again for them
     singles, columns = dict(kept.singles), dict(kept.columns)
     for slug in reversed(tuple(graph.nodes)):
         is_needed = slug in wanted or any(down in running for down in graph.downstream[slug])
         if not _has_ended(graph, kept, slug) or (is_needed and _lacks_values(kept, slug)):
             running.add(slug)
-        if is_needed:
+        if is_needed or slug in called:
             continue
         data = pickle.dumps(_Released(slug))
         if slug in singles and _lacks_value(singles[slug]):
