@@ -1,19 +1,26 @@
 """A whole flow as a task: each run of the task is a run of the flow, with parameters and a record of its own.
 
+Its run id is made of the task run's: whatever becomes of drivers and workers, the task run goes on with the run it had.
+
 Flows are above this module, which knows them by their methods.
 """
 
 from __future__ import annotations
 
+import hashlib
 import inspect
+import time
 from collections.abc import Callable
 from typing import Any
 
 from anabranch.base import context
-from anabranch.base.errors import FlowRunFailed
+from anabranch.base.errors import FlowRunFailed, RunHeld, RunNotFound
 from anabranch.definition.parameter import Parameter
 from anabranch.definition.task import FunctionTask
 from anabranch.executors.base import Executor
+from anabranch.runs.store.opening import current_store
+
+HELD_S = 0.5  # between looks at a run whose former driver may live: its lease is some seconds
 
 
 def task_of(flow: Any, *, executor: Executor | None = None, **options: Any) -> FunctionTask[..., Any]:
@@ -33,13 +40,42 @@ class _Run:
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         given = self.__signature__.bind(*args, **kwargs).arguments
-        with context.entered(None):  # the tasks of the flow are no part of the task that runs it
-            view = self.flow.run(given, executor=self.executor, raise_on_failure=True)
+        outer, is_over = context.current(), context.over()
+        with context.entered(None), context.part_of(outer.run_id if outer is not None else None):
+            # The tasks of the flow are no part of the task that runs it.
+            view = self._run(given, None if outer is None else _id_of(outer), is_over)
         if not view.is_finished():
             raise FlowRunFailed(f"flow {self.flow.name!r}, run {view.run_id}, did not end: {view.state}")
         slugs = view._whole.plan.graph.reference
         values = {slug: view[slug].result for slug in slugs}
         return values[slugs[0]] if len(slugs) == 1 else values
+
+    def _run(self, given: dict[str, Any], run_id: str | None, is_over: Callable[[], bool]) -> Any:
+        """Begin the run with this id, or go on with it; while another driver of it may live, that is waited for."""
+        options: dict[str, Any] = {"executor": self.executor, "raise_on_failure": True}
+        while True:
+            try:
+                if run_id is None or not _is_recorded(run_id):
+                    return self.flow.run(given, run_id=run_id, **options)
+                return self.flow.run(given, resume=run_id, keep=self.flow.reference_tasks(), **options)
+            except RunHeld:
+                if is_over():
+                    raise
+                time.sleep(HELD_S)
+
+
+def _id_of(task: context.TaskContext) -> str:
+    """Id of the run of a flow that a task run is: the same whenever, and wherever, the task run runs again."""
+    key = f"{task.idempotency_key}/{task.task_loop_count}"
+    return f"{task.run_id[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+def _is_recorded(run_id: str) -> bool:
+    store = current_store()
+    try:
+        return store is not None and store.get_run(run_id).run_id == run_id
+    except RunNotFound:
+        return False
 
 
 def run_in(function: object, executor: Executor) -> Callable[..., Any] | None:
