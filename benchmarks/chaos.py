@@ -23,11 +23,17 @@ import click
 import dask
 
 from anabranch import config
-from benchmarks import chaos_runs, chaos_schedulers, chaos_values, chaos_workers
+from benchmarks import chaos_records, chaos_runs, chaos_schedulers, chaos_values, chaos_workers
 from benchmarks.chaos_stage import RECONNECT_S, Case, Row, Stage
 
-CASES: dict[str, Case] = {**chaos_workers.CASES, **chaos_schedulers.CASES, **chaos_runs.CASES, **chaos_values.CASES}
-QUICK = ("C1", "C5", "C7", "C8", "C19", "C21", "C34", "client", "driver", "soak", "values")
+CASES: dict[str, Case] = {
+    **chaos_workers.CASES,
+    **chaos_schedulers.CASES,
+    **chaos_runs.CASES,
+    **chaos_values.CASES,
+    **chaos_records.CASES,
+}
+QUICK = ("C1", "C5", "C7", "C8", "C19", "C21", "C34", "client", "driver", "soak", "values", "records")
 
 
 @click.command()

@@ -14,7 +14,7 @@ from tests.second_time import SECONDS, SHAPES
 
 from benchmarks.chaos_stage import Case, Row, Stage
 
-FORGET = "import anabranch.engine.worker.arrival\nanabranch.engine.worker.MAX_BEFORE_NBYTES = 0\n"
+FORGET = "import anabranch.engine.worker.arrival as arrival\narrival.MAX_BEFORE_NBYTES = 0\n"
 """Run by workers that let nobody know what they have reported."""
 
 

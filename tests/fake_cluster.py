@@ -39,6 +39,7 @@ from anabranch.engine.units.values import width_of
 from anabranch.engine.worker.task_runner import Environment
 from anabranch.engine.worker.unit_runner import learn, run_unit
 from anabranch.errors import UnmappableError
+from anabranch.runs.record.reports import picked
 
 
 class FakeCluster:
@@ -119,6 +120,7 @@ class FakeCluster:
         self.events: list[Event] = []
         self.wake_at: float | None = None
         self.is_finished = False
+        self._parts = 0
 
     def _clock(self) -> float:
         self.now += self.call_s
@@ -202,6 +204,28 @@ class FakeCluster:
         self.reports.append(report)
         self._forget()
         return report
+
+    def tell_part(self, unit: Unit, count: int) -> list[Report]:
+        """Let a unit that goes on tell of its first nodes, or of the first elements of each of its maps."""
+        learn(self.environment.program, unit)
+        given = {key: self.outcomes[key] for key in unit.upstream_keys()}
+        _, whole = run_unit(unit, self.environment, given)
+        if whole.changed:
+            return []
+        told = []
+        if unit.indices is None:
+            singles = tuple(each for each in whole.singles[:count] if each.state.is_finished())
+            told.append(Report(unit.key, singles=singles, worker=whole.worker, taken=whole.taken))
+        for column in whole.columns:
+            part = picked(replace(whole, columns=(column,), expansions=()), range(min(count, len(whole.indices or ()))))
+            told.append(Report(unit.key, columns=part.columns, indices=part.indices, worker=whole.worker))
+        for report in told:
+            self._parts += 1
+            heard = self.machine.vet(replace(report, part=self._parts))
+            if self.machine.expects(report.key):
+                self.journal.append(heard)
+            self.tell(Reported(self.now, heard))
+        return told
 
     def may_be_made_again(self) -> list[Key]:
         """Units whose outcomes are there, of which the driver knows, and all that they were made of."""

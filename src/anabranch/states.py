@@ -3,8 +3,9 @@
 ::
 
     State
-    ├── Pending ── Scheduled ─┬─ Retrying
-    │                         └─ Paused
+    ├── Pending ─┬─ Scheduled ─┬─ Retrying
+    │            │             └─ Paused
+    │            └─ Submitted
     ├── Running ── Deferred
     ├── Looped
     └── Finished ─┬─ Success ─── Cached, Mapped, Skipped
@@ -17,6 +18,7 @@ A map keeps one byte per element (`Code`) and a whole `State` only for what is n
 from __future__ import annotations
 
 from anabranch.base.states import (
+    Attempt,
     Cached,
     Cancelled,
     Counts,
@@ -34,6 +36,7 @@ from anabranch.base.states import (
     Scheduled,
     Skipped,
     State,
+    Submitted,
     Success,
     TimedOut,
     TriggerFailed,
@@ -41,6 +44,7 @@ from anabranch.base.states import (
 )
 
 __all__ = [
+    "Attempt",
     "Cached",
     "Cancelled",
     "Counts",
@@ -58,6 +62,7 @@ __all__ = [
     "Scheduled",
     "Skipped",
     "State",
+    "Submitted",
     "Success",
     "TimedOut",
     "TriggerFailed",

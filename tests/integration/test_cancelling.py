@@ -87,7 +87,7 @@ def test_ctrl_c_cancels_what_has_not_ended_and_leaves_the_cluster_clean(
     pressed = []
 
     def press(event: Event) -> None:
-        if not pressed and isinstance(event, MapAdvanced):
+        if not pressed and isinstance(event, MapAdvanced) and event.done:
             pressed.append(event)
             signal.raise_signal(signal.SIGINT)
 

@@ -69,6 +69,15 @@ class AnyCluster(RuleBasedStateMachine):
         runnable = self.cluster.runnable()
         self.cluster.run(runnable[choice % len(runnable)])
 
+    @precondition(lambda self: self.cluster.runnable())
+    @rule(choice=choices, count=st.integers(1, 8))
+    def let_a_unit_that_goes_on_tell_what_has_ended(self, choice: int, count: int) -> None:
+        runnable = self.cluster.runnable()
+        told = self.cluster.tell_part(runnable[choice % len(runnable)], count)
+        has_values = all(column.values is not None for report in told for column in report.columns)
+        has_values &= all(single.value is not None for report in told for single in report.singles)
+        self.is_replaced |= not has_values
+
     @precondition(lambda self: self.cluster.reports)
     @rule(choice=choices)
     def let_a_report_arrive(self, choice: int) -> None:

@@ -16,6 +16,10 @@ from typing import Any
 _TASK: ContextVar[TaskContext | None] = ContextVar("anabranch_task", default=None)
 _LIMITS: ContextVar[frozenset[str]] = ContextVar("anabranch_limits", default=frozenset())
 """Named limits held by the task running here, and by tasks that run its flow."""
+_PARENT: ContextVar[str | None] = ContextVar("anabranch_parent", default=None)
+"""Id of the run whose task runs the flow that is run here."""
+_ENDS: ContextVar[Callable[[], bool] | None] = ContextVar("anabranch_ends", default=None)
+"""Tells whether the run of the task running here is over, so that nothing more of it should begin."""
 
 
 @dataclass(slots=True)
@@ -143,6 +147,38 @@ def get(name: str, default: Any = None) -> Any:
 def held_limits() -> frozenset[str]:
     """Named limits that are held by the task running here, and by tasks that run the flow it is of."""
     return _LIMITS.get()
+
+
+def parent_run_id() -> str | None:
+    """Id of the run whose task runs the flow that is run here, if one does."""
+    task = _TASK.get()
+    return task.run_id if task is not None else _PARENT.get()
+
+
+@contextmanager
+def part_of(run_id: str | None) -> Iterator[None]:
+    """Until the block ends, flows that are run are part of this run."""
+    token = _PARENT.set(run_id)
+    try:
+        yield
+    finally:
+        _PARENT.reset(token)
+
+
+def over() -> Callable[[], bool]:
+    """A function that tells, in any thread, whether the task that is running here is part of a run that is over."""
+    return _ENDS.get() or (lambda: False)
+
+
+@contextmanager
+def ending(ends: Callable[[], bool]) -> Iterator[None]:
+    """Until the block ends, let code ask by `over` whether its run is over, besides the runs that it is part of."""
+    outer = _ENDS.get()
+    token = _ENDS.set(ends if outer is None else lambda: ends() or outer())
+    try:
+        yield
+    finally:
+        _ENDS.reset(token)
 
 
 def note_call(call: object) -> None:

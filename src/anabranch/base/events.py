@@ -42,6 +42,16 @@ class MapAdvanced:
 
 
 @dataclass(frozen=True, slots=True)
+class ElementBegan:
+    """A worker is at an element of a map; of elements that take a moment only, few are told of."""
+
+    now: float
+    slug: str
+    state: State
+    """Running, with the element, its worker, and when it began."""
+
+
+@dataclass(frozen=True, slots=True)
 class CallsMade:
     """Task runs have made deferred calls; what is needed to run them again is in `record`, for who keeps a journal."""
 
@@ -110,5 +120,7 @@ class RunFinished:
     state: State
 
 
-Event: TypeAlias = RunStarted | TaskChanged | MapAdvanced | CallsMade | UnitEnded | UnitLost | Noticed | RunFinished
+Event: TypeAlias = (
+    RunStarted | TaskChanged | MapAdvanced | ElementBegan | CallsMade | UnitEnded | UnitLost | Noticed | RunFinished
+)
 Observer: TypeAlias = Callable[[Event], None]

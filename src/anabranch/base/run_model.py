@@ -142,7 +142,8 @@ class NodeModel:
             if self.is_map or self.width or (state.counts is not None and state.counts.total):
                 self._settle(state)
         elif state.is_running() and not self.width:
-            self.began = now
+            self.began = state.start_time.timestamp() if state.start_time is not None else now
+            self.worker, self.attempt = state.worker or self.worker, state.attempt
 
     def progress(self, event: MapAdvanced) -> None:
         """Note how far a map is."""

@@ -3,8 +3,9 @@
 ::
 
     State
-    ├── Pending ── Scheduled ─┬─ Retrying
-    │                         └─ Paused
+    ├── Pending ─┬─ Scheduled ─┬─ Retrying
+    │            │             └─ Paused
+    │            └─ Submitted
     ├── Running ── Deferred
     ├── Looped
     └── Finished ─┬─ Success ─── Cached, Mapped, Skipped
@@ -79,6 +80,25 @@ class Counts:
         return f"{self.total:,} elements: {', '.join(parts)}"
 
 
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt at a task run that was not the last one."""
+
+    number: int
+    state: str
+    """How it ended: ``Failed``, ``TimedOut``, or ``Retrying`` where the task asked for another."""
+    reason: str
+    """The exception, or what the task said; bounded."""
+    worker: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+
+    def __str__(self) -> str:
+        where = f" on {self.worker}" if self.worker not in ("", "local") else ""
+        when = f" at {self.end:%Y-%m-%d %H:%M:%S %Z}" if self.end is not None else ""
+        return f"attempt {self.number} ended as {self.state}{where}{when}: {self.reason}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class State:
     """Base of all states. Two states are equal if they have the same class and the same data."""
@@ -98,6 +118,8 @@ class State:
     failure: Failure | None = None
     counts: Counts | None = None
     """Counts of a map's elements; None if it is not a map."""
+    attempts: tuple[Attempt, ...] = field(default=(), compare=False)
+    """Attempts before this one, as far as they are known; at most the last `MAX_ATTEMPTS`."""
 
     def is_pending(self) -> bool:
         """Whether it has not begun, or waits to continue."""
@@ -106,6 +128,10 @@ class State:
     def is_scheduled(self) -> bool:
         """Whether it waits for a time."""
         return isinstance(self, Scheduled)
+
+    def is_submitted(self) -> bool:
+        """Whether it was sent to be run, and is not known to have begun."""
+        return isinstance(self, Submitted)
 
     def is_retrying(self) -> bool:
         """Whether it waits for its next attempt."""
@@ -195,6 +221,7 @@ def _remade(
     worker: str | None,
     failure: Failure | None,
     counts: Counts | None,
+    attempts: tuple[Attempt, ...] = (),
 ) -> State:
     return cls(
         message=message,
@@ -206,7 +233,17 @@ def _remade(
         worker=worker,
         failure=failure,
         counts=counts,
+        attempts=attempts,
     )
+
+
+MAX_ATTEMPTS = 20
+
+
+def add_attempts(before: Iterable[Attempt], after: Iterable[Attempt]) -> tuple[Attempt, ...]:
+    """Attempts in their order, each once, and no more than `MAX_ATTEMPTS`."""
+    found = {each.number: each for each in (*before, *after)}
+    return tuple(found[number] for number in sorted(found)[-MAX_ATTEMPTS:])
 
 
 class Pending(State):
@@ -219,6 +256,13 @@ class Scheduled(Pending):
     """Begins at `start_time`."""
 
     __slots__ = ()
+
+
+class Submitted(Pending):
+    """Sent to be run, and not known to have begun."""
+
+    __slots__ = ()
+    code = 5
 
 
 class Retrying(Scheduled):
@@ -334,7 +378,7 @@ class Cancelled(Finished):
 BY_CODE: dict[int, type[State]] = {
     cls.code: cls
     for cls in (
-        Pending, Running, Retrying, Paused, Deferred, Success, Cached, Mapped, Skipped,
+        Pending, Running, Retrying, Paused, Deferred, Submitted, Success, Cached, Mapped, Skipped,
         Failed, TimedOut, TriggerFailed, ValidationFailed, Crashed, Cancelled,
     )
 }  # fmt: skip

@@ -23,6 +23,7 @@ from anabranch.base.states import (
     Running,
     Skipped,
     State,
+    Submitted,
     Success,
     TimedOut,
     TriggerFailed,
@@ -41,6 +42,7 @@ class When:
 
 TRANSITIONS: Mapping[type[State], Mapping[type[State], When]] = {
     Pending: {
+        Submitted: When("it is sent to be run", by_driver=True),
         Running: When("its trigger allows it; the attempt begins"),
         Cached: When("a stored or cached value is used"),
         Skipped: When("a gate is closed, or what is upstream was skipped"),
@@ -50,6 +52,7 @@ TRANSITIONS: Mapping[type[State], Mapping[type[State], When]] = {
         Mapped: When("a map: all elements have ended, and none failed", by_driver=True),
         Cancelled: When("the run is cancelled, or its map ends early", by_driver=True),
     },
+    Submitted: {Running: When("a worker runs it", by_driver=True)},
     Running: {
         Success: When("the function returns"),
         Failed: When("the function raises"),

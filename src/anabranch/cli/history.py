@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 MAX_FAILURES = 5  # described; the rest is counted
 MAX_SLOWEST = 3
+MAX_RETRIED = 20  # attempts; --json has all that are recorded
 _PAGE = 200  # runs that are read at a time
 
 
@@ -110,7 +111,8 @@ def _run_lines(run: RecordedRun) -> list[str]:
     lines = [
         f"{printable(record.flow_name)}: run {printable(record.run_id)}, {record.state}{message}",
         f"  began {_local(record.start)}{took}; driver {printable(record.owner)}"
-        + (f" (number {record.epoch})" if record.epoch > 1 else ""),
+        + (f" (number {record.epoch})" if record.epoch > 1 else "")
+        + (f"; part of run {printable(record.parent_run_id)}" if record.parent_run_id else ""),
     ]
     given = record.details.parameters if record.details is not None else {}
     lines += [f"  {printable(name)} = {shortened(value, 100)}" for name, value in given.items()]
@@ -124,6 +126,11 @@ def _run_lines(run: RecordedRun) -> list[str]:
     if run.slowest:
         lines += ["", "slowest elements, by the mean of their chunk:"]
         lines += [f"  {_chunk_text(chunk)}" for chunk in run.slowest]
+    retried = [(each.name, attempt) for each in run.retried for attempt in each.attempts]
+    if retried:
+        lines += ["", "attempts that were followed by another:"]
+        lines += [f"  {printable(name)}: {shortened(str(attempt), 300)}" for name, attempt in retried[:MAX_RETRIED]]
+        lines += [f"  {len(retried) - MAX_RETRIED:,} more: --json"] if len(retried) > MAX_RETRIED else []
     for failure in run.failures[:MAX_FAILURES]:
         lines += ["", *_failure_lines(failure)]
     if run.failed > min(MAX_FAILURES, len(run.failures)):
@@ -147,6 +154,10 @@ def _task_line(task: RecordedTask, width: int) -> str:
     line += f"  {seconds(task.seconds) if task.seconds is not None else '':>9}"
     if task.counts is not None:
         line += f"  {task.counts}"
+        running = task.message.partition("running: ")[2] if task.state == "Running" else ""
+        line += f"; running: {shortened(running, 100)}" if running else ""
+    elif task.state == "Running" and task.started is not None:
+        line += f"  since {_local(task.started)} on {printable(task.worker)}"
     elif task.message and task.state not in ("Success", "Pending"):
         line += f"  {shortened(task.message, 100)}"
     return line.rstrip()

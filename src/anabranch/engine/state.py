@@ -17,6 +17,7 @@ from anabranch.base.states import (
     Scheduled,
     Skipped,
     State,
+    Submitted,
     Success,
     TimedOut,
     TriggerFailed,
@@ -25,5 +26,5 @@ from anabranch.base.states import (
 
 __all__ = [
     "Cached", "Cancelled", "Crashed", "Failed", "Finished", "Looped", "Mapped", "Paused", "Pending", "Retrying",
-    "Running", "Scheduled", "Skipped", "State", "Success", "TimedOut", "TriggerFailed", "ValidationFailed",
+    "Running", "Scheduled", "Skipped", "State", "Submitted", "Success", "TimedOut", "TriggerFailed", "ValidationFailed",
 ]  # fmt: skip

@@ -186,6 +186,7 @@ def run_plan(
     wants_end
         Asked now and then: why the run should be cancelled; nothing as long as it should not.
     """
+    wants_end = _end_of(wants_end)
     level, directory = plan.settings.get("log_level", logging.INFO), plan.settings.get("log_directory", "")
     keeper = LogKeeper(recorder.store, recorder.ownership) if recorder is not None else None
     logs = LogBook(level, keeper=keeper, whole=whole_log_path(directory, plan.run_id) if executor.in_process else None)
@@ -202,6 +203,12 @@ def run_plan(
     finally:
         masking.forget(plan.run_id)
     return FlowRunView(done, graph)
+
+
+def _end_of(wants_end: Callable[[], str]) -> Callable[[], str]:
+    """Why a run should end: for a reason of its own, or because it is part of another that is over."""
+    is_over = context.over()
+    return lambda: wants_end() or ("the run that it is part of is over" if is_over() else "")
 
 
 @contextmanager

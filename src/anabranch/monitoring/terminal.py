@@ -112,7 +112,7 @@ class PlainProgress(Progress):
             if event.now - self._said.setdefault(node.slug, node.began or event.now) >= LINE_EVERY_S:
                 self._said[node.slug] = event.now
                 self._write(f"{printable(node.slug)}: {map_text(node)}")
-        elif isinstance(event, TaskChanged) and not event.state.is_running():
+        elif isinstance(event, TaskChanged) and not _is_on_its_way(event.state):
             node, state = self._model.node(event.slug), event.state
             if node.is_step:
                 return
@@ -213,7 +213,7 @@ class LiveProgress(Progress):
         state, name = node.state, f"{shortened(node.slug, max(column, 1)):<{column}}"
         symbol, style = symbol_of(state)
         line = Text.assemble((self._drawable(symbol), style), f" {name}  ")
-        if state is not None and not state.is_running() and not (state.is_pending() and node.advance):
+        if state is not None and not _is_on_its_way(state) and not (state.is_pending() and node.advance):
             took = node.duration_s() if node.is_done else None
             line.append(f"{seconds(took) if took is not None else '':>8}  ", "dim")
             line.append(outcome_text(state), style)
@@ -237,9 +237,13 @@ class LiveProgress(Progress):
 _ASCII = {"✓": "+", "✗": "x", "↷": "-", "■": "#", "↻": "~", "‖": "=", "►": ">", "━": "=", "─": "-"}
 
 
+def _is_on_its_way(state: State) -> bool:
+    return state.is_submitted() or state.is_running()
+
+
 def symbol_of(state: State | None) -> tuple[str, str]:
     """A symbol for a state, and a style of rich's."""
-    if state is None or state.is_running():
+    if state is None or _is_on_its_way(state):
         return "►", "cyan"
     if state.is_skipped():
         return "↷", "dim"

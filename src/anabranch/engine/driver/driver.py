@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -11,7 +12,16 @@ from typing import Any
 
 from anabranch.base.context import RunInfo
 from anabranch.base.errors import ExecutorError, UnmappableError
-from anabranch.base.events import Event, Noticed, Observer, RunFinished, RunStarted, UnitEnded
+from anabranch.base.events import (
+    ElementBegan,
+    Event,
+    Noticed,
+    Observer,
+    RunFinished,
+    RunStarted,
+    TaskChanged,
+    UnitEnded,
+)
 from anabranch.base.masking import mask
 from anabranch.base.states import Pending, Running
 from anabranch.definition.expressions import Build, Const, Expression
@@ -55,9 +65,10 @@ from anabranch.engine.machine.stimuli import (
 )
 from anabranch.engine.machine.stimuli import Woke as WokeUp
 from anabranch.engine.units.outcomes import UnitOutcome
-from anabranch.engine.units.shipment import Shipment, have_code, pack, probe_call
+from anabranch.engine.units.shipment import HOME, Shipment, have_code, pack, probe_call
 from anabranch.engine.units.units import Key, Program, Report, Unit
 from anabranch.engine.units.values import copied, width_of
+from anabranch.engine.worker import interim
 from anabranch.engine.worker.arrival import opened_outcome
 from anabranch.engine.worker.masked import masked_report
 from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
@@ -66,6 +77,7 @@ from anabranch.executors.entry import Sourced
 _log = logging.getLogger("anabranch.driver")
 
 KILL_S = 5.0  # for all workers together to kill what runs there
+UNTOLD_S = 2.0  # for all workers together to say what has ended in units that they are at
 TICK_S = 1.0  # how often slots are counted while nothing happens
 
 
@@ -142,7 +154,7 @@ class Driver:
             name=plan.name,
             token=plan.run_id,
             settings=plan.settings,
-            slots=executor.slots(),
+            slots=max(1, executor.slots()),  # without a worker, the first is waited for
             widths=_parameter_widths(plan),
             keep=plan.keep,
             approved=plan.approved,
@@ -158,6 +170,8 @@ class Driver:
         self._unfit: set[str] = set()
         """Workers that refuse whatever they get."""
         self._wake_at: float | None = None
+        self._heard: deque[Report] = deque()
+        """Interim reports of units that run in this process, which the machine has not seen yet."""
         self._is_finished = False
         self._was_interrupted = False
         self._program: Program | Shipment
@@ -167,6 +181,8 @@ class Driver:
         plan, started = self._plan, self._started
         if self._executor.in_process:
             capture.open_sink(plan.run_id, lambda: self._logs)
+            if plan.doubles is None:  # their time passes as a test wants it
+                interim.open_channel(plan.run_id, interim.FunctionChannel(self._hear_beside, self._is_wanted))
         try:
             nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
             self._tell(RunStarted(self._clock(), plan.name, plan.run_id, nodes))
@@ -182,6 +198,7 @@ class Driver:
         finally:
             if self._desk is not None:
                 self._desk.close()
+            interim.close_channel(plan.run_id)
             capture.close_sink(plan.run_id)  # of a cluster in this process, too
             self._logs.close()
         return FinishedRun(
@@ -202,8 +219,11 @@ class Driver:
                 with interrupts_later():
                     if grant is not None:
                         self._carry_out(self._machine.handle(Permitted(self._clock(), grant.may_use, grant.lost)))
+                    is_end = isinstance(stimulus, (CancelAsked, GivenUp))
+                    if is_end:
+                        self._hear_untold()
                     self._carry_out(self._machine.handle(stimulus))
-                    if isinstance(stimulus, (CancelAsked, GivenUp)):
+                    if is_end:
                         self._kill_attempts()
                 if self._is_finished:
                     break
@@ -267,6 +287,8 @@ class Driver:
         """The next thing that happens: a message, a time that was asked for, or another number of slots."""
         while True:
             now = self._clock()
+            if self._heard:
+                return Reported(now, self._heard.popleft())
             if reason := self._wants_end():
                 return CancelAsked(now, reason)
             if self._wake_at is not None and now >= self._wake_at:
@@ -289,13 +311,7 @@ class Driver:
             if isinstance(message, Posted):
                 if wants_code(message.payload) and isinstance(self._program, Shipment) and not self._program.archive:
                     self._send_program(self._program.with_code())
-                report = read_report(self._sent_elsewhere(message.payload))
-                report = self._machine.vet(report if self._executor.in_process else masked_report(report))
-                if self._machine.expects(report.key):  # what was made again is no news
-                    if self._journal is not None:
-                        self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
-                    self._tell_report(report)
-                return Reported(self._clock(), report)
+                return Reported(self._clock(), self._hear(read_report(self._sent_elsewhere(message.payload))))
             if isinstance(message, Logged):
                 self._logs.take_batch(loads(message.payload))
                 continue
@@ -312,6 +328,45 @@ class Driver:
                     self._sleep(max(0.0, wake_s or 0.0))
                 else:
                     time.sleep(look_s)
+
+    # Reports ----------------------------------------------------------------------------------------------------------
+
+    def _hear(self, report: Report) -> Report:
+        """Have a report written down and told, before anything is done about it; as the machine is to have it."""
+        report = self._machine.vet(report if self._executor.in_process else masked_report(report))
+        if self._machine.expects(report.key):  # what was made again is no news
+            if self._journal is not None and (report.singles or report.columns):
+                self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
+            if report.singles or report.columns:
+                self._tell_report(report)
+            if report.at is not None:
+                self._tell_running(*report.at, report.worker)
+        return report
+
+    def _tell_running(self, slug: str, index: int, seconds: float, worker: str) -> None:
+        """Tell that a worker is at a task run, for so many seconds by now."""
+        now, run = self._clock(), self._machine.runs[slug]
+        state = Running(start_time=datetime.fromtimestamp(now - seconds, UTC), worker=worker)
+        if index >= 0:
+            self._tell(ElementBegan(now, slug, replace(state, map_index=index)))
+        elif not run.is_final:
+            self._tell(TaskChanged(now, slug, replace(state, attempt=run.attempt, result=run.loop)))
+
+    def _hear_beside(self, report: Report) -> None:
+        """Hear an interim report from a unit that runs in this process, from another thread: this one may be busy."""
+        self._heard.append(self._hear(report))
+
+    def _is_wanted(self, key: Key) -> bool:
+        """Whether a unit that runs in this process should go on."""
+        return self._machine.expects(key) and not self._wants_end()
+
+    def _hear_untold(self) -> None:
+        """Take what has ended in units that run, before the run ends without them."""
+        ask = Sourced("call_loaded", (HOME, "untold", self._plan.run_id))
+        for answer in self._executor.ask_workers(ask, UNTOLD_S):
+            self._heard.extend(self._hear(read_report(each)) for each in answer or ())
+        while self._heard:
+            self._carry_out(self._machine.handle(Reported(self._clock(), self._heard.popleft())))
 
     def _wake_s(self, now: float) -> float | None:
         """Seconds until the time that the machine asked for."""
@@ -418,8 +473,7 @@ class Driver:
         for slug in self._machine.keep:
             run = self._machine.runs[slug]
             if run.elements is not None:
-                inline = sum(len(indices) for indices, _ in run.elements.values)
-                if inline < run.elements.width and not run.elements.is_stored:
+                if not run.elements.is_inline and not run.elements.is_stored:
                     keys.update(run.elements.keys)
             elif run.key is not None and run.value is None and run.ref is None and run.state.is_finished():
                 keys[run.key] = None

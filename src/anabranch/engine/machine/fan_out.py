@@ -454,6 +454,35 @@ class FanOut:
             finals.append(run)
         return finals
 
+    def take_part(self, unit: Unit, report: Report) -> list[NodeRun]:
+        """Write down what has ended in a chunk that goes on; the maps that it was of."""
+        chain = self._known.runs[unit.nodes[0]].chain
+        if chain is None or unit.indices is None or report.indices is None:
+            return []
+        batch = chain.in_flight[unit.key]
+        runs = []
+        for column in report.columns:
+            final = [position for position, code in enumerate(column.codes) if code >= FIRST_FINAL_CODE]
+            if not final:
+                continue
+            run, indices = self._known.runs[column.slug], as_range(report.indices[position] for position in final)
+            codes = bytes(column.codes[position] for position in final)
+            records = {index: state for index, state in column.records.items() if state.code >= FIRST_FINAL_CODE}
+            ended = replace(column, codes=codes, records=records)
+            key = None if self._is_here(ended, self._elements_of(column.slug)) else unit.key
+            fresh = self._elements_of(column.slug).take(key, indices, ended)
+            if len(fresh):
+                self._pass_on(column.slug, fresh)
+                if batch.is_apart:
+                    self._go_on(chain, column.slug, fresh, is_suspect=batch.is_suspect)
+            runs.append(run)
+        return runs
+
+    def _is_here(self, column: ColumnReport, elements: MapRun) -> bool:
+        """Whether all that anybody may want of some elements came with a report, and is not too much."""
+        nbytes = len(column.values or b"") + RECORD_NBYTES * len(column.records)
+        return column.values is not None and elements.rescued_nbytes + nbytes <= self._known.settings["rescued_nbytes"]
+
     def _is_all_here(self, unit: Unit, report: Report) -> bool:
         """Whether a chunk's outcome is not needed, because all that anybody may want of it came with the report.
 
@@ -481,11 +510,12 @@ class FanOut:
             for waiter, indices in self._known.calls.ended(slug, fresh).items():
                 self.freed.append((waiter, tuple(indices)))
         for follower in self._followers.get(slug, ()):
-            codes = self._elements_of(follower.slugs[0]).codes
+            below = follower.slugs[0]
+            codes = self._elements_of(below).codes
             if isinstance(fresh, range) and not any(codes[fresh.start : fresh.stop]):
                 follower.make_ready(fresh)
-            else:  # some were made again only because their value was lost
-                follower.make_ready(as_range(i for i in fresh if codes[i] < FIRST_FINAL_CODE))
+            else:  # some were made again only because their value was lost; who has made calls waits for these alone
+                follower.make_ready(as_range(i for i in fresh if self._known.takes_inputs(below, i)))
 
     def lose(self, unit: Unit, reason: str, ran_s: float | None) -> list[NodeRun]:
         """A chunk is lost: halve it to find the guilty element, and give that up in the end. The maps that changed.
@@ -496,7 +526,9 @@ class FanOut:
         chain = first.chain
         assert chain is not None
         assert unit.indices is not None
-        batch = chain.in_flight.pop(unit.key)
+        batch = self._unfinished(chain, chain.in_flight.pop(unit.key))
+        if batch is None:
+            return []
         if ran_s is None and batch.is_suspect:
             chain.ready.append(batch)
             return []
@@ -520,6 +552,27 @@ class FanOut:
         if batch.is_apart:
             self._go_on(chain, slug, as_range([index]), is_suspect=True)
         return [first]
+
+    def _unfinished(self, chain: Chain, batch: Batch) -> Batch | None:
+        """What is left of a lost chunk: the elements that its first map had not told; of later maps, see below.
+
+        Elements that the first map had ended and a later one had not go on there, each map apart.
+        """
+        columns = [self._elements_of(slug).codes for slug in chain.slugs[batch.first :]]
+        columns = columns[:1] if batch.is_apart else columns
+        left: dict[int, list[int]] = {}
+        for index in batch.indices:
+            number = next((n for n, codes in enumerate(columns) if codes[index] < FIRST_FINAL_CODE), None)
+            if number is not None:
+                left.setdefault(number, []).append(index)
+        for number, indices in left.items():
+            if number:
+                first = batch.first + number
+                chain.ready.append(Batch(as_range(indices), first, is_suspect=True, is_apart=True))
+        mine = left.get(0, [])
+        if len(mine) == len(batch.indices):
+            return batch
+        return replace(batch, indices=as_range(mine)) if mine else None
 
     def vet(self, column: ColumnReport) -> ColumnReport:
         """What is reported of a map; elements that cannot be made again say that they had been there."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -103,6 +104,9 @@ class Knowledge:
         self.verdicts = Verdicts(settings["max_losses"] + 1)
         """On what may have killed its worker."""
         self._users: dict[Key, set[str]] = {}
+        self._flying: Counter[str] = Counter()
+        self._takers: Counter[Key] = Counter()
+        """By key: units on their way that take something of its outcome."""
         self._name, self._token = ascii_name(name), token
         self._serial = 0
 
@@ -132,12 +136,24 @@ class Knowledge:
         self.units[unit.key] = unit
         self.limits.hold(unit.key, (self.graph.nodes[slug] for slug in unit.nodes))
         self._users[unit.key] = set(unit.nodes)
+        self._takers.update(unit.upstream_keys())
+        self._flying.update(self._names_of(unit))
         return unit
+
+    def _names_of(self, unit: Unit) -> list[str]:
+        """Names of the tasks whose calls are single nodes of a unit."""
+        return [self.graph.nodes[slug].name for slug in unit.nodes] if unit.indices is None else []
+
+    def calls_flying(self, name: str) -> int:
+        """How many single nodes that are calls of a task are on their way."""
+        return self._flying[name]
 
     def arrived(self, key: Key) -> Unit | None:
         """Note that a unit is not on its way any more; None if it was not."""
         unit = self.units.pop(key, None)
         if unit is not None:
+            self._takers.subtract(unit.upstream_keys())
+            self._flying.subtract(self._names_of(unit))
             self.limits.free(unit.key, (self.graph.nodes[slug] for slug in unit.nodes))
         return unit
 
@@ -159,7 +175,26 @@ class Knowledge:
         if users is None:
             return []
         users.discard(slug)
-        if users:
+        return self.unused(key)
+
+    def let_go(self, slug: str) -> list[Key]:
+        """The key of a single node whose value is here, and is not on its way to be taken from there: nobody needs it.
+
+        What is not held cannot be made again by Dask when its worker dies.
+        """
+        run = self.runs[slug]
+        if run.key is None or run.value is None or not run.is_final or self._takers[run.key] > 0:
+            return []
+        key, run.key = run.key, None
+        return self.forget(key, slug)
+
+    def users_of(self, unit: Unit) -> list[str]:
+        """Nodes whose values a unit takes from the outcomes of others."""
+        return [slug for key in unit.upstream_keys() for slug in self._users.get(key, ())]
+
+    def unused(self, key: Key) -> list[Key]:
+        """The key of a unit that has come back, if nothing of its outcome is needed any more."""
+        if key in self.units or self._users.get(key) != set():
             return []
         del self._users[key]
         return [key]
@@ -201,6 +236,10 @@ class Knowledge:
         """Whether an element has ended; -1: a single node."""
         run = self.runs[waiter.slug]
         return run.is_final if run.elements is None else run.elements.codes[index] >= FIRST_FINAL_CODE
+
+    def takes_inputs(self, slug: str, index: int) -> bool:
+        """Whether an element (-1: a single node) will yet be run: it has not ended, and not made calls."""
+        return not self.has_ended(Waiter(slug, False), index) and not self.calls.has_called(slug, index)
 
     def called_inputs(self, waiter: Waiter, indices: Indices) -> dict[str, Input]:
         """Where the values are of the deferred calls that elements take."""

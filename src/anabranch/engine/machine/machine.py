@@ -26,6 +26,7 @@ from anabranch.base.states import (
     Retrying,
     Running,
     State,
+    Submitted,
     Success,
     TriggerFailed,
 )
@@ -33,6 +34,7 @@ from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.machine.call_book import Waiter
 from anabranch.engine.machine.fan_out import FanOut, crashed, made_in_vain
 from anabranch.engine.machine.knowledge import Knowledge, NodeRun
+from anabranch.engine.machine.maps import MapRun
 from anabranch.engine.machine.recovery import ALL, reopen
 from anabranch.engine.machine.singles import Singles
 from anabranch.engine.machine.stimuli import (
@@ -207,6 +209,7 @@ class Machine:
 
     def _recall(self, reports: Iterable[Report | Placed]) -> None:
         """Take what was recorded as if it had just been reported; what has no value now runs again if it is needed."""
+        enough: set[str] = set()
         for report in reports:
             if isinstance(report, Placed):
                 self._recall_calls(report)
@@ -223,7 +226,13 @@ class Machine:
                     self._fan_out.expand(run)
                 if run.elements is not None and self._fan_out.recall(run, report.key, report.indices, column):
                     self._follow(run)
+                if column.slug in report.enough:
+                    enough.add(column.slug)
         self._start_again(ALL)
+        for run in list(self.runs.values()):  # what had been decided, or would have been with the next report
+            if run.node.policies.may_stop_early and run.elements is not None and not run.is_final:
+                self._release(self._fan_out.stop_early(run, is_enough=run.node.slug in enough))
+                self._follow(run)
 
     def _recall_calls(self, placed: Placed) -> None:
         """Take deferred calls that an earlier driver had placed, if all before them are known."""
@@ -275,7 +284,7 @@ class Machine:
         self._look_at_candidates()
         while (unit := self._singles.next_unit(len(self._known.units) - self._fan_out.in_flight)) is not None:
             units.append(unit)
-            self._commands += [Tell(TaskChanged(self._now, slug, Running(message="submitted"))) for slug in unit.nodes]
+            self._commands += [Tell(TaskChanged(self._now, slug, Submitted())) for slug in unit.nodes]
             self._look_at_candidates()
         units += self._fan_out.next_chunks()
         if units:
@@ -300,6 +309,8 @@ class Machine:
                 state = self._fan_out.expand(run)
                 if state is not None:
                     self._conclude(run, state)
+                elif run.elements is not None:
+                    self._commands.append(Tell(MapAdvanced(self._now, slug, run.elements.width, 0, 0, 0)))
 
     def _resume(self, run: NodeRun) -> None:
         """A map whose inputs were lost may go on, if they are there again."""
@@ -392,6 +403,9 @@ class Machine:
     # Reports ----------------------------------------------------------------------------------------------------------
 
     def _take_report(self, report: Report) -> None:
+        if report.part:
+            self._take_part(report)
+            return
         unit = self._known.arrived(report.key)
         if unit is None:
             # A second report, as Dask has made a lost value again; or one of a unit that was called back.
@@ -399,8 +413,25 @@ class Machine:
                 self._start_again({report.key})
             return
         self._take_results(unit, report)
+        for slug in self._known.users_of(unit):
+            self._release(self._known.let_go(slug))
         if report.changed:
             self._start_again(report.changed)
+
+    def _take_part(self, report: Report) -> None:
+        """Take what has ended in a unit that goes on."""
+        unit = self._known.units.get(report.key)
+        if unit is None:
+            return
+        for single in report.singles:
+            if isinstance(single.state, Finished):
+                self._take_single(single)
+        if not unit.reduces:  # what is reduced is one piece
+            for run in self._fan_out.take_part(unit, report):
+                if run.node.policies.may_stop_early:
+                    self._release(self._fan_out.stop_early(run, is_enough=False))
+                self._follow(run)
+        self._free()
 
     def _take_results(self, unit: Unit, report: Report) -> None:
         if unit.indices is not None:
@@ -415,6 +446,7 @@ class Machine:
                     self._release(self._fan_out.stop_early(run, is_enough=run.node.slug in report.enough))
                 self._follow(run)
             self._free()
+            self._release(self._known.unused(unit.key))
             return
         if unit.is_suspect:
             self._known.verdicts.survived(unit.nodes[0], report.seconds)
@@ -423,6 +455,7 @@ class Machine:
         for expansion in report.expansions:
             self._place(expansion)
         self._free()
+        self._release(self._known.unused(unit.key))
 
     def expects(self, key: Key) -> bool:
         """Whether the first report of a unit is still to come."""
@@ -440,6 +473,8 @@ class Machine:
             if run.key is not None and run.is_final and run.seal != seal
         }
         if changed and self.expects(report.key):
+            if report.part:  # the unit itself will say so
+                return replace(report, singles=(), columns=(), indices=(), at=None)
             return report.without_results(changed)
         if not (self._known.has_lost and self.expects(report.key)):
             return report
@@ -517,10 +552,13 @@ class Machine:
             slug = f"{caller}/{name}-{number}"
         return slug
 
-    def _codes_of(self, slug: str) -> bytearray:
+    def _elements_of(self, slug: str) -> MapRun:
         elements = self.runs[slug].elements
         assert elements is not None
-        return elements.codes
+        return elements
+
+    def _codes_of(self, slug: str) -> bytearray:
+        return self._elements_of(slug).codes
 
     def _take_callers(self, caller: NodeRun, expansion: Expansion, recorded: Placed | None) -> bool:
         """Whether some of the elements that made these calls wait for them; those recorded do from now on."""
@@ -592,6 +630,7 @@ class Machine:
             run.ref, run.seal = report.ref, report.seal
             self._singles.observe(run, state, is_small=report.value is not None)
             self._conclude(run, state)
+            self._release(self._known.let_go(report.slug))
             return
         if run.key is not None:
             self._release(self._known.forget(run.key, report.slug))
@@ -650,8 +689,7 @@ class Machine:
     def _is_inline(self, run: NodeRun) -> bool:
         """Whether everything that a caller may want of a node is here already, or stored for good."""
         if run.elements is not None:
-            inline = sum(len(indices) for indices, _ in run.elements.values)
-            return inline >= run.elements.width or run.elements.is_stored
+            return run.elements.is_inline or run.elements.is_stored
         has_none = run.state.is_skipped() or (not run.state.is_successful() and run.state.counts is None)
         return run.value is not None or run.ref is not None or has_none
 
@@ -664,15 +702,20 @@ class Machine:
             if self._known.is_held(key):
                 self._start_again({key})
             return
-        self._known.lose(key)
         self._release([key])
         self._tell_loss(unit, reason)
         if unit.indices is None:
+            has_told = any(self.runs[slug].is_final and self.runs[slug].key == key for slug in unit.nodes)
+            self._known.lose(key)
             self._lose_singles(unit, reason, ran_s)
         else:
+            has_told = any(key in self._elements_of(slug).keys for slug in unit.nodes)
+            self._known.lose(key)
             for run in self._fan_out.lose(unit, reason, ran_s):
                 self._follow(run)
             self._free()
+        if has_told:  # what had ended in it keeps its state, and its value if that was told; what is needed runs again
+            self._start_again({key})
 
     def _tell_loss(self, unit: Unit, reason: str) -> None:
         self._commands.append(Tell(UnitLost(self._now, unit.nodes, _width(unit), reason)))
@@ -680,13 +723,13 @@ class Machine:
     def _lose_singles(self, unit: Unit, reason: str, ran_s: float | None) -> None:
         """Send lost nodes again: each alone, so that the guilty one is found."""
         verdicts = self._known.verdicts
-        for slug in unit.nodes:
-            run = self.runs[slug]
+        left = [run for run in map(self.runs.__getitem__, unit.nodes) if not run.is_final]
+        for run in left:
             run.is_flying, run.key = False, None
-        for slug in unit.nodes:
-            run = self.runs[slug]
+        for run in left:
+            slug = run.node.slug
             run.is_suspect = True
-            if len(unit.nodes) == 1 and ran_s is not None and verdicts.died(slug, ran_s):
+            if len(left) == 1 and len(unit.nodes) == 1 and ran_s is not None and verdicts.died(slug, ran_s):
                 self._conclude(run, crashed(slug, verdicts.deaths(slug), reason))
             else:
                 self._known.to_start[slug] = None
@@ -698,7 +741,8 @@ class Machine:
             self._known.arrived(key)
             self._known.lose(key)
             for slug in unit.nodes if unit.indices is None else ():
-                self.runs[slug].is_flying, self.runs[slug].key = False, None
+                if not self.runs[slug].is_final:
+                    self.runs[slug].is_flying, self.runs[slug].key = False, None
         for run in reopen(self._known, gone):
             self._unfinished += 1
             for up in {edge.upstream for edge in run.node.edges}:
@@ -735,7 +779,9 @@ class Machine:
         )
         flying = {slug for unit in self._known.units.values() if unit.indices is None for slug in unit.nodes}
         for slug, run in self.runs.items():
-            assert run.is_flying == (slug in flying), f"{slug}: flying, and in no unit (or the other way round)"
+            assert run.is_flying == (slug in flying and not run.is_final), (
+                f"{slug}: flying, and in no unit (or the other way round)"
+            )
             assert not (run.is_flying and run.is_final), f"{slug}: final and flying"
             if run.elements is not None:
                 final = sum(code >= Success.code for code in run.elements.codes)

@@ -58,6 +58,8 @@ class MapRun:
         """Those of `refs` with values that are nowhere else: who needs them reads them there."""
         self._is_stored = bytearray()
         self._n_stored = 0
+        self._inline = bytearray(width)
+        """Whether the value of an element came with a report."""
         self._is_scattered = False
         """Whether some of those have gaps."""
         self.valueless: set[int] = set()
@@ -71,6 +73,7 @@ class MapRun:
         """More elements, none of which has run."""
         self.width += width
         self.codes.extend(bytes(width))
+        self._inline.extend(bytes(width))
         if self._is_stored:
             self._is_stored.extend(bytes(width))
 
@@ -87,6 +90,7 @@ class MapRun:
                 self.failed += sum(column.codes.count(code) for code in FAILED_CODES)
         else:
             fresh = self._take_each(indices, column)
+            self._is_scattered |= len(fresh) < len(indices)  # values of the others are here twice
             self.failed += sum(self.codes[index] >= FIRST_FAILED_CODE for index in fresh)
         self.done += len(fresh)
         if column.records:
@@ -96,7 +100,7 @@ class MapRun:
         if column.values is not None:
             is_final = min(column.codes) >= FIRST_FINAL_CODE
             final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
-            self.values.append((indices if is_final else tuple(final), column.values))
+            self._take_values(indices if is_final else tuple(final), column.values)
         for held, ref in column.refs:
             self._note_ref(held, ref)
         if key is None:
@@ -117,6 +121,19 @@ class MapRun:
             self._places.update(dict.fromkeys(fresh, key))
         self.keys[key] = None
         return fresh
+
+    def _take_values(self, indices: Indices, data: bytes) -> None:
+        self.values.append((indices, data))
+        if isinstance(indices, range):
+            self._inline[indices.start : indices.stop] = b"\1" * len(indices)
+        else:
+            for index in indices:
+                self._inline[index] = 1
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether all values came with reports."""
+        return self._inline.count(1) == self.width
 
     def _take_each(self, indices: Indices, column: ColumnReport) -> tuple[int, ...]:
         fresh = []

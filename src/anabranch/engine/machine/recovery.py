@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 
-from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Deferred, Pending, Running
+from anabranch.base.states import BY_CODE, Deferred, Pending, Running
 from anabranch.engine.machine.knowledge import Knowledge, NodeRun
 from anabranch.engine.machine.maps import MapRun
 from anabranch.engine.units.units import Key
@@ -112,28 +112,35 @@ def _reopen_elements(known: Knowledge, run: NodeRun, elements: MapRun, gone: Con
     if not lost.indices:
         return
     is_wanted = _is_wanted(known, run, whole=True)
-    takers, others = _followers(known, run)
+    takers, others, has_later = _followers(known, run)
     again = []
     for index in lost.indices:
-        if is_wanted or any(codes[index] < FIRST_FINAL_CODE for codes in takers):
+        if is_wanted or any(known.takes_inputs(taker, index) for taker in takers):
             again.append(index)
-        elif any(codes[index] < FIRST_FINAL_CODE for codes in others):  # these look at the state only
+        elif has_later or any(known.takes_inputs(other, index) for other in others):  # these look at the state only
             elements.settled[index] = BY_CODE[elements.codes[index]](map_index=index)
     if again:
         _run_again(known, run, elements, again)
 
 
-def _followers(known: Knowledge, run: NodeRun) -> tuple[list[bytearray], list[bytearray]]:
-    """Codes of maps below that have not ended: of those that take a map's values, and of those that only follow it."""
-    takers: list[bytearray] = []
-    others: list[bytearray] = []
+def _followers(known: Knowledge, run: NodeRun) -> tuple[list[str], list[str], bool]:
+    """Maps below that have not ended: those that take a map's values, those that only follow it.
+
+    And whether there are some that follow it and have no elements yet.
+    """
+    takers: list[str] = []
+    others: list[str] = []
+    has_later = False
     for other in map(known.runs.__getitem__, known.graph.downstream[run.node.slug]):
-        if other.elements is None or other.is_final:
+        if other.is_final:
+            continue
+        if other.elements is None:
+            has_later |= any(edge.mapped and edge.upstream == run.node.slug for edge in other.node.edges)
             continue
         mapped = [edge.kind for edge in other.node.edges if edge.mapped and edge.upstream == run.node.slug]
         if mapped:
-            (takers if "data" in mapped else others).append(other.elements.codes)
-    return takers, others
+            (takers if "data" in mapped else others).append(other.node.slug)
+    return takers, others, has_later
 
 
 def _is_wanted(known: Knowledge, run: NodeRun, *, whole: bool = False) -> bool:
@@ -143,7 +150,7 @@ def _is_wanted(known: Knowledge, run: NodeRun, *, whole: bool = False) -> bool:
         return True
     for down in known.graph.downstream[slug]:
         other = known.runs[down]
-        if other.is_final:
+        if other.is_final or (other.elements is None and not known.takes_inputs(down, -1)):
             continue
         for edge in other.node.edges:
             is_taken = edge.upstream == slug and edge.kind == "data"

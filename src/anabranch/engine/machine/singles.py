@@ -55,6 +55,10 @@ class Backlog:
         before = self._paces.get(name)
         self._paces[name] = duration if before is None or duration > before else (before + duration) / 2
 
+    def is_known(self, name: str) -> bool:
+        """Whether a call of the task has ended."""
+        return name in self._paces or name in self._large
+
     def pace_s(self, name: str) -> float | None:
         """Seconds that a call of the task takes; None if that is not known, or its values are large."""
         return None if name in self._large else self._paces.get(name)
@@ -109,17 +113,23 @@ class Singles:
             self._backlog.push(self._known.order[run.node.slug], run.node.slug)
 
     def _is_due(self, run: NodeRun) -> bool:
-        """Whether a node may go out: Dask waits for what is on its way, but a quick one had better be bundled."""
-        upstreams = run.node.whole_upstreams
-        if run.node.policies.concurrency and any(self._known.runs[up].is_flying for up in upstreams):
-            return False  # it would hold its limits while it waits for them
-        if self._known.fuses and self._is_quick(run) and any(self._known.runs[up].is_flying for up in upstreams):
-            return False
+        """Whether a node may go out: Dask waits for what is on its way, but a quick one had better be bundled.
+
+        One that may be quick waits as well, if a call of its task is on its way that will tell.
+        """
+        if any(self._known.runs[up].is_flying for up in run.node.whole_upstreams):
+            if run.node.policies.concurrency:
+                return False  # it would hold its limits while it waits for them
+            if self._known.fuses and (self._is_quick(run) or self._will_be_known(run)):
+                return False
         return self._known.has_inputs(run)
 
     def _is_quick(self, run: NodeRun) -> bool:
         pace = self._backlog.pace_s(run.node.name)
         return pace is not None and pace <= QUICK_S
+
+    def _will_be_known(self, run: NodeRun) -> bool:
+        return not self._backlog.is_known(run.node.name) and self._known.calls_flying(run.node.name) > 0
 
     def _start(self, run: NodeRun) -> Unit:
         """Put a node into a unit, and with it what may well run in the same Dask task."""
@@ -163,9 +173,14 @@ class Singles:
         return self._known.send(unit)
 
     def _line_from(self, run: NodeRun) -> list[str]:
-        """A node, and the nodes after it for as long as each is all that follows and has nothing else to wait for."""
+        """A quick node, and the nodes after it for as long as each is all that follows and waits for nothing else.
+
+        Behind one that is not known to be quick nothing is fused: whoever needs its value would have to wait.
+        """
         slugs = [run.node.slug]
         while True:
+            if not self._is_quick(self._known.runs[slugs[-1]]):
+                return slugs
             below = self._known.graph.downstream[slugs[-1]]
             follower = self._known.runs[below[0]] if len(below) == 1 else None
             if follower is None or follower.node.is_map or not self._go_together(self._known.runs[slugs[-1]], follower):
@@ -180,6 +195,7 @@ class Singles:
         same = (mine.resources, mine.priority) == (theirs.resources, theirs.priority)
         same = same and not run.assembles and not other.assembles
         same = same and not mine.concurrency and not theirs.concurrency
+        same = same and other.attempt == 1 and other.loop is None  # what a unit is told of these is its first node's
         return (
             self._known.fuses and same and not run.is_suspect and not other.is_suspect and self._known.may_start(other)
         )

@@ -352,6 +352,10 @@ class Report:
     """By slug: seals of outcomes that the unit has taken before anything was reported of them."""
     changed: frozenset[Key] = frozenset()
     """Units whose outcomes are not what was reported of them, so that what needed them is handed back."""
+    part: int = 0
+    """Number, from 1, of an interim report: the unit goes on. 0: its own report, which has all of it."""
+    at: tuple[str, int, float] | None = None
+    """Of an interim report: what runs now: slug, element (-1: a single node), and seconds since that began."""
 
     def as_before(self) -> Before:
         """What a process has to know that makes the unit again."""

@@ -28,12 +28,16 @@ from anabranch.engine.units.indices import Indices, cut
 from anabranch.engine.units.outcomes import UnitOutcome, open_parcel
 from anabranch.engine.units.units import Before, Column, ColumnReport, Key, Outcome, Program, Report, SingleReport, Unit
 from anabranch.engine.units.values import width_of
+from anabranch.engine.worker import interim
+from anabranch.engine.worker.interim import Channel
 from anabranch.engine.worker.masked import masked_report
 from anabranch.engine.worker.seclusion import PROCESS
 from anabranch.engine.worker.task_runner import Environment
 from anabranch.engine.worker.unit_runner import learn, run_unit
 from anabranch.executors.entry import Parcel
 
+NO_KEY: Key = ("", 0)
+"""Comes with interim reports, of which no task's own is expected."""
 BEFORE = "anabranch-before"  # name of what a task carries from its first run to the next
 MAX_BEFORE_NBYTES = 4096  # the scheduler keeps it for as long as it holds the key
 _PROGRAMS: OrderedDict[str, Program] = OrderedDict()
@@ -78,7 +82,7 @@ def execute(
         outcome = not_loaded(key, nodes, indices, error)
     else:
         environment = Environment(loaded, worker=worker.address if worker is not None else "local", is_main=is_main)
-        environment = replace(environment, in_process=not isinstance(program, bytes))
+        environment = replace(environment, in_process=not isinstance(program, bytes), channel=_channel(worker, token))
         if (doubles := loaded.doubles) is not None:
             environment = replace(environment, clock=doubles.time, sleep=doubles.sleep, stopwatch=doubles.time)
         with PROCESS.entered(alone=unit.is_suspect):
@@ -97,6 +101,26 @@ def execute(
         if before is None and isinstance(outcome.report, Report):
             _remember_report(worker, key, outcome.report)
     return outcome
+
+
+def _channel(worker: Any, token: str) -> Channel | None:
+    """The way to the driver for what it is told before a unit has ended."""
+    if worker is None:
+        return interim.channel_of(token)
+
+    def send(report: Report) -> None:
+        worker.log_event(token, (*NO_KEY, dumps_report(report)))
+
+    def is_wanted(key: Key) -> bool:
+        task = worker.state.tasks.get(key)
+        return task is not None and task.state in ("executing", "long-running")
+
+    return interim.FunctionChannel(send, is_wanted)
+
+
+def untold(token: str) -> list[bytes]:
+    """Pickled reports of what has ended of a run in this process and was not told."""
+    return [dumps_report(report) for report in interim.news_of(token)]
 
 
 def _reported_before(worker: Any, key: Key) -> Before | None:

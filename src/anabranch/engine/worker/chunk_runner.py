@@ -5,7 +5,7 @@ Elements go through in blocks, each block through all maps, so that values betwe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from anabranch.base.states import (
@@ -19,8 +19,9 @@ from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.reducing import partial
 from anabranch.engine.units.units import Column, ColumnReport, Key, Partial, Report, Unit
 from anabranch.engine.units.values import dumps, measured
+from anabranch.engine.worker.interim import telling
 from anabranch.engine.worker.stage import Stage
-from anabranch.engine.worker.stage_outputs import check_values, expansion, store
+from anabranch.engine.worker.stage_outputs import check_values, expansion, news, store
 from anabranch.engine.worker.task_runner import (
     Environment,
     failed_state,
@@ -44,9 +45,14 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         stages.append(Stage(environment.program.nodes[slug], unit, environment, outcomes, before, is_first=place == 0))
     for stage in stages[:-1]:
         stage.is_followed = True
-    reached = _run_blocks(stages, len(indices), deadline)
-    seconds = clock() - start  # without waits: it is what the next chunk is cut by
-    _wait_for_retries(stages, environment, environment.longest_wait_s(unit))
+    telltale = _News(unit, stages, environment, began)
+    channel = environment.channel if unit.before is None else None
+    with telling(environment.program, unit.key, channel, telltale.look) as ongoing:
+        for stage in stages:
+            stage.is_over = ongoing.ends
+        reached = _run_blocks(stages, len(indices), deadline)
+        seconds = clock() - start  # without waits: it is what the next chunk is cut by
+        _wait_for_retries(stages, environment, environment.longest_wait_s(unit))
     expansions = [each for stage in stages if (each := expansion(stage)) is not None]
     done = indices[:reached]
     nbytes = 0
@@ -94,6 +100,31 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     return UnitOutcome(columns=columns, partials=partials, nbytes=nbytes), report
 
 
+class _News:
+    """What a chunk that goes on has to tell."""
+
+    def __init__(self, unit: Unit, stages: list[Stage], environment: Environment, began: float) -> None:
+        self._unit = unit
+        self._stages = stages
+        self._environment = environment
+        self._began = began
+        self._at: tuple[str, int] | None = None
+        self._since = environment.stopwatch()
+
+    def look(self) -> Iterator[Report]:
+        """Reports of what has ended since this was last asked, and of what runs now if that is another element."""
+        report = Report(self._unit.key, worker=self._environment.worker, started=self._began)
+        for stage in self._stages:
+            found = news(stage, self._unit.key[1])
+            if found is not None:
+                yield replace(report, columns=(found[1],), indices=found[0])
+        at = next((at for stage in self._stages if (at := stage.at) is not None), None)
+        if at is not None and at != self._at:
+            seconds = self._environment.stopwatch() - self._since if self._at is None else 0.0
+            self._at = at
+            yield replace(report, indices=(), at=(*at, seconds))
+
+
 def failed_chunk(unit: Unit, environment: Environment, error: Exception) -> tuple[UnitOutcome, Report]:
     """The outcome of a chunk whose inputs are not to be had: all its elements have failed."""
     indices = unit.indices
@@ -133,7 +164,10 @@ def _reduce(
 
 
 def _run_blocks(stages: list[Stage], width: int, deadline: float) -> int:
-    """Run elements in blocks until all are done or the deadline has passed; at least one. Number begun."""
+    """Run elements in blocks until all are done, the deadline has passed or the run is over; at least one.
+
+    Returns the number begun.
+    """
     clock = stages[0].environment.stopwatch
     if len(stages) == 1:
         stages[0].run(0, width, deadline)
@@ -141,7 +175,7 @@ def _run_blocks(stages: list[Stage], width: int, deadline: float) -> int:
     low, size = 0, FIRST_BLOCK
     while low < width:
         began = clock()
-        if began > deadline and low:
+        if low and (began > deadline or stages[0].is_over()):
             break
         stages[0].run(low, min(low + size, width), deadline if low else float("inf"))
         high = stages[0].reached
@@ -154,7 +188,7 @@ def _run_blocks(stages: list[Stage], width: int, deadline: float) -> int:
 
 def _wait_for_retries(stages: list[Stage], environment: Environment, horizon: float) -> None:
     """Run again, here, what failed and is due within so many seconds; then the maps below it."""
-    while True:
+    while not stages[0].is_over():
         now = environment.clock()
         due = [
             (state.start_time.timestamp(), number, position)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from anabranch.base.errors import ResultError, UnstorableValueError
@@ -46,8 +46,10 @@ class ChunkStorage:
         self._refs: dict[int, ResultRef] = {}
         """Of values that have an object of their own, by position."""
         self._notes: dict[int, Note] = {}
-        self._object: tuple[tuple[int, ...], ResultRef] | None = None
+        self._objects: list[tuple[tuple[int, ...], ResultRef]] = []
         """Of values that share one, with their indices."""
+        self._is_in_object: set[int] = set()
+        """Positions of those."""
         self._errands: dict[int, Errand] = {}
         self._prefetched: Prefetched = {}
 
@@ -99,12 +101,14 @@ class ChunkStorage:
         if self.by_element:
             return refused
         while True:
-            positions = [p for p in range(reached) if self._codes[p] in _WITH_VALUE and p not in refused]
+            done = self._is_in_object
+            positions = [
+                p for p in range(reached) if self._codes[p] in _WITH_VALUE and p not in refused and p not in done
+            ]
             if not positions:
                 return refused
-            indices = tuple(self._indices[position] for position in positions)
             try:
-                ref, stored = self.storage.commit_chunk(indices, [self._values[p] for p in positions], serial, whole)
+                self.store_some(positions, serial, whole)
             except UnstorableValueError as error:
                 reasons = {p: self.storage.unstorable(self._values[p]) for p in positions}
                 guilty = {p: why for p, why in reasons.items() if why is not None}
@@ -113,23 +117,61 @@ class ChunkStorage:
                 self._environment.reraise_interrupt(error)
                 return {**refused, **dict.fromkeys(positions, error)}
             else:
-                for position, value in zip(positions, stored or (), strict=False):
-                    self._values[position] = value
-                self._object = indices, ref
                 return refused
+
+    def store_some(self, positions: Sequence[int], serial: int, whole: Callable[[], Mapping[str, Any]]) -> None:
+        """Store the values at some positions as one object.
+
+        Raises
+        ------
+        UnstorableValueError, ResultError
+            They cannot be stored.
+        """
+        indices = tuple(self._indices[position] for position in positions)
+        ref, stored = self.storage.commit_chunk(indices, [self._values[p] for p in positions], serial, whole)
+        for position, value in zip(positions, stored or (), strict=False):
+            self._values[position] = value
+        self._objects.append((indices, ref))
+        self._is_in_object.update(positions)
+
+    def refs_at(self, positions: Sequence[int], serial: int, whole: Callable[[], Mapping[str, Any]]) -> Refs:
+        """Where the values at some positions are stored, which have ended since others were asked for.
+
+        Raises
+        ------
+        UnstorableValueError, ResultError
+            They cannot be stored.
+        """
+        with_value = [position for position in positions if self._codes[position] in _WITH_VALUE]
+        if not self.by_element:
+            if with_value:
+                self.store_some(with_value, serial, whole)
+            return (_as_ref(*self._objects[-1]),) if with_value else ()
+        return tuple(
+            (range(self._indices[position], self._indices[position] + 1), self._refs[position])
+            for position in with_value
+            if position in self._refs
+        )
 
     def refs(self, reached: int) -> Refs:
         """Where the values are stored."""
-        if self._object is not None:
-            indices, ref = self._object
-            whole = range(indices[0], indices[-1] + 1)
-            return ((whole if len(whole) == len(indices) else indices, ref),)
+        if self._objects:
+            return tuple(_as_ref(indices, ref) for indices, ref in self._objects)
         return tuple(
             (range(self._indices[position], self._indices[position] + 1), ref)
             for position, ref in sorted(self._refs.items())
             if position < reached and self._codes[position] in _WITH_VALUE
         )
 
+    def notes_at(self, positions: Sequence[int]) -> list[tuple[int, Note]]:
+        """What looking for values came to, by position."""
+        return [(position, self._notes[position]) for position in positions if position in self._notes]
+
     def notes(self, reached: int) -> dict[int, Note]:
         """What looking for values came to, by element."""
         return {self._indices[position]: note for position, note in self._notes.items() if position < reached}
+
+
+def _as_ref(indices: tuple[int, ...], ref: ResultRef) -> tuple[Indices, ResultRef]:
+    whole = range(indices[0], indices[-1] + 1)
+    return (whole if len(whole) == len(indices) else indices), ref

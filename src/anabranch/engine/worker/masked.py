@@ -72,7 +72,8 @@ def masked_state(state: State, hidden: Names = frozenset()) -> State:
     failure = state.failure
     if failure is not None:
         failure = _failure(failure, hidden)
-    return replace(state, message=mask(state.message), failure=failure)
+    attempts = tuple(replace(each, reason=mask(each.reason)) for each in state.attempts)
+    return replace(state, message=mask(state.message), failure=failure, attempts=attempts)
 
 
 def _failure(failure: Failure, hidden: Names) -> Failure:

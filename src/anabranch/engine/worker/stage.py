@@ -16,27 +16,34 @@ from anabranch.base import context
 from anabranch.base.signals import LOOP, Signal
 from anabranch.base.states import (
     FIRST_FINAL_CODE,
+    MAX_ATTEMPTS,
+    Attempt,
     Cached,
     Deferred,
+    Failed,
     Retrying,
     Running,
     State,
     Success,
+    add_attempts,
 )
 from anabranch.definition.frozen import FrozenNode
 from anabranch.engine.units.columns import stored_columns
-from anabranch.engine.units.failures import revive
+from anabranch.engine.units.failures import message_of, revive, type_name
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import SUCCESS, Before, Key, Outcome, Unit
 from anabranch.engine.units.values import ATOMS, materialised
 from anabranch.engine.worker.stage_inputs import StageInputs
 from anabranch.engine.worker.task_runner import (
+    MAX_REASON,
     Environment,
     TaskRun,
     conclude_exception,
     deferring,
     failed_state,
     has_deferred,
+    is_never_over,
+    round_ended,
     run_assembly,
     run_attempts,
     run_task,
@@ -44,6 +51,8 @@ from anabranch.engine.worker.task_runner import (
 
 if TYPE_CHECKING:
     from anabranch.engine.worker.chunk_storage import ChunkStorage
+
+LOOK_S = 0.25  # how often elements look whether their run is over
 
 
 class Stage:
@@ -90,8 +99,18 @@ class Stage:
         """Whether another map of the chunk takes the values."""
         self.deferring: dict[int, Any] = {}
         """What elements returned that made deferred calls, by position."""
+        self.is_running = False
+        self.is_over: Callable[[], bool] = is_never_over
+        """Whether nothing more of the chunk should begin."""
         self.is_enough = False
         """Whether an element has ended the map."""
+        self.ongoing: dict[int, State] = {}
+        """What elements have come to that go on, by position, until it is told."""
+        self.told = 0
+        """Position below which all that has ended was told in interim reports, but for `untold`."""
+        self.untold: list[int] = []
+        self.told_attempts: dict[int, int] = {}
+        """By position: number of the last attempt that was told to have failed."""
         self._elsewhere: frozenset[int] = frozenset()
         """Positions that do not run: they were begun before, when the unit was, and end in another."""
         is_by_element = self.stored is not None and self.stored.by_element
@@ -167,7 +186,9 @@ class Stage:
         raised: BaseException | None = None
         if self.stored is not None:
             self.stored.look_ahead((position, self._run_at(position)) for position in range(low, high))
+        self.is_running = True
         before = clock()
+        until = min(deadline, before + LOOK_S)
         with context.entered(ctx):
             while True:
                 if raised is not None:  # outside of the handler: a next attempt has nothing to do with this exception
@@ -195,15 +216,26 @@ class Stage:
                             values[position] = value
                             codes[position] = SUCCESS
                         now = clock()
-                        if now > deadline:
-                            self.last_s = now - before
-                            break
+                        if now > until:
+                            if now > deadline or self.is_over():
+                                self.last_s = now - before
+                                break
+                            until = min(deadline, now + LOOK_S)
                         before = now
                     break
                 except BaseException as error:
                     self.environment.reraise_interrupt(error)
                     raised = error
+        self.is_running = False
         self.reached = position + 1
+
+    @property
+    def at(self) -> tuple[str, int] | None:
+        """Slug and index of the element that runs now, as seen from another thread."""
+        if not self.is_running:
+            return None
+        position = self.codes.find(0, self.told)
+        return (self.node.slug, self.indices[position]) if position >= 0 else None
 
     def _run_at(self, position: int) -> TaskRun:
         """The task run of an element, for the long way."""
@@ -223,6 +255,8 @@ class Stage:
             neighbours=neighbours,
             is_approved=self.approved,
             check_value=False,
+            note=partial(self.ongoing.__setitem__, position),
+            is_over=self.is_over,
             is_new=partial(self._is_new, position),
             copied=self.inputs.copied,
         )
@@ -265,8 +299,13 @@ class Stage:
         """An attempt on the short way raised: settle it, and go on with it where that is due at once."""
         ctx, began = self.context, self.environment.now()
         calls, ctx.calls = ctx.calls, None
+        attempts: tuple[Attempt, ...] = ()
         try:
             while self._call is not None and self._is_repeated_at_once(error, ctx.task_run_count):
+                if len(attempts) < MAX_ATTEMPTS:
+                    reason = f"{type_name(error)}: {message_of(error)}"[:MAX_REASON]
+                    ended = Attempt(ctx.task_run_count, Failed.__name__, reason, self.environment.worker, began)
+                    attempts = add_attempts(attempts, [ended])
                 ctx.task_run_count += 1
                 self._restore_inputs()
                 try:
@@ -278,7 +317,8 @@ class Stage:
                     if has_deferred(ctx, value):
                         self._defer(position, value)
                         return
-                    self._record(position, Outcome(self._late_success(position, began), value))
+                    state: State = replace(self._late_success(position, began), attempts=attempts)
+                    self._record(position, Outcome(state, value))
                     return
             attempt = ctx.task_run_count
         finally:
@@ -294,17 +334,19 @@ class Stage:
                 worker=self.environment.worker,
                 start_time=began,
                 end_time=self.environment.now(),
+                attempts=attempts,
             )
             self._record(position, Outcome(state, revive(state.failure)))
             return
         run = self._run_at(position)
-        run.context.task_run_count, run.context.calls = attempt, calls
+        run.context.task_run_count, run.context.calls, run.attempts = attempt, calls, attempts
         inputs = self.inputs.arguments(position)
         running = Running(start_time=self.environment.now())
         outcome = conclude_exception(run, running, error, inputs)
         state = outcome.state
         if isinstance(error, LOOP) and not isinstance(state, Deferred):
             run.context.task_loop_count, run.context.task_loop_result = 2, state.result
+            run.note(round_ended(run.context, self.environment))
         elif (
             isinstance(state, Retrying)
             and state.start_time
@@ -359,7 +401,6 @@ class Stage:
     def _record(self, position: int, outcome: Outcome) -> None:
         outcome = self._look_for_enough(position, outcome)
         state = outcome.state
-        self.codes[position] = state.code
         if isinstance(state, Deferred):
             self.deferring[position] = outcome.value
             outcome = Outcome(state)
@@ -370,12 +411,13 @@ class Stage:
             self.records.pop(position, None)
         else:
             self.records[position] = state
+        self.codes[position] = state.code  # last: an interim report takes what has its code
 
     def again(self, position: int) -> None:
         """Run an element's next attempt."""
         state = self.records.pop(position)
         run = self._run_at(position)
-        run.context.task_run_count = state.attempt + 1
+        run.context.task_run_count, run.attempts = state.attempt + 1, state.attempts
         if state.result is not None:
             run.context.task_loop_count, run.context.task_loop_result = state.result
         self._record(position, run_task(run))

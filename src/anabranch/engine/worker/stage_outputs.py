@@ -8,9 +8,10 @@ from __future__ import annotations
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from anabranch.base.states import FIRST_FAILED_CODE
+from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Retrying, State
 from anabranch.engine.units.calls import Expansion
-from anabranch.engine.units.indices import as_range
+from anabranch.engine.units.indices import Indices, as_range
+from anabranch.engine.units.units import ColumnReport, Refs
 from anabranch.engine.units.values import ATOMS, materialised, measured
 from anabranch.engine.worker.calls_out import expanded
 
@@ -57,6 +58,69 @@ def store(stage: Stage, reached: int, serial: int) -> list[int]:
         for position, error in refused.items():
             stage.fail(position, error)
     return list(refused)
+
+
+def news(stage: Stage, serial: int) -> tuple[Indices, ColumnReport] | None:
+    """What has ended of a map since this was last asked, in a chunk that goes on; None if nothing has.
+
+    What cannot travel, or be stored, is told at the end.
+    """
+    positions = _ended(stage)
+    try:
+        values = [
+            stage.values[position] if stage.codes[position] < FIRST_FAILED_CODE else None for position in positions
+        ]
+        if any(hasattr(kind, "__next__") for kind in set(map(type, values))):
+            return None
+        data = measured(values)[1] if values else None
+        refs: Refs = ()
+        if stage.stored is not None:
+            refs = stage.stored.refs_at(positions, serial, stage.inputs.evaluated)
+    except BaseException:  # of the user's code, or of a store; an interrupt is not for this thread
+        return None
+    rounds = {**_retries(stage), **_rounds(stage)}
+    if not positions and not rounds:
+        return None
+    places = sorted((*positions, *rounds))
+    indices = as_range(stage.indices[position] for position in places)
+    records = {stage.indices[p]: stage.records[p] for p in positions if p in stage.records}
+    records.update((stage.indices[p], state) for p, state in rounds.items())
+    codes = bytes(Retrying.code if position in rounds else stage.codes[position] for position in places)
+    small = data is not None and len(data) <= stage.environment.setting("inline_nbytes")
+    notes = {stage.indices[p]: note for p, note in stage.stored.notes_at(positions)} if stage.stored else {}
+    return indices, ColumnReport(stage.node.slug, codes, records, data if small else None, refs, notes)
+
+
+def _ended(stage: Stage) -> list[int]:
+    """Positions of what has ended and was not told."""
+    codes, records, width = stage.codes, stage.records, len(stage.codes)
+    high = codes.find(0, stage.told)
+    while high >= 0 and high in records:  # it waits for a map above
+        high = codes.find(0, high + 1)
+    high = width if high < 0 else high
+    candidates = [*stage.untold, *range(stage.told, high)]
+    stage.told = high
+    ended = [position for position in candidates if codes[position] >= FIRST_FINAL_CODE]
+    if len(ended) < len(candidates):
+        stage.untold = [position for position in candidates if codes[position] < FIRST_FINAL_CODE]
+    else:
+        stage.untold = []
+    return ended
+
+
+def _retries(stage: Stage) -> dict[int, State]:
+    """Elements that wait here for another attempt, by position, each once an attempt."""
+    waiting = ((position, stage.records.get(position)) for position in stage.untold)
+    found: dict[int, State] = {position: state for position, state in waiting if isinstance(state, Retrying)}
+    fresh = {position: state for position, state in found.items() if stage.told_attempts.get(position) != state.attempt}
+    stage.told_attempts.update((position, state.attempt) for position, state in fresh.items())
+    return fresh
+
+
+def _rounds(stage: Stage) -> dict[int, State]:
+    """What elements have come to that go on, by position."""
+    noted = {position: stage.ongoing.pop(position) for position in list(stage.ongoing)}
+    return {position: state for position, state in noted.items() if stage.codes[position] < FIRST_FINAL_CODE}
 
 
 def expansion(stage: Stage) -> Expansion | None:

@@ -18,6 +18,7 @@ from anabranch.base.errors import ProcessDied, TaskTimeout, UpstreamFailure
 from anabranch.base.secret import revealed
 from anabranch.base.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.base.states import (
+    Attempt,
     Cached,
     Crashed,
     Deferred,
@@ -33,7 +34,9 @@ from anabranch.base.states import (
     Success,
     TimedOut,
     TriggerFailed,
+    add_attempts,
 )
+from anabranch.base.times import plain_time
 from anabranch.base.triggers import EdgeName, Upstreams, verdict
 from anabranch.definition.expressions import evaluate
 from anabranch.definition.frozen import FrozenNode
@@ -45,11 +48,13 @@ from anabranch.engine.units.values import ATOMS, copied, materialised, measured
 from anabranch.engine.worker.attempts import call_within
 from anabranch.engine.worker.calls_in import Called
 from anabranch.engine.worker.calls_out import makes_calls
+from anabranch.engine.worker.interim import Channel
 
 if TYPE_CHECKING:
     from anabranch.engine.worker.storage import Errand, Storage
 
 
+MAX_REASON = 300  # characters of what ended an attempt that was followed by another
 MADE_AGAIN_WAIT_S = 60.0  # a longer wait is better made by the driver, which takes the value for lost then
 
 
@@ -63,6 +68,8 @@ class Environment:
     """Whether this is the user's own process and thread, where a KeyboardInterrupt is theirs."""
     in_process: bool = True
     """Whether this is the driver's process, which shares its code with the tasks."""
+    channel: Channel | None = None
+    """The way to the driver, for what it is told before a unit has ended."""
     clock: Callable[[], float] = time.time
     sleep: Callable[[float], None] = time.sleep
     stopwatch: Callable[[], float] = time.perf_counter
@@ -112,6 +119,15 @@ def _always(error: BaseException) -> bool:
     return True
 
 
+def is_never_over() -> bool:
+    """What a task run asks whose run nobody ends."""
+    return False
+
+
+def _ignored(state: State) -> None:
+    pass
+
+
 def _copied(value: Any, attempt: int) -> Any:
     return copied(value)
 
@@ -135,6 +151,12 @@ class TaskRun:
     check_value: bool = True
     is_new: Callable[[BaseException], bool] = _always
     """Whether a failure is worth its traceback: the thousandth of a kind is not."""
+    attempts: tuple[Attempt, ...] = ()
+    """Attempts before, as far as they were made here."""
+    note: Callable[[State], None] = _ignored
+    """Is given what a task run has come to that goes on: a round of its loop, an attempt that failed."""
+    is_over: Callable[[], bool] = is_never_over
+    """Whether nothing more should begin."""
     copied: Callable[[Any, int], Any] = _copied
     """What an attempt that may be repeated gets of an argument, by the number of the attempt."""
     storage: Storage | None = None
@@ -248,10 +270,16 @@ def run_attempts(run: TaskRun, args: list[Any], kwargs: dict[str, Any], inputs: 
         ctx = run.context
         if isinstance(state, Looped):
             ctx.task_loop_count, ctx.task_loop_result, ctx.task_run_count = ctx.task_loop_count + 1, state.result, 1
+            ended = round_ended(ctx, run.environment)
+            run.note(ended)
+            if run.is_over():
+                return Outcome(ended)
         elif isinstance(state, Retrying):
+            run.attempts = state.attempts
             wait = (state.start_time.timestamp() - run.environment.clock()) if state.start_time else 0.0
-            if wait > run.wait_s:
+            if wait > run.wait_s or run.is_over():
                 return outcome
+            run.note(state)
             run.environment.sleep(max(0.0, wait))
             ctx.task_run_count += 1
         else:
@@ -313,7 +341,8 @@ def conclude_exception(run: TaskRun, running: State, error: BaseException, input
             state = replace(state, failure=failure)
         return _concluded(run, running, state, state.result)
     if isinstance(error, RETRY):
-        return _retrying(run, running, error.state, error.start_time or run.environment.now())
+        due = plain_time(error.start_time) if error.start_time is not None else run.environment.now()
+        return _retrying(run, running, error.state, due)
     policies, attempt, root = run.node.policies, run.context.task_run_count, run.context.task_full_name
     retry = policies.retry
     try:
@@ -381,6 +410,21 @@ def run_assembly(run: TaskRun, called: Called, index: int) -> Outcome:
     return _concluded(run, running, Success(message="done"), value)
 
 
+def round_ended(ctx: TaskContext, environment: Environment) -> State:
+    """The state of a loop of which a round has ended: it goes on with the next one, which gets what that gave."""
+    return Retrying(
+        message=f"round {ctx.task_loop_count - 1} has ended",
+        attempt=0,
+        start_time=_LONG_AGO,
+        result=(ctx.task_loop_count, ctx.task_loop_result),
+        map_index=ctx.map_index,
+        worker=environment.worker,
+    )
+
+
+_LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)  # it is due at once, by any clock
+
+
 def _next_attempt(attempt: int, max_retries: int, reason: str, failure: Failure | None) -> State:
     return Retrying(message=f"attempt {attempt} of {max_retries + 1} failed with {reason}", failure=failure)
 
@@ -398,8 +442,24 @@ def failed_state(
 def _retrying(run: TaskRun, before: State, state: State, due: datetime) -> Outcome:
     ctx = run.context
     loop = (ctx.task_loop_count, ctx.task_loop_result) if ctx.task_loop_count > 1 else None
+    ended = Attempt(
+        ctx.task_run_count,
+        _word_of(state.failure),
+        (state.failure.headline() if state.failure is not None else state.message)[:MAX_REASON],
+        run.environment.worker,
+        before.start_time,
+        run.environment.now(),
+    )
+    attempts = add_attempts(run.attempts, [ended])
     state = replace(state, start_time=due, attempt=ctx.task_run_count, map_index=ctx.map_index, result=loop)
-    return Outcome(change(run, before, state))
+    return Outcome(change(run, before, replace(state, attempts=attempts)))
+
+
+def _word_of(failure: Failure | None) -> str:
+    """How an attempt ended that is followed by another."""
+    if failure is None:
+        return Retrying.__name__
+    return TimedOut.__name__ if failure.type_name.endswith(TaskTimeout.__name__) else Failed.__name__
 
 
 def _concluded(
@@ -419,6 +479,7 @@ def _concluded(
         worker=run.environment.worker,
         start_time=before.start_time,
         end_time=run.environment.now(),
+        attempts=run.attempts,
     )
     if isinstance(state, Skipped):
         return Outcome(state)

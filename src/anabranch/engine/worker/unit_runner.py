@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from anabranch.base.errors import ExtraMissing, ResultError, UnmappableError
-from anabranch.base.states import Cached, Deferred, Pending, State, Success
+from anabranch.base.states import Cached, Deferred, Finished, Pending, State, Success
 from anabranch.definition.expressions import evaluate
 from anabranch.definition.frozen import FrozenNode, reduced_argument
 from anabranch.engine.units.calls import Expansion
@@ -28,6 +28,7 @@ from anabranch.engine.units.values import measured, width_of
 from anabranch.engine.worker import chunk_runner
 from anabranch.engine.worker.calls_in import Called
 from anabranch.engine.worker.calls_out import expanded, loaded
+from anabranch.engine.worker.interim import Ongoing, telling
 from anabranch.engine.worker.task_runner import (
     Environment,
     TaskRun,
@@ -64,45 +65,86 @@ def run_singles(
     unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]
 ) -> tuple[UnitOutcome, Report]:
     """Run the nodes of a unit, one after the other."""
-    began = environment.clock()
-    done: dict[str, Outcome] = {}
-    reports = []
-    expansions: list[Expansion] = []
-    changed: set[Key] = set()
-    elsewhere = unit.before.unfinished if unit.before is not None else {}
-    for place, slug in enumerate(unit.nodes):
+    line = _Line(unit, environment, outcomes)
+    channel = environment.channel if unit.before is None else None
+    with telling(environment.program, unit.key, channel, line.look) as ongoing:
+        for place, slug in enumerate(unit.nodes):
+            line.run(place, slug, ongoing)
+    return line.outcome()
+
+
+class _Line:
+    """The nodes of a unit, as far as they have been run."""
+
+    def __init__(self, unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOutcome]) -> None:
+        self._unit = unit
+        self._environment = environment
+        self._outcomes = outcomes
+        self._began = environment.clock()
+        self._done: dict[str, Outcome] = {}
+        self._reports: list[SingleReport] = []
+        self._expansions: list[Expansion] = []
+        self._changed: set[Key] = set()
+        self._elsewhere = unit.before.unfinished if unit.before is not None else {}
+        self._told = 0
+        """Reports that were told already."""
+        self._at: tuple[str, float] | None = None
+        """Node that runs now, and when it began by the stopwatch."""
+        self._told_at: str | None = None
+        self._ongoing: State | None = None
+        """What the node that runs now has come to, a round of its loop or an attempt that failed; until it is told."""
+
+    def look(self) -> Iterator[Report]:
+        """A report of what has ended since this was last asked, and of what runs now if that is another node."""
+        at, fresh, is_safe = self._at, self._reports[self._told :], not self._changed
+        self._told += len(fresh)
+        ended = [each for each in fresh if isinstance(each.state, Finished)]
+        state, self._ongoing = self._ongoing, None
+        if state is not None and at is not None:
+            ended.append(SingleReport(at[0], state))
+        if not is_safe or not (ended or (at is not None and at[0] != self._told_at)):
+            return
+        now = None
+        if at is not None and at[0] != self._told_at:
+            self._told_at = at[0]
+            now = (at[0], -1, self._environment.stopwatch() - at[1])
+        yield Report(
+            self._unit.key,
+            singles=tuple(ended),
+            worker=self._environment.worker,
+            started=self._began,
+            taken=unreported_seals(self._unit, self._outcomes),
+            at=now,
+        )
+
+    def run(self, place: int, slug: str, ongoing: Ongoing) -> None:
+        """Run the next node."""
+        unit, environment = self._unit, self._environment
         node = environment.program.nodes[slug]
-        if place and unit.give_up_s is not None and environment.clock() - began > unit.give_up_s:
-            reports.append(SingleReport.handed_back(slug))
-            continue
-        if slug in elsewhere:
-            done[slug] = Outcome(Pending(message="ends elsewhere"))
-            reports.append(SingleReport.handed_back(slug))
-            continue
-        assembles = place == 0 and unit.calls is not None and unit.calls.assembles
+        is_late = unit.give_up_s is not None and environment.clock() - self._began > unit.give_up_s
+        if place and (is_late or ongoing.is_over):
+            self._reports.append(SingleReport.handed_back(slug))
+            return
+        if slug in self._elsewhere:
+            self._done[slug] = Outcome(Pending(message="ends elsewhere"))
+            self._reports.append(SingleReport.handed_back(slug))
+            return
+        self._at = slug, environment.stopwatch()
         try:
-            called = Called(slug, unit, environment.program, outcomes) if assembles else None
-            upstreams = (
-                {}
-                if assembles
-                else {
-                    up: taken(node, environment.program.nodes[up], done[up])
-                    if up in done
-                    else upstream_outcome(node, up, unit, environment.program, outcomes)
-                    for up in node.whole_upstreams
-                }
-            )
+            called = None
+            if place == 0 and unit.calls is not None and unit.calls.assembles:
+                called = Called(slug, unit, environment.program, self._outcomes)
+            upstreams = {} if called is not None else {up: self._upstream(node, up) for up in node.whole_upstreams}
         except OutcomesChanged as found:
-            changed |= found.keys
-            done[slug] = Outcome(Pending(message="waits for values that were lost"))
-            reports.append(SingleReport.handed_back(slug))
-            continue
+            self._changed |= found.keys
+            self._done[slug] = Outcome(Pending(message="waits for values that were lost"))
+            self._reports.append(SingleReport.handed_back(slug))
+            return
         except BaseException as error:  # reducing runs the task's function, loading runs the user's classes
             environment.reraise_interrupt(error)
             state = replace(failed_state(error, root=slug), worker=environment.worker)
-            done[slug] = Outcome(state, revive(state.failure))
-            reports.append(report_single(node, done[slug], environment))
-            continue
+            self._conclude(node, Outcome(state, revive(state.failure)))
+            return
         attempt = unit.attempts.get(-1, 1) if place == 0 else 1
         run = TaskRun(
             node,
@@ -114,31 +156,51 @@ def run_singles(
             is_approved=slug in unit.approved,
             storage=environment.storage(node),
             looks_back=unit.is_suspect or unit.before is not None,
+            note=self._note,
+            is_over=ongoing.ends,
         )
         if place == 0 and -1 in unit.loops:
             run.context.task_loop_count, run.context.task_loop_result = unit.loops[-1]
         if called is not None:
-            done[slug] = run_assembly(run, called, -1)
+            outcome = run_assembly(run, called, -1)
         else:
-            done[slug] = run_collection(run) if node.kind in ("collect", "flatten") else run_task(run)
-        if isinstance(done[slug].state, Deferred):
-            done[slug] = _expand(run, done[slug], expansions)
-        reports.append(replace(report_single(node, done[slug], environment), loop_count=run.context.task_loop_count))
-    nbytes = sum(outcome.nbytes for outcome in done.values())
-    report = Report(
-        unit.key,
-        singles=tuple(reports),
-        seconds=max(0.0, environment.clock() - began),  # a clock may be put back meanwhile
-        nbytes=nbytes,
-        worker=environment.worker,
-        started=began,
-        expansions=tuple(expansions),
-        taken={} if changed else unreported_seals(unit, outcomes),
-        changed=frozenset(changed),
-    )
-    seals = {each.slug: each.seal for each in reports}
-    kept = {slug: Outcome(outcome.state, outcome.value, seal=seals[slug]) for slug, outcome in done.items()}
-    return UnitOutcome(singles=kept, nbytes=nbytes), report
+            outcome = run_collection(run) if node.kind in ("collect", "flatten") else run_task(run)
+        if isinstance(outcome.state, Deferred):
+            outcome = _expand(run, outcome, self._expansions)
+        self._conclude(node, outcome, loop_count=run.context.task_loop_count)
+
+    def _note(self, state: State) -> None:
+        self._ongoing = state
+
+    def _upstream(self, node: FrozenNode, up: str) -> Outcome:
+        if up in self._done:
+            return taken(node, self._environment.program.nodes[up], self._done[up])
+        return upstream_outcome(node, up, self._unit, self._environment.program, self._outcomes)
+
+    def _conclude(self, node: FrozenNode, outcome: Outcome, *, loop_count: int = 1) -> None:
+        self._done[node.slug] = outcome
+        report = replace(report_single(node, outcome, self._environment), loop_count=loop_count)
+        self._ongoing, self._at = None, None
+        self._reports.append(report)
+
+    def outcome(self) -> tuple[UnitOutcome, Report]:
+        """What stays here, and what the driver learns."""
+        unit, environment = self._unit, self._environment
+        nbytes = sum(outcome.nbytes for outcome in self._done.values())
+        report = Report(
+            unit.key,
+            singles=tuple(self._reports),
+            seconds=max(0.0, environment.clock() - self._began),  # a clock may be put back meanwhile
+            nbytes=nbytes,
+            worker=environment.worker,
+            started=self._began,
+            expansions=tuple(self._expansions),
+            taken={} if self._changed else unreported_seals(unit, self._outcomes),
+            changed=frozenset(self._changed),
+        )
+        seals = {each.slug: each.seal for each in self._reports}
+        kept = {slug: Outcome(each.state, each.value, seal=seals[slug]) for slug, each in self._done.items()}
+        return UnitOutcome(singles=kept, nbytes=nbytes), report
 
 
 def _expand(run: TaskRun, outcome: Outcome, expansions: list[Expansion]) -> Outcome:

@@ -17,7 +17,7 @@ SCROLLING = {"overflow-x": "auto", "width": "0", "min-width": "100%"}
 CACHED = Look("#7cc4ad", DARK, "✓")  # paler than a success that was worked for
 
 # From what matters least to what must be seen: where one pixel stands for several elements, the last of these wins.
-SEVERITY = (0, 10, 12, 11, 13, 1, 4, 2, 3, 30, 22, 23, 24, 21, 20)
+SEVERITY = (0, 5, 10, 12, 11, 13, 1, 4, 2, 3, 30, 22, 23, 24, 21, 20)
 """Codes of all states by how much they must be seen."""
 
 

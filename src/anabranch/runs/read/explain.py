@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anabranch.base.errors import RunQueryError, RunStoreError, listed, nearest
-from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cached, Retrying, Skipped, Success, TriggerFailed
+from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cached, Retrying, Running, Skipped, Success, TriggerFailed
 from anabranch.engine.units.units import Note
 from anabranch.results.reference import ResultRef
 from anabranch.runs.read.lookup import as_it_stands
 from anabranch.runs.read.run import RecordedTask, read_run
 from anabranch.runs.record.refs import load_note, load_ref, load_stored
-from anabranch.runs.record.reports import failure_of
+from anabranch.runs.record.reports import attempts_of, facts_of, failure_of
 from anabranch.runs.store.records import ChunkRow, ElementRow, RunQuery, RunRecord, RunStore, TaskRunRow
 
 MAX_EARLIER = 50  # runs of the flow that are looked through for one with the same task run
@@ -76,8 +76,11 @@ def explain(store: RunStore, run_id: str, name: str) -> Explanation:
         raise RunQueryError(f"{slug} has {task.counts.total:,} elements, found {name}")
     if found.code is None or found.code < FIRST_FINAL_CODE:
         state = BY_CODE[found.code or 0].__name__
-        return Explanation(name, state, list(_waiting(found, record, run.tasks, slug)))
-    return _ended(store, record, name, slug, index, found)
+        found_so_far = Explanation(name, state, list(_waiting(found, record, run.tasks, slug)))
+    else:
+        found_so_far = _ended(store, record, name, slug, index, found)
+    attempts = attempts_of(facts_of(found.row.failure)) if found.row is not None else ()
+    return replace(found_so_far, reasons=[*found_so_far.reasons, *map(str, attempts)])
 
 
 def _parsed(name: str) -> tuple[str, int | None]:
@@ -126,6 +129,9 @@ def _waiting(found: _Single | _Element, record: RunRecord, tasks: Sequence[Recor
             f", and is tried again at {row.due:%Y-%m-%d %H:%M:%S %Z}" if isinstance(row, ElementRow) and row.due else ""
         )
         yield f"{row.message}{due}"
+    elif found.code == Running.code and isinstance(row, TaskRunRow) and row.start is not None:
+        attempt = f", attempt {row.attempt}" if row.attempt > 1 else ""
+        yield f"it has been running since {row.start:%Y-%m-%d %H:%M:%S %Z} on {row.worker}{attempt}"
     elif row is not None and row.message:
         yield row.message
     else:

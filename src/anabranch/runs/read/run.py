@@ -4,11 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, Cancelled, Counts, Failure, TriggerFailed, counts_of
+from anabranch.base.states import (
+    BY_CODE,
+    FIRST_FAILED_CODE,
+    Attempt,
+    Cancelled,
+    Counts,
+    Failure,
+    TriggerFailed,
+    counts_of,
+)
 from anabranch.runs.read.lookup import as_it_stands
-from anabranch.runs.record.reports import codes_of, facts_of, failure_of
+from anabranch.runs.record.reports import attempts_of, codes_of, facts_of, failure_of
 from anabranch.runs.store.records import ChunkRow, ElementRow, RunRecord, RunStore, TaskRunRow
 
 MAX_SLOWEST = 5
@@ -27,6 +37,8 @@ class RecordedTask:
     worker: str = ""
     counts: Counts | None = None
     """Of a map's elements."""
+    started: datetime | None = None
+    """Since when it runs, if it does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +51,15 @@ class RecordedFailure:
     attempt: int
     failure: Failure
     worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedAttempts:
+    """The attempts at a task run before its last one."""
+
+    name: str
+    """``parse[777]``."""
+    attempts: Sequence[Attempt]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +89,8 @@ class RecordedRun:
     """The first hundred."""
     failed: int
     """How many task runs and elements failed by themselves."""
+    retried: Sequence[RecordedAttempts] = ()
+    """Task runs that had several attempts, the first hundred."""
     slowest: Sequence[RecordedChunk] = ()
     """Chunks whose elements took longest on the average, the slowest first."""
 
@@ -89,9 +112,13 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
     tasks: list[RecordedTask] = []
     failures: list[RecordedFailure] = []
     failed = 0
+    retried: list[RecordedAttempts] = []
     slowest: list[RecordedChunk] = []
     for slug in dict.fromkeys((*known, *rows)):
         row = rows.get(slug)
+        named: list[tuple[str, ElementRow]] | list[tuple[str, TaskRunRow]]
+        named = [(f"{slug}[{each.index}]", each) for each in elements.get(slug, ())] or ([(slug, row)] if row else [])
+        retried += _retried(named)[: MAX_FAILURES - len(retried)]
         chunks = store.chunks(record.run_id, slug) if row is None or row.width is not None else []
         codes = codes_of(chunks)
         slowest = _slowest([*slowest, *map(_chunk, chunks)])
@@ -103,7 +130,12 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
         elif row is not None and _is_own(row.code):
             failed += 1
             failures += _failures([(slug, row)])
-    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, slowest)
+    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest)
+
+
+def _retried(named: list[tuple[str, ElementRow]] | list[tuple[str, TaskRunRow]]) -> list[RecordedAttempts]:
+    found = ((name, attempts_of(facts_of(row.failure))) for name, row in named if row.failure is not None)
+    return [RecordedAttempts(name, attempts) for name, attempts in found if attempts]
 
 
 def _chunk(row: ChunkRow) -> RecordedChunk:
@@ -141,7 +173,8 @@ def _task(slug: str, row: TaskRunRow | None, codes: bytearray) -> RecordedTask:
     if row is None:
         return RecordedTask(slug, "Running" if codes else "Pending", counts=counts)
     took = (row.end - row.start).total_seconds() if row.start is not None and row.end is not None else None
-    return RecordedTask(slug, row.state, row.message, row.attempt, took, row.worker, counts)
+    started = row.start if row.state == "Running" else None
+    return RecordedTask(slug, row.state, row.message, row.attempt, took, row.worker, counts, started)
 
 
 def run_data(record: RunRecord) -> dict[str, Any]:
@@ -155,6 +188,7 @@ def run_data(record: RunRecord) -> dict[str, Any]:
         "ended": record.end.isoformat() if record.end else None,
         "owner": record.owner,
         "epoch": record.epoch,
+        "parent_run_id": record.parent_run_id,
     }
 
 
@@ -169,6 +203,19 @@ def detail_data(run: RecordedRun) -> dict[str, Any]:
         "slowest": [
             {"elements": each.name, "width": each.width, "seconds": each.seconds, "worker": each.worker}
             for each in run.slowest
+        ],
+        "attempts": [
+            {
+                "task_run": each.name,
+                "attempt": attempt.number,
+                "state": attempt.state,
+                "reason": attempt.reason,
+                "worker": attempt.worker,
+                "began": attempt.start.isoformat() if attempt.start else None,
+                "ended": attempt.end.isoformat() if attempt.end else None,
+            }
+            for each in run.retried
+            for attempt in each.attempts
         ],
         "failed": run.failed,
         "failures": [
@@ -196,6 +243,8 @@ def _task_data(task: RecordedTask) -> dict[str, Any]:
         "seconds": task.seconds,
         "worker": task.worker,
     }
+    if task.started is not None:
+        data["since"] = task.started.isoformat()
     if task.counts is not None:
         counts = task.counts
         data["elements"] = {

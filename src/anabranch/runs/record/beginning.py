@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping
 from functools import cache
 from typing import Any
 
-from anabranch.base import origins
+from anabranch.base import context, origins
 from anabranch.base.errors import RunExists, RunStoreError
 from anabranch.base.masking import MASK
 from anabranch.base.names import short
@@ -62,7 +62,14 @@ def begin(
             facts["shape"] = shape.as_data()
         details = _details(plan, secret, facts)
         version = version_of(details.code)
-        begins = RunRecord(plan.run_id, plan.name, plan.now(), flow_version=version, details=details)
+        begins = RunRecord(
+            plan.run_id,
+            plan.name,
+            plan.now(),
+            flow_version=version,
+            parent_run_id=context.parent_run_id(),
+            details=details,
+        )
         ownership = store.create_run(begins)
     except RunStoreError as error:
         if not is_by_default() or isinstance(error, RunExists):

@@ -6,16 +6,18 @@ Which of the rows hold when a run is resumed is decided in `resuming`; who owns 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
 from anabranch.base.errors import RunStoreError, StaleOwner
-from anabranch.base.events import CallsMade, Event, MapAdvanced, TaskChanged
+from anabranch.base.events import CallsMade, ElementBegan, Event, MapAdvanced, TaskChanged, UnitEnded
 from anabranch.base.masking import mask
 from anabranch.base.states import (
     FIRST_FAILED_CODE,
+    Attempt,
     Cancelled,
     Counts,
     Crashed,
@@ -23,6 +25,7 @@ from anabranch.base.states import (
     Paused,
     Running,
     State,
+    add_attempts,
 )
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.machine.knowledge import NodeRun
@@ -35,6 +38,8 @@ SERIALS_OF_AN_OWNER = 10**9
 """Units of the n-th owner of a run are numbered from n times this: no two of them may use the same key."""
 MAX_BUFFERED = 10_000  # rows that a store which does not answer is waited for with: some ten megabytes
 MAX_LEFT_OVER = 1_000  # rows for elements that ended with the run; their chunk has the states of all of them
+MAX_RETRIED = 10_000  # task runs that wait for another attempt, whose earlier ones are remembered
+MAX_RUNNING = 8  # elements of a map that its row names as running
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between tries: each may take `runs.patience_s`, and the run waits
 
 _log = logging.getLogger("anabranch.recording")
@@ -99,8 +104,15 @@ class Recorder:
         """Number of the unit by which a single node's row was written: a late report of an older one says nothing."""
         self._spans: dict[str, tuple[datetime, datetime]] = {}
         """When a map's first chunk began, and its last one ended."""
+        self._attempts: dict[tuple[str, int], tuple[Attempt, ...]] = {}
+        """Of task runs that are tried again, by slug and element (-1: a single node)."""
+        for slug, state in self._said.items():
+            self._known_attempts(slug, -1, state)
+        self._running: dict[str, dict[str, int | None]] = {}
+        """By map and worker: the element that the worker was at when it was last heard of."""
         self._failed: dict[str, set[int]] = {}
         """Elements of maps that were reported as failed."""
+        self._lock = threading.RLock()  # what runs in this process reports from threads
         self._pause_s = 0.0
         self._retry_at = 0.0
         self.end: State | None = None
@@ -108,15 +120,17 @@ class Recorder:
 
     def write(self, report: Report) -> None:
         """Record a report; it is committed when this returns, unless the store fails."""
-        try:
-            self._take(report)
-        except Exception:  # a bug of ours, or a state that a user made up: not worth a run
-            _log.exception("a report could not be recorded; what it says runs again if the run is resumed")
-        self._flush()
+        with self._lock:
+            try:
+                self._take(report)
+            except Exception:  # a bug of ours, or a state that a user made up: not worth a run
+                _log.exception("a report could not be recorded; what it says runs again if the run is resumed")
+            self._flush()
 
     def _take(self, report: Report) -> None:
         singles = [each for each in report.singles if self._is_news(each, report.key[1])]
-        batch = batch_of(replace(report, singles=tuple(singles)), self._graph)
+        told = replace(report, singles=tuple(singles))
+        batch = batch_of(self._with_attempts(told), self._graph)
         self._said.update((each.slug, each.state) for each in singles)
         for row in batch.chunks:
             if row.start is not None:
@@ -128,6 +142,26 @@ class Recorder:
                 self._failed.setdefault(element.slug, set()).add(element.index)
         self._pending.add(batch)
 
+    def _with_attempts(self, report: Report) -> Report:
+        """The report with the attempts that came with earlier ones of the same task runs."""
+        singles = tuple(replace(each, state=self._known_attempts(each.slug, -1, each.state)) for each in report.singles)
+        columns = tuple(
+            replace(
+                column, records={i: self._known_attempts(column.slug, i, each) for i, each in column.records.items()}
+            )
+            for column in report.columns
+        )
+        return replace(report, singles=singles, columns=columns)
+
+    def _known_attempts(self, slug: str, index: int, state: State) -> State:
+        known = self._attempts.get((slug, index), ())
+        if not known and not state.attempts:
+            return state
+        attempts = add_attempts(known, state.attempts)
+        if not isinstance(state, Finished) and len(self._attempts) < MAX_RETRIED:
+            self._attempts[slug, index] = attempts
+        return replace(state, attempts=attempts) if known else state
+
     def _is_news(self, report: SingleReport, serial: int) -> bool:
         if serial < self._serials.get(report.slug, 0):
             return False
@@ -135,17 +169,47 @@ class Recorder:
         return True
 
     def observe(self, event: Event) -> None:
-        """Note what no report says: maps as a whole, and states that the driver gave; written with what comes next."""
+        """Note what no report says: maps as a whole, and states that the driver gave; written with what comes next.
+
+        What runs is written at once, as nothing may come for long.
+        """
+        with self._lock:
+            self._observe(event)
+            if isinstance(event, ElementBegan) or (isinstance(event, TaskChanged) and type(event.state) is Running):
+                self._flush()
+
+    def _observe(self, event: Event) -> None:
         if isinstance(event, CallsMade):
             self._note_calls(event)
         elif isinstance(event, TaskChanged):
             node = self._graph.nodes[event.slug]
             is_said = self._said.get(event.slug) is event.state
-            if node.kind != "parameter" and not is_said and isinstance(event.state, Finished):
+            is_told = isinstance(event.state, Finished) or type(event.state) is Running
+            if node.kind != "parameter" and not is_said and is_told:
                 self._note(node, event.state)
+        elif isinstance(event, ElementBegan):
+            self._note_running(event)
+        elif isinstance(event, UnitEnded):
+            for slug in event.codes:
+                if self._running.get(slug, {}).pop(event.worker, None) is not None:
+                    self._note_map(slug)
         elif isinstance(event, MapAdvanced) and event.slug not in self._said:
             state = Running(message=f"{event.width:,} elements", counts=Counts(event.width))
             self._note(self._graph.nodes[event.slug], state)
+
+    def _note_running(self, event: ElementBegan) -> None:
+        """Note which elements of a map run where, in the row of the map: the latest of each worker."""
+        self._running.setdefault(event.slug, {})[event.state.worker or ""] = event.state.map_index
+        self._note_map(event.slug)
+
+    def _note_map(self, slug: str) -> None:
+        said, at = self._said.get(slug), self._running.get(slug, {})
+        if said is None or type(said) is not Running or said.counts is None:
+            return
+        shown = [f"[{index}] on {worker}" for worker, index in sorted(at.items())]
+        more = f" and {len(shown) - MAX_RUNNING:,} more" if len(shown) > MAX_RUNNING else ""
+        runs = f"; running: {', '.join(shown[:MAX_RUNNING])}{more}" if shown else ""
+        self._note(self._graph.nodes[slug], replace(said, message=f"{said.counts.total:,} elements{runs}"))
 
     def _note_calls(self, event: CallsMade) -> None:
         """Note deferred calls; they are in the store before anything that comes of them is."""
@@ -174,6 +238,7 @@ class Recorder:
 
     def finish(self, state: State, runs: Mapping[str, NodeRun]) -> None:
         """Write what is left, and put the run down."""
+        self._running.clear()
         for slug, run in runs.items():
             if run.elements is not None:
                 self._pending.add(self._left_over(slug, run))
@@ -223,13 +288,28 @@ class Recorder:
             self.lost(error)
         except RunStoreError as error:
             self._wait(error)
-        except Exception:
-            _log.exception("%d rows could not be recorded; what they say runs again", len(self._pending))
+        except Exception:  # of a row, as users put into states what they like: the others are none the worse for it
+            self._write_apart()
             self._pending = _Pending()
         else:
             if self._pause_s:
                 _log.warning("the run store can be written to again; nothing is lost")
             self._pending, self._pause_s, self._retry_at = _Pending(), 0.0, 0.0
+
+    def _write_apart(self) -> None:
+        """Write each row by itself, and of one that cannot be written what is left without the user's texts."""
+        elements = [Batch(elements=[row]) for row in self._pending.elements]
+        singles = [Batch([row]) for row in self._pending.task_runs.values()]
+        for batch in (*elements, *(Batch(chunks=[row]) for row in self._pending.chunks), *singles):
+            for row in (batch, _without_texts(batch)):
+                try:
+                    self.store.write(self.ownership, row)
+                    break
+                except StaleOwner as error:
+                    self.lost(error)
+                    return
+                except Exception:
+                    _log.exception("a row could not be recorded as it is; what it says may run again")
 
     def _wait(self, error: RunStoreError) -> None:
         """Keep the rows, and try again after a while, unless there are too many already."""
@@ -240,3 +320,12 @@ class Recorder:
             _log.warning("the run goes on, and is recorded when the run store can be written to again: %s", error)
         self._pause_s = min(_LONGEST_PAUSE_S, self._pause_s * 2 or _FIRST_PAUSE_S)
         self._retry_at = self._clock() + self._pause_s
+
+
+def _without_texts(batch: Batch) -> Batch:
+    """Rows with the states of task runs and elements, and nothing that a user may have put into them."""
+    return Batch(
+        [replace(row, message="", failure=None, value=None, result=None) for row in batch.task_runs],
+        [replace(row, values=None, result=None) for row in batch.chunks],
+        [replace(row, due=None, message="", failure=None) for row in batch.elements],
+    )

@@ -48,13 +48,22 @@ def load_note(text: str) -> Note | None:
     return None if not text else _note(_parsed(text))
 
 
-def dump_stored(refs: Refs, notes: Mapping[int, Note]) -> str | None:
-    """Where the values of a chunk are stored, and what looking for cached ones came to; None if there is neither."""
-    if not refs and not notes:
+def dump_stored(refs: Refs, notes: Mapping[int, Note], *, is_enough: bool = False) -> str | None:
+    """Where the values of a chunk are stored, and what looking for cached ones came to; None if there is neither.
+
+    `is_enough`: one of its elements has ended the map.
+    """
+    if not refs and not notes and not is_enough:
         return None
     stored = [[_bounds(held), _facts(ref)] for held, ref in refs]
     noted = {str(index): [note[0], dict(note[1])] for index, note in notes.items()}
-    return mask(json.dumps({"refs": stored, "notes": noted}))
+    facts = {"refs": stored, "notes": noted}
+    return mask(json.dumps({**facts, "enough": True} if is_enough else facts))
+
+
+def load_enough(text: str | None) -> bool:
+    """Whether an element of a chunk has ended its map, as `dump_stored` wrote it."""
+    return bool(text) and bool(_parsed(text or "").get("enough"))
 
 
 def load_stored(text: str | None) -> tuple[Refs, dict[int, Note]]:

@@ -19,21 +19,26 @@ from anabranch.base.masking import without_secrets
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FINAL_CODE,
+    Attempt,
     Counts,
     Deferred,
     Failure,
     Finished,
     Paused,
     Retrying,
+    Running,
     State,
     Success,
 )
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.units import ColumnReport, Refs, Report, SingleReport
-from anabranch.runs.record.refs import dump_note, dump_ref, dump_stored, load_note, load_ref, load_stored
+from anabranch.runs.record.refs import dump_note, dump_ref, dump_stored, load_enough, load_note, load_ref, load_stored
 from anabranch.runs.store.codec import from_microseconds, to_microseconds
 from anabranch.runs.store.records import Batch, ChunkRow, ElementRow, TaskRunRow
+
+PARTS = 10**6
+"""Chunks are numbered by this and the number of their unit: interim reports of a unit have rows of their own."""
 
 _log = logging.getLogger("anabranch.recording")
 
@@ -65,7 +70,8 @@ def _says_something(state: State) -> bool:
 def task_run_row(report: SingleReport, task_name: str, worker: str) -> TaskRunRow:
     """Row of a node's own report."""
     state = report.state
-    looped = state.result if isinstance(state, Retrying) and isinstance(state.result, tuple) else None
+    is_between = isinstance(state, (Retrying, Running))
+    looped = state.result if is_between and isinstance(state.result, tuple) else None
     return TaskRunRow(
         slug=report.slug,
         task_name=task_name,
@@ -87,11 +93,11 @@ def task_run_row(report: SingleReport, task_name: str, worker: str) -> TaskRunRo
 def _chunk_row(report: Report, indices: Indices, column: ColumnReport) -> ChunkRow:
     return ChunkRow(
         slug=column.slug,
-        serial=report.key[1],
+        serial=report.key[1] * PARTS + (report.part or PARTS - 1),
         indices=indices,
         codes=column.codes,
         values=column.values,
-        result=dump_stored(column.refs, column.notes),
+        result=dump_stored(column.refs, column.notes, is_enough=column.slug in report.enough),
         worker=report.worker,
         start=datetime.fromtimestamp(report.started, UTC) if report.started else None,
         seconds=report.seconds,
@@ -122,6 +128,11 @@ def _packed(state: State, **more: Any) -> bytes | None:
         facts["failure"] = failure if is_plain else replace(failure, inputs=dict(failure.inputs))
     if state.counts is not None:
         facts["counts"] = state.counts
+    if state.attempts:
+        facts["attempts"] = [
+            (each.number, each.state, each.reason, each.worker, to_microseconds(each.start), to_microseconds(each.end))
+            for each in state.attempts
+        ]
     if state.result is not None:
         try:
             facts["result"] = without_secrets(origins.dumps(state.result))
@@ -166,6 +177,14 @@ def failure_of(row: TaskRunRow | ElementRow) -> Failure | None:
     return failure if isinstance(failure, Failure) else None
 
 
+def attempts_of(facts: Mapping[str, Any]) -> tuple[Attempt, ...]:
+    """Attempts before the one that a row is about, from what its `failure` column says."""
+    return tuple(
+        Attempt(number, state, reason, worker, from_microseconds(start), from_microseconds(end))
+        for number, state, reason, worker, start, end in facts.get("attempts", ())
+    )
+
+
 class _Unpickler(pickle.Unpickler):
     """Loads what `_packed` made and nothing else, whoever wrote the bytes."""
 
@@ -194,6 +213,7 @@ def single_of(row: TaskRunRow) -> SingleReport:
         worker=row.worker or None,
         failure=facts.get("failure"),
         counts=facts.get("counts"),
+        attempts=attempts_of(facts),
     )
     ref, note = load_ref(row.result), load_note(row.fingerprint)
     loops = row.loop_count
@@ -259,12 +279,13 @@ def _report_of(chunk: ChunkRow, known: Mapping[int, ElementRow]) -> Report:
             records[index] = BY_CODE[code](map_index=index)
     refs, notes = load_stored(chunk.result)
     return Report(
-        (chunk.slug, chunk.serial),
+        (chunk.slug, chunk.serial // PARTS),
         columns=(ColumnReport(chunk.slug, chunk.codes, records, chunk.values, refs, notes),),
         indices=indices,
         seconds=chunk.seconds,
         worker=chunk.worker,
         started=chunk.start.timestamp() if chunk.start else 0.0,
+        enough=(chunk.slug,) if load_enough(chunk.result) else (),
     )
 
 
@@ -281,6 +302,7 @@ def _element_state(row: ElementRow) -> State:
         worker=facts.get("worker"),
         failure=facts.get("failure"),
         counts=facts.get("counts"),
+        attempts=attempts_of(facts),
     )
 
 

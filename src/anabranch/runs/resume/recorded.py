@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from datetime import UTC, datetime
 from typing import Any
 
 from anabranch.base.errors import RunStoreError
+from anabranch.base.states import Retrying, Running
 from anabranch.definition.frozen import FrozenGraph
+from anabranch.engine.units.units import SingleReport
 from anabranch.runs.record.calls import calls_of, with_calls
 from anabranch.runs.record.reports import columns_of, single_of
 from anabranch.runs.resume.choice import Recorded
-from anabranch.runs.store.records import RunStore, TaskRunRow
+from anabranch.runs.store.records import RunStore
+
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)  # it is due at once, by any clock
 
 _log = logging.getLogger("anabranch.history")
 
@@ -38,8 +43,10 @@ def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
                     recorded.columns[slug] = columns
                 if row is not None and row.width is not None:
                     widths[slug] = row.width
-            elif row is not None and row.width is None and _says_something(row):
-                recorded.singles[slug] = single_of(row)
+            elif row is not None and row.width is None and row.state not in _SAY_NOTHING:
+                single = _interrupted(single_of(row))
+                if single is not None:
+                    recorded.singles[slug] = single
         except RunStoreError as error:
             _log.warning("%s runs again, because what is recorded of it cannot be used: %s", slug, error)
     for placed in recorded.calls:
@@ -48,5 +55,16 @@ def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
     return replace(recorded, widths=widths)
 
 
-def _says_something(row: TaskRunRow) -> bool:
-    return row.state not in ("Pending", "Running", "Looped", "Scheduled", "Deferred")
+_SAY_NOTHING = ("Pending", "Submitted", "Looped", "Scheduled", "Deferred")
+
+
+def _interrupted(report: SingleReport) -> SingleReport | None:
+    """What holds of a task that was running: the number of its attempt, and the round of its loop."""
+    state = report.state
+    if not isinstance(state, Running):
+        return report
+    loop = state.result if isinstance(state.result, tuple) else None
+    if state.attempt <= 1 and loop is None:
+        return None
+    again = Retrying(message=state.message, attempt=max(0, state.attempt - 1), start_time=LONG_AGO, result=loop)
+    return replace(report, state=again)
