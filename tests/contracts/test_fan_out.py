@@ -173,6 +173,17 @@ def test_a_reduction_gives_what_the_join_gives_with_late_elements_in_their_place
     assert view.result[none].result == 0
 
 
+def test_a_reduction_has_a_context_in_each_chunk(executor: Any) -> None:
+    def join(parts: list[Any]) -> str:
+        seen = {context.flow_name, context.task_name, context.task_full_name}
+        return ",".join(sorted(seen | {name for part in parts for name in str(part).split(",") if not name.isdigit()}))
+
+    with Flow("f") as flow:
+        node = task(join, name="join", reduce=True)(increment.map(range(100)))
+
+    assert flow.run(executor=executor).result[node].result == "f,join"
+
+
 def test_a_reduction_that_fails_says_why(executor: Any) -> None:
     def refuse(xs: list[int]) -> int:
         raise ArithmeticError("too many")

@@ -9,6 +9,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
+from anabranch.base import context
+from anabranch.base.context import TaskContext
 from anabranch.base.states import FIRST_FINAL_CODE
 from anabranch.definition.expressions import evaluate
 from anabranch.definition.frozen import FrozenNode, reduced_argument
@@ -26,7 +28,8 @@ def partial(node: FrozenNode, values: list[Any], program: Program) -> Any:
         for name, expression in node.arguments.items()
     }
     args, kwargs = node.signature.split(bound)
-    return node.signature.function(*args, **kwargs)
+    with context.entered(TaskContext(program.run, node.name, node.slug, node.policies.tags)):
+        return node.signature.function(*args, **kwargs)
 
 
 def gathered_partials(
