@@ -1,7 +1,7 @@
 """Runs whose driver is killed, again and again, and that are resumed until they end: what ran twice, and what came out.
 
-``python -m tests.kill_matrix SHAPE WHERE RUN_ID FOLDER AFTER …`` is one driver. It begins the run, or goes on with it, and
-kills itself AFTER so many reports have been recorded, or so many seconds (``0.8s``); 0: not at all.
+``python -m tests.kill_matrix SHAPE WHERE RUN_ID FOLDER AFTER …`` is one driver. It begins the run, or goes on with it,
+and kills itself AFTER so many reports have been recorded, or so many seconds (``0.8s``); 0: not at all.
 """
 
 from __future__ import annotations

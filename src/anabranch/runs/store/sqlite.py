@@ -141,8 +141,9 @@ class _SQLite:
         if self._read_only:
             raise RunStoreError(f"the run store {self._path} was opened for reading only")
         with self._lock, self._explaining("write to"):
-            connection = self._open()
+            self._open()
             self._notice_loss()
+            connection = self._open()
             if durable:
                 connection.execute("PRAGMA synchronous = FULL")
             try:
@@ -379,12 +380,24 @@ class _SQLite:
             found = _identity(self._log)
             if self._log_identity is None:  # the first write makes it
                 self._log_identity = found
-            elif found != self._log_identity:
+            elif found != self._log_identity and not (found is None and self._saves_log()):
                 lost = self._log
         if lost is not None:
             raise RunStoreError(
                 f"{lost} was deleted or replaced while the run store was in use; what this process writes would be lost"
             )
+
+    def _saves_log(self) -> bool:
+        """Bring what was in a log that was deleted, and is still open here, into the file, and begin another log.
+
+        Where there is another log by now, somebody else has begun it, and the two do not know of each other.
+        """
+        is_busy, *_ = self._open().execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if is_busy:
+            return False
+        _logger.warning("%s was deleted while it was in use; nothing is lost, and another one is begun", self._log)
+        self._drop()
+        return True
 
     @contextmanager
     def _explaining(self, doing: str) -> Iterator[None]:

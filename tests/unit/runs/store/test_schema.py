@@ -380,10 +380,25 @@ def test_a_store_replaced_under_a_run_is_told_at_the_next_write(store: SQLiteRun
         store.write(ownership, ROWS)
 
 
-def test_a_log_deleted_under_a_run_is_told_at_the_next_write(store: SQLiteRunStore, path: Path):
+def test_a_log_deleted_under_a_run_costs_nothing(store: SQLiteRunStore, path: Path, caplog: pytest.LogCaptureFixture):
     ownership = store.create_run(RunRecord("run-2", "etl", NOON))
     store.write(ownership, ROWS)
     path.with_name("runs.db-wal").unlink()
+    store.finish_run(ownership, "Success", end=NOON)
+    store.close()
+    assert "runs.db-wal was deleted while it was in use; nothing is lost" in caplog.text
+    with SQLiteRunStore(path) as again:
+        assert again.task_runs("run-2") == ROWS.task_runs
+        assert again.get_run("run-2").state == "Success"
+        assert again.check() == []
+
+
+def test_a_log_replaced_under_a_run_is_told_at_the_next_write(store: SQLiteRunStore, path: Path):
+    ownership = store.create_run(RunRecord("run-2", "etl", NOON))
+    store.write(ownership, ROWS)
+    log = path.with_name("runs.db-wal")
+    log.with_name("other").write_bytes(b"")
+    log.with_name("other").replace(log)
     with pytest.raises(RunStoreError, match=r"runs\.db-wal was deleted or replaced"):
         store.write(ownership, ROWS)
 
