@@ -121,11 +121,12 @@ def _branches(t: dict[str, Any]) -> None:
     t["total"]([merge(yes, no)])
 
 
-def _subflow(t: dict[str, Any]) -> None:
-    with Flow("inside", result=t["result"]) as inside:
+def _inside(t: dict[str, Any], result: LocalResult | None) -> Flow:
+    """A flow of its own, for one that runs it as a task."""
+    with Flow("inside", result=result) as inside:
         x = Parameter("x", default=1)
         t["total"]([t["step"]()(t["step"]()(x, name="first"), name="second")])
-    t["total"]([inside.as_task()(x=1)])
+    return inside
 
 
 SHAPES: dict[str, Callable[[dict[str, Any]], None]] = {
@@ -146,7 +147,7 @@ SHAPES: dict[str, Callable[[dict[str, Any]], None]] = {
     "calls of a map": lambda t: t["total"](t["several"].map([0, 1])),
     "maps that are called": lambda t: t["total"](t["mapped"].map([0, 1])),
     "calls of calls": lambda t: t["total"]([t["above"](1)]),
-    "subflow": _subflow,
+    "subflow": lambda t: t["total"]([t["inside"].as_task()(x=1)]),
 }
 """Named shapes; each is run with small values and with `LARGE` ones."""
 CALLS = ("calls", "calls of a map", "maps that are called", "calls of calls")
@@ -156,8 +157,10 @@ CALLS = ("calls", "calls of a map", "maps that are called", "calls of calls")
 def flow_of(shape: str, log: str, *, seconds: float, nbytes: int, results: str | None = None) -> Flow:
     """A flow of a shape, which notes in a log what it does."""
     result = LocalResult(results) if results else None
+    tasks = _tasks(Work(log, seconds=seconds, nbytes=nbytes))
+    tasks["inside"] = _inside(tasks, result)
     with Flow("matrix", result=result) as flow:
-        SHAPES[shape]({**_tasks(Work(log, seconds=seconds, nbytes=nbytes)), "result": result})
+        SHAPES[shape](tasks)
     return flow
 
 
