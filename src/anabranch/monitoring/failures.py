@@ -32,7 +32,7 @@ BEFORE, AFTER = 3, 1  # source lines around the failing one
 FURTHER_LINES = 11  # of a screen, for what comes behind: what was held up, commands, the last line
 
 
-def plain(text: str, ink: Ink) -> str:
+def leave_plain(text: str, ink: Ink) -> str:
     """Text without colour."""
     return text
 
@@ -52,14 +52,14 @@ class Alike:
     """Of the first few."""
 
     def __str__(self) -> str:
-        where = f" {_shown(self.place)}" if self.place else ""
+        where = f" {_render_frame(self.place)}" if self.place else ""
         more = ", …" if self.count > len(self.indices) else ""
         indices = f" ({', '.join(map(str, self.indices))}{more})" if self.indices else ""
         return f"{self.count:,} × {printable(self.type_name)}{where}{indices}"
 
 
 def failure_lines(
-    view: FlowRunView, *, in_full: bool = False, paint: Paint = plain, height: int | None = None
+    view: FlowRunView, *, in_full: bool = False, paint: Paint = leave_plain, height: int | None = None
 ) -> list[str]:
     """What a failed run has to say.
 
@@ -85,7 +85,7 @@ def failure_lines(
         del rest[0]
     if rest:
         lines += [paint(f"✗ {len(rest):,} more task{'s' if len(rest) > 1 else ''} failed", "bad")]
-        lines += [f"    {line}" for slug in rest[:MAX_NAMES] for line in _one_line(view, slug, by_task[slug])]
+        lines += [f"    {line}" for slug in rest[:MAX_NAMES] for line in _summarize(view, slug, by_task[slug])]
         lines += [f"    … and {len(rest) - MAX_NAMES:,} more"] if len(rest) > MAX_NAMES else []
         lines += [""]
     if not by_task and view.state.is_failed():
@@ -93,7 +93,7 @@ def failure_lines(
     states = ((slug, run.state) for slug, run in view._whole.runs.items() if slug not in by_task)
     held = [text for slug, state in states if (text := _held_up(slug, state))]
     if by_task and held:
-        lines += [paint(f"  held up by that: {_names(held)}", "faint"), ""]
+        lines += [paint(f"  held up by that: {_list_names(held)}", "faint"), ""]
     return lines[:-1]
 
 
@@ -112,7 +112,7 @@ def further_lines(view: FlowRunView) -> list[str]:
 def tolerated_lines(view: FlowRunView) -> list[str]:
     """One line for each task that failed, in part or as a whole, in a run that ended well all the same."""
     by_task = grouped(view.failures())
-    return [line for slug, groups in by_task.items() for line in _one_line(view, slug, groups)]
+    return [line for slug, groups in by_task.items() for line in _summarize(view, slug, groups)]
 
 
 def grouped(failures: Iterable[tuple[str, State]]) -> dict[str, list[Alike]]:
@@ -143,7 +143,7 @@ def own_place(failure: Failure) -> Frame | None:
     return None if found is None or is_library(found.file) else found  # a timeout, say, is raised by our own code
 
 
-def _shown(place: Frame) -> str:
+def _render_frame(place: Frame) -> str:
     return f"{shown_path(place.file)}:{place.line}"
 
 
@@ -164,7 +164,7 @@ def _block(view: FlowRunView, slug: str, groups: list[Alike], in_full: bool, pai
     group = next((each for each in groups if each.first.failure and each.first.failure.traceback), groups[0])
     lines = _block_of(group.first, group.name, in_full, paint)
     if group.first.map_index is not None:
-        lines += [f"  {_count(view, slug, groups)}"]
+        lines += [f"  {_count_failed(view, slug, groups)}"]
     return lines
 
 
@@ -175,7 +175,7 @@ def _block_of(state: State, name: str, in_full: bool, paint: Paint) -> list[str]
         return [*lines, *(f"  {line}"[:MAX_LINE] for line in printable_lines(failure.traceback.rstrip("\n")))]
     place = own_place(failure)
     if place is not None:
-        lines += [f"  {_shown(place)} in {printable(place.function)}", *_excerpt(place, paint)]
+        lines += [f"  {_render_frame(place)} in {printable(place.function)}", *_excerpt(place, paint)]
         deepest = (frames_of(failure.traceback) or [place])[-1]
         if (deepest.file, deepest.line) != (place.file, place.line):
             where = f"{deepest.file}:{deepest.line} in {deepest.function}"
@@ -230,16 +230,16 @@ def _exception(failure: Failure) -> list[str]:
     return shown
 
 
-def _one_line(view: FlowRunView, slug: str, groups: list[Alike]) -> list[str]:
+def _summarize(view: FlowRunView, slug: str, groups: list[Alike]) -> list[str]:
     if len(groups) == 1 and groups[0].count == 1:
         failure = groups[0].first.failure
         headline = failure.headline() if failure else groups[0].first.message
-        where = f" {_shown(groups[0].place)}" if groups[0].place else ""
+        where = f" {_render_frame(groups[0].place)}" if groups[0].place else ""
         return [shortened(f"{groups[0].name}: {headline}", MAX_LINE) + where]
-    return [f"{printable(slug)}: {_count(view, slug, groups)}"]
+    return [f"{printable(slug)}: {_count_failed(view, slug, groups)}"]
 
 
-def _count(view: FlowRunView, slug: str, groups: list[Alike]) -> str:
+def _count_failed(view: FlowRunView, slug: str, groups: list[Alike]) -> str:
     width = len(view[slug].map_states)
     failed = sum(group.count for group in groups)
     kinds = ", ".join(map(str, groups[:MAX_NAMES]))
@@ -257,6 +257,6 @@ def _held_up(slug: str, state: State) -> str:
     return f"{printable(slug)} ({counts.failed:,} of {counts.total:,} elements)"
 
 
-def _names(names: list[str]) -> str:
+def _list_names(names: list[str]) -> str:
     more = f" and {len(names) - MAX_NAMES:,} more" if len(names) > MAX_NAMES else ""
     return f"{', '.join(names[:MAX_NAMES])}{more}"

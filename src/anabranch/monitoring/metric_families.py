@@ -127,7 +127,7 @@ def check_client() -> None:
         raise ExtraMissing('metrics need the package prometheus-client: pip install "anabranch[metrics]"') from error
 
 
-def text_of(families: Iterable[Family | Histogram]) -> str:
+def render_families(families: Iterable[Family | Histogram]) -> str:
     """All of them in Prometheus's text format; those without a value are left out.
 
     Raises

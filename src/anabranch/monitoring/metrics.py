@@ -17,7 +17,7 @@ from anabranch.base.events import Event, RunFinished, RunStarted, TaskChanged, U
 from anabranch.base.run_model import STEPS, NodeModel, RunModel
 from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cached, Finished
 from anabranch.base.version import VERSION
-from anabranch.monitoring.metric_families import Family, Histogram, Labels, text_of
+from anabranch.monitoring.metric_families import Family, Histogram, Labels, render_families
 from anabranch.monitoring.metrics_export import CONTENT_TYPE, MetricsServer, push, write_textfile
 
 __all__ = ["CONTENT_TYPE", "MAX_FLOWS", "OTHER", "Metrics", "MetricsServer", "push", "write_textfile"]
@@ -122,7 +122,7 @@ class Metrics:
         """All metrics, in Prometheus's text format."""
         with self._lock:
             self._measure()
-            return text_of(self.families.values())
+            return render_families(self.families.values())
 
     # Of several processes together ------------------------------------------------------------------------------------
 

@@ -74,11 +74,11 @@ class NotebookProgress(Progress):
         model = self._model
         rows, hidden = rows_of(model, MAX_LINES)
         told = f"run {model.run_id}, {ended_text(model)}"
-        lines = map(_line, rows)
+        lines = map(_line_of_node, rows)
         return heading(model.flow_name, model.state.name, colour_of(model.state), told) + table(lines, more=len(hidden))
 
 
-def _line(node: NodeModel) -> Line:
+def _line_of_node(node: NodeModel) -> Line:
     state, is_map = node.state, bool(node.width) and node.advance is not None
     part = node.done() / node.width if is_map else None
     if state is not None and state.is_finished():

@@ -84,7 +84,7 @@ class Notifier:
                 return
             left_out = self._admitted()
             if left_out is not None:
-                self._send_apart(_text(subject, state, left_out), short(subject))
+                self._send_apart(_write_text(subject, state, left_out), short(subject))
         except Exception as error:  # the run does not depend on it
             self._could_not(short(subject), error)
 
@@ -155,7 +155,7 @@ class WebhookNotifier(Notifier):
         if (url is None) == (env is None):
             raise OptionError("WebhookNotifier: expected either url= or env=")
         if url is not None:
-            _check(url)
+            _check_notifier_url(url)
         self._url = url
         self._env = env
 
@@ -167,7 +167,7 @@ class WebhookNotifier(Notifier):
         url = self._url or os.environ.get(self._env or "", "")
         if not url:
             raise OptionError(f"the environment has no {self._env}")
-        _check(url)
+        _check_notifier_url(url)
         escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
         body = json.dumps({"text": escaped}).encode()
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
@@ -254,13 +254,13 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
         """Follow none."""
 
 
-def _check(url: str) -> None:
+def _check_notifier_url(url: str) -> None:
     parts = urlsplit(url) if isinstance(url, str) else None
     if parts is None or parts.scheme not in ("http", "https") or not parts.hostname:
         raise OptionError("WebhookNotifier: expected a URL that begins with https://")
 
 
-def _text(subject: Any, state: State, left_out: int) -> str:
+def _write_text(subject: Any, state: State, left_out: int) -> str:
     from anabranch.base import context
 
     name = getattr(subject, "name", subject)

@@ -48,12 +48,12 @@ def rows_of(model: RunModel[NodeModel], limit: int) -> tuple[list[NodeModel], li
     """
     known = [node for node in model.tasks() if node.state is not None or node.advance is not None]
     open_ = sorted((node for node in known if not node.is_done), key=lambda node: node.advance is None)
-    ended = sorted((node for node in known if node.is_done), key=_need)
+    ended = sorted((node for node in known if node.is_done), key=_rank_node)
     chosen = {node.slug for node in [*open_[: max(limit - len(ended), (limit + 1) // 2)], *ended][:limit]}
     return [node for node in known if node.slug in chosen], [node for node in known if node.slug not in chosen]
 
 
-def _need(node: NodeModel) -> tuple[bool, float]:
+def _rank_node(node: NodeModel) -> tuple[bool, float]:
     """Of what has ended: failures first, then what ended last."""
     return not is_failure(node.code), -(node.ended or 0.0)
 
@@ -118,7 +118,7 @@ class PlainProgress(Progress):
                 return
             took = node.duration_s() if node.is_done else None
             time_text = f" in {seconds(took)}" if took is not None else ""
-            what, told = _counts_text(state) or state.name, _told(state)
+            what, told = _count_elements(state) or state.name, _describe_state(state)
             text = f"{what}{time_text}{f': {shortened(told, MAX_MESSAGE)}' if told else ''}"
             self._write(f"{printable(node.slug)}: {text}")
 
@@ -260,7 +260,7 @@ def symbol_of(state: State | None) -> tuple[str, str]:
 
 def outcome_text(state: State) -> str:
     """What there is to say of a node that does not go on: its elements, and what went wrong."""
-    return ": ".join(filter(None, (_counts_text(state), shortened(_told(state), MAX_MESSAGE))))
+    return ": ".join(filter(None, (_count_elements(state), shortened(_describe_state(state), MAX_MESSAGE))))
 
 
 def map_text(node: NodeModel) -> str:
@@ -276,7 +276,7 @@ def map_text(node: NodeModel) -> str:
     return "  ".join(parts)
 
 
-def _counts_text(state: State) -> str:
+def _count_elements(state: State) -> str:
     """A map's elements, once it has ended: ``9 of 10,000 elements failed``."""
     if not state.is_finished() or state.counts is None or not state.counts.total:
         return ""
@@ -286,7 +286,7 @@ def _counts_text(state: State) -> str:
     return f"{counts.total:,} elements{f', {counts.skipped:,} skipped' if counts.skipped else ''}"
 
 
-def _told(state: State) -> str:
+def _describe_state(state: State) -> str:
     """What there is to say of a state beside its name and counts."""
     if state.counts is not None and state.counts.total:
         failure = state.failure

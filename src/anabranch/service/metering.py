@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import psutil
 
 from anabranch.base.errors import RunStoreError
-from anabranch.monitoring.metric_families import Family, text_of
+from anabranch.monitoring.metric_families import Family, render_families
 from anabranch.monitoring.metrics import MAX_FLOWS, Metrics
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.slot_queue import SlotQueue
@@ -93,7 +93,7 @@ class Meter:
     def text(self, standing: Standing) -> str:
         """All metrics, in Prometheus's text format."""
         of_the_queue = self._of_the_queue()
-        return text_of([*self._collect().families.values(), *of_the_queue, *_of_the_service(standing)])
+        return render_families([*self._collect().families.values(), *of_the_queue, *_of_the_service(standing)])
 
     def _collect(self) -> Metrics:
         """What all processes have counted, those that are over and those that go on."""

@@ -15,8 +15,8 @@ from bokeh.models import Button, Column, Div, UIElement
 from anabranch.base.errors import AnabranchError, PagesError, RunNotFound
 from anabranch.monitoring.pages.flow_page import FlowPage
 from anabranch.monitoring.pages.flows_page import FlowsPage
-from anabranch.monitoring.pages.library import Library, Source
-from anabranch.monitoring.pages.looks import plain, safe
+from anabranch.monitoring.pages.library import Library, RunSource
+from anabranch.monitoring.pages.looks import disarm, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
 from anabranch.monitoring.pages.reasons import ReasonsBox
 from anabranch.monitoring.pages.run_page import TEMPLATE, RunPage
@@ -42,12 +42,12 @@ def applications(library: Library) -> dict[str, Application]:
     They check nobody's right to see them, or to use their buttons: that is up to the server that they are mounted in.
     """
     pages: dict[str, Callable[[Document, Library], None]] = {
-        "/": _runs, "/flows": _flows, "/run": _run, "/flow": _flow
+        "/": _fill_runs_page, "/flows": _fill_flows_page, "/run": _fill_run_page, "/flow": _fill_flow_page
     }  # fmt: skip
-    return {path: Application(FunctionHandler(_guarded(make, library))) for path, make in pages.items()}
+    return {path: Application(FunctionHandler(_guard_page(make, library))) for path, make in pages.items()}
 
 
-def _guarded(make: Callable[[Document, Library], None], library: Library) -> Callable[[Document], None]:
+def _guard_page(make: Callable[[Document, Library], None], library: Library) -> Callable[[Document], None]:
     """A page that cannot be made says why, instead of staying blank."""
 
     def document(doc: Document) -> None:
@@ -55,64 +55,64 @@ def _guarded(make: Callable[[Document, Library], None], library: Library) -> Cal
         try:
             make(doc, library)
         except AnabranchError as error:
-            doc.add_root(_sentence(str(error)))
+            doc.add_root(_show_sentence(str(error)))
         except Exception:
             _log.exception("a page could not be made")
-            doc.add_root(_sentence("This page could not be made; the log of the process that serves it says why."))
+            doc.add_root(_show_sentence("This page could not be made; the log of the process that serves it says why."))
 
     return document
 
 
-def _sentence(text: str) -> Div:
+def _show_sentence(text: str) -> Div:
     words = f'<p>{safe(text, 2_000)}</p><p><a href="./">All runs</a></p>'
     return Div(text=words, stylesheets=[style_sheet()], disable_math=True, sizing_mode="stretch_width")
 
 
-def _argument(doc: Document, name: str) -> str:
+def _read_argument(doc: Document, name: str) -> str:
     values = doc.session_context.request.arguments.get(name) or [b""]
     return bytes(values[0]).decode("utf-8", "replace")[:400]
 
 
-def _role(doc: Document) -> str:
+def _read_role(doc: Document) -> str:
     """Of who looks, where the server tells; it is a hint for what to show, and gives no right."""
     payload = getattr(doc.session_context, "token_payload", None) or {}
     return str(payload.get("role", ""))
 
 
-def _flows(doc: Document, library: Library) -> None:
+def _fill_flows_page(doc: Document, library: Library) -> None:
     doc.title = "Flows"
     page = FlowsPage(library)
     doc.add_root(page.root)
     doc.add_periodic_callback(_safely(page.update), LIST_MS)
 
 
-def _runs(doc: Document, library: Library) -> None:
+def _fill_runs_page(doc: Document, library: Library) -> None:
     doc.title = "Runs"
     page = RunsPage(library)
     doc.add_root(page.root)
     doc.add_periodic_callback(_safely(page.update), LIST_MS)
 
 
-def _flow(doc: Document, library: Library) -> None:
-    name = _argument(doc, "name")
-    doc.title = plain(name, 100)
-    page = FlowPage(library, name, role=_role(doc))
+def _fill_flow_page(doc: Document, library: Library) -> None:
+    name = _read_argument(doc, "name")
+    doc.title = disarm(name, 100)
+    page = FlowPage(library, name, role=_read_role(doc))
     doc.add_root(page.root)
     doc.add_periodic_callback(_safely(page.update), LIST_MS)
 
 
-def _run(doc: Document, library: Library) -> None:
-    run_id, role, said = _argument(doc, "id"), _role(doc), SAID.get(_argument(doc, "said"), "")
+def _fill_run_page(doc: Document, library: Library) -> None:
+    run_id, role, said = _read_argument(doc, "id"), _read_role(doc), SAID.get(_read_argument(doc, "said"), "")
     view: _RunView | _WaitingView
     try:
         source = library.open(run_id)
     except RunNotFound:
         if library.standing(run_id) is None:
             raise
-        doc.title = plain(f"run {run_id}", 100)
+        doc.title = disarm(f"run {run_id}", 100)
         view = _WaitingView(run_id, library, role=role, said=said)
     else:
-        doc.title = plain(f"{source.model.flow_name or 'run'} {source.model.run_id}", 100)
+        doc.title = disarm(f"{source.model.flow_name or 'run'} {source.model.run_id}", 100)
         view = _RunView(source, library, role=role, said=said)
     doc.add_root(view.root)
     doc.add_periodic_callback(_safely(view.update), FOLLOW_MS)
@@ -173,7 +173,7 @@ class _WaitingView:
 class _RunView:
     """A run's page with its buttons; another page takes its place when the run is read anew."""
 
-    def __init__(self, source: Source, library: Library, *, role: str = "", said: str = "") -> None:
+    def __init__(self, source: RunSource, library: Library, *, role: str = "", said: str = "") -> None:
         self._source = source
         self._library = library
         self._role = role
@@ -216,7 +216,7 @@ class _RunView:
         )
         self.root.children = [self._page.root]
 
-    def _desk_links(self, source: Source) -> Sequence[tuple[str, str]]:
+    def _desk_links(self, source: RunSource) -> Sequence[tuple[str, str]]:
         desk, model = self._library.desk, source.model
         return desk.run_links(model.run_id, source.state or model.state.name, self._role) if desk is not None else ()
 

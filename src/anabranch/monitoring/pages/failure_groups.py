@@ -71,14 +71,14 @@ class FailureGroups:
         group.count += 1
         group.slugs[slug] = group.slugs.get(slug, 0) + 1
         if len(group.examples) < MAX_EXAMPLES:
-            group.examples.append(_example(slug, index, state, worker))
+            group.examples.append(_make_example(slug, index, state, worker))
 
     def ordered(self) -> list[FailureGroup]:
         """The groups, largest first."""
         return sorted(self.groups.values(), key=lambda group: -group.count)
 
 
-def _example(slug: str, index: int | None, state: State, worker: str) -> Example:
+def _make_example(slug: str, index: int | None, state: State, worker: str) -> Example:
     failure = state.failure
     inputs = tuple((failure.inputs or {}).items())[:MAX_INPUTS] if failure is not None else ()
     return Example(

@@ -15,7 +15,7 @@ from anabranch.base.states import Cancelled
 from anabranch.base.texts import seconds
 from anabranch.monitoring.pages.flows_page import bare
 from anabranch.monitoring.pages.library import Library
-from anabranch.monitoring.pages.looks import FAINT, FONT, LINE, look_of_code, plain, safe
+from anabranch.monitoring.pages.looks import FAINT, FONT, LINE, disarm, look_of_code, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
 from anabranch.monitoring.pages.runs_page import CODES, run_table, state_chip
 from anabranch.runs import RunQuery, RunRecord
@@ -36,7 +36,7 @@ def registration(flow: FlowRecord, now: datetime | None = None) -> str:
     now
         After which times are told; None is this machine's clock.
     """
-    facts = [("version", f"{flow.version:,}" + (f" (registered {_time(flow.changed)})" if flow.changed else ""))]
+    facts = [("version", f"{flow.version:,}" + (f" (registered {_render_time(flow.changed)})" if flow.changed else ""))]
     if flow.schedule_text:
         facts.append(("schedule", bare(flow.schedule_text) + (", which rests" if flow.paused else "")))
         facts.append(("next", _next(flow, now or datetime.now(UTC))))
@@ -49,7 +49,7 @@ def registration(flow: FlowRecord, now: datetime | None = None) -> str:
     if flow.project:
         facts.append(("project", flow.project))
     facts.append(("code", flow.source or ("in the registry" if flow.storage is None else "in flow storage")))
-    return _table(facts)
+    return _render_facts(facts)
 
 
 def _next(flow: FlowRecord, now: datetime) -> str:
@@ -60,14 +60,14 @@ def _next(flow: FlowRecord, now: datetime) -> str:
         times = schedule.next(TIMES, after=now) if schedule is not None else []
     except AnabranchError as error:
         return str(error)
-    return ", ".join(map(_time, times)) or "none any more"
+    return ", ".join(map(_render_time, times)) or "none any more"
 
 
-def _time(moment: datetime) -> str:
+def _render_time(moment: datetime) -> str:
     return f"{moment:%Y-%m-%d %H:%M:%S %Z}"
 
 
-def _table(facts: Sequence[tuple[str, str]]) -> str:
+def _render_facts(facts: Sequence[tuple[str, str]]) -> str:
     rows = "".join(f"<tr><td><b>{safe(name)}</b></td><td>{safe(text, 1_000)}</td></tr>" for name, text in facts)
     return f'<table style="max-width:900px"><tbody>{rows}</tbody></table>'
 
@@ -133,9 +133,9 @@ class FlowPage:
             "x": list(range(len(ended))),
             "top": took,
             "fill": [look_of_code(CODES.get(record.state, Cancelled.code)).fill for record in ended],
-            "run": [plain(record.run_id) for record in ended],
+            "run": [disarm(record.run_id) for record in ended],
             "took": [seconds(each) for each in took],
-            "state": [plain(record.state) for record in ended],
+            "state": [disarm(record.state) for record in ended],
         }
         parts = self._parts(ended)
         if self.root.children != parts:

@@ -57,9 +57,9 @@ class FlowsPage:
             self._table.text = f'<div class="notice">{safe(error, 1_000)}</div>'
             return
         wanted = str(self._text.value).strip().lower()
-        found = [each for each in self._flows if wanted in _searched(each)]
+        found = [each for each in self._flows if wanted in _text_to_search(each)]
         self._offset = min(self._offset, max(0, len(found) - 1) // PAGE * PAGE)
-        text = _table(found[self._offset : self._offset + PAGE], len(found))
+        text = _render_flows(found[self._offset : self._offset + PAGE], len(found))
         if self._table.text != text:
             self._table.text = text
         self._before.disabled = self._offset == 0
@@ -71,11 +71,11 @@ def bare(text: str) -> str:
     return re.sub(r" \[[0-9a-f]{8}\]$", "", text)
 
 
-def _searched(flow: FlowRecord) -> str:
+def _text_to_search(flow: FlowRecord) -> str:
     return "\n".join((flow.name, flow.project, *flow.labels)).lower()
 
 
-def _table(flows: list[FlowRecord], count: int) -> str:
+def _render_flows(flows: list[FlowRecord], count: int) -> str:
     if not flows:
         return '<div class="none">no such flows; anabranch register FILE adds some</div>'
     rows = "".join(

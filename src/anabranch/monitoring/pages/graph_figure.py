@@ -23,8 +23,8 @@ from anabranch.base.states import (
     Success,
 )
 from anabranch.base.texts import seconds
-from anabranch.monitoring.pages.graph_layout import Layout, layered
-from anabranch.monitoring.pages.looks import FAINT, FONT, INK, LINE, SEVERITY, look_of_code, plain, safe
+from anabranch.monitoring.pages.graph_layout import GraphLayout, layered
+from anabranch.monitoring.pages.looks import FAINT, FONT, INK, LINE, SEVERITY, disarm, look_of_code, safe
 from anabranch.monitoring.pages.page_model import PageModel, PageNode
 from anabranch.monitoring.pictures.picture import ROLE_LOOKS
 
@@ -43,7 +43,7 @@ GIVEN = "g"  # the class of parameters, beside those of states
 
 
 @dataclass(slots=True)
-class _Box:
+class _PlacedBox:
     name: str
     title: str
     nodes: list[PageNode] = field(default_factory=list)
@@ -87,7 +87,7 @@ class GraphFigure:
         sheet = InlineStyleSheet(css=_style(scale, is_flat=self._is_flat))
         size = {"width": f"{scale.width}px", "height": f"{scale.height}px"}
         cover = {"position": "absolute", "left": "0", "top": "0", **size}
-        lines = Div(text=_lines(layout, scale), styles=cover)
+        lines = Div(text=_draw_edges(layout, scale), styles=cover)
         self._divs = [Div(stylesheets=[sheet], styles=cover, disable_math=True) for _ in self._blocks]
         paper = f"@media print {{ :host {{ zoom: {min(1.0, PAPER_PX / scale.width):.3f}; }} }}"
         picture = Column(
@@ -118,17 +118,17 @@ class GraphFigure:
                 sent += 1
 
 
-def _boxes(model: PageModel, *, folded: bool) -> tuple[dict[str, _Box], list[tuple[str, str]]]:
-    boxes: dict[str, _Box] = {}
+def _boxes(model: PageModel, *, folded: bool) -> tuple[dict[str, _PlacedBox], list[tuple[str, str]]]:
+    boxes: dict[str, _PlacedBox] = {}
     home: dict[str, str] = {}
     for node in model.nodes.values():
         groups = node.groups
         if folded and groups:
             name = f"\1{groups[0]}"  # beside a node of that name
-            box = boxes.setdefault(name, _Box(name, groups[0], kind="group"))
+            box = boxes.setdefault(name, _PlacedBox(name, groups[0], kind="group"))
         else:
             name = node.slug
-            box = boxes.setdefault(name, _Box(name, node.slug, kind=node.kind))
+            box = boxes.setdefault(name, _PlacedBox(name, node.slug, kind=node.kind))
         box.nodes.append(node)
         home[node.slug] = name
     edges = [
@@ -151,7 +151,7 @@ class _Scale:
     height: int
 
 
-def _scale_of(layout: Layout, *, is_flat: bool) -> _Scale:
+def _scale_of(layout: GraphLayout, *, is_flat: bool) -> _Scale:
     box_h, row = (24, 30) if is_flat else (44, 56)
     gaps = max(0, layout.layers - 1)
     box_w, layer = BOX_W, BOX_W + GAP_X
@@ -164,7 +164,7 @@ def _scale_of(layout: Layout, *, is_flat: bool) -> _Scale:
     return _Scale(layer, row, box_w, box_h, 2 * MARGIN + width, round(2 * MARGIN + height))
 
 
-def _lines(layout: Layout, scale: _Scale) -> str:
+def _draw_edges(layout: GraphLayout, scale: _Scale) -> str:
     """One path, with a curve for each stretch of each edge: level at its ends, so that neighbours stay apart."""
     half = scale.box_w / 2
     left, middle = MARGIN + half, MARGIN + scale.box_h / 2
@@ -186,16 +186,16 @@ def _lines(layout: Layout, scale: _Scale) -> str:
 # A box ----------------------------------------------------------------------------------------------------------------
 
 
-def _box_html(box: _Box, *, is_flat: bool) -> str:
+def _box_html(box: _PlacedBox, *, is_flat: bool) -> str:
     total: Counter[int] = Counter()
     for node in box.nodes:
         total.update(node.counts())
-    code = _code_of(box)
+    code = _choose_code(box)
     is_given = box.kind == "parameter" and code in (Pending.code, Success.code)  # it is neither run nor recorded
     state = "parameter" if is_given else BY_CODE[code].__name__
     symbol = look_of_code(code).symbol
     mark = "▤ " if box.is_group else SYMBOLS.get(box.kind, "") if code == Pending.code or is_given else f"{symbol} "
-    detail, has_strip = _detail(box, code, total), box.is_group or any(node.width for node in box.nodes)
+    detail, has_strip = _describe_box(box, code, total), box.is_group or any(node.width for node in box.nodes)
     about = ". ".join(filter(None, (f"{box.title}: {state}", detail, _about(box, total))))
     kinds = ["b", GIVEN if is_given else f"s{code}", *(["m"] if any(n.is_map for n in box.nodes) else [])]
     inner = f"<b>{safe(mark + box.title, 200)}</b>"
@@ -217,7 +217,7 @@ def _strip(total: Counter[int]) -> str:
     return f'<u><u style="width:{bad}%"></u><u style="width:{good}%"></u></u>'
 
 
-def _code_of(box: _Box) -> int:
+def _choose_code(box: _PlacedBox) -> int:
     codes = [node.code for node in box.nodes]
     if not codes:
         return Pending.code
@@ -231,7 +231,7 @@ def _code_of(box: _Box) -> int:
     return Running.code if any(codes) else Pending.code
 
 
-def _detail(box: _Box, code: int, total: Counter[int]) -> str:
+def _describe_box(box: _PlacedBox, code: int, total: Counter[int]) -> str:
     width, failed = total.total(), sum(n for c, n in total.items() if is_failure(c))
     if box.is_group or any(node.width for node in box.nodes):
         done = sum(n for c, n in total.items() if c >= FIRST_FINAL_CODE)
@@ -247,11 +247,11 @@ def _detail(box: _Box, code: int, total: Counter[int]) -> str:
     return seconds(took) if took is not None and took >= 0.001 else ""
 
 
-def _about(box: _Box, total: Counter[int]) -> str:
+def _about(box: _PlacedBox, total: Counter[int]) -> str:
     if box.is_group:
         return f"{len(box.nodes)} nodes of a nested flow"
     parts = [f"{n:,} {BY_CODE[code].__name__}" for code, n in sorted(total.items())] if total.total() > 1 else []
-    return plain("; ".join([*parts, *(node.message for node in box.nodes if node.message and not parts)]), 300)
+    return disarm("; ".join([*parts, *(node.message for node in box.nodes if node.message and not parts)]), 300)
 
 
 # Styles ---------------------------------------------------------------------------------------------------------------

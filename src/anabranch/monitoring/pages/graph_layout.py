@@ -16,7 +16,7 @@ LARGE = 600
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class GraphLayout:
     """Places by name: layer as x, row as y, both from 0; y grows downwards."""
 
     places: Mapping[str, tuple[float, float]] = field(default_factory=dict)
@@ -26,7 +26,7 @@ class Layout:
     rows: float = 0.0
 
 
-def layered(names: Sequence[str], edges: Iterable[tuple[str, str]]) -> Layout:
+def layered(names: Sequence[str], edges: Iterable[tuple[str, str]]) -> GraphLayout:
     """A layout of a graph without cycles.
 
     Parameters
@@ -37,19 +37,19 @@ def layered(names: Sequence[str], edges: Iterable[tuple[str, str]]) -> Layout:
         Pairs of tail and head; those with an unknown end, and loops, are left out.
     """
     if not names:
-        return Layout()
+        return GraphLayout()
     known = set(names)
     pairs = list(dict.fromkeys((a, b) for a, b in edges if a in known and b in known and a != b))
     depth = _depths(names, pairs)
     columns, links, chains = _with_points(names, pairs, depth)
-    _order(columns, links, SWEEPS if len(links) < LARGE else SWEEPS_LARGE)
-    ys = _rows(columns, links)
+    _order_columns(columns, links, SWEEPS if len(links) < LARGE else SWEEPS_LARGE)
+    ys = _place_rows(columns, links)
     places = {name: (float(depth[name]), ys[name]) for name in names}
     routes = {
         (tail, head): [places[tail], *((float(x), ys[point]) for x, point in chains[tail, head]), places[head]]
         for tail, head in pairs
     }
-    return Layout(places, routes, len(columns), max(ys.values()) + 1.0)
+    return GraphLayout(places, routes, len(columns), max(ys.values()) + 1.0)
 
 
 def _depths(names: Sequence[str], pairs: Sequence[tuple[str, str]]) -> dict[str, int]:
@@ -92,7 +92,7 @@ def _with_points(
     return columns, links, chains
 
 
-def _order(columns: list[list[str]], links: Sequence[tuple[str, str]], sweeps: int) -> None:
+def _order_columns(columns: list[list[str]], links: Sequence[tuple[str, str]], sweeps: int) -> None:
     before: dict[str, list[str]] = {}
     after: dict[str, list[str]] = {}
     for tail, head in links:
@@ -108,7 +108,7 @@ def _order(columns: list[list[str]], links: Sequence[tuple[str, str]], sweeps: i
             place.update((name, float(i)) for i, name in enumerate(column))
 
 
-def _rows(columns: Sequence[Sequence[str]], links: Sequence[tuple[str, str]]) -> dict[str, float]:
+def _place_rows(columns: Sequence[Sequence[str]], links: Sequence[tuple[str, str]]) -> dict[str, float]:
     """Rows of all nodes: near the middle of their neighbours, one apart within a column (points half of that)."""
     near: dict[str, list[str]] = {}
     for tail, head in links:
@@ -121,12 +121,12 @@ def _rows(columns: Sequence[Sequence[str]], links: Sequence[tuple[str, str]]) ->
     for _ in range(4):
         for column in columns:
             wanted = [fmean(ys[o] for o in near[n]) if n in near else ys[n] for n in column]
-            _spread(column, wanted, ys)
+            _spread_nodes(column, wanted, ys)
     top = min(ys.values())
     return {name: y - top for name, y in ys.items()}
 
 
-def _spread(column: Sequence[str], wanted: Sequence[float], ys: dict[str, float]) -> None:
+def _spread_nodes(column: Sequence[str], wanted: Sequence[float], ys: dict[str, float]) -> None:
     """Put nodes where they want to be, in order and far enough apart: blocks of those that collide move as one."""
     blocks: list[tuple[float, int, list[float]]] = []  # sum of wishes of the block's start, members, offsets
     for name, wish in zip(column, wanted, strict=True):

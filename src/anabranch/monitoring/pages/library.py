@@ -28,7 +28,7 @@ REREAD_S = 2.0  # a run of another process is read anew so often
 _log = logging.getLogger("anabranch.dashboard")
 
 
-class Source(Protocol):
+class RunSource(Protocol):
     """A run as its page needs it."""
 
     model: PageModel
@@ -61,7 +61,7 @@ class Source(Protocol):
         ...
 
 
-class Actions(Protocol):
+class PageActions(Protocol):
     """What can be done with runs from a page. A refusal is a `PagesError` that says why."""
 
     def can_cancel(self, run_id: str) -> bool:
@@ -162,7 +162,7 @@ class Library:
     def __init__(
         self,
         store: Callable[[], RunStore | None],
-        actions: Actions | None = None,
+        actions: PageActions | None = None,
         *,
         desk: Desk | None = None,
     ) -> None:
@@ -194,7 +194,7 @@ class Library:
         """A run of this process."""
         return self._live.get(run_id)
 
-    def open(self, run_id: str) -> Source:
+    def open(self, run_id: str) -> RunSource:
         """The source of a run's page.
 
         Raises

@@ -57,7 +57,7 @@ def live_page(
     model = PageModel(shape_of(graph))
     model.flow_name, model.run_id = plan.name, plan.run_id
     model.parameters = shown_parameters(plan, secret)
-    run = LiveRun(model, store=_store(), dask_link=lambda: executor.dashboard_link)
+    run = LiveRun(model, store=_find_store(), dask_link=lambda: executor.dashboard_link)
     try:
         pages = serving()
     except Exception as error:
@@ -87,7 +87,7 @@ def serving() -> Pages:
     global _pages
     with _lock:
         if _pages is None or not _pages.is_open:
-            _pages = Pages(Library(_store))
+            _pages = Pages(Library(_find_store))
             atexit.register(stop_serving)
         return _pages
 
@@ -102,7 +102,7 @@ def stop_serving() -> None:
         atexit.unregister(stop_serving)
 
 
-def _store() -> RunStore | None:
+def _find_store() -> RunStore | None:
     try:
         return store_to_show()
     except RunStoreError:  # the run has said so already

@@ -59,7 +59,7 @@ def safe_lines(text: object, limit: int = 4_000) -> str:
     return "\n".join(html.escape(printable(line.expandtabs(4)), quote=True) for line in lines)
 
 
-def plain(text: object, limit: int = 40) -> str:
+def disarm(text: object, limit: int = 40) -> str:
     r"""Text for a figure. Bokeh reads `$$…$$`, `\(…\)` and `\[…\]` as formulas, and would load a library for them.
 
     A word joiner, which is neither seen nor broken at, keeps the two characters apart.

@@ -57,7 +57,7 @@ def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
     for unit in _units(chunks):
         first = unit[0][1]
         yield UnitEnded(
-            now=_time(first.start, began) + first.seconds,
+            now=_seconds_or(first.start, began) + first.seconds,
             worker=first.worker,
             started=first.start.timestamp() if first.start else 0.0,
             seconds=first.seconds,
@@ -75,7 +75,7 @@ def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
     if record.state == "Running":
         return
     state = _run_state(record)
-    yield RunFinished(ended or _time(record.lease_until, began), state)
+    yield RunFinished(ended or _seconds_or(record.lease_until, began), state)
 
 
 def _units(chunks: Mapping[str, Sequence[ChunkRow]]) -> list[list[tuple[str, ChunkRow]]]:
@@ -102,7 +102,7 @@ def _records(chunk: ChunkRow, own: Mapping[int, ElementRow], latest: Mapping[int
     if not own:
         return {}
     return {
-        index: _element(own[index])
+        index: _state_of_row(own[index])
         for index, code in zip(chunk.indices, chunk.codes, strict=True)
         if index in own and own[index].code == code and latest.get(index, chunk.serial) == chunk.serial
     }
@@ -120,14 +120,14 @@ def _task_events(row: TaskRunRow, counts: Counts | None, began: float) -> Iterat
         if counts is not None and row.width is not None
         else None,
     )
-    now = _time(row.end or row.start, began)
+    now = _seconds_or(row.end or row.start, began)
     if row.width is None and row.start is not None and row.end is not None:
         took = (row.end - row.start).total_seconds()
         yield UnitEnded(now, row.worker, row.start.timestamp(), took, singles={row.slug: state})
     yield TaskChanged(now, row.slug, state)
 
 
-def _element(row: ElementRow) -> State:
+def _state_of_row(row: ElementRow) -> State:
     return BY_CODE[row.code](
         message=row.message, attempt=row.attempt, map_index=row.index, start_time=row.due, failure=failure_of(row)
     )
@@ -142,7 +142,7 @@ def _run_state(record: RunRecord) -> State:
     return found(message=record.message, start_time=record.start, end_time=end)
 
 
-def _time(moment: datetime | None, default: float) -> float:
+def _seconds_or(moment: datetime | None, default: float) -> float:
     return moment.timestamp() if moment is not None else default
 
 

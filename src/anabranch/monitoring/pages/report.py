@@ -8,7 +8,7 @@ from pathlib import Path
 
 from anabranch.base.errors import ReportError
 from anabranch.base.files import write_whole
-from anabranch.monitoring.pages.looks import plain
+from anabranch.monitoring.pages.looks import disarm
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.recorded_run import last_lines, read_model
 from anabranch.monitoring.pages.run_page import TEMPLATE, RunPage
@@ -21,7 +21,7 @@ def report_html(model: PageModel, *, log_rows: Callable[[], Sequence[LogRow]] = 
     from bokeh.resources import INLINE
 
     page = RunPage(model, log_rows=log_rows, state=lambda: state)
-    text: str = file_html(page.root, INLINE, title=plain(f"{model.flow_name} {model.run_id}", 200), template=TEMPLATE)
+    text: str = file_html(page.root, INLINE, title=disarm(f"{model.flow_name} {model.run_id}", 200), template=TEMPLATE)
     return text
 
 

@@ -9,7 +9,7 @@ from bokeh.models import ColumnDataSource, FactorRange, HoverTool, NumeralTickFo
 from bokeh.plotting import figure
 
 from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, Failed, Pending, Running, Success
-from anabranch.monitoring.pages.looks import FAINT, FONT, INK, SCROLLING, SEVERITY, brief, look_of_code, plain
+from anabranch.monitoring.pages.looks import FAINT, FONT, INK, SCROLLING, SEVERITY, brief, disarm, look_of_code
 from anabranch.monitoring.pages.page_model import PageModel, PageNode
 
 MAX_ROWS = 60  # more are neither read nor drawn at speed
@@ -74,10 +74,10 @@ class RowsFigure:
         if model.version == self._version and model.ended is not None:
             return
         self._version = model.version
-        nodes = shown(model)
+        nodes = choose_nodes(model)
         for node in nodes:
             if node.slug not in self._labels:
-                label = plain(node.slug, MAX_NAME)
+                label = disarm(node.slug, MAX_NAME)
                 taken = set(self._labels.values())
                 self._labels[node.slug] = label if label not in taken else f"{label} ({len(taken)})"
         factors = [self._labels[node.slug] for node in reversed(nodes)]
@@ -95,12 +95,12 @@ class RowsFigure:
         for node in nodes:
             row, at = self._labels[node.slug], 0.0
             for code, share, count in _shares(node):
-                cells = (row, at, at + share, look_of_code(code).fill, f"{count:,} {_word(code)}")
+                cells = (row, at, at + share, look_of_code(code).fill, f"{count:,} {_name_code(code)}")
                 for name, cell in zip(columns, cells, strict=True):
                     columns[name].append(cell)
                 at += share
             texts["row"].append(row)
-            texts["text"].append(_text(node))
+            texts["text"].append(_label_node(node))
         _replace(self._bars, columns)
         _replace(self._texts, texts)
 
@@ -113,7 +113,7 @@ class RowsFigure:
             row = self._labels[node.slug]
             for left, right, fill in self._stretches(node, end):
                 wide = max(min(right, end), left + end / 400)  # never thinner than can be seen
-                for name, cell in zip(columns, (row, left, wide, fill, _when(left, right)), strict=True):
+                for name, cell in zip(columns, (row, left, wide, fill, _render_span(left, right)), strict=True):
                     columns[name].append(cell)
             for x in node.busy.marks() if node.width else ():
                 marks["row"].append(row)
@@ -139,16 +139,16 @@ class RowsFigure:
         return [(start, stop, look_of_code(node.code).fill)]
 
 
-def shown(model: PageModel) -> list[PageNode]:
+def choose_nodes(model: PageModel) -> list[PageNode]:
     """Nodes that have rows, in the order of the flow: all if they are few, else those most worth a look."""
     nodes = model.tasks()
     if len(nodes) <= MAX_ROWS:
         return nodes
-    chosen = {node.slug for node in sorted(nodes, key=_need)[:MAX_ROWS]}
+    chosen = {node.slug for node in sorted(nodes, key=_rank_page_node)[:MAX_ROWS]}
     return [node for node in nodes if node.slug in chosen]
 
 
-def _need(node: PageNode) -> tuple[int, float]:
+def _rank_page_node(node: PageNode) -> tuple[int, float]:
     if node.failed():
         return (0, -node.failed())
     if node.code and not node.is_done:
@@ -168,13 +168,13 @@ def _shares(node: PageNode) -> list[tuple[int, float, int]]:
     return [(code, wide[code] / scale, counts[code]) for code in order]
 
 
-def _word(code: int) -> str:
+def _name_code(code: int) -> str:
     return BY_CODE[code].__name__
 
 
-def _text(node: PageNode) -> str:
+def _label_node(node: PageNode) -> str:
     if not node.width:
-        return _word(node.code) if node.code not in (Pending.code, Success.code) else _took(node)
+        return _name_code(node.code) if node.code not in (Pending.code, Success.code) else _render_duration(node)
     failed, done, waiting = node.failed(), node.done(), node.retrying()
     parts = [f"{done:,}/{node.width:,}" if done < node.width else f"{done:,}"]
     parts += [f"✗ {failed:,}"] if failed else []
@@ -182,11 +182,11 @@ def _text(node: PageNode) -> str:
     return "  ".join(parts)
 
 
-def _took(node: PageNode) -> str:
+def _render_duration(node: PageNode) -> str:
     return brief(node.durations.seconds) if node.durations.total and node.code != Running.code else ""
 
 
-def _when(left: float, right: float) -> str:
+def _render_span(left: float, right: float) -> str:
     return f"{left:.2f} s to {right:.2f} s"
 
 

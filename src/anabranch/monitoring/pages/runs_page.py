@@ -12,7 +12,7 @@ from anabranch.base.texts import seconds
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.looks import safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
-from anabranch.monitoring.pages.texts import chip
+from anabranch.monitoring.pages.texts import mark
 from anabranch.runs import INTERRUPTED, RunQuery, RunRecord
 
 PAGE = 25
@@ -97,4 +97,4 @@ def _line(record: RunRecord, *, with_flow: bool) -> str:
 
 def state_chip(state: str) -> str:
     """A recorded run's state in its colour."""
-    return chip(CODES.get(state, Cancelled.code), safe(state, 30))
+    return mark(CODES.get(state, Cancelled.code), safe(state, 30))

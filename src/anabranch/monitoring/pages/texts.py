@@ -21,7 +21,7 @@ LEGEND = (0, 1, 10, 11, 13, 2, 20, 22, 30)
 _BAR_ORDER = (10, 12, 11, 13, 30, 22, 23, 24, 21, 20, 1, 2, 3)
 
 
-def chip(code: int, text: str, kind: str = "chip") -> str:
+def mark(code: int, text: str, kind: str = "chip") -> str:
     """A coloured word, with the state's symbol, so that colour is not needed to tell it."""
     look = look_of_code(code)
     symbol = f"{look.symbol} " if look.symbol else ""
@@ -43,7 +43,7 @@ def head(model: PageModel, *, state: str | None = None, links: Sequence[tuple[st
     word = state or model.state.name
     began = f"{datetime.fromtimestamp(model.began, UTC).astimezone():%Y-%m-%d %H:%M:%S}" if model.began else ""
     share = f"{done / total:.1%}" if total else ""
-    chips = "".join(chip(code, f"{BY_CODE[code].__name__} {counts[code]:,}") for code in sorted(counts) if counts[code])
+    chips = "".join(mark(code, f"{BY_CODE[code].__name__} {counts[code]:,}") for code in sorted(counts) if counts[code])
     parts = "".join(
         f'<span style="width:{counts[code] / total:.4%};background:{look_of_code(code).fill}"></span>'
         for code in _BAR_ORDER
@@ -57,7 +57,7 @@ def head(model: PageModel, *, state: str | None = None, links: Sequence[tuple[st
     told = f'<div class="faint">{safe(message, 500)}</div>' if message else ""
     return (
         f'<div class="head"><h1>{safe(model.flow_name, 200)}</h1>'
-        f'<span class="faint">run {safe(model.run_id)} · {began}</span>{chip(model.state.code, safe(word), "badge")}'
+        f'<span class="faint">run {safe(model.run_id)} · {began}</span>{mark(model.state.code, safe(word), "badge")}'
         f"<span><b>{share}</b> of {total:,} task runs</span>"
         f'<span class="faint">{seconds(model.elapsed_s)}</span>{linked}</div>'
         f'<div class="bar" role="progressbar" aria-valuenow="{round(100 * done / total) if total else 0}" '
@@ -68,7 +68,7 @@ def head(model: PageModel, *, state: str | None = None, links: Sequence[tuple[st
 
 def legend() -> str:
     """What colours and symbols stand for."""
-    words = "".join(chip(code, BY_CODE[code].__name__) for code in LEGEND)
+    words = "".join(mark(code, BY_CODE[code].__name__) for code in LEGEND)
     return f'<div class="chips legend" aria-label="legend">{words}</div>'
 
 
@@ -166,7 +166,7 @@ def task_table(model: PageModel) -> str:
             counts = ", ".join(f"{n:,} {BY_CODE[c].__name__}" for c, n in sorted(node.counts().items()))
         busy = seconds(took.seconds) if took.total else ""
         rows.append(
-            f"<tr><td>{safe(node.slug, 80)}</td><td>{chip(node.code, BY_CODE[node.code].__name__)}</td>"
+            f"<tr><td>{safe(node.slug, 80)}</td><td>{mark(node.code, BY_CODE[node.code].__name__)}</td>"
             f'<td>{counts}</td><td class="n">{busy}</td><td class="n">{node.retries or ""}</td>'
             f"<td>{safe(node.worker, 60)}</td><td>{safe(node.message, 200)}</td></tr>"
         )

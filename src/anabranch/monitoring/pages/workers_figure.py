@@ -9,7 +9,7 @@ from bokeh.plotting import figure
 
 from anabranch.base.states import Failed
 from anabranch.base.texts import seconds
-from anabranch.monitoring.pages.looks import FAINT, FONT, INK, look_of_code, plain, safe
+from anabranch.monitoring.pages.looks import FAINT, FONT, INK, disarm, look_of_code, safe
 from anabranch.monitoring.pages.page_model import PageModel
 
 MAX_LANES = 40
@@ -57,7 +57,7 @@ class WorkersFigure:
         self._version = model.version
         names = sorted(model.workers)
         shown = names[:MAX_LANES]
-        labels = {name: plain(name or "this process", 44) for name in shown}
+        labels = {name: disarm(name or "this process", 44) for name in shown}
         if len(set(labels.values())) < len(labels):
             labels = {name: f"{label} ({i})" for i, (name, label) in enumerate(labels.items())}
         factors = [labels[name] for name in reversed(shown)]
@@ -80,10 +80,10 @@ class WorkersFigure:
         self._marks.data = marks
         if self._end.end != end:
             self._end.end = end
-        self._table.text = _table(model, names)
+        self._table.text = _render_workers(model, names)
 
 
-def _table(model: PageModel, names: list[str]) -> str:
+def _render_workers(model: PageModel, names: list[str]) -> str:
     if not names:
         return '<div class="none">no worker has reported yet</div>'
     rows = []

@@ -6,7 +6,7 @@ import html
 from collections.abc import Iterator
 from itertools import count
 
-from anabranch.monitoring.pictures.picture import GREY, Box, Group, Line, LineKind, Picture, Role
+from anabranch.monitoring.pictures.picture import GREY, Box, DrawnEdge, DrawnGroup, LineKind, Picture, Role
 
 LARGE = 1500  # boxes and lines; above it the layout is rough: an exact one takes 8 s for 3,000, minutes for 9,000
 _DOT_SHAPES: dict[Role, str] = {
@@ -38,7 +38,7 @@ def dot_text(drawn: Picture, *, background: str = "transparent") -> str:
     )
 
 
-def _dot_group(group: Group, indent: str, numbers: Iterator[int]) -> Iterator[str]:
+def _dot_group(group: DrawnGroup, indent: str, numbers: Iterator[int]) -> Iterator[str]:
     for box in group.boxes:
         yield f"{indent}{box.id} [{_dot_box(box)}]"
     for inner in group.groups.values():
@@ -58,7 +58,7 @@ def _dot_box(box: Box) -> str:
     )
 
 
-def _dot_line(line: Line, *, is_labelled: bool) -> str:
+def _dot_line(line: DrawnEdge, *, is_labelled: bool) -> str:
     looks = [_DOT_LINES[line.kind], "penwidth=2.4" if line.mapped else ""]
     looks.append(f"label=<{_dot_html(line.label)}>" if line.label and is_labelled else "")
     attributes = " ".join(filter(None, looks))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from itertools import count
 
-from anabranch.monitoring.pictures.picture import GREY, Box, Group, LineKind, Picture, Role
+from anabranch.monitoring.pictures.picture import GREY, Box, DrawnGroup, LineKind, Picture, Role
 
 _MERMAID_SHAPES: dict[Role, tuple[str, str]] = {
     "task": ("(", ")"),
@@ -36,7 +36,7 @@ def mermaid_text(drawn: Picture) -> str:
     return "\n".join([*head, *body, *(f"  classDef {name} {style}" for style, name in classes.items()), ""])
 
 
-def _mermaid_group(group: Group, indent: str, numbers: Iterator[int], classes: dict[str, str]) -> Iterator[str]:
+def _mermaid_group(group: DrawnGroup, indent: str, numbers: Iterator[int], classes: dict[str, str]) -> Iterator[str]:
     for box in group.boxes:
         opening, closing = ("[[", "]]") if box.is_map and box.role in ("task", "step") else _MERMAID_SHAPES[box.role]
         detail = f"<br/>{_mermaid(box.detail)}" if box.detail else ""

@@ -87,7 +87,7 @@ class Box:
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class DrawnEdge:
     """An edge as it is drawn."""
 
     tail: str
@@ -98,18 +98,18 @@ class Line:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class DrawnGroup:
     """Boxes of one nested flow, with those nested in it."""
 
     name: str
     boxes: list[Box] = field(default_factory=list)
-    groups: dict[str, Group] = field(default_factory=dict)
+    groups: dict[str, DrawnGroup] = field(default_factory=dict)
 
-    def at(self, path: tuple[str, ...]) -> Group:
+    def at(self, path: tuple[str, ...]) -> DrawnGroup:
         """The group of that path, made if it is not there."""
         here = self
         for name in path:
-            here = here.groups.setdefault(name, Group(name))
+            here = here.groups.setdefault(name, DrawnGroup(name))
         return here
 
     def all_boxes(self) -> Iterator[Box]:
@@ -123,18 +123,18 @@ class Group:
 class Picture:
     """What is to be drawn, whatever the format."""
 
-    root: Group
-    lines: list[Line]
+    root: DrawnGroup
+    lines: list[DrawnEdge]
 
 
 def picture(graph: Graph, states: Mapping[str, State] | None = None, *, legend: bool = False) -> Picture:
     """The picture of a graph; `states` are by slug, and nodes without one are drawn as pending."""
-    root = Group(graph.name)
+    root = DrawnGroup(graph.name)
     ids = {node: f"n{i}" for i, node in enumerate(graph)}
     for node, id_ in ids.items():
         entry = graph.entry(node)
         root.at(entry.groups).boxes.append(_box(id_, node, entry, states))
-    result = Picture(root, list(_lines(graph, ids)))
+    result = Picture(root, list(_draw_lines(graph, ids)))
     _add_calls(result, graph, ids, states or {})
     if legend:
         _add_legend(result)
@@ -210,7 +210,7 @@ def _known_width(entry: Entry) -> int | None:
     return next((len(value) for value in constants if isinstance(value, (list, tuple, range))), None)
 
 
-def _lines(graph: Graph, ids: Mapping[NodeLike, str]) -> Iterator[Line]:
+def _draw_lines(graph: Graph, ids: Mapping[NodeLike, str]) -> Iterator[DrawnEdge]:
     """The edges; those that differ only in the argument they feed are one line."""
     for node in graph:
         into: dict[tuple[object, EdgeKind, bool], list[Edge]] = {}
@@ -222,7 +222,7 @@ def _lines(graph: Graph, ids: Mapping[NodeLike, str]) -> Iterator[Line]:
         for (_, kind, mapped), edges in into.items():
             keys = [edge.key for edge in edges if edge.key] if is_labelled else []
             label = one_line(", ".join(keys), MAX_TITLE)
-            yield Line(ids[edges[0].upstream], ids[node], kind, label, mapped)
+            yield DrawnEdge(ids[edges[0].upstream], ids[node], kind, label, mapped)
 
 
 def _add_calls(drawn: Picture, graph: Graph, ids: Mapping[NodeLike, str], states: Mapping[str, State]) -> None:
@@ -246,14 +246,14 @@ def _add_calls(drawn: Picture, graph: Graph, ids: Mapping[NodeLike, str], states
         tooltip = "\n".join(one_line(text, MAX_TOOLTIP) for text in (slug, str(state)))
         box = Box(id_, "task", title, look, is_map=True, detail=detail, tooltip=tooltip)
         drawn.root.at(groups).boxes.append(box)
-        drawn.lines.append(Line(above, id_, "data", "calls", mapped=True))
+        drawn.lines.append(DrawnEdge(above, id_, "data", "calls", mapped=True))
 
 
 def _add_legend(drawn: Picture) -> None:
     """Add a group that shows each kind of box and line, and each state there is."""
     there = {box.look for box in drawn.root.all_boxes()}
     shown = [(cls.__name__, look) for cls, look in LOOKS.items() if look in there]
-    group = drawn.root.groups[""] = Group("Legend")  # no flow has an empty name
+    group = drawn.root.groups[""] = DrawnGroup("Legend")  # no flow has an empty name
     parts: tuple[tuple[Role, str, bool], ...] = (
         ("parameter", "parameter", False),
         ("task", "task", False),
@@ -268,11 +268,11 @@ def _add_legend(drawn: Picture) -> None:
         ("data", "argument", False), ("data", "per element", True), ("order", "order", False), ("gate", "gate", False)
     )  # fmt: skip
     for i, (kind, label, mapped) in enumerate(lines):
-        drawn.lines.append(Line(f"legend{i}", f"legend{i + 1}", kind, label, mapped))
+        drawn.lines.append(DrawnEdge(f"legend{i}", f"legend{i + 1}", kind, label, mapped))
     for i, (name, look) in enumerate(shown):
         group.boxes.append(Box(f"state{i}", "task", f"{look.symbol} {name}", look))
         if i % len(parts):  # rows as long as that of the shapes
-            drawn.lines.append(Line(f"state{i - 1}", f"state{i}", "hidden"))
+            drawn.lines.append(DrawnEdge(f"state{i - 1}", f"state{i}", "hidden"))
 
 
 def one_line(text: str, limit: int) -> str:

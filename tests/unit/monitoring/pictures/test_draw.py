@@ -25,7 +25,7 @@ from anabranch.monitoring.pictures import picture as pictures
 from anabranch.monitoring.pictures.dot import dot_text
 from anabranch.monitoring.pictures.draw import draw
 from anabranch.monitoring.pictures.mermaid import mermaid_text
-from anabranch.monitoring.pictures.picture import Box, Group, Line, Picture, picture
+from anabranch.monitoring.pictures.picture import Box, DrawnEdge, DrawnGroup, Picture, picture
 from anabranch.states import (
     Cached,
     Cancelled,
@@ -439,14 +439,14 @@ EVIL = [
 
 def picture_of(names):
     """A picture in which each name stands in every place that a name can have."""
-    root = Group(pictures.one_line(names[0], 40))
+    root = DrawnGroup(pictures.one_line(names[0], 40))
     for i, name in enumerate(names):
         text = pictures.one_line(name, 40)
         role = ("task", "parameter", "condition", "step")[i % 4]
         group = root.at((text,)) if i % 7 == 0 else root
         group.boxes.append(Box(f"n{i}", role, text, pictures.PALE, i % 2 == 0, text, text))
     texts = [pictures.one_line(name, 40) for name in names]
-    return Picture(root, [Line(f"n{i}", f"n{i + 1}", "data", texts[i]) for i in range(len(names) - 1)])
+    return Picture(root, [DrawnEdge(f"n{i}", f"n{i + 1}", "data", texts[i]) for i in range(len(names) - 1)])
 
 
 def squeezed(text):
@@ -659,9 +659,9 @@ def test_what_graphviz_says_when_it_fails_is_in_the_error(monkeypatch):
 def test_a_large_flow_is_laid_out_roughly_rather_than_never():
     # given
     rng = random.Random(7)
-    root = Group("large")
+    root = DrawnGroup("large")
     root.boxes.extend(Box(f"n{i}", "task", f"task {i}", pictures.GREEN) for i in range(600))
-    lines = [Line(f"n{rng.randrange(i)}", f"n{i}", "data", "x") for i in range(1, 600) for _ in range(2)]
+    lines = [DrawnEdge(f"n{rng.randrange(i)}", f"n{i}", "data", "x") for i in range(1, 600) for _ in range(2)]
 
     # when
     text = dot_text(Picture(root, lines))
