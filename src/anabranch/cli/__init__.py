@@ -35,7 +35,7 @@ from anabranch.cli.serve import serve
 __all__ = ["anabranch", "main"]
 
 
-class _Group(click.Group):
+class _Root(click.Group):
     def invoke(self, ctx: click.Context) -> Any:
         """Run a command; Ctrl-C before or after a run exits with 130, not with Click's code."""
         try:
@@ -68,7 +68,7 @@ Exit codes: 0 success, 1 the run failed, 2 usage or parameters, 3 the flow canno
 """  # \b keeps Click from filling the lines that follow
 
 
-@click.group(cls=_Group, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=_Root, help=HELP, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="anabranch", prog_name="anabranch", message="%(prog)s %(version)s")
 def anabranch() -> None:
     """Data workflows on Dask."""
@@ -88,11 +88,11 @@ def main() -> NoReturn:
     try:
         anabranch(prog_name="anabranch")
     except SystemExit as end:
-        _leave(end)
+        _leave_process(end)
     raise SystemExit(0)
 
 
-def _leave(end: SystemExit) -> NoReturn:
+def _leave_process(end: SystemExit) -> NoReturn:
     """Leave the process, without waiting for threads in which tasks of a cancelled run go on."""
     if (
         isinstance(end.code, int)

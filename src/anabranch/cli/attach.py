@@ -33,14 +33,14 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
 
     with exit_codes():
         if run is None:
-            _list_runs(address, as_json=as_json)
+            _list_runs_at(address, as_json=as_json)
             return
         with handles.attach(address, run) as handle:
             status = _follow(handle) if wait else handle.status()
             if as_json:
-                click.echo(json.dumps(_as_json(status), indent=2))
+                click.echo(json.dumps(_status_data(status), indent=2))
             else:
-                for line in _lines(status):
+                for line in _write_status(status):
                     click.echo(line)
             if forget and status.is_finished:
                 handle.forget()
@@ -58,11 +58,11 @@ def cancel(*, address: str, run: str, reason: str, timeout: float) -> None:
 
     with exit_codes(), handles.attach(address, run) as handle:
         handle.cancel(reason)
-        for line in _lines(handle.wait(timeout)):
+        for line in _write_status(handle.wait(timeout)):
             click.echo(line)
 
 
-def _list_runs(address: str, *, as_json: bool) -> None:
+def _list_runs_at(address: str, *, as_json: bool) -> None:
     from anabranch.flows.handle import RunHandle, runs_of
 
     with RunHandle(address, "") as handle:
@@ -71,7 +71,7 @@ def _list_runs(address: str, *, as_json: bool) -> None:
             handle.run_id = run_id
             found.append(handle.status())
     if as_json:
-        click.echo(json.dumps([_as_json(status) for status in found], indent=2))
+        click.echo(json.dumps([_status_data(status) for status in found], indent=2))
         return
     for status in found:
         click.echo(f"{status.run_id}  {status.state:10}  {printable(status.flow_name)}")
@@ -95,7 +95,7 @@ def _follow(handle: RunHandle) -> RunStatus:
             polls += 1
             if polls == 2 or status.is_finished:
                 catch_up()
-            for slug, text in _tasks(status).items():
+            for slug, text in _task_states(status).items():
                 if said.get(slug) != text:
                     said[slug] = text
                     click.echo(f"  {printable(slug)}: {text}", err=True)
@@ -104,14 +104,14 @@ def _follow(handle: RunHandle) -> RunStatus:
             time.sleep(FOLLOW_S)
 
 
-def _lines(status: RunStatus) -> list[str]:
+def _write_status(status: RunStatus) -> list[str]:
     again = f" (driver number {status.drivers})" if status.drivers > 1 else ""
     lines = [*printable_lines(str(status))]
     lines[0] += again
-    return [*lines, *(f"  {printable(slug)}: {text}" for slug, text in _tasks(status).items())]
+    return [*lines, *(f"  {printable(slug)}: {text}" for slug, text in _task_states(status).items())]
 
 
-def _tasks(status: RunStatus) -> dict[str, str]:
+def _task_states(status: RunStatus) -> dict[str, str]:
     return {slug: _standing(each) for slug, each in status.tasks.items()}
 
 
@@ -124,7 +124,7 @@ def _standing(task: Any) -> str:
     return text + (f": {printable(message[:200])}" if message and text not in ("Running", "Pending") else "")
 
 
-def _as_json(status: RunStatus) -> dict[str, Any]:
+def _status_data(status: RunStatus) -> dict[str, Any]:
     return {
         "run_id": status.run_id,
         "flow": status.flow_name,

@@ -51,7 +51,7 @@ def run_ids(context: click.Context, parameter: click.Parameter, incomplete: str)
     """Ids of recorded runs, newest first."""
     from anabranch.runs import RunQuery
 
-    with _quietly(), _store() as store:
+    with _quietly(), _open_run_store() as store:
         query = RunQuery(text=incomplete or None, limit=MAX_RUNS)
         found = store.list_runs(query) if store is not None else []
         return [
@@ -66,7 +66,7 @@ def targets(context: click.Context, parameter: click.Parameter, incomplete: str)
     """Python files and directories, the flows in a file (``etl.py:``), and flows that are registered."""
     file, colon, begun = incomplete.rpartition(":")
     if colon and file.endswith(".py"):
-        return [CompletionItem(f"{file}:{name}") for name in flows_in(Path(file)) if name.startswith(begun)]
+        return [CompletionItem(f"{file}:{name}") for name in find_flow_names(Path(file)) if name.startswith(begun)]
     names = _files(incomplete)
     if len(names) == 1 and names[0].endswith(os.sep):  # or the shell would put a space behind it
         names += _files(names[0])
@@ -75,7 +75,7 @@ def targets(context: click.Context, parameter: click.Parameter, incomplete: str)
 
 def flow_names(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[CompletionItem]:
     """Names of registered flows."""
-    with _quietly(), _store() as store:
+    with _quietly(), _open_run_store() as store:
         from anabranch.runs.store.flows import FlowTable
         from anabranch.runs.store.relational import RelationalRunStore
 
@@ -86,7 +86,7 @@ def flow_names(context: click.Context, parameter: click.Parameter, incomplete: s
     return []
 
 
-def flows_in(file: Path) -> list[str]:
+def find_flow_names(file: Path) -> list[str]:
     """Names of the flows that a file makes, as its text tells: variables of flows, and functions marked as one."""
     try:
         if file.stat().st_size > MAX_SOURCE:
@@ -150,7 +150,7 @@ def _quietly() -> Iterator[None]:
 
 
 @contextmanager
-def _store() -> Iterator[RunStore | None]:
+def _open_run_store() -> Iterator[RunStore | None]:
     """The run store, if there is one."""
     from anabranch.base.settings import config
     from anabranch.runs import default_path, open_store

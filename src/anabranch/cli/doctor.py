@@ -25,7 +25,7 @@ _MARKS = {"ok": "✓", "warning": "!", "problem": "✗"}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Remark:
     """One thing that was checked."""
 
     topic: str
@@ -43,19 +43,19 @@ def doctor(context: click.Context, *, executor: str | None, as_json: bool) -> No
 
     The exit code is 1 if a problem would keep runs from working.
     """
-    topics: list[tuple[str, Callable[[], Iterator[Finding]]]] = [
-        ("versions", _versions),
-        ("settings", _settings),
-        ("run store", _run_store),
-        ("results", _results),
+    topics: list[tuple[str, Callable[[], Iterator[Remark]]]] = [
+        ("versions", _check_versions),
+        ("settings", _check_settings),
+        ("run store", _check_run_store),
+        ("results", _check_results),
     ]
     if executor is not None:
-        topics.append(("cluster", lambda: _cluster(executor)))
-    found: list[Finding] = []
+        topics.append(("cluster", lambda: _check_cluster(executor)))
+    found: list[Remark] = []
     for topic, look in topics:
-        found += _looked_at(topic, look)
+        found += _examine(topic, look)
         if topic == "settings" and found[-1].verdict == "problem":
-            found.append(Finding("settings", "nothing else was checked: correct the settings first", "warning"))
+            found.append(Remark("settings", "nothing else was checked: correct the settings first", "warning"))
             break
     if as_json:
         click.echo(json.dumps([asdict(each) for each in found], indent=1))
@@ -66,76 +66,76 @@ def doctor(context: click.Context, *, executor: str | None, as_json: bool) -> No
         context.exit(RUN_FAILED)
 
 
-def _looked_at(topic: str, look: Callable[[], Iterator[Finding]]) -> list[Finding]:
+def _examine(topic: str, look: Callable[[], Iterator[Remark]]) -> list[Remark]:
     """Findings of a topic; an error of this library becomes a problem."""
     from anabranch.base.errors import AnabranchError
 
-    found: list[Finding] = []
+    found: list[Remark] = []
     try:
         found.extend(look())
     except AnabranchError as error:
-        found.append(Finding(topic, str(error), "problem"))
+        found.append(Remark(topic, str(error), "problem"))
     return found
 
 
-def _versions() -> Iterator[Finding]:
+def _check_versions() -> Iterator[Remark]:
     from importlib.metadata import PackageNotFoundError, version
 
-    yield Finding("versions", f"Python {platform.python_version()} at {sys.executable}, {platform.platform()}")
+    yield Remark("versions", f"Python {platform.python_version()} at {sys.executable}, {platform.platform()}")
     for name in PACKAGES:
         try:
-            yield Finding("versions", f"{name} {version(name)}")
+            yield Remark("versions", f"{name} {version(name)}")
         except PackageNotFoundError:
-            yield Finding("versions", f"{name} is not installed; python -m pip install {name}", "problem")
+            yield Remark("versions", f"{name} is not installed; python -m pip install {name}", "problem")
 
 
-def _settings() -> Iterator[Finding]:
+def _check_settings() -> Iterator[Remark]:
     from anabranch.base.settings import chosen, config
     from anabranch.base.texts import masked
 
     config.refresh()  # names every setting that cannot be
-    yield Finding("settings", f"in order; backend = {_shown_backend()}")
-    yield from (Finding("settings", f"{name} = {masked(value)}") for name, value in chosen().items())
+    yield Remark("settings", f"in order; backend = {_name_backend()}")
+    yield from (Remark("settings", f"{name} = {masked(value)}") for name, value in chosen().items())
 
 
-def _shown_backend() -> str:
+def _name_backend() -> str:
     from anabranch.base.settings import config
     from anabranch.base.texts import masked
 
     return masked(config.backend)
 
 
-def _run_store() -> Iterator[Finding]:
+def _check_run_store() -> Iterator[Remark]:
     from anabranch.base.settings import config
     from anabranch.runs import default_path, open_store
 
     if config.backend == "none":
-        yield Finding("run store", "runs are not recorded (backend: none), so none can be shown or resumed", "warning")
+        yield Remark("run store", "runs are not recorded (backend: none), so none can be shown or resumed", "warning")
         return
     if config.backend == "local" and not default_path().exists():
         if _can_be_made(default_path().parent):
-            yield Finding("run store", f"the first run will create {default_path()}")
+            yield Remark("run store", f"the first run will create {default_path()}")
         else:
             cure = "set ANABRANCH_HOME or runs.path to a place that you can write to"
-            yield Finding(
+            yield Remark(
                 "run store", f"{default_path()} cannot be created, so runs cannot be recorded; {cure}", "problem"
             )
         return
     with open_store(read_only=True) as store:
         facts: dict[str, Any] = dict(store.describe())
         warning = facts.pop("warning", None)
-        yield Finding("run store", ", ".join(f"{name} {value}" for name, value in facts.items()))
+        yield Remark("run store", ", ".join(f"{name} {value}" for name, value in facts.items()))
         if warning:
-            yield Finding("run store", warning, "warning")
+            yield Remark("run store", warning, "warning")
         complaints = store.check()
-        yield from (Finding("run store", text, "problem") for text in complaints)
+        yield from (Remark("run store", text, "problem") for text in complaints)
         if not complaints:
-            yield Finding("run store", "the database's own check found no damage")
-            yield from _stopped(store)
-            yield from _registered(store)
+            yield Remark("run store", "the database's own check found no damage")
+            yield from _check_stopped(store)
+            yield from _check_registered(store)
 
 
-def _stopped(store: RunStore) -> Iterator[Finding]:
+def _check_stopped(store: RunStore) -> Iterator[Remark]:
     from anabranch.runs import RunQuery
     from anabranch.runs.store.records import INTERRUPTED
 
@@ -143,10 +143,10 @@ def _stopped(store: RunStore) -> Iterator[Finding]:
     if stopped:
         names = _few([record.run_id for record in stopped])
         text = f"runs whose driver died: {names}; continue one with: anabranch resume RUN"
-        yield Finding("run store", text, "warning")
+        yield Remark("run store", text, "warning")
 
 
-def _registered(store: RunStore) -> Iterator[Finding]:
+def _check_registered(store: RunStore) -> Iterator[Remark]:
     """Flows whose code is missing: a service cannot run them."""
     from anabranch.flows.loading import split_target
     from anabranch.runs.store.flows import FlowTable
@@ -162,10 +162,10 @@ def _registered(store: RunStore) -> Iterator[Finding]:
         place, _, is_file = split_target(flow.source)
         if flow.source and is_file and not os.path.exists(place):
             gone.append(f"{flow.name} ({place})")
-    yield Finding("flows", f"{len(flows):,} registered")
+    yield Remark("flows", f"{len(flows):,} registered")
     if gone:
         text = f"registered from files that this machine does not have: {_few(gone)}; register them where they are"
-        yield Finding("flows", text, "warning")
+        yield Remark("flows", text, "warning")
 
 
 def _few(names: list[str]) -> str:
@@ -179,20 +179,20 @@ def _can_be_made(directory: Path) -> bool:
     return directory.is_dir() and os.access(directory, os.W_OK | os.X_OK)
 
 
-def _results() -> Iterator[Finding]:
+def _check_results() -> Iterator[Remark]:
     from anabranch.results.local import LocalResult, LocalStore
 
     store = LocalResult().store
     assert isinstance(store, LocalStore)
     root = Path(store.root)
     if _can_be_made(root):
-        yield Finding("results", f"values are stored in {root} unless a task or flow says otherwise")
+        yield Remark("results", f"values are stored in {root} unless a task or flow says otherwise")
     else:
         text = f"{root} is not writable; set ANABRANCH_HOME to a directory that is, or give tasks another result"
-        yield Finding("results", text, "problem")
+        yield Remark("results", text, "problem")
 
 
-def _cluster(address: str) -> Iterator[Finding]:
+def _check_cluster(address: str) -> Iterator[Remark]:
     from anabranch.base.settings import config
     from anabranch.executors.connection import connect
     from anabranch.executors.fitness import Needs
@@ -201,10 +201,10 @@ def _cluster(address: str) -> Iterator[Finding]:
     with connect(address, None, timeout_s=config.engine.connect_timeout_s) as client:
         workers = client.scheduler_info(n_workers=-1)["workers"]
         if not workers:
-            yield Finding("cluster", f"{address} has no workers; start one: dask worker {address}", "problem")
+            yield Remark("cluster", f"{address} has no workers; start one: dask worker {address}", "problem")
             return
         threads = sum(worker["nthreads"] for worker in workers.values())
-        yield Finding("cluster", f"{address} answers: {len(workers)} workers, {threads} threads")
+        yield Remark("cluster", f"{address} answers: {len(workers)} workers, {threads} threads")
         report = check(client, Needs())
-    yield from (Finding("cluster", text, "problem") for text in report.problems)
-    yield from (Finding("cluster", text, "warning") for text in report.warnings)
+    yield from (Remark("cluster", text, "problem") for text in report.problems)
+    yield from (Remark("cluster", text, "warning") for text in report.warnings)

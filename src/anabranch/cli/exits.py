@@ -57,10 +57,10 @@ def exit_codes() -> Iterator[None]:
     try:
         yield
     except AnabranchError as error:
-        raise Problem(str(error), _code_of(error)) from error
+        raise Problem(str(error), _choose_exit_code(error)) from error
 
 
-def _code_of(error: AnabranchError) -> int:
+def _choose_exit_code(error: AnabranchError) -> int:
     if isinstance(error, (ParameterError, SettingError)):
         return USAGE
     if isinstance(error, (FlowLoadError, DefinitionError)):

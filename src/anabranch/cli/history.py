@@ -16,7 +16,7 @@ from anabranch.cli.completion import run_ids, targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.cli.options import executor_of, progress_mode, refuse_both, run_options
 from anabranch.cli.parameters import Given
-from anabranch.cli.run import check_names, load
+from anabranch.cli.run import check_task_names, load
 
 if TYPE_CHECKING:
     from anabranch.runs import RunRecord, RunStore
@@ -71,11 +71,11 @@ def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool)
     width = max((len(shortened(record.flow_name, 30)) for record in found), default=0)
     for record in found:
         name = f"{shortened(record.flow_name, 30):{width}}"
-        line = f"{printable(record.run_id)}  {record.state:11}  {name}  {_local(record.start)}  {_took(record):>9}"
+        line = f"{printable(record.run_id)}  {record.state:11}  {name}  {_local_time(record.start)}  {_took(record):>9}"
         click.echo(f"{line}  {shortened(record.message, 80) if record.state != 'Success' else ''}".rstrip())
 
 
-def _local(time: datetime) -> str:
+def _local_time(time: datetime) -> str:
     return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
 
 
@@ -110,7 +110,7 @@ def _run_lines(run: RecordedRun) -> list[str]:
     message = f": {shortened(record.message, 300)}" if record.message else ""
     lines = [
         f"{printable(record.flow_name)}: run {printable(record.run_id)}, {record.state}{message}",
-        f"  began {_local(record.start)}{took}; driver {printable(record.owner)}"
+        f"  began {_local_time(record.start)}{took}; driver {printable(record.owner)}"
         + (f" (number {record.epoch})" if record.epoch > 1 else "")
         + (f"; part of run {printable(record.parent_run_id)}" if record.parent_run_id else ""),
     ]
@@ -132,7 +132,7 @@ def _run_lines(run: RecordedRun) -> list[str]:
         lines += [f"  {printable(name)}: {shortened(str(attempt), 300)}" for name, attempt in retried[:MAX_RETRIED]]
         lines += [f"  {len(retried) - MAX_RETRIED:,} more: --json"] if len(retried) > MAX_RETRIED else []
     for failure in run.failures[:MAX_FAILURES]:
-        lines += ["", *_failure_lines(failure)]
+        lines += ["", *_write_failure(failure)]
     if run.failed > min(MAX_FAILURES, len(run.failures)):
         lines += ["", f"{run.failed - min(MAX_FAILURES, len(run.failures)):,} more failed"]
     if run.failures:
@@ -157,13 +157,13 @@ def _task_line(task: RecordedTask, width: int) -> str:
         running = task.message.partition("running: ")[2] if task.state == "Running" else ""
         line += f"; running: {shortened(running, 100)}" if running else ""
     elif task.state == "Running" and task.started is not None:
-        line += f"  since {_local(task.started)} on {printable(task.worker)}"
+        line += f"  since {_local_time(task.started)} on {printable(task.worker)}"
     elif task.message and task.state not in ("Success", "Pending"):
         line += f"  {shortened(task.message, 100)}"
     return line.rstrip()
 
 
-def _failure_lines(failure: RecordedFailure) -> list[str]:
+def _write_failure(failure: RecordedFailure) -> list[str]:
     tries = f" after {failure.attempt} tries" if failure.attempt > 1 else ""
     why = failure.failure
     where = f" on {printable(failure.worker)}" if failure.worker not in ("", "local") else ""
@@ -237,10 +237,10 @@ def resume(
     loaded = load(target)
     flow = loaded.flow
     with exit_codes():
-        check_names(flow, start, "--from")
-        check_names(flow, approve, "--approve")
-        check_names(flow, keep, "--keep")
-        check_names(flow, (element.partition("[")[0],) if element else (), "--element")
+        check_task_names(flow, start, "--from")
+        check_task_names(flow, approve, "--approve")
+        check_task_names(flow, keep, "--keep")
+        check_task_names(flow, (element.partition("[")[0],) if element else (), "--element")
     given = Given(flow.parameters(by_name=True))
     given.take_pairs(pairs)
     named = {pair.partition("=")[0] for pair in pairs}

@@ -57,10 +57,10 @@ def limits(*, name: str | None, size: int | None, unset: bool, release: str | No
         what = "a named limit" if name is None else f"the limit {printable(name)!r}"
         click.echo(f"no run uses {what} at the moment", err=True)
     for limit in found:
-        _show(limit, now)
+        _show_limit(limit, now)
 
 
-def _show(limit: Limit, now: int) -> None:
+def _show_limit(limit: Limit, now: int) -> None:
     held = sum(each.held for each in limit.holders)
     is_set = ", set here" if limit.is_fixed else ""
     click.echo(f"{shortened(limit.name, 60)}: {held:,} of {limit.size:,} held{is_set}")

@@ -45,12 +45,12 @@ def logs(*, run: str, task: str | None, follow: bool, level: str, as_json: bool)
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
         record = store.get_run(run)
-        slug, index = _task_run(store, record, task) if task is not None else (None, None)
+        slug, index = _find_task_run(store, record, task) if task is not None else (None, None)
         wanted: dict[str, Any] = {"slug": slug, "index": index, "level": getattr(logging, level.upper())}
         found = False
         for row in _followed(store, record, wanted) if follow else _all(store, record, wanted):
             found = True
-            for line in [json.dumps(as_data(row))] if as_json else line_of(row):
+            for line in [json.dumps(data_of_line(row))] if as_json else write_line(row):
                 click.echo(line)
     if not found:
         what = f"{printable(task)} of run" if task is not None else "run"
@@ -86,7 +86,7 @@ def _followed(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Ite
         time.sleep(POLL_S)
 
 
-def _task_run(store: RunStore, record: RunRecord, task: str) -> tuple[str, int | None]:
+def _find_task_run(store: RunStore, record: RunRecord, task: str) -> tuple[str, int | None]:
     from anabranch.base.errors import listed, nearest
 
     known = record.details.code if record.details is not None else {}
@@ -104,25 +104,25 @@ def _task_run(store: RunStore, record: RunRecord, task: str) -> tuple[str, int |
     raise Problem(f"run {record.run_id} has no task {name!r}; it has: {listed(slugs)}{nearest(name, slugs)}", USAGE)
 
 
-def task_run_of(row: LogRow) -> str:
+def name_task_run(row: LogRow) -> str:
     """Who logged it: ``parse[777]``."""
     return (row.slug or "") + ("" if row.index is None else f"[{row.index}]")
 
 
-def line_of(row: LogRow) -> list[str]:
+def write_line(row: LogRow) -> list[str]:
     """A log line for a terminal: what follows its first line is indented, so that it cannot pass for another."""
     again = f" (attempt {row.attempt})" if (row.attempt or 1) > 1 else ""
     where = f" @ {row.worker}" if row.worker not in ("", "local") else ""
     time_text = f"{row.time.astimezone():%Y-%m-%d %H:%M:%S.%f}"[:-3]
     first, *rest = printable_lines(row.text)
-    who = printable(f"{task_run_of(row)}{again}{where}")
+    who = printable(f"{name_task_run(row)}{again}{where}")
     level = f"{logging.getLevelName(row.level):8}"
     if look := _LOOKS.get(row.level):
         level = click.style(level, **look)
     return [f"{time_text} {level} {who}: {first}", *(f"    {line}" for line in rest)]
 
 
-def as_data(row: LogRow) -> dict[str, Any]:
+def data_of_line(row: LogRow) -> dict[str, Any]:
     """A log line as plain data."""
     return {
         "time": row.time.isoformat(),

@@ -37,7 +37,7 @@ def counts_text(view: FlowRunView) -> str:
         "cancelled": sum(state.is_cancelled() for state in states),
         "skipped": skipped,
     }
-    text = f"{len(states):,} task{'s' if len(states) != 1 else ''}{_listed(words)}"
+    text = f"{len(states):,} task{'s' if len(states) != 1 else ''}{_list_counts(words)}"
     maps = [run.elements.codes for run in runs if run.elements is not None]
     if maps:
         counts = functools.reduce(operator.add, map(counts_of, maps))
@@ -50,7 +50,7 @@ def counts_text(view: FlowRunView) -> str:
             "cancelled": cancelled,
             "skipped": counts.skipped,
         }
-        text += f"; {counts.total:,} elements{_listed(words)}"
+        text += f"; {counts.total:,} elements{_list_counts(words)}"
     return text
 
 
@@ -59,7 +59,7 @@ def is_consequence(state: State) -> bool:
     return state.failure is not None and state.failure.type_name == "UpstreamFailure"
 
 
-def _listed(words: Mapping[str, int]) -> str:
+def _list_counts(words: Mapping[str, int]) -> str:
     parts = [f"{count:,} {word}" for word, count in words.items() if count]
     return f": {', '.join(parts)}" if parts else ""
 
@@ -96,13 +96,13 @@ def result_lines(view: FlowRunView) -> list[str]:
     for slug in wanted(view):
         state = view[slug]
         if state.is_successful() and not state.is_skipped():
-            value = _value(state)
+            value = _take_value(state)
             if value is not None:
                 lines.append(f"{printable(slug)} = {shortened(_repr(value), MAX_RESULT)}")
     return lines
 
 
-def _value(state: Any) -> Any:  # a TaskRunView
+def _take_value(state: Any) -> Any:  # a TaskRunView
     try:
         return state.result
     except Exception as error:  # lost with its worker, or its class does not load here
@@ -132,17 +132,17 @@ def as_data(view: FlowRunView) -> dict[str, Any]:
         "run_id": view.run_id,
         "state": state.name,
         "message": state.message,
-        "started": _time(state.start_time),
-        "ended": _time(state.end_time),
+        "started": _write_time(state.start_time),
+        "ended": _write_time(state.end_time),
         "duration_s": state.duration_s,
-        "tasks": {slug: _task_data(run.state) for slug, run in runs.items() if run.node.kind != "parameter"},
+        "tasks": {slug: _data_of_task(run.state) for slug, run in runs.items() if run.node.kind != "parameter"},
         "failures_total": len(failures),
         "failures": [_failure_data(name, each) for name, each in failures[:MAX_FAILURES]],
-        "results": {slug: _plain(_value(view[slug])) for slug in wanted(view) if view[slug].is_successful()},
+        "results": {slug: _simplify(_take_value(view[slug])) for slug in wanted(view) if view[slug].is_successful()},
     }
 
 
-def _task_data(state: State) -> dict[str, Any]:
+def _data_of_task(state: State) -> dict[str, Any]:
     counts = state.counts
     data: dict[str, Any] = {
         "state": state.name,
@@ -169,11 +169,11 @@ def _failure_data(name: str, state: State) -> dict[str, Any]:
     return data
 
 
-def _time(value: datetime | None) -> str | None:
+def _write_time(value: datetime | None) -> str | None:
     return value.isoformat() if value is not None else None
 
 
-def _plain(value: Any) -> Any:
+def _simplify(value: Any) -> Any:
     """The value in JSON's types; its repr where it has none."""
     from pydantic_core import to_jsonable_python
 

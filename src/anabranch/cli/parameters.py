@@ -207,7 +207,7 @@ def parsed_json(text: str) -> Any:
         With the position.
     """
     try:
-        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refused, parse_int=_bounded_int)
+        return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_int=_bounded_int)
     except json.JSONDecodeError as error:
         where = f"line {error.lineno}, column {error.colno}" if error.lineno > 1 else f"column {error.colno}"
         raise ValueError(f"{shortened(repr(text), MAX_SHOWN)} is not JSON: {error.msg} at {where}") from None
@@ -224,7 +224,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _refused(constant: str) -> Any:
+def _refuse_number(constant: str) -> Any:
     raise ValueError(f"{constant} is not JSON")
 
 

@@ -97,7 +97,7 @@ def show_schedule(*, name: str, number: int, pause: str | None) -> None:
             flows.pause(name, pause == "pause", now=moment_of(store))
             click.echo(f"{printable(name)}: {'paused' if pause == 'pause' else 'goes on'}")
             return
-        schedule = _schedule_of(name)
+        schedule = _find_schedule(name)
         if schedule is None:
             raise Problem(
                 f"flow {name!r} has no schedule; give it one: Flow(…, schedule=CronSchedule('0 6 * * *'))", USAGE
@@ -110,7 +110,7 @@ def show_schedule(*, name: str, number: int, pause: str | None) -> None:
             click.echo(f"{each.start_time:%Y-%m-%d %H:%M:%S %a %z}{values}")
 
 
-def _schedule_of(name: str) -> Any:
+def _find_schedule(name: str) -> Any:
     from anabranch.base.errors import FlowLoadError, FlowNotRegistered
     from anabranch.flows.loading import load_flow
     from anabranch.runs.registry.registration import registry
@@ -178,7 +178,7 @@ def backfill(
         store, flows, queue = registry()
         record = flows.get(name)
         zone = zone_of(timezone)
-        begin, until = _time("--from", start), _time("--to", end)
+        begin, until = _parse_time("--from", start), _parse_time("--to", end)
         if every is not None:
             times = times_between(begin, until, _step(every), zone=zone)
         else:
@@ -224,7 +224,7 @@ def backfill(
         click.echo(f"  {state}: {number:,}")
 
 
-def _time(option: str, text: str) -> datetime:
+def _parse_time(option: str, text: str) -> datetime:
     try:
         return datetime.fromisoformat(text)
     except ValueError:

@@ -53,7 +53,7 @@ def replay(
             given.take_pairs(pairs)
             named = {pair.partition("=")[0] for pair in pairs}
             values = {name: value for name, value in given.values(below={}).items() if name in named}
-            found = find_replay(run, task, flow=flow, parameters=values, inputs=_inputs(inputs))
+            found = find_replay(run, task, flow=flow, parameters=values, inputs=_parse_inputs(inputs))
         except (ReplayError, RunStoreError) as error:
             raise Problem(str(error), USAGE) from error
     state = found.state
@@ -75,13 +75,13 @@ def replay(
     except ReplayError as error:
         raise Problem(str(error), USAGE) from error
     except Exception as error:
-        for line in _lines(error):
+        for line in _write_traceback(error):
             click.echo(line, err=True)
         ctx.exit(RUN_FAILED)
     click.echo(f"{printable(found.name)} = {shortened(repr(value), MAX_VALUE)}")
 
 
-def _inputs(pairs: tuple[str, ...]) -> dict[str, object]:
+def _parse_inputs(pairs: tuple[str, ...]) -> dict[str, object]:
     found: dict[str, object] = {}
     for pair in pairs:
         name, equals, text = pair.partition("=")
@@ -94,7 +94,7 @@ def _inputs(pairs: tuple[str, ...]) -> dict[str, object]:
     return found
 
 
-def _lines(error: Exception) -> list[str]:
+def _write_traceback(error: Exception) -> list[str]:
     """The traceback, from the task's own frames on."""
     from anabranch.base.masking import mask
     from anabranch.base.where import is_library

@@ -107,7 +107,7 @@ def _registered(name: str) -> LoadedFlow | None:
     return load_registered(record)
 
 
-def check_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
+def check_task_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
     """Refuse names that are not tasks of the flow."""
     from anabranch.base.errors import listed, nearest
 
@@ -172,8 +172,8 @@ def run(
     assert place is not None
     keep_all = "all" in keep
     with exit_codes():
-        check_names(flow, () if keep_all else keep, "--keep")
-        check_names(flow, approve, "--approve")
+        check_task_names(flow, () if keep_all else keep, "--keep")
+        check_task_names(flow, approve, "--approve")
     if loaded.stopped is not None and not quiet:
         text = 'this line runs a flow, so loading stopped here; put it under `if __name__ == "__main__":`'
         click.echo(f"note: {printable(loaded.stopped)}: {text}", err=True)

@@ -74,7 +74,7 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
     with exit_codes():
         options, is_made_up = choose_options(_with_tokens(given), needs_token=not given["no_token"])
         service = Service(registry()[0], options)  # refuses before anything is registered
-        _register(files)
+        _register_files(files)
 
         def say(started: Service) -> None:
             for line in greet(options, started.port, is_made_up=is_made_up):
@@ -97,7 +97,7 @@ def _with_tokens(given: Mapping[str, Any]) -> dict[str, Any]:
     return {**{name: value for name, value in given.items() if name not in mine}, **tokens}
 
 
-def _register(files: tuple[str, ...]) -> None:
+def _register_files(files: tuple[str, ...]) -> None:
     """Register flows in a process of its own, so that a flow's file cannot harm the service."""
     import subprocess
 

@@ -113,7 +113,7 @@ class Session:
             if self.as_json:
                 around.enter_context(_prints_to_stderr())
             watch = around.enter_context(progress.observer(self.progress))
-            interrupts = around.enter_context(Interrupts(lambda name: _announce(watch, name)))
+            interrupts = around.enter_context(Interrupts(lambda name: _announce_cancel(watch, name)))
             waiting = around.enter_context(self._waiting())
             metrics = around.enter_context(self.metrics.around(self.flow.name))
             view = self._carry_out([waiting, self._first_line, watch, *metrics], interrupts)
@@ -227,7 +227,7 @@ def _tell_address(address: str) -> None:
     click.echo(f"live page: {address}", err=True)
 
 
-def _announce(watch: Progress, name: str) -> None:
+def _announce_cancel(watch: Progress, name: str) -> None:
     """Say that the run is being cancelled. Called in a signal handler, so it bypasses all streams."""
     text = f"{name}: cancelling; repeat to end at once"
     watch.notice = text

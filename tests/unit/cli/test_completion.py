@@ -15,7 +15,7 @@ from tests.needs import program
 
 from anabranch import Flow, task
 from anabranch.cli import anabranch as command
-from anabranch.cli.completion import SHELLS, flows_in
+from anabranch.cli.completion import SHELLS, find_flow_names
 from anabranch.testing import isolated_home
 
 FLOWS = """
@@ -97,7 +97,7 @@ def test_files_directories_and_registered_flows_are_completed(directory: Path) -
 def test_flows_of_a_file_are_completed_without_running_it(directory: Path) -> None:
     (directory / "etl.py").write_text(FLOWS)
 
-    assert flows_in(Path("etl.py")) == ["corpus", "other", "third"]
+    assert find_flow_names(Path("etl.py")) == ["corpus", "other", "third"]
     assert completed("anabranch run etl.py:") == ["corpus", "other", "third"]  # bash replaces what is behind the colon
     assert completed("anabranch validate etl.py:o") == ["other"]
     assert completed("anabranch run etl.py:corpus --js") == ["--json"]
