@@ -49,7 +49,7 @@ def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...],
             error.show()
             continue
         for record in records:
-            plan = f"; {printable(_bare(record.schedule_text))}" if record.schedule_text else ""
+            plan = f"; {printable(record.schedule_words)}" if record.schedule_text else ""
             click.echo(f"{printable(record.name)}: version {record.version}{plan}")
     if problem is not None:
         sys.exit(problem.exit_code)
@@ -72,14 +72,9 @@ def list_flows(*, project: str | None, as_json: bool) -> None:
         click.echo("no flows are registered; register some: anabranch register FILE", err=True)
     width = max((len(shortened(each.name, 40)) for each in found), default=0)
     for each in found:
-        state = "paused" if each.paused else _bare(each.schedule_text)
+        state = "paused" if each.paused else each.schedule_words
         line = f"{shortened(each.name, 40):{width}}  version {each.version:<3}  {shortened(state, 80)}"
         click.echo(line.rstrip())
-
-
-def _bare(text: str) -> str:
-    """A schedule in words, without the mark by which changes are told."""
-    return re.sub(r" \[[0-9a-f]{8}\]$", "", text)
 
 
 @click.command("schedule", short_help="Show when a flow runs next; pause its schedule.")
@@ -89,12 +84,12 @@ def _bare(text: str) -> str:
 @click.option("--go-on", "pause", flag_value="go-on", help="End the pause.")
 def show_schedule(*, name: str, number: int, pause: str | None) -> None:
     """Print the next times at which a flow runs; the flow is registered, or in a file."""
-    from anabranch.runs.registry.registration import moment_of, registry
+    from anabranch.runs.registry.registration import read_clock, registry
 
     with exit_codes():
         if pause is not None:
             store, flows, _ = registry()
-            flows.pause(name, pause == "pause", now=moment_of(store))
+            flows.pause(name, pause == "pause", now=read_clock(store))
             click.echo(f"{printable(name)}: {'paused' if pause == 'pause' else 'goes on'}")
             return
         schedule = _find_schedule(name)
@@ -170,7 +165,7 @@ def backfill(
     A backfill can be repeated: a run that was asked for before does not run twice.
     """
     from anabranch.runs.registry.backfill import slots_for, times_between
-    from anabranch.runs.registry.registration import moment_of, registry
+    from anabranch.runs.registry.registration import read_clock, registry
     from anabranch.runs.store.slots import Slot
     from anabranch.schedules.zones import zone_of
 
@@ -195,7 +190,7 @@ def backfill(
             for slot in slots:
                 click.echo(f"{slot.run_id}  {slot.due:%Y-%m-%d %H:%M:%S %z}  {json.dumps(slot.parameters)}")
             return
-        now = moment_of(store)
+        now = read_clock(store)
         added = queue.add(slots, now=now) if slots else []
         continued = 0
         if again and slots:

@@ -14,9 +14,9 @@ from datetime import timedelta
 
 from anabranch.base.errors import RunStoreError, ServiceError
 from anabranch.monitoring.metrics_export import metrics_route
-from anabranch.runs.registry.registration import moment_of
+from anabranch.runs.registry.registration import read_clock
 from anabranch.runs.store.flows import FlowTable
-from anabranch.runs.store.relational import RelationalRunStore, this_process
+from anabranch.runs.store.relational import RelationalRunStore, name_process
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.service.metering import Meter
 from anabranch.service.web.actions import Actions
@@ -93,7 +93,7 @@ class Service:
         self._wake = threading.Event()
         self._over = threading.Event()
         self._turned = time.monotonic()
-        self._meter = Meter(SlotQueue(store.database), FlowTable(store.database), lambda: moment_of(store))
+        self._meter = Meter(SlotQueue(store.database), FlowTable(store.database), lambda: read_clock(store))
         self._processes = Processes(
             self._wake.set,
             most=options.capacity,
@@ -103,9 +103,9 @@ class Service:
         self._dispatcher = Dispatcher(
             store,
             self._processes,
-            owner=this_process(),
+            owner=name_process(),
             capacity=options.capacity,
-            clock=lambda: moment_of(store),
+            clock=lambda: read_clock(store),
             on_given_up=lambda slot: self._meter.note_end(slot.flow_name, slot.state),
         )
         hosts = (*LOOPBACK, options.address, *options.hosts)

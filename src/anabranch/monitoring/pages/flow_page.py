@@ -13,7 +13,6 @@ from bokeh.plotting import figure
 from anabranch.base.errors import AnabranchError, FlowNotRegistered, RunStoreError
 from anabranch.base.states import Cancelled
 from anabranch.base.texts import seconds
-from anabranch.monitoring.pages.flows_page import bare
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.looks import FAINT, FONT, LINE, disarm, look_of_code, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
@@ -38,7 +37,7 @@ def registration(flow: FlowRecord, now: datetime | None = None) -> str:
     """
     facts = [("version", f"{flow.version:,}" + (f" (registered {_render_time(flow.changed)})" if flow.changed else ""))]
     if flow.schedule_text:
-        facts.append(("schedule", bare(flow.schedule_text) + (", which rests" if flow.paused else "")))
+        facts.append(("schedule", flow.schedule_words + (", which rests" if flow.paused else "")))
         facts.append(("next", _next(flow, now or datetime.now(UTC))))
     if flow.overlap != "allow":
         facts.append(("overlap", flow.overlap))

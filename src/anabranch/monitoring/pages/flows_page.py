@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from urllib.parse import quote
 
 from bokeh.models import Button, Column, Div, Row, TextInput
@@ -66,11 +65,6 @@ class FlowsPage:
         self._after.disabled = self._offset + PAGE >= len(found)
 
 
-def bare(text: str) -> str:
-    """A schedule in words, without the mark by which changes are told."""
-    return re.sub(r" \[[0-9a-f]{8}\]$", "", text)
-
-
 def _text_to_search(flow: FlowRecord) -> str:
     return "\n".join((flow.name, flow.project, *flow.labels)).lower()
 
@@ -82,7 +76,7 @@ def _render_flows(flows: list[FlowRecord], count: int) -> str:
         f'<tr><td><a href="flow?name={quote(each.name, safe="")}">{safe(each.name, 80)}</a></td>'
         f"<td>{safe(each.project, 60)}</td><td>{safe(', '.join(each.labels), 80)}</td>"
         f'<td class="n">{each.version}</td>'
-        f"<td>{'rests' if each.paused else safe(bare(each.schedule_text), 120)}</td></tr>"
+        f"<td>{'rests' if each.paused else safe(each.schedule_words, 120)}</td></tr>"
         for each in flows
     )
     return (

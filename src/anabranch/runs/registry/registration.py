@@ -23,7 +23,7 @@ from anabranch.definition.frozen import FrozenGraph
 from anabranch.definition.parameter import Parameter
 from anabranch.runs.parameters import is_secret, resolve_parameters
 from anabranch.runs.registry.flow_storage import FlowStorage
-from anabranch.runs.registry.seal import packed, seal_of, sealed_code
+from anabranch.runs.registry.seal import pack_schedule, seal_record, sealed_code
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.relational import RelationalRunStore
@@ -102,7 +102,7 @@ def record_of(
     schedule = None
     if isinstance(flow.schedule, Schedule):
         try:
-            schedule = packed(flow.schedule, flow.name)
+            schedule = pack_schedule(flow.schedule, flow.name)
         except Exception as error:  # a filter may hold anything
             problems.append(f"its schedule cannot be pickled: {type(error).__name__}: {error}")
     if problems:
@@ -131,7 +131,7 @@ def record_of(
         max_runs=flow.max_runs,
         labels=labels,
     )
-    return replace(record, seal=seal_of(record))
+    return replace(record, seal=seal_record(record))
 
 
 def _schedule_text(schedule: object, pickled: bytes | None) -> str:
@@ -144,10 +144,10 @@ def _schedule_text(schedule: object, pickled: bytes | None) -> str:
 def put(record: FlowRecord) -> FlowRecord:
     """Register a flow; the version it has now is in what is given back."""
     store, flows, _ = registry()
-    return flows.put(record, now=moment_of(store))
+    return flows.put(record, now=read_clock(store))
 
 
-def moment_of(store: RelationalRunStore) -> datetime:
+def read_clock(store: RelationalRunStore) -> datetime:
     """What the clock says that all services go by."""
     return datetime.fromtimestamp(store.database.now() / 1e6, UTC)
 
@@ -172,7 +172,7 @@ def _schedule_problems(flow: Registrable) -> list[str]:
         ]
         try:
             resolve_parameters(flow.name, flow.parameters, clock.parameter_defaults)
-            as_json(clock.parameter_defaults)
+            jsonify(clock.parameter_defaults)
         except ParameterError as error:
             problems += [f"{where}: {problem}" for problem in error.problems]
         except ValueError as error:
@@ -191,7 +191,7 @@ def _max_runs_problems(most: object) -> list[str]:
     return [f"max_runs: expected a number of runs, 1 or more, found {short(most)}"]
 
 
-def as_json(parameters: Any) -> dict[str, Any]:
+def jsonify(parameters: Any) -> dict[str, Any]:
     """Values of parameters as JSON has them: dates and times as texts.
 
     Raises
@@ -244,7 +244,7 @@ def _schema(parameter: Parameter) -> dict[str, Any]:
         schema["writeOnly"] = True
     elif not parameter.required:
         try:
-            schema["default"] = as_json({"value": parameter.default_value})["value"]
+            schema["default"] = jsonify({"value": parameter.default_value})["value"]
         except (TypeError, ValueError):
             schema["description"] = f"default: {short(parameter.default_value)}"
     return schema

@@ -26,7 +26,7 @@ _DIGITS = 64
 _CURE = "register it again, with the key (service.key)"
 
 
-def seal_of(record: FlowRecord) -> str:
+def seal_record(record: FlowRecord) -> str:
     """The seal of where a flow's code is, and of the code that is in the registry; empty where there is no key."""
     code = hashlib.sha256(record.code).hexdigest() if record.code is not None else ""
     return _mac("flow", record.name, json.dumps([record.source, record.storage, code]).encode())
@@ -40,12 +40,12 @@ def check_seal(record: FlowRecord) -> None:
     SealError
         There is a key, and the seal is none of it.
     """
-    if config.service.key and not hmac.compare_digest(record.seal.encode(), seal_of(record).encode()):
+    if config.service.key and not hmac.compare_digest(record.seal.encode(), seal_record(record).encode()):
         found = "another key's seal, or was changed since" if record.seal else "no seal"
         raise SealError(f"flow {record.name!r} has {found}; {_CURE}")
 
 
-def packed(schedule: Schedule, name: str) -> bytes:
+def pack_schedule(schedule: Schedule, name: str) -> bytes:
     """A schedule as the registry keeps it: JSON if that can say it, else a pickle.
 
     Raises

@@ -6,6 +6,7 @@ Graphs and schemas are JSON, code is pickled, schedules are one or the other: no
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -51,6 +52,11 @@ class FlowRecord:
     seal: str = field(default="", repr=False)
     """Proof that who registered its code had the key; empty if there was none."""
 
+    @property
+    def schedule_words(self) -> str:
+        """`schedule_text` without the mark by which changes are told."""
+        return re.sub(r" \[[0-9a-f]{8}\]$", "", self.schedule_text)
+
     def secrets_among(self, names: Iterable[str]) -> list[str]:
         """Which of these parameters are secret: their values must not wait in the database."""
         known = self.parameters.get("properties", {})
@@ -86,7 +92,7 @@ class FlowTable:
         def act(transaction: Transaction) -> FlowRecord:
             lock = self._database.lock_clause
             found = transaction.fetch(f"{FLOWS.select('flow_name = ?')}{lock}", (record.name,))
-            before = _record(found[0]) if found else None
+            before = _read_record(found[0]) if found else None
             version, since, paused = 1, now, record.paused
             if before is not None:
                 version = before.version + (before.fingerprint != record.fingerprint)
@@ -96,7 +102,7 @@ class FlowTable:
             new = replace(record, version=version, paused=paused, scheduled_until=since)
             changed = max(moment, to_microseconds(before.changed) + 1 if before and before.changed else 0)
             new = replace(new, changed=from_microseconds(changed))
-            transaction.execute(FLOWS.upsert(), _row(new))
+            transaction.execute(FLOWS.upsert(), _flow_row(new))
             return new
 
         return self._database.write(act, durable=True)
@@ -114,7 +120,7 @@ class FlowTable:
             found = transaction.fetch(FLOWS.select("flow_name = ?"), (to_text(name),))
             if not found:
                 raise _not_registered(name, transaction)
-            return _record(found[0])
+            return _read_record(found[0])
 
         return self._database.read(act)
 
@@ -231,7 +237,7 @@ def _not_registered(name: str, transaction: Transaction) -> FlowNotRegistered:
     return FlowNotRegistered(f"the registry has no flow {name!r}{nearest(name, known)}; {has}")
 
 
-def _row(record: FlowRecord) -> tuple[Any, ...]:
+def _flow_row(record: FlowRecord) -> tuple[Any, ...]:
     return (
         to_text(record.name),
         to_text(record.project),
@@ -254,7 +260,7 @@ def _row(record: FlowRecord) -> tuple[Any, ...]:
     )
 
 
-def _record(row: Sequence[Any]) -> FlowRecord:
+def _read_record(row: Sequence[Any]) -> FlowRecord:
     values = dict(zip(FLOWS.columns, row, strict=True))
     light = _light([values[column] for column in _LIGHT])
     return replace(light, code=values["code"], graph=json.loads(values["graph"]))

@@ -40,7 +40,7 @@ def open_store(backend: str | None = None, *, read_only: bool = False) -> RunSto
     if backend == "local" or kind == "sqlite":
         from anabranch.runs.store.sqlite import SQLiteRunStore
 
-        return SQLiteRunStore(default_path() if backend == "local" else _path_of(backend), read_only=read_only)
+        return SQLiteRunStore(default_path() if backend == "local" else _find_path(backend), read_only=read_only)
     if kind == "memory":
         from anabranch.runs.store.sqlite import InMemoryRunStore
 
@@ -66,7 +66,7 @@ def default_path() -> Path:
     return data_directory() / "runs.db"
 
 
-def _path_of(url: str) -> str:
+def _find_path(url: str) -> str:
     """The file that a ``sqlite:`` URL names, after three slashes."""
     _, found, path = url.partition(":///")
     if not found or not path or path == ":memory:":

@@ -99,7 +99,7 @@ class PermitTable:
                 transaction.execute_many(statement, sorted(gone))
             lease_until = moment + round(lease_s * 1e6)
             mine = [each for each in alive if each.token == holder.token]
-            rows = _rows(holder, claim, verdict, mine, seen=moment, lease_until=lease_until)
+            rows = _rows_to_write(holder, claim, verdict, mine, seen=moment, lease_until=lease_until)
             if rows:
                 transaction.execute_many(PERMITS.insert(), rows)
             others = tuple(each for each in alive if each.token != holder.token)
@@ -197,7 +197,7 @@ def _permit(row: Sequence[Any]) -> Permit:
     return Permit(**{**values, "bundle": tuple(json.loads(values["bundle"]))})
 
 
-def _rows(
+def _rows_to_write(
     holder: Holder, claim: Claim, verdict: Verdict, mine: Iterable[Permit], *, seen: int, lease_until: int
 ) -> list[tuple[Any, ...]]:
     """Rows of what a driver holds and waits for now."""
@@ -215,10 +215,10 @@ def _rows(
         for bundle, (wanted, ticket) in verdict.waiting.items()
         for name in bundle
     ]
-    return [_row(each) for each in (*held, *waiting)]
+    return [_permit_row(each) for each in (*held, *waiting)]
 
 
-def _row(permit: Permit) -> tuple[Any, ...]:
+def _permit_row(permit: Permit) -> tuple[Any, ...]:
     return (
         permit.name,
         permit.token,

@@ -76,7 +76,7 @@ class PostgreSQLRunStore(RelationalRunStore):
         super().__init__(_PostgreSQL(url, read_only=read_only, patience_s=patience_s), lease_s=lease_s)
 
 
-class _Transaction:
+class _Psycopg:
     """What is done within a transaction, by psycopg."""
 
     def __init__(self, connection: psycopg.Connection) -> None:
@@ -126,16 +126,16 @@ class _PostgreSQL:
         self._known_time: tuple[int, int] | None = None
         """A time of the steady clock, and the server's time then in microseconds."""
 
-    def write(self, act: Callable[[_Transaction], T], *, durable: bool = False) -> T:
+    def write(self, act: Callable[[_Psycopg], T], *, durable: bool = False) -> T:
         # `durable` changes nothing: every commit here is on the server's disk before it is answered.
         if self._read_only:
             raise RunStoreError(f"the run store {self._location} was opened for reading only")
         return self._patiently(act)
 
-    def read(self, act: Callable[[_Transaction], T]) -> T:
+    def read(self, act: Callable[[_Psycopg], T]) -> T:
         return self._patiently(act)
 
-    def _patiently(self, act: Callable[[_Transaction], T]) -> T:
+    def _patiently(self, act: Callable[[_Psycopg], T]) -> T:
         """Do something in a transaction; once more, where the server went away or its answer was lost."""
         deadline = time.monotonic() + self._patience_s
         pause_s = 0.02
@@ -143,8 +143,8 @@ class _PostgreSQL:
             try:
                 with self._connections.one() as connection:
                     if not self._ready:
-                        self._prepare(_Transaction(connection))
-                    value = act(_Transaction(connection))
+                        self._prepare(_Psycopg(connection))
+                    value = act(_Psycopg(connection))
                     connection.commit()
                 self._ready = True
                 return value
@@ -194,7 +194,7 @@ class _PostgreSQL:
 
     # Opening ----------------------------------------------------------------------------------------------------------
 
-    def _prepare(self, transaction: _Transaction) -> None:
+    def _prepare(self, transaction: _Psycopg) -> None:
         """Find the tables, or make them; in the caller's transaction, so all or nothing."""
         encoding = transaction.fetch("SHOW server_encoding")[0][0]
         if encoding != "UTF8":
@@ -226,7 +226,7 @@ class _PostgreSQL:
             transaction.execute("DELETE FROM anabranch_schema")
             transaction.execute("INSERT INTO anabranch_schema VALUES (?)", (VERSION,))
 
-    def _version(self, transaction: _Transaction) -> int:
+    def _version(self, transaction: _Psycopg) -> int:
         if not _has(transaction, "anabranch_schema"):
             return 0
         found = transaction.fetch("SELECT version FROM anabranch_schema")
@@ -267,7 +267,7 @@ def _steady_ns() -> int:
     return time.clock_gettime_ns(_STEADY)
 
 
-def _has(transaction: _Transaction, name: str) -> bool:
+def _has(transaction: _Psycopg, name: str) -> bool:
     """Whether there is a table of that name, now: to_regclass() remembers what was so before one waited for a lock."""
     found = transaction.fetch("SELECT 1 FROM pg_class WHERE relname = ? AND pg_table_is_visible(oid)", (name,))
     return bool(found)

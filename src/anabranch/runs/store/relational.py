@@ -38,13 +38,13 @@ from anabranch.runs.store.records import (
 from anabranch.runs.store.rows import (
     Row,
     changes_of,
-    chunk_of,
     details_row,
-    element_of,
-    log_of,
+    read_chunk,
+    read_element,
+    read_log,
+    read_task_run,
     run_of,
     run_row,
-    task_run_of,
 )
 from anabranch.runs.store.schema import CHUNKS, DETAILS, ELEMENTS, LOGS, RUNS, TABLES, TASK_RUNS
 
@@ -158,7 +158,7 @@ class RelationalRunStore:
 
     def create_run(self, record: RunRecord, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Record a run that begins, and hold it; raises `RunExists` if there is one with this id."""
-        held = Ownership(to_text(record.run_id), to_text(owner or this_process()), 1, token_hex(12))
+        held = Ownership(to_text(record.run_id), to_text(owner or name_process()), 1, token_hex(12))
         row = run_row(record, held, _here(now), self._until(self._moment(now)))
         details = details_row(held.run_id, record.details or RunDetails())
 
@@ -176,7 +176,7 @@ class RelationalRunStore:
 
     def take_over(self, run_id: str, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Hold a run that nobody holds; raises `RunHeld` otherwise, and `RunNotFound`."""
-        taker, token, moment = to_text(owner or this_process()), token_hex(12), self._moment(now)
+        taker, token, moment = to_text(owner or name_process()), token_hex(12), self._moment(now)
 
         def act(transaction: Transaction) -> Ownership:
             found = transaction.fetch(_HOLDER, (run_id,))
@@ -186,7 +186,7 @@ class RelationalRunStore:
             taking = (taker, token, _here(now), self._until(moment), run_id, epoch, moment)
             if found[0][1] != token:
                 if not transaction.execute(_TAKE, taking):
-                    raise _held(run_id, transaction.fetch(_HOLDER, (run_id,)))
+                    raise _sort_held(run_id, transaction.fetch(_HOLDER, (run_id,)))
                 epoch += 1
             return Ownership(run_id, taker, epoch, token)
 
@@ -217,7 +217,7 @@ class RelationalRunStore:
         epoch, token, owner, held_since, _ = found[0]
         if (epoch, token) != (ownership.epoch, ownership.token):
             raise StaleOwner(
-                f"run {ownership.run_id} was taken over by {owner} at {_shown(held_since)}; "
+                f"run {ownership.run_id} was taken over by {owner} at {_render_moment(held_since)}; "
                 f"{ownership.owner} must not write to it any more"
             )
 
@@ -287,18 +287,18 @@ class RelationalRunStore:
     def task_runs(self, run_id: str) -> list[TaskRunRow]:
         """Task runs in the order of their start; those that have not begun come last."""
         statement = TASK_RUNS.select("run_id = ? ORDER BY started IS NULL, started, slug")
-        return [task_run_of(row) for row in self._fetch(statement, (run_id,))]
+        return [read_task_run(row) for row in self._fetch(statement, (run_id,))]
 
     def chunks(self, run_id: str, slug: str) -> list[ChunkRow]:
         """Chunks of a map by serial number: what a later one says of an element holds."""
         statement = CHUNKS.select("run_id = ? AND slug = ? ORDER BY serial")
-        return [chunk_of(row) for row in self._fetch(statement, (run_id, slug))]
+        return [read_chunk(row) for row in self._fetch(statement, (run_id, slug))]
 
     def elements(self, run_id: str, slug: str | None = None) -> list[ElementRow]:
         """Elements that have a row of their own, by slug and index."""
         where, parameters = ("run_id = ?", (run_id,)) if slug is None else ("run_id = ? AND slug = ?", (run_id, slug))
         rows = self._fetch(ELEMENTS.select(f"{where} ORDER BY slug, element"), parameters)
-        return [element_of(row) for row in rows]
+        return [read_element(row) for row in rows]
 
     def logs(
         self,
@@ -326,9 +326,9 @@ class RelationalRunStore:
             conditions.append("epoch = ? AND serial > ?")
             parameters += after
             order = "ORDER BY serial LIMIT ? OFFSET ?"
-        parameters += [_ALL if limit is None else _counted("limit", limit), _counted("offset", offset)]
+        parameters += [_ALL if limit is None else _check_number("limit", limit), _check_number("offset", offset)]
         rows = self._fetch(f"{LOGS.select(' AND '.join(conditions))} {order}", parameters)
-        return [log_of(row) for row in rows]
+        return [read_log(row) for row in rows]
 
     def _fetch(self, statement: str, parameters: Row) -> list[Any]:
         return self._database.read(lambda transaction: transaction.fetch(statement, parameters))
@@ -341,7 +341,7 @@ class RelationalRunStore:
         """Delete runs that nobody holds: those from before a time, but never the newest so many of a flow."""
         if older_than is None and keep_last is None:
             raise RunQueryError("prune needs older_than=, keep_last= or both: without them every run would be deleted")
-        keep, moment = _counted("keep_last", keep_last or 0), self._moment(now)
+        keep, moment = _check_number("keep_last", keep_last or 0), self._moment(now)
         statement = (
             f"SELECT run_id, flow_name, started FROM {RUNS.name} "
             "WHERE started < ? AND (lease_until IS NULL OR lease_until <= ?) ORDER BY started, run_id"
@@ -368,7 +368,7 @@ class RelationalRunStore:
             if not found:
                 raise _not_found(run_id)
             if found[0][4] is not None and found[0][4] > moment:
-                raise _held(run_id, found)
+                raise _sort_held(run_id, found)
             for table in TABLES:
                 transaction.execute(f"DELETE FROM {table.name} WHERE run_id = ?", (run_id,))
 
@@ -408,7 +408,7 @@ _ALL = 2**62
 """More than any number of rows, and later than any time, that a store has."""
 
 
-def this_process() -> str:
+def name_process() -> str:
     """``host:pid``, by which a person can find this process."""
     return f"{socket.gethostname()}:{os.getpid()}"
 
@@ -418,11 +418,11 @@ def _here(now: datetime | None) -> int:
     return to_microseconds(now or datetime.now(UTC))
 
 
-def _shown(moment: int) -> str:
+def _render_moment(moment: int) -> str:
     return f"{from_microseconds(moment):%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _counted(name: str, value: int) -> int:
+def _check_number(name: str, value: int) -> int:
     if value < 0:
         raise RunQueryError(f"{name}: expected zero or more, found {value}")
     return value
@@ -432,11 +432,11 @@ def _not_found(run_id: str) -> RunNotFound:
     return RunNotFound(f"the run store has no run {run_id!r}")
 
 
-def _held(run_id: str, found: Sequence[Row]) -> RunHeld:
+def _sort_held(run_id: str, found: Sequence[Row]) -> RunHeld:
     if not found:
         return RunHeld(f"run {run_id} was deleted a moment ago")
     _, _, owner, held_since, _ = found[0]
-    return RunHeld(f"run {run_id} is held by {owner} since {_shown(held_since)}")
+    return RunHeld(f"run {run_id} is held by {owner} since {_render_moment(held_since)}")
 
 
 def _listing(query: RunQuery, moment: int) -> tuple[str, list[Any]]:
@@ -466,7 +466,7 @@ def _listing(query: RunQuery, moment: int) -> tuple[str, list[Any]]:
     order = f"{_ORDER[field]} {direction}, run_id {direction}"
     if field == "end":  # databases differ in where they put NULL
         order = f"ended IS NULL, {order}"
-    parameters += [_counted("limit", query.limit), _counted("offset", query.offset)]
+    parameters += [_check_number("limit", query.limit), _check_number("offset", query.offset)]
     return f"{RUNS.select(' AND '.join(conditions))} ORDER BY {order} LIMIT ? OFFSET ?", parameters
 
 

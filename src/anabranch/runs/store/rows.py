@@ -75,13 +75,13 @@ def changes_of(ownership: Ownership, batch: Batch) -> Iterator[tuple[str, list[R
     """Statements that write a batch, with their rows."""
     run_id = ownership.run_id
     if batch.task_runs:
-        yield _PUT_TASK_RUN, [_task_run_row(run_id, each) for each in batch.task_runs]
+        yield _PUT_TASK_RUN, [_write_task_run(run_id, each) for each in batch.task_runs]
     if batch.chunks:
-        yield _PUT_CHUNK, [_chunk_row(run_id, each) for each in batch.chunks]
+        yield _PUT_CHUNK, [_write_chunk(run_id, each) for each in batch.chunks]
     if batch.elements:
-        yield _PUT_ELEMENT, [_element_row(run_id, each) for each in batch.elements]
+        yield _PUT_ELEMENT, [_write_element(run_id, each) for each in batch.elements]
     if batch.logs:
-        yield _PUT_LOG, [_log_row(run_id, ownership.epoch, each) for each in batch.logs]
+        yield _PUT_LOG, [_write_log(run_id, ownership.epoch, each) for each in batch.logs]
 
 
 _PUT_TASK_RUN, _PUT_CHUNK, _PUT_ELEMENT, _PUT_LOG = (
@@ -92,7 +92,7 @@ _PUT_TASK_RUN, _PUT_CHUNK, _PUT_ELEMENT, _PUT_LOG = (
 )
 
 
-def _task_run_row(run_id: str, row: TaskRunRow) -> Row:
+def _write_task_run(run_id: str, row: TaskRunRow) -> Row:
     return (
         run_id,
         to_text(row.slug),
@@ -113,7 +113,7 @@ def _task_run_row(run_id: str, row: TaskRunRow) -> Row:
     )
 
 
-def _chunk_row(run_id: str, row: ChunkRow) -> Row:
+def _write_chunk(run_id: str, row: ChunkRow) -> Row:
     if len(row.codes) != len(row.indices):
         raise ValueError(f"chunk {row.serial} of {row.slug}: {len(row.indices)} indices, but {len(row.codes)} codes")
     return (
@@ -130,7 +130,7 @@ def _chunk_row(run_id: str, row: ChunkRow) -> Row:
     )
 
 
-def _element_row(run_id: str, row: ElementRow) -> Row:
+def _write_element(run_id: str, row: ElementRow) -> Row:
     return (
         run_id,
         to_text(row.slug),
@@ -143,7 +143,7 @@ def _element_row(run_id: str, row: ElementRow) -> Row:
     )
 
 
-def _log_row(run_id: str, epoch: int, row: LogRow) -> Row:
+def _write_log(run_id: str, epoch: int, row: LogRow) -> Row:
     return (
         run_id,
         epoch,
@@ -176,7 +176,7 @@ def run_of(row: Row, moment: int, details: Row | None = None) -> RunRecord:
         end=from_microseconds(ended),
         parent_run_id=parent,
         labels=from_json(labels),
-        details=None if details is None else _details(details),
+        details=None if details is None else _read_details(details),
         owner=owner,
         epoch=epoch,
         held_since=from_microseconds(held),
@@ -184,12 +184,12 @@ def run_of(row: Row, moment: int, details: Row | None = None) -> RunRecord:
     )
 
 
-def _details(row: Row) -> RunDetails:
+def _read_details(row: Row) -> RunDetails:
     _, parameters, pickled, code, versions, plan = row
     return RunDetails(from_json(parameters), pickled, from_json(code), from_json(versions), plan)
 
 
-def task_run_of(row: Row) -> TaskRunRow:
+def read_task_run(row: Row) -> TaskRunRow:
     """A task run."""
     _, slug, name, state, code, attempt, loop_count, started, ended, *rest = row
     return TaskRunRow(
@@ -197,7 +197,7 @@ def task_run_of(row: Row) -> TaskRunRow:
     )
 
 
-def chunk_of(row: Row) -> ChunkRow:
+def read_chunk(row: Row) -> ChunkRow:
     """A chunk; raises `RunStoreDamaged` where its bytes do not decode."""
     _, slug, serial, packed, codes, values, result, worker, started, seconds = row
     indices = decode_indices(packed)
@@ -214,13 +214,13 @@ def chunk_of(row: Row) -> ChunkRow:
     )
 
 
-def element_of(row: Row) -> ElementRow:
+def read_element(row: Row) -> ElementRow:
     """An element."""
     _, slug, element, code, attempt, due, message, failure = row
     return ElementRow(slug, element, code, attempt, from_microseconds(due), message, failure)
 
 
-def log_of(row: Row) -> LogRow:
+def read_log(row: Row) -> LogRow:
     """A log line."""
     _, _, serial, logged, level, line, slug, element, attempt, worker = row
     return LogRow(serial, from_microseconds(logged), level, line, slug, element, attempt, worker)

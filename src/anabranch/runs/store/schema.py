@@ -44,42 +44,42 @@ class Table:
         )
 
 
-def _table(name: str, key: str, rest: str) -> Table:
+def _define(name: str, key: str, rest: str) -> Table:
     keys = tuple(key.split())
     return Table(f"anabranch_{name}", keys, (*keys, *rest.split()))
 
 
-RUNS = _table(
+RUNS = _define(
     "runs",
     "run_id",
     "flow_name flow_version state message started ended parent_run_id labels owner epoch token held_since lease_until",
 )
 # Apart from the runs, since a database writes a row anew as a whole each time a lease is renewed.
-DETAILS = _table("run_details", "run_id", "parameters parameters_pickle code versions plan")
-TASK_RUNS = _table(
+DETAILS = _define("run_details", "run_id", "parameters parameters_pickle code versions plan")
+TASK_RUNS = _define(
     "task_runs",
     "run_id slug",
     "task_name state code attempt loop_count started ended worker message failure value result fingerprint width",
 )
-CHUNKS = _table("chunks", "run_id slug serial", "indices codes element_values result worker started seconds")
-ELEMENTS = _table("elements", "run_id slug element", "code attempt due message failure")
-LOGS = _table("logs", "run_id epoch serial", "logged level line slug element attempt worker")
+CHUNKS = _define("chunks", "run_id slug serial", "indices codes element_values result worker started seconds")
+ELEMENTS = _define("elements", "run_id slug element", "code attempt due message failure")
+LOGS = _define("logs", "run_id epoch serial", "logged level line slug element attempt worker")
 TABLES = (RUNS, DETAILS, TASK_RUNS, CHUNKS, ELEMENTS, LOGS)
 """Tables of runs; all begin with the run's id."""
-FLOWS = _table(
+FLOWS = _define(
     "flows",
     "flow_name",
     "project version fingerprint source code storage graph parameters schedule schedule_text overlap max_runs labels "
     "paused changed scheduled_until seal",
 )
-SLOTS = _table(
+SLOTS = _define(
     "slots",
     "run_id",
     "flow_name due ready parameters labels origin grp grp_most approve state message cancel owner token run_epoch "
     "tries lease_until created started ended",
 )
-LIMITS = _table("limits", "name", "fixed")
-PERMITS = _table(
+LIMITS = _define("limits", "name", "fixed")
+PERMITS = _define(
     "permits",
     "name token bundle",
     "run_id flow_name owner most held wanted ticket seen lease_until",

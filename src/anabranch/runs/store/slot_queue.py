@@ -291,7 +291,7 @@ class SlotQueue:
 
         def act(transaction: Transaction) -> list[Slot]:
             rows = transaction.fetch(f"{_EXPIRED}{lock}", (moment, most))
-            return [slot for row in rows if (slot := _settle(transaction, row, moment, is_dead=False)) is not None]
+            return [slot for row in rows if (slot := _settle_dead(transaction, row, moment, is_dead=False)) is not None]
 
         return self._database.write(act)
 
@@ -302,7 +302,7 @@ class SlotQueue:
 
         def act(transaction: Transaction) -> Slot | None:
             found = transaction.fetch(_OWN, (slot.run_id, slot.token))
-            return _settle(transaction, found[0], moment, is_dead=True, why=why) if found else None
+            return _settle_dead(transaction, found[0], moment, is_dead=True, why=why) if found else None
 
         return self._database.write(act)
 
@@ -398,7 +398,7 @@ class SlotQueue:
         return self._database.write(lambda transaction: transaction.execute(statement, (to_microseconds(before),)))
 
 
-def _settle(
+def _settle_dead(
     transaction: Transaction, row: Sequence[Any], moment: int, *, is_dead: bool, why: str = "its process died"
 ) -> Slot | None:
     """Decide what becomes of a slot whose process died, or may have; gives it if it is given up."""

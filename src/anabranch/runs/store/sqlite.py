@@ -81,7 +81,7 @@ class InMemoryRunStore(RelationalRunStore):
         super().__init__(_Memory(), lease_s=lease_s)
 
 
-class _Transaction:
+class _Sqlite:
     """What is done within a transaction, by sqlite3."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
@@ -100,11 +100,11 @@ class _Transaction:
         return self._connection.execute(statement, parameters).fetchall()
 
 
-def _within(connection: sqlite3.Connection, begin: str, act: Callable[[_Transaction], T]) -> T:
+def _within(connection: sqlite3.Connection, begin: str, act: Callable[[_Sqlite], T]) -> T:
     """Do something in a transaction, all or nothing."""
     try:
         connection.execute(begin)
-        value = act(_Transaction(connection))
+        value = act(_Sqlite(connection))
         connection.execute("COMMIT")
     except BaseException:
         if connection.in_transaction:  # not so after a full disk: SQLite has rolled back by itself
@@ -137,7 +137,7 @@ class _SQLite:
 
     # Transactions -----------------------------------------------------------------------------------------------------
 
-    def write(self, act: Callable[[_Transaction], T], *, durable: bool = False) -> T:
+    def write(self, act: Callable[[_Sqlite], T], *, durable: bool = False) -> T:
         if self._read_only:
             raise RunStoreError(f"the run store {self._path} was opened for reading only")
         with self._lock, self._explaining("write to"):
@@ -152,7 +152,7 @@ class _SQLite:
                 if durable:
                     connection.execute("PRAGMA synchronous = NORMAL")
 
-    def read(self, act: Callable[[_Transaction], T]) -> T:
+    def read(self, act: Callable[[_Sqlite], T]) -> T:
         with self._lock, self._explaining("read"):
             return _within(self._open(), "BEGIN", act)
 
@@ -213,7 +213,7 @@ class _SQLite:
     def _connect(self) -> sqlite3.Connection:
         with _OPENING:
             connection = self._connected_to_store()
-            found = _identity(self._path)
+            found = _identify(self._path)
             self._use = (os.getpid(), *found) if found is not None else None
             if self._use is not None:
                 _IN_USE[self._use] += 1
@@ -221,7 +221,7 @@ class _SQLite:
 
     def _is_in_use(self) -> bool:
         """Whether this process has it open, and so knows what it is."""
-        found = _identity(self._path)
+        found = _identify(self._path)
         return found is not None and _IN_USE[os.getpid(), *found] > 0
 
     def _connected_to_store(self) -> sqlite3.Connection:
@@ -308,7 +308,7 @@ class _SQLite:
     def _make_tables(self, connection: sqlite3.Connection) -> None:
         connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # so that pruning gives space back; only a new file can
 
-        def make(transaction: _Transaction) -> None:
+        def make(transaction: _Sqlite) -> None:
             if transaction.fetch("SELECT 1 FROM sqlite_master LIMIT 1"):
                 return  # another process was first
             for statement in statements(SQLITE):
@@ -336,7 +336,7 @@ class _SQLite:
         connection.execute("PRAGMA synchronous = NORMAL")
         if version < VERSION:
             _within(connection, "BEGIN IMMEDIATE", self._upgrade)
-        self._identity, self._log_identity = _identity(self._path), None
+        self._identity, self._log_identity = _identify(self._path), None
 
     def _set_journal(self, connection: sqlite3.Connection) -> None:
         filesystem = network_filesystem(self._path)
@@ -358,13 +358,13 @@ class _SQLite:
                     raise
                 time.sleep(0.002 + 0.005 * os.urandom(1)[0] / 255)  # not in step with the others
 
-    def _upgrade(self, transaction: _Transaction) -> None:
+    def _upgrade(self, transaction: _Sqlite) -> None:
         version = transaction.fetch("PRAGMA user_version")[0][0]
         if version == VERSION:
             return  # another process was first
         backup = self._path.with_name(f"{self._path.name}.schema-{version}")
         _logger.warning("upgrading the run store %s to schema %d; a copy as it was is %s", self._path, VERSION, backup)
-        _copy(self._path, backup)
+        _copy_database(self._path, backup)
         for statement in statements(SQLITE, since=version):
             transaction.execute(statement)
         transaction.execute(f"PRAGMA user_version = {VERSION}")
@@ -374,10 +374,10 @@ class _SQLite:
     def _notice_loss(self) -> None:
         """Refuse to write to a file that has no name any more: SQLite would, and all of it would be lost."""
         lost: str | Path | None = None
-        if _identity(self._path) != self._identity:
+        if _identify(self._path) != self._identity:
             lost = self._path
         elif self._journal == "wal":
-            found = _identity(self._log)
+            found = _identify(self._log)
             if self._log_identity is None:  # the first write makes it
                 self._log_identity = found
             elif found != self._log_identity and not (found is None and self._saves_log()):
@@ -439,14 +439,14 @@ class _Memory:
     def __del__(self) -> None:
         self._connection.close()
 
-    def write(self, act: Callable[[_Transaction], T], *, durable: bool = False) -> T:
+    def write(self, act: Callable[[_Sqlite], T], *, durable: bool = False) -> T:
         try:
             with self._lock:
                 return _within(self._connection, "BEGIN", act)
         except sqlite3.Error as error:
             raise RunStoreError(f"cannot use the run store in memory: {error}") from error
 
-    def read(self, act: Callable[[_Transaction], T]) -> T:
+    def read(self, act: Callable[[_Sqlite], T]) -> T:
         return self.write(act)
 
     def now(self) -> int:
@@ -469,7 +469,7 @@ class _Memory:
 # Files
 
 
-def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
+def _identify(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     """Device and inode of a file; None if there is none."""
     try:
         found = os.stat(path)
@@ -478,7 +478,7 @@ def _identity(path: str | os.PathLike[str]) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _copy(path: Path, target: Path) -> None:
+def _copy_database(path: Path, target: Path) -> None:
     """Copy a database as it was at its last commit, to a file that only its owner can read."""
     os.close(os.open(target, os.O_CREAT | os.O_WRONLY | os.O_TRUNC, 0o600))
     source = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)

@@ -15,7 +15,7 @@ from anabranch.base.errors import RunNotFound
 from anabranch.runs import RunQuery, RunRecord
 from anabranch.runs.read.lookup import as_it_stands
 from anabranch.runs.read.run import detail_data, read_run, run_data
-from anabranch.runs.registry.registration import moment_of
+from anabranch.runs.registry.registration import read_clock
 from anabranch.runs.registry.seal import schedule_of
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
@@ -62,7 +62,7 @@ class Actions:
             try:
                 schedule = schedule_of(record)
                 assert schedule is not None
-                times = [each.isoformat() for each in schedule.next(5, after=moment_of(self._store))]
+                times = [each.isoformat() for each in schedule.next(5, after=read_clock(self._store))]
             except Exception:  # what a schedule of another environment raises; the service's log has it
                 times = []
         return {**flow_data(record), "graph": record.graph, "next": times}
@@ -71,7 +71,7 @@ class Actions:
         """Start a run of a flow, as soon as a service is free for it."""
         record = self._flows.get(name)
         self._check_parameters(record, asked.parameters)
-        now, key = moment_of(self._store), asked.idempotency_key
+        now, key = read_clock(self._store), asked.idempotency_key
         run_id = secrets.token_hex(8) if key is None else slot_id(name, _EPOCH, {}, salt=f"key {key}")
         slot = Slot(run_id, name, asked.due or now, asked.parameters, labels=record.labels)
         is_new = bool(self._queue.add([slot], now=now))
@@ -79,7 +79,7 @@ class Actions:
 
     def pause(self, name: str, asked: PauseAsked) -> dict[str, Any]:
         """Pause a flow's schedule, or continue it."""
-        self._flows.pause(name, asked.paused, now=moment_of(self._store))
+        self._flows.pause(name, asked.paused, now=read_clock(self._store))
         return flow_data(self._flows.get(name))
 
     def _check_parameters(self, record: FlowRecord, parameters: Mapping[str, Any]) -> None:
@@ -119,7 +119,7 @@ class Actions:
     def cancel(self, run_id: str) -> dict[str, Any]:
         """Cancel a run that waits or runs."""
         try:
-            slot = self._queue.cancel(run_id, now=moment_of(self._store))
+            slot = self._queue.cancel(run_id, now=read_clock(self._store))
         except RunNotFound:
             self._run(run_id)
             raise Refused(409, f"run {run_id} was not started by a service; stop it where it was started") from None
@@ -133,7 +133,7 @@ class Actions:
         if record.state in ("Success", "Running"):
             raise Refused(409, f"run {run_id} is {record.state}; there is nothing to resume")
         self._flows.get(record.flow_name)
-        now, before = moment_of(self._store), self._queue.get(run_id)
+        now, before = read_clock(self._store), self._queue.get(run_id)
         approved = tuple(dict.fromkeys((*(before.approve if before else ()), *approve)))
         slot = Slot(run_id, record.flow_name, before.due if before else now, origin="resume", approve=approved)
         until = time.monotonic() + _CLOSING_S

@@ -15,7 +15,7 @@ from typing import Any
 from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
 from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord
-from anabranch.runs.registry.registration import moment_of, registry
+from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
@@ -50,7 +50,7 @@ def run_job(job: Job, *, metrics: str = "", is_new: bool = True) -> int:
 
 def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
     store, flows, queue = registry()
-    now = moment_of(store)
+    now = read_clock(store)
     try:
         begun = queue.begin(job.run_id, job.token, now=now, lease_s=store.lease_s)
     except StaleOwner:
@@ -71,14 +71,14 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         except KeyboardInterrupt:
             state, message = "Cancelled", "it was interrupted"
         except RunHeld as error:
-            queue.release(slot, str(error), now=moment_of(store), not_before=begun.run_lease, is_try=False)
+            queue.release(slot, str(error), now=read_clock(store), not_before=begun.run_lease, is_try=False)
             return 0
         except RunStoreError:
             raise  # the process ends badly, and the slot is tried again
         except Exception as error:  # parameters that do not fit, an executor that cannot start, a handler of the flow's
             return _fail(store, queue, slot, error, counted, is_first=_is_unknown(store, slot))
     if interruption.is_handed_over:
-        queue.release(slot, "handed over by a service that ended", now=moment_of(store), is_try=False)
+        queue.release(slot, "handed over by a service that ended", now=read_clock(store), is_try=False)
         return LAST
     ended = _finish(store, queue, slot, state, message)
     return LAST if state == "Cancelled" else ended
@@ -122,7 +122,7 @@ def _is_unknown(store: RelationalRunStore, slot: Slot) -> bool:
 
 
 def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str, message: str) -> int:
-    queue.finish(slot, state, message, now=moment_of(store))
+    queue.finish(slot, state, message, now=read_clock(store))
     return 0
 
 

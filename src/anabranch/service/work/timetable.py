@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from anabranch.base.errors import AnabranchError
-from anabranch.runs.registry.registration import as_json
+from anabranch.runs.registry.registration import jsonify
 from anabranch.runs.registry.seal import schedule_of
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.slots import Slot, slot_id
@@ -131,6 +131,6 @@ class Timetable:
 
 
 def _make_slot(name: str, time: Any) -> Slot:
-    parameters = as_json(time.parameter_defaults)
+    parameters = jsonify(time.parameter_defaults)
     run_id = slot_id(name, time.start_time, parameters)
     return Slot(run_id, name, time.start_time, parameters, labels=time.labels, origin="schedule")

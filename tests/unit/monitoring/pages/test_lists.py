@@ -23,7 +23,7 @@ from anabranch.monitoring.pages.reasons import ReasonsBox
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.runs_page import PAGE, RunsPage
 from anabranch.runs import RunRecord
-from anabranch.runs.registry.seal import packed
+from anabranch.runs.registry.seal import pack_schedule
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.relational import Transaction
@@ -130,8 +130,9 @@ def test_runs_of_changed_code_have_another_version():
 def test_what_is_registered_of_a_flow_is_told_with_its_next_times():
     schedule = CronSchedule("0 6 * * *", timezone="Europe/Berlin", overlap="queue")
     record = FlowRecord(
-        "etl", "code", source="etl.py:flow", schedule=packed(schedule, "etl"), max_runs=3, version=12, changed=NOON,
-        schedule_text=f"{schedule.describe()} [0123abcd]", overlap="queue", labels=("eu",), project="<b>sales</b>",
+        "etl", "code", source="etl.py:flow", schedule=pack_schedule(schedule, "etl"), max_runs=3, version=12,
+        changed=NOON, schedule_text=f"{schedule.describe()} [0123abcd]", overlap="queue",
+        labels=("eu",), project="<b>sales</b>",
     )  # fmt: skip
     text = registration(record, NOON)
     assert "12 (registered 2026-01-01 12:00:00 UTC)" in text

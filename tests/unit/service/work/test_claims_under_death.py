@@ -16,7 +16,7 @@ from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 from anabranch import Flow, config, task
 from anabranch.errors import RunHeld, RunStoreError
 from anabranch.runs import RunRecord
-from anabranch.runs.registry.registration import moment_of, registry
+from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.slots import Slot
 from anabranch.service.work.dispatcher import Dispatcher
 from anabranch.service.work.messages import Exit, Job
@@ -147,7 +147,7 @@ class Loaded:
 
 
 def service(machines: Machines) -> Dispatcher:
-    return Dispatcher(machines.store, Inline(), owner="host:1", capacity=3, clock=lambda: moment_of(machines.store))
+    return Dispatcher(machines.store, Inline(), owner="host:1", capacity=3, clock=lambda: read_clock(machines.store))
 
 
 def fresh_slot(machines: Machines, number: int) -> Slot:
@@ -161,7 +161,7 @@ def fresh_slot(machines: Machines, number: int) -> Slot:
     machines._look()
     machines.ends = 0
     CALLS.clear()
-    slot = Slot(f"run-{number}", FLOW, moment_of(machines.store) - timedelta(seconds=1))
+    slot = Slot(f"run-{number}", FLOW, read_clock(machines.store) - timedelta(seconds=1))
     machines.queue.add([slot], now=slot.due)
     return slot
 

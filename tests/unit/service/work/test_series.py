@@ -16,7 +16,7 @@ import pytest
 
 from anabranch import config
 from anabranch.flows.registered import register_target
-from anabranch.runs.registry.registration import moment_of, registry
+from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.slots import Slot
 from anabranch.service.work.messages import RETURNED, Exit
 from anabranch.service.work.processes import Processes
@@ -84,7 +84,7 @@ class Runs:
         self.processes = Processes(self._woken.set, most=1, runs_each=4, wait_s=wait_s)
 
     def start(self, *flows: str) -> list[str]:
-        now = moment_of(self.store)
+        now = read_clock(self.store)
         asked = [Slot(os.urandom(4).hex(), flow, now - timedelta(seconds=9 - n)) for n, flow in enumerate(flows)]
         self.queue.add(asked, now=now)
         for slot in self.queue.claim("me:1", len(asked), now=now, lease_s=60):
@@ -171,7 +171,7 @@ def test_the_process_of_a_run_that_was_cancelled_has_no_other(runs: Runs):
     first, cancelled, last = asked = runs.start("quick", "waiting", "quick")
     while not (runs.home / "waits").exists():
         time.sleep(0.01)
-    runs.queue.cancel(cancelled, now=moment_of(runs.store))
+    runs.queue.cancel(cancelled, now=read_clock(runs.store))
     assert runs.ends(asked) == [0, 0, 0]
     assert runs.states(asked) == ["Success", "Cancelled", "Success"]
     before, after = runs.notes([first, last])
@@ -193,7 +193,7 @@ def test_what_waits_for_a_process_for_too_long_is_given_back_and_that_was_no_try
         assert hasty.ends(asked[1:]) == [RETURNED]
         assert hasty.states(asked) == ["Running", "Running"]
         returned = [slot for slot in hasty.queue.all() if slot.run_id == asked[1]]
-        hasty.queue.give_back(returned, now=moment_of(hasty.store))
+        hasty.queue.give_back(returned, now=read_clock(hasty.store))
         assert [(slot.state, slot.tries) for slot in hasty.queue.all() if slot.run_id == asked[1]] == [("Waiting", 0)]
         (runs.home / "go").touch()
         assert hasty.ends(asked[:1]) == [0]
