@@ -55,7 +55,7 @@ class Claim:
             if not self.is_held:
                 return
             self.beats += 1
-            self.result.put_note(_place(self.location, self.number), self.content(), replace=True)
+            self.result.put_note(_name_claim(self.location, self.number), self.content(), replace=True)
 
     def release(self) -> None:
         """Let others have it; those that were passed over go as well."""
@@ -64,7 +64,7 @@ class Claim:
         _HEART.forget(self)
         for number in range(self.number + 1):
             with suppress(ResultError):  # then it is passed over when its time has come
-                self.result.delete(_place(self.location, number))
+                self.result.delete(_name_claim(self.location, number))
 
 
 def value_or_claim(
@@ -119,13 +119,13 @@ def _claim(
         mine = Claim(result, location, number)
         _HEART.add(mine)  # before others see it
         try:
-            if result.put_note(_place(location, number), mine.content()):
+            if result.put_note(_name_claim(location, number), mine.content()):
                 return mine
         except BaseException:
             _HEART.forget(mine)
             raise
         _HEART.forget(mine)
-        data = result.get_note(_place(location, number))
+        data = result.get_note(_name_claim(location, number))
         if data is None:  # it was released this moment
             continue
         before, since = seen.get(number, (b"", 0.0))
@@ -137,7 +137,7 @@ def _claim(
         number += 1
 
 
-def _place(location: str, number: int) -> str:
+def _name_claim(location: str, number: int) -> str:
     return f"{location}.claim-{number}"
 
 
@@ -166,7 +166,7 @@ def _is_gone(holder: dict[str, object]) -> bool:
         return False
 
 
-class _Heart:
+class _ClaimHeart:
     """Gives signs of life for all claims of this process, in a thread that is there while there are any."""
 
     def __init__(self) -> None:
@@ -201,4 +201,4 @@ class _Heart:
                 claim.beat()
 
 
-_HEART = _Heart()
+_HEART = _ClaimHeart()

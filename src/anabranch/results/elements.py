@@ -22,7 +22,7 @@ _SAMPLE = 8  # elements serialised by themselves to learn their size
 _START = struct.Struct("<QQ")  # number of groups, number of runs
 
 
-def packed(indices: Sequence[int], values: Sequence[Any], serializer: Serializer) -> bytes:
+def pack_elements(indices: Sequence[int], values: Sequence[Any], serializer: Serializer) -> bytes:
     """Elements as one body. The table has: runs of indices, first position of each group, and where each one begins.
 
     Raises
@@ -40,12 +40,12 @@ def packed(indices: Sequence[int], values: Sequence[Any], serializer: Serializer
     begins = array("Q", [0])
     for group in groups:
         begins.append(begins[-1] + len(group))
-    runs = array("Q", [end for run in _runs(indices) for end in run])
+    runs = array("Q", [end for run in _find_ranges(indices) for end in run])
     table = [_little(each) for each in (runs, firsts, begins)]
     return b"".join([_START.pack(len(groups), len(runs) // 2), *table, *groups])
 
 
-def unpacked(
+def unpack_elements(
     body: memoryview, serializer: Serializer, wanted: Collection[int] | None = None, *, width: int
 ) -> dict[int, Any]:
     """Elements of a body by index: all, or those wanted; groups that hold none of them are not loaded.
@@ -108,7 +108,7 @@ def _dumped(indices: Sequence[int], values: Sequence[Any], first: int, size: int
         raise
 
 
-def _runs(indices: Sequence[int]) -> list[tuple[int, int]]:
+def _find_ranges(indices: Sequence[int]) -> list[tuple[int, int]]:
     """Indices as ranges in their order: first, and one past the last."""
     if isinstance(indices, range) and indices.step == 1 and indices:
         return [(indices.start, indices.stop)]

@@ -108,7 +108,7 @@ def head_of(
     return header, b"".join([covered[: _START.size], hashlib.sha256(covered).digest(), mac, text])
 
 
-def is_ours(data: bytes) -> bool:
+def is_envelope(data: bytes) -> bool:
     """Whether bytes are the beginning of an object of ours, however little is left of it."""
     return data[: len(MAGIC)] == MAGIC[: len(data)]
 
@@ -142,7 +142,7 @@ def read_header(data: bytes, location: str, *, key: bytes | None) -> Header:
     """
     if not data:
         raise ResultDamaged(f"result {location!r} is damaged: it is empty")
-    if not is_ours(data):
+    if not is_envelope(data):
         raise ResultDamaged(f"{location!r} is not a result of anabranch: it begins with {bytes(data[:8])!r}")
     if len(data) < PREAMBLE_NBYTES:
         raise ResultDamaged(f"result {location!r} is damaged: it ends after {len(data)} bytes")
@@ -164,7 +164,7 @@ def read_header(data: bytes, location: str, *, key: bytes | None) -> Header:
     if key is not None and not hmac.compare_digest(hmac.digest(key, covered, "sha256"), mac):
         what = "signed with another key" if any(mac) else "not signed"
         raise ResultDamaged(f"result {location!r} is {what}, and this process reads only what its results.key signed")
-    header = _parsed(text, location)
+    header = _parse_header(text, location)
     if header.is_signed and key is None:
         raise ResultStoreError(
             f"result {location!r} is signed, and this process has no results.key to check that; set "
@@ -175,7 +175,7 @@ def read_header(data: bytes, location: str, *, key: bytes | None) -> Header:
     return header
 
 
-def _parsed(text: bytes, location: str) -> Header:
+def _parse_header(text: bytes, location: str) -> Header:
     try:
         found = json.loads(text)
         header = Header(**found)
@@ -187,7 +187,7 @@ def _parsed(text: bytes, location: str) -> Header:
     return header
 
 
-def opened(data: bytes, location: str, *, key: bytes | None) -> tuple[Header, memoryview]:
+def open_envelope(data: bytes, location: str, *, key: bytes | None) -> tuple[Header, memoryview]:
     """Header and body of a whole object, checked.
 
     Raises

@@ -69,7 +69,7 @@ class LocalStore:
                 self._fill(temporary, folder, parts, lasts=lasts)
                 if replace:
                     os.replace(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)
-                elif not _named(temporary, name, folder):
+                elif not _give_name(temporary, name, folder):
                     return False
             finally:
                 with suppress(OSError):  # it has its name by now, or there is another error to tell
@@ -214,7 +214,7 @@ class LocalResult(Result):
         super().__init__(LocalStore(data_directory() / "results" if dir is None else dir), **options)
 
 
-def _named(temporary: str, name: str, folder: int | None) -> bool:
+def _give_name(temporary: str, name: str, folder: int | None) -> bool:
     """Give a temporary file its name, unless something has it: the first of several writers wins."""
     try:
         os.link(temporary, name, src_dir_fd=folder, dst_dir_fd=folder)

@@ -60,14 +60,14 @@ def check_location(location: object) -> str:
     """
     if not isinstance(location, str):
         raise LocationError(f"expected a location as a string, found {location!r:.80}")
-    if complaint := _complaint(location):
+    if complaint := _find_fault(location):
         raise LocationError(
             f"location {location[:100]!a} {complaint}; expected names joined by '/', relative to the store"
         )
     return location
 
 
-def _complaint(location: str) -> str | None:
+def _find_fault(location: str) -> str | None:
     if not location:
         return "is empty"
     if len(location.encode("utf-8", "replace")) > MAX_LOCATION:

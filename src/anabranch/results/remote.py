@@ -147,7 +147,7 @@ class FsspecStore:
         files, root = self._at("")
         limit, n = time.time() - older_than_s, 0
         for path, about in files.find(root, detail=True).items():
-            if path.rpartition("/")[2].startswith(_TEMPORARY) and _seconds(about) < limit:
+            if path.rpartition("/")[2].startswith(_TEMPORARY) and _find_age(about) < limit:
                 files.rm_file(path)
                 n += 1
         return n
@@ -176,7 +176,7 @@ def _is_unconditional(error: BaseException) -> bool:
     return "notimplemented" in str(error).replace(" ", "").lower()  # the code and the words of S3's own answer
 
 
-def _seconds(about: Mapping[str, Any]) -> float:
+def _find_age(about: Mapping[str, Any]) -> float:
     """When a file was written, by whichever name the file system has for it; now, if it has none."""
     for name in ("mtime", "LastModified", "last_modified", "updated", "created"):
         found = about.get(name)

@@ -27,8 +27,8 @@ from anabranch.base.errors import (
 )
 from anabranch.base.names import short
 from anabranch.base.settings import config
-from anabranch.results.elements import packed, unpacked
-from anabranch.results.envelope import Header, canonical, head_nbytes, head_of, is_ours, opened, read_header
+from anabranch.results.elements import pack_elements, unpack_elements
+from anabranch.results.envelope import Header, canonical, head_nbytes, head_of, is_envelope, open_envelope, read_header
 from anabranch.results.locations import check_location
 from anabranch.results.reference import ResultRef
 from anabranch.results.serializers import Serializer, by_name, check_serializer
@@ -197,7 +197,7 @@ class Result:
     ) -> tuple[ResultRef, bool]:
         """As `write_elements`; also whether the values that are there are these."""
         check_location(location)
-        body = packed(indices, values, self.serializer)
+        body = pack_elements(indices, values, self.serializer)
         return self._commit(location, body, values, ids, width=len(indices), overwrite=overwrite, created=created)
 
     def _commit(
@@ -215,21 +215,21 @@ class Result:
         header, head = head_of(
             body,
             serializer=self.serializer.name,
-            type_name=_type_name(example),
-            shown=_shown(value if width is None else list(value[:MAX_REPR])),
+            type_name=_name_type(example),
+            shown=_render_value(value if width is None else list(value[:MAX_REPR])),
             ids=canonical(ids or {}),
             width=width,
             created=created or datetime.now(UTC),
-            key=_key(),
+            key=_find_key(),
         )
         with self._using("written", location):
             if self.store.put(location, [head, body], replace=overwrite):
                 return header.ref(location), True
             data = self._get(location)
         try:
-            there, _ = opened(data, location, key=_key())
+            there, _ = open_envelope(data, location, key=_find_key())
         except ResultDamaged as error:
-            if not is_ours(data):
+            if not is_envelope(data):
                 raise ResultConflict(f"{error}; remove it, choose another location, or set overwrite=True") from None
             _logger.warning("%s; it is written again", error)
             with self._using("written", location):
@@ -283,7 +283,7 @@ class Result:
         if (width := header.width) is None:
             raise ResultDamaged(f"result {location!r} holds one value, not elements of a map")
         serializer = self._reader(header, location)
-        return _loaded(location, header, lambda: unpacked(body, serializer, wanted, width=width))
+        return _load_body(location, header, lambda: unpack_elements(body, serializer, wanted, width=width))
 
     def read_dated(
         self, location: str, ids: Ids | None = None, *, data: bytes | None = None
@@ -318,9 +318,9 @@ class Result:
             It is, or it is no result at all.
         """
         try:
-            header = read_header(data, location, key=_key())
+            header = read_header(data, location, key=_find_key())
         except ResultDamaged as error:
-            if not is_ours(data):
+            if not is_envelope(data):
                 raise ResultConflict(f"{error}; remove it, or choose another location") from None
             return
         if header.ids != canonical(ids):
@@ -364,11 +364,11 @@ class Result:
         try:
             with self._using("read", location):
                 data = self._get(location, _HEAD_NBYTES)
-                if is_ours(data) and head_nbytes(data) > len(data) >= _HEAD_NBYTES:
+                if is_envelope(data) and head_nbytes(data) > len(data) >= _HEAD_NBYTES:
                     data = self._get(location, head_nbytes(data))
         except ResultMissing:
             return None
-        return read_header(data, location, key=_key()).ref(location)
+        return read_header(data, location, key=_find_key()).ref(location)
 
     def delete(self, location: str) -> None:
         """Remove an object, if there is one."""
@@ -418,7 +418,7 @@ class Result:
                 f"result {location!r} holds {header.width:,} elements of a map, not one value; use read_elements()"
             )
         serializer = self._reader(header, location)
-        return _loaded(location, header, lambda: serializer.loads(body)), header
+        return _load_body(location, header, lambda: serializer.loads(body)), header
 
     def _opened(
         self, where: ResultRef | str, ids: Ids | None, data: bytes | None = None
@@ -427,7 +427,7 @@ class Result:
         if data is None:
             with self._using("read", location):
                 data = self._get(location)
-        header, body = opened(data, location, key=_key())
+        header, body = open_envelope(data, location, key=_find_key())
         if isinstance(where, ResultRef) and header.sha256 != where.checksum:
             raise _replaced(location)
         if ids is not None and header.ids != canonical(ids):
@@ -507,7 +507,7 @@ def explained(error: BaseException) -> str:
     return f"{meaning} ({name}: {text})" if meaning else f"{name}: {text}"
 
 
-def _loaded(location: str, header: Header, load: Callable[[], T]) -> T:
+def _load_body(location: str, header: Header, load: Callable[[], T]) -> T:
     try:
         return load()
     except KeyError as error:
@@ -538,12 +538,12 @@ def _owner(ids: str) -> str:
     return ids if ids != "{}" else "nobody in particular"
 
 
-def _type_name(value: Any) -> str:
+def _name_type(value: Any) -> str:
     kind = type(value)
     return kind.__qualname__ if kind.__module__ == "builtins" else f"{kind.__module__}.{kind.__qualname__}"
 
 
-def _shown(value: Any) -> str:
+def _render_value(value: Any) -> str:
     """One line for people, whatever the value's own repr does."""
     text = short(value, MAX_REPR)
     if not text.isprintable():
@@ -551,6 +551,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= MAX_REPR else f"{text[: MAX_REPR - 1]}…"
 
 
-def _key() -> bytes | None:
+def _find_key() -> bytes | None:
     """What objects are signed with here; asked each time, as a result that travels must not carry it along."""
     return config.results.key.encode() or None

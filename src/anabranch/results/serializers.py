@@ -105,7 +105,7 @@ class PickleSerializer(_Named):
         try:
             if isinstance(value, io.IOBase) and not isinstance(value, (io.BytesIO, io.StringIO)):
                 raise TypeError("an open file belongs to its process")  # cloudpickle would silently copy what is in it
-            data = _pickled(value)
+            data = _pickle(value)
             # Loading classes and functions that were pickled by value would give their names to copies, here.
             if type(value) not in _ATOMS and len(data) <= CHECK_NBYTES and b"cloudpickle.cloudpickle" not in data:
                 safe_load(data)
@@ -120,7 +120,7 @@ class PickleSerializer(_Named):
         return safe_load(data)
 
 
-def _pickled(value: Any) -> bytes:
+def _pickle(value: Any) -> bytes:
     try:
         data = pickle.dumps(value, protocol=5)
         if b"__main__" not in data:  # what is defined there has no module that others could import

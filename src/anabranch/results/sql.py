@@ -177,10 +177,10 @@ class SQLResult(Result):
     """
 
     def __init__(self, url: str, **options: Any) -> None:
-        super().__init__(SQLStore(_checked(url)), **options)
+        super().__init__(SQLStore(_check_database(url)), **options)
 
 
-def _checked(url: str) -> str:
+def _check_database(url: str) -> str:
     kind = url.partition(":")[0].partition("+")[0] if isinstance(url, str) else ""
     if kind in ("postgresql", "postgres"):
         need("psycopg", "postgres", "SQLResult(postgresql://…)")

@@ -73,7 +73,7 @@ class Template:
                 f"{self.what}: expected a template of 1 to {MAX_SOURCE} characters, or a function, found {source!r:.60}"
             )
         problems: list[str] = []
-        self._parts = tuple(_parsed(source, problems))
+        self._parts = tuple(_parse_template(source, problems))
         if not problems:
             fields = [part for part in self._parts if isinstance(part, Field)]
             dated = {field.name for field in fields if field.name == "date" or "%" in field.spec}
@@ -137,7 +137,7 @@ class Template:
         value = self._value(field, fields)
         if isinstance(value, date):
             return _dated(field, value)  # the template's own text, which may have a "/"
-        return slug(_formatted(field, value))
+        return slug(_format_field(field, value))
 
     def _value(self, field: Field, fields: Mapping[str, Any]) -> Any:
         if field.name not in fields:
@@ -194,13 +194,13 @@ class NameTemplate(Template):
 
     def _text(self, field: Field, fields: Mapping[str, Any]) -> str:
         value = self._value(field, fields)
-        return _dated(field, value) if isinstance(value, date) else _formatted(field, value)
+        return _dated(field, value) if isinstance(value, date) else _format_field(field, value)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-def _parsed(source: str, problems: list[str]) -> Iterator[str | Field]:
+def _parse_template(source: str, problems: list[str]) -> Iterator[str | Field]:
     """Texts and fields of a template; adds what is wrong to the problems."""
     for brace, inner, text in re.findall(r"(\{\{|\}\})|\{([^{}]*)\}|([^{}]+|[{}])", source):
         if brace or (text and text not in "{}"):
@@ -240,7 +240,7 @@ def _dated(field: Field, value: date) -> str:
     return value.strftime(field.spec or "%Y-%m-%d")
 
 
-def _formatted(field: Field, value: object) -> str:
+def _format_field(field: Field, value: object) -> str:
     if _ZEROS.fullmatch(field.spec):
         if not isinstance(value, int):
             raise LocationError(f"field {field.name!r}: {field.spec!r} is for whole numbers, found {short(value)}")

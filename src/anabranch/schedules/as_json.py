@@ -65,7 +65,7 @@ def from_form(form: Mapping[str, Any]) -> Schedule:
     if form.get("format") != FORMAT:
         raise ScheduleError(f"the schedule is stored in format {form.get('format')!r}; this version knows {FORMAT}")
     try:
-        found = {name: [_filter(each) for each in form[name]] for name in _FILTERS}
+        found = {name: [_read_filter(each) for each in form[name]] for name in _FILTERS}
         clocks = [_clock(each) for each in form["clocks"]]
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ScheduleError(f"the stored schedule is incomplete: {type(error).__name__}: {error}") from error
@@ -80,7 +80,7 @@ def _of_clock(clock: Clock) -> dict[str, Any]:
         "start_date": clock.start_date.isoformat() if clock.start_date is not None else None,
         "end_date": clock.end_date.isoformat() if clock.end_date is not None else None,
         "zone": _of_zone(clock.zone),
-        "parameter_defaults": _plain(clock.parameter_defaults),
+        "parameter_defaults": _write_parameters(clock.parameter_defaults),
         "labels": list(clock.labels),
     }
     match clock:
@@ -99,7 +99,7 @@ def _clock(form: Mapping[str, Any]) -> Clock:
         "parameter_defaults": form["parameter_defaults"],
         "labels": form["labels"],
     }
-    begin, end = (_moment(form[name]) for name in ("start_date", "end_date"))
+    begin, end = (_read_moment(form[name]) for name in ("start_date", "end_date"))
     match form["kind"]:
         case "interval":
             days, seconds, microseconds = form["interval"]
@@ -113,7 +113,7 @@ def _clock(form: Mapping[str, Any]) -> Clock:
             raise ScheduleError(f"the schedule has a clock of an unknown kind: {kind!r:.80}")
 
 
-def _moment(text: str | None) -> datetime | None:
+def _read_moment(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text is not None else None
 
 
@@ -134,7 +134,7 @@ def _zone(form: str | float) -> tzinfo:
     return ZoneInfo(form) if isinstance(form, str) else timezone(timedelta(seconds=form))
 
 
-def _plain(parameters: Mapping[str, Any]) -> dict[str, Any]:
+def _write_parameters(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Values as runs are given them: dates and paths as texts."""
     return {name: _plain_value(value) for name, value in parameters.items()}
 
@@ -148,7 +148,7 @@ def _plain_value(value: object) -> Any:
         case Path():
             return str(value)
         case Mapping() if all(isinstance(name, str) for name in value):
-            return _plain(value)
+            return _write_parameters(value)
         case list() | tuple():
             return [_plain_value(each) for each in value]
     raise NoForm(f"a parameter that is a {type(value).__name__}")
@@ -174,7 +174,7 @@ def _of_filter(function: Filter) -> dict[str, Any]:
     return {"filter": leaf} if module == _OURS else {"function": name}
 
 
-def _filter(form: Mapping[str, Any]) -> Filter:
+def _read_filter(form: Mapping[str, Any]) -> Filter:
     kind = form.get("filter")
     if kind is None:
         found: Filter = function_of(form["function"])
@@ -189,7 +189,7 @@ def _filter(form: Mapping[str, Any]) -> Filter:
     if "values" not in form:
         plain: Filter = own
         return plain
-    made: Filter = own(**{name: _value(each) for name, each in form["values"].items()})
+    made: Filter = own(**{name: _read_value(each) for name, each in form["values"].items()})
     return made
 
 
@@ -213,7 +213,7 @@ def _of_value(value: object) -> Any:
     raise NoForm(f"a filter with a {type(value).__name__} in it")
 
 
-def _value(form: Any) -> Any:
+def _read_value(form: Any) -> Any:
     match form:
         case {"datetime": str(text), "zone": zone}:
             return datetime.fromisoformat(text).replace(tzinfo=_zone(zone))

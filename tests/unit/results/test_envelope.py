@@ -16,7 +16,15 @@ from tests.refusals import refused
 from anabranch.base.settings import config
 from anabranch.errors import OptionError, ResultDamaged, ResultStoreError, SettingError
 from anabranch.results import InMemoryResult, LocalResult, Result, ResultRef, S3Result, SQLResult
-from anabranch.results.envelope import MAGIC, PREAMBLE_NBYTES, canonical, head_nbytes, head_of, opened, read_header
+from anabranch.results.envelope import (
+    MAGIC,
+    PREAMBLE_NBYTES,
+    canonical,
+    head_nbytes,
+    head_of,
+    open_envelope,
+    read_header,
+)
 from anabranch.results.result import explained
 
 KEY = b"correct horse battery staple"
@@ -55,7 +63,7 @@ def test_an_object_is_what_the_format_says():
 
 @pytest.mark.parametrize("key", [None, KEY])
 def test_a_whole_object_is_opened(key: bytes | None):
-    header, body = opened(sealed(key=key), "x", key=key)
+    header, body = open_envelope(sealed(key=key), "x", key=key)
     assert body == b"body"
     assert header.ref("x") == ResultRef("x", 4, hashlib.sha256(b"body").hexdigest(), "bytes", "bytes", "b'body'")
 
@@ -69,14 +77,14 @@ def test_nothing_but_the_object_itself_is_opened(data: st.DataObject, key: bytes
     changed = whole[:start] + data.draw(st.binary(max_size=40)) + whole[end:]
     if changed != whole:
         with pytest.raises(ResultDamaged, match="'x'"):
-            opened(changed, "x", key=key)
+            open_envelope(changed, "x", key=key)
 
 
 @given(data=st.binary(max_size=300), is_ours=st.booleans())
 @settings(max_examples=300, deadline=None)
 def test_no_bytes_make_it_raise_anything_else(data: bytes, is_ours: bool):
     with pytest.raises(ResultDamaged):
-        opened((MAGIC + b"\x00\x01" if is_ours else b"") + data, "x", key=None)
+        open_envelope((MAGIC + b"\x00\x01" if is_ours else b"") + data, "x", key=None)
 
 
 @pytest.mark.parametrize(
@@ -93,7 +101,7 @@ def test_no_bytes_make_it_raise_anything_else(data: bytes, is_ours: bool):
 )
 def test_a_header_of_another_shape_is_damage(changes: dict[str, Any]):
     with refused(ResultDamaged, "result 'x' is damaged: its header", at=""):
-        opened(with_header(**changes), "x", key=None)
+        open_envelope(with_header(**changes), "x", key=None)
 
 
 def test_a_signature_that_was_cut_off_is_seen():

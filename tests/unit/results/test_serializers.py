@@ -29,7 +29,7 @@ from anabranch.results import (
     SQLResult,
     serializers,
 )
-from anabranch.results.elements import packed, unpacked
+from anabranch.results.elements import pack_elements, unpack_elements
 from anabranch.results.serializers import Serializer, by_name
 
 
@@ -252,10 +252,10 @@ def test_only_one_function_unpickles_what_is_stored():
 )
 @settings(max_examples=60, deadline=None)
 def test_elements_come_back_by_their_indices(elements: dict[int, Any], data: st.DataObject):
-    body = memoryview(packed(list(elements), list(elements.values()), PickleSerializer()))
-    assert unpacked(body, PickleSerializer(), width=len(elements)) == elements
+    body = memoryview(pack_elements(list(elements), list(elements.values()), PickleSerializer()))
+    assert unpack_elements(body, PickleSerializer(), width=len(elements)) == elements
     wanted = data.draw(st.lists(st.sampled_from(sorted(elements)), unique=True)) if elements else []
-    assert unpacked(body, PickleSerializer(), wanted, width=len(elements)) == {i: elements[i] for i in wanted}
+    assert unpack_elements(body, PickleSerializer(), wanted, width=len(elements)) == {i: elements[i] for i in wanted}
 
 
 def test_many_small_elements_share_few_groups():
@@ -266,7 +266,7 @@ def test_many_small_elements_share_few_groups():
             type(self).n_dumps += 1
             return super().dumps(value)
 
-    body = packed(range(100_000), list(range(100_000)), Counting())
+    body = pack_elements(range(100_000), list(range(100_000)), Counting())
     assert Counting.n_dumps < 40
     assert len(body) < 500_000
 
@@ -275,20 +275,20 @@ def test_an_element_that_cannot_be_stored_is_named():
     values: list[Any] = [1] * 100
     values[41] = {1, 2}
     with refused(UnstorableValueError, "element 141: a value of type set cannot be stored by JSONSerializer", at=""):
-        packed(range(100, 200), values, JSONSerializer())
+        pack_elements(range(100, 200), values, JSONSerializer())
 
 
 @pytest.mark.parametrize(("indices", "values"), [([1], []), ([1, 1], [1, 2]), ([], [1])])
 def test_indices_must_fit_the_values(indices: list[int], values: list[int]):
     with pytest.raises(ValueError, match="expected as many different indices as values"):
-        packed(indices, values, PickleSerializer())
+        pack_elements(indices, values, PickleSerializer())
 
 
 def test_a_table_that_promises_too_many_elements_is_refused_before_memory_is_taken():
-    body = bytearray(packed(range(3), [1, 2, 3], PickleSerializer()))
+    body = bytearray(pack_elements(range(3), [1, 2, 3], PickleSerializer()))
     body[24:32] = (2**60).to_bytes(8, "little")
     with pytest.raises(ValueError, match="not that of 3 elements"):
-        unpacked(memoryview(body), PickleSerializer(), width=3)
+        unpack_elements(memoryview(body), PickleSerializer(), width=3)
 
 
 def test_an_enum_is_its_value_to_json():
