@@ -22,7 +22,7 @@ from anabranch.service.web.api import api_routes
 from anabranch.service.web.desk import pages_of
 from anabranch.service.web.forms import form_routes
 from anabranch.web.guard import LOOPBACK, Guard
-from anabranch.web.listening import bind
+from anabranch.web.listening import open_sockets
 from anabranch.web.server import Server as WebServer
 from anabranch.web.thread import ServerThread
 
@@ -82,7 +82,7 @@ def serving(
         (r"/live", Echo, {}),
     ]
     web = WebServer(guard, routes, make=pages_of(store, guard), tls=tls)
-    thread = ServerThread(web, bind("127.0.0.1", 0), name="served")
+    thread = ServerThread(web, open_sockets("127.0.0.1", 0), name="served")
     try:
         yield Server(store, guard, web)
     finally:

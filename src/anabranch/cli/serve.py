@@ -66,7 +66,7 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
     """
     from anabranch.runs.registry.registration import registry
     from anabranch.service.serving import Service
-    from anabranch.service.starting import choose_options, greet
+    from anabranch.service.starting import choose_options, write_greeting
 
     logger = logging.getLogger("anabranch")
     if logger.getEffectiveLevel() > logging.INFO:
@@ -77,7 +77,7 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
         _register_files(files)
 
         def say(started: Service) -> None:
-            for line in greet(options, started.port, is_made_up=is_made_up):
+            for line in write_greeting(options, started.port, is_made_up=is_made_up):
                 click.echo(line, err=True)
 
         service.run(say)

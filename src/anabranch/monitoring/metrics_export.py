@@ -95,13 +95,13 @@ class MetricsServer:
 
     def __init__(self, metrics: HasText, *, port: int = 0) -> None:
         from anabranch.web.guard import Guard  # a short run that writes a file needs no server
-        from anabranch.web.listening import bind
+        from anabranch.web.listening import open_sockets
         from anabranch.web.server import Server
         from anabranch.web.thread import ServerThread
 
         server = Server(Guard(), [metrics_route(metrics.text)])
         try:
-            self._thread = ServerThread(server, bind(HOST, port), name="anabranch-metrics")
+            self._thread = ServerThread(server, open_sockets(HOST, port), name="anabranch-metrics")
         except OSError as error:
             raise MetricsError(f"metrics on port {port}: {error}; name another port, or 0 for any free port") from error
         self.port: int = server.port

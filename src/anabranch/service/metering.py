@@ -126,10 +126,10 @@ class Meter:
                 late_s = max(0.0, (now - since).total_seconds())
                 self._waiting.add(number, flow)
                 self._lateness.put(max(late_s, self._lateness.values.get((flow,), 0.0)), flow)
-            return [store_up, _copy(self._waiting), _copy(self._lateness)]
+            return [store_up, _copy_family(self._waiting), _copy_family(self._lateness)]
 
 
-def _copy(family: Family) -> Family:
+def _copy_family(family: Family) -> Family:
     """The family as it is now: another scrape may come meanwhile."""
     return Family(family.name, family.kind, family.help, family.labels, values=dict(family.values))
 

@@ -27,7 +27,7 @@ from anabranch.service.work.dispatcher import Dispatcher
 from anabranch.service.work.processes import Processes
 from anabranch.web.guard import LOOPBACK, Guard
 from anabranch.web.handlers import Route
-from anabranch.web.listening import bind, check_bind, tls_context
+from anabranch.web.listening import check_bind, open_sockets, tls_context
 from anabranch.web.server import Server, only_routes
 
 POLL_S = 1.0
@@ -147,7 +147,7 @@ class Service:
     async def _serve(self, started: Callable[[Service], object]) -> None:
         address, port = self._options.address, self._options.port
         try:
-            sockets = bind(address, port)
+            sockets = open_sockets(address, port)
         except OSError as error:
             problem = (
                 f"cannot listen on {address}:{port}: {error}; choose another port with --port, or 0 for any free port"

@@ -56,7 +56,7 @@ def choose_options(given: Mapping[str, Any], *, needs_token: bool = True) -> tup
     return replace(options, capacity=capacity) if capacity else options, is_made_up
 
 
-def greet(options: Options, port: int, *, is_made_up: bool) -> Iterable[str]:
+def write_greeting(options: Options, port: int, *, is_made_up: bool) -> Iterable[str]:
     """Lines for whoever has started a service, once it listens; the address to open comes last."""
     shown = f"[{options.address}]" if ":" in options.address else options.address
     url = f"{'https' if options.tls_cert else 'http'}://{shown}:{port}"
@@ -97,7 +97,7 @@ def serve_flows(
         logger.setLevel(logging.INFO)
 
     def tell(started: Service) -> None:
-        for line in greet(found, started.port, is_made_up=is_made_up):
+        for line in write_greeting(found, started.port, is_made_up=is_made_up):
             sys.stderr.write(f"{line}\n")
         sys.stderr.flush()
 

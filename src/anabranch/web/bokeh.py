@@ -76,7 +76,7 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
     def handler_of(self, cls: type[RequestHandler]) -> type[RequestHandler]:
         """A handler of ours in place of Bokeh's; of those for pages of other servers, which open sessions, none."""
         if issubclass(cls, DocHandler):
-            return _Page
+            return _GuardedPage
         if issubclass(cls, WSHandler):
             return _Socket
         return NotFound if issubclass(cls, SessionHandler) else super().handler_of(cls)
@@ -105,7 +105,7 @@ class _RoleHandler(BokehHandler):  # type: ignore[misc]
         return {"role": self._guard.role_of(request)}
 
 
-class _Page(Handler, DocHandler):  # type: ignore[misc]
+class _GuardedPage(Handler, DocHandler):  # type: ignore[misc]
     """A page of Bokeh's whose scripts are known by a nonce, so that no other script runs in it."""
 
     application: BokehPages

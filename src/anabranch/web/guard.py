@@ -17,7 +17,7 @@ from urllib.parse import urlencode, urlsplit
 from tornado.httputil import HTTPServerRequest
 
 from anabranch.web.attempts import Attempts
-from anabranch.web.sessions import Session, Sessions, digest_of
+from anabranch.web.sessions import Session, Sessions, digest_text
 
 OPERATOR = "operator"
 """The role that may do everything."""
@@ -86,7 +86,7 @@ class Guard:
         hosts: Collection[str] = LOOPBACK,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._digests = {role: digest_of(each) for role, each in ((OPERATOR, token), (VIEWER, view_token)) if each}
+        self._digests = {role: digest_text(each) for role, each in ((OPERATOR, token), (VIEWER, view_token)) if each}
         self.sessions = Sessions(f"{token} {view_token}" if token else "")  # no token has a space in it
         self._hosts = frozenset(host.lower() for host in hosts)
         self._attempts = Attempts(clock)
@@ -158,7 +158,7 @@ class Guard:
         """The role of a token that `address` has sent, or why it has none; how long it takes says nothing about it."""
         if self._attempts.is_exhausted(address):
             return TOO_MANY
-        found = [role for role, known in self._digests.items() if secrets.compare_digest(digest_of(given), known)]
+        found = [role for role, known in self._digests.items() if secrets.compare_digest(digest_text(given), known)]
         if found:
             return found[0]
         self._attempts.note(address)
@@ -183,7 +183,7 @@ class Guard:
 
     def is_form_token(self, given: str, request: HTTPServerRequest) -> bool:
         """Whether a form has sent it."""
-        return secrets.compare_digest(digest_of(given), digest_of(self.form_token(request)))
+        return secrets.compare_digest(digest_text(given), digest_text(self.form_token(request)))
 
 
 def place_of(request: HTTPServerRequest) -> str:

@@ -92,7 +92,7 @@ class PageHandler(Handler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """An error that no handler has foreseen; what it was is in the log."""
-        self.page(plain.sentence(self._reason), status=status_code)
+        self.page(plain.build_notice(self._reason), status=status_code)
 
     def to(self, place: str) -> None:
         """Send the browser elsewhere, to look."""
@@ -109,7 +109,7 @@ class FormHandler(PageHandler):
         given = self.get_body_argument("form", "") if self.request.method == "POST" else None
         if given is not None and not self.guard.is_form_token(given, self.request):
             text = "this form is old, or from another server; load its page again"
-            self.page(plain.sentence(text), status=403)
+            self.page(plain.build_notice(text), status=403)
 
     def form(self, inner: str) -> str:
         """A form around some fields."""

@@ -52,7 +52,7 @@ def check_bind(address: str, token: str, view_token: str = "") -> None:
         )
 
 
-def bind(address: str, port: int) -> list[socket.socket]:
+def open_sockets(address: str, port: int) -> list[socket.socket]:
     """Sockets that listen at an address; port 0 takes a free one.
 
     Raises

@@ -35,7 +35,7 @@ def exact(text: str) -> str:
     return html.escape(text, quote=True)
 
 
-def frame(title: str, body: str) -> str:
+def build_page(title: str, body: str) -> str:
     """A page.
 
     Parameters
@@ -53,9 +53,9 @@ def frame(title: str, body: str) -> str:
     )
 
 
-def sentence(text: str, *, title: str = "anabranch") -> str:
+def build_notice(text: str, *, title: str = "anabranch") -> str:
     """A page that says one thing."""
-    return frame(title, f'<p class="notice">{escaped(text, 2_000)}</p><p><a href="/">All runs</a></p>')
+    return build_page(title, f'<p class="notice">{escaped(text, 2_000)}</p><p><a href="/">All runs</a></p>')
 
 
 def login_form(after: str, problem: str = "") -> str:
@@ -69,7 +69,7 @@ def login_form(after: str, problem: str = "") -> str:
         What was wrong with the one that was given.
     """
     told = f'<p class="notice" role="alert">{escaped(problem)}</p>' if problem else ""
-    return frame(
+    return build_page(
         "Log in",
         f'{told}<form method="post" action="{LOGIN}"><input type="hidden" name="next" value="{exact(after)}">'
         '<label for="token">Token <small>from the settings of the service, or from the address that was printed'
@@ -82,4 +82,4 @@ def login_form(after: str, problem: str = "") -> str:
 def logout_form() -> str:
     """The page that asks whether to log out."""
     button = '<button autofocus>Log out</button> <a href="/">back</a>'
-    return frame("Log out", f'<form method="post" action="{LOGOUT}">{button}</form>')
+    return build_page("Log out", f'<form method="post" action="{LOGOUT}">{button}</form>')

@@ -197,5 +197,5 @@ class _GuardedRequest(HTTPMessageDelegate):
         if answer.status in (401, 429):
             text = plain.login_form(place_of(request), "" if answer == NO_TOKEN else answer.text)
         else:
-            text = plain.sentence(answer.text)
+            text = plain.build_notice(answer.text)
         return answer.status, {**headers, **plain.HEADERS}, text.encode()

@@ -39,7 +39,7 @@ class Sessions:
     """
 
     def __init__(self, secret: str = "", *, clock: Callable[[], float] = time.time) -> None:
-        self._key = digest_of(f"sessions {secret}") if secret else secrets.token_bytes(32)
+        self._key = digest_text(f"sessions {secret}") if secret else secrets.token_bytes(32)
         self._clock = clock
         self._ended: dict[str, float] = {}
         self._cookie = f"anabranch-{self._mac('name')[:8]}"  # of its own: browsers share cookies between ports
@@ -54,7 +54,7 @@ class Sessions:
         for each in cookies.split(";"):  # one pass: the standard library takes seconds for a header of 60 kB
             name, _, value = each.strip().partition("=")
             text, _, mac = value.rpartition(".")
-            if name == self._cookie and hmac.compare_digest(digest_of(mac), digest_of(self._mac(f"cookie {text}"))):
+            if name == self._cookie and hmac.compare_digest(digest_text(mac), digest_text(self._mac(f"cookie {text}"))):
                 role, end, session_id = text.split(".")
                 session = Session(role, session_id, float(end))
                 return session if session.end > self._clock() and session_id not in self._ended else None
@@ -79,6 +79,6 @@ class Sessions:
         return hmac.new(self._key, text.encode(), hashlib.sha256).hexdigest()
 
 
-def digest_of(text: str) -> bytes:
+def digest_text(text: str) -> bytes:
     """What is compared in place of a text: it takes as long whatever the text is."""
     return hashlib.sha256(text.encode(errors="surrogatepass")).digest()

@@ -20,7 +20,7 @@ from anabranch.errors import DefinitionError, ServiceError
 from anabranch.flows.loading import load_flow
 from anabranch.runs.registry.registration import registry
 from anabranch.service.serving import Options
-from anabranch.service.starting import choose_options, greet
+from anabranch.service.starting import choose_options, write_greeting
 
 TOKEN = "a-token-of-some-length"
 
@@ -53,15 +53,15 @@ def test_a_token_is_made_up_for_loopback_alone_and_told_once():
     assert is_made_up
     assert len(options.token) > 40
     assert choose_options({})[0].token != options.token
-    told = list(greet(options, 8780, is_made_up=True))
+    told = list(write_greeting(options, 8780, is_made_up=True))
     assert told[0] == f"log in at http://127.0.0.1:8780/login?token={options.token}"
     assert options.token not in "".join(told[1:])
     assert choose_options({}, needs_token=False) == (Options(), False)
     assert choose_options({"address": "0.0.0.0"})[0].token == ""
-    told = list(greet(Options(address="0.0.0.0", token=TOKEN), 8780, is_made_up=False))
+    told = list(write_greeting(Options(address="0.0.0.0", token=TOKEN), 8780, is_made_up=False))
     assert "tokens cross the network in the clear" in told[0]
     assert TOKEN not in "".join(told)
-    assert len(list(greet(Options(address="::1", token=TOKEN, tls_cert="x"), 1, is_made_up=False))) == 1
+    assert len(list(write_greeting(Options(address="::1", token=TOKEN, tls_cert="x"), 1, is_made_up=False))) == 1
 
 
 def test_an_option_that_there_is_not_is_refused_with_the_nearest():

@@ -39,7 +39,7 @@ def bearer(token: str = TOKEN) -> dict[str, str]:
 
 ROUTES = [
     (method.upper(), path.replace("{name}", "etl").replace("{run_id}", "run-1"))
-    for path, operations in openapi.document()["paths"].items()
+    for path, operations in openapi.build_document()["paths"].items()
     for method in operations
 ]
 ROUTES += [

@@ -12,7 +12,7 @@ import pytest
 from tests.web_server import serving
 
 from anabranch.errors import ServiceError
-from anabranch.web.listening import bind, check_bind, tls_context
+from anabranch.web.listening import check_bind, open_sockets, tls_context
 
 TOKEN = "a-token-of-some-length"
 VIEW_TOKEN = "another-one-to-look-with"
@@ -52,7 +52,7 @@ def test_tokens_that_will_not_do_refuse(tokens: tuple[str, str], problem: str):
 
 def test_sockets_listen_at_one_port_that_was_free():
     # when
-    found = bind("localhost", 0)
+    found = open_sockets("localhost", 0)
     # then
     ports = {each.getsockname()[1] for each in found}
     assert len(ports) == 1
@@ -73,7 +73,7 @@ def test_sockets_listen_at_one_port_that_was_free():
 )
 def test_what_cannot_be_had_is_an_error_of_the_system(address: str, port: int, problem: str):
     with pytest.raises(OSError, match=problem):
-        bind(address, port)
+        open_sockets(address, port)
 
 
 # TLS ------------------------------------------------------------------------------------------------------------------

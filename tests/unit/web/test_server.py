@@ -20,7 +20,7 @@ from anabranch.web import server as web_server
 from anabranch.web.guard import Guard
 from anabranch.web.handlers import TextHandler
 from anabranch.web.headers import HEADERS
-from anabranch.web.listening import bind
+from anabranch.web.listening import open_sockets
 from anabranch.web.server import MAX_BODY_NBYTES, only_routes
 from anabranch.web.server import Server as WebServer
 from anabranch.web.thread import ServerThread
@@ -117,7 +117,7 @@ def small() -> Iterator[Callable[..., WebServer]]:
 
     def start(guard: Guard, **options: Any) -> WebServer:
         found = WebServer(guard, **options)
-        threads.append(ServerThread(found, bind("127.0.0.1", 0), name="small"))
+        threads.append(ServerThread(found, open_sockets("127.0.0.1", 0), name="small"))
         return found
 
     yield start
@@ -189,7 +189,7 @@ def test_a_server_that_does_not_start_says_why():
     def fail(routes: object) -> Any:
         raise ZeroDivisionError("of what it serves")
 
-    sockets = bind("127.0.0.1", 0)
+    sockets = open_sockets("127.0.0.1", 0)
     with pytest.raises(OSError, match="ZeroDivisionError: of what it serves"):
         ServerThread(WebServer(Guard(), make=fail), sockets, name="fails")
     assert [each.fileno() for each in sockets] == [-1]
@@ -201,7 +201,7 @@ def test_a_turn_that_fails_ends_the_server_and_is_told(caplog: pytest.LogCapture
         raise ZeroDivisionError("of the turn")
 
     # when
-    thread = ServerThread(WebServer(Guard()), bind("127.0.0.1", 0), name="turns", turn=fail, every_s=0.001)
+    thread = ServerThread(WebServer(Guard()), open_sockets("127.0.0.1", 0), name="turns", turn=fail, every_s=0.001)
     thread._thread.join(20)
     # then
     assert not thread.is_open

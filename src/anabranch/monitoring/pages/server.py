@@ -11,7 +11,7 @@ from anabranch.monitoring.metrics import Metrics
 from anabranch.monitoring.metrics_export import metrics_route
 from anabranch.monitoring.pages.library import ChildActions, Library
 from anabranch.web.guard import TOKEN, Guard
-from anabranch.web.listening import bind
+from anabranch.web.listening import open_sockets
 from anabranch.web.server import Server
 from anabranch.web.thread import ServerThread
 
@@ -46,7 +46,7 @@ class Pages:
         self._token = secrets.token_urlsafe(32)
         self._app: BokehPages
         try:
-            self._sockets = bind(HOST, port)
+            self._sockets = open_sockets(HOST, port)
         except OSError as error:
             raise PagesError(
                 f"live pages on port {port}: {error}; name another port, or 0 for any free port"

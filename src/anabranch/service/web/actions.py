@@ -114,7 +114,7 @@ class Actions:
         except RunNotFound:
             if slot is None:
                 raise
-            return {**_run_state(slot), "slot": _slot_data(slot)}
+            return {**_describe_slot(slot), "slot": _slot_data(slot)}
 
     def cancel(self, run_id: str) -> dict[str, Any]:
         """Cancel a run that waits or runs."""
@@ -125,7 +125,7 @@ class Actions:
             raise Refused(409, f"run {run_id} was not started by a service; stop it where it was started") from None
         if slot.state not in (WAITING, RUNNING):
             raise Refused(409, f"run {run_id} has ended: {slot.state}")
-        return _run_state(slot, "Cancelled" if slot.state == WAITING else "Cancelling")
+        return _describe_slot(slot, "Cancelled" if slot.state == WAITING else "Cancelling")
 
     def resume(self, run_id: str, approve: Sequence[str] = ()) -> dict[str, Any]:
         """Resume a run that failed, was stopped or waits for an approval."""
@@ -142,7 +142,7 @@ class Actions:
             if standing is None or standing.state != RUNNING or time.monotonic() >= until:
                 raise Refused(409, f"run {run_id} waits or runs already")
             time.sleep(0.05)
-        return _run_state(slot)
+        return _describe_slot(slot)
 
     def approve(self, run_id: str, asked: ApproveAsked) -> dict[str, Any]:
         """Approve tasks that wait for it, and resume their run."""
@@ -176,13 +176,13 @@ def flow_data(record: FlowRecord) -> dict[str, Any]:
     }
 
 
-def _run_state(slot: Slot, state: str | None = None) -> dict[str, Any]:
+def _describe_slot(slot: Slot, state: str | None = None) -> dict[str, Any]:
     return {"run_id": slot.run_id, "flow": slot.flow_name, "state": state or slot.state}
 
 
 def _slot_data(slot: Slot) -> dict[str, Any]:
     return {
-        **_run_state(slot),
+        **_describe_slot(slot),
         "due": slot.due.isoformat(),
         "origin": slot.origin,
         "group": slot.group,

@@ -12,8 +12,8 @@ from tornado.web import HTTPError
 
 from anabranch.base.errors import AnabranchError
 from anabranch.service.web.actions import Actions
-from anabranch.service.web.models import Asked, Refused, check, status_of
-from anabranch.service.web.openapi import OPERATIONS, Operation, document
+from anabranch.service.web.models import Asked, Refused, check_asked, status_of
+from anabranch.service.web.openapi import OPERATIONS, Operation, build_document
 from anabranch.web.guard import HEALTH
 from anabranch.web.handlers import JsonHandler, Route
 
@@ -40,7 +40,7 @@ class _Healthz(JsonHandler):
 
 class _Document(JsonHandler):
     def get(self) -> None:
-        self.reply(document())
+        self.reply(build_document())
 
 
 class _Action(JsonHandler):
@@ -76,13 +76,13 @@ class _Action(JsonHandler):
             raise Refused(400, f"{twice[0]:.80}: given twice")
         texts = {name: values[0] for name, values in query.items()}
         if self._operation.method == "get":
-            return check(self._operation.asks, texts, is_query=True)
-        check(Asked, texts, is_query=True)
+            return check_asked(self._operation.asks, texts, is_query=True)
+        check_asked(Asked, texts, is_query=True)
         try:
             body = json.loads(self.request.body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:
             raise Refused(400, f"the body is not JSON: {error}") from None
-        return check(self._operation.asks, body)
+        return check_asked(self._operation.asks, body)
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Refusals of Tornado's, and bugs, in the form of all others."""

@@ -15,10 +15,10 @@ from anabranch.base.errors import AnabranchError
 from anabranch.monitoring.pages.looks import safe
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.inputs import PREFIX, BadInput, read_values, render_fields
-from anabranch.service.web.models import ApproveAsked, PauseAsked, Refused, StartAsked, check, status_of
+from anabranch.service.web.models import ApproveAsked, PauseAsked, Refused, StartAsked, check_asked, status_of
 from anabranch.web.guard import FORMS, Guard
 from anabranch.web.handlers import FormHandler, Route
-from anabranch.web.plain import exact, frame, sentence
+from anabranch.web.plain import build_notice, build_page, exact
 
 
 def form_routes(actions: Actions, guard: Guard) -> list[Route]:
@@ -52,7 +52,7 @@ class _Form(FormHandler):
         except BadInput as error:
             self.page(str(error), status=422)
         except AnabranchError as error:
-            self.page(sentence(str(error)), status=status_of(error))
+            self.page(build_notice(str(error)), status=status_of(error))
         else:
             if place:
                 self.to(place)
@@ -77,7 +77,7 @@ class _Form(FormHandler):
 
     def confirm(self, title: str, inner: str, button: str, back: str) -> str:
         """A form around some fields."""
-        return frame(title, self.form(f'{inner}<button>{safe(button)}</button> <a href="{exact(back)}">back</a>'))
+        return build_page(title, self.form(f'{inner}<button>{safe(button)}</button> <a href="{exact(back)}">back</a>'))
 
 
 class _Start(_Form):
@@ -98,7 +98,7 @@ class _Start(_Form):
             body: dict[str, Any] = {"parameters": read_values(flow["parameters"], given)}
             if once:  # the same form sent twice starts one run
                 body["idempotency_key"] = f"form {once[:100]}"
-            started = self.actions.start(flow["name"], check(StartAsked, body))
+            started = self.actions.start(flow["name"], check_asked(StartAsked, body))
         except (BadInput, Refused) as error:
             if isinstance(error, Refused) and error.status != 422:
                 raise
@@ -193,4 +193,4 @@ class _Approve(_OfRun):
         tasks = self.get_body_arguments("task", strip=False)
         if not tasks:
             raise Refused(422, "no task was chosen; go back, and choose one")
-        self.actions.approve(run_id, check(ApproveAsked, {"tasks": tasks}))
+        self.actions.approve(run_id, check_asked(ApproveAsked, {"tasks": tasks}))

@@ -32,7 +32,7 @@ def render_fields(schema: Mapping[str, Any], given: Mapping[str, str] | None = N
     known = schema.get("properties", {})
     required = schema.get("required", ())
     parts = [
-        _field(name, _plain(schema, each), name in required, None if given is None else given.get(name, ""))
+        _field(name, _drop_null(schema, each), name in required, None if given is None else given.get(name, ""))
         for name, each in known.items()
     ]
     return "".join(parts) or '<p class="none">The flow has no parameters.</p>'
@@ -54,7 +54,7 @@ def read_values(schema: Mapping[str, Any], given: Mapping[str, str]) -> dict[str
             problems.append(f"there is no parameter {name!r}")
         elif text.strip():
             try:
-                found[name] = _value(text, _plain(schema, known[name]))
+                found[name] = _parse_value(text, _drop_null(schema, known[name]))
             except ValueError as error:
                 problems.append(f"{name}: {error}")
     if problems:
@@ -62,7 +62,7 @@ def read_values(schema: Mapping[str, Any], given: Mapping[str, str]) -> dict[str
     return found
 
 
-def _plain(schema: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
+def _drop_null(schema: Mapping[str, Any], own: Mapping[str, Any]) -> Mapping[str, Any]:
     """A parameter's schema without null, which a field that is left empty stands for."""
     kinds = own.get("anyOf")
     if isinstance(kinds, list):
@@ -120,7 +120,7 @@ def _text(value: object) -> str:
     return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
-def _value(text: str, schema: Mapping[str, Any]) -> Any:
+def _parse_value(text: str, schema: Mapping[str, Any]) -> Any:
     """The value of a text, of the type in the schema; the flow checks it when the run begins."""
     kind = schema.get("type")
     if isinstance(schema.get("enum"), list):

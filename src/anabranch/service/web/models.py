@@ -25,7 +25,7 @@ class Refused(AnabranchError):
         self.status = status
 
 
-def _moment(value: object) -> datetime:
+def _parse_moment(value: object) -> datetime:
     try:
         found = datetime.fromisoformat(str(value))
         if found.tzinfo is None or not 1970 <= found.year < 9000:
@@ -37,7 +37,7 @@ def _moment(value: object) -> datetime:
 
 _Text = Annotated[str, Field(min_length=1, max_length=200)]
 _YEARS = {"pattern": "^(19[7-9]|[2-8][0-9]{2})[0-9]-"}
-_Moment = Annotated[datetime, BeforeValidator(_moment), Field(json_schema_extra=_YEARS)]
+_Moment = Annotated[datetime, BeforeValidator(_parse_moment), Field(json_schema_extra=_YEARS)]
 
 
 # What is asked --------------------------------------------------------------------------------------------------------
@@ -156,7 +156,7 @@ class Problem(BaseModel):
 A = TypeVar("A", bound=Asked)
 
 
-def check(model: type[A], value: Any, *, is_query: bool = False) -> A:
+def check_asked(model: type[A], value: Any, *, is_query: bool = False) -> A:
     """What was asked, as a model; `Refused` with all its problems if it is something else.
 
     Parameters
@@ -172,10 +172,10 @@ def check(model: type[A], value: Any, *, is_query: bool = False) -> A:
     except ValidationError as error:
         problems = error.errors(include_url=False)
         status = 422 if all(each["type"] == "moment" for each in problems) else 400
-        raise Refused(status, "; ".join(_word(each, model) for each in problems[:_MOST_PROBLEMS])) from None
+        raise Refused(status, "; ".join(_word_problem(each, model) for each in problems[:_MOST_PROBLEMS])) from None
 
 
-def _word(problem: ErrorDetails, model: type[Asked]) -> str:
+def _word_problem(problem: ErrorDetails, model: type[Asked]) -> str:
     """A problem, in our words where pydantic's are about Python."""
     *above, last = problem["loc"] or ("the body",)
     where = f"{above[0]}[{last}]" if above else str(last)

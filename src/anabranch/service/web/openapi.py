@@ -59,7 +59,7 @@ _REFUSALS = {
 }
 
 
-def document() -> dict[str, Any]:
+def build_document() -> dict[str, Any]:
     """The OpenAPI document."""
     used: set[type[BaseModel]] = {models.Problem}.union(*({each.asks, each.gives} for each in OPERATIONS))
     template = f"{_SCHEMAS}{{model}}"
@@ -71,7 +71,7 @@ def document() -> dict[str, Any]:
             "version": VERSION,
             "description": "Requests that change something have Content-Type: application/json.",
         },
-        "paths": {each.path: {each.method: _describe(each, schemas["$defs"])} for each in OPERATIONS},
+        "paths": {each.path: {each.method: _describe_operation(each, schemas["$defs"])} for each in OPERATIONS},
         "components": {
             "schemas": schemas["$defs"],
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -80,7 +80,7 @@ def document() -> dict[str, Any]:
     }
 
 
-def _describe(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
+def _describe_operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     names = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
     is_change = operation.method == "post"
     refusals = {400, 401, 403, 429, 503} | ({404} if names else set()) | ({409, 415, 422} if is_change else set())

@@ -30,7 +30,7 @@ from anabranch.base.settings import config
 from anabranch.engine.units.shipment import origin
 from anabranch.runs.registry.registration import registry
 from anabranch.service.work.messages import AGAIN, FAILED, RETURNED, Exit, Job, Message, Signal, from_line, to_line
-from anabranch.service.work.series import flush, run_series
+from anabranch.service.work.series import flush_prints, run_series
 
 LINGER_S = 5.0
 """Seconds that a process waits for a run: longer than a turn of a service, and than flows of every second."""
@@ -250,7 +250,7 @@ class Nursery:
         except BaseException:
             traceback.print_exc()
         finally:
-            flush()
+            flush_prints()
             os._exit(code)
 
     def _hear(self, child: _Child) -> None:

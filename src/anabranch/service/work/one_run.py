@@ -67,7 +67,7 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         return _fail(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
     with _Interruptible(queue, slot) as interruption:
         try:
-            state, message = _run(loaded, slot, counted, is_first=is_first)
+            state, message = _run_slot(loaded, slot, counted, is_first=is_first)
         except KeyboardInterrupt:
             state, message = "Cancelled", "it was interrupted"
         except RunHeld as error:
@@ -99,7 +99,7 @@ def _find_flow(flows: FlowTable, name: str, changed: datetime | None) -> FlowRec
     return record
 
 
-def _run(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> tuple[str, str]:
+def _run_slot(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> tuple[str, str]:
     from anabranch.flows.loading import shipped_by_value
 
     place = loaded.flow.executor

@@ -33,7 +33,7 @@ def run_series(connection: socket.socket, job: Job, *, most: int, metrics: str) 
         began = time.monotonic()
         # In a context of its own: what a run sets there, it sets for itself.
         code = contextvars.copy_context().run(run_job, job, metrics=metrics, is_new=number == 1)
-        flush()
+        flush_prints()
         is_last = code != 0 or leftovers is None or number == most
         is_last = is_last or bool(leftovers and leftovers.clear(took_s=time.monotonic() - began))
         try:
@@ -47,7 +47,7 @@ def run_series(connection: socket.socket, job: Job, *, most: int, metrics: str) 
         job = following
 
 
-def flush() -> None:
+def flush_prints() -> None:
     """Write out what was printed."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(Exception):

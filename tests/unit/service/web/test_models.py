@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from anabranch.service.web.models import ApproveAsked, Asked, Refused, RunsAsked, StartAsked, check
+from anabranch.service.web.models import ApproveAsked, Asked, Refused, RunsAsked, StartAsked, check_asked
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from anabranch.service.web.models import ApproveAsked, Asked, Refused, RunsAsked
 )
 def test_what_does_not_fit_a_model_is_told(model: type[Asked], value: Any, status: int, text: str):
     with pytest.raises(Refused) as refused:
-        check(model, value)
+        check_asked(model, value)
     assert refused.value.status == status
     assert text in str(refused.value)
 
@@ -37,11 +37,11 @@ def test_what_does_not_fit_a_model_is_told(model: type[Asked], value: Any, statu
 def test_a_request_with_very_many_problems_is_refused_in_few_words():
     for value in ({str(number): 0 for number in range(100_000)}, {"tasks": [1] * 1_000}, {"tasks": [1] * 100_000}):
         with pytest.raises(Refused) as refused:
-            check(ApproveAsked, value)
+            check_asked(ApproveAsked, value)
         assert len(str(refused.value)) < 1_000
 
 
 def test_numbers_of_a_query_are_texts():
-    assert check(RunsAsked, {"limit": "7", "flow": "8"}, is_query=True) == RunsAsked(limit=7, flow="8")
+    assert check_asked(RunsAsked, {"limit": "7", "flow": "8"}, is_query=True) == RunsAsked(limit=7, flow="8")
     with pytest.raises(Refused, match="limit: must be a valid integer"):
-        check(RunsAsked, {"limit": "7"})
+        check_asked(RunsAsked, {"limit": "7"})
