@@ -13,7 +13,7 @@ from anabranch import Flow
 from anabranch.demo.corpus import build, flow
 from anabranch.demo.facts import FileFacts, measure_source
 from anabranch.demo.sources import CorpusError, list_sources, read_source
-from anabranch.demo.summary import Summary, as_json, summarise_corpus
+from anabranch.demo.summary import Summary, summarise_corpus, summary_as_json
 from anabranch.executors import DaskExecutor, LocalExecutor
 
 LIMIT = 150  # files; about a second of parsing, enough for several chunks
@@ -77,7 +77,7 @@ def test_the_flow_finds_what_a_plain_loop_finds(
 
     assert state.is_successful(), state.message
     assert state.result["summarise"].result == expected
-    assert json.loads((tmp_path / "corpus.json").read_text()) == json.loads(json.dumps(as_json(expected)))
+    assert json.loads((tmp_path / "corpus.json").read_text()) == json.loads(json.dumps(summary_as_json(expected)))
     assert [path.name for path in tmp_path.iterdir()] == ["corpus.json"]
     assert state.result["write_json"].result == str(tmp_path / "corpus.json")
 

@@ -63,11 +63,11 @@ def cancel(*, address: str, run: str, reason: str, timeout: float) -> None:
 
 
 def _list_runs_at(address: str, *, as_json: bool) -> None:
-    from anabranch.flows.handle import RunHandle, runs_of
+    from anabranch.flows.handle import RunHandle, find_runs
 
     with RunHandle(address, "") as handle:
         found = []
-        for run_id in runs_of(handle.client):
+        for run_id in find_runs(handle.client):
             handle.run_id = run_id
             found.append(handle.status())
     if as_json:

@@ -19,7 +19,7 @@ from anabranch.base.files import write_whole
 from anabranch.base.triggers import all_finished
 from anabranch.demo.facts import FileFacts, measure_source
 from anabranch.demo.sources import CorpusError, Source, SourceFile, list_sources, read_source
-from anabranch.demo.summary import Summary, as_json, summarise_corpus, summary_lines
+from anabranch.demo.summary import Summary, summarise_corpus, summary_as_json, summary_lines
 
 __all__ = [
     "CorpusError",
@@ -70,7 +70,7 @@ def write_json(summary: Summary, output: str) -> str:
     """Write ``corpus.json`` into the directory `output`, on the machine where this runs, and give its path."""
     path = Path(output, "corpus.json")
     path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, json.dumps(as_json(summary), indent=2) + "\n")
+    write_whole(path, json.dumps(summary_as_json(summary), indent=2) + "\n")
     return str(path.resolve())
 
 

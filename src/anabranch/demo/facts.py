@@ -169,7 +169,7 @@ class _Found:
 
     def visit(self, tree: ast.Module) -> None:
         """Count the whole tree, function by function. A list of what is left, as recursion would end on deep code."""
-        scopes: list[_Scope] = [_Scope(tree, name="", public=True)]
+        scopes: list[_OpenScope] = [_OpenScope(tree, name="", public=True)]
         while scopes:
             scope = scopes.pop()
             self._document(scope)
@@ -189,7 +189,7 @@ class _Found:
                 first, last = scope.node.lineno, scope.node.end_lineno or scope.node.lineno
                 self.functions.append(FunctionFacts(scope.name, first, last - first + 1, 1 + branches))
 
-    def _document(self, scope: _Scope) -> None:
+    def _document(self, scope: _OpenScope) -> None:
         lines = docstring_lines(scope.node)
         if lines is not None:
             self.docstrings.append(lines)
@@ -199,7 +199,7 @@ class _Found:
 
 
 @dataclass(frozen=True, slots=True)
-class _Scope:
+class _OpenScope:
     """A module, class or function that is still to be walked."""
 
     node: _Documented
@@ -207,10 +207,10 @@ class _Scope:
     public: bool
     """Whether users of the module can name it: no leading underscore, not inside a function."""
 
-    def inner(self, node: _Definition) -> _Scope:
+    def inner(self, node: _Definition) -> _OpenScope:
         in_function = isinstance(self.node, _Function)
         name = f"{self.name}.{node.name}" if self.name else node.name
-        return _Scope(node, name, self.public and not in_function and not node.name.startswith("_"))
+        return _OpenScope(node, name, self.public and not in_function and not node.name.startswith("_"))
 
 
 def branches_at(node: ast.AST) -> int:

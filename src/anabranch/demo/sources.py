@@ -94,7 +94,7 @@ def list_sources(root: str | None = None, *, limit: int | None = None) -> list[S
     found = {
         path: SourceFile(path, package_of(path, directory))
         for directory in map(os.path.abspath, roots)
-        for path in _walk(directory, skip=_others(directory, roots, by_default=root is None))
+        for path in _walk(directory, skip=_find_foreign(directory, roots, by_default=root is None))
     }
     return evenly([found[path] for path in sorted(found)], limit)
 
@@ -147,7 +147,7 @@ def _walk(directory: str, *, skip: frozenset[str]) -> Iterator[str]:
         yield from (os.path.join(parent, name) for name in names if name.endswith(".py"))
 
 
-def _others(directory: str, roots: Sequence[str], *, by_default: bool) -> frozenset[str]:
+def _find_foreign(directory: str, roots: Sequence[str], *, by_default: bool) -> frozenset[str]:
     """Directories below `directory` that are not its own.
 
     A root inside another is listed once, as itself. The standard library of the interpreter behind a virtual

@@ -53,7 +53,7 @@ class PackageSummary:
 
 
 @dataclass(frozen=True, slots=True)
-class Failure:
+class UnmeasuredFile:
     """A file that could not be measured, and why."""
 
     path: str
@@ -83,7 +83,7 @@ class Summary:
     """Lines, complexity, and how many functions have just these; sorted."""
     most_complex: tuple[ComplexFunction, ...]
     """At most one of each file, most complex first."""
-    failures: tuple[Failure, ...]
+    failures: tuple[UnmeasuredFile, ...]
     """In the order of the files."""
 
     @property
@@ -93,11 +93,11 @@ class Summary:
 
     def function_lines(self) -> Counter[int]:
         """How many functions have how many lines."""
-        return _tally((lines, count) for lines, _, count in self.shapes)
+        return _sum_pairs((lines, count) for lines, _, count in self.shapes)
 
     def function_complexity(self) -> Counter[int]:
         """How many functions have which complexity."""
-        return _tally((complexity, count) for _, complexity, count in self.shapes)
+        return _sum_pairs((complexity, count) for _, complexity, count in self.shapes)
 
 
 def summarise_corpus(
@@ -115,12 +115,12 @@ def summarise_corpus(
         Where the files were looked for, as the user said it.
     """
     measured: defaultdict[str, list[FileFacts]] = defaultdict(list)
-    failures: list[Failure] = []
+    failures: list[UnmeasuredFile] = []
     for file, outcome in zip(files, outcomes, strict=True):
         if isinstance(outcome, FileFacts):
             measured[file.package].append(outcome)
         else:
-            failures.append(failure_of(file, outcome))
+            failures.append(explain_failure(file, outcome))
     failed = Counter(failure.package for failure in failures)
     packages = (_package(name, measured[name], failed[name]) for name in {**measured, **failed})
     facts = [each for group in measured.values() for each in group]
@@ -134,20 +134,20 @@ def summarise_corpus(
     )
 
 
-def failure_of(file: SourceFile, outcome: BaseException | None) -> Failure:
+def explain_failure(file: SourceFile, outcome: BaseException | None) -> UnmeasuredFile:
     """Why a file has no facts.
 
     Read from the text of the exception, not from its class: where many elements fail, what reaches a join may be
     another exception that stands for theirs and tells their message.
     """
     if outcome is None:
-        return Failure(file.path, file.package, "Skipped", "skipped")
+        return UnmeasuredFile(file.path, file.package, "Skipped", "skipped")
     text = str(outcome)
     _, _, told = text.partition(f"{file.path}: ")  # as a CorpusError says it
     kind, _, reason = told.partition(": ")
     if reason:
-        return Failure(file.path, file.package, kind, reason)
-    return Failure(file.path, file.package, type(outcome).__name__, text)
+        return UnmeasuredFile(file.path, file.package, kind, reason)
+    return UnmeasuredFile(file.path, file.package, type(outcome).__name__, text)
 
 
 def add_up(name: str, packages: Iterable[PackageSummary]) -> PackageSummary:
@@ -188,16 +188,16 @@ def quantile(counts: Mapping[int, int], part: float) -> int:
     return 0
 
 
-def as_json(summary: Summary) -> dict[str, object]:
+def summary_as_json(summary: Summary) -> dict[str, object]:
     """The summary in plain JSON types, with what is derived from it."""
     return {
         "root": summary.root,
-        "totals": _row(summary.total),
+        "totals": _row_of_package(summary.total),
         "functions": {
-            "lines": _spread(summary.function_lines()),
-            "complexity": _spread(summary.function_complexity()),
+            "lines": _sort_counts(summary.function_lines()),
+            "complexity": _sort_counts(summary.function_complexity()),
         },
-        "packages": [_row(package) for package in summary.packages],
+        "packages": [_row_of_package(package) for package in summary.packages],
         "most_complex": [
             {"path": each.path, "package": each.package, **asdict(each.function)} for each in summary.most_complex
         ],
@@ -215,7 +215,7 @@ def summary_lines(summary: Summary, *, top: int = 10) -> list[str]:
     ]
     if largest:
         header = ("package", "files", "lines", "functions", "classes", "branches", "docstrings", "complexity")
-        lines += ["", *_table([header, *map(package_row, largest)])]
+        lines += ["", *_align_rows([header, *map(package_row, largest)])]
     if len(summary.packages) > top:
         lines.append(f"… and {len(summary.packages) - top:,} more")
     if summary.failures:
@@ -276,19 +276,19 @@ def _most_complex(facts: Iterable[FileFacts]) -> tuple[ComplexFunction, ...]:
     return tuple(found[:MOST_COMPLEX])
 
 
-def _tally(pairs: Iterable[tuple[int, int]]) -> Counter[int]:
+def _sum_pairs(pairs: Iterable[tuple[int, int]]) -> Counter[int]:
     counts: Counter[int] = Counter()
     for value, count in pairs:
         counts[value] += count
     return counts
 
 
-def _spread(counts: Mapping[int, int]) -> dict[str, int]:
+def _sort_counts(counts: Mapping[int, int]) -> dict[str, int]:
     parts = {"median": 0.5, "p90": 0.9, "p99": 0.99, "max": 1.0}
     return {name: quantile(counts, part) for name, part in parts.items()}
 
 
-def _row(package: PackageSummary) -> dict[str, object]:
+def _row_of_package(package: PackageSummary) -> dict[str, object]:
     return {
         **asdict(package),
         "lines": package.lines,
@@ -297,7 +297,7 @@ def _row(package: PackageSummary) -> dict[str, object]:
     }
 
 
-def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+def _align_rows(rows: Sequence[tuple[str, ...]]) -> list[str]:
     """Rows as aligned lines, the first column to the left and numbers to the right."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return [

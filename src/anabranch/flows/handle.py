@@ -117,7 +117,7 @@ class RunHandle:
         if not known:
             raise RunHandleError(
                 f"the scheduler at {self.address} knows no run {self.run_id!r}"
-                f"{_others(self.client)}; a restarted scheduler has no runs from before"
+                f"{_other_runs(self.client)}; a restarted scheduler has no runs from before"
             )
         found = known.get("status") or {}
         return RunStatus(
@@ -128,8 +128,8 @@ class RunHandle:
             tasks=found.get("tasks", {}),
             driver=str(found.get("driver", "")),
             drivers=int(found.get("drivers", 0)),
-            started=_time(found.get("started")),
-            updated=_time(found.get("updated")),
+            started=_to_datetime(found.get("started")),
+            updated=_to_datetime(found.get("updated")),
         )
 
     def wait(self, timeout: float | None = None) -> RunStatus:
@@ -225,7 +225,7 @@ class RunHandle:
             future = self.client.get_dataset(_published(self.run_id))
         except KeyError:
             raise RunHandleError(
-                f"the scheduler at {self.address} has no result of run {self.run_id!r}{_others(self.client)}"
+                f"the scheduler at {self.address} has no result of run {self.run_id!r}{_other_runs(self.client)}"
             ) from None
         try:
             yield future
@@ -294,26 +294,26 @@ def attach(address: str, run: str, *, security: Security | Mapping[str, Any] | N
         The scheduler knows no such run, or several.
     """
     handle = RunHandle(address, run, security=security)
-    runs = runs_of(handle.client)
+    runs = find_runs(handle.client)
     if run not in runs:
         found = [each for each in runs if each.startswith(run)]
         if len(found) != 1:
             what = f"{len(found)} runs that begin with" if found else "no run"
-            problem = f"the scheduler at {address} knows {what} {run!r}{_others(handle.client)}"
+            problem = f"the scheduler at {address} knows {what} {run!r}{_other_runs(handle.client)}"
             handle.close()
             raise RunHandleError(problem)
         handle.run_id = found[0]
     return handle
 
 
-def runs_of(client: Client) -> dict[str, str]:
+def find_runs(client: Client) -> dict[str, str]:
     """Runs that a scheduler knows: their flows' names by id."""
     known = client.get_metadata([ROOT], default=None) or {}
     return {run_id: str(each.get("flow", "")) for run_id, each in known.items() if each}
 
 
-def _others(client: Client) -> str:
-    runs = runs_of(client)
+def _other_runs(client: Client) -> str:
+    runs = find_runs(client)
     return f"; it knows {', '.join(f'{run_id} ({flow})' for run_id, flow in runs.items())}" if runs else ""
 
 
@@ -321,5 +321,5 @@ def _published(run_id: str) -> str:
     return f"anabranch-{run_id}"
 
 
-def _time(seconds: float | None) -> datetime | None:
+def _to_datetime(seconds: float | None) -> datetime | None:
     return datetime.fromtimestamp(seconds, UTC) if seconds is not None else None

@@ -59,7 +59,7 @@ def load_flow(target: str) -> LoadedFlow:
     place, name, is_file = split_target(target)
     module, stopped, directory = _module_of(target, place, is_file)
     try:
-        flow = _named(module, name, place) if name else _only(module, place)
+        flow = _find_named(module, name, place) if name else _only(module, place)
     except FlowLoadError as error:
         if stopped is None:
             raise
@@ -141,7 +141,7 @@ def _load_file(path: Path, *, shown: str) -> tuple[ModuleType, Where | None]:
         exec(code, module.__dict__)
 
     _OURS.add(name)
-    return module, _execute(module, execute, path.parent, shown)
+    return module, _execute_module(module, execute, path.parent, shown)
 
 
 def _similar(path: Path) -> str:
@@ -165,7 +165,7 @@ def _import(name: str) -> tuple[ModuleType, Where | None]:
         return sys.modules[name], None
     found: list[ModuleSpec | None] = []
     try:
-        stopped = _guarded(lambda: found.append(find_spec(name)), here, name)  # imports the packages that it is in
+        stopped = _wrap_errors(lambda: found.append(find_spec(name)), here, name)  # imports the packages that it is in
     except FlowLoadError as error:
         missing = error.__cause__
         if not isinstance(missing, ModuleNotFoundError) or not f"{name}.".startswith(f"{missing.name}."):
@@ -180,19 +180,19 @@ def _import(name: str) -> tuple[ModuleType, Where | None]:
         raise FlowLoadError(f"there is no module {name!r}, seen from {here}{hint}")
     module, loader = module_from_spec(spec), spec.loader
     # Not by an import statement, which would throw away a module that stops before its end.
-    stopped = _execute(module, lambda: loader.exec_module(module), here, name)
+    stopped = _execute_module(module, lambda: loader.exec_module(module), here, name)
     parent, _, child = name.rpartition(".")
     if parent:
         setattr(sys.modules[parent], child, module)
     return module, stopped
 
 
-def _execute(module: ModuleType, execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
+def _execute_module(module: ModuleType, execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
     """Run a module's code; the line where it wanted to run a flow, if it did."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
     try:
-        return _guarded(execute, directory, shown)
+        return _wrap_errors(execute, directory, shown)
     except BaseException:
         sys.modules.pop(module.__name__, None)
         if before is not None:
@@ -215,7 +215,7 @@ class _RunReached(BaseException):
         self.where = where
 
 
-def _guarded(execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
+def _wrap_errors(execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
     """Execute the user's code, with errors in it made ours; the line that wanted to run a flow, if one did."""
 
     def reached(*args: object, **kwargs: object) -> None:
@@ -291,7 +291,7 @@ def _only(module: ModuleType, place: str) -> Flow:
     return next(iter(flows.values()))
 
 
-def _named(module: ModuleType, name: str, place: str) -> Flow:
+def _find_named(module: ModuleType, name: str, place: str) -> Flow:
     value: Any = module
     for part in name.split("."):
         value = getattr(value, part, None)
@@ -302,11 +302,11 @@ def _named(module: ModuleType, name: str, place: str) -> Flow:
     if len(same) == 1:
         return same[0]
     if value is not None:
-        raise FlowLoadError(f"{place}:{name} is {_kind(value)}, not a flow; {place} has: {listed(flows)}")
+        raise FlowLoadError(f"{place}:{name} is {_name_kind(value)}, not a flow; {place} has: {listed(flows)}")
     raise FlowLoadError(f"{place} has no flow {name!r}; it has: {listed(flows)}{nearest(name, flows)}")
 
 
-def _kind(value: object) -> str:
+def _name_kind(value: object) -> str:
     kind = type(value).__name__
     return f"{'an' if kind[:1].lower() in 'aeiou' else 'a'} {kind}"
 
@@ -334,7 +334,7 @@ def shipped_by_value(loaded: LoadedFlow | LoadedModule, *, with_neighbours: bool
     before = set(cloudpickle.list_registry_pickle_by_value())
     modules = [loaded.module] if loaded.is_file else []
     if with_neighbours:
-        modules += [each for each in _own_modules(loaded.directory) if each is not loaded.module]
+        modules += [each for each in _modules_below(loaded.directory) if each is not loaded.module]
     names = [each.__name__ for each in modules if each.__name__ not in before]
     for name in names:
         cloudpickle.register_pickle_by_value(sys.modules[name])
@@ -346,7 +346,7 @@ def shipped_by_value(loaded: LoadedFlow | LoadedModule, *, with_neighbours: bool
                 cloudpickle.unregister_pickle_by_value(sys.modules[name])
 
 
-def _own_modules(directory: Path) -> list[ModuleType]:
+def _modules_below(directory: Path) -> list[ModuleType]:
     """Modules loaded from below a directory, those that are installed there left out."""
     return [
         module

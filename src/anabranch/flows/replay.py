@@ -130,16 +130,16 @@ def find_replay(
 ) -> Replay:
     """A recorded attempt with its inputs; arguments and errors as for `replay`."""
     store, record = find(run)
-    flow = flow or _flow_of(record)
+    flow = flow or _recorded_flow(record)
     if flow.name != record.flow_name:
         raise ReplayError(f"run {record.run_id} is one of flow {record.flow_name!r}, found flow {flow.name!r}")
     graph = flow.graph.freeze(flow.reference_tasks())
-    slug, index = _task_run(flow, graph, task, index)
+    slug, index = _choose_task_run(flow, graph, task, index)
     node = graph.nodes[slug]
     near = {up: graph.nodes[up] for up in (*node.whole_upstreams, *node.element_upstreams)}
     recorded = load(store, record.run_id, FrozenGraph({**near, slug: node}, ()))
     index, state = _state_of(store, record, recorded, node, index)
-    values, secret, lost = _parameters(record, flow, graph, parameters or {})
+    values, secret, lost = _choose_parameters(record, flow, graph, parameters or {})
     found, missing = inputs_of(node, index, recorded, values, lost)
     unknown = [name for name in inputs or {} if name not in node.arguments]
     if unknown:
@@ -170,7 +170,7 @@ def find_replay(
 # Which one ------------------------------------------------------------------------------------------------------------
 
 
-def _flow_of(record: RunRecord) -> Flow:
+def _recorded_flow(record: RunRecord) -> Flow:
     source = source_of(record)
     if not source:
         raise ReplayError(
@@ -180,7 +180,7 @@ def _flow_of(record: RunRecord) -> Flow:
     return load_flow(source).flow
 
 
-def _task_run(flow: Flow, graph: FrozenGraph, task: object, index: int | None) -> tuple[str, int | None]:
+def _choose_task_run(flow: Flow, graph: FrozenGraph, task: object, index: int | None) -> tuple[str, int | None]:
     if isinstance(task, str):
         found = re.fullmatch(r"(.+)\[(\d+)\]", task)
         if found is not None and task not in graph.nodes:
@@ -230,7 +230,7 @@ def _state_of(
 # Parameters -----------------------------------------------------------------------------------------------------------
 
 
-def _parameters(
+def _choose_parameters(
     record: RunRecord, flow: Flow, graph: FrozenGraph, given: Mapping[str, Any]
 ) -> tuple[dict[str, Any], list[Any], dict[str, str]]:
     """Values of parameters by slug, those among them that are secret, and why others are missing."""

@@ -87,13 +87,13 @@ def assert_failed(
     __tracebackhide__ = True
     if index is not None and task is None:
         raise OptionError(f"assert_failed: index={index} is of a task's elements, and no task is given; name it")
-    name, seen = _seen(state, task)
+    name, seen = _find_state(state, task)
     if index is not None:
         assert isinstance(seen, TaskRunView)
         if not 0 <= index < len(seen.map_states):
             raise AssertionError(f"{name} has {len(seen.map_states):,} elements, and none with index {index}")
         name, seen = f"{name}[{index}]", seen.map_states[index]
-    if not _plain(seen).is_failed():
+    if not _plain_state(seen).is_failed():
         raise AssertionError(_said(name, seen, "Failed", state))
     if with_ is None and match is None:
         return
@@ -116,17 +116,17 @@ def assert_states(run: FlowRunView, expected: Mapping[Any, Expected]) -> None:
     __tracebackhide__ = True
     wrong = []
     for task, wanted in expected.items():
-        name, seen = _seen(run, task)
+        name, seen = _find_state(run, task)
         assert isinstance(seen, TaskRunView)
         if isinstance(wanted, Sequence) and not isinstance(wanted, str):
             found = list(seen.map_states)
-            kinds = [_kind(each) for each in wanted]
+            kinds = [_state_class(each) for each in wanted]
             if len(found) != len(kinds):
                 wrong.append(f"{name} has {len(found):,} elements, expected {len(kinds):,}")
             for number, (each, kind) in enumerate(zip(found, kinds, strict=False)):
                 if not isinstance(each.state, kind):
                     wrong.append(f"{name}[{number}] is {each.state}, expected {kind.__name__}")
-        elif not isinstance(seen.state, kind := _kind(wanted)):
+        elif not isinstance(seen.state, kind := _state_class(wanted)):
             wrong.append(f"{name} is {seen.state}, expected {kind.__name__}")
     if wrong:
         raise AssertionError("\n".join(wrong) + _report(run))
@@ -135,12 +135,12 @@ def assert_states(run: FlowRunView, expected: Mapping[Any, Expected]) -> None:
 def _assert_all(state: AnyState, tasks: Sequence[object], kind: type[State]) -> None:
     __tracebackhide__ = True
     for task in tasks or (None,):
-        name, seen = _seen(state, task)
-        if not isinstance(_plain(seen), kind):
+        name, seen = _find_state(state, task)
+        if not isinstance(_plain_state(seen), kind):
             raise AssertionError(_said(name, seen, kind.__name__, state))
 
 
-def _seen(state: AnyState, task: object) -> tuple[str, AnyState]:
+def _find_state(state: AnyState, task: object) -> tuple[str, AnyState]:
     """What is meant, with its name."""
     if not isinstance(state, (FlowRunView, TaskRunView, ElementView, State)):
         raise OptionError(f"expected what flow.run(…) returned, or a state of it, found {short(state)}")
@@ -158,11 +158,11 @@ def _seen(state: AnyState, task: object) -> tuple[str, AnyState]:
     return "the state", state
 
 
-def _plain(state: AnyState) -> State:
+def _plain_state(state: AnyState) -> State:
     return state if isinstance(state, State) else state.state
 
 
-def _kind(wanted: type[State] | str) -> type[State]:
+def _state_class(wanted: type[State] | str) -> type[State]:
     if isinstance(wanted, type) and issubclass(wanted, State):
         return wanted
     if wanted not in _KINDS:
@@ -182,7 +182,7 @@ def _causes(state: AnyState, name: str, seen: AnyState) -> list[Any]:
         return [_error(each) for _, each in seen.failures()]
     if isinstance(seen, TaskRunView) and _is_map(seen):
         return [_error(each.state) for each in seen.map_states if isinstance(each.state, Failed)]
-    return [_error(_plain(seen))]
+    return [_error(_plain_state(seen))]
 
 
 def _error(state: State) -> BaseException:
@@ -196,7 +196,7 @@ def _is_meant(error: BaseException, kind: type[BaseException] | None, match: str
 
 
 def _said(name: str, seen: AnyState, wanted: str, run: AnyState) -> str:
-    return f"{name} is {_plain(seen)}, expected {wanted}{_report(run)}"
+    return f"{name} is {_plain_state(seen)}, expected {wanted}{_report(run)}"
 
 
 def _report(run: AnyState) -> str:

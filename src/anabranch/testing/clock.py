@@ -72,7 +72,7 @@ class FakeClock:
         OptionError
             The time is negative.
         """
-        given_s = _checked(seconds)
+        given_s = _check_seconds(seconds)
         if self._now_s + given_s > self._deadline_s:
             self._now_s = self._deadline_s
             raise _Deadline
@@ -84,7 +84,7 @@ class FakeClock:
         Other threads, for example of libraries, sleep in real time.
         """
         if context.current() is None and threading.get_ident() != self._thread:
-            _really_sleep(_checked(seconds))
+            _really_sleep(_check_seconds(seconds))
         else:
             self.advance(seconds)
 
@@ -106,7 +106,7 @@ class FakeClock:
             self._deadline_s = before
 
 
-def _checked(seconds: object) -> float:
+def _check_seconds(seconds: object) -> float:
     given_s = seconds.total_seconds() if isinstance(seconds, timedelta) else seconds
     if not isinstance(given_s, (int, float)) or not given_s >= 0:
         raise OptionError(f"FakeClock: expected seconds, none or more, to move it on by, found {short(seconds)}")

@@ -73,7 +73,7 @@ class _Returning:
         return self.value
 
 
-def chosen(task: object, what: str) -> Chosen:
+def choose(task: object, what: str) -> Chosen:
     """A task, checked.
 
     Raises
@@ -94,7 +94,7 @@ def failing(task: object, index: object, attempts: object, error: object) -> Rul
     OptionError
         An argument is of another kind.
     """
-    which = chosen(task, "fail")
+    which = choose(task, "fail")
     is_error = isinstance(error, BaseException) or (isinstance(error, type) and issubclass(error, BaseException))
     if not is_error:
         raise OptionError(
@@ -114,7 +114,7 @@ def replacing(task: object, function: object, value: object) -> Rule:
     OptionError
         The function is none.
     """
-    which = chosen(task, "replace")
+    which = choose(task, "replace")
     if function is None:
         return Rule(which, _Returning(value))
     if isinstance(function, Task):

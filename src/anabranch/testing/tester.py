@@ -18,7 +18,7 @@ from anabranch.definition.signature import Signature
 from anabranch.executors.local import LocalExecutor
 from anabranch.flows.subflows import run_in
 from anabranch.testing.clock import FakeClock
-from anabranch.testing.rules import Rule, chosen, failing, replacing
+from anabranch.testing.rules import Rule, choose, failing, replacing
 
 if TYPE_CHECKING:
     from anabranch.flows.flow import Flow
@@ -207,7 +207,7 @@ class FlowTester:
         OptionError
             It is not a task.
         """
-        which = chosen(task, "calls") if task is not None else None
+        which = choose(task, "calls") if task is not None else None
         return [
             call
             for node, call in self._calls
@@ -231,10 +231,10 @@ class _Executor(LocalExecutor):
 
     def __init__(self, tester: FlowTester) -> None:
         super().__init__()
-        self.doubles = _Doubles(tester)
+        self.doubles = _TestDoubles(tester)
 
 
-class _Doubles:
+class _TestDoubles:
     """What the engine takes from a test: see `anabranch.engine.units.units`."""
 
     def __init__(self, tester: FlowTester) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from anabranch.demo.facts import FileFacts, measure_source
 from anabranch.demo.sources import CorpusError, Source, SourceFile, default_roots, list_sources, package_of, read_source
-from anabranch.demo.summary import Summary, as_json, failure_of, quantile, summarise_corpus, summary_lines
+from anabranch.demo.summary import Summary, explain_failure, quantile, summarise_corpus, summary_as_json, summary_lines
 
 
 def measured(text: str | bytes, package: str = "pkg", path: str = "/pkg/a.py") -> FileFacts:
@@ -283,7 +283,7 @@ def test_failed_and_skipped_files_are_listed_and_counted_for_their_package() -> 
 def test_an_exception_that_stands_for_another_is_understood_by_its_text() -> None:
     stand_in = RuntimeError(f"upstream failed with CorpusError: {CorpusError('/a.py', 'SyntaxError', 'bad')}")
 
-    failure = failure_of(SourceFile("/a.py", "a"), stand_in)
+    failure = explain_failure(SourceFile("/a.py", "a"), stand_in)
 
     assert (failure.kind, failure.reason) == ("SyntaxError", "bad")
 
@@ -304,7 +304,7 @@ def test_quantiles_hold_every_value() -> None:
 def test_json_has_the_numbers_of_the_summary() -> None:
     summary = summary_of(measured(EXAMPLE), CorpusError("/pkg/x.py", "SyntaxError", "bad"))
 
-    found = json.loads(json.dumps(as_json(summary)))
+    found = json.loads(json.dumps(summary_as_json(summary)))
 
     assert found["totals"]["lines"] == summary.total.lines
     assert found["totals"]["docstring_coverage"] == 0.4
@@ -332,7 +332,7 @@ def test_a_file_name_that_is_not_utf_8_is_shown_escaped() -> None:
         measured(EXAMPLE, "p\udcff", "/p\udcff/a\n.py"), CorpusError("/pkg/x.py", "SyntaxError", "\udcff")
     )
 
-    json.dumps(as_json(summary)).encode("utf-8")
+    json.dumps(summary_as_json(summary)).encode("utf-8")
 
     assert any(line.startswith("p\\udcff ") for line in summary_lines(summary))
 
@@ -350,4 +350,4 @@ def test_a_file_name_that_is_not_utf_8_is_shown_escaped() -> None:
 )
 def test_a_summary_is_made_of_however_little_there_is(summary: Summary) -> None:
     assert summary_lines(summary)
-    assert json.dumps(as_json(summary))
+    assert json.dumps(summary_as_json(summary))
