@@ -19,7 +19,7 @@ from anabranch.definition.node import Node
 from anabranch.definition.parameter import Parameter
 from anabranch.definition.queries import Queries
 from anabranch.definition.task import Task
-from anabranch.definition.wiring import check_names
+from anabranch.definition.wiring import check_arguments
 
 
 class Writing(Queries):
@@ -136,12 +136,12 @@ class Writing(Queries):
         node = self._known_one(old)
         graph = self.graph.path[0]
         if isinstance(new, Task) and new not in self:
-            check_names(new.signature, graph.entry(node).arguments)
+            check_arguments(new.signature, graph.entry(node).arguments)
             substitute = new._call((), {}, self.graph.path, is_partial=True)
             for each in graph.family(node):
                 each.imitate(node, substitute)
         else:
-            with scope.opened(graphs=self.graph.path, gates=(), elements=(), members=None):
+            with scope.open_scope(graphs=self.graph.path, gates=(), elements=(), members=None):
                 substitute = self._node(new) if stands_for_node(new) else as_node(new, "replace")
         for each in graph.family(node):
             each.substitute(node, substitute)

@@ -267,13 +267,13 @@ never_use: CacheKey = _Never(())
 
 def partial_inputs_only(validate_on: Collection[str]) -> CacheKey:
     """Use the value of a run in which these inputs were the same."""
-    return inputs(*_names(validate_on))
+    return inputs(*_sort_names(validate_on))
 
 
 def partial_parameters_only(validate_on: Collection[str]) -> CacheKey:
     """Use the value of a run in which these parameters of the flow were the same."""
-    return parameters(*_names(validate_on))
+    return parameters(*_sort_names(validate_on))
 
 
-def _names(names: Collection[str]) -> Collection[str]:
+def _sort_names(names: Collection[str]) -> Collection[str]:
     return [names] if isinstance(names, str) else names

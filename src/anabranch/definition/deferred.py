@@ -115,7 +115,7 @@ class DeferredMap(DeferredCall):
     ) -> None:
         self.elementwise = elementwise
         """Names of the arguments that are mapped over: sequences, or other maps."""
-        self.width = _width(name, {key: arguments[key] for key in elementwise})
+        self.width = _find_width(name, {key: arguments[key] for key in elementwise})
         super().__init__(name, signature, policies, arguments, upstreams=upstreams, where=where)
 
     def _state(self) -> dict[str, Any]:
@@ -127,7 +127,7 @@ def _remade(cls: type[DeferredCall], state: dict[str, Any]) -> DeferredCall:
     return cls(state["name"], state["signature"], state["policies"], state["arguments"], **options)
 
 
-def _width(name: str, arguments: Mapping[str, Any]) -> int:
+def _find_width(name: str, arguments: Mapping[str, Any]) -> int:
     """Number of elements of the arguments that are mapped over.
 
     Raises
@@ -200,7 +200,7 @@ def deferred(
                 f"{name}.map(): *args cannot be mapped over calls inside a running task ({caller()}); give it a "
                 "parameter with a name"
             )
-        width = _width(name, {f"argument {number}": each for number, each in enumerate(columns)})
+        width = _find_width(name, {f"argument {number}": each for number, each in enumerate(columns)})
         values[STAR] = [tuple(column[i] for column in columns) for i in range(width)]
     if any(isinstance(values[key], DeferredCall) and not isinstance(values[key], DeferredMap) for key in elementwise):
         maker = _MakeMap(name, signature, policies, frozenset(elementwise), where)

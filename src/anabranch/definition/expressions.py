@@ -142,14 +142,14 @@ def holds(value: object, is_wanted: Callable[[object], bool]) -> bool:
         each = left.pop()
         if is_wanted(each):
             return True
-        parts = _parts(each)
+        parts = _find_parts(each)
         if parts is not None and id(each) not in seen:
             seen.add(id(each))
             left.extend(part for part in parts if type(part) not in _ATOMS)
     return False
 
 
-def _parts(value: object) -> Iterable[Any] | None:
+def _find_parts(value: object) -> Iterable[Any] | None:
     """What a collection consists of; None if it is no collection."""
     if isinstance(value, (list, tuple, set, frozenset, deque)):
         return value
@@ -230,7 +230,7 @@ def output(value: Any, key: Any, owner: str) -> Any:
     if isinstance(value, Mapping):
         if key in value:
             return value[key]
-        there = _some(map(str, value))
+        there = _name_some(map(str, value))
     elif isinstance(key, int):
         try:
             return value[key]
@@ -241,7 +241,7 @@ def output(value: Any, key: Any, owner: str) -> Any:
         if hasattr(value, str(key)) and not _is_method(found, value):
             return found
         names = (name for name in dir(value) if not name.startswith("_"))
-        there = _some(name for name in names if not _is_method(getattr(value, name, None), value))
+        there = _name_some(name for name in names if not _is_method(getattr(value, name, None), value))
     raise MissingOutputError(f"{owner} has no output {key!r}; it has: {there}")
 
 
@@ -249,7 +249,7 @@ def _is_method(found: object, owner: object) -> bool:
     return callable(found) and getattr(found, "__self__", None) is owner
 
 
-def _some(names: Iterable[str]) -> str:
+def _name_some(names: Iterable[str]) -> str:
     given = list(names)
     more = f" … ({len(given):,} in all)" if len(given) > MAX_SHOWN else ""
     return listed(given[:MAX_SHOWN]) + more

@@ -63,7 +63,7 @@ def apply_map(function: Callable[..., Any], *args: object, flow: Any = None, **k
 
     positional = [stand_in(value) for value in args]
     keywords = {name: stand_in(value) for name, value in kwargs.items()}
-    with scope.opened(graphs=graphs, elements=tuple(elements), members=set(elements)):
+    with scope.open_scope(graphs=graphs, elements=tuple(elements), members=set(elements)):
         return function(*positional, **keywords)
 
 

@@ -18,7 +18,7 @@ from anabranch.definition.marks import mapped
 from anabranch.definition.operators import Operators
 from anabranch.definition.policies import Policies
 from anabranch.definition.signature import Signature
-from anabranch.definition.wiring import bind, call, link
+from anabranch.definition.wiring import bind_arguments, call, link
 
 
 class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it stands for the value it will have
@@ -119,7 +119,7 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
                 link(self, node, "order", graph)
         if keyword_tasks:
             graph = home_of(self, *keyword_tasks.values(), flow=flow)
-            bind(self, keyword_tasks, graph, is_mapped=mapped)
+            bind_arguments(self, keyword_tasks, graph, is_mapped=mapped)
         return self
 
     def __or__(self, other: Any) -> Any:

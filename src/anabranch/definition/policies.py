@@ -25,7 +25,7 @@ MIN_MEMORY = 64_000_000  # bytes; a new interpreter with this library has 32 MB
 MAX_TAG = 200  # characters, as in names
 
 
-def seconds(value: object, option: str, *, zero: bool = True) -> float:
+def to_seconds(value: object, option: str, *, zero: bool = True) -> float:
     """Seconds in a number or timedelta; anything else is refused, naming the option."""
     if isinstance(value, timedelta):
         value = value.total_seconds()
@@ -72,9 +72,9 @@ class Retry:
         if isinstance(self.delay, (list, tuple)):
             if not self.delay:
                 raise OptionError("retry_delay: the list of delays is empty")
-            object.__setattr__(self, "delay", tuple(seconds(each, "retry_delay") for each in self.delay))
+            object.__setattr__(self, "delay", tuple(to_seconds(each, "retry_delay") for each in self.delay))
         elif not callable(self.delay):
-            object.__setattr__(self, "delay", seconds(self.delay, "retry_delay"))
+            object.__setattr__(self, "delay", to_seconds(self.delay, "retry_delay"))
         for option, value, least in (("retry_backoff", self.backoff, 1.0), ("retry_jitter", self.jitter, 0.0)):
             if isinstance(value, bool) or not isinstance(value, Real) or not least <= value < math.inf:
                 raise OptionError(f"{option}: expected a number of at least {least:g}, found {value!r}")
@@ -99,11 +99,11 @@ class Retry:
         `randomness`, from 0 to 1, places the delay within the jitter; 0.5 is the middle.
         """
         if isinstance(self.delay, tuple):
-            base = seconds(self.delay[min(attempt, len(self.delay)) - 1], "retry_delay")
+            base = to_seconds(self.delay[min(attempt, len(self.delay)) - 1], "retry_delay")
         elif callable(self.delay):
-            base = seconds(self.delay(attempt), "retry_delay")
+            base = to_seconds(self.delay(attempt), "retry_delay")
         else:
-            base = seconds(self.delay, "retry_delay")
+            base = to_seconds(self.delay, "retry_delay")
         try:
             grown = base * self.backoff ** (attempt - 1)
         except OverflowError:  # as 2.0 ** 1100 is
@@ -138,7 +138,7 @@ def retry_from(options: Mapping[str, Any], base: Retry | None = None) -> Retry:
         given[full] = value
     values = {_RETRY_OPTIONS[name]: value for name, value in given.items()}
     if "max_delay_s" in values:
-        values["max_delay_s"] = seconds(values["max_delay_s"], "retry_max_delay")
+        values["max_delay_s"] = to_seconds(values["max_delay_s"], "retry_max_delay")
     if isinstance(values.get("on"), list):
         values["on"] = tuple(values["on"])
     retry = replace(base or Retry(), **values)
@@ -209,7 +209,7 @@ class Policies:
 
     def __post_init__(self) -> None:
         if self.timeout_s is not None:
-            object.__setattr__(self, "timeout_s", seconds(self.timeout_s, "timeout", zero=False))
+            object.__setattr__(self, "timeout_s", to_seconds(self.timeout_s, "timeout", zero=False))
             if self.timeout_s < 0.001:
                 raise OptionError(f"timeout: expected at least a millisecond, found {self.timeout_s!r} s")
         if self.isolation not in ("thread", "process"):

@@ -118,12 +118,12 @@ class Resource(AbstractContextManager[Any]):
         inside = set(written)
         for node in written:
             if not any(edge.upstream in inside for edge in root.edges_into(node)):
-                _order(self._setup, node, root)
+                _add_order(self._setup, node, root)
             if not any(edge.downstream in inside for edge in root.edges_from(node)):
-                _order(node, cleanup, root)
+                _add_order(node, cleanup, root)
 
 
-def _order(upstream: Any, downstream: Any, root: Graph) -> None:
+def _add_order(upstream: Any, downstream: Any, root: Graph) -> None:
     """An order edge, element by element inside the function of an ``apply_map``."""
     members = scope.current().members or ()
     is_elementwise = upstream in members and downstream in members

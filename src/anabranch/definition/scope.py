@@ -54,7 +54,7 @@ def leave() -> None:
 
 
 @contextmanager
-def opened(**changes: Any) -> Iterator[Scope]:
+def open_scope(**changes: Any) -> Iterator[Scope]:
     """A scope with some things changed, until the block ends, however it ends."""
     enter(**changes)
     try:
@@ -68,4 +68,4 @@ def tags(*names: str) -> AbstractContextManager[Scope]:
     wrong = [name for name in names if not isinstance(name, str)]
     if wrong:
         raise OptionError(f"tags: expected strings, as in tags('a', 'b'), found {wrong[0]!r} ({caller()})")
-    return opened(tags=current().tags | frozenset(names))
+    return open_scope(tags=current().tags | frozenset(names))

@@ -61,12 +61,12 @@ def shape_of(graph: Graph) -> Shape:
 def shape_from(data: object) -> Shape:
     """The shape that `Shape.as_data` gave; an empty one for anything else, as another version may have written it."""
     try:
-        return _read(data)
+        return _read_shape(data)
     except (TypeError, ValueError, KeyError, IndexError):
         return Shape()
 
 
-def _read(data: object) -> Shape:
+def _read_shape(data: object) -> Shape:
     if not isinstance(data, Mapping):
         return Shape()
     nodes = tuple(

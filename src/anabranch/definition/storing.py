@@ -14,7 +14,7 @@ from typing import Any
 from anabranch.base.errors import OptionError, listed
 from anabranch.base.names import check_name, short
 from anabranch.definition.caching import CacheKey, code, inputs, never_use
-from anabranch.definition.policies import seconds
+from anabranch.definition.policies import to_seconds
 from anabranch.results.result import Result
 from anabranch.results.templates import Template
 
@@ -78,11 +78,11 @@ def storing_of(options: Mapping[str, Any], base: Storing | None = None) -> Stori
         return base
     target = given.get("target")
     changes: dict[str, Any] = {
-        "result": result_of(given),
+        "result": choose_result(given),
         "target": _Target.of(target) if target is not None else None,
         "location": Template.of(given["location"]) if "location" in given else None,
         "checkpoint": given.get("checkpoint"),
-        "cache_for_s": seconds(given["cache_for"], "cache_for", zero=False) if "cache_for" in given else None,
+        "cache_for_s": to_seconds(given["cache_for"], "cache_for", zero=False) if "cache_for" in given else None,
     }
     if changes["checkpoint"] not in (None, True, False):
         raise OptionError(f"checkpoint: expected True or False, found {short(given['checkpoint'])}")
@@ -98,7 +98,7 @@ def storing_of(options: Mapping[str, Any], base: Storing | None = None) -> Stori
     return storing
 
 
-def result_of(options: Mapping[str, Any]) -> Result | None:
+def choose_result(options: Mapping[str, Any]) -> Result | None:
     """The result that is given as ``result`` or ``result_handler``.
 
     Raises
@@ -178,7 +178,7 @@ def goes_by_element(storing: Storing, mapped: Collection[str]) -> bool:
     return takes_all or bool(parameters.keys() & {"map_index", *mapped})
 
 
-def problems_of(
+def find_storing_problems(
     storing: Storing,
     *,
     inputs: Collection[str],

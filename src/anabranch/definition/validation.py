@@ -18,7 +18,7 @@ def problems_of(graph: Graph, reference: Iterable[NodeLike] = (), result: Result
         *_cycles(graph),
         *_arguments(graph),
         *_conditions(graph),
-        *_parameters(graph),
+        *_check_parameters(graph),
         *_references(graph, reference),
         *_storing(graph, result),
     ]
@@ -38,10 +38,10 @@ def _storing(graph: Graph, result: Result | None) -> Iterator[str]:
         storing = stores.completed(node.policies.storing, flow_result=result, checkpointing=False, default=_no_place)
         if storing is not None:
             mapped = entry.mapped if entry.is_map else None
-            for problem in stores.problems_of(
+            for problem in stores.find_storing_problems(
                 storing, inputs=list(entry.arguments), parameters=parameters, mapped=mapped
             ):
-                yield f"{_shown(graph, node)}: {problem}"
+                yield f"{_label(graph, node)}: {problem}"
 
 
 def _no_place() -> Result:
@@ -50,7 +50,7 @@ def _no_place() -> Result:
     return LocalResult()
 
 
-def _shown(graph: Graph, node: NodeLike) -> str:
+def _label(graph: Graph, node: NodeLike) -> str:
     return f"{graph.entry(node).slug} ({node.where})"
 
 
@@ -76,24 +76,24 @@ def _arguments(graph: Graph) -> Iterator[str]:
         entry = graph.entry(node)
         if entry.outside:
             yield (
-                f"{_shown(graph, node)}: {listed(entry.outside)} takes its value from outside of flow {graph.name!r}; "
+                f"{_label(graph, node)}: {listed(entry.outside)} takes its value from outside of flow {graph.name!r}; "
                 f"run the flow around it, {graph.path[0].name!r}"
             )
         missing = node.signature.missing([*entry.arguments, *entry.outside])
         if missing:
-            yield f"{_shown(graph, node)}: argument {listed(missing)} is not bound; pass a value or an upstream node"
+            yield f"{_label(graph, node)}: argument {listed(missing)} is not bound; pass a value or an upstream node"
         if entry.is_map and not entry.outside and not any(edge.mapped for edge in graph.edges_into(node)):
             if not entry.mapped:
-                yield f"{_shown(graph, node)}: a map with nothing to map over"
+                yield f"{_label(graph, node)}: a map with nothing to map over"
 
 
 def _conditions(graph: Graph) -> Iterator[str]:
     for node in graph:
         if node.kind == "condition" and not graph.edges_from(node):
-            yield f"{_shown(graph, node)}: a case without branches: no task was written in its block"
+            yield f"{_label(graph, node)}: a case without branches: no task was written in its block"
 
 
-def _parameters(graph: Graph) -> Iterator[str]:
+def _check_parameters(graph: Graph) -> Iterator[str]:
     by_name: dict[str, list[NodeLike]] = {}
     for node in graph:
         if node.kind == "parameter":

@@ -67,16 +67,16 @@ def link(upstream: NodeLike, downstream: NodeLike, kind: EdgeKind, graph: Graph)
             inner.link(Edge(upstream, downstream, kind))
 
 
-def bind(node: NodeLike, arguments: Mapping[str, object], graph: Graph, *, is_mapped: bool = False) -> None:
+def bind_arguments(node: NodeLike, arguments: Mapping[str, object], graph: Graph, *, is_mapped: bool = False) -> None:
     """Bind arguments of a node that is there already."""
-    check_names(node.signature, arguments)
+    check_arguments(node.signature, arguments)
     graphs = graph.family(node)
     expressions, elementwise = expressed(node, arguments, graphs=graphs, is_mapped=is_mapped)
     for each in graphs:
         each.bind(node, expressions, mapped=elementwise)
 
 
-def check_names(signature: Signature, names: Iterable[str]) -> None:
+def check_arguments(signature: Signature, names: Iterable[str]) -> None:
     """Refuse names of arguments that a function does not take.
 
     Raises
@@ -135,7 +135,7 @@ def expressed(
         elif name == STAR:
             expression = Ref(_tuples(value, node, graphs, is_mapped=is_mapped))
         else:
-            expression = as_ref(value) if stands_for_node(value) else _elements(value, node, graphs)
+            expression = as_ref(value) if stands_for_node(value) else _freeze_elements(value, node, graphs)
         if members and any(up in members for up in refs(expression)):
             if not isinstance(expression, Ref):
                 expression = Ref(_assembled(expression, node, graphs))
@@ -180,7 +180,7 @@ def check_elements(values: Mapping[str, Any], what: str) -> None:
         raise WidthError(f"{what}: mapped arguments have different widths: {shown} ({caller()})")
 
 
-def _elements(value: Any, node: NodeLike, graphs: tuple[Graph, ...]) -> Expression:
+def _freeze_elements(value: Any, node: NodeLike, graphs: tuple[Graph, ...]) -> Expression:
     """A constant to map over, as it is at this moment; with nodes in it, the list that a node makes of their values."""
     if not isinstance(value, (list, tuple)):
         return Const(value)
@@ -192,7 +192,7 @@ def _elements(value: Any, node: NodeLike, graphs: tuple[Graph, ...]) -> Expressi
 def _collected(values: Sequence[Any], node: NodeLike, graphs: tuple[Graph, ...]) -> NodeLike:
     """A node that makes a list of values, some of which are nodes'."""
     helper = node.helper(f"collect({len(values)})", list, kind="collect", policies=_LENIENT)
-    with scope.opened(elements=(), members=None):
+    with scope.open_scope(elements=(), members=None):
         found: NodeLike = call(helper, {"parts": list(values)}, graphs=graphs)
     return found
 
@@ -213,7 +213,7 @@ def _flat(value: object, node: NodeLike, graphs: tuple[Graph, ...]) -> NodeLike:
     if isinstance(value, (list, tuple)) and holds_node(value):
         value = _collected(value, node, graphs)
     helper = node.helper(f"flatten({about})", list, kind="flatten", policies=_LENIENT)
-    with scope.opened(elements=(), members=None):
+    with scope.open_scope(elements=(), members=None):
         found: NodeLike = call(helper, {"parts": value}, graphs=graphs)
     return found
 

@@ -109,10 +109,10 @@ class Flow(Writing):
     def _result(self, result: Result | None, result_handler: Result | None) -> Result | None:
         if result is None and result_handler is None:
             return None
-        from anabranch.definition.storing import result_of
+        from anabranch.definition.storing import choose_result
 
         try:
-            return result_of({"result": result, "result_handler": result_handler})
+            return choose_result({"result": result, "result_handler": result_handler})
         except OptionError as error:
             raise OptionError(f"flow {self.name!r}: {error} ({self.where})") from None
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from functools import cache
 from typing import Self
 
-from anabranch.definition.fingerprints import code_of
+from anabranch.definition.fingerprints import describe_code
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.definition.storing import Storing, completed
 from anabranch.results.local import LocalResult
@@ -36,7 +36,7 @@ def with_storing(graph: FrozenGraph, result: Result | None, *, checkpointing: bo
         is_asked = node.kind == "task"  # conditions and the like are made anew at once
         storing = completed(own, flow_result=result, checkpointing=checkpointing, default=default) if is_asked else None
         if storing is not None and storing.is_cached:
-            storing = replace(storing, code=code_of(node.signature.function))
+            storing = replace(storing, code=describe_code(node.signature.function))
         return replace(node, policies=replace(node.policies, storing=storing))
 
     return FrozenGraph({slug: planned(node) for slug, node in graph.nodes.items()}, graph.reference)

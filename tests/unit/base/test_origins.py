@@ -17,7 +17,7 @@ from tests.cells import run_cell
 
 from anabranch.base import origins
 from anabranch.base.where import OURS, is_library, is_users
-from anabranch.definition.fingerprints import code_of
+from anabranch.definition.fingerprints import describe_code
 
 CELL = """
     password = "of nobody else's business"
@@ -132,7 +132,7 @@ def test_what_is_installed_on_another_machine_is_no_users() -> None:
 def test_what_the_code_of_a_task_is_does_not_depend_on_its_place() -> None:
     here, there = run_cell(CELL)["outer"], run_cell("\n\n" + CELL)["outer"]
     assert here.__code__.co_filename != there.__code__.co_filename
-    assert code_of(here) == code_of(there) == code_of(pickle.loads(origins.dumps(here)))
+    assert describe_code(here) == describe_code(there) == describe_code(pickle.loads(origins.dumps(here)))
 
 
 # Lines ----------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.refusals import refused
 
-from anabranch.definition.policies import MAX_SECONDS, Policies, Retry, retry_from, seconds
+from anabranch.definition.policies import MAX_SECONDS, Policies, Retry, retry_from, to_seconds
 from anabranch.errors import OptionError, TaskTimeout
 from anabranch.signals import FAIL
 
@@ -16,14 +16,14 @@ from anabranch.signals import FAIL
 
 
 def test_seconds_are_numbers_or_timedeltas():
-    assert seconds(5, "timeout") == 5.0
-    assert seconds(timedelta(minutes=2), "timeout") == 120.0
+    assert to_seconds(5, "timeout") == 5.0
+    assert to_seconds(timedelta(minutes=2), "timeout") == 120.0
 
 
 @pytest.mark.parametrize("value", ["5", None, True, -1, float("nan"), float("inf"), 1e300, [1]])
 def test_anything_else_is_no_number_of_seconds(value):
     with refused(OptionError, "timeout: expected", at=""):
-        seconds(value, "timeout")
+        to_seconds(value, "timeout")
 
 
 def test_a_delay_is_multiplied_by_the_backoff():

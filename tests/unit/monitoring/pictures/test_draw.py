@@ -75,7 +75,7 @@ def load(n):
 
 def flow_of(build, name="corpus"):
     graph = Graph(name)
-    with scope.opened(graphs=(graph,)):
+    with scope.open_scope(graphs=(graph,)):
         build(graph)
     graph.settle()
     return graph
@@ -87,9 +87,9 @@ def rich_flow():
     def build(graph):
         paths = source(Parameter("root", default="."))
         records = parse.map(paths, encoding=unmapped("utf-8"))
-        with scope.opened(graphs=(graph, Graph("inner"))):
+        with scope.open_scope(graphs=(graph, Graph("inner"))):
             n = total(parse.map(flatten(records)))
-            with scope.opened(graphs=(graph, Graph("inner"), Graph("innermost"))):
+            with scope.open_scope(graphs=(graph, Graph("inner"), Graph("innermost"))):
                 load(n)
         with case(n > 1000, True):
             big = load(n)
@@ -327,7 +327,7 @@ def test_names_are_clipped_in_the_box_and_whole_in_the_tooltip():
 def small_flow():
     def build(graph):
         paths = source(Parameter("root", default="."))
-        with scope.opened(graphs=(graph, Graph("inner"))):
+        with scope.open_scope(graphs=(graph, Graph("inner"))):
             records = parse.map(paths)
         with case(total(records), 3):
             load(1, upstream_tasks=[paths])
