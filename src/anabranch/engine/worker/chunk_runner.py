@@ -38,7 +38,6 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     assert indices is not None
     began, clock = environment.clock(), environment.stopwatch
     start = clock()
-    deadline = start + unit.give_up_s if unit.give_up_s is not None else float("inf")
     stages: list[Stage] = []
     for place, slug in enumerate(unit.nodes):
         before = {stage.node.slug: stage for stage in stages}
@@ -47,7 +46,10 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         stage.is_followed = True
     telltale = _News(unit, stages, environment, began)
     channel = environment.channel if unit.before is None else None
+    ready = clock()
     with telling(environment.program, unit.key, channel, telltale.look) as ongoing:
+        start += clock() - ready  # a thread may have been started: that is not the chunk's time
+        deadline = start + unit.give_up_s if unit.give_up_s is not None else float("inf")
         for stage in stages:
             stage.is_over = ongoing.ends
         reached = _run_blocks(stages, len(indices), deadline)
@@ -104,10 +106,10 @@ class _News:
     """What a chunk that goes on has to tell."""
 
     def __init__(self, unit: Unit, stages: list[Stage], environment: Environment, began: float) -> None:
+        self._began = began
         self._unit = unit
         self._stages = stages
         self._environment = environment
-        self._began = began
         self._at: tuple[str, int] | None = None
         self._since = environment.stopwatch()
 

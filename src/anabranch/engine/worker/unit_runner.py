@@ -121,6 +121,8 @@ class _Line:
         """Run the next node."""
         unit, environment = self._unit, self._environment
         node = environment.program.nodes[slug]
+        if not place:
+            self._began = environment.clock()
         is_late = unit.give_up_s is not None and environment.clock() - self._began > unit.give_up_s
         if place and (is_late or ongoing.is_over):
             self._reports.append(SingleReport.handed_back(slug))
