@@ -54,13 +54,14 @@ class ServerThread:
         self._every_s = every_s
         self._ready = threading.Event()
         self._error: BaseException | None = None
+        self._has_started = False
         self._loop: asyncio.AbstractEventLoop
         self._stop: asyncio.Event
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
         if not self._ready.wait(START_S):
             raise TimeoutError(f"no answer in {START_S:g} s")
-        if self._error is not None:
+        if not self._has_started:
             for each in sockets:
                 each.close()
             raise OSError(f"{type(self._error).__name__}: {self._error}") from self._error
@@ -92,6 +93,7 @@ class ServerThread:
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         self._server.start(self._sockets)
+        self._has_started = True
         self._ready.set()
         try:
             while not self._stop.is_set():

@@ -141,6 +141,7 @@ class Driver:
         wants_end: Callable[[], str] = str,
     ) -> None:
         self._wants_end = wants_end
+        self._wish = ""
         self._plan = plan
         self._logs = logs or LogBook(plan.settings.get("log_level", logging.INFO))
         self._executor = executor
@@ -289,7 +290,7 @@ class Driver:
             now = self._clock()
             if self._heard:
                 return Reported(now, self._heard.popleft())
-            if reason := self._wants_end():
+            if reason := self._why_end():
                 return CancelAsked(now, reason)
             if self._wake_at is not None and now >= self._wake_at:
                 self._wake_at = None
@@ -358,7 +359,12 @@ class Driver:
 
     def _is_wanted(self, key: Key) -> bool:
         """Whether a unit that runs in this process should go on."""
-        return self._machine.expects(key) and not self._wants_end()
+        return self._machine.expects(key) and not self._why_end()
+
+    def _why_end(self) -> str:
+        """Why the run should be cancelled; nothing if it should not. Whoever wants that may say so once only."""
+        self._wish = self._wish or self._wants_end()
+        return self._wish
 
     def _hear_untold(self) -> None:
         """Take what has ended in units that run, before the run ends without them."""
