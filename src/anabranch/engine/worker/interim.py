@@ -1,7 +1,7 @@
 """Interim reports: what has ended in units that go on, and what these are at.
 
-One thread of the process asks each unit that runs here, twice a second, what there is to tell. It sees as well whether
-anybody still waits for the unit, so that nothing more of it begins once its run is over.
+One thread of the process asks each unit that runs here, four times a second, what there is to tell. It also sees
+whether anybody still waits for the unit, so that nothing more of it begins once its run is over.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from anabranch.engine.units.units import Key, Program, Report
 from anabranch.engine.worker.masked import masked_report
 
 FIRST_S = 0.25  # a unit that is done sooner tells nothing but its report
-EVERY_S = 0.5
+EVERY_S = 0.25  # with the time that it takes to be recorded, well within the second that is promised
 IDLE_S = 5.0  # without any unit, after which the thread ends
 
 
