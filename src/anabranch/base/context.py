@@ -58,6 +58,8 @@ class TaskContext:
     """Deferred calls that the task has made so far."""
     limits: frozenset[str] = frozenset()
     """Named limits that the task holds."""
+    is_share: bool = field(default=False, repr=False)
+    """Whether a chunk's share of a reduction is computed, before the task run itself."""
     names: Mapping[int, tuple[str, int]] | None = field(default=None, repr=False)
     """Of deferred calls: by map index, the caller with the task's name, and the number of the call."""
 

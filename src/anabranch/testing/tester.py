@@ -265,7 +265,7 @@ class _Double:
             error = raised
             raise
         finally:
-            if running is not None:  # else a map's values are reduced, of which the task itself knows nothing
+            if running is not None and not running.is_share:
                 arguments = self._node.signature.bind(args, kwargs)
                 call = Call(self._node.slug, index, attempt, arguments, start, clock.now(), error)
                 self._tester._calls.append((self._node, call))

@@ -28,7 +28,7 @@ def partial(node: FrozenNode, values: list[Any], program: Program) -> Any:
         for name, expression in node.arguments.items()
     }
     args, kwargs = node.signature.split(bound)
-    with context.entered(TaskContext(program.run, node.name, node.slug, node.policies.tags)):
+    with context.entered(TaskContext(program.run, node.name, node.slug, node.policies.tags, is_share=True)):
         return node.signature.function(*args, **kwargs)
 
 

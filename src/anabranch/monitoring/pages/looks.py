@@ -66,7 +66,7 @@ def disarm(text: object, limit: int = 40) -> str:
 
     Examples
     --------
-    >>> plain("a$$b") == "a$\u2060$b"
+    >>> disarm("a$$b") == "a$\u2060$b"
     True
     """
     line = shortened(text, limit)
