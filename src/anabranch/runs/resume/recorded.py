@@ -7,7 +7,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from anabranch.base.errors import RunStoreError
+from anabranch.base.errors import RunStoreDamaged
 from anabranch.base.states import Retrying, Running
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.units.units import SingleReport
@@ -47,7 +47,7 @@ def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
                 single = _interrupted(single_of(row))
                 if single is not None:
                     recorded.singles[slug] = single
-        except RunStoreError as error:
+        except RunStoreDamaged as error:  # a store that does not answer is no reason to run anything again
             _log.warning("%s runs again, because what is recorded of it cannot be used: %s", slug, error)
     for placed in recorded.calls:
         for slug, base, group in zip(placed.slugs, placed.bases, placed.expansion.groups, strict=True):
