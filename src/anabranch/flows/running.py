@@ -233,13 +233,15 @@ def _run_recorded(
     wants_end: Callable[[], str],
 ) -> FinishedRun:
     """Run a plan while its record is kept, for as long as this process may write there."""
+    permits = RunPermits(recorder.store, recorder.ownership, plan.name, outside=context.held_limits())
+    heart = Heart(recorder.store, recorder.ownership, on_lost=recorder.lost, renew=permits.renew)
 
     def ends() -> str:
+        heart.catch_up()
         return wants_end() if recorder.end is None else recorder.end.message or recorder.end.name
 
-    permits = RunPermits(recorder.store, recorder.ownership, plan.name, outside=context.held_limits())
     try:
-        with Heart(recorder.store, recorder.ownership, on_lost=recorder.lost, renew=permits.renew):
+        with heart:
             done = run_flow(
                 plan,
                 executor,

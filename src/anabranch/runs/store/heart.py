@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable
+from functools import partial
 from typing import Self
 
 from anabranch.base.errors import RunStoreError, StaleOwner
@@ -13,6 +15,11 @@ from anabranch.runs.store.records import Ownership, RunStore
 _BEATS_PER_LEASE = 3  # two may be late or fail before somebody takes the run for dead
 
 _logger = logging.getLogger(__name__)
+
+
+_sleepless_clock: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
 
 
 class Heart:
@@ -30,6 +37,9 @@ class Heart:
         Called once, from the thread, when the store says that the run is somebody else's.
     renew
         Renews what else the run has; called with each beat, from the thread.
+    clock
+        Seconds, of a clock that is never put back; by default one that goes on while the machine sleeps, where there
+        is such a clock.
     """
 
     def __init__(
@@ -39,10 +49,13 @@ class Heart:
         *,
         on_lost: Callable[[StaleOwner], None] | None = None,
         renew: Callable[[], None] | None = None,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         self._store = store
         self._ownership = ownership
         self._interval_s = store.lease_s / _BEATS_PER_LEASE
+        self._clock = clock or _sleepless_clock
+        self._tried = self._clock()
         self._on_lost = on_lost
         self._renew = renew
         self._stop = threading.Event()
@@ -58,8 +71,16 @@ class Heart:
         self._stop.set()
         self._thread.join()
 
+    def catch_up(self) -> None:
+        """Renew the lease if nothing has tried to for as long as it runs: the process stood still, and may have lost
+        the run. To be called before anything is begun.
+        """
+        if self._clock() - self._tried > self._store.lease_s:
+            self.beat()
+
     def beat(self) -> bool:
         """Renew the lease once; whether the run is still ours, as far as can be told."""
+        self._tried = self._clock()
         try:
             self._store.heartbeat(self._ownership)
             if self._renew is not None:

@@ -1,0 +1,65 @@
+"""The lease of a run, and a process that stood still for longer than it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from anabranch.errors import StaleOwner
+from anabranch.runs.store.heart import Heart
+from anabranch.runs.store.records import Ownership
+
+MINE = Ownership("run", "here:1", 1, "token")
+
+
+class Store:
+    """As much of a run store as a heart needs."""
+
+    lease_s = 10.0
+
+    def __init__(self) -> None:
+        self.beats = 0
+        self.is_taken = False
+
+    def heartbeat(self, ownership: Ownership) -> None:
+        self.beats += 1
+        if self.is_taken:
+            raise StaleOwner("somebody else has it")
+
+
+@pytest.fixture
+def clock() -> Any:
+    """A clock that a test moves."""
+    return SimpleNamespace(now=100.0)
+
+
+def _heart(store: Any, clock: Any, lost: list[StaleOwner]) -> Heart:
+    return Heart(store, MINE, on_lost=lost.append, clock=lambda: clock.now)
+
+
+@pytest.mark.parametrize(("still_s", "beats"), [(0.0, 0), (9.9, 0), (10.1, 1), (1e6, 1)])
+def test_who_stood_still_for_longer_than_the_lease_renews_it_before_anything_begins(
+    clock: Any, still_s: float, beats: int
+) -> None:
+    store, lost = Store(), list[StaleOwner]()
+    heart = _heart(store, clock, lost)
+
+    clock.now += still_s
+    heart.catch_up()
+    heart.catch_up()
+
+    assert (store.beats, lost) == (beats, [])
+
+
+def test_who_stood_still_learns_that_the_run_is_somebody_elses(clock: Any) -> None:
+    store, lost = Store(), list[StaleOwner]()
+    heart = _heart(store, clock, lost)
+    store.is_taken = True
+
+    clock.now += 60.0
+    heart.catch_up()
+
+    assert len(lost) == 1
+    assert heart.lost.is_set()
