@@ -192,7 +192,13 @@ class Driver:
                     self._tell_report(entry, is_recorded=True)
             self._ship_program(started)
             self._loop(Started(self._clock(), plan.recorded))
-            outcomes = self._fetch_kept()
+            outcomes, lost = self._fetch_kept()
+            for _ in range(plan.settings["max_losses"]):
+                if not lost or not self._machine.reopen(lost):
+                    break
+                self._is_finished = False
+                self._loop(WokeUp(self._clock()))
+                outcomes, lost = self._fetch_kept()
             ended = self._now()
             state = replace(self._machine.flow_state(), start_time=started, end_time=ended)
             self._tell(RunFinished(self._clock(), state))
@@ -424,7 +430,7 @@ class Driver:
     def _carry_out(self, commands: Iterable[Command]) -> None:
         for command in commands:
             match command:
-                case Submit(units):
+                case Submit(units) if not self._why_end():  # else the next stimulus is the end
                     self._submit(units)
                 case Release(keys):
                     self._executor.release(keys)
@@ -473,23 +479,31 @@ class Driver:
         )
         self._tell(event)
 
-    def _fetch_kept(self) -> dict[Key, UnitOutcome]:
-        """Bring here the outcomes that callers may ask for and that did not come with the reports."""
-        keys: dict[Key, None] = {}
+    def _fetch_kept(self) -> tuple[dict[Key, UnitOutcome], list[Key]]:
+        """Bring here the outcomes that callers may ask for and that did not come with the reports.
+
+        And which of them are not there any more, or are not what was reported, because a worker died at the end.
+        """
+        kept: dict[Key, list[str]] = {}
         for slug in self._machine.keep:
             run = self._machine.runs[slug]
             if run.elements is not None:
                 if not run.elements.is_inline and not run.elements.is_stored:
-                    keys.update(run.elements.keys)
+                    for key in run.elements.keys:
+                        kept.setdefault(key, []).append(slug)
             elif run.key is not None and run.value is None and run.ref is None and run.state.is_finished():
-                keys[run.key] = None
-        outcomes = {}
-        for key, outcome in (self._executor.gather(keys) if keys else {}).items():
+                kept.setdefault(run.key, []).append(slug)
+        found = self._executor.gather(kept) if kept else {}
+        outcomes, lost = {}, [key for key in kept if key not in found]
+        for key, outcome in found.items():
             try:
                 outcomes[key] = opened_outcome(outcome)
             except BaseException:  # a class that only the workers have; who asks for the value is told
                 _log.warning("values of %s cannot be loaded here", key[0], exc_info=True)
-        return outcomes
+            else:
+                if not all(self._machine.runs[slug].is_held_by(key, outcomes[key]) for slug in kept[key]):
+                    lost.append(key)
+        return outcomes, lost
 
 
 def _private(graph: FrozenGraph) -> FrozenGraph:

@@ -74,9 +74,9 @@ class CallBook:
         expansion = placed.expansion
         for number, (slug, base) in enumerate(zip(placed.slugs, placed.bases, strict=True)):
             self._segments[slug].append(_Segment(base, base + expansion.groups[number].width, placed, number))
-        self._callers.setdefault(expansion.slug, {}).update(
-            (index, placed) for index in expansion.indices if index not in placed.void
-        )
+        callers = [index for index in expansion.indices if index not in placed.void]
+        self.forget(expansion.slug, callers)  # what they had called before does not matter any more
+        self._callers.setdefault(expansion.slug, {}).update(dict.fromkeys(callers, placed))
         for link in expansion.links:
             self._count(placed, link, lambda slug, low, high: high - low)
 
@@ -165,7 +165,8 @@ class CallBook:
                         missing[index] -= count
                         if missing[index] <= 0:
                             del missing[index]
-                            free.setdefault(waiter, []).append(index)
+                            if waiter.is_caller or not self.has_called(waiter.slug, index):  # else it has run
+                                free.setdefault(waiter, []).append(index)
         return free
 
     def _overlapping(self, slug: str, low: int, high: int) -> Iterator[_Segment]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -48,11 +48,11 @@ class FanOut:
         self.chains: list[Chain] = []
         self._followers: dict[str, list[Chain]] = {}
         self._reducers: dict[str, tuple[str, ...]] = {}
-        self._pending: dict[str, dict[int, Batch]] = {}
-        """By map that has no chain for a while: what is known of elements' next attempts."""
+        self._suspects: dict[str, set[int]] = {}
+        """By map that has no chain for a while: elements of chunks that were lost."""
         self.freed: list[tuple[Waiter, tuple[int, ...]]] = []
         """Elements that wait for no deferred call any more, to be looked at by the machine."""
-        self._due: dict[str, list[tuple[float, int, int, State]]] = {}
+        self._due: dict[str, list[tuple[float, int, int]]] = {}
         """By map that has no chain for a while: retries that wait."""
         for node in known.graph.nodes.values():
             argument = reduced_argument(node)
@@ -80,7 +80,7 @@ class FanOut:
             if chain.due and chain.due[0][0] <= now:
                 chain.wake(now)
 
-    def rebuild(self) -> None:
+    def rebuild(self, now: float) -> None:
         """Give each map that has not ended a chain of its own again, with what has to run of it.
 
         Nothing may be on its way. Attempts, loops, times of retries and suspicions stay what they were.
@@ -88,11 +88,12 @@ class FanOut:
         self.freed.clear()
         for chain in self.chains:
             for batch in (*chain.in_flight.values(), *chain.ready):
-                if batch.attempts or batch.loops or batch.is_suspect:
-                    pending = self._pending.setdefault(chain.slugs[batch.first], {})
-                    pending.update(dict.fromkeys(batch.indices, batch))
-            for time, index, number, state in chain.due:
-                self._due.setdefault(chain.slugs[number], []).append((time, index, 0, state))
+                if batch.is_suspect:
+                    self._suspects.setdefault(chain.slugs[batch.first], set()).update(batch.indices)
+            for batch in chain.in_flight.values():
+                self._unfinished(chain, batch, now)
+            for time, index, number in chain.due:
+                self._due.setdefault(chain.slugs[number], []).append((time, index, 0))
         self.chains.clear()
         self._followers.clear()
         for slug in self._known.graph.nodes:
@@ -116,7 +117,7 @@ class FanOut:
                 time = state.start_time.timestamp() if state.start_time else 0.0
                 known = self._due.setdefault(run.node.slug, [])
                 known[:] = [each for each in known if each[1] != index]
-                known.append((time, index, 0, state))
+                known.append((time, index, 0))
         return elements.is_final
 
     def resume(self, run: NodeRun) -> State | None:
@@ -143,17 +144,17 @@ class FanOut:
         chain.due = [each for each in waiting if elements.codes[each[1]] < FIRST_FINAL_CODE]
         heapq.heapify(chain.due)
         self.chains.append(chain)
-        self._refill(run, elements, chain, self._pending.pop(slug, {}))
+        self._refill(run, elements, chain, self._suspects.pop(slug, set()))
         return None
 
-    def _refill(self, run: NodeRun, elements: MapRun, chain: Chain, pending: Mapping[int, Batch]) -> None:
+    def _refill(self, run: NodeRun, elements: MapRun, chain: Chain, suspects: Container[int]) -> None:
         """Make ready the elements of a map that have not ended and whose elements upstream all have."""
         sources = [self._known.runs[up] for up in run.node.element_upstreams]
         unfinished = [up for up in sources if up.elements is not None and not up.is_final]
         for up in unfinished:
             self._followers.setdefault(up.node.slug, []).append(chain)
             chain.needs.add(up.node.slug)
-        waiting = {index for _, index, _, _ in chain.due}
+        waiting = {index for _, index, _ in chain.due}
         left = [
             index
             for index, code in enumerate(elements.codes)
@@ -169,22 +170,17 @@ class FanOut:
         missing = bytearray(chain.width)
         for up in unfinished:
             assert up.elements is not None
-            for index in left:
+            for index in (*left, *waiting):
                 missing[index] += up.elements.codes[index] < FIRST_FINAL_CODE
-        if len(unfinished) > 1:
+        for index in waiting:
+            missing[index] += missing[index] > 0
+        if len(unfinished) > 1 or (unfinished and waiting):
             chain.missing = missing
-        plain = []
-        for index in left:
-            if missing[index]:
-                continue
-            batch = pending.get(index)
-            if batch is None:
-                plain.append(index)
-                continue
-            attempts = {index: batch.attempts[index]} if index in batch.attempts else {}
-            loops = {index: batch.loops[index]} if index in batch.loops else {}
-            chain.ready.append(Batch(range(index, index + 1), 0, attempts, loops, is_suspect=batch.is_suspect))
-        for indices in stretches(plain):
+        free = [index for index in left if not missing[index]]
+        for index in free:
+            if index in suspects:
+                chain.ready.append(Batch(range(index, index + 1), is_suspect=True))
+        for indices in stretches(index for index in free if index not in suspects):
             chain.ready.append(Batch(indices))
 
     # Deferred calls ---------------------------------------------------------------------------------------------------
@@ -375,13 +371,15 @@ class FanOut:
                     source = self._known.input(run)
                     elements[up] = CutFrom(source.key, source.seal) if isinstance(source, Held) else source
         calls = self._calls(slugs[0], batch, elements)
+        retries = self._elements_of(slugs[0]).retries
+        tried = {index: retries[index] for index in batch.indices if index in retries} if retries else {}
         unit = Unit(
             key=self._known.new_key(self._known.graph.nodes[slugs[0]]),
             nodes=tuple(slugs),
             inputs=self._known.whole_inputs(slugs, without=slugs[0] if batch.assembles else None),
             elements=elements,
-            attempts=batch.attempts,
-            loops=batch.loops,
+            attempts={index: state.attempt + 1 for index, state in tried.items()},
+            loops={index: state.result for index, state in tried.items() if isinstance(state.result, tuple)},
             indices=batch.indices,
             slices=self._slices(slugs[1:] if batch.assembles else slugs, batch.indices),
             keep=frozenset(slug for slug in slugs if self._is_kept(slug, slugs)),
@@ -462,6 +460,10 @@ class FanOut:
         batch = chain.in_flight[unit.key]
         runs = []
         for column in report.columns:
+            elements = self._elements_of(column.slug)
+            for index, state in column.records.items():
+                if isinstance(state, Retrying) and elements.codes[index] < FIRST_FINAL_CODE:
+                    elements.retries[index] = state
             final = [position for position, code in enumerate(column.codes) if code >= FIRST_FINAL_CODE]
             if not final:
                 continue
@@ -517,16 +519,17 @@ class FanOut:
             else:  # some were made again only because their value was lost; who has made calls waits for these alone
                 follower.make_ready(as_range(i for i in fresh if self._known.takes_inputs(below, i)))
 
-    def lose(self, unit: Unit, reason: str, ran_s: float | None) -> list[NodeRun]:
+    def lose(self, unit: Unit, reason: str, ran_s: float | None, now: float) -> list[NodeRun]:
         """A chunk is lost: halve it to find the guilty element, and give that up in the end. The maps that changed.
 
-        `ran_s`: seconds that it ran alone in its process before that died; None if it did not.
+        Elements that waited in it for their next attempt go on waiting. `ran_s`: seconds that it ran alone in its
+        process before that died; None if it did not.
         """
         first = self._known.runs[unit.nodes[0]]
         chain = first.chain
         assert chain is not None
         assert unit.indices is not None
-        batch = self._unfinished(chain, chain.in_flight.pop(unit.key))
+        batch = self._unfinished(chain, chain.in_flight.pop(unit.key), now)
         if batch is None:
             return []
         if ran_s is None and batch.is_suspect:
@@ -553,17 +556,22 @@ class FanOut:
             self._go_on(chain, slug, as_range([index]), is_suspect=True)
         return [first]
 
-    def _unfinished(self, chain: Chain, batch: Batch) -> Batch | None:
+    def _unfinished(self, chain: Chain, batch: Batch, now: float) -> Batch | None:
         """What is left of a lost chunk: the elements that its first map had not told; of later maps, see below.
 
         Elements that the first map had ended and a later one had not go on there, each map apart.
         """
-        columns = [self._elements_of(slug).codes for slug in chain.slugs[batch.first :]]
+        columns = [self._elements_of(slug) for slug in chain.slugs[batch.first :]]
         columns = columns[:1] if batch.is_apart else columns
         left: dict[int, list[int]] = {}
         for index in batch.indices:
-            number = next((n for n, codes in enumerate(columns) if codes[index] < FIRST_FINAL_CODE), None)
-            if number is not None:
+            number = next((n for n, each in enumerate(columns) if each.codes[index] < FIRST_FINAL_CODE), None)
+            if number is None:
+                continue
+            state = columns[number].retries.get(index)
+            if state is not None and state.start_time is not None and state.start_time.timestamp() > now:
+                chain.wait(index, batch.first + number, state)
+            else:
                 left.setdefault(number, []).append(index)
         for number, indices in left.items():
             if number:
@@ -631,10 +639,11 @@ class FanOut:
 
     def _apart(self, chain: Chain, batch: Batch) -> Batch:
         """The batch; only the first of its maps runs if later ones have begun with its elements."""
-        later = chain.slugs[batch.first + 1 :]
-        if batch.is_apart or not (batch.assembles or batch.first or batch.attempts or batch.loops):
+        first = self._elements_of(chain.slugs[batch.first])
+        later = [self._elements_of(slug) for slug in chain.slugs[batch.first + 1 :]]
+        if batch.is_apart or not later or not (batch.assembles or batch.first or first.retries):
             return batch
-        has_begun = any(self._elements_of(slug).codes[i] for slug in later for i in batch.indices)
+        has_begun = any(each.codes[i] or i in each.retries for each in later for i in batch.indices)
         return replace(batch, is_apart=has_begun)
 
 

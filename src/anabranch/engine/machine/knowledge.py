@@ -25,6 +25,7 @@ from anabranch.engine.machine.limits import Limits
 from anabranch.engine.machine.maps import Chain, MapRun
 from anabranch.engine.machine.verdicts import Verdicts
 from anabranch.engine.units.indices import Indices
+from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import Held, Input, Key, Known, Pieces, Sent, Stored, Unit
 from anabranch.results.reference import ResultRef
 
@@ -51,6 +52,8 @@ class NodeRun:
     chain: Chain | None = None
     attempt: int = 1
     loop: tuple[int, Any] | None = None
+    due: float = 0.0
+    """When its next attempt is due, in seconds since the epoch."""
     is_suspect: bool = False
     """Whether a unit with it was lost: it runs alone from then on."""
     was_lost: bool = False
@@ -62,6 +65,21 @@ class NodeRun:
     def is_final(self) -> bool:
         """Whether it has ended."""
         return isinstance(self.state, Finished)
+
+    def is_held_by(self, key: Key, outcome: UnitOutcome) -> bool:
+        """Whether the outcome under a key has all of it that was reported to be there, as it was reported."""
+        slug = self.node.slug
+        if self.elements is None:
+            return slug in outcome.singles and outcome.singles[slug].seal == self.seal
+        column = outcome.columns.get(slug)
+        mine = [each for each in self.elements.holdings_of(range(self.elements.width)) if each.key == key]
+        return not mine or (column is not None and all(column.part(each) is not None for each in mine))
+
+    def note_attempt(self, state: Retrying) -> None:
+        """An attempt or a round has ended, and another comes: there, or wherever it runs next."""
+        self.attempt = state.attempt + 1
+        self.due = state.start_time.timestamp() if state.start_time is not None else 0.0
+        self.loop = state.result if isinstance(state.result, tuple) else None
 
 
 class Knowledge:
@@ -178,12 +196,13 @@ class Knowledge:
         return self.unused(key)
 
     def let_go(self, slug: str) -> list[Key]:
-        """The key of a single node whose value is here, and is not on its way to be taken from there: nobody needs it.
+        """The key of a single node of which all is here, and is not on its way to be taken from there: nobody needs it.
 
-        What is not held cannot be made again by Dask when its worker dies.
+        What is not held cannot be made again by Dask when its worker dies, nor what that was made of.
         """
         run = self.runs[slug]
-        if run.key is None or run.value is None or not run.is_final or self._takers[run.key] > 0:
+        is_here = run.value is not None or (_has_no_value(run) and (run.state.is_skipped() or slug not in self.keep))
+        if run.key is None or not run.is_final or not is_here or self._takers[run.key] > 0:
             return []
         key, run.key = run.key, None
         return self.forget(key, slug)
@@ -237,6 +256,10 @@ class Knowledge:
         run = self.runs[waiter.slug]
         return run.is_final if run.elements is None else run.elements.codes[index] >= FIRST_FINAL_CODE
 
+    def takes_calls(self, waiter: Waiter, index: int) -> bool:
+        """Whether an element will yet take values of deferred calls: as their caller, or as its own arguments."""
+        return not self.has_ended(waiter, index) if waiter.is_caller else self.takes_inputs(waiter.slug, index)
+
     def takes_inputs(self, slug: str, index: int) -> bool:
         """Whether an element (-1: a single node) will yet be run: it has not ended, and not made calls."""
         return not self.has_ended(Waiter(slug, False), index) and not self.calls.has_called(slug, index)
@@ -268,8 +291,13 @@ class Knowledge:
             return Pieces((), run.state)
         if run.value is not None and run.is_final:
             return Sent(run.state, run.value)
-        if run.is_final and run.state.counts is None and (run.state.is_skipped() or not run.state.is_successful()):
+        if run.is_final and _has_no_value(run):
             return Known(run.state)  # which says all, and what the outcome does not: that a value was lost, say
         if run.key is None and run.ref is not None:
             return Stored(run.state, run.ref)
         return Held(run.key, run.seal if run.is_final else None) if run.key is not None else Known(run.state)
+
+
+def _has_no_value(run: NodeRun) -> bool:
+    """Whether the state of a node that has ended says all there is."""
+    return run.state.counts is None and (run.state.is_skipped() or not run.state.is_successful())

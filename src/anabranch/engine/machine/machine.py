@@ -195,6 +195,14 @@ class Machine:
         commands, self._commands = self._commands, []
         return commands
 
+    def reopen(self, keys: Iterable[Key]) -> bool:
+        """Outcomes are gone that the caller may ask for, and the run has finished: whether it goes on for them."""
+        if self._ending is not None or not any(map(self._known.is_held, keys)):
+            return False
+        self.is_finished = False
+        self._start_again(frozenset(keys))
+        return True
+
     # Beginning and end ------------------------------------------------------------------------------------------------
 
     def _start_run(self) -> None:
@@ -413,10 +421,14 @@ class Machine:
                 self._start_again({report.key})
             return
         self._take_results(unit, report)
-        for slug in self._known.users_of(unit):
-            self._release(self._known.let_go(slug))
+        self._let_go_inputs(unit)
         if report.changed:
             self._start_again(report.changed)
+
+    def _let_go_inputs(self, unit: Unit) -> None:
+        """A unit is not on its way any more: what it would have taken, and is here too, need not be kept for it."""
+        for slug in self._known.users_of(unit):
+            self._release(self._known.let_go(slug))
 
     def _take_part(self, report: Report) -> None:
         """Take what has ended in a unit that goes on."""
@@ -426,6 +438,8 @@ class Machine:
         for single in report.singles:
             if isinstance(single.state, Finished):
                 self._take_single(single)
+            elif isinstance(single.state, Retrying) and not self.runs[single.slug].is_final:
+                self.runs[single.slug].note_attempt(single.state)
         if not unit.reduces:  # what is reduced is one piece
             for run in self._fan_out.take_part(unit, report):
                 if run.node.policies.may_stop_early:
@@ -544,6 +558,9 @@ class Machine:
         waiter = Waiter(expansion.slug, True)
         free = tuple(index for index in expansion.indices if not self._known.calls.is_waiting(waiter, index))
         self._free_callers(waiter, free)
+        for run in map(self.runs.__getitem__, slugs):  # of a caller that had ended, one without elements ends here
+            if recorded is not None and run.elements is not None and run.elements.is_final:
+                self._follow(run)
 
     def _free_slug(self, caller: str, name: str) -> str:
         slug, number = f"{caller}/{name}", 1
@@ -636,11 +653,9 @@ class Machine:
             self._release(self._known.forget(run.key, report.slug))
             run.key = None
         if isinstance(state, Retrying):
-            run.state, run.attempt = state, state.attempt + 1
-            run.loop = state.result if isinstance(state.result, tuple) else None
-            heapq.heappush(
-                self._waiting, (state.start_time.timestamp() if state.start_time else self._now, report.slug)
-            )
+            run.state = state
+            run.note_attempt(state)
+            heapq.heappush(self._waiting, (run.due, report.slug))
         elif isinstance(state, (Paused, Deferred)):
             run.state, run.assembles = state, False
         else:  # it could not run, because something upstream was not final
@@ -711,9 +726,10 @@ class Machine:
         else:
             has_told = any(key in self._elements_of(slug).keys for slug in unit.nodes)
             self._known.lose(key)
-            for run in self._fan_out.lose(unit, reason, ran_s):
+            for run in self._fan_out.lose(unit, reason, ran_s, self._now):
                 self._follow(run)
             self._free()
+        self._let_go_inputs(unit)
         if has_told:  # what had ended in it keeps its state, and its value if that was told; what is needed runs again
             self._start_again({key})
 
@@ -732,23 +748,35 @@ class Machine:
             if len(left) == 1 and len(unit.nodes) == 1 and ran_s is not None and verdicts.died(slug, ran_s):
                 self._conclude(run, crashed(slug, verdicts.deaths(slug), reason))
             else:
-                self._known.to_start[slug] = None
+                self._start_or_wait(run)
+
+    def _start_or_wait(self, run: NodeRun) -> None:
+        """Send a single node again that was on its way; if it waited there for its next attempt, once that is due."""
+        run.is_flying, run.key = False, None
+        if run.due > self._now:
+            run.state = Retrying(message="waits", attempt=run.attempt - 1, result=run.loop)
+            heapq.heappush(self._waiting, (run.due, run.node.slug))
+        else:
+            self._known.to_start[run.node.slug] = None
 
     def _start_again(self, gone: Container[Key]) -> None:
         """Outcomes are gone: call back what is on its way, and run again what is needed and cannot be had otherwise."""
         self._release([*self._known.units, *(key for key in self._known.held() if key in gone)])
-        for key, unit in tuple(self._known.units.items()):
+        called_back = tuple(self._known.units.items())
+        for key, _ in called_back:
             self._known.arrived(key)
             self._known.lose(key)
+        for _, unit in called_back:
+            self._let_go_inputs(unit)
             for slug in unit.nodes if unit.indices is None else ():
                 if not self.runs[slug].is_final:
-                    self.runs[slug].is_flying, self.runs[slug].key = False, None
+                    self._start_or_wait(self.runs[slug])
         for run in reopen(self._known, gone):
             self._unfinished += 1
             for up in {edge.upstream for edge in run.node.edges}:
                 self._consumers_left[up] += 1
         self._recount_calls()
-        self._fan_out.rebuild()
+        self._fan_out.rebuild(self._now)
         self._known.to_start.update(dict.fromkeys(slug for slug, run in self.runs.items() if not run.is_final))
 
     def _recount_calls(self) -> None:
@@ -787,7 +815,7 @@ class Machine:
                 final = sum(code >= Success.code for code in run.elements.codes)
                 assert final == run.elements.done, f"{slug}: {final} elements final, {run.elements.done} counted"
         for chain in self._fan_out.chains:
-            seen: set[tuple[int, int]] = {(number, index) for _, index, number, _ in chain.due}
+            seen: set[tuple[int, int]] = {(number, index) for _, index, number in chain.due}
             assert len(seen) == len(chain.due), f"{chain.slugs}: an element waits twice"
             for batch in (*chain.ready, *chain.in_flight.values()):
                 places = {(batch.first, index) for index in batch.indices}

@@ -6,8 +6,7 @@ import heapq
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from anabranch.base.states import (
     BY_CODE,
@@ -15,6 +14,7 @@ from anabranch.base.states import (
     FIRST_FINAL_CODE,
     Cached,
     Counts,
+    Retrying,
     Skipped,
     State,
     Success,
@@ -39,6 +39,8 @@ class MapRun:
         self.width = width
         self.codes = bytearray(width)
         self.records: dict[int, State] = {}
+        self.retries: dict[int, Retrying] = {}
+        """The last attempt, or round of a loop, of elements that have had one and have not ended."""
         self.values: list[tuple[Indices, bytes]] = []
         """Values that came with reports, as pickled lists."""
         self.done = 0
@@ -93,6 +95,9 @@ class MapRun:
             self._is_scattered |= len(fresh) < len(indices)  # values of the others are here twice
             self.failed += sum(self.codes[index] >= FIRST_FAILED_CODE for index in fresh)
         self.done += len(fresh)
+        if self.retries:
+            for index in fresh:
+                self.retries.pop(index, None)
         if column.records:
             self._take_records(column.records)
         if max(column.codes, default=0) < FIRST_FINAL_CODE:  # nobody will ask that chunk for anything
@@ -141,15 +146,17 @@ class MapRun:
             if self.codes[index] >= FIRST_FINAL_CODE:
                 continue
             self.codes[index] = code
+            self.records.pop(index, None)
             if code >= FIRST_FINAL_CODE:
                 fresh.append(index)
-                self.records.pop(index, None)
         return tuple(fresh)
 
     def _take_records(self, records: Mapping[int, State]) -> None:
         for index, state in records.items():
             if state.code == self.codes[index] and state.code:  # that it has not begun is not worth a record
                 self.records[index] = self._bounded(state)
+                if isinstance(state, Retrying):
+                    self.retries[index] = state
 
     def _bounded(self, state: State) -> State:
         """The state without its traceback, if there are enough of that kind or of all kinds."""
@@ -318,8 +325,6 @@ class Batch:
     indices: Indices
     first: int = 0
     """Number of the map in the chain at which they begin."""
-    attempts: Mapping[int, int] = field(default_factory=dict)
-    loops: Mapping[int, tuple[int, Any]] = field(default_factory=dict)
     is_apart: bool = False
     """Whether only the first of the maps runs: each in a unit of its own, to see which one is to blame."""
     assembles: bool = False
@@ -337,10 +342,11 @@ class Chain:
         self.pacer = pacer
         self.ready: deque[Batch] = deque()
         self.in_flight: dict[Key, Batch] = {}
-        self.due: list[tuple[float, int, int, State]] = []
-        """Retries that wait: time, element, number of the map, its Retrying state. A heap."""
+        self.due: list[tuple[float, int, int]] = []
+        """Retries that wait: time, element, number of the map. A heap."""
         self.missing: bytearray | None = None
-        """Per element, how many maps upstream have not finished it; None where nothing is missing."""
+        """Per element, how many maps upstream have not finished it, and one more for a retry that waits beside them;
+        None where each element misses one map at most."""
         self.has_begun = False
         self.needs: set[str] = set()
         """Maps upstream, outside of the chain."""
@@ -397,19 +403,20 @@ class Chain:
     def wait(self, index: int, number: int, state: State) -> None:
         """An element waits for its next attempt at one of the maps."""
         time = state.start_time.timestamp() if state.start_time else 0.0
-        heapq.heappush(self.due, (time, index, number, state))
+        heapq.heappush(self.due, (time, index, number))
 
     def wake(self, now: float) -> None:
         """Retries that are due can run: together, by the map at which they go on."""
-        by_map: dict[int, list[tuple[int, State]]] = {}
+        by_map: dict[int, list[int]] = {}
         while self.due and self.due[0][0] <= now:
-            _, index, number, state = heapq.heappop(self.due)
-            by_map.setdefault(number, []).append((index, state))
+            _, index, number = heapq.heappop(self.due)
+            if self.missing is not None and self.missing[index]:
+                self.missing[index] -= 1
+                if self.missing[index]:
+                    continue
+            by_map.setdefault(number, []).append(index)
         for number, waiting in by_map.items():
-            waiting.sort(key=lambda each: each[0])
-            attempts = {index: state.attempt + 1 for index, state in waiting}
-            loops = {index: state.result for index, state in waiting if isinstance(state.result, tuple)}
-            self.ready.append(Batch(tuple(index for index, _ in waiting), number, attempts, loops))
+            self.ready.append(Batch(tuple(sorted(waiting)), number))
 
 
 def _says_all(code: int) -> bool:

@@ -86,7 +86,7 @@ def _reopen_calls(known: Knowledge, gone: Container[Key]) -> list[NodeRun]:
         for slug in list(lost):
             run = known.runs[slug]
             assert run.elements is not None
-            wanted = known.calls.wanted(slug, lambda waiter, index: not known.has_ended(waiter, index))
+            wanted = known.calls.wanted(slug, known.takes_calls)
             again = [index for index in lost[slug] if index in wanted]
             if again:
                 has_changed = True
