@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +13,16 @@ import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, Node, flatten, task, unmapped
+from anabranch.definition.signature import Signature
 from anabranch.engine.units.columns import check_whole
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import Before, Column, CutFrom, Holding, Key, Report, SingleReport
 from anabranch.engine.worker import arrival
 from anabranch.engine.worker.arrival import cut_elements
+from anabranch.engine.worker.unit_runner import run_unit
 from anabranch.errors import ResultReleased
 from anabranch.results import LocalResult
+from anabranch.signals import SKIP
 from anabranch.states import Cached, Failed, Retrying, Success
 
 LARGE = {"inline_nbytes": 0, "rescued_nbytes": 0}  # no value comes with its report: each is on the cluster only
@@ -371,7 +375,7 @@ def test_the_rest_of_a_bundle_that_was_handed_back_is_left_out() -> None:
     report = Report(("k", 1), singles=(ended, SingleReport.handed_back("b"), SingleReport("c", Retrying()),
                                        SingleReport.handed_back("d")))  # fmt: skip
 
-    assert report.as_before() == Before(3, {"b": frozenset({-1}), "c": frozenset({-1})}, {})
+    assert report.as_before(in_full=False) == Before(3, {"b": frozenset({-1}), "c": frozenset({-1})}, {})
 
 
 def test_nothing_is_cut_from_a_list_that_has_another_length_now() -> None:
@@ -421,18 +425,22 @@ class StoodIn:
         self.events.append(message)
 
 
-def executed_twice(monkeypatch: pytest.MonkeyPatch, **options: Any) -> tuple[UnitOutcome, UnitOutcome, int]:
+def executed_twice(
+    monkeypatch: pytest.MonkeyPatch, *, engine: dict[str, Any] = LARGE, **options: Any
+) -> tuple[UnitOutcome, UnitOutcome, int]:
     """Outcomes of a chunk of four elements that was made, and made again; how many elements were run then."""
     calls: Counter[int] = Counter()
 
     @task(chunksize=4, **options)
     def counted(x: int) -> int:
         calls[x] += 1
+        if x == 2 and engine is not LARGE:
+            raise ValueError("two")
         return x
 
     with Flow("counted") as flow:
         counted.map(range(4))
-    cluster = FakeCluster(flow, engine=LARGE, slots=1)
+    cluster = FakeCluster(flow, engine=engine, slots=1)
     cluster.start()
     (unit,) = cluster.runnable()
     there = StoodIn(unit.key)
@@ -450,6 +458,55 @@ def test_a_worker_that_makes_a_unit_again_knows_what_was_reported(monkeypatch: p
 
     assert n_calls == 4
     assert first.columns["counted"].values == second.columns["counted"].values == [0, 1, 2, 3]
+
+
+def test_a_chunk_of_which_all_was_reported_is_not_run_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, n_calls = executed_twice(monkeypatch, engine={})
+
+    assert n_calls == 0
+    assert second.columns["counted"].codes == first.columns["counted"].codes
+    assert [repr(value) for value in second.columns["counted"].values] == ["0", "1", "ValueError('two')", "3"]
+    assert second.columns["counted"].records[2].failure == first.columns["counted"].records[2].failure
+
+
+@task
+def give(what: str) -> object:
+    """Values, and ways not to give one."""
+    if what == "skip":
+        raise SKIP
+    if what == "fail":
+        raise KeyError(what)
+    return [what] if what != "none" else None
+
+
+@pytest.mark.parametrize("what", ["a value", "none", "skip", "fail"])
+def test_a_task_run_of_which_all_was_reported_is_not_run_again(what: str) -> None:
+    with Flow("once") as flow:
+        give(what)
+    cluster = FakeCluster(flow)
+    cluster.start()
+    (unit,) = cluster.runnable()
+    first, report = run_unit(unit, cluster.environment, {})
+    nodes = {"give": replace(cluster.environment.program.nodes["give"], signature=Signature(_not_called, "give"))}
+    stopped = replace(cluster.environment, program=replace(cluster.environment.program, nodes=nodes))
+    second, again = run_unit(unit.again(report.as_before()), stopped, {})
+
+    assert again.singles == report.singles
+    assert repr(second.singles["give"].value) == repr(first.singles["give"].value)
+    assert second.singles["give"].seal == first.singles["give"].seal
+
+
+def _not_called(what: str) -> None:
+    raise AssertionError("it is run again")
+
+
+def test_what_weighs_too_much_for_the_scheduler_is_not_left_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(arrival, "MAX_BEFORE_CHUNK_NBYTES", 300)
+
+    _, second, n_calls = executed_twice(monkeypatch, engine={})
+
+    assert n_calls == 4
+    assert second.columns["counted"].codes.count(Failed.code) == 1
 
 
 def test_what_needs_a_permit_is_not_made_again_without_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -155,8 +155,8 @@ class Before:
     """Nodes of a line or bundle, or elements of a chunk; the rest was handed back, and is elsewhere."""
     unfinished: Mapping[str, frozenset[int]]
     """By slug: elements (-1: a single node) that had not ended; they end elsewhere."""
-    refs: Mapping[str, Refs]
-    """By slug: where values are stored."""
+    ended: Mapping[str, SingleReport | ColumnReport]
+    """By slug: what was reported; of what all was, or is stored, nothing is made again."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,19 +357,24 @@ class Report:
     at: tuple[str, int, float] | None = None
     """Of an interim report: what runs now: slug, element (-1: a single node), and seconds since that began."""
 
-    def as_before(self) -> Before:
-        """What a process has to know that makes the unit again."""
-        refs = {column.slug: column.refs for column in self.columns if column.refs}
+    def as_before(self, *, in_full: bool = True) -> Before:
+        """What a process has to know that makes the unit again; `in_full`: with all that was reported."""
+        ended: dict[str, SingleReport | ColumnReport] = {}
+        if in_full:
+            ended.update((each.slug, each) for each in self.singles)
+            ended.update((each.slug, each) for each in self.columns)
+        else:
+            ended.update((each.slug, replace(each, values=None, records={})) for each in self.columns if each.refs)
         if self.indices is None:
             begun = max((place for place, each in enumerate(self.singles, 1) if not each.is_handed_back), default=0)
             left = [each.slug for each in self.singles[:begun] if each.state.code < FIRST_FINAL_CODE]
-            return Before(begun, dict.fromkeys(left, frozenset({-1})), refs)
+            return Before(begun, dict.fromkeys(left, frozenset({-1})), ended)
         unfinished: dict[str, frozenset[int]] = {}
         for column in self.columns:
             if min(column.codes, default=FIRST_FINAL_CODE) < FIRST_FINAL_CODE:
                 pairs = zip(self.indices, column.codes, strict=True)
                 unfinished[column.slug] = frozenset(index for index, code in pairs if code < FIRST_FINAL_CODE)
-        return Before(len(self.indices), unfinished, refs)
+        return Before(len(self.indices), unfinished, ended)
 
     def without_results(self, changed: Iterable[Key]) -> Report:
         """The report of a unit that is handed back, whatever became of it, as it took what has changed."""

@@ -39,7 +39,8 @@ from anabranch.executors.entry import Parcel
 NO_KEY: Key = ("", 0)
 """Comes with interim reports, of which no task's own is expected."""
 BEFORE = "anabranch-before"  # name of what a task carries from its first run to the next
-MAX_BEFORE_NBYTES = 4096  # the scheduler keeps it for as long as it holds the key
+MAX_BEFORE_NBYTES = 32_768  # the scheduler keeps it for as long as it holds the key: a small value has its place
+MAX_BEFORE_CHUNK_NBYTES = 4096  # of which there may be very many
 _PROGRAMS: OrderedDict[str, Program] = OrderedDict()
 _LOCK = threading.Lock()
 MAX_PROGRAMS = 16  # runs that one worker process works on at the same time, generously
@@ -133,9 +134,12 @@ def _reported_before(worker: Any, key: Key) -> Before | None:
 def _remember_report(worker: Any, key: Key, report: Report) -> None:
     """Let the scheduler know what whoever makes this unit again must know, see `anabranch.executors.deaths`."""
     task = worker.state.tasks.get(key)
-    data = pickle.dumps(report.as_before())
-    if task is not None and len(data) <= MAX_BEFORE_NBYTES:
-        task.metadata[BEFORE] = data
+    limit = MAX_BEFORE_NBYTES if report.indices is None else MAX_BEFORE_CHUNK_NBYTES
+    for in_full in (True, False):
+        data = dumps_report(report.as_before(in_full=in_full))
+        if task is not None and len(data) <= limit:
+            task.metadata[BEFORE] = data
+            return
 
 
 def announce(worker: Any, token: str, key: Key) -> None:

@@ -45,9 +45,8 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     for stage in stages[:-1]:
         stage.is_followed = True
     telltale = _News(unit, stages, environment, began)
-    channel = environment.channel if unit.before is None else None
     ready = clock()
-    with telling(environment.program, unit.key, channel, telltale.look) as ongoing:
+    with telling(unit, environment.program, environment.channel, telltale.look) as ongoing:
         start += clock() - ready  # a thread may have been started: that is not the chunk's time
         deadline = start + unit.give_up_s if unit.give_up_s is not None else float("inf")
         for stage in stages:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from anabranch.base import context
-from anabranch.engine.units.units import Key, Program, Report
+from anabranch.engine.units.units import Key, Program, Report, Unit
 from anabranch.engine.worker.masked import masked_report
 
 FIRST_S = 0.25  # a unit that is done sooner tells nothing but its report
@@ -83,13 +83,17 @@ class Ongoing:
 
 @contextmanager
 def telling(
-    program: Program, key: Key, channel: Channel | None, look: Callable[[], Iterable[Report]]
+    unit: Unit, program: Program, channel: Channel | None, look: Callable[[], Iterable[Report]]
 ) -> Iterator[Ongoing]:
-    """While a unit runs: have it tell what has ended; what an interrupted one has not told is kept for `news_of`."""
+    """While a unit runs: have it tell what has ended; what an interrupted one has not told is kept for `news_of`.
+
+    One whose report had been taken before, and that is made again, has nothing to tell; it ends all the same when
+    nobody wants it any more.
+    """
     if channel is None:
-        yield Ongoing(program, key, _NOBODY, tuple)
+        yield Ongoing(program, unit.key, _NOBODY, tuple)
         return
-    ongoing = Ongoing(program, key, channel, look)
+    ongoing = Ongoing(program, unit.key, channel, look if unit.before is None else tuple)
     _TELLER.add(ongoing)
     try:
         with context.ending(ongoing.ends):

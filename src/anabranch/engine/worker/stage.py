@@ -6,7 +6,8 @@ through `run_task`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import partial
@@ -31,7 +32,7 @@ from anabranch.definition.frozen import FrozenNode
 from anabranch.engine.units.columns import stored_columns
 from anabranch.engine.units.failures import message_of, revive, type_name
 from anabranch.engine.units.outcomes import UnitOutcome
-from anabranch.engine.units.units import SUCCESS, Before, Key, Outcome, Unit
+from anabranch.engine.units.units import SUCCESS, Before, ColumnReport, Key, Outcome, Unit
 from anabranch.engine.units.values import ATOMS, materialised
 from anabranch.engine.worker.stage_inputs import StageInputs
 from anabranch.engine.worker.task_runner import (
@@ -130,16 +131,35 @@ class Stage:
             self._remember(unit.before)
 
     def _remember(self, before: Before) -> None:
-        """Read what was stored when the unit ran before, and leave out what ends elsewhere."""
+        """Take what was reported, or stored, when the unit ran before, and leave out what ends elsewhere."""
         places = {index: position for position, index in enumerate(self.indices)}
         unfinished = {places[index] for index in before.unfinished.get(self.node.slug, ()) if index in places}
-        stored = set()
-        for column in stored_columns(self.node, before.refs.get(self.node.slug, ()), self.indices):
+        ended = before.ended.get(self.node.slug)
+        known = set(self._take_reported(ended)) if isinstance(ended, ColumnReport) else set()
+        for column in stored_columns(self.node, ended.refs if isinstance(ended, ColumnReport) else (), self.indices):
             for index, value in zip(column.indices, column.values, strict=True):
-                self.values[places[index]], self.codes[places[index]] = value, SUCCESS
-                stored.add(places[index])
-        self._elsewhere = frozenset(unfinished | stored)
+                if places[index] not in known:
+                    self.values[places[index]], self.codes[places[index]] = value, SUCCESS
+                    known.add(places[index])
+        self._elsewhere = frozenset(unfinished | known)
         self.inputs.busy |= self._elsewhere
+
+    def _take_reported(self, column: ColumnReport) -> Iterator[int]:
+        """Positions of elements of which all was reported: nothing of them is to be made again."""
+        final = [position for position, code in enumerate(column.codes) if code >= FIRST_FINAL_CODE]
+        values = pickle.loads(column.values) if column.values is not None else None
+        for number, position in enumerate(final):
+            state = column.records.get(self.indices[position])
+            if state is not None and state.is_failed():
+                self.values[position] = revive(state.failure)
+            elif values is not None:
+                self.values[position] = values[number]
+            else:
+                continue
+            self.codes[position] = column.codes[position]
+            if state is not None:
+                self.records[position] = state
+            yield position
 
     def _chunk_storage(self, unit: Unit) -> ChunkStorage | None:
         """Where the values go; None if they are not stored."""
@@ -194,6 +214,11 @@ class Stage:
                 if raised is not None:  # outside of the handler: a next attempt has nothing to do with this exception
                     self._raised(position, raised)
                     raised, call = None, self._call
+                    now = clock()
+                    if now > deadline or self.is_over():
+                        self.last_s = now - before
+                        break
+                    before = now
                 try:
                     for position in positions:
                         if (
@@ -210,11 +235,11 @@ class Stage:
                             value = call(position)
                             if ctx.calls is not None and has_deferred(ctx, value):
                                 self._defer(position, value)
-                                continue
-                            if is_followed and type(value) not in ATOMS:
-                                value = materialised(value, max_width)  # a map below and the join must see the same
-                            values[position] = value
-                            codes[position] = SUCCESS
+                            else:
+                                if is_followed and type(value) not in ATOMS:
+                                    value = materialised(value, max_width)  # a map below and the join see the same
+                                values[position] = value
+                                codes[position] = SUCCESS
                         now = clock()
                         if now > until:
                             if now > deadline or self.is_over():
@@ -346,11 +371,16 @@ class Stage:
         state = outcome.state
         if isinstance(error, LOOP) and not isinstance(state, Deferred):
             run.context.task_loop_count, run.context.task_loop_result = 2, state.result
-            run.note(round_ended(run.context, self.environment))
+            looped = round_ended(run.context, self.environment)
+            run.note(looped)
+            if self.is_over():
+                self._record(position, Outcome(looped))
+                return
         elif (
             isinstance(state, Retrying)
             and state.start_time
             and state.start_time.timestamp() <= self.environment.clock()
+            and not self.is_over()
         ):
             run.context.task_run_count += 1
         else:
@@ -366,7 +396,7 @@ class Stage:
     def _is_repeated_at_once(self, error: BaseException, attempt: int) -> bool:
         """Whether a next attempt follows without delay, and without anybody being told of the one that failed."""
         retry = self.node.policies.retry
-        if retry.delay != 0 or retry.jitter or isinstance(error, Signal):
+        if retry.delay != 0 or retry.jitter or isinstance(error, Signal) or self.is_over():
             return False
         try:
             return retry.wants(error, attempt)

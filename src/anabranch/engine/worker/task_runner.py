@@ -281,6 +281,8 @@ def run_attempts(run: TaskRun, args: list[Any], kwargs: dict[str, Any], inputs: 
                 return outcome
             run.note(state)
             run.environment.sleep(max(0.0, wait))
+            if run.is_over():
+                return outcome
             ctx.task_run_count += 1
         else:
             return outcome

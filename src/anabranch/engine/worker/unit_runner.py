@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
@@ -66,8 +67,7 @@ def run_singles(
 ) -> tuple[UnitOutcome, Report]:
     """Run the nodes of a unit, one after the other."""
     line = _Line(unit, environment, outcomes)
-    channel = environment.channel if unit.before is None else None
-    with telling(environment.program, unit.key, channel, line.look) as ongoing:
+    with telling(unit, environment.program, environment.channel, line.look) as ongoing:
         for place, slug in enumerate(unit.nodes):
             line.run(place, slug, ongoing)
     return line.outcome()
@@ -86,6 +86,7 @@ class _Line:
         self._expansions: list[Expansion] = []
         self._changed: set[Key] = set()
         self._elsewhere = unit.before.unfinished if unit.before is not None else {}
+        self._ended = unit.before.ended if unit.before is not None else {}
         self._told = 0
         """Reports that were told already."""
         self._at: tuple[str, float] | None = None
@@ -133,6 +134,8 @@ class _Line:
             return
         self._at = slug, environment.stopwatch()
         try:
+            if self._take_reported(slug):
+                return
             called = None
             if place == 0 and unit.calls is not None and unit.calls.assembles:
                 called = Called(slug, unit, environment.program, self._outcomes)
@@ -170,6 +173,21 @@ class _Line:
         if isinstance(outcome.state, Deferred):
             outcome = _expand(run, outcome, self._expansions)
         self._conclude(node, outcome, loop_count=run.context.task_loop_count)
+
+    def _take_reported(self, slug: str) -> bool:
+        """Whether all of a node was reported when the unit ran before, so that nothing of it is to be made again."""
+        report = self._ended.get(slug)
+        if not isinstance(report, SingleReport) or not isinstance(report.state, Finished):
+            return False
+        state = report.state
+        if report.value is not None:
+            self._done[slug] = Outcome(state, pickle.loads(report.value), nbytes=len(report.value))
+        elif state.counts is None and (state.is_failed() or state.is_skipped()):
+            self._done[slug] = Outcome(state, revive(state.failure) if state.is_failed() else None)
+        else:
+            return False
+        self._reports.append(report)
+        return True
 
     def _note(self, state: State) -> None:
         self._ongoing = state

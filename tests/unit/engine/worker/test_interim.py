@@ -11,14 +11,14 @@ import pytest
 from anabranch import Flow, config, context, task
 from anabranch.base.context import RunInfo, over
 from anabranch.base.states import FIRST_FINAL_CODE, Retrying
-from anabranch.engine.units.units import Key, Program, Report, Unit
+from anabranch.engine.units.units import Before, Key, Program, Report, Unit
 from anabranch.engine.worker import interim
 from anabranch.engine.worker.stage import LOOK_S
 from anabranch.engine.worker.task_runner import Environment
 from anabranch.engine.worker.unit_runner import run_unit
 from anabranch.results import LocalResult
 from anabranch.runs.stored_values import with_storing
-from anabranch.signals import LOOP
+from anabranch.signals import LOOP, RETRY
 
 KEY: Key = ("unit", 1)
 
@@ -188,3 +188,79 @@ def test_values_are_stored_before_it_is_told_that_they_are_there(driver: Driver,
     assert list(held) == [0, 1, 2]
     assert LocalResult(tmp_path).read_elements(ref)[1] == b"\1" * 20_000
     assert [list(held) for held, _ in report.columns[0].refs] == [[0, 1, 2], [3]]
+
+
+def _ends_soon(driver: Driver) -> None:
+    driver.waits = False
+    assert waits_for(over())
+
+
+def _rounds(driver: Driver, attempts: list[int]) -> Flow:
+    with Flow("told") as flow:
+
+        @task
+        def each(x: int) -> int:
+            attempts.append(x)
+            _ends_soon(driver)
+            raise LOOP(result=x)
+
+        each.map([0, 1])
+    return flow
+
+
+def _at_once(driver: Driver, attempts: list[int]) -> Flow:
+    with Flow("told") as flow:
+
+        @task(max_retries=3)
+        def each(x: int) -> int:
+            attempts.append(x)
+            _ends_soon(driver)
+            raise ValueError(x)
+
+        each.map([0, 1])
+    return flow
+
+
+def _asked_for(driver: Driver, attempts: list[int]) -> Flow:
+    with Flow("told") as flow:
+
+        @task
+        def each(x: int) -> int:
+            attempts.append(x)
+            _ends_soon(driver)
+            raise RETRY
+
+        each.map([0, 1])
+    return flow
+
+
+@pytest.mark.parametrize("made", [_rounds, _at_once, _asked_for])
+def test_neither_attempts_nor_rounds_nor_elements_begin_when_nobody_waits(
+    driver: Driver, made: Callable[[Driver, list[int]], Flow]
+) -> None:
+    attempts: list[int] = []
+
+    run(driver, made(driver, attempts), chunk("each", 2))
+
+    assert attempts == [0]
+
+
+def test_what_is_made_again_tells_nothing_and_ends_when_nobody_waits(driver: Driver) -> None:
+    begun = []
+    with Flow("told") as flow:
+
+        @task
+        def each(x: int) -> int:
+            begun.append(x)
+            if x == 1:
+                _ends_soon(driver)
+                threading.Event().wait(LOOK_S)
+            return x
+
+        each.map(list(range(100)))
+    first = chunk("each", 100)
+
+    run(driver, flow, first.again(Before(100, {}, {})))
+
+    assert not driver.reports
+    assert len(begun) < 100
