@@ -1,0 +1,106 @@
+"""Flows drawn by chance, as descriptions: smaller ones than those of the property tests, and more of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests import descriptions as d
+from tests.simulation.chance import Chance
+
+PLAIN = ("number", "list", "small", "none", "long list")
+SIGNALS = (
+    "second attempt",
+    "LOOP",
+    "LOOP, each round twice",
+    "RETRY",
+    "SKIP",
+    "fail",
+    "FAIL",
+    "trouble",
+    "third attempt",
+)
+TRIGGERS = ("all_successful", "all_finished", "any_failed", "not_all_skipped", "some_failed(1, 2)")
+DELAYS_S = (0.0, 0.3, 5.0, 100.0)
+
+
+def drawn_flow(chance: Chance) -> list[d.Statement]:
+    """A description of a flow."""
+    return [_statement(chance) for _ in range(1 + chance.below(4))]
+
+
+def _behaviour(chance: Chance, retries: int) -> d.Behaviour:
+    acts = []
+    for _ in range(1 + chance.below(3)):
+        kind = chance.below(8)
+        if kind < 4:
+            acts.append(chance.pick(PLAIN))
+        elif kind < 7:
+            act = chance.pick(SIGNALS)
+            acts.append(act if retries or act not in d.NEEDS_RETRIES else "number")
+        else:
+            acts.append(chance.pick(d.DEFERRING))
+    return d.Behaviour(tuple(acts), chance.below(20))
+
+
+def _task(chance: Chance) -> d.TaskSpec:
+    retries = chance.pick((0, 0, 2, 1))
+    return d.TaskSpec(
+        _behaviour(chance, retries),
+        trigger=chance.pick(TRIGGERS) if chance.happens(3) else "all_successful",
+        skip_on_upstream_skip=not chance.happens(6),
+        retries=retries,
+        delay_s=chance.pick(DELAYS_S) if retries else 0.0,
+        chunksize=chance.pick(("auto", 2, 1, 7)),
+    )
+
+
+def _source(chance: Chance) -> Any:
+    kind = chance.below(6)
+    if kind < 3:
+        return d.Ref(chance.below(6))
+    if kind == 3:
+        return chance.below(40)
+    if kind == 4:
+        return d.Flat(chance.below(6))
+    return d.Listed(tuple(d.Ref(chance.below(6)) for _ in range(1 + chance.below(2))))
+
+
+def _elements(chance: Chance) -> Any:
+    kind = chance.below(5)
+    if kind < 2:
+        return d.Ref(chance.below(6))
+    if kind == 2:
+        return d.Flat(chance.below(6))
+    return tuple(range(chance.below(9)))
+
+
+def _call(chance: Chance) -> d.Call:
+    arguments = tuple(_source(chance) for _ in range(chance.below(3)))
+    after = (chance.below(6),) if chance.happens(5) else ()
+    return d.Call(_task(chance), arguments, after)
+
+
+def _map(chance: Chance) -> d.Map:
+    rest: list[Any] = []
+    if chance.happens(4):
+        rest.append(d.Whole(_source_of_whole(chance)) if chance.happens(2) else _elements(chance))
+    return d.Map(_task(chance), _elements(chance), tuple(rest))
+
+
+def _source_of_whole(chance: Chance) -> Any:
+    return d.Ref(chance.below(6)) if chance.happens(2) else chance.below(40)
+
+
+def _statement(chance: Chance) -> d.Statement:
+    kind = chance.below(12)
+    if kind < 4:
+        return _call(chance)
+    if kind < 8:
+        return _map(chance)
+    if kind == 8:
+        return d.Given(chance.pick((3, [1, 2, 3], "text")))
+    if kind == 9:
+        return d.Merge((chance.below(6), chance.below(6)))
+    if kind == 10:
+        return d.Case(chance.below(6), chance.pick((0, 1, 2)), (_call(chance),))
+    return d.IfElse(chance.below(6), _call(chance), _call(chance))

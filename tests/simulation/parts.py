@@ -1,0 +1,237 @@
+"""What is real elsewhere and cannot be in a simulated world: threads of the library's own, clocks, the store."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from typing import Any, Self, TypeVar
+from unittest.mock import patch
+
+from tests.simulation.chance import Chance
+from tests.simulation.world import Process, World
+
+from anabranch import config
+from anabranch.base.errors import RunStoreError
+from anabranch.engine.units.units import Report
+from anabranch.engine.worker import interim
+from anabranch.engine.worker.interim import EVERY_S, FIRST_S, Ongoing
+from anabranch.flows import running
+from anabranch.runs.read import lookup
+from anabranch.runs.record.recorder import Recorder
+from anabranch.runs.resume import takeover
+from anabranch.runs.store import opening, relational
+from anabranch.runs.store.heart import Heart
+from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.store.run_permits import RunPermits
+from anabranch.runs.store.sqlite import InMemoryRunStore, _within
+
+T = TypeVar("T")
+_HERE: list[World] = []
+"""The world that is played."""
+
+
+def world() -> World:
+    """The world that is played now."""
+    return _HERE[-1]
+
+
+# Interim reports ------------------------------------------------------------------------------------------------------
+
+
+class Teller:
+    """In the place of the thread that asks units what has ended: a simulated thread for each unit."""
+
+    def __init__(self) -> None:
+        self.channels: dict[str, Any] = {}
+        self._ongoing: dict[Ongoing, Process] = {}
+
+    def clear(self) -> None:
+        self._ongoing.clear()
+
+    def add(self, ongoing: Ongoing) -> None:
+        here = world()
+        assert here.current is not None
+        process = self._ongoing[ongoing] = here.current.process
+        here.spawn(process, lambda: self._tell(ongoing), FIRST_S)
+
+    def _tell(self, ongoing: Ongoing) -> None:
+        while ongoing in self._ongoing:
+            ongoing.tell()
+            world().sleep(EVERY_S)
+
+    def remove(self, ongoing: Ongoing) -> None:
+        self._ongoing.pop(ongoing, None)
+
+    def leave(self, token: str, reports: list[Report]) -> None:
+        """An interrupted unit: its process is gone."""
+
+    def of_run(self, token: str) -> list[Ongoing]:
+        here = world().current
+        return [each for each, process in self._ongoing.items() if here is not None and process is here.process]
+
+    def take_left(self, token: str) -> list[Report]:
+        return []
+
+    def rest(self) -> None:
+        """No thread is there."""
+
+    def news_from(self, processes: Sequence[Process], token: str) -> list[Report]:
+        """What units of a run have to tell that go on in these processes."""
+        found = []
+        for ongoing, process in list(self._ongoing.items()):
+            if ongoing.token == token and process in processes:
+                found += ongoing.news()
+        return found
+
+
+TELLER = Teller()
+
+
+class SimulatedHeart(Heart):
+    """Beats in simulated time."""
+
+    def __enter__(self) -> Self:
+        here = world()
+        assert here.current is not None
+        here.spawn(here.current.process, self._beat, self._interval_s)
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self._stop.set()
+
+    def _beat(self) -> None:
+        while not self._stop.is_set() and self.beat():
+            world().sleep(self._interval_s)
+
+
+# The store ------------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _empty() -> bytes:
+    store = InMemoryRunStore()
+    return store.database._connection.serialize()  # type: ignore[attr-defined, no-any-return]
+
+
+class Touches:
+    """The tables of the store, in memory; each touch may fail, or be the last thing that a process does.
+
+    Parameters
+    ----------
+    one_in
+        How often a touch fails; 0: never.
+    """
+
+    lock_clause = skip_clause = ""
+
+    def __init__(self, chance: Chance, *, one_in: int) -> None:
+        self._connection = sqlite3.connect(":memory:", isolation_level=None)
+        self._connection.deserialize(_empty())
+        self._chance = chance
+        self._one_in = one_in
+        self.kills: dict[int, str] = {}
+        """By number of a touch: ``before`` or ``after`` it the process that touches dies."""
+        self.count = 0
+        self.watch: Callable[[], None] | None = None
+        """Called after each write."""
+        self.fails_until = 0.0
+        self.is_calm = False
+
+    def write(self, act: Callable[[Any], T], *, durable: bool = False) -> T:
+        return self._touch(act, is_write=True)
+
+    def read(self, act: Callable[[Any], T]) -> T:
+        return self._touch(act, is_write=False)
+
+    def peek(self, act: Callable[[Any], T]) -> T:
+        """Read without being seen."""
+        return _within(self._connection, "BEGIN", act)
+
+    def _touch(self, act: Callable[[Any], T], *, is_write: bool) -> T:
+        from anabranch.runs.store.sqlite import _Sqlite  # noqa: F401
+
+        here = world()
+        if here.is_over or here.current is None:
+            raise RunStoreError("the world is over")
+        if here.current.process.name == "reader":
+            return self.peek(act)
+        self.count += 1
+        kill = self.kills.get(self.count)
+        if kill == "before":
+            here.note(f"{here.current.process.name} dies before touch {self.count}")
+            here.die()
+        fails = here.now < self.fails_until or (
+            self._one_in > 0 and not self.is_calm and self._chance.happens(self._one_in)
+        )
+        if fails and self._chance.happens(2):
+            raise RunStoreError("the store does not answer")
+        found = self.peek(act)
+        if is_write and self.watch is not None:
+            self.watch()
+        if kill == "after":
+            here.note(f"{here.current.process.name} dies after touch {self.count}")
+            here.die()
+        if fails:
+            raise RunStoreError("the store's answer was lost")
+        return found
+
+    def now(self) -> int:
+        return round(world().now * 1e6)
+
+    def check(self) -> list[str]:
+        return []
+
+    def compact(self) -> None:
+        """Nothing."""
+
+    def describe(self) -> dict[str, str]:
+        return {"kind": "simulated", "location": "a world"}
+
+    def close(self) -> None:
+        """Nothing: others have it open."""
+
+
+# All of it ------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def simulated(here: World, store: RelationalRunStore, is_dead: Callable[[str], bool]) -> Iterator[None]:
+    """Within the block, the library lives in a simulated world."""
+
+    def name_process() -> str:
+        return here.current.process.name if here.current is not None else "nobody"
+
+    def knows_dead(owner: str, held_since: object) -> bool:
+        return is_dead(owner)
+
+    numbers = iter(range(1, 10**9))
+    changes = [
+        (interim, "_TELLER", TELLER),
+        (running, "Heart", SimulatedHeart),
+        (opening, "_kept_open", lambda *args, **options: store),
+        (relational, "name_process", name_process),
+        (relational, "_here", lambda now: round(here.now * 1e6)),
+        (relational, "token_hex", lambda n=12: f"token-{next(numbers)}"),
+        (lookup, "is_dead", knows_dead),
+        (takeover, "is_dead", knows_dead),
+    ]
+    _HERE.append(here)
+    try:
+        with ExitStack() as stack:
+            for where, name, what in changes:
+                stack.enter_context(patch.object(where, name, what))
+            for made in (Recorder.__init__, RunPermits.__init__, Heart.__init__):
+                stack.enter_context(patch.dict(made.__kwdefaults__, clock=here.time))
+            yield
+    finally:
+        TELLER.clear()
+        _HERE.pop()
+
+
+@contextmanager
+def settings_of_simulations() -> Iterator[None]:
+    """Settings for many worlds."""
+    with config.set(backend="memory://", progress="never"):
+        yield

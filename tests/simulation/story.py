@@ -1,0 +1,543 @@
+"""One world, from its choices to its end: a flow that is run, what is done to it, and whether promises were kept."""
+
+from __future__ import annotations
+
+import traceback
+import zlib
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from greenlet import GreenletExit
+from tests.descriptions import Seen, Statement, approved, build, seen_in
+from tests.properties.test_same_everywhere import seen_from
+from tests.reference import interpret
+from tests.simulation.chance import Chance
+from tests.simulation.cluster import GRACE_S, NOTICE_S, SWEEP_S, Cluster, Doubles, SimulatedExecutor
+from tests.simulation.flows import drawn_flow
+from tests.simulation.parts import Touches, simulated
+from tests.simulation.world import BEGIN_S, Process, Stuck, Thread, World
+
+from anabranch import config
+from anabranch.base import context
+from anabranch.base.errors import RunHeld, RunStoreError
+from anabranch.base.events import Event, UnitEnded
+from anabranch.base.observers import Recipient
+from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Retrying, State, Success
+from anabranch.definition.frozen import FrozenNode
+from anabranch.definition.signature import Signature
+from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.view import FlowRunView
+
+RUN = "run"
+SLACK_S = 0.6
+"""That messages may take beside."""
+SOON_S = 1.0
+"""After it has been recorded for so long, nothing runs again."""
+LEASE_S = 10.0
+LIMIT_S = 50_000.0
+MOST_STEPS = 20_000
+MOST_DRIVERS = 200
+CALM = 8
+"""So many drivers have to do with a store that fails now and then."""
+DONE = (Success.code, Cached.code)
+DURATIONS_S = (0.0, 0.0, 0.1, 0.4, 1.5, 5.0)
+OWN_CODE = ("task",)
+
+
+class Broken(AssertionError):
+    """A promise was not kept."""
+
+    def __init__(self, kind: str, text: str) -> None:
+        super().__init__(f"{kind}: {text}")
+        self.kind = kind
+
+
+@dataclass
+class Execution:
+    """One call of a task's function, as seen from outside."""
+
+    what: tuple[str, int]
+    attempt: int
+    loop_round: int
+    began: float
+    driver: Process | None = field(default=None, repr=False)
+    """Who runs the flow when it begins."""
+
+
+@dataclass
+class Plan:
+    """What is run, and what is done to it."""
+
+    statements: list[Statement]
+    engine: Mapping[str, Any]
+    workers: int
+    slots: int
+    salt: int
+    keeps_all: bool
+    touch_fails: int
+    kills: dict[int, str]
+    deaths: list[float]
+    """When workers die, in seconds from the beginning."""
+    new_worker_s: float
+    scheduler_dies: float | None
+    pause: tuple[float, float] | None
+    """When the driver stands still, and for how long."""
+    outage: tuple[float, float] | None
+    """When the store does not answer, and for how long."""
+    cancel: float | None
+    rival: float | None
+    """When somebody else asks for the run to be resumed, whoever runs it."""
+    loses_messages: bool
+    """Whether events of the scheduler's may not arrive, so that reports are asked for."""
+    knows_dead: bool
+    """Whether it is seen at once that a driver is gone."""
+
+    @classmethod
+    def drawn(cls, chance: Chance) -> Plan:
+        """A plan; the plainest is one of a flow that nobody disturbs."""
+        statements = drawn_flow(chance)
+        engine = {
+            "inline_nbytes": chance.pick((16384, 16384, 0, 40)),
+            "rescued_nbytes": chance.pick((1 << 20, 0)),
+            "probe_elements": chance.pick((64, 1)),
+            "inplace_retry_delay_s": chance.pick((0.5, 0.0)),
+            "target_chunk_s": chance.pick((0.15, 1e-6, 2.0)),
+            "chunks_per_slot": chance.pick((3, 1)),
+            "max_tracebacks": chance.pick((20, 0)),
+            "max_losses": 1000,
+        }
+        return cls(
+            statements,
+            engine,
+            workers=1 + chance.below(3),
+            slots=1 + chance.below(2),
+            salt=chance.below(1000),
+            keeps_all=chance.happens(2),
+            touch_fails=chance.pick((0, 0, 0, 20, 5)),
+            kills={1 + chance.below(40): chance.pick(("after", "before")) for _ in range(chance.below(4))},
+            deaths=[chance.seconds(30.0) for _ in range(chance.below(5))],
+            new_worker_s=chance.seconds(5.0),
+            scheduler_dies=chance.seconds(20.0) if chance.happens(8) else None,
+            pause=(chance.seconds(10.0), 1 + chance.seconds(100.0)) if chance.happens(8) else None,
+            outage=(chance.seconds(10.0), chance.seconds(100.0)) if chance.happens(8) else None,
+            cancel=chance.seconds(20.0) if chance.happens(10) else None,
+            rival=chance.seconds(40.0) if chance.happens(6) else None,
+            loses_messages=chance.happens(8),
+            knows_dead=not chance.happens(2),
+        )
+
+
+class Witness(Recipient):
+    """Sees what a driver tells of task runs, for as long as it is the one that runs the flow."""
+
+    def __init__(self, story: Story, process: Process) -> None:
+        self.story = story
+        self.process = process
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, UnitEnded) and not event.is_recorded and self.story.process is self.process:
+            for slug, state in event.singles.items():
+                self.story.told((slug, -1), state.code, state)
+            for slug, codes in event.codes.items():
+                records = event.records.get(slug, {})
+                for index, code in zip(event.indices, codes, strict=True):
+                    self.story.told((slug, index), code, records.get(index))
+
+
+@dataclass
+class Story:
+    """A world that is played."""
+
+    chance: Chance
+    plan: Plan
+    world: World = field(default_factory=World)
+    executions: list[Execution] = field(default_factory=list)
+    done: dict[tuple[str, int], float] = field(default_factory=dict)
+    """Task runs that are on record as successful, and since when."""
+    ended_at: dict[tuple[str, int], tuple[float, Process]] = field(default_factory=dict)
+    """Task runs whose function has returned a value, under the driver that there is: when, and where."""
+    tried: dict[tuple[str, int], tuple[tuple[int, int], float, float]] = field(default_factory=dict)
+    """Round and attempt that come next of task runs that are on record as tried, when they are due, and since when."""
+    broken: Broken | None = None
+    view: FlowRunView | None = None
+    process: Process | None = None
+    executor: SimulatedExecutor | None = None
+    has_driver: bool = False
+    was_cancelled: bool = False
+    ended: float | None = None
+    drivers: list[Process] = field(default_factory=list)
+    cluster: Cluster = field(init=False)
+
+    def __post_init__(self) -> None:
+        plan = self.plan
+        self.touches = Touches(self.chance, one_in=plan.touch_fails)
+        self.touches.kills = dict(plan.kills)
+        self.store = RelationalRunStore(self.touches, lease_s=LEASE_S)  # type: ignore[arg-type]
+        self.cluster = self._new_cluster()
+        self.flow = build(plan.statements)
+        self.graph = self.flow.graph.freeze()
+        self.slack_s = SLACK_S + (SWEEP_S + GRACE_S + SLACK_S) * plan.loses_messages
+        self.is_healthy = not plan.touch_fails and plan.outage is None
+        self.is_strict = plan.engine["inline_nbytes"] == 16384 and plan.engine["rescued_nbytes"] > 0
+        self.doubles = Doubles(self.world, self._stand_in)
+
+    # What happens -----------------------------------------------------------------------------------------------------
+
+    def play(self) -> None:
+        """Play it to its end.
+
+        Raises
+        ------
+        Broken
+            A promise was not kept.
+        """
+        plan, world = self.plan, self.world
+        operator = Process("operator")
+        for moment in plan.deaths:
+            world.after(moment, self._lose_worker)
+        if plan.scheduler_dies is not None:
+            world.after(plan.scheduler_dies, self._lose_scheduler)
+        if plan.pause is not None:
+            world.after(plan.pause[0], partial(self._pause, plan.pause[1]))
+        if plan.outage is not None:
+            world.after(plan.outage[0], partial(self._cut_store, plan.outage[1]))
+        if plan.cancel is not None:
+            world.after(plan.cancel, self._cancel)
+        if plan.rival is not None:
+            world.after(plan.rival, self._be_rival)
+        with simulated(world, self.store, self._is_dead):
+            try:
+                boss = world.spawn(operator, self._operate)
+                world.run(lambda: boss.greenlet.dead or self.broken is not None, limit_s=LIMIT_S, most_steps=MOST_STEPS)
+                if self.broken is None:
+                    self._let_settle()
+                    self._check()
+            except Stuck as stuck:
+                raise Broken("does not end", str(stuck)) from None
+            except Broken:
+                raise
+            except Exception as error:
+                text = "".join(traceback.format_exception(error, limit=-6))
+                raise Broken(f"raises {type(error).__name__}", text) from None
+            finally:
+                world.close()
+        if self.broken is not None:
+            raise self.broken
+
+    def _let_settle(self) -> None:
+        end = max(self.world.now, *(each.still_until for each in self.drivers)) + 20.0
+        self.world.after(end - self.world.now, lambda: None)
+        self.world.run(lambda: self.world.now >= end, limit_s=LIMIT_S, most_steps=2 * MOST_STEPS)
+
+    def _operate(self) -> None:
+        """Whoever wants the run to end: has drivers run it until it is on record how it ended."""
+        for number in range(MOST_DRIVERS):
+            process = self.process = Process(f"driver-{number}")
+            self.drivers.append(process)
+            self.touches.is_calm = number >= CALM
+            self._take_stock()
+            self.has_driver = True
+            self.world.spawn(process, partial(self._drive, process))
+            while self.has_driver and process.is_alive and process.still_until <= self.world.now:
+                self.world.sleep(0.5)
+            if self._has_ended():
+                self.ended = self.world.now
+                return
+            self.world.sleep(0.5 + self.chance.seconds(20.0))
+        raise Stuck(f"{MOST_DRIVERS} drivers have not brought it to an end")
+
+    def _drive(self, process: Process) -> None:
+        flow = build(self.plan.statements)
+        executor = SimulatedExecutor(lambda: self.cluster, self.doubles)
+        process.at_end.append(executor.cut_off)
+        if process is self.process:
+            self.executor = executor
+        which = {"resume": RUN} if self._record() is not None else {"run_id": RUN}
+        keep: Any = "all" if self.plan.keeps_all else ()
+        self.world.note(f"{process.name}: {which}")
+        try:
+            view = flow.run(
+                executor=executor, observers=[Witness(self, process)], keep=keep, approve=approved(flow), **which
+            )  # type: ignore[arg-type]
+            self.world.note(f"{process.name}: {view.state}")
+            record = self._record()
+            if record is not None and record.owner == process.name:
+                self.view = view
+        except RunStoreError as error:
+            self.world.note(f"{process.name}: {type(error).__name__}: {error}")
+        except GreenletExit:
+            raise
+        except BaseException as error:
+            text = "".join(traceback.format_exception(error, limit=-6))
+            self._break(f"the driver raises {type(error).__name__}", text)
+        if process is self.process:
+            self.has_driver = False
+
+    def _be_rival(self) -> None:
+        """Ask for the run: that is refused for as long as its driver lives and can reach the store."""
+        driver, record, now = self.process, self._record(), self.world.now
+        if driver is None or record is None or record.lease_until is None or record.owner != driver.name:
+            return
+        if not (driver.is_alive and self.is_healthy) or driver.still_until > now - LEASE_S:
+            return
+        try:
+            self._as_reader(lambda: self.store.take_over(RUN, owner="rival"))
+        except RunHeld:
+            return
+        self._break("two drivers", f"somebody else gets what {driver.name} runs")
+
+    def _record(self) -> Any:
+        try:
+            return self._as_reader(lambda: self.store.get_run(RUN))
+        except RunStoreError:
+            return None
+
+    def _as_reader(self, read: Callable[[], Any]) -> Any:
+        """Read the store from another process, which nothing happens to."""
+        world, reader = self.world, Process("reader")
+        before, world.current = world.current, Thread(reader, None)  # type: ignore[arg-type]
+        try:
+            return read()
+        finally:
+            world.current = before
+
+    def _has_ended(self) -> bool:
+        record = self._record()
+        if record is None or record.lease_until is not None:
+            return False
+        return self.was_cancelled or (record.state in ("Success", "Failed", "Cancelled") and self.view is not None)
+
+    def _break(self, kind: str, text: str) -> None:
+        if self.broken is None:
+            self.broken = Broken(kind, text)
+
+    # What is done to it -----------------------------------------------------------------------------------------------
+
+    def _new_cluster(self) -> Cluster:
+        plan = self.plan
+        return Cluster(
+            self.world, self.chance, workers=plan.workers, slots=plan.slots, loses_messages=plan.loses_messages
+        )
+
+    def _lose_worker(self) -> None:
+        cluster = self.cluster
+        if cluster.workers:
+            worker = self.chance.pick(cluster.workers)
+            self.world.note(
+                f"{worker.process.name} dies, at work on {list(worker.running)}, with {list(worker.values)}"
+            )
+            cluster.lose_worker(worker)
+            self.world.after(self.plan.new_worker_s, cluster.add_worker)
+
+    def _lose_scheduler(self) -> None:
+        self.world.note("the scheduler dies")
+        lost, self.cluster = self.cluster, self._new_cluster()
+        lost.lose()
+
+    def _pause(self, seconds: float) -> None:
+        if self.process is not None:
+            self.world.note(f"{self.process.name} stands still for {seconds:.1f} s")
+            self.process.still_until = self.world.now + seconds
+
+    def _cut_store(self, seconds: float) -> None:
+        self.world.note(f"the store does not answer for {seconds:.1f} s")
+        self.touches.fails_until = self.world.now + seconds
+
+    def _cancel(self) -> None:
+        if self.executor is not None and self.executor._token and self.has_driver:
+            self.world.note("somebody cancels the run")
+            self.was_cancelled = True
+            self.executor.cancel()
+
+    def _is_dead(self, owner: str) -> bool:
+        return self.plan.knows_dead and any(each.name == owner and not each.is_alive for each in self.drivers)
+
+    # What is seen -----------------------------------------------------------------------------------------------------
+
+    def _stand_in(self, node: FrozenNode) -> FrozenNode:
+        if node.kind not in OWN_CODE:
+            return node
+        return replace(node, signature=Signature(_Watched(self, node), node.signature.name))
+
+    def told(self, what: tuple[str, int], code: int, state: State | None) -> None:
+        """Hear of a driver how a task run stands."""
+        if code in DONE:
+            self.done.setdefault(what, self.world.now)
+        if isinstance(state, Retrying):
+            loop_round = state.result[0] if isinstance(state.result, tuple) else 1
+            due = state.start_time.timestamp() if state.start_time is not None else 0.0
+            self.tried[what] = (loop_round, state.attempt + 1), due, self.world.now
+        elif code >= FIRST_FINAL_CODE:
+            self.tried.pop(what, None)
+
+    def begins(self, execution: Execution) -> None:
+        """See a task's function being called."""
+        self.executions.append(execution)
+        now = self.world.now
+        if self._is_held_elsewhere():
+            return
+        since = self.done.get(execution.what)
+        if since is not None and self.is_strict and now - since > SOON_S:
+            slug, index = execution.what
+            self._break("ran again", f"{slug}[{index}] was on record {now - since:.2f} s before")
+        ended, worker = self.ended_at.get(execution.what, (now, None))
+        if self.is_strict and worker is not None and (worker.ended or now) - ended > SOON_S + self.slack_s:
+            self._break("ran again", f"{execution.what} had ended {now - ended:.2f} s before")
+        which, due, when = self.tried.get(execution.what, ((0, 0), 0.0, now))
+        if (execution.loop_round, execution.attempt) < which and now - when > SOON_S:
+            self._break("repeats an attempt", f"{execution}, and it was the turn of {which} {now - when:.2f} s before")
+        if (execution.loop_round, execution.attempt) == which and now < due - 0.001:
+            self._break("begins too early", f"{execution} is due {due - now:.2f} s later")
+        if self.ended is not None and now - self.ended > SOON_S:
+            self._break("begins after the end", str(execution))
+
+    def ends(self, execution: Execution) -> None:
+        """See a task's function return a value."""
+        driver, thread = self.process, self.world.current
+        assert thread is not None
+        is_led = driver is not None and driver.is_alive and self.has_driver and execution.driver is driver
+        if is_led and thread.process.is_alive and not self._is_held_elsewhere():
+            self.ended_at[execution.what] = self.world.now, thread.process
+
+    def _is_held_elsewhere(self) -> bool:
+        """Whether a driver that stands still, or whose end was not noticed yet, has keys: these Dask makes again."""
+        now = self.world.now
+        return any(
+            now - each.ended < NOTICE_S + SOON_S if each.ended else each.still_until + SOON_S > now
+            for each in self.drivers
+        )
+
+    def _take_stock(self) -> None:
+        """Another driver takes over: what is in the store holds, and nothing else; but what failed runs again, with
+        all below."""
+        if self._record() is None:
+            self.done.clear()
+            self.tried.clear()
+            self.ended_at.clear()
+            return
+        last = self.drivers[-2].ended if self.is_healthy and len(self.drivers) > 1 else 0.0
+        promised = {what for what, when in self.done.items() if when < last - SOON_S}
+        promised |= {what for what, (when, _) in self.ended_at.items() if when < last - SOON_S - self.slack_s}
+        self.tried = {what: known for what, known in self.tried.items() if known[-1] < last - SOON_S}
+        self.ended_at.clear()
+        rows = self._as_reader(lambda: self.store.task_runs(RUN))
+        done: set[tuple[str, int]] = set()
+        failed: set[str] = set()
+        slugs = {row.slug for row in rows}
+        for row in rows:
+            if row.code in DONE:
+                done.add((row.slug, -1))
+            elif row.code >= FIRST_FAILED_CODE:
+                failed.add(row.slug)
+        graph = self.graph
+        for slug in slugs | set(graph.nodes):
+            for chunk in self._as_reader(partial(self.store.chunks, RUN, slug)):
+                for index, code in zip(chunk.indices, chunk.codes, strict=True):
+                    if code in DONE:
+                        done.add((slug, index))
+                    elif code >= FIRST_FAILED_CODE:
+                        failed.add(slug)
+        if self.is_strict and promised - done:
+            self._break("not on record", f"{sorted(promised - done)}, at least {SOON_S} s before the driver's end")
+        tainted: set[str] = set()
+        for node in graph.nodes.values():
+            if any(edge.upstream in failed | tainted for edge in node.edges):
+                tainted.add(node.slug)
+        called = slugs - set(graph.nodes)
+        tainted |= called if failed else set()
+        self.tried = {each: known for each, known in self.tried.items() if each[0] not in tainted | failed}
+        self.done = {each: self.world.now - SOON_S for each in done if each[0] not in tainted}
+
+    # What must hold ---------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        record = self._record()
+        if self.was_cancelled:
+            return
+        view = self.view
+        assert view is not None
+        flow, graph = self.flow, self.graph
+        given = {node.slug: node.default_value for node in flow.parameters()}
+        runs = interpret(graph, given, approved=frozenset(node.slug for node in approved(flow)))
+        expected = {slug: seen_from(run, is_map=graph.nodes[slug].is_map) for slug, run in runs.items()}
+        found = seen_in(view)
+        for slug, right in expected.items():
+            if found[slug] != _as_far(right, found[slug], keeps_all=self.plan.keeps_all):
+                raise Broken("a wrong value or state", f"{slug}: expected {right}, found {found[slug]}")
+        rows = {row.slug: row for row in self._as_reader(lambda: self.store.task_runs(RUN))}
+        for slug, right in expected.items():
+            row = rows.get(slug)
+            if graph.nodes[slug].kind != "parameter" and (row is None or row.state != right.state):
+                raise Broken("the record is not true", f"{slug}: {right.state}, recorded {row and row.state}")
+        if record.state != view.state.name:
+            raise Broken("the record is not true", f"the run is {view.state.name}, recorded {record.state}")
+        if self.cluster.recipes:
+            raise Broken("keys are held", str(list(self.cluster.recipes)))
+
+
+def _as_far(right: Seen, found: Seen, *, keeps_all: bool) -> Seen:
+    """What is right, without values that were not asked for and are not there."""
+    if keeps_all:
+        return right
+    elements = (
+        tuple(
+            replace(r, value=f.value) if f.value == "!ResultReleased" else r
+            for r, f in zip(right.elements, found.elements, strict=False)
+        )
+        + right.elements[len(found.elements) :]
+    )
+    value = found.value if found.value == "!ResultReleased" else right.value
+    return replace(right, value=value, elements=elements)
+
+
+class _Watched:
+    """A task's function: it is seen to begin, and takes its time."""
+
+    def __init__(self, story: Story, node: FrozenNode) -> None:
+        self.__wrapped__ = node.signature.function
+        self._story = story
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        story, running = self._story, context.current()
+        if story.world.is_over:
+            raise GreenletExit
+        if running is not None and not running.is_share:
+            index = -1 if running.map_index is None else running.map_index
+            what = (running.task_slug, index)
+            execution = Execution(what, running.task_run_count, running.task_loop_count, story.world.now, story.process)
+            story.begins(execution)
+            salt = zlib.crc32(f"{what}{running.task_run_count}{running.task_loop_count}{story.plan.salt}".encode())
+            if seconds := DURATIONS_S[salt % len(DURATIONS_S)]:
+                story.world.sleep(seconds)
+        value = self.__wrapped__(*args, **kwargs)
+        if running is not None and not running.is_share and is_plain(value):
+            story.ends(execution)
+        return value
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a task has ended that returned this: no deferred calls are in it."""
+    return isinstance(value, int) or (isinstance(value, list) and all(map(is_plain, value)))
+
+
+def play(chance: Chance) -> Story:
+    """Play the world that these choices make; `Story.broken` tells which promise was not kept, if one was not."""
+    plan = Plan.drawn(chance)
+    story = Story(chance, plan)
+    with config.set({f"engine.{name}": value for name, value in plan.engine.items()}):
+        try:
+            story.play()
+        except Broken as broken:
+            story.broken = broken
+    return story
+
+
+def tally(stories: list[Story]) -> Counter[str]:
+    """Failures by kind."""
+    return Counter(story.broken.kind for story in stories if story.broken is not None)
+
+
+__all__ = ["BEGIN_S", "Broken", "Plan", "Story", "play", "tally"]

@@ -1,0 +1,206 @@
+"""The simulated world: a clock that jumps to whatever happens next, and processes with threads that are greenlets.
+
+One real thread runs everything, so that the same choices give the same world. Threads of a process that died or stands
+still are not woken; code between two waits is never interrupted.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import heapq
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Generic, TypeVar
+
+from greenlet import GreenletExit, getcurrent, greenlet
+
+T = TypeVar("T")
+
+BEGIN_S = 1_700_000_000.0
+
+
+class Stuck(AssertionError):
+    """Nothing can happen any more, or too much has, before what was waited for."""
+
+
+@dataclass(eq=False)
+class Process:
+    """A process: alive or not, and perhaps standing still for a while."""
+
+    name: str
+    is_alive: bool = True
+    still_until: float = 0.0
+    ended: float = 0.0
+    """When it died; 0: it lives, or came to its own end."""
+    at_end: list[Callable[[], None]] = field(default_factory=list)
+    """What others see of its end."""
+
+    def end(self, now: float) -> None:
+        """Be gone."""
+        self.is_alive, self.ended = False, now
+        for see in self.at_end:
+            see()
+
+
+@dataclass(eq=False)
+class Thread:
+    """A thread of a process."""
+
+    process: Process
+    greenlet: greenlet
+    waits: int = 0
+    """Number of its wait: one that is over is not ended again."""
+    was_told: bool = False
+
+
+class World:
+    """Time, and what happens in it."""
+
+    def __init__(self) -> None:
+        self.now = BEGIN_S
+        self.is_over = False
+        self.events: list[str] = []
+        """What happened, for people."""
+        self.current: Thread | None = None
+        self.steps = 0
+        self._hub = getcurrent()
+        self._queue: list[tuple[float, int, Process | None, Callable[[], None]]] = []
+        self._serial = 0
+        self._threads: list[Thread] = []
+
+    def time(self) -> float:
+        """Seconds since the epoch."""
+        return self.now
+
+    def note(self, text: str) -> None:
+        """Remember what happened."""
+        self.events.append(f"{self.now - BEGIN_S:10.3f} {text}")
+
+    def after(self, seconds: float, act: Callable[[], None], process: Process | None = None) -> None:
+        """Let something happen later, unless the process in which it would is gone by then."""
+        self._serial += 1
+        heapq.heappush(self._queue, (self.now + seconds, self._serial, process, act))
+
+    # Threads ----------------------------------------------------------------------------------------------------------
+
+    def spawn(self, process: Process, run: Callable[[], Any], after_s: float = 0.0) -> Thread:
+        """Start a thread of a process."""
+        thread = Thread(process, greenlet(run, self._hub))
+        thread.greenlet.gr_context = contextvars.copy_context()
+        self._threads.append(thread)
+        self.after(after_s, lambda: self._switch(thread), process)
+        return thread
+
+    def _switch(self, thread: Thread) -> None:
+        if thread.greenlet.dead:
+            return
+        before, self.current = self.current, thread
+        thread.greenlet.switch()
+        self.current = before
+
+    def wait(self, seconds: float | None) -> bool:
+        """Let the thread that runs wait to be told, for so many seconds at most; whether it was told."""
+        if self.is_over:
+            raise GreenletExit
+        thread = self.current
+        assert thread is not None, "only a thread can wait"
+        thread.waits += 1
+        thread.was_told = False
+        number = thread.waits
+        if seconds is not None:
+            self.after(seconds, lambda: self._end_wait(thread, number, told=False), thread.process)
+        self._hub.switch()
+        if self.is_over:
+            raise GreenletExit
+        return thread.was_told
+
+    def tell(self, thread: Thread) -> None:
+        """End the wait of a thread, if it waits, as soon as others have had their turn."""
+        number = thread.waits
+        self.after(0.0, lambda: self._end_wait(thread, number, told=True), thread.process)
+
+    def _end_wait(self, thread: Thread, number: int, *, told: bool) -> None:
+        if thread.waits == number:
+            thread.waits += 1
+            thread.was_told = told
+            self._switch(thread)
+
+    def sleep(self, seconds: float) -> None:
+        """Let time pass for the thread that runs."""
+        self.wait(seconds)
+
+    def die(self) -> None:
+        """End the process of the thread that runs, here and now."""
+        assert self.current is not None
+        self.current.process.end(self.now)
+        self._hub.switch()
+        raise GreenletExit  # the world is over
+
+    # Running ----------------------------------------------------------------------------------------------------------
+
+    def run(self, is_done: Callable[[], bool], *, limit_s: float, most_steps: int) -> None:
+        """Let things happen until something is so.
+
+        Raises
+        ------
+        Stuck
+            It does not come to that.
+        """
+        end = self.now + limit_s
+        while not is_done():
+            self.steps += 1
+            if not self._queue or self._queue[0][0] > end or self.steps > most_steps:
+                why = (
+                    "nothing happens any more" if not self._queue else f"{self.steps} steps, {self.now - BEGIN_S:.0f} s"
+                )
+                raise Stuck(why)
+            when, _, process, act = heapq.heappop(self._queue)
+            if process is not None and not process.is_alive:
+                continue
+            if process is not None and process.still_until > when:
+                self._serial += 1
+                heapq.heappush(self._queue, (process.still_until, self._serial, process, act))
+                continue
+            self.now = max(self.now, when)
+            act()
+
+    def close(self) -> None:
+        """End every thread."""
+        self.is_over = True
+        for thread in self._threads:
+            while thread.greenlet and not thread.greenlet.dead:
+                self.current = thread
+                with contextlib.suppress(Exception):  # of code that takes its end for an error of the user's
+                    thread.greenlet.throw(GreenletExit)
+        self._queue.clear()
+
+
+@dataclass(eq=False)
+class Inbox(Generic[T]):
+    """Messages for one thread, in the order in which they arrive."""
+
+    world: World
+    thread: Thread | None = None
+    items: deque[T] = field(default_factory=deque)
+
+    def put(self, item: T) -> None:
+        """Leave a message."""
+        self.items.append(item)
+        if self.thread is not None:
+            self.world.tell(self.thread)
+
+
+class Pipe:
+    """A connection: what is sent arrives later, in order."""
+
+    def __init__(self, world: World, latency: Callable[[], float]) -> None:
+        self._world = world
+        self._latency = latency
+        self._last = 0.0
+
+    def send(self, act: Callable[[], None]) -> None:
+        """Let something arrive."""
+        self._last = max(self._last, self._world.now + self._latency())
+        self._world.after(self._last - self._world.now, act)
