@@ -31,7 +31,7 @@ from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.machine.knowledge import NodeRun
 from anabranch.engine.units.units import Report, SingleReport
 from anabranch.runs.record.calls import row_of
-from anabranch.runs.record.reports import batch_of, element_row, task_run_row
+from anabranch.runs.record.reports import PARTS, batch_of, element_row, task_run_row
 from anabranch.runs.store.records import Batch, ChunkRow, ElementRow, Ownership, RunStore, TaskRunRow
 
 SERIALS_OF_AN_OWNER = 10**9
@@ -265,7 +265,9 @@ class Recorder:
             return Batch()
         indices = tuple(sorted(given))
         codes = bytes(elements.codes[index] for index in indices)
-        serial = (self.ownership.epoch + 1) * SERIALS_OF_AN_OWNER - 1  # later than all that this owner had reported
+        serial = (
+            self.ownership.epoch + 1
+        ) * SERIALS_OF_AN_OWNER * PARTS - 1  # later than all that this owner had reported
         first = [index for index in indices if not given[index].is_cancelled()][:MAX_LEFT_OVER]
         return Batch(
             chunks=[ChunkRow(slug, serial, indices, codes)],

@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch import PAUSE, SKIP, Flow, Parameter, config, task
-from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Failure, Success
+from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cancelled, Failure, Success
 from anabranch.definition.fingerprints import changes, fingerprints
 from anabranch.engine.driver.handlers import FlowHandlers
 from anabranch.engine.units.units import ColumnReport, Report
@@ -204,6 +204,30 @@ def test_a_run_is_recorded_with_its_tasks_chunks_and_failed_elements():
     assert rows["clean"].width == 12
     assert bytes(codes_of(store.chunks(state.run_id, "clean"))) == bytes([10, 10, 10, 10, 20, *[10] * 7])
     assert [(row.index, row.code) for row in store.elements(state.run_id, "clean")] == [(4, 20)]
+
+
+def test_elements_that_waited_for_an_attempt_are_recorded_as_cancelled_with_their_run():
+    # given
+    @task(max_retries=1, retry_delay=3_600)
+    def late(x: int) -> None:
+        raise ValueError(x)
+
+    @task
+    def stop(x: int) -> None:
+        raise KeyboardInterrupt
+
+    with Flow("stopped") as flow:
+        late.map([0, 1])
+        stop.map([0])
+    first = flow.run()
+    # when
+    view = flow.run(resume=first.run_id)
+    # then
+    assert first.is_cancelled()
+    assert view.is_cancelled()
+    store = current_store()
+    assert store is not None
+    assert codes_of(store.chunks(view.run_id, "late")) == bytes([Cancelled.code] * 2)
 
 
 def test_nothing_is_recorded_where_the_backend_is_none():
