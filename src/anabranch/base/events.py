@@ -67,7 +67,7 @@ class CallsMade:
 
 @dataclass(frozen=True, slots=True)
 class UnitEnded:
-    """A piece of work has come back: single task runs, or a chunk of elements of one map or several.
+    """Something of a piece of work, or all of it, has ended: single task runs, or a chunk of elements of maps.
 
     One may come twice, or late: what it says of an element or task run replaces what was said before.
     """
@@ -77,7 +77,7 @@ class UnitEnded:
     started: float
     """When it began, in seconds since the epoch by the worker's clock; 0 if that is not known."""
     seconds: float
-    """How long it took."""
+    """How long it took; 0 of a piece that goes on: all of it is told again at its end."""
     singles: Mapping[str, State] = field(default_factory=dict)
     """States of single task runs, by slug."""
     indices: Sequence[int] = ()

@@ -167,6 +167,22 @@ class NodeModel:
             self.codes += bytes(more)
             self._by_code[0] += more
 
+    def ends(self, indices: Sequence[int], codes: bytes) -> tuple[Sequence[int], bytes]:
+        """Of these elements, those that end with these states and are not known to have ended, with their states."""
+        known = self.codes
+        if isinstance(indices, range) and indices.step == 1:
+            before = bytes(known[indices.start : indices.stop]).ljust(len(indices), b"\0")
+        else:
+            before = bytes(known[index] if index < len(known) else 0 for index in indices)
+        if max(before, default=0) < FIRST_FINAL_CODE <= min(codes, default=FIRST_FINAL_CODE):
+            return indices, codes
+        new = [
+            (index, code)
+            for index, code, old in zip(indices, codes, before, strict=True)
+            if code >= FIRST_FINAL_CODE > old
+        ]
+        return tuple(index for index, _ in new), bytes(code for _, code in new)
+
     def put(self, indices: Sequence[int], codes: bytes) -> None:
         """Note the states of these elements."""
         self.version += 1
@@ -277,12 +293,12 @@ class RunModel(Generic[Node]):
             if isinstance(state, (Finished, Retrying, Paused)):
                 node = self.node(slug)
                 node.worker, node.attempt = state.worker or unit.worker, state.attempt
-                node.retries += state.attempt - 1 if state.is_finished() else 0
+                node.retries += state.attempt - 1 if state.is_finished() and not node.is_done else 0
                 node.change(state, unit.now)
         for slug, codes in unit.codes.items():
             node = self.node(slug)
+            node.retries += retries_of(unit.records.get(slug, {}), node.ends(unit.indices, codes)[0])
             node.put(unit.indices, codes)
-            node.retries += sum(each.attempt - 1 for each in unit.records.get(slug, {}).values() if each.is_finished())
             if unit.started and len(unit.indices) and not unit.is_recorded:
                 node.began = min(node.began or unit.started, unit.started)
 
@@ -292,6 +308,14 @@ class RunModel(Generic[Node]):
         if found is None:
             found = self.nodes[slug] = self._make(slug, kind)
         return found
+
+
+def retries_of(records: Mapping[int, State], indices: Sequence[int]) -> int:
+    """Attempts beyond the first, of those of a map's elements that have ended."""
+    if not records:
+        return 0
+    ended = indices if isinstance(indices, range) else frozenset(indices)
+    return sum(state.attempt - 1 for index, state in records.items() if index in ended)
 
 
 def is_failure(code: int) -> bool:

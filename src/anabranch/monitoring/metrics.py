@@ -14,8 +14,8 @@ from typing import Any, Literal
 import psutil
 
 from anabranch.base.events import Event, RunFinished, RunStarted, TaskChanged, UnitEnded, UnitLost
-from anabranch.base.run_model import STEPS, NodeModel, RunModel
-from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cached, Finished
+from anabranch.base.run_model import STEPS, NodeModel, RunModel, retries_of
+from anabranch.base.states import BY_CODE, Cached, Finished
 from anabranch.base.version import VERSION
 from anabranch.monitoring.metric_families import Family, Histogram, Labels, render_families
 from anabranch.monitoring.metrics_export import CONTENT_TYPE, MetricsServer, push, write_textfile
@@ -211,18 +211,19 @@ class Metrics:
         if unit.is_recorded:
             return
         for slug, state in unit.singles.items():
-            if isinstance(state, Finished) and run.node(slug).kind not in STEPS:
+            node = run.node(slug)
+            if isinstance(state, Finished) and node.kind not in STEPS and not node.is_done:
                 self._count(run, slug, state.name, 1)
                 self._note_attempts(run, slug, state.attempt - 1)
                 if state.duration_s is not None:
                     self.task_seconds.observe(state.duration_s, run.flow, self._task(run, slug))
         for slug, codes in unit.codes.items():
-            for code in set(codes):
-                if code >= FIRST_FINAL_CODE:
-                    self._count(run, slug, BY_CODE[code].__name__, codes.count(code))
+            indices, ended = run.node(slug).ends(unit.indices, codes)
+            for code in set(ended):
+                self._count(run, slug, BY_CODE[code].__name__, ended.count(code))
             if codes:
-                records = unit.records.get(slug, {}).values()
-                self._note_attempts(run, slug, sum(each.attempt - 1 for each in records if each.is_finished()))
+                self._note_attempts(run, slug, retries_of(unit.records.get(slug, {}), indices))
+            if codes and unit.seconds:
                 labels = run.flow, self._task(run, slug)
                 self.chunks.observe(len(codes), *labels)
                 self.task_seconds.observe(unit.seconds / len(unit.codes) / len(codes), *labels, times=len(codes))

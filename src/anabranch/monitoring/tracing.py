@@ -42,11 +42,12 @@ class Tracing:
         self._run: Span | None = None
         self._left = MAX_SPANS
         self._dropped = 0
+        self._told: set[str] = set()
 
     def __call__(self, event: Event) -> None:
         """Take note of an event."""
         if isinstance(event, RunStarted):
-            self._left, self._dropped = MAX_SPANS, 0
+            self._left, self._dropped, self._told = MAX_SPANS, 0, set()
             about = {"anabranch.flow": event.flow_name, "anabranch.run_id": event.run_id}
             self._run = self._tracer.start_span(event.flow_name, start_time=_ns(event.now), attributes=about)
         elif isinstance(event, UnitEnded) and self._run is not None and not event.is_recorded:
@@ -59,12 +60,18 @@ class Tracing:
 
     def _take(self, unit: UnitEnded) -> None:
         for slug, state in unit.singles.items():
-            if state.is_finished() and state.start_time is not None and state.end_time is not None:
+            if (
+                slug not in self._told
+                and state.is_finished()
+                and state.start_time is not None
+                and state.end_time is not None
+            ):
                 about = {"anabranch.task": slug, "anabranch.attempt": state.attempt, "anabranch.worker": unit.worker}
+                self._told.add(slug)
                 span = self._span(slug, state.start_time.timestamp(), about)
                 if span is not None:
                     self._end(span, state, state.end_time.timestamp())
-        for slug, codes in unit.codes.items() if unit.started else ():
+        for slug, codes in unit.codes.items() if unit.started and unit.seconds else ():
             failed = counts_of(codes).failed
             about = {
                 "anabranch.task": slug,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -27,6 +28,31 @@ def test_a_chunk_that_comes_twice_counts_once():
     model.take(unit("parse", range(10)))
     model.take(unit("parse", range(10)))
     assert model.nodes["parse"].counts() == {Success.code: 10}
+
+
+def test_attempts_of_a_chunk_that_comes_twice_count_once():
+    model = RunModel(NodeModel)
+    first = unit("parse", range(2, 4))
+    records = {"parse": {1: Success(attempt=3), 3: Success(attempt=2)}}
+    model.take(replace(first, records={"parse": {3: Success(attempt=2)}}))
+    model.take(replace(unit("parse", range(5)), records=records))
+    assert model.nodes["parse"].retries == 3
+
+
+@given(st.lists(st.tuples(st.sets(st.integers(0, 20)), st.sampled_from(sorted(BY_CODE)), st.booleans())))
+def test_elements_end_where_they_had_not_ended_before(chunks: list[tuple[set[int], int, bool]]):
+    node, known = NodeModel("parse"), dict.fromkeys(range(21), 0)
+    for chosen, code, whole in chunks:
+        # given
+        indices: Sequence[int] = range(min(chosen), max(chosen) + 1) if whole and chosen else tuple(sorted(chosen))
+        codes = bytes([code]) * len(indices)
+        # when
+        ended = node.ends(indices, codes)
+        node.put(indices, codes)
+        # then
+        new = [index for index in indices if known[index] < Success.code <= code]
+        assert (list(ended[0]), ended[1]) == (new, bytes([code]) * len(new))
+        known.update(dict.fromkeys(indices, code))
 
 
 def test_elements_of_a_cancelled_map_that_never_reported_are_cancelled():

@@ -9,6 +9,8 @@ import sys
 import threading
 import urllib.error
 import urllib.request
+from dataclasses import replace
+from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -20,13 +22,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.needs import program
 
 from anabranch import SKIP, Flow, Parameter, task
-from anabranch.base.events import Noticed, RunFinished, RunStarted, UnitEnded, UnitLost
+from anabranch.base.events import Event, Noticed, RunFinished, RunStarted, UnitEnded, UnitLost
 from anabranch.base.version import VERSION
 from anabranch.errors import ExtraMissing, MetricsError
 from anabranch.executors import LocalDaskExecutor
 from anabranch.monitoring.metrics import Metrics, MetricsServer, push, write_textfile
 from anabranch.monitoring.tracing import Tracing
-from anabranch.states import Success
+from anabranch.states import Failed, Success
 
 FAILING = [True]
 
@@ -111,6 +113,45 @@ def test_a_resumed_run_counts_only_what_it_does_itself():
     found = samples(metrics)
     assert found["anabranch_task_runs_total", labelled(flow="again", task="parse", state="Success")] == 5
     assert ("anabranch_task_runs_total", labelled(flow="again", task="numbers", state="Success")) not in found
+
+
+def told_twice() -> list[Event]:
+    """A chunk that tells of three elements while it goes on, and of all at its end; and a line of two tasks."""
+    ended = {2: Failed(attempt=3, map_index=2)}
+    codes = bytes([Success.code, Success.code, Failed.code, Success.code])
+    single = replace(Success(attempt=2), start_time=datetime.now(UTC), end_time=datetime.now(UTC))
+    return [
+        UnitEnded(2.0, "w", 1.0, 0.0, indices=range(3), codes={"parse": codes[:3]}, records={"parse": ended}),
+        UnitEnded(3.0, "w", 1.0, 2.0, indices=range(4), codes={"parse": codes}, records={"parse": ended}),
+        UnitEnded(2.0, "w", 1.0, 0.0, singles={"first": single}),
+        UnitEnded(3.0, "w", 1.0, 2.0, singles={"first": single, "second": replace(single, attempt=1)}),
+    ]
+
+
+def test_what_is_told_while_a_unit_goes_on_counts_once():
+    # given
+    metrics = Metrics()
+    metrics(RunStarted(1.0, "counted", "r", dict.fromkeys(("parse", "first", "second"), "task")))
+    # when
+    for event in told_twice():
+        metrics(event)
+    # then
+    found = samples(metrics)
+    runs = {
+        (dict(labels)["task"], dict(labels)["state"]): n
+        for (name, labels), n in found.items()
+        if name == "anabranch_task_runs_total"
+    }
+    assert runs == {
+        ("parse", "Success"): 3,
+        ("parse", "Failed"): 1,
+        ("first", "Success"): 1,
+        ("second", "Success"): 1,
+    }
+    for task_name, retries, timed in (("parse", 2, 4), ("first", 1, 1)):
+        assert found["anabranch_task_retries_total", labelled(flow="counted", task=task_name)] == retries
+        labels = labelled(flow="counted", task=task_name)
+        assert found["anabranch_task_run_duration_seconds_count", labels] == timed
 
 
 def test_labels_are_bounded_whatever_the_names_are():
@@ -350,6 +391,21 @@ def test_a_run_is_a_trace_with_a_span_for_each_task_run_and_chunk(exporter: InMe
     assert sum(int(str(each["anabranch.elements"])) for each in chunks) == 50
     assert sum(int(str(each["anabranch.failed"])) for each in chunks) == 5
     assert "hunter2" not in repr([span.to_json() for span in spans])
+
+
+def test_what_is_told_while_a_unit_goes_on_has_one_span(exporter: InMemorySpanExporter):
+    # given
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    tracing = Tracing(provider.get_tracer("test"))
+    # when
+    tracing(RunStarted(1.0, "lines", "r", {}))
+    for event in told_twice():
+        tracing(event)
+    tracing(RunFinished(4.0, Success()))
+    provider.shutdown()
+    # then
+    assert [span.name for span in exporter.get_finished_spans()] == ["parse[…]", "first", "second", "lines"]
 
 
 def test_a_run_of_very_many_chunks_has_a_bounded_trace(exporter: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch):

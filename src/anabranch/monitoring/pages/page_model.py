@@ -53,29 +53,32 @@ class PageModel(RunModel[PageNode]):
 
     def take(self, event: Event) -> None:
         """Take note of an event."""
-        super().take(event)
         if isinstance(event, UnitEnded):
             self._note_unit(event)
-        elif isinstance(event, TaskChanged) and event.state.is_failed():
+        super().take(event)
+        if isinstance(event, TaskChanged) and event.state.is_failed():
             node = self.node(event.slug)
             if not node.is_map and not node.width:  # it may have had no unit of its own: the engine decided
                 self.failures.note(node.slug, None, event.state)
 
     def _note_unit(self, unit: UnitEnded) -> None:
         for slug, state in unit.singles.items():
-            if state.start_time is not None and state.end_time is not None:
+            if state.start_time is not None and state.end_time is not None and not self.node(slug).is_done:
                 self.node(slug).durations.add(state.duration_s or 0.0)
             if state.is_failed():
                 self.failures.note(slug, None, state, worker=unit.worker)
         for slug, codes in unit.codes.items():
+            node = self.node(slug)
+            ended = frozenset(node.ends(unit.indices, codes)[0])
             failed = {i: state for i, state in unit.records.get(slug, {}).items() if state.is_failed()}
             for index, state in failed.items():
-                self.failures.note(slug, index, state, worker=unit.worker)
-            if unit.started and codes:
-                node, share = self.node(slug), unit.seconds / len(unit.codes)  # nobody has timed the links of a chain
+                if index in ended:
+                    self.failures.note(slug, index, state, worker=unit.worker)
+            if unit.started and unit.seconds and codes:
+                share = unit.seconds / len(unit.codes)  # nobody has timed the links of a chain
                 node.durations.add(share / len(codes), len(codes))
                 self._note_span(node.busy, unit, is_bad=bool(failed))
-        if unit.started and (unit.codes or unit.singles):
+        if unit.started and unit.seconds and (unit.codes or unit.singles):
             bad = any(code >= FIRST_FAILED_CODE for codes in unit.codes.values() for code in set(codes))
             bad = bad or any(state.is_failed() for state in unit.singles.values())
             self._note_span(self._lane(unit.worker), unit, is_bad=bad)

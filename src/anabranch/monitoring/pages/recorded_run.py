@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
 from anabranch.base.events import Event, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
-from anabranch.base.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, Success, counts_of
+from anabranch.base.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, counts_of
 from anabranch.definition.shape import shape_from
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, LogRow, RunRecord, RunStore, TaskRunRow
@@ -53,7 +53,6 @@ def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
         row = rows.get(slug)
         if row is None or row.width is not None:
             chunks[slug] = store.chunks(record.run_id, slug)
-    latest = {slug: _latest(each) for slug, each in chunks.items()}
     for unit in _units(chunks):
         first = unit[0][1]
         yield UnitEnded(
@@ -63,7 +62,7 @@ def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
             seconds=first.seconds,
             indices=first.indices,
             codes={slug: chunk.codes for slug, chunk in unit},
-            records={slug: _records(chunk, elements.get(slug, {}), latest[slug]) for slug, chunk in unit},
+            records={slug: _records(chunk, elements.get(slug, {})) for slug, chunk in unit},
         )
     for slug in slugs:
         if (row := rows.get(slug)) is not None:
@@ -88,23 +87,14 @@ def _units(chunks: Mapping[str, Sequence[ChunkRow]]) -> list[list[tuple[str, Chu
     return sorted(found.values(), key=lambda unit: unit[0][1].serial)
 
 
-def _latest(chunks: Sequence[ChunkRow]) -> dict[int, int]:
-    """Serial number of the last chunk of each element that is in a chunk with more than plain successes."""
-    last: dict[int, int] = {}
-    for chunk in chunks:
-        if any(code != Success.code for code in chunk.codes):
-            last.update(dict.fromkeys(chunk.indices, chunk.serial))
-    return last
-
-
-def _records(chunk: ChunkRow, own: Mapping[int, ElementRow], latest: Mapping[int, int]) -> dict[int, State]:
-    """States of a chunk's elements that have rows, where no later chunk has another word on them."""
+def _records(chunk: ChunkRow, own: Mapping[int, ElementRow]) -> dict[int, State]:
+    """States of a chunk's elements that have rows of the same states."""
     if not own:
         return {}
     return {
         index: _state_of_row(own[index])
         for index, code in zip(chunk.indices, chunk.codes, strict=True)
-        if index in own and own[index].code == code and latest.get(index, chunk.serial) == chunk.serial
+        if index in own and own[index].code == code
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 
@@ -11,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anabranch import SKIP, Flow, Parameter, task
-from anabranch.base.events import MapAdvanced, RunStarted, UnitEnded
+from anabranch.base.events import Event, MapAdvanced, RunStarted, UnitEnded
 from anabranch.base.run_model import STEPS
 from anabranch.base.states import BY_CODE, Failed, Failure, Success
 from anabranch.definition.shape import shape_from, shape_of
@@ -154,6 +155,37 @@ def test_a_run_that_is_resumed_shows_what_it_had_done_before():
     # then
     assert view.is_successful()
     assert named(live.model) == states_of(view) == Counter(Success=10 + 1)
+
+
+def test_what_is_told_while_a_chunk_goes_on_counts_once_live_and_from_the_record():
+    # given a chunk whose last element waits until the others were told
+    others_told = threading.Event()
+
+    @task(chunksize=4, max_retries=1, retry_delay=0.0)
+    def slow(x: int) -> int:
+        if x == 2:
+            raise ValueError(x)
+        assert x < 3 or others_told.wait(30)
+        return x
+
+    def see(event: Event) -> None:
+        if isinstance(event, UnitEnded) and 2 in event.indices:
+            others_told.set()
+
+    with Flow("slow") as flow:
+        slow.map(numbers(4))
+    live = LiveRun(PageModel(shape_of(flow.graph)))
+    # when
+    view = flow.run(observers=[live, see])
+    live.refresh()
+    store = current_store()
+    assert store is not None
+    _, recorded = read_model(store, view.run_id)
+    # then
+    for model in (live.model, recorded):
+        node = model.nodes["slow"]
+        assert (node.retries, node.durations.total, model.failures.total) == (1, 4, 1)
+        assert sum(model.worker_units.values()) == 2  # with `numbers`
 
 
 def test_what_a_shape_says_survives_its_data():
