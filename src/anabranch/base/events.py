@@ -100,6 +100,8 @@ class UnitLost:
     elements: int
     """How many task runs of each."""
     reason: str
+    indices: Sequence[int] = ()
+    """Which elements of each, if they are maps."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,10 @@ TRANSITIONS: Mapping[type[State], Mapping[type[State], When]] = {
         Mapped: When("a map: all elements have ended, and none failed", by_driver=True),
         Cancelled: When("the run is cancelled, or its map ends early", by_driver=True),
     },
-    Submitted: {Running: When("a worker runs it", by_driver=True)},
+    Submitted: {
+        Running: When("a worker runs it", by_driver=True),
+        Pending: When("it comes back, as what it needs has not ended", by_driver=True),
+    },
     Running: {
         Success: When("the function returns"),
         Failed: When("the function raises"),

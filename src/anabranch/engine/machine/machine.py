@@ -292,7 +292,9 @@ class Machine:
         self._look_at_candidates()
         while (unit := self._singles.next_unit(len(self._known.units) - self._fan_out.in_flight)) is not None:
             units.append(unit)
-            self._commands += [Tell(TaskChanged(self._now, slug, Submitted())) for slug in unit.nodes]
+            for run in map(self.runs.__getitem__, unit.nodes):
+                state = Submitted(attempt=run.attempt, result=run.loop)
+                self._commands.append(Tell(TaskChanged(self._now, run.node.slug, state)))
             self._look_at_candidates()
         units += self._fan_out.next_chunks()
         if units:
@@ -659,9 +661,8 @@ class Machine:
         elif isinstance(state, (Paused, Deferred)):
             run.state, run.assembles = state, False
         else:  # it could not run, because something upstream was not final
-            run.state = Pending()
+            run.state = Pending(attempt=run.attempt, result=run.loop)
             self._known.to_start[report.slug] = None
-            return
         self._commands.append(Tell(TaskChanged(self._now, report.slug, run.state)))
 
     def _conclude(self, run: NodeRun, state: State) -> None:
@@ -734,7 +735,7 @@ class Machine:
             self._start_again({key})
 
     def _tell_loss(self, unit: Unit, reason: str) -> None:
-        self._commands.append(Tell(UnitLost(self._now, unit.nodes, _width(unit), reason)))
+        self._commands.append(Tell(UnitLost(self._now, unit.nodes, _width(unit), reason, unit.indices or ())))
 
     def _lose_singles(self, unit: Unit, reason: str, ran_s: float | None) -> None:
         """Send lost nodes again: each alone, so that the guilty one is found."""

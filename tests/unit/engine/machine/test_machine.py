@@ -337,6 +337,19 @@ def test_a_single_task_is_retried_when_it_is_due() -> None:
     assert cluster.state(node).attempt == 2
 
 
+def test_a_task_whose_upstream_is_tried_again_is_not_submitted_any_more() -> None:
+    with Flow("retries") as flow:
+        last = kinds(failing_once(3)(3))
+    cluster = FakeCluster(flow)
+    unit, *_ = submitted(cluster.start())
+
+    cluster.go(unit)
+    cluster.finish()
+
+    told = [each.state.name for each in cluster.events if isinstance(each, TaskChanged) and each.slug == last.slug]
+    assert told == ["Submitted", "Pending", "Submitted", "Success"]
+
+
 def test_waking_too_early_starts_nothing() -> None:
     with Flow("retries") as flow:
         failing_once(3)(3)
@@ -437,7 +450,7 @@ def test_a_loss_is_told_with_the_tasks_and_how_many_runs_of_each() -> None:
 
     assert way["first"] == way["second"] == sum(len(each.indices or ()) for each in cluster.batches[0])
     (lost,) = [event for event in cluster.events if isinstance(event, UnitLost)]
-    assert (lost.nodes, lost.elements) == (("first", "second"), len(unit.indices))
+    assert (lost.nodes, lost.elements, lost.indices) == (("first", "second"), len(unit.indices), unit.indices)
 
 
 def test_what_was_on_its_way_when_the_cluster_went_is_told_as_lost() -> None:
