@@ -11,7 +11,18 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from anabranch.base.events import Event, MapAdvanced, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
+from anabranch.base.at_work import RunningElements, since_text
+from anabranch.base.events import (
+    ElementBegan,
+    Event,
+    MapAdvanced,
+    Noticed,
+    RunFinished,
+    RunStarted,
+    TaskChanged,
+    UnitEnded,
+    UnitLost,
+)
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FAILED_CODE,
@@ -53,10 +64,13 @@ class NodeModel:
     ended: float | None = None
     codes: bytearray = field(default_factory=bytearray)
     """Of a map: state of each element, 0 where nothing is known yet."""
+    running: RunningElements = field(default_factory=RunningElements)
+    """Of a map: elements that workers are at."""
     advance: MapAdvanced | None = None
     """Of a map: how far it is, as the engine said last."""
     version: int = 0
     """Changes whenever something of it does."""
+    _retrying: int = 0
     _by_code: Counter[int] = field(default_factory=Counter)
     _samples: list[tuple[float, int]] = field(default_factory=list)
     """Elements that had ended, by time."""
@@ -97,21 +111,28 @@ class NodeModel:
         return sum(n for code, n in self.counts().items() if code >= FIRST_FINAL_CODE)
 
     def done(self) -> int:
-        """Task runs that have ended: of a map that goes on, as the engine counts them."""
-        return self.final() if self.advance is None or self.is_done else self.advance.done
+        """Task runs that have ended: of a map that goes on, with those that the engine has ended itself."""
+        return self.final() if self.advance is None or self.is_done else max(self.final(), self.advance.done)
 
     def failed(self) -> int:
         """Task runs that failed; what was cancelled did not."""
-        if self.advance is not None and not self.is_done:
-            return self.advance.failed
         counts, known = self.state.counts if self.state is not None else None, self.counts()
+        told = sum(n for code, n in known.items() if is_failure(code))
+        if self.advance is not None and not self.is_done:
+            return max(told, self.advance.failed)
         if counts is not None and counts.total:  # the engine counts what was cancelled, too
             return max(0, counts.failed - known.get(Cancelled.code, 0))
-        return sum(n for code, n in known.items() if is_failure(code))
+        return told
 
     def retrying(self) -> int:
-        """Elements that wait for another attempt."""
-        return self.counts().get(Retrying.code, 0) if self.advance is None or self.is_done else self.advance.retrying
+        """Elements that wait for another attempt, by what was said last."""
+        return self._retrying
+
+    def running_text(self) -> str:
+        """What of it is being run, since when and where; nothing if nothing is, or nobody knows."""
+        if self.running:
+            return f"running: {self.running}"
+        return since_text(self.state) if type(self.state) is Running and not self.width else ""
 
     def pace(self) -> float | None:
         """Elements a second, of late; None if that is not known yet."""
@@ -136,6 +157,7 @@ class NodeModel:
         self.version += 1
         self.state, self.code = (state if state.result is None else replace(state, result=None)), state.code
         if isinstance(state, Finished):
+            self.running.clear()
             self.ended = state.end_time.timestamp() if state.end_time else now
             if state.start_time is not None and (self.began is None or not self.width):
                 self.began = state.start_time.timestamp()
@@ -155,11 +177,25 @@ class NodeModel:
             self.code = max(self.code, Running.code)
         if self.advance is None:
             self._samples = [(event.now, 0)]
-        self.advance = event
+        self.advance, self._retrying = event, event.retrying
         if event.now - self._samples[-1][0] >= SAMPLE_EVERY_S:
             self._samples.append((event.now, event.done))
             while len(self._samples) > 2 and event.now - self._samples[0][0] > PACE_OVER_S:
                 del self._samples[0]
+
+    def begin(self, state: State) -> None:
+        """Note that a worker is at an element."""
+        index = state.map_index
+        if index is None or self.is_done or (index < self.width and self.codes[index] >= FIRST_FINAL_CODE):
+            return  # it was told late, or is only made again
+        self.code = max(self.code, Running.code)
+        self.put(range(index, index + 1), bytes([Running.code]))
+        self.running.begin(state)
+
+    def lose(self, indices: Sequence[int]) -> None:
+        """Note that elements did not come back: those that were being run are not any more."""
+        lost = tuple(index for index in indices if index in self.running)
+        self.put(lost, bytes(len(lost)))
 
     def widen(self, width: int) -> None:
         """Make room for so many elements."""
@@ -186,6 +222,7 @@ class NodeModel:
     def put(self, indices: Sequence[int], codes: bytes) -> None:
         """Note the states of these elements."""
         self.version += 1
+        self.running.end(indices)
         self.widen(max(indices, default=-1) + 1 if not isinstance(indices, range) else indices.stop)
         if isinstance(indices, range) and indices.step == 1:
             before = bytes(self.codes[indices.start : indices.stop])
@@ -198,6 +235,7 @@ class NodeModel:
             self._by_code[code] -= before.count(code)
         for code in set(codes):
             self._by_code[code] += codes.count(code)
+        self._retrying = self._by_code[Retrying.code]
 
     def _settle(self, state: State) -> None:
         """Give the elements that never reported the state that the map's end tells."""
@@ -206,6 +244,7 @@ class NodeModel:
         self.codes = self.codes.translate(bytes(rest if code < FIRST_FINAL_CODE else code for code in range(256)))
         for code in [code for code in self._by_code if code < FIRST_FINAL_CODE]:
             self._by_code[rest] += self._by_code.pop(code)
+        self._retrying = 0
 
     def _rest_of(self, state: State) -> int:
         """Code of elements of a map that ended without a word about them."""
@@ -268,7 +307,14 @@ class RunModel(Generic[Node]):
             case RunStarted():
                 self._start(event)
             case TaskChanged(now, slug, state):
+                self.silent = {} if state.is_running() else self.silent
                 self.node(slug).change(state, now)
+            case ElementBegan(_, slug, state):
+                self.silent = {}
+                self.node(slug).begin(state)
+            case UnitLost(_, nodes, indices=indices):
+                for slug in nodes:
+                    self.node(slug).lose(indices)
             case MapAdvanced(_, slug):
                 self.node(slug).progress(event)
             case UnitEnded():

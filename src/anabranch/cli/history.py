@@ -153,11 +153,9 @@ def _task_line(task: RecordedTask, width: int) -> str:
     line = f"  {shortened(task.slug, 40):{width}}  {task.state:13}"
     line += f"  {seconds(task.seconds) if task.seconds is not None else '':>9}"
     if task.counts is not None:
-        line += f"  {task.counts}"
-        running = task.message.partition("running: ")[2] if task.state == "Running" else ""
-        line += f"; running: {shortened(running, 100)}" if running else ""
-    elif task.state == "Running" and task.started is not None:
-        line += f"  since {_local_time(task.started)} on {printable(task.worker)}"
+        line += f"  {task.counts}{f'; {printable(task.running_text)}' if task.running_text else ''}"
+    elif task.running_text:
+        line += f"  {printable(task.running_text)}"
     elif task.message and task.state not in ("Success", "Pending"):
         line += f"  {shortened(task.message, 100)}"
     return line.rstrip()

@@ -6,13 +6,22 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 
-from anabranch.base.events import Event, Noticed, RunFinished, RunStarted, TaskChanged, UnitEnded
-from anabranch.base.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, State, counts_of
+from anabranch.base.events import (
+    ElementBegan,
+    Event,
+    MapAdvanced,
+    Noticed,
+    RunFinished,
+    RunStarted,
+    TaskChanged,
+    UnitEnded,
+)
+from anabranch.base.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, Retrying, State, counts_of
 from anabranch.definition.shape import shape_from
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, LogRow, RunRecord, RunStore, TaskRunRow
 from anabranch.runs.read.lookup import as_it_stands, facts_of
-from anabranch.runs.record.reports import codes_of, failure_of
+from anabranch.runs.record.reports import codes_of, failure_of, running_of
 
 MAX_NOTICES = 50  # of the run itself: one each half minute or less
 
@@ -66,8 +75,7 @@ def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
         )
     for slug in slugs:
         if (row := rows.get(slug)) is not None:
-            found = chunks.get(slug)
-            yield from _task_events(row, counts_of(codes_of(found)) if found else None, began)
+            yield from _task_events(row, codes_of(chunks.get(slug, ())), began)
     for line in store.logs(record.run_id, "", level=logging.WARNING, limit=MAX_NOTICES):  # of the run, and of no task
         yield Noticed(line.time.timestamp(), line.text)
     ended = record.end.timestamp() if record.end else None
@@ -98,7 +106,8 @@ def _records(chunk: ChunkRow, own: Mapping[int, ElementRow]) -> dict[int, State]
     }
 
 
-def _task_events(row: TaskRunRow, counts: Counts | None, began: float) -> Iterator[Event]:
+def _task_events(row: TaskRunRow, codes: bytearray, began: float) -> Iterator[Event]:
+    counts = counts_of(codes)
     state = BY_CODE[row.code](
         message=row.message,
         start_time=row.start,
@@ -107,10 +116,16 @@ def _task_events(row: TaskRunRow, counts: Counts | None, began: float) -> Iterat
         worker=row.worker or None,
         failure=failure_of(row),
         counts=Counts(row.width, counts.successful, counts.skipped, counts.failed)
-        if counts is not None and row.width is not None
+        if codes and row.width is not None
         else None,
     )
     now = _seconds_or(row.end or row.start, began)
+    if row.state == "Running" and row.width is not None:
+        done = counts.successful + counts.skipped + counts.failed
+        yield MapAdvanced(now, row.slug, row.width, done, counts.failed, codes.count(Retrying.code))
+        for state in running_of(row):
+            yield ElementBegan(now, row.slug, state)
+        return
     if row.width is None and row.start is not None and row.end is not None:
         took = (row.end - row.start).total_seconds()
         yield UnitEnded(now, row.worker, row.start.timestamp(), took, singles={row.slug: state})

@@ -6,8 +6,19 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from anabranch.base.at_work import since_text
 from anabranch.base.errors import RunQueryError, RunStoreError, listed, nearest
-from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cached, Retrying, Running, Skipped, Success, TriggerFailed
+from anabranch.base.states import (
+    BY_CODE,
+    FIRST_FINAL_CODE,
+    Cached,
+    Retrying,
+    Skipped,
+    State,
+    Submitted,
+    Success,
+    TriggerFailed,
+)
 from anabranch.engine.units.units import Note
 from anabranch.results.reference import ResultRef
 from anabranch.runs.read.lookup import as_it_stands
@@ -75,8 +86,9 @@ def explain(store: RunStore, run_id: str, name: str) -> Explanation:
     if index is not None and task.counts is not None and index >= task.counts.total:
         raise RunQueryError(f"{slug} has {task.counts.total:,} elements, found {name}")
     if found.code is None or found.code < FIRST_FINAL_CODE:
-        state = BY_CODE[found.code or 0].__name__
-        found_so_far = Explanation(name, state, list(_waiting(found, record, run.tasks, slug)))
+        at = task.running_at(index)
+        state = BY_CODE[found.code or 0].__name__ if at is None else at.name
+        found_so_far = Explanation(name, state, list(_waiting(found, at, record, run.tasks, slug)))
     else:
         found_so_far = _ended(store, record, name, slug, index, found)
     attempts = attempts_of(facts_of(found.row.failure)) if found.row is not None else ()
@@ -122,16 +134,19 @@ class _Element:
         self.ref = next((ref for held, ref in refs if index in held), None)
 
 
-def _waiting(found: _Single | _Element, record: RunRecord, tasks: Sequence[RecordedTask], slug: str) -> Iterator[str]:
+def _waiting(
+    found: _Single | _Element, at: State | None, record: RunRecord, tasks: Sequence[RecordedTask], slug: str
+) -> Iterator[str]:
     row = found.row
-    if row is not None and found.code == Retrying.code:
+    if at is not None:
+        yield f"it has been running {since_text(at)}"
+    elif found.code == Submitted.code:
+        yield "it was handed over to be run, and has not begun"
+    elif row is not None and found.code == Retrying.code:
         due = (
             f", and is tried again at {row.due:%Y-%m-%d %H:%M:%S %Z}" if isinstance(row, ElementRow) and row.due else ""
         )
         yield f"{row.message}{due}"
-    elif found.code == Running.code and isinstance(row, TaskRunRow) and row.start is not None:
-        attempt = f", attempt {row.attempt}" if row.attempt > 1 else ""
-        yield f"it has been running since {row.start:%Y-%m-%d %H:%M:%S %Z} on {row.worker}{attempt}"
     elif row is not None and row.message:
         yield row.message
     else:
@@ -142,7 +157,7 @@ def _waiting(found: _Single | _Element, record: RunRecord, tasks: Sequence[Recor
     for task in tasks:
         if task.slug == slug:
             break
-        if task.state in ("Pending", "Running", "Retrying", "Paused"):
+        if task.state in ("Pending", "Submitted", "Running", "Retrying", "Paused"):
             before.append(f"{task.slug} ({task.state})")
     if before:
         yield f"before it in the flow, these have not ended: {', '.join(before[:10])}"

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from anabranch.base.at_work import MAX_NAMED, RunningElements, since_text
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FAILED_CODE,
@@ -14,11 +15,13 @@ from anabranch.base.states import (
     Cancelled,
     Counts,
     Failure,
+    Running,
+    State,
     TriggerFailed,
     counts_of,
 )
 from anabranch.runs.read.lookup import as_it_stands
-from anabranch.runs.record.reports import attempts_of, codes_of, facts_of, failure_of
+from anabranch.runs.record.reports import attempts_of, codes_of, facts_of, failure_of, running_of
 from anabranch.runs.store.records import ChunkRow, ElementRow, RunRecord, RunStore, TaskRunRow
 
 MAX_SLOWEST = 5
@@ -39,6 +42,22 @@ class RecordedTask:
     """Of a map's elements."""
     started: datetime | None = None
     """Since when it runs, if it does."""
+    running: RunningElements = field(default_factory=RunningElements)
+    """Elements of a map that workers are at."""
+
+    @property
+    def running_text(self) -> str:
+        """What of it is being run, since when and where; nothing if nothing is, or nobody knows."""
+        single = self.running_at(None)
+        return f"running: {self.running}" if self.running else since_text(single) if single is not None else ""
+
+    def running_at(self, index: int | None) -> State | None:
+        """Since when and where an element is being run, or the task itself if it is no map; None if it is not."""
+        if index is not None:
+            return next((each for each in self.running if each.map_index == index), None)
+        if self.state != "Running" or self.counts is not None:
+            return None
+        return Running(start_time=self.started, worker=self.worker, attempt=self.attempt)
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,7 +193,8 @@ def _task(slug: str, row: TaskRunRow | None, codes: bytearray) -> RecordedTask:
         return RecordedTask(slug, "Running" if codes else "Pending", counts=counts)
     took = (row.end - row.start).total_seconds() if row.start is not None and row.end is not None else None
     started = row.start if row.state == "Running" else None
-    return RecordedTask(slug, row.state, row.message, row.attempt, took, row.worker, counts, started)
+    running = running_of(row) if row.state == "Running" else RunningElements()
+    return RecordedTask(slug, row.state, row.message, row.attempt, took, row.worker, counts, started, running)
 
 
 def run_data(record: RunRecord) -> dict[str, Any]:
@@ -252,5 +272,14 @@ def _task_data(task: RecordedTask) -> dict[str, Any]:
             "successful": counts.successful,
             "failed": counts.failed,
             "skipped": counts.skipped,
+            "running": len(task.running),
         }
+        data["running"] = [
+            {
+                "element": each.map_index,
+                "since": each.start_time.isoformat() if each.start_time else None,
+                "worker": each.worker,
+            }
+            for each in list(task.running)[:MAX_NAMED]
+        ]
     return data

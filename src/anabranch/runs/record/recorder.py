@@ -8,12 +8,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
+from anabranch.base.at_work import RunningElements
 from anabranch.base.errors import RunStoreError, StaleOwner
-from anabranch.base.events import CallsMade, ElementBegan, Event, MapAdvanced, TaskChanged, UnitEnded
+from anabranch.base.events import CallsMade, ElementBegan, Event, MapAdvanced, TaskChanged, UnitLost
 from anabranch.base.masking import mask
 from anabranch.base.states import (
     FIRST_FAILED_CODE,
@@ -23,8 +24,10 @@ from anabranch.base.states import (
     Crashed,
     Finished,
     Paused,
+    Pending,
     Running,
     State,
+    Submitted,
     add_attempts,
 )
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
@@ -37,9 +40,9 @@ from anabranch.runs.store.records import Batch, ChunkRow, ElementRow, Ownership,
 SERIALS_OF_AN_OWNER = 10**9
 """Units of the n-th owner of a run are numbered from n times this: no two of them may use the same key."""
 MAX_BUFFERED = 10_000  # rows that a store which does not answer is waited for with: some ten megabytes
+LATEST_S = 1.0  # who looks from elsewhere may be two seconds behind
 MAX_LEFT_OVER = 1_000  # rows for elements that ended with the run; their chunk has the states of all of them
 MAX_RETRIED = 10_000  # task runs that wait for another attempt, whose earlier ones are remembered
-MAX_RUNNING = 8  # elements of a map that its row names as running
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between tries: each may take `runs.patience_s`, and the run waits
 
 _log = logging.getLogger("anabranch.recording")
@@ -108,10 +111,13 @@ class Recorder:
         """Of task runs that are tried again, by slug and element (-1: a single node)."""
         for slug, state in self._said.items():
             self._known_attempts(slug, -1, state)
-        self._running: dict[str, dict[str, int | None]] = {}
-        """By map and worker: the element that the worker was at when it was last heard of."""
+        self._running: dict[str, RunningElements] = {}
+        """By map."""
         self._failed: dict[str, set[int]] = {}
         """Elements of maps that were reported as failed."""
+        self._timer: threading.Timer | None = None
+        """Until what was noted is written, if nothing else has it written before."""
+        self._is_down = False
         self._lock = threading.RLock()  # what runs in this process reports from threads
         self._pause_s = 0.0
         self._retry_at = 0.0
@@ -141,6 +147,8 @@ class Recorder:
             if element.code >= FIRST_FAILED_CODE:
                 self._failed.setdefault(element.slug, set()).add(element.index)
         self._pending.add(batch)
+        for column in report.columns:
+            self._end_running(column.slug, report.indices or ())
 
     def _with_attempts(self, report: Report) -> Report:
         """The report with the attempts that came with earlier ones of the same task runs."""
@@ -171,11 +179,22 @@ class Recorder:
     def observe(self, event: Event) -> None:
         """Note what no report says: maps as a whole, and states that the driver gave; written with what comes next.
 
-        What runs is written at once, as nothing may come for long.
+        What runs is written at once, and all else within `LATEST_S`, as nothing may come for long.
         """
         with self._lock:
             self._observe(event)
             if isinstance(event, ElementBegan) or (isinstance(event, TaskChanged) and type(event.state) is Running):
+                self._flush()
+            elif self._pending and self._timer is None and not self._is_down:
+                self._timer = threading.Timer(LATEST_S, self._flush_late)
+                self._timer.daemon = True
+                self._timer.start()
+
+    def _flush_late(self) -> None:
+        """Write what nothing has come after; from a thread of its own."""
+        with self._lock:
+            self._timer = None
+            if not self._is_down:
                 self._flush()
 
     def _observe(self, event: Event) -> None:
@@ -184,32 +203,30 @@ class Recorder:
         elif isinstance(event, TaskChanged):
             node = self._graph.nodes[event.slug]
             is_said = self._said.get(event.slug) is event.state
-            is_told = isinstance(event.state, Finished) or type(event.state) is Running
+            is_told = isinstance(event.state, Finished) or type(event.state) in (Pending, Submitted, Running)
             if node.kind != "parameter" and not is_said and is_told:
                 self._note(node, event.state)
         elif isinstance(event, ElementBegan):
-            self._note_running(event)
-        elif isinstance(event, UnitEnded):
-            for slug in event.codes:
-                if self._running.get(slug, {}).pop(event.worker, None) is not None:
-                    self._note_map(slug)
-        elif isinstance(event, MapAdvanced) and event.slug not in self._said:
-            state = Running(message=f"{event.width:,} elements", counts=Counts(event.width))
-            self._note(self._graph.nodes[event.slug], state)
+            self._running.setdefault(event.slug, RunningElements()).begin(event.state)
+            self._note_map(event.slug)
+        elif isinstance(event, UnitLost):
+            for slug in event.nodes:
+                self._end_running(slug, event.indices)
+        elif isinstance(event, MapAdvanced):
+            said = self._said.get(event.slug)
+            if said is None or (type(said) is Running and said.counts != Counts(event.width)):
+                self._said[event.slug] = Running(message=f"{event.width:,} elements", counts=Counts(event.width))
+                self._note_map(event.slug)
 
-    def _note_running(self, event: ElementBegan) -> None:
-        """Note which elements of a map run where, in the row of the map: the latest of each worker."""
-        self._running.setdefault(event.slug, {})[event.state.worker or ""] = event.state.map_index
-        self._note_map(event.slug)
+    def _end_running(self, slug: str, indices: Sequence[int]) -> None:
+        if slug in self._running and self._running[slug].end(indices):
+            self._note_map(slug)
 
     def _note_map(self, slug: str) -> None:
-        said, at = self._said.get(slug), self._running.get(slug, {})
-        if said is None or type(said) is not Running or said.counts is None:
-            return
-        shown = [f"[{index}] on {worker}" for worker, index in sorted(at.items())]
-        more = f" and {len(shown) - MAX_RUNNING:,} more" if len(shown) > MAX_RUNNING else ""
-        runs = f"; running: {', '.join(shown[:MAX_RUNNING])}{more}" if shown else ""
-        self._note(self._graph.nodes[slug], replace(said, message=f"{said.counts.total:,} elements{runs}"))
+        """Note how wide a map is, and which of its elements are being run."""
+        said = self._said.get(slug)
+        if type(said) is Running:
+            self._note(self._graph.nodes[slug], said)
 
     def _note_calls(self, event: CallsMade) -> None:
         """Note deferred calls; they are in the store before anything that comes of them is."""
@@ -228,8 +245,10 @@ class Recorder:
             self._note(node, Running(message="deferred calls"))
 
     def _note(self, node: FrozenNode, state: State) -> None:
+        state = self._known_attempts(node.slug, -1, state)
         self._said[node.slug] = state
-        row = task_run_row(SingleReport(node.slug, state), node.name, "")
+        running = self._running.get(node.slug, ()) if type(state) is Running else ()
+        row = task_run_row(SingleReport(node.slug, state), node.name, "", running=running)
         if node.is_map:
             start, end = self._spans.get(node.slug, (None, None))
             width = state.counts.total if state.counts is not None else None
@@ -238,14 +257,22 @@ class Recorder:
 
     def finish(self, state: State, runs: Mapping[str, NodeRun]) -> None:
         """Write what is left, and put the run down."""
-        self._running.clear()
-        for slug, run in runs.items():
-            if run.elements is not None:
-                self._pending.add(self._left_over(slug, run))
-        self.put_down(state)
+        with self._lock:
+            self._running.clear()
+            for slug, run in runs.items():
+                if run.elements is not None:
+                    self._pending.add(self._left_over(slug, run))
+            self.put_down(state)
 
     def put_down(self, state: State) -> None:
         """Let go of the run, which stands like this."""
+        with self._lock:
+            self._is_down = True
+            if self._timer is not None:
+                self._timer.cancel()
+            self._put_down(state)
+
+    def _put_down(self, state: State) -> None:
         if self.end is not None and self.end.is_cancelled():  # it is somebody else's: what is written is refused
             return
         end = None if isinstance(state, Paused) else state.end_time or datetime.now(UTC)

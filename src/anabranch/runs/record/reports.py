@@ -8,12 +8,15 @@ from __future__ import annotations
 import io
 import logging
 import pickle
+from array import array
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import chain, repeat
 from typing import Any
 
 from anabranch.base import origins
+from anabranch.base.at_work import MAX_NAMED, RunningElements
 from anabranch.base.errors import RunStoreDamaged
 from anabranch.base.masking import without_secrets
 from anabranch.base.states import (
@@ -25,6 +28,7 @@ from anabranch.base.states import (
     Failure,
     Finished,
     Paused,
+    Pending,
     Retrying,
     Running,
     State,
@@ -67,10 +71,10 @@ def _says_something(state: State) -> bool:
     return isinstance(state, (Finished, Retrying, Paused, Deferred))
 
 
-def task_run_row(report: SingleReport, task_name: str, worker: str) -> TaskRunRow:
-    """Row of a node's own report."""
+def task_run_row(report: SingleReport, task_name: str, worker: str, *, running: Iterable[State] = ()) -> TaskRunRow:
+    """Row of a node's own report; of a map, with those of its elements that workers are at."""
     state = report.state
-    is_between = isinstance(state, (Retrying, Running))
+    is_between = isinstance(state, (Pending, Running)) and not isinstance(state, Paused)
     looped = state.result if is_between and isinstance(state.result, tuple) else None
     return TaskRunRow(
         slug=report.slug,
@@ -83,7 +87,7 @@ def task_run_row(report: SingleReport, task_name: str, worker: str) -> TaskRunRo
         end=state.end_time,
         worker=state.worker or worker,
         message=state.message,
-        failure=_packed(state, width=report.width, unmappable=report.unmappable),
+        failure=_packed(state, width=report.width, unmappable=report.unmappable, running=_pack_running(running)),
         value=report.value,
         result=dump_ref(report.ref),
         fingerprint=dump_note(report.note),
@@ -117,6 +121,15 @@ def element_row(slug: str, index: int, state: State) -> ElementRow:
         message=state.message,
         failure=_packed(state, times=times if any(times) else None, worker=state.worker),
     )
+
+
+def _pack_running(running: Iterable[State]) -> tuple[bytes, list[tuple[str, int | None]]] | None:
+    """Elements that are being run, and of the first ones their workers and since when."""
+    states = list(running)
+    if not states:
+        return None
+    indices = array("Q", (state.map_index or 0 for state in states))
+    return indices.tobytes(), [(each.worker or "", to_microseconds(each.start_time)) for each in states[:MAX_NAMED]]
 
 
 def _packed(state: State, **more: Any) -> bytes | None:
@@ -182,6 +195,17 @@ def attempts_of(facts: Mapping[str, Any]) -> tuple[Attempt, ...]:
     return tuple(
         Attempt(number, state, reason, worker, from_microseconds(start), from_microseconds(end))
         for number, state, reason, worker, start, end in facts.get("attempts", ())
+    )
+
+
+def running_of(row: TaskRunRow) -> RunningElements:
+    """Elements of a map that workers were at when its row was written."""
+    indices, named = facts_of(row.failure).get("running") or (b"", [])
+    states = (Running(map_index=index) for index in array("Q", indices))
+    about = chain(named, repeat(("", None)))
+    return RunningElements(
+        replace(state, worker=worker or None, start_time=from_microseconds(start))
+        for state, (worker, start) in zip(states, about, strict=False)
     )
 
 

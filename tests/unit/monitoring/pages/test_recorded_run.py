@@ -1,0 +1,186 @@
+"""A run that goes on, as its record has it: everything that shows a run says the same of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from anabranch import Flow, config, task
+from anabranch.base.at_work import since_text
+from anabranch.base.events import ElementBegan, Event, MapAdvanced, RunStarted, TaskChanged, UnitEnded, UnitLost
+from anabranch.base.states import Attempt, Retrying, Running, State, Submitted, Success
+from anabranch.engine.units.units import ColumnReport, Report, SingleReport
+from anabranch.flows.running import recorded_plan
+from anabranch.monitoring.pages.page_model import PageModel
+from anabranch.monitoring.pages.recorded_run import read_model
+from anabranch.runs.read.explain import explain
+from anabranch.runs.read.run import detail_data, read_run
+from anabranch.runs.record import recorder as recording
+from anabranch.runs.record.recorder import Recorder
+from anabranch.runs.store.records import RunRecord
+from anabranch.runs.store.sqlite import InMemoryRunStore
+
+NOW = datetime.now(UTC)
+
+
+@task
+def first() -> int:
+    return 1
+
+
+@task
+def check(x: int) -> int:
+    return x
+
+
+@task
+def last(xs: list[int]) -> int:
+    return len(xs)
+
+
+class Told:
+    """A run of three tasks whose events a test tells, to its record and to a live page."""
+
+    def __init__(self) -> None:
+        with Flow("checking") as flow:
+            last(check.map(list(range(400)))).set_upstream(first())
+        with config.set(backend="none"):
+            plan, _ = recorded_plan(flow.graph, flow.reference_tasks(), (), {}, source="", run_id="r")
+        self.store = InMemoryRunStore()
+        self.recorder = Recorder(self.store, self.store.create_run(RunRecord("r", "checking", NOW)), plan.graph)
+        self.live = PageModel()
+        self.live.take(RunStarted(NOW.timestamp(), "checking", "r", dict.fromkeys(("first", "check", "last"), "task")))
+
+    def tell(self, *events: Event) -> None:
+        for event in events:
+            self.recorder.observe(event)
+            self.live.take(event)
+
+    def report(self, indices: Sequence[int], code: int = Success.code, part: int = 1) -> None:
+        """Elements have ended in a chunk, which goes on if this is a part of it."""
+        codes = bytes([code]) * len(indices)
+        report = Report(("check", 1), columns=(ColumnReport("check", codes, {}),), indices=indices, part=part)
+        self.recorder.write(report)
+        self.live.take(UnitEnded(NOW.timestamp(), "w", 1.0, 0.0, indices=indices, codes={"check": codes}))
+
+    def assert_alike(self, slug: str, state: str, text: str, counts: dict[int, int]) -> None:
+        """The record, its page and the live page say this."""
+        shown = {each.slug: each for each in read_run(self.store, "r").tasks}[slug]
+        _, recorded = read_model(self.store, "r")
+        for node in (self.live.nodes[slug], recorded.nodes[slug]):
+            assert (node.name, node.running_text(), node.counts()) == (state, text, counts)
+        assert (shown.state, shown.running_text) == (state, text)
+
+
+@pytest.fixture
+def told() -> Told:
+    return Told()
+
+
+def at(index: int, seconds: float = 0.0) -> ElementBegan:
+    start = NOW + timedelta(seconds=seconds)
+    return ElementBegan(start.timestamp(), "check", Running(map_index=index, start_time=start, worker=f"w{index}"))
+
+
+def clock(seconds: float = 0.0) -> str:
+    return since_text(Running(start_time=NOW + timedelta(seconds=seconds)))
+
+
+def test_elements_that_run_are_told_alike(told: Told):
+    # when fifteen workers are at elements of a map, of which the others were not begun
+    told.tell(MapAdvanced(NOW.timestamp(), "check", 400, 0, 0, 0), *(at(index, -index / 100) for index in range(15)))
+    # then
+    named = ", ".join(f"[{index}] {clock(-index / 100)} on w{index}" for index in (14, 13, 12))
+    told.assert_alike("check", "Running", f"running: {named}, and 12 more", {0: 385, Running.code: 15})
+    data = detail_data(read_run(told.store, "r"))["tasks"]["check"]
+    assert data["elements"]["running"] == 15
+    assert data["elements"]["total"] == 400
+    assert data["running"][0] == {
+        "element": 14,
+        "since": (NOW - timedelta(seconds=0.14)).isoformat(),
+        "worker": "w14",
+    }
+    assert explain(told.store, "r", "check[14]").state == "Running"
+    assert explain(told.store, "r", "check[14]").reasons[0] == f"it has been running {clock(-0.14)} on w14"
+
+
+def test_elements_that_have_ended_do_not_run(told: Told):
+    # given
+    told.tell(MapAdvanced(NOW.timestamp(), "check", 400, 0, 0, 0), *(at(index) for index in range(4)))
+    # when
+    told.report(range(2))
+    told.report((2,), Retrying.code, part=2)
+    # then
+    counts = {0: 396, Running.code: 1, Success.code: 2, Retrying.code: 1}
+    told.assert_alike("check", "Running", f"running: [3] {clock()} on w3", counts)
+
+
+def test_elements_that_were_lost_do_not_run(told: Told, monkeypatch: pytest.MonkeyPatch):
+    # given
+    timers = timers_of(monkeypatch)
+    told.tell(MapAdvanced(NOW.timestamp(), "check", 400, 0, 0, 0), at(1), at(2))
+    # when
+    told.tell(UnitLost(NOW.timestamp(), ["check"], 5, "its worker died", range(2, 7)))
+    timers.pop()()
+    # then
+    told.assert_alike("check", "Running", f"running: [1] {clock()} on w1", {0: 399, Running.code: 1})
+
+
+def test_a_single_task_is_submitted_until_it_runs_and_names_its_worker_then(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    timers = timers_of(monkeypatch)
+    # when it is sent, and nothing else happens
+    told.tell(TaskChanged(NOW.timestamp(), "first", Submitted()))
+    timers.pop()()
+    # then
+    told.assert_alike("first", "Submitted", "", {Submitted.code: 1})
+    assert explain(told.store, "r", "first").reasons == ["it was handed over to be run, and has not begun"]
+    # when
+    told.tell(TaskChanged(NOW.timestamp(), "first", Running(start_time=NOW, worker="w1", attempt=2)))
+    # then
+    told.assert_alike("first", "Running", f"{clock()} on w1, attempt 2", {Running.code: 1})
+
+
+def test_a_task_that_was_sent_again_keeps_its_attempts_on_record(told: Told):
+    # given an attempt that failed
+    failed: State = Retrying(message="no", attempt=1, start_time=NOW)
+    before = Attempt(1, "Failed", "ValueError: no", "w1", NOW, NOW)
+    single = SingleReport("first", Retrying(message="no", attempt=1, start_time=NOW, attempts=(before,)))
+    told.recorder.write(Report(("first", 1), singles=(single,)))
+    told.live.take(TaskChanged(NOW.timestamp(), "first", failed))
+    # when
+    told.tell(TaskChanged(NOW.timestamp(), "first", Running(start_time=NOW, worker="w1", attempt=2)))
+    # then
+    found = read_run(told.store, "r")
+    assert [(each.name, *each.attempts) for each in found.retried] == [("first", before)]
+
+
+def test_a_run_that_was_put_down_is_not_written_to_any_more(told: Told, monkeypatch: pytest.MonkeyPatch):
+    # given a task that was sent, as the run is put down
+    timers = timers_of(monkeypatch)
+    told.tell(TaskChanged(NOW.timestamp(), "first", Submitted()))
+    told.recorder.put_down(Success(end_time=NOW))
+    # when the time has passed
+    timers.pop()()
+    # then nothing is written by who has let go of the run
+    assert told.store.get_run("r").state == "Success"
+    assert told.recorder.end is None
+
+
+def timers_of(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
+    """What a recorder wants to be called later, instead of threads that wait."""
+    found: list[Callable[[], None]] = []
+
+    class Timer:
+        def __init__(self, seconds: float, function: Callable[[], None]) -> None:
+            assert seconds == recording.LATEST_S
+            found.append(function)
+
+        def start(self) -> None: ...
+        def cancel(self) -> None: ...
+
+    monkeypatch.setattr("anabranch.runs.record.recorder.threading.Timer", Timer)
+    return found
