@@ -97,6 +97,11 @@ class NodeModel:
         return self.code >= FIRST_FINAL_CODE
 
     @property
+    def is_running(self) -> bool:
+        """Whether it has begun and not ended, or one of its elements has."""
+        return self.code == Running.code
+
+    @property
     def is_step(self) -> bool:
         """Whether it is a node that nobody wrote, and has done what it should."""
         return self.kind in STEPS and self.code < FIRST_FAILED_CODE
@@ -113,6 +118,14 @@ class NodeModel:
     def done(self) -> int:
         """Task runs that have ended: of a map that goes on, with those that the engine has ended itself."""
         return self.final() if self.advance is None or self.is_done else max(self.final(), self.advance.done)
+
+    def unfinished(self) -> dict[int, int]:
+        """Task runs that have not ended, by code."""
+        counts = self.counts()
+        found = {code: n for code, n in counts.items() if Pending.code < code < FIRST_FINAL_CODE}
+        if self.width:
+            found[Retrying.code] = self.retrying()
+        return {Pending.code: max(0, sum(counts.values()) - self.done() - sum(found.values())), **found}
 
     def failed(self) -> int:
         """Task runs that failed; what was cancelled did not."""

@@ -108,7 +108,10 @@ def _write_status(status: RunStatus) -> list[str]:
     again = f" (driver number {status.drivers})" if status.drivers > 1 else ""
     lines = [*printable_lines(str(status))]
     lines[0] += again
-    return [*lines, *(f"  {printable(slug)}: {text}" for slug, text in _task_states(status).items())]
+    for slug, text in _task_states(status).items():
+        running = str(status.tasks[slug].get("running") or "")
+        lines.append(f"  {printable(slug)}: {text}{f'; {printable(running)}' if running else ''}")
+    return lines
 
 
 def _task_states(status: RunStatus) -> dict[str, str]:

@@ -42,8 +42,8 @@ class RunStatus:
     """Name of the flow run's state; ``Pending`` before the driver has begun."""
     message: str = ""
     tasks: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By slug: ``state``, ``message``, ``since`` and ``ended``, in seconds since the epoch; of a map also ``width``,
-    ``done``, ``failed``, ``retrying``."""
+    """By slug: ``state``, ``message``, ``since`` and ``ended``, in seconds since the epoch, and ``running``, a text
+    about what is being run where; of a map also ``width``, ``done``, ``failed``, ``retrying``."""
     driver: str = ""
     """Address of the worker with the driver."""
     drivers: int = 0

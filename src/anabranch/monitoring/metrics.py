@@ -28,7 +28,8 @@ MAX_FLOWS = 100
 MAX_TASKS = 200  # of all flows together; a task costs about 35 series, most of them buckets of its histograms
 EXPECTED = ("Success", "Failed", "Cancelled", "Crashed")
 """States that a flow run may end in, most often."""
-WAITING = ("Pending", "Retrying")
+UNFINISHED = ("Pending", "Submitted", "Running", "Retrying")
+"""States of task runs that have not ended, most often."""
 RUN_BOUNDS = (1, 5, 15, 60, 300, 900, 3_600, 10_800, 21_600, 43_200, 86_400)
 TASK_BOUNDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 5, 30, 120, 600, 3_600)
 CHUNK_BOUNDS = (1, 8, 64, 512, 4_096, 32_768)
@@ -102,8 +103,8 @@ class Metrics:
             is_lasting=False,
         )  # fmt: skip
         self.in_state = Family(
-            "anabranch_task_runs_in_state", "gauge", "Elements of maps that wait, by state.", ("flow", "state"),
-            is_lasting=False,
+            "anabranch_task_runs_in_state", "gauge", "Task runs that have not ended; each element of a map is one.",
+            ("flow", "state"), is_lasting=False,
         )  # fmt: skip
         self.chunks = Histogram("anabranch_chunk_elements", "Elements of chunks.", task, CHUNK_BOUNDS)
         self.info.put(1, VERSION, platform.python_version())
@@ -180,7 +181,7 @@ class Metrics:
             self._expect(run.flow)
             self._watched.add(run.flow)
             self.active.add(0, run.flow)  # what gauges had once stays, at 0
-            for state_name in WAITING:
+            for state_name in UNFINISHED:
                 self.in_state.add(0, run.flow, state_name)
         elif driver not in self._runs:
             return
@@ -250,11 +251,10 @@ class Metrics:
         for run in self._runs.values():
             self.memory.put(nbytes, run.flow)
             self.active.add(1, run.flow)
-            for node in run.nodes.values():
-                if node.advance is not None and not node.is_done:
-                    counts = max(0, node.width - node.done() - node.retrying()), node.retrying()
-                    for state, number in zip(WAITING, counts, strict=True):
-                        self.in_state.add(number, run.flow, state)
+            for node in run.tasks():
+                if not node.is_done:
+                    for code, number in node.unfinished().items():
+                        self.in_state.add(number, run.flow, BY_CODE[code].__name__)
             for slug, number in run.silent.items():
                 self.stuck.add(number, run.flow, self._task(run, slug))
 

@@ -83,7 +83,8 @@ def _line_of_node(node: NodeModel) -> Line:
     part = node.done() / node.width if is_map else None
     if state is not None and state.is_finished():
         return Line(node.slug, node.name, colour_of(state), outcome_text(state), node.duration_s(), part)
-    return Line(node.slug, node.name, colour_of(state), map_text(node) if is_map else "", None, part)
+    told = "; ".join(filter(None, (map_text(node) if is_map else "", node.running_text())))
+    return Line(node.slug, node.name, colour_of(state), told, None, part)
 
 
 def shell() -> Callable[[Any], Display] | None:

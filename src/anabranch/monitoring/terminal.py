@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TextIO, TypeAlias
 
 from anabranch.base.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
 from anabranch.base.run_model import NodeModel, RunModel, is_failure
-from anabranch.base.states import State
+from anabranch.base.states import Pending, State, Submitted
 from anabranch.base.texts import printable, seconds, shortened
 
 if TYPE_CHECKING:
@@ -38,8 +38,8 @@ MAX_MESSAGE = 300
 def rows_of(model: RunModel[NodeModel], limit: int) -> tuple[list[NodeModel], list[NodeModel]]:
     """Nodes to be shown, in the order of the flow: maps that go on, failures, what waits, and what ended last.
 
-    What has been handed to the executor takes half of the room at the most, while there is more to be said: of
-    tasks that wait for a slot, nobody knows which of them runs.
+    What has not ended takes half of the room at the most, while there is more to be said; what runs comes before what
+    waits for a slot.
 
     Returns
     -------
@@ -47,10 +47,15 @@ def rows_of(model: RunModel[NodeModel], limit: int) -> tuple[list[NodeModel], li
         The nodes, and the others of which something is known.
     """
     known = [node for node in model.tasks() if node.state is not None or node.advance is not None]
-    open_ = sorted((node for node in known if not node.is_done), key=lambda node: node.advance is None)
+    open_ = sorted((node for node in known if not node.is_done), key=_rank_open)
     ended = sorted((node for node in known if node.is_done), key=_rank_node)
     chosen = {node.slug for node in [*open_[: max(limit - len(ended), (limit + 1) // 2)], *ended][:limit]}
     return [node for node in known if node.slug in chosen], [node for node in known if node.slug not in chosen]
+
+
+def _rank_open(node: NodeModel) -> tuple[bool, bool]:
+    """Of what has not ended: maps first, then what runs."""
+    return node.advance is None, not node.is_running
 
 
 def _rank_node(node: NodeModel) -> tuple[bool, float]:
@@ -111,7 +116,8 @@ class PlainProgress(Progress):
             node = self._model.node(event.slug)
             if event.now - self._said.setdefault(node.slug, node.began or event.now) >= LINE_EVERY_S:
                 self._said[node.slug] = event.now
-                self._write(f"{printable(node.slug)}: {map_text(node)}")
+                running = node.running_text()
+                self._write(f"{printable(node.slug)}: {map_text(node)}{f'; {printable(running)}' if running else ''}")
         elif isinstance(event, TaskChanged) and not _is_on_its_way(event.state):
             node, state = self._model.node(event.slug), event.state
             if node.is_step:
@@ -189,10 +195,17 @@ class LiveProgress(Progress):
         from rich.text import Text
 
         model = self._model
-        nodes, hidden = rows_of(model, min(MAX_ROWS, max(3, self._console.height - 4)))
+        rows = min(MAX_ROWS, max(3, self._console.height - 4))
+        at_work = sum(bool(node.running) for node in model.tasks())
+        nodes, hidden = rows_of(model, rows - min(at_work, rows // 3))
         most = min(MAX_NAME, max(LEAST_NAME, self._console.width // 3))
         column = min(most, max((len(printable(node.slug)) for node in nodes), default=0))
-        lines = [self._line(node, column) for node in nodes]
+        room, lines = rows - len(nodes), list[Text]()
+        for node in nodes:
+            lines.append(self._line(node, column))
+            if node.running and room > 0:
+                lines.append(Text(f"  {printable(node.running_text())}", style="dim"))
+                room -= 1
         if hidden:
             waiting = sum(not node.is_done for node in hidden)
             words = [f"{waiting:,} that run or wait"] if waiting else []
@@ -222,8 +235,10 @@ class LiveProgress(Progress):
             line.append(self._drawable("━") * full, "cyan")
             line.append(self._drawable("─") * (BAR - full), "dim")
             line.append(f"  {map_text(node)}")
+        elif node.began is None or not node.is_running:
+            line.append(f"{'':>8}  {node.name}", "dim")
         else:
-            line.append(f"{seconds(max(0.0, self._clock() - (node.began or 0.0))):>8}", "dim")
+            line.append(f"{seconds(max(0.0, self._clock() - node.began)):>8}  {printable(node.running_text())}", "dim")
         return line
 
     def _drawable(self, symbol: str) -> str:
@@ -234,17 +249,19 @@ class LiveProgress(Progress):
         return symbol
 
 
-_ASCII = {"✓": "+", "✗": "x", "↷": "-", "■": "#", "↻": "~", "‖": "=", "►": ">", "━": "=", "─": "-"}
+_ASCII = {"…": ".", "✓": "+", "✗": "x", "↷": "-", "■": "#", "↻": "~", "‖": "=", "►": ">", "━": "=", "─": "-"}
 
 
 def _is_on_its_way(state: State) -> bool:
-    return state.is_submitted() or state.is_running()
+    return type(state) in (Pending, Submitted) or state.is_running()
 
 
 def symbol_of(state: State | None) -> tuple[str, str]:
     """A symbol for a state, and a style of rich's."""
-    if state is None or _is_on_its_way(state):
+    if state is None or state.is_running():
         return "►", "cyan"
+    if _is_on_its_way(state):
+        return "…", "dim"
     if state.is_skipped():
         return "↷", "dim"
     if state.is_successful():

@@ -22,13 +22,23 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.needs import program
 
 from anabranch import SKIP, Flow, Parameter, task
-from anabranch.base.events import Event, Noticed, RunFinished, RunStarted, UnitEnded, UnitLost
+from anabranch.base.events import (
+    ElementBegan,
+    Event,
+    MapAdvanced,
+    Noticed,
+    RunFinished,
+    RunStarted,
+    TaskChanged,
+    UnitEnded,
+    UnitLost,
+)
 from anabranch.base.version import VERSION
 from anabranch.errors import ExtraMissing, MetricsError
 from anabranch.executors import LocalDaskExecutor
 from anabranch.monitoring.metrics import Metrics, MetricsServer, push, write_textfile
 from anabranch.monitoring.tracing import Tracing
-from anabranch.states import Failed, Success
+from anabranch.states import Failed, Retrying, Running, Submitted, Success
 
 FAILING = [True]
 
@@ -99,6 +109,38 @@ def test_what_is_counted_is_what_happened():
     assert found["anabranch_task_run_duration_seconds_count", labelled(flow="counted", task="parse")] == 50
     assert found["anabranch_task_runs_in_state", labelled(flow="counted", state="Pending")] == 0
     assert ("anabranch_flow_run_last_success_timestamp_seconds", labelled(flow="counted")) not in found
+
+
+def test_what_has_not_ended_is_measured_by_its_state():
+    # given a map of ten, a task that was handed over, one that runs, and one of which nothing is known
+    metrics = Metrics()
+    events: list[Event] = [
+        RunStarted(
+            1.0, "going", "r", {**dict.fromkeys(("parse", "sent", "running", "later"), "task"), "p": "parameter"}
+        ),
+        MapAdvanced(2.0, "parse", 10, 0, 0, 0),
+        *(ElementBegan(2.0, "parse", Running(map_index=index)) for index in range(6)),
+        UnitEnded(3.0, "w", 1.0, 0.0, indices=range(3), codes={"parse": bytes([10, 10, Retrying.code])}),
+        MapAdvanced(3.0, "parse", 10, 3, 0, 1),  # one of them was ended by the engine
+        TaskChanged(3.0, "sent", Submitted()),
+        TaskChanged(3.0, "running", Running()),
+    ]
+    # when
+    for event in events:
+        metrics(event)
+    # then
+    found = samples(metrics)
+    states = ("Pending", "Submitted", "Running", "Retrying")
+    assert [found["anabranch_task_runs_in_state", labelled(flow="going", state=state)] for state in states] == [
+        1 + 10 - 3 - 3 - 1,
+        1,
+        1 + 3,
+        1,
+    ]
+    # and once the run is over
+    metrics(RunFinished(4.0, Success()))
+    found = samples(metrics)
+    assert not any(found["anabranch_task_runs_in_state", labelled(flow="going", state=state)] for state in states)
 
 
 def test_a_resumed_run_counts_only_what_it_does_itself():

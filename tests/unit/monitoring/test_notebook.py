@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from anabranch import Flow, config, task
-from anabranch.base.events import MapAdvanced, RunFinished, RunStarted, TaskChanged
+from anabranch.base.events import ElementBegan, MapAdvanced, RunFinished, RunStarted, TaskChanged
 from anabranch.errors import GraphvizMissing
 from anabranch.monitoring.notebook import EVERY_S, NotebookProgress, shell
 from anabranch.monitoring.progress import progress_of_settings
@@ -92,6 +92,18 @@ def test_one_table_is_redrawn_and_not_too_often() -> None:
     assert 10 <= len(display.shown) <= 13
     assert "3 failed 2 retrying" in " ".join(Elements(display.shown[5]).text.split())
     assert "Success" in display.shown[-1]
+
+
+def test_the_table_names_what_runs() -> None:
+    progress = NotebookProgress(lambda thing: Display(thing), clock=Clock())
+    progress(RunStarted(100.0, "etl", "r1", {"parse": "task", "load": "task"}))
+    progress(MapAdvanced(101.0, "parse", 100, 0, 0, 0))
+    progress(ElementBegan(101.0, "parse", Running(map_index=7, worker=HOSTILE)))
+    progress(TaskChanged(101.0, "load", Running(worker="w2")))
+    found = Elements(progress.html())
+    assert r"0/100; running: [7] on <script>alert(1)</script>" in found.text
+    assert "Runningon w2" in found.text
+    assert found.names <= {"div", "span", "table", "tr", "td"}
 
 
 def test_a_run_in_a_notebook_shows_its_table(notebook: list[Display]) -> None:

@@ -12,7 +12,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from anabranch.base.events import Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
+from anabranch.base.at_work import since_text
+from anabranch.base.events import ElementBegan, Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
 from anabranch.base.run_model import NodeModel, RunModel
 from anabranch.monitoring.terminal import (
     LINE_EVERY_S,
@@ -32,10 +33,12 @@ from anabranch.states import (
     Failure,
     Mapped,
     Paused,
+    Pending,
     Retrying,
     Running,
     Skipped,
     State,
+    Submitted,
     Success,
     TriggerFailed,
 )
@@ -147,6 +150,17 @@ def test_a_line_for_each_task_that_ends() -> None:
     ]
 
 
+def test_what_is_on_its_way_has_no_line_of_its_own() -> None:
+    states = [Submitted(), Pending(), Submitted(), Running()]
+    assert lines_for(started("a"), *(TaskChanged(100.0, "a", state) for state in states)) == []
+
+
+def test_the_line_of_a_map_that_goes_on_names_what_runs() -> None:
+    element = ElementBegan(101.0, "parse", Running(map_index=3, worker="w\x1b1"))
+    events = [MapAdvanced(now, "parse", 10, 0, 0, 0) for now in (100.0, 130.0)]
+    assert lines_for(started("parse"), element, *events) == [r"parse: 0/10  0.0/s; running: [3] on w\x1b1"]
+
+
 def test_a_map_has_a_line_every_thirty_seconds_and_one_at_its_end() -> None:
     width, counts = 1000, Counts(1000, 990, 0, 10)
     events: list[Event] = [started("parse")]
@@ -234,6 +248,54 @@ def test_the_block_has_a_bar_for_what_goes_on_and_a_line_for_what_has_ended(cons
         "  1 of 4 tasks have ended, 10.0 s",
         "  SIGINT: cancelling",
     ]
+
+
+def test_the_block_names_elements_that_run_and_where_single_tasks_do(console: Console) -> None:
+    # given
+    began = datetime.fromtimestamp(100.0, UTC)
+    day = since_text(Running(start_time=began))
+    elements = [
+        ElementBegan(104.0, "parse", Running(map_index=index, start_time=began, worker="w1")) for index in range(15)
+    ]
+    # when
+    lines = block_of(
+        console,
+        started("parse", "load", "late", "last"),
+        MapAdvanced(102.0, "parse", 1000, 0, 0, 0),
+        *elements,
+        TaskChanged(100.0, "load", Running(start_time=began, worker="w2", attempt=2)),
+        TaskChanged(100.0, "late", Submitted()),
+        TaskChanged(100.0, "last", Submitted()),
+        TaskChanged(101.0, "last", Pending()),
+    )
+    # then
+    assert lines[0].startswith("► parse  ────────────────  0/1,000")
+    assert lines[1].startswith(f"  running: [0] {day} on w1, [1] {day}")
+    assert lines[2:5] == [
+        f"► load     10.0 s  {day} on w2, attempt 2",
+        "… late             Submitted",
+        "… last             Pending",
+    ]
+
+
+def test_what_runs_is_named_as_far_as_the_terminal_has_room(console: Console) -> None:
+    # given more maps that go on than a block has lines
+    events: list[Event] = [started(*(f"m{number:02}" for number in range(40)))]
+    for number in range(40):
+        events.append(MapAdvanced(101.0, f"m{number:02}", 10, 0, 0, 0))
+        events.append(ElementBegan(102.0, f"m{number:02}", Running(map_index=1)))
+    # when
+    lines = block_of(console, *events)
+    # then
+    assert len(lines) == MAX_ROWS + 2
+    assert sum(line == "  running: [1]" for line in lines) == MAX_ROWS // 3
+
+
+def test_what_runs_is_shown_before_what_waits_for_a_slot(console: Console) -> None:
+    slugs = [f"t{number:02}" for number in range(30)]
+    events: list[Event] = [started(*slugs), *(TaskChanged(101.0, slug, Submitted()) for slug in slugs)]
+    events.append(TaskChanged(102.0, "t29", Running()))
+    assert block_of(console, *events)[MAX_ROWS - 1].startswith("► t29")
 
 
 def test_a_line_is_never_longer_than_the_terminal_is_wide(console: Console) -> None:

@@ -19,8 +19,8 @@ def _task(node: NodeModel) -> dict[str, Any]:
     task: dict[str, Any] = {"state": node.name, "message": node.message}
     if node.width:
         task.update(width=node.width, done=node.done(), failed=node.failed(), retrying=node.retrying())
-    times = {"since": node.began, "ended": node.ended}
-    return {**task, **{name: time for name, time in times.items() if time is not None}}
+    more = {"since": node.began, "ended": node.ended, "running": node.running_text() or None}
+    return {**task, **{name: value for name, value in more.items() if value is not None}}
 
 
 def tasks_in(model: RunModel[NodeModel]) -> list[NodeModel]:
@@ -53,6 +53,7 @@ class Shown(Recipient):
         model, nodes = self._model, tasks_in(self._model)
         tasks = tasks_of(nodes[: self.MAX_TASKS])
         for task in tasks.values():
-            task.pop("message", None)  # may have anything in it, and where this is shown nobody is asked who they are
+            for text in ("message", "running"):
+                task.pop(text, None)  # may have anything in it, and where this is shown nobody is asked who they are
         status = {"state": model.state.name, "more_tasks": max(0, len(nodes) - self.MAX_TASKS), "tasks": tasks}
         return {"flow": model.flow_name, "status": {"started": model.began, **status}}
