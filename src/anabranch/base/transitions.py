@@ -42,7 +42,7 @@ class When:
 
 TRANSITIONS: Mapping[type[State], Mapping[type[State], When]] = {
     Pending: {
-        Submitted: When("it is sent to be run", by_driver=True),
+        Submitted: When("it is sent, and waits for a worker only", by_driver=True),
         Running: When("its trigger allows it; the attempt begins"),
         Cached: When("a stored or cached value is used"),
         Skipped: When("a gate is closed, or what is upstream was skipped"),
@@ -54,7 +54,7 @@ TRANSITIONS: Mapping[type[State], Mapping[type[State], When]] = {
     },
     Submitted: {
         Running: When("a worker runs it", by_driver=True),
-        Pending: When("it comes back, as what it needs has not ended", by_driver=True),
+        Pending: When("it comes back, as a value that it needs was lost", by_driver=True),
     },
     Running: {
         Success: When("the function returns"),

@@ -357,6 +357,7 @@ class Driver:
         if index >= 0:
             self._tell(ElementBegan(now, slug, replace(state, map_index=index)))
         elif not run.is_final:
+            self._machine.note_begun(slug)
             self._tell(TaskChanged(now, slug, replace(state, attempt=run.attempt, result=run.loop)))
 
     def _hear_beside(self, report: Report) -> None:

@@ -40,6 +40,8 @@ class NodeRun:
     """Unit that has, or will have, the node's outcome."""
     is_flying: bool = False
     """Whether it is submitted and its report is not here."""
+    was_told: bool = False
+    """Whether it was told, since it was sent, that it waits for a worker, or that one is at it."""
     value: bytes | None = None
     """The pickled value, where it came with the report."""
     ref: ResultRef | None = None

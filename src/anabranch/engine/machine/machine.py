@@ -292,13 +292,25 @@ class Machine:
         self._look_at_candidates()
         while (unit := self._singles.next_unit(len(self._known.units) - self._fan_out.in_flight)) is not None:
             units.append(unit)
-            for run in map(self.runs.__getitem__, unit.nodes):
-                state = Submitted(attempt=run.attempt, result=run.loop)
-                self._commands.append(Tell(TaskChanged(self._now, run.node.slug, state)))
+            for slug in unit.nodes:
+                self._tell_submitted(self.runs[slug])
             self._look_at_candidates()
         units += self._fan_out.next_chunks()
         if units:
             self._commands.append(Submit(tuple(units)))
+
+    def _tell_submitted(self, run: NodeRun) -> None:
+        """Tell that a node waits for a worker, and for nothing else; what still waits for an upstream is Pending."""
+        if not run.is_flying or run.was_told:
+            return
+        if all(self.runs[edge.upstream].is_final for edge in reversed(run.node.edges)):  # the last ones end last
+            run.was_told = True
+            state = Submitted(attempt=run.attempt, result=run.loop)
+            self._commands.append(Tell(TaskChanged(self._now, run.node.slug, state)))
+
+    def note_begun(self, slug: str) -> None:
+        """A worker is at a single node, and has said so: it is not submitted any more. May come from any thread."""
+        self.runs[slug].was_told = True
 
     def _look_at_candidates(self) -> None:
         """Expand maps that can be, and pass on single nodes that can run."""
@@ -311,6 +323,7 @@ class Machine:
                 run = self.runs[slug]
                 if run.elements is not None and run.chain is None and not run.is_final:
                     self._resume(run)
+                self._tell_submitted(run)
                 if not self._known.may_start(run):
                     continue
                 if not run.node.is_map:

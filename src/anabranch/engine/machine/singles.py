@@ -149,7 +149,7 @@ class Singles:
         )
         for slug in slugs:
             each = self._known.runs[slug]
-            each.key, each.is_flying = unit.key, True
+            each.key, each.is_flying, each.was_told = unit.key, True, False
         for slug in slugs:
             self._known.look_below(slug)
         return self._known.send(unit)
@@ -168,7 +168,7 @@ class Singles:
             is_suspect=run.is_suspect,
             calls=UnitCalls({slug: calls.blocks(waiter, (-1,))}, definitions, assembles=True),
         )
-        run.key, run.is_flying = unit.key, True
+        run.key, run.is_flying, run.was_told = unit.key, True, False
         self._known.look_below(slug)
         return self._known.send(unit)
 

@@ -141,7 +141,7 @@ def _waiting(
     if at is not None:
         yield f"it has been running {since_text(at)}"
     elif found.code == Submitted.code:
-        yield "it was handed over to be run, and has not begun"
+        yield "it waits for a worker"
     elif row is not None and found.code == Retrying.code:
         due = (
             f", and is tried again at {row.due:%Y-%m-%d %H:%M:%S %Z}" if isinstance(row, ElementRow) and row.due else ""

@@ -337,7 +337,42 @@ def test_a_single_task_is_retried_when_it_is_due() -> None:
     assert cluster.state(node).attempt == 2
 
 
-def test_a_task_whose_upstream_is_tried_again_is_not_submitted_any_more() -> None:
+def states_told(cluster: FakeCluster, node: Any) -> list[str]:
+    return [each.state.name for each in cluster.events if isinstance(each, TaskChanged) and each.slug == node.slug]
+
+
+def test_a_task_is_submitted_once_it_waits_for_a_worker_only() -> None:
+    # given a task below two others; Dask is given all three at once
+    with Flow("two") as flow:
+        first, second = one(), increment(1)
+        last = kinds([first, second])
+    cluster = FakeCluster(flow)
+    units = submitted(cluster.start())
+    assert len(units) == 3
+    assert [states_told(cluster, node) for node in (first, second, last)] == [["Submitted"], ["Submitted"], []]
+    # when the first has ended
+    cluster.go(units[0])
+    assert states_told(cluster, last) == []
+    # when both have
+    cluster.go(units[1])
+    assert states_told(cluster, last) == ["Submitted"]
+    cluster.finish()
+    assert states_told(cluster, last) == ["Submitted", "Success"]
+
+
+def test_a_task_of_which_a_worker_has_told_is_not_submitted_again() -> None:
+    with Flow("late") as flow:
+        last = increment(one())
+    cluster = FakeCluster(flow)
+    first, _ = submitted(cluster.start())
+    # when its worker is heard before the report of what it waited for
+    cluster.machine.note_begun(last.slug)
+    cluster.go(first)
+    # then
+    assert states_told(cluster, last) == []
+
+
+def test_a_task_whose_upstream_is_tried_again_is_pending() -> None:
     with Flow("retries") as flow:
         last = kinds(failing_once(3)(3))
     cluster = FakeCluster(flow)
@@ -346,8 +381,7 @@ def test_a_task_whose_upstream_is_tried_again_is_not_submitted_any_more() -> Non
     cluster.go(unit)
     cluster.finish()
 
-    told = [each.state.name for each in cluster.events if isinstance(each, TaskChanged) and each.slug == last.slug]
-    assert told == ["Submitted", "Pending", "Submitted", "Success"]
+    assert states_told(cluster, last) == ["Pending", "Submitted", "Success"]
 
 
 def test_waking_too_early_starts_nothing() -> None:

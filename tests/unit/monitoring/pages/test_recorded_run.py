@@ -137,7 +137,7 @@ def test_a_single_task_is_submitted_until_it_runs_and_names_its_worker_then(
     timers.pop()()
     # then
     told.assert_alike("first", "Submitted", "", {Submitted.code: 1})
-    assert explain(told.store, "r", "first").reasons == ["it was handed over to be run, and has not begun"]
+    assert explain(told.store, "r", "first").reasons == ["it waits for a worker"]
     # when
     told.tell(TaskChanged(NOW.timestamp(), "first", Running(start_time=NOW, worker="w1", attempt=2)))
     # then
