@@ -23,6 +23,8 @@ from datetime import datetime
 from operator import attrgetter
 from typing import Any, ClassVar
 
+from anabranch.base.texts import seconds
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -96,7 +98,9 @@ class Attempt:
     def __str__(self) -> str:
         where = f" on {self.worker}" if self.worker not in ("", "local") else ""
         when = f" at {self.end:%Y-%m-%d %H:%M:%S %Z}" if self.end is not None else ""
-        return f"attempt {self.number} ended as {self.state}{where}{when}: {self.reason}"
+        took = self.end - self.start if self.start is not None and self.end is not None else None
+        after = f" after {seconds(took.total_seconds())}" if took is not None else ""
+        return f"attempt {self.number} ended as {self.state}{where}{when}{after}: {self.reason}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

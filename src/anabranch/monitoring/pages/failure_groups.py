@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import datetime
 
-from anabranch.base.states import State
+from anabranch.base.states import Attempt, State
 
 MAX_GROUPS = 50  # the others are counted together
 MAX_EXAMPLES = 5  # described, of each group
@@ -25,6 +26,10 @@ class Example:
     message: str
     inputs: tuple[tuple[str, str], ...] = ()
     traceback: str = ""
+    start: datetime | None = None
+    end: datetime | None = None
+    attempts: tuple[Attempt, ...] = ()
+    """Attempts before it."""
 
 
 @dataclass(slots=True)
@@ -89,4 +94,7 @@ def _make_example(slug: str, index: int | None, state: State, worker: str) -> Ex
         message=(failure.message if failure is not None else state.message)[:MAX_TEXT],
         inputs=tuple((str(name), str(value)[:500]) for name, value in inputs),
         traceback=failure.traceback[-MAX_TEXT:] if failure is not None else "",
+        start=state.start_time,
+        end=state.end_time,
+        attempts=state.attempts,
     )

@@ -251,7 +251,8 @@ def _about(box: _PlacedBox, total: Counter[int]) -> str:
     if box.is_group:
         return f"{len(box.nodes)} nodes of a nested flow"
     parts = [f"{n:,} {BY_CODE[code].__name__}" for code, n in sorted(total.items())] if total.total() > 1 else []
-    return disarm("; ".join([*parts, *(node.message for node in box.nodes if node.message and not parts)]), 300)
+    told = [node.running_text() or ("" if parts else node.message) for node in box.nodes]
+    return disarm("; ".join(filter(None, [*parts, *told])), 300)
 
 
 # Styles ---------------------------------------------------------------------------------------------------------------

@@ -23,7 +23,7 @@ from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 
 MAX_LIVE = 20  # runs of this process that are kept in memory: later, their record serves
-REREAD_S = 2.0  # a run of another process is read anew so often
+REREAD_S = 1.0  # a run of another process is read anew so often, and pages take half of the time at the most
 
 _log = logging.getLogger("anabranch.dashboard")
 
@@ -112,14 +112,17 @@ class RecordedSource:
         self._clock = clock
         self.record, self.model = read_model(store, run_id)
         self._read_at = clock()
+        self._pause_s = REREAD_S
 
     def refresh(self) -> None:
         """Read what has been recorded since; the model is another one then."""
         if self.is_over and self.record.state != INTERRUPTED:
             return
-        if self._clock() - self._read_at >= REREAD_S:
+        began = self._clock()
+        if began - self._read_at >= self._pause_s:
             self.record, self.model = read_model(self._store, self.record.run_id)
             self._read_at = self._clock()
+            self._pause_s = max(REREAD_S, self._read_at - began)
 
     @property
     def is_over(self) -> bool:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anabranch.base.events import Event, TaskChanged, UnitEnded
 from anabranch.base.run_model import NodeModel, RunModel
-from anabranch.base.states import FIRST_FAILED_CODE
+from anabranch.base.states import FIRST_FAILED_CODE, Attempt, State, add_attempts
 from anabranch.definition.shape import Shape
 from anabranch.monitoring.pages.failure_groups import FailureGroups
 from anabranch.monitoring.pages.spans import Bins, Durations
 
+MAX_RETRIED = 100  # task runs whose earlier attempts are listed; what the record lists, too
 MAX_WORKERS = 200  # lanes; work of others is counted with the last one
 
 
@@ -47,6 +48,8 @@ class PageModel(RunModel[PageNode]):
         self.workers: dict[str, Bins] = {}
         self.worker_units: Counter[str] = Counter()
         self.failures = FailureGroups()
+        self.attempts: dict[str, tuple[Attempt, ...]] = {}
+        """Attempts that were followed by another, by ``parse[777]``: of the first `MAX_RETRIED` task runs."""
         self.is_incomplete = False
         """Whether events were lost on the way here."""
         self._origin: float | None = None
@@ -56,13 +59,22 @@ class PageModel(RunModel[PageNode]):
         if isinstance(event, UnitEnded):
             self._note_unit(event)
         super().take(event)
-        if isinstance(event, TaskChanged) and event.state.is_failed():
-            node = self.node(event.slug)
-            if not node.is_map and not node.width:  # it may have had no unit of its own: the engine decided
-                self.failures.note(node.slug, None, event.state)
+        if isinstance(event, TaskChanged):
+            node, state = self.node(event.slug), self._note_attempts(event.slug, event.state)
+            if state.is_failed() and not node.is_map and not node.width:  # it may have had no unit of its own
+                self.failures.note(node.slug, None, state)
+
+    def _note_attempts(self, name: str, state: State) -> State:
+        """The state, with all attempts that are known."""
+        known = self.attempts.get(name)
+        if not state.attempts or (known is None and len(self.attempts) >= MAX_RETRIED):
+            return state if known is None else replace(state, attempts=known)
+        self.attempts[name] = add_attempts(known or (), state.attempts)
+        return replace(state, attempts=self.attempts[name])
 
     def _note_unit(self, unit: UnitEnded) -> None:
-        for slug, state in unit.singles.items():
+        for slug, each in unit.singles.items():
+            state = self._note_attempts(slug, each)
             if state.start_time is not None and state.end_time is not None and not self.node(slug).is_done:
                 self.node(slug).durations.add(state.duration_s or 0.0)
             if state.is_failed():
@@ -70,7 +82,8 @@ class PageModel(RunModel[PageNode]):
         for slug, codes in unit.codes.items():
             node = self.node(slug)
             ended = frozenset(node.ends(unit.indices, codes)[0])
-            failed = {i: state for i, state in unit.records.get(slug, {}).items() if state.is_failed()}
+            states = {i: self._note_attempts(f"{slug}[{i}]", s) for i, s in unit.records.get(slug, {}).items()}
+            failed = {i: state for i, state in states.items() if state.is_failed()}
             for index, state in failed.items():
                 if index in ended:
                     self.failures.note(slug, index, state, worker=unit.worker)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from anabranch.base.events import (
@@ -20,8 +21,8 @@ from anabranch.base.states import BY_CODE, Cancelled, Counts, Crashed, Finished,
 from anabranch.definition.shape import shape_from
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, LogRow, RunRecord, RunStore, TaskRunRow
-from anabranch.runs.read.lookup import as_it_stands, facts_of
-from anabranch.runs.record.reports import codes_of, failure_of, running_of
+from anabranch.runs.read import lookup
+from anabranch.runs.record.reports import codes_of, element_state, facts_of, running_of, single_state
 
 MAX_NOTICES = 50  # of the run itself: one each half minute or less
 
@@ -39,8 +40,8 @@ def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, PageModel]:
     RunStoreError
         There is none, or several, or its rows cannot be read.
     """
-    record = as_it_stands(store.get_run(run_id))
-    model = PageModel(shape_from(facts_of(record).get("shape")))
+    record = lookup.as_it_stands(store.get_run(run_id))
+    model = PageModel(shape_from(lookup.facts_of(record).get("shape")))
     model.parameters = dict(record.details.parameters) if record.details is not None else {}
     for event in events_of(store, record):
         model.take(event)
@@ -100,25 +101,17 @@ def _records(chunk: ChunkRow, own: Mapping[int, ElementRow]) -> dict[int, State]
     if not own:
         return {}
     return {
-        index: _state_of_row(own[index])
+        index: element_state(own[index], facts_of(own[index].failure))
         for index, code in zip(chunk.indices, chunk.codes, strict=True)
         if index in own and own[index].code == code
     }
 
 
 def _task_events(row: TaskRunRow, codes: bytearray, began: float) -> Iterator[Event]:
-    counts = counts_of(codes)
-    state = BY_CODE[row.code](
-        message=row.message,
-        start_time=row.start,
-        end_time=row.end,
-        attempt=row.attempt,
-        worker=row.worker or None,
-        failure=failure_of(row),
-        counts=Counts(row.width, counts.successful, counts.skipped, counts.failed)
-        if codes and row.width is not None
-        else None,
-    )
+    counts, state = counts_of(codes), single_state(row, facts_of(row.failure))
+    if row.width is not None:
+        told = Counts(row.width, counts.successful, counts.skipped, counts.failed) if codes else None
+        state = replace(state, counts=told)
     now = _seconds_or(row.end or row.start, began)
     if row.state == "Running" and row.width is not None:
         done = counts.successful + counts.skipped + counts.failed
@@ -130,12 +123,6 @@ def _task_events(row: TaskRunRow, codes: bytearray, began: float) -> Iterator[Ev
         took = (row.end - row.start).total_seconds()
         yield UnitEnded(now, row.worker, row.start.timestamp(), took, singles={row.slug: state})
     yield TaskChanged(now, row.slug, state)
-
-
-def _state_of_row(row: ElementRow) -> State:
-    return BY_CODE[row.code](
-        message=row.message, attempt=row.attempt, map_index=row.index, start_time=row.due, failure=failure_of(row)
-    )
 
 
 def _run_state(record: RunRecord) -> State:

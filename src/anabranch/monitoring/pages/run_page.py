@@ -66,6 +66,7 @@ class RunPage:
         self._state = state
         self._sheet = style_sheet()
         self._head = self._text()
+        self._running = self._text()
         self._failures_head = self._text()
         self._maps_head = self._text("<h2>Maps, element by element</h2>")
         self._failures = Column(
@@ -130,6 +131,7 @@ class RunPage:
             children=[
                 graph,
                 self._text(texts.legend()),
+                self._running,
                 self._failures_head,
                 self._failures,
                 self._text("<h2>Progress and timeline</h2>"),
@@ -154,6 +156,7 @@ class RunPage:
         if everything or active == OVERVIEW:
             for graph in self._graphs if everything else [self._graphs[self._graph_shown]]:
                 graph.update(everything=everything)
+            self._put(self._running, texts.running_list(self._model))
             self._rows.update()
             self._maps.update()
             self._maps_head.visible = self._maps.root.visible = self._maps.is_worth_it
@@ -161,7 +164,7 @@ class RunPage:
         if everything or active == WORKERS:
             self._workers.update()
         if everything or active == TASKS:
-            self._put(self._tasks, texts.task_table(self._model))
+            self._put(self._tasks, texts.task_table(self._model) + texts.attempt_table(self._model))
         if everything or active == LOGS:
             self._update_logs()
         if everything or active == PARAMETERS:

@@ -14,9 +14,10 @@ from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE
 from anabranch.base.texts import seconds
 from anabranch.monitoring.pages.failure_groups import Example, FailureGroup
 from anabranch.monitoring.pages.looks import look_of_code, safe, safe_lines
-from anabranch.monitoring.pages.page_model import PageModel
+from anabranch.monitoring.pages.page_model import MAX_RETRIED, PageModel
 from anabranch.runs import LogRow
 
+MAX_RUNNING = 20  # tasks
 LEGEND = (0, 1, 10, 11, 13, 2, 20, 22, 30)
 _BAR_ORDER = (10, 12, 11, 13, 30, 22, 23, 24, 21, 20, 1, 2, 3)
 
@@ -72,6 +73,16 @@ def legend() -> str:
     return f'<div class="chips legend" aria-label="legend">{words}</div>'
 
 
+def running_list(model: PageModel) -> str:
+    """What is being run, since when and where; nothing if nothing is, or nobody knows."""
+    found = [(node.slug, text) for node in model.tasks() if (text := node.running_text())]
+    if not found or model.ended is not None:
+        return ""
+    lines = "".join(f"<li><b>{safe(slug, 80)}</b> {safe(text, 500)}</li>" for slug, text in found[:MAX_RUNNING])
+    more = f"<li>and {len(found) - MAX_RUNNING:,} more tasks</li>" if len(found) > MAX_RUNNING else ""
+    return f"<h2>What runs</h2><ul>{lines}{more}</ul>"
+
+
 # Failures -------------------------------------------------------------------------------------------------------------
 
 
@@ -107,7 +118,9 @@ def _example(example: Example, first: Example | None) -> str:
     """A task run that failed; of one that failed on the first one's way, its traceback is not told again."""
     worker = f" on {safe(example.worker, 80)}" if example.worker else ""
     tries = f", attempt {example.attempt}" if example.attempt > 1 else ""
-    title = f"<b>{safe(example.name, 120)}</b> {safe(example.state)}{tries}{worker}"
+    times = " to ".join(_clock(time) for time in (example.start, example.end) if time is not None)
+    title = f"<b>{safe(example.name, 120)}</b> {safe(example.state)}{tries}{worker}{f', {times}' if times else ''}"
+    title += "".join(f"<br>{safe(attempt, 300)}" for attempt in example.attempts)
     inputs = "".join(f"{safe(name, 60)} = {safe(value, 300)}\n" for name, value in example.inputs)
     told = example.traceback.rstrip("\n") or example.message
     if first is not None and _way(example) == _way(first):
@@ -122,7 +135,7 @@ def _way(example: Example) -> list[str]:
     return [line for line in example.traceback.split("\n") if line.startswith("  ")]
 
 
-# Logs, parameters -----------------------------------------------------------------------------------------------------
+# Logs, parameters, tasks ----------------------------------------------------------------------------------------------
 
 
 def log_table(rows: Iterable[LogRow]) -> str:
@@ -138,7 +151,7 @@ def log_table(rows: Iterable[LogRow]) -> str:
 
 def _log_line(row: LogRow) -> str:
     name = "" if row.slug is None else row.slug if row.index is None else f"{row.slug}[{row.index}]"
-    time = f"{row.time.astimezone():%H:%M:%S}.{row.time.microsecond // 1000:03}"
+    time = _clock(row.time)
     ink = ' style="color:#b84a00;font-weight:600"' if row.level >= logging.WARNING else ""
     return (
         f'<tr><td class="n">{time}</td><td{ink}>{safe(logging.getLevelName(row.level), 12)}</td>'
@@ -168,10 +181,35 @@ def task_table(model: PageModel) -> str:
         rows.append(
             f"<tr><td>{safe(node.slug, 80)}</td><td>{mark(node.code, BY_CODE[node.code].__name__)}</td>"
             f'<td>{counts}</td><td class="n">{busy}</td><td class="n">{node.retries or ""}</td>'
-            f"<td>{safe(node.worker, 60)}</td><td>{safe(node.message, 200)}</td></tr>"
+            f"<td>{safe(node.worker, 60)}</td><td>{safe(node.running_text() or node.message, 300)}</td></tr>"
         )
     return (
         '<div class="scroll"><table><thead><tr><th>task</th><th>state</th><th>elements</th><th class="n">work</th>'
         '<th class="n">retries</th><th>worker</th><th>message</th></tr></thead>'
         f"<tbody>{''.join(rows)}</tbody></table></div>"
     )
+
+
+def attempt_table(model: PageModel) -> str:
+    """Attempts that were followed by another; nothing if there were none."""
+    rows = [
+        f'<tr><td>{safe(name, 80)}</td><td class="n">{each.number}</td><td>{safe(each.state)}</td>'
+        f'<td>{safe(each.worker, 60)}</td><td class="n">{_clock(each.start)}</td><td class="n">{_clock(each.end)}</td>'
+        f"<td>{safe(each.reason, 200)}</td></tr>"
+        for name, attempts in model.attempts.items()
+        for each in attempts
+    ]
+    if not rows:
+        return ""
+    first = f" of the first {MAX_RETRIED} task runs that had several" if len(model.attempts) == MAX_RETRIED else ""
+    return (
+        f"<h2>Attempts that were followed by another{first}</h2>"
+        '<div class="scroll"><table><thead><tr><th>task run</th><th class="n">attempt</th><th>state</th><th>worker</th>'
+        '<th class="n">began</th><th class="n">ended</th><th>reason</th></tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
+
+
+def _clock(time: datetime | None) -> str:
+    """Time of the day, here."""
+    return f"{time.astimezone():%H:%M:%S}.{time.microsecond // 1000:03}" if time is not None else ""

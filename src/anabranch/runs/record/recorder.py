@@ -40,7 +40,7 @@ from anabranch.runs.store.records import Batch, ChunkRow, ElementRow, Ownership,
 SERIALS_OF_AN_OWNER = 10**9
 """Units of the n-th owner of a run are numbered from n times this: no two of them may use the same key."""
 MAX_BUFFERED = 10_000  # rows that a store which does not answer is waited for with: some ten megabytes
-LATEST_S = 1.0  # who looks from elsewhere may be two seconds behind
+LATEST_S = 0.5  # who looks from elsewhere is less than two seconds behind: pages read a run once a second
 MAX_LEFT_OVER = 1_000  # rows for elements that ended with the run; their chunk has the states of all of them
 MAX_RETRIED = 10_000  # task runs that wait for another attempt, whose earlier ones are remembered
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between tries: each may take `runs.patience_s`, and the run waits

@@ -228,9 +228,18 @@ def single_of(row: TaskRunRow) -> SingleReport:
         Its row cannot be read.
     """
     facts = facts_of(row.failure)
-    state = BY_CODE[row.code](
+    state = replace(single_state(row, facts), result=_result(facts))
+    ref, note = load_ref(row.result), load_note(row.fingerprint)
+    loops = row.loop_count
+    return SingleReport(
+        row.slug, state, row.value, facts.get("width"), facts.get("unmappable", ""), ref, note, loop_count=loops
+    )
+
+
+def single_state(row: TaskRunRow, facts: Mapping[str, Any]) -> State:
+    """State of a node by its row, and by what its `failure` column says; without a result, which is the user's."""
+    return BY_CODE[row.code](
         message=row.message,
-        result=_result(facts),
         start_time=row.start,
         end_time=row.end,
         attempt=row.attempt,
@@ -238,11 +247,6 @@ def single_of(row: TaskRunRow) -> SingleReport:
         failure=facts.get("failure"),
         counts=facts.get("counts"),
         attempts=attempts_of(facts),
-    )
-    ref, note = load_ref(row.result), load_note(row.fingerprint)
-    loops = row.loop_count
-    return SingleReport(
-        row.slug, state, row.value, facts.get("width"), facts.get("unmappable", ""), ref, note, loop_count=loops
     )
 
 
@@ -298,7 +302,8 @@ def _report_of(chunk: ChunkRow, known: Mapping[int, ElementRow]) -> Report:
     for index, code in zip(indices, chunk.codes, strict=True) if known or not plain else ():
         row = known.get(index)
         if row is not None and row.code == code:
-            records[index] = _element_state(row)
+            facts = facts_of(row.failure)
+            records[index] = replace(element_state(row, facts), result=_result(facts))
         elif code != Success.code:
             records[index] = BY_CODE[code](map_index=index)
     refs, notes = load_stored(chunk.result)
@@ -313,12 +318,11 @@ def _report_of(chunk: ChunkRow, known: Mapping[int, ElementRow]) -> Report:
     )
 
 
-def _element_state(row: ElementRow) -> State:
-    facts = facts_of(row.failure)
+def element_state(row: ElementRow, facts: Mapping[str, Any]) -> State:
+    """State of an element by its row, and by what its `failure` column says; without a result, which is the user's."""
     start, end = facts.get("times") or (None, None)
     return BY_CODE[row.code](
         message=row.message,
-        result=_result(facts),
         start_time=row.due or from_microseconds(start),
         end_time=from_microseconds(end),
         attempt=row.attempt,

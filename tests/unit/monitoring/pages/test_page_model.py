@@ -14,15 +14,16 @@ from hypothesis import strategies as st
 from anabranch import SKIP, Flow, Parameter, task
 from anabranch.base.events import Event, MapAdvanced, RunStarted, UnitEnded
 from anabranch.base.run_model import STEPS
-from anabranch.base.states import BY_CODE, Failed, Failure, Success
+from anabranch.base.states import BY_CODE, Attempt, Failed, Failure, Retrying, Success
 from anabranch.definition.shape import shape_from, shape_of
 from anabranch.executors import LocalDaskExecutor, LocalExecutor
 from anabranch.executors.base import Executor
 from anabranch.monitoring.pages.failure_groups import MAX_EXAMPLES, MAX_GROUPS
 from anabranch.monitoring.pages.live_run import LiveRun
-from anabranch.monitoring.pages.page_model import MAX_WORKERS, PageModel
+from anabranch.monitoring.pages.page_model import MAX_RETRIED, MAX_WORKERS, PageModel
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.spans import BINS, Bins, Durations
+from anabranch.runs.read.run import read_run
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.view import FlowRunView
 from anabranch.triggers import all_finished
@@ -111,6 +112,74 @@ def test_counts_equal_the_states_of_the_run_live_and_from_the_record(executor: C
     assert recorded.shape == live.model.shape
     assert recorded.state.name == live.model.state.name == "Failed"
     assert live.model.nodes["parse"].retries == 5
+
+
+@pytest.mark.parametrize(
+    "executor", [LocalExecutor, lambda: LocalDaskExecutor(num_workers=2)], ids=["local", "threads"]
+)
+def test_attempts_are_listed_live_as_the_record_has_them(executor: Callable[[], Executor]):
+    # given elements and a single task of which each needs two attempts
+    seen = set[int]()
+
+    @task(max_retries=2, retry_delay=0.0)
+    def flaky(x: int) -> int:
+        if x % 2 and x not in seen:
+            seen.add(x)
+            raise ValueError(f"bad {x}")
+        return x
+
+    with Flow("tried") as flow:
+        flaky.map([0, 1, 2, 3])
+        flaky(101)
+    live = LiveRun(PageModel(shape_of(flow.graph)))
+    # when
+    view = flow.run(executor=executor(), observers=[live])
+    live.refresh()
+    store = current_store()
+    assert store is not None
+    _, recorded = read_model(store, view.run_id)
+    # then
+    expected = {each.name: tuple(each.attempts) for each in read_run(store, view.run_id).retried}
+    assert {name: [each.reason for each in found] for name, found in expected.items()} == {
+        "flaky[1]": ["ValueError: bad 1"],
+        "flaky[3]": ["ValueError: bad 3"],
+        "flaky-1": ["ValueError: bad 101"],
+    }
+    assert live.model.attempts == recorded.attempts == expected
+    assert [node.retries for node in live.model.nodes.values()] == [2, 1]
+
+
+def test_attempts_that_come_one_by_one_are_kept_together_and_are_part_of_the_failure():
+    # given an attempt that a unit told, and a failure that another one tells
+    first, second = Attempt(1, "Failed", "no", "w1"), Attempt(2, "TimedOut", "late", "w2")
+    model = PageModel()
+    model.take(RunStarted(0.0, "f", "r", {"parse": "task"}))
+    for code, state in (
+        (Retrying.code, Retrying(attempt=1, map_index=0, attempts=(first,))),
+        (Retrying.code, Retrying(attempt=2, map_index=0, attempts=(second,))),
+        (Failed.code, Failed(attempt=3, map_index=0, failure=Failure("ValueError", "no"))),
+    ):
+        model.take(
+            UnitEnded(1.0, "w", 0.0, 1.0, indices=(0,), codes={"parse": bytes([code])}, records={"parse": {0: state}})
+        )
+    # then
+    assert model.attempts == {"parse[0]": (first, second)}
+    (group,) = model.failures.ordered()
+    assert group.examples[0].attempts == (first, second)
+
+
+def test_attempts_of_so_many_task_runs_are_kept_and_no_more():
+    model = PageModel()
+    model.take(RunStarted(0.0, "f", "r", {"parse": "task"}))
+    width = MAX_RETRIED + 50
+    for number in (1, 2):
+        records = {
+            i: Retrying(attempt=number, map_index=i, attempts=(Attempt(number, "Failed", "no"),)) for i in range(width)
+        }
+        codes = {"parse": bytes([Retrying.code]) * width}
+        model.take(UnitEnded(1.0, "w", 0.0, 1.0, indices=range(width), codes=codes, records={"parse": records}))
+    assert list(model.attempts) == [f"parse[{i}]" for i in range(MAX_RETRIED)]
+    assert {len(each) for each in model.attempts.values()} == {2}
 
 
 def test_a_chain_of_maps_takes_its_time_once_live_and_from_the_record():

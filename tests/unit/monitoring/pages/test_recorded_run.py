@@ -13,6 +13,7 @@ from anabranch.base.events import ElementBegan, Event, MapAdvanced, RunStarted, 
 from anabranch.base.states import Attempt, Retrying, Running, State, Submitted, Success
 from anabranch.engine.units.units import ColumnReport, Report, SingleReport
 from anabranch.flows.running import recorded_plan
+from anabranch.monitoring.pages.library import RecordedSource
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.runs.read.explain import explain
@@ -168,6 +169,28 @@ def test_a_run_that_was_put_down_is_not_written_to_any_more(told: Told, monkeypa
     # then nothing is written by who has let go of the run
     assert told.store.get_run("r").state == "Success"
     assert told.recorder.end is None
+
+
+def test_a_page_reads_a_run_once_a_second_and_takes_half_of_the_time_at_the_most(told: Told):
+    # given a clock that reading takes three seconds of
+    now, reads = [0.0], []
+
+    class SlowStore:
+        def __getattr__(self, name: str) -> object:
+            if name == "task_runs":
+                now[0] += cost
+                reads.append(now[0])
+            return getattr(told.store, name)
+
+    cost = 0.0
+    source = RecordedSource(SlowStore(), "r", clock=lambda: now[0])  # type: ignore[arg-type]  # a store of which one method takes time
+    cost, reads[:] = 3.0, []
+    # when it is looked at twice a second
+    for tick in range(40):
+        now[0] = max(now[0], tick / 2)
+        source.refresh()
+    # then
+    assert reads == [4.0, 10.0, 16.0, 22.0]
 
 
 def timers_of(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:

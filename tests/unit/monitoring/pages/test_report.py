@@ -3,23 +3,36 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from tests.hostile_names import CONTROL, CORPUS
 
 from anabranch import Flow, Parameter, task
+from anabranch.base.events import RunFinished, RunStarted, TaskChanged
+from anabranch.base.states import Attempt
 from anabranch.errors import ReportError
 from anabranch.executors import LocalExecutor
 from anabranch.monitoring.pages.failure_groups import FailureGroups
-from anabranch.monitoring.pages.page_model import PageModel
+from anabranch.monitoring.pages.page_model import MAX_RETRIED, PageModel, PageNode
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.report import report_html, write_report
-from anabranch.monitoring.pages.texts import failure_body, head, log_table, parameter_table, task_table
+from anabranch.monitoring.pages.texts import (
+    MAX_RUNNING,
+    attempt_table,
+    failure_body,
+    head,
+    log_table,
+    parameter_table,
+    running_list,
+    task_table,
+)
 from anabranch.runs import LogRow, RunStore
 from anabranch.runs.store.opening import current_store
-from anabranch.states import Failed, Failure
+from anabranch.states import Crashed, Failed, Failure, Running
+
+NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
 
 @task
@@ -92,14 +105,63 @@ def test_texts_of_users_are_text_in_every_part_of_a_page(text: str):
     model = PageModel()
     model.flow_name, model.run_id = text, text
     model.parameters = {text: text}
+    model.nodes[text] = PageNode(text)
+    model.nodes[text].change(Running(start_time=NOON, worker=text), 0.0)
+    model.attempts = {text: (Attempt(1, text, text, text, NOON, NOON),)}
     line = LogRow(0, datetime.now(UTC), 40, text, slug=text, index=1, worker=text)
     # when
     parts = [head(model, links=[("http://127.0.0.1/", text)]), log_table([line]), parameter_table(model.parameters)]
-    parts.append(task_table(model))
+    parts += [task_table(model), attempt_table(model), running_list(model)]
     # then
     for part in parts:
         assert not re.findall(r"<(?:script|img|svg|iframe|style|b>bold|!--)", part)
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\u202e]", part)
+
+
+def test_each_attempt_is_a_row_with_its_worker_times_and_reason():
+    # given
+    model = PageModel()
+    assert attempt_table(model) == ""
+    model.attempts = {"parse[7]": (Attempt(2, "TimedOut", "too long", "w1", NOON, NOON + timedelta(seconds=1.5)),)}
+    # when
+    cells = re.findall(r"<td[^>]*>(.*?)</td>", attempt_table(model))
+    # then
+    times = [f"{time.astimezone():%H:%M:%S}" for time in (NOON, NOON + timedelta(seconds=1))]
+    assert cells == ["parse[7]", "2", "TimedOut", "w1", f"{times[0]}.000", f"{times[1]}.500", "too long"]
+    assert "of the first" not in attempt_table(model)
+    model.attempts = {f"parse[{i}]": (Attempt(1, "Failed", "no"),) for i in range(MAX_RETRIED)}
+    assert f"of the first {MAX_RETRIED} task runs" in attempt_table(model)
+
+
+def test_a_failure_tells_its_times_and_the_attempts_before_it():
+    # given
+    groups = FailureGroups()
+    before = Attempt(1, "Failed", "OSError: down", "w1", NOON, NOON + timedelta(seconds=2))
+    state = Failed(
+        failure=Failure("OSError", "down"), attempt=2, worker="w2", start_time=NOON, end_time=NOON, attempts=(before,)
+    )
+    groups.note("parse", 7, state)
+    # when
+    body = failure_body(groups.ordered()[0])
+    # then
+    at = f"{NOON.astimezone():%H:%M:%S}.000"
+    assert f"<b>parse[7]</b> Failed, attempt 2 on w2, {at} to {at}<br>{before}</div>" in body
+
+
+def test_what_runs_is_listed_until_the_run_has_ended():
+    # given more tasks that run than are listed
+    model = PageModel()
+    model.take(RunStarted(0.0, "f", "r", {f"t{i}": "task" for i in range(MAX_RUNNING + 2)}))
+    assert running_list(model) == ""
+    for i in range(MAX_RUNNING + 2):
+        model.take(TaskChanged(1.0, f"t{i}", Running(worker=f"w{i}")))
+    # then
+    assert running_list(model).count(" on w") == MAX_RUNNING
+    assert "and 2 more tasks" in running_list(model)
+    assert "on w3" in task_table(model)
+    # and a run that ended in the middle has nothing that runs
+    model.take(RunFinished(2.0, Crashed()))
+    assert running_list(model) == ""
 
 
 @pytest.mark.parametrize("text", CORPUS)
