@@ -9,7 +9,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +17,6 @@ from anabranch.base import context
 from anabranch.base.signals import LOOP, Signal
 from anabranch.base.states import (
     FIRST_FINAL_CODE,
-    MAX_ATTEMPTS,
     Attempt,
     Cached,
     Deferred,
@@ -204,6 +203,7 @@ class Stage:
         positions = iter(range(low, high))
         position = low - 1
         raised: BaseException | None = None
+        took_s = 0.0
         if self.stored is not None:
             self.stored.look_ahead((position, self._run_at(position)) for position in range(low, high))
         self.is_running = True
@@ -212,7 +212,7 @@ class Stage:
         with context.entered(ctx):
             while True:
                 if raised is not None:  # outside of the handler: a next attempt has nothing to do with this exception
-                    self._raised(position, raised)
+                    self._raised(position, raised, took_s)
                     raised, call = None, self._call
                     now = clock()
                     if now > deadline or self.is_over():
@@ -250,7 +250,7 @@ class Stage:
                     break
                 except BaseException as error:
                     self.environment.reraise_interrupt(error)
-                    raised = error
+                    raised, took_s = error, clock() - before
         self.is_running = False
         self.reached = position + 1
 
@@ -320,17 +320,17 @@ class Stage:
         self.context.map_index = self.indices[position]
         return self.context.task_full_name
 
-    def _raised(self, position: int, error: BaseException) -> None:
+    def _raised(self, position: int, error: BaseException, took_s: float) -> None:
         """An attempt on the short way raised: settle it, and go on with it where that is due at once."""
-        ctx, began = self.context, self.environment.now()
+        ctx, began = self.context, self.environment.now() - timedelta(seconds=took_s)
         calls, ctx.calls = ctx.calls, None
         attempts: tuple[Attempt, ...] = ()
         try:
             while self._call is not None and self._is_repeated_at_once(error, ctx.task_run_count):
-                if len(attempts) < MAX_ATTEMPTS:
-                    reason = f"{type_name(error)}: {message_of(error)}"[:MAX_REASON]
-                    ended = Attempt(ctx.task_run_count, Failed.__name__, reason, self.environment.worker, began)
-                    attempts = add_attempts(attempts, [ended])
+                reason, end = f"{type_name(error)}: {message_of(error)}"[:MAX_REASON], self.environment.now()
+                ended = Attempt(ctx.task_run_count, Failed.__name__, reason, self.environment.worker, began, end)
+                attempts = add_attempts(attempts, [ended])
+                began = end
                 ctx.task_run_count += 1
                 self._restore_inputs()
                 try:
@@ -366,7 +366,7 @@ class Stage:
         run = self._run_at(position)
         run.context.task_run_count, run.context.calls, run.attempts = attempt, calls, attempts
         inputs = self.inputs.arguments(position)
-        running = Running(start_time=self.environment.now())
+        running = Running(start_time=began)
         outcome = conclude_exception(run, running, error, inputs)
         state = outcome.state
         if isinstance(error, LOOP) and not isinstance(state, Deferred):
