@@ -15,7 +15,7 @@ from typing import Protocol
 from anabranch.base.errors import PagesError, RunStoreError
 from anabranch.monitoring.pages.live_run import LiveRun
 from anabranch.monitoring.pages.page_model import PageModel
-from anabranch.monitoring.pages.recorded_run import last_lines, read_model
+from anabranch.monitoring.pages.recorded_run import last_lines, make_model, read_rows
 from anabranch.runs import INTERRUPTED, LogRow, RunQuery, RunRecord, RunStore
 from anabranch.runs.read.explain import Explanation, explain
 from anabranch.runs.read.lookup import as_it_stands, source_of
@@ -110,19 +110,26 @@ class RecordedSource:
     def __init__(self, store: RunStore, run_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self.record, self.model = read_model(store, run_id)
-        self._read_at = clock()
-        self._pause_s = REREAD_S
+        self._read_at = self._pause_s = 0.0
+        self._shown: tuple[str, bytes] | None = None
+        self._read(run_id)
+
+    def _read(self, run_id: str) -> None:
+        began = self._clock()
+        self.record = as_it_stands(self._store.get_run(run_id))
+        rows = read_rows(self._store, self.record)
+        shown = self.record.state, rows.digest()
+        if shown != self._shown:  # another model is another page: what a reader has opened is closed
+            self.model, self._shown = make_model(self.record, rows), shown
+        self._read_at = self._clock()
+        self._pause_s = max(REREAD_S, self._read_at - began)
 
     def refresh(self) -> None:
-        """Read what has been recorded since; the model is another one then."""
+        """Read what has been recorded since; the model is another one then, if there is anything new."""
         if self.is_over and self.record.state != INTERRUPTED:
             return
-        began = self._clock()
-        if began - self._read_at >= self._pause_s:
-            self.record, self.model = read_model(self._store, self.record.run_id)
-            self._read_at = self._clock()
-            self._pause_s = max(REREAD_S, self._read_at - began)
+        if self._clock() - self._read_at >= self._pause_s:
+            self._read(self.record.run_id)
 
     @property
     def is_over(self) -> bool:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import logging
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import datetime
+from hashlib import blake2b
 
 from anabranch.base.events import (
     ElementBegan,
@@ -41,29 +43,63 @@ def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, PageModel]:
         There is none, or several, or its rows cannot be read.
     """
     record = lookup.as_it_stands(store.get_run(run_id))
+    return record, make_model(record, read_rows(store, record))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRows:
+    """What is recorded of a run beside its own row."""
+
+    task_runs: Mapping[str, TaskRunRow]
+    chunks: Mapping[str, Sequence[ChunkRow]]
+    """Of maps, and of what may be one; all slugs of the flow are in one of these two."""
+    elements: Sequence[ElementRow]
+    notices: Sequence[LogRow]
+    """Warnings of the run itself."""
+
+    def digest(self) -> bytes:
+        """A digest, so that it can be told whether anything has changed; it may change though nothing has."""
+        return blake2b(pickle.dumps((self.task_runs, self.chunks, self.elements, self.notices))).digest()
+
+
+def read_rows(store: RunStore, record: RunRecord) -> RecordedRows:
+    """What is recorded of a run.
+
+    Raises
+    ------
+    RunStoreError
+        It cannot be read.
+    """
+    run_id, known = record.run_id, record.details.code if record.details is not None else {}
+    rows = {row.slug: row for row in store.task_runs(run_id)}
+    chunks = {
+        slug: store.chunks(run_id, slug)
+        for slug in dict.fromkeys((*known, *rows))
+        if slug not in rows or rows[slug].width is not None
+    }
+    notices = store.logs(run_id, "", level=logging.WARNING, limit=MAX_NOTICES)  # of the run, and of no task
+    return RecordedRows(rows, chunks, store.elements(run_id), notices)
+
+
+def make_model(record: RunRecord, rows: RecordedRows) -> PageModel:
+    """A recorded run as pages show it."""
     model = PageModel(shape_from(lookup.facts_of(record).get("shape")))
     model.parameters = dict(record.details.parameters) if record.details is not None else {}
-    for event in events_of(store, record):
+    for event in _events(record, rows):
         model.take(event)
-    return record, model
+    return model
 
 
-def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
+def _events(record: RunRecord, rows: RecordedRows) -> Iterator[Event]:
     """What happened in a recorded run, chunk by chunk, as observers would have been told."""
-    rows = {row.slug: row for row in store.task_runs(record.run_id)}
     known = record.details.code if record.details is not None else {}
     elements: dict[str, dict[int, ElementRow]] = {}
-    for element in store.elements(record.run_id):
+    for element in rows.elements:
         elements.setdefault(element.slug, {})[element.index] = element
     began = record.start.timestamp()
-    yield RunStarted(began, record.flow_name, record.run_id, dict.fromkeys((*known, *rows), "task"))
-    slugs = dict.fromkeys((*known, *rows))
-    chunks: dict[str, list[ChunkRow]] = {}
-    for slug in slugs:
-        row = rows.get(slug)
-        if row is None or row.width is not None:
-            chunks[slug] = store.chunks(record.run_id, slug)
-    for unit in _units(chunks):
+    slugs = dict.fromkeys((*known, *rows.task_runs), "task")
+    yield RunStarted(began, record.flow_name, record.run_id, slugs)
+    for unit in _units(rows.chunks):
         first = unit[0][1]
         yield UnitEnded(
             now=_seconds_or(first.start, began) + first.seconds,
@@ -75,9 +111,9 @@ def events_of(store: RunStore, record: RunRecord) -> Iterator[Event]:
             records={slug: _records(chunk, elements.get(slug, {})) for slug, chunk in unit},
         )
     for slug in slugs:
-        if (row := rows.get(slug)) is not None:
-            yield from _task_events(row, codes_of(chunks.get(slug, ())), began)
-    for line in store.logs(record.run_id, "", level=logging.WARNING, limit=MAX_NOTICES):  # of the run, and of no task
+        if (row := rows.task_runs.get(slug)) is not None:
+            yield from _task_events(row, codes_of(rows.chunks.get(slug, ())), began)
+    for line in rows.notices:
         yield Noticed(line.time.timestamp(), line.text)
     ended = record.end.timestamp() if record.end else None
     if record.state == "Running":

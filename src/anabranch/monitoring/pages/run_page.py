@@ -157,6 +157,7 @@ class RunPage:
             for graph in self._graphs if everything else [self._graphs[self._graph_shown]]:
                 graph.update(everything=everything)
             self._put(self._running, texts.running_list(self._model))
+            self._running.visible = bool(self._running.text)
             self._rows.update()
             self._maps.update()
             self._maps_head.visible = self._maps.root.visible = self._maps.is_worth_it

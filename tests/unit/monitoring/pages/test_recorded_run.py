@@ -10,7 +10,7 @@ import pytest
 from anabranch import Flow, config, task
 from anabranch.base.at_work import since_text
 from anabranch.base.events import ElementBegan, Event, MapAdvanced, RunStarted, TaskChanged, UnitEnded, UnitLost
-from anabranch.base.states import Attempt, Retrying, Running, State, Submitted, Success
+from anabranch.base.states import Attempt, Failed, Retrying, Running, State, Submitted, Success
 from anabranch.engine.units.units import ColumnReport, Report, SingleReport
 from anabranch.flows.running import recorded_plan
 from anabranch.monitoring.pages.library import RecordedSource
@@ -182,15 +182,41 @@ def test_a_page_reads_a_run_once_a_second_and_takes_half_of_the_time_at_the_most
                 reads.append(now[0])
             return getattr(told.store, name)
 
-    cost = 0.0
-    source = RecordedSource(SlowStore(), "r", clock=lambda: now[0])  # type: ignore[arg-type]  # a store of which one method takes time
-    cost, reads[:] = 3.0, []
+    cost = 3.0
+    source = RecordedSource(SlowStore(), "r", clock=lambda: now[0])  # type: ignore[arg-type]  # but for its time it is one
+    reads.clear()
     # when it is looked at twice a second
     for tick in range(40):
         now[0] = max(now[0], tick / 2)
         source.refresh()
     # then
-    assert reads == [4.0, 10.0, 16.0, 22.0]
+    assert reads == [9.0, 15.0, 21.0]
+
+
+def test_the_model_of_a_page_stays_as_long_as_nothing_is_recorded(told: Told):
+    # given
+    now = [0.0]
+    source = RecordedSource(told.store, "r", clock=lambda: now[0])
+    models = [source.model]
+
+    def look() -> bool:
+        now[0] += 10
+        source.refresh()
+        models.append(source.model)
+        return models[-1] is not models[-2]
+
+    # then
+    assert not look()
+    told.tell(MapAdvanced(NOW.timestamp(), "check", 400, 0, 0, 0), at(3))
+    assert look()
+    assert source.model.nodes["check"].running_text()
+    assert not look()
+    told.report(range(3))
+    assert look()
+    told.recorder.put_down(Failed(end_time=NOW))
+    assert look()
+    assert source.model.state.is_failed()
+    assert not look()
 
 
 def timers_of(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
