@@ -124,6 +124,7 @@ def test_the_page_of_a_run_on_a_cluster_shows_what_the_run_comes_to(watched: Wat
     meanwhile = chips(page)
     # then it has the elements that have ended, and finds a failure in two clicks: the kind, and that is all
     assert meanwhile["Success"] == WIDTH - 4 + 1
+    page.get_by_text(re.compile(r"hold since \d\d:\d\d:\d\d on tcp://127.0.0.1:\d+")).first.wait_for()
     page.locator("summary", has_text="ValueError").click()
     page.get_by_text("bad record 7", exact=False).nth(1).wait_for()
     assert "x = 7" in page.locator("details").first.inner_text()

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Generic, TypeVar
 
-from anabranch.base.at_work import RunningElements, since_text
 from anabranch.base.events import (
     ElementBegan,
     Event,
@@ -23,6 +22,7 @@ from anabranch.base.events import (
     UnitEnded,
     UnitLost,
 )
+from anabranch.base.running_elements import RunningElements, since_text
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FAILED_CODE,

@@ -12,9 +12,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from rich.console import Console
 
-from anabranch.base.at_work import since_text
 from anabranch.base.events import ElementBegan, Event, MapAdvanced, RunFinished, RunStarted, TaskChanged
 from anabranch.base.run_model import NodeModel, RunModel
+from anabranch.base.running_elements import since_text
 from anabranch.monitoring.terminal import (
     LINE_EVERY_S,
     MAX_ROWS,

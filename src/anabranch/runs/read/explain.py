@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from anabranch.base.at_work import since_text
 from anabranch.base.errors import RunQueryError, RunStoreError, listed, nearest
+from anabranch.base.running_elements import since_text
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FINAL_CODE,

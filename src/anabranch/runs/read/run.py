@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from anabranch.base.at_work import MAX_NAMED, RunningElements, since_text
+from anabranch.base.running_elements import MAX_NAMED, RunningElements, since_text
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FAILED_CODE,

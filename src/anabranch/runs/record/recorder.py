@@ -12,10 +12,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 
-from anabranch.base.at_work import RunningElements
 from anabranch.base.errors import RunStoreError, StaleOwner
 from anabranch.base.events import CallsMade, ElementBegan, Event, MapAdvanced, TaskChanged, UnitLost
 from anabranch.base.masking import mask
+from anabranch.base.running_elements import RunningElements
 from anabranch.base.states import (
     FIRST_FAILED_CODE,
     Attempt,

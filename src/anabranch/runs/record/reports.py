@@ -16,9 +16,9 @@ from itertools import chain, repeat
 from typing import Any
 
 from anabranch.base import origins
-from anabranch.base.at_work import MAX_NAMED, RunningElements
 from anabranch.base.errors import RunStoreDamaged
 from anabranch.base.masking import without_secrets
+from anabranch.base.running_elements import MAX_NAMED, RunningElements
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FINAL_CODE,

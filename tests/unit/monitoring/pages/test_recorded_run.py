@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from anabranch import Flow, config, task
-from anabranch.base.at_work import since_text
 from anabranch.base.events import ElementBegan, Event, MapAdvanced, RunStarted, TaskChanged, UnitEnded, UnitLost
+from anabranch.base.running_elements import since_text
 from anabranch.base.states import Attempt, Failed, Retrying, Running, State, Submitted, Success
 from anabranch.engine.units.units import ColumnReport, Report, SingleReport
 from anabranch.flows.running import recorded_plan

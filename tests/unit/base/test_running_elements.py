@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anabranch.base.at_work import MAX_SAID, RunningElements, since_text
+from anabranch.base.running_elements import MAX_SAID, RunningElements, since_text
 from anabranch.base.states import Running, State
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC).astimezone()
