@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.needs import miss, program
 
@@ -62,6 +63,20 @@ class PostgresServer:
     def stop(self, mode: str = "fast") -> None:
         """Stop it: ``fast`` tells clients that it goes, ``immediate`` does not, as in a crash."""
         self._run("pg_ctl", "stop", "-w", f"--pgdata={self._data}", "-m", mode)
+
+    def pause(self) -> None:
+        """Let it hang: connections stay, and nothing is answered."""
+        for process in self._processes():
+            process.suspend()
+
+    def go_on(self) -> None:
+        """Let it answer again."""
+        for process in reversed(self._processes()):
+            process.resume()
+
+    def _processes(self) -> list[psutil.Process]:
+        postmaster = psutil.Process(int((self._data / "postmaster.pid").read_text().split()[0]))
+        return [postmaster, *postmaster.children()]
 
     def url(
         self, *, database: str = "postgres", password: str = QUOTED_PASSWORD, port: int = 0, query: str = ""

@@ -13,9 +13,13 @@ import pytest
 from tests.faults import CuttingProxy
 from tests.postgres_server import MAX_CONNECTIONS, PASSWORD, QUOTED_PASSWORD, PostgresServer, running_postgres
 
+from anabranch import Flow, config, task
 from anabranch.errors import RunStoreError, RunStoreUnavailable
+from anabranch.executors import LocalDaskExecutor
 from anabranch.runs import Batch, ElementRow, LogRow, Ownership, RunRecord, TaskRunRow
+from anabranch.runs.record.reports import codes_of
 from anabranch.runs.store.postgresql import PostgreSQLRunStore
+from anabranch.runs.view import FlowRunView
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 
@@ -170,6 +174,52 @@ def test_a_server_that_stays_away_is_told_in_time(server: PostgresServer, store:
         server.start()
     store.write(ownership, rows(1))
     assert [row.slug for row in store.task_runs("run-1")] == ["task-0001"]
+
+
+def test_runs_go_on_while_the_server_hangs_and_are_on_record_when_it_is_back(
+    server: PostgresServer, url: str, caplog: pytest.LogCaptureFixture
+):
+    # Given two runs at once: the server hangs when both have begun, and goes on when the last task of both runs
+    began = threading.Barrier(2, action=server.pause)
+    ended = threading.Barrier(2, action=server.go_on)
+
+    @task
+    def begin() -> list[int]:
+        began.wait(60)
+        return [1, 2, 3]
+
+    @task(chunksize=1)
+    def double(x: int) -> int:
+        return 2 * x
+
+    @task
+    def end(xs: list[int]) -> int:
+        ended.wait(60)
+        return sum(xs)
+
+    with Flow("hanging") as flow:
+        end(double.map(begin()))
+    views: list[FlowRunView] = []
+
+    def run() -> None:
+        views.append(flow.run(executor=LocalDaskExecutor(num_workers=2)))
+
+    # When they run
+    with config.set(backend=url, progress="never"):
+        threads = [threading.Thread(target=run) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    # Then both came to their ends, and all of that is on record
+    assert [view.is_successful() for view in views] == [True, True]
+    with PostgreSQLRunStore(url) as store:
+        for view in views:
+            assert store.get_run(view.run_id).state == "Success"
+            told = {slug: state.name for slug, state in view.states().items()}
+            assert {row.slug: row.state for row in store.task_runs(view.run_id)} == told
+            assert bytes(codes_of(store.chunks(view.run_id, "double"))) == bytes([10] * 3)
+    assert "the run store can be written to again; nothing is lost" in caplog.text
 
 
 def test_what_was_committed_without_an_answer_is_there_once(server: PostgresServer):

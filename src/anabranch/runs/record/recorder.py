@@ -7,21 +7,18 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
-from anabranch.base.errors import RunStoreError, StaleOwner
+from anabranch.base.errors import StaleOwner
 from anabranch.base.events import CallsMade, ElementBegan, Event, MapAdvanced, TaskChanged, UnitLost
 from anabranch.base.masking import mask
 from anabranch.base.running_elements import RunningElements
 from anabranch.base.states import (
     FIRST_FAILED_CODE,
     Attempt,
-    Cancelled,
     Counts,
-    Crashed,
     Finished,
     Paused,
     Pending,
@@ -33,46 +30,24 @@ from anabranch.base.states import (
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.machine.knowledge import NodeRun
 from anabranch.engine.units.units import Report, SingleReport
+from anabranch.runs.record.backlog import Backlog, Ending
 from anabranch.runs.record.calls import row_of
 from anabranch.runs.record.reports import PARTS, batch_of, element_row, task_run_row
-from anabranch.runs.store.records import Batch, ChunkRow, ElementRow, Ownership, RunStore, TaskRunRow
+from anabranch.runs.store.records import Batch, ChunkRow, Ownership, RunStore
 
 SERIALS_OF_AN_OWNER = 10**9
 """Units of the n-th owner of a run are numbered from n times this: no two of them may use the same key."""
-MAX_BUFFERED = 10_000  # rows that a store which does not answer is waited for with: some ten megabytes
-LATEST_S = 0.5  # who looks from elsewhere is less than two seconds behind: pages read a run once a second
 MAX_LEFT_OVER = 1_000  # rows for elements that ended with the run; their chunk has the states of all of them
 MAX_RETRIED = 10_000  # task runs that wait for another attempt, whose earlier ones are remembered
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 30.0  # between tries: each may take `runs.patience_s`, and the run waits
 
 _log = logging.getLogger("anabranch.recording")
 
 
-@dataclass(slots=True)
-class _Pending:
-    """Rows that are not in the store yet."""
-
-    task_runs: dict[str, TaskRunRow] = field(default_factory=dict)
-    chunks: list[ChunkRow] = field(default_factory=list)
-    elements: list[ElementRow] = field(default_factory=list)
-
-    def __len__(self) -> int:
-        return len(self.task_runs) + len(self.chunks) + len(self.elements)
-
-    def add(self, batch: Batch) -> None:
-        self.task_runs.update((row.slug, row) for row in batch.task_runs)
-        self.chunks += batch.chunks
-        self.elements += batch.elements
-
-    def batch(self) -> Batch:
-        return Batch(tuple(self.task_runs.values()), tuple(self.chunks), tuple(self.elements))
-
-
 class Recorder:
-    """The journal of a run: what it is given is in the store when it returns, as long as the store can be written.
+    """The journal of a run: what it is given is in the store when it returns, as long as the store answers.
 
-    A store that fails is tried again later; what should be in it waits here, up to `MAX_BUFFERED` rows. It never
-    raises: `end` says that the run must stop, and in which state.
+    What should be in a store that does not answer waits in a `Backlog`. It never raises: `end` says that the run must
+    stop, and in which state.
 
     Parameters
     ----------
@@ -82,8 +57,6 @@ class Recorder:
         The flow.
     known
         States of single nodes that are in the store already, by slug, as the machine will have them.
-    clock
-        Seconds, for the pauses between tries.
     """
 
     def __init__(
@@ -93,15 +66,13 @@ class Recorder:
         graph: FrozenGraph,
         *,
         known: Mapping[str, State] | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.store = store
         self.ownership = ownership
         self._graph = FrozenGraph(dict(graph.nodes), graph.reference)
         self._calls = 0
         """Number of times that deferred calls were made."""
-        self._clock = clock
-        self._pending = _Pending()
+        self._backlog = Backlog(store, ownership)
         self._said: dict[str, State] = dict(known or {})
         self._serials: dict[str, int] = {}
         """Number of the unit by which a single node's row was written: a late report of an older one says nothing."""
@@ -115,23 +86,16 @@ class Recorder:
         """By map."""
         self._failed: dict[str, set[int]] = {}
         """Elements of maps that were reported as failed."""
-        self._timer: threading.Timer | None = None
-        """Until what was noted is written, if nothing else has it written before."""
-        self._is_down = False
         self._lock = threading.RLock()  # what runs in this process reports from threads
-        self._pause_s = 0.0
-        self._retry_at = 0.0
-        self.end: State | None = None
-        """The state in which the run must end, because it cannot be recorded any more."""
 
     def write(self, report: Report) -> None:
-        """Record a report; it is committed when this returns, unless the store fails."""
+        """Record a report; it is committed when this returns, unless the store does not answer."""
         with self._lock:
             try:
                 self._take(report)
             except Exception:  # a bug of ours, or a state that a user made up: not worth a run
                 _log.exception("a report could not be recorded; what it says runs again if the run is resumed")
-            self._flush()
+        self._backlog.flush()
 
     def _take(self, report: Report) -> None:
         singles = [each for each in report.singles if self._is_news(each, report.key[1])]
@@ -146,7 +110,7 @@ class Recorder:
         for element in batch.elements:
             if element.code >= FIRST_FAILED_CODE:
                 self._failed.setdefault(element.slug, set()).add(element.index)
-        self._pending.add(batch)
+        self._backlog.add(batch)
         for column in report.columns:
             self._end_running(column.slug, report.indices or ())
 
@@ -177,25 +141,14 @@ class Recorder:
         return True
 
     def observe(self, event: Event) -> None:
-        """Note what no report says: maps as a whole, and states that the driver gave; written with what comes next.
+        """Note what no report says: maps as a whole, and states that the driver gave.
 
-        What runs is written at once, and all else within `LATEST_S`, as nothing may come for long.
+        What runs is written at once, and all else soon, as nothing may come for long.
         """
         with self._lock:
             self._observe(event)
-            if isinstance(event, ElementBegan) or (isinstance(event, TaskChanged) and type(event.state) is Running):
-                self._flush()
-            elif self._pending and self._timer is None and not self._is_down:
-                self._timer = threading.Timer(LATEST_S, self._flush_late)
-                self._timer.daemon = True
-                self._timer.start()
-
-    def _flush_late(self) -> None:
-        """Write what nothing has come after; from a thread of its own."""
-        with self._lock:
-            self._timer = None
-            if not self._is_down:
-                self._flush()
+        if isinstance(event, ElementBegan) or (isinstance(event, TaskChanged) and type(event.state) is Running):
+            self._backlog.flush()
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, CallsMade):
@@ -240,7 +193,7 @@ class Recorder:
         except Exception:  # a function that cannot be pickled, where everything runs in this process
             _log.warning("deferred calls of %s cannot be recorded, and are made again by a resume", event.caller)
             return
-        self._pending.add(Batch(chunks=[row]))
+        self._backlog.add(Batch(chunks=[row]))
         for node in event.nodes.values():
             self._note(node, Running(message="deferred calls"))
 
@@ -253,7 +206,7 @@ class Recorder:
             start, end = self._spans.get(node.slug, (None, None))
             width = state.counts.total if state.counts is not None else None
             row = replace(row, start=start, end=end if isinstance(state, Finished) else None, width=width)
-        self._pending.add(Batch([row]))
+        self._backlog.add(Batch([row]))
 
     def finish(self, state: State, runs: Mapping[str, NodeRun]) -> None:
         """Write what is left, and put the run down."""
@@ -261,26 +214,17 @@ class Recorder:
             self._running.clear()
             for slug, run in runs.items():
                 if run.elements is not None:
-                    self._pending.add(self._left_over(slug, run))
-            self.put_down(state)
+                    self._backlog.add(self._left_over(slug, run))
+        self.put_down(state)
 
     def put_down(self, state: State) -> None:
         """Let go of the run, which stands like this."""
-        with self._lock:
-            self._is_down = True
-            if self._timer is not None:
-                self._timer.cancel()
-            self._put_down(state)
-
-    def _put_down(self, state: State) -> None:
         if self.end is not None and self.end.is_cancelled():  # it is somebody else's: what is written is refused
+            self._backlog.close(None)
             return
         end = None if isinstance(state, Paused) else state.end_time or datetime.now(UTC)
-        message = mask(state.message)  # it may be of a handler, or an error of this process
-        try:
-            self.store.finish_run(self.ownership, state.name, end=end, message=message, batch=self._pending.batch())
-        except RunStoreError as error:
-            _log.error("how run %s ended could not be recorded: %s", self.ownership.run_id, error)
+        # Its message may be of a handler, or an error of this process.
+        self._backlog.close(Ending(state.name, end, mask(state.message)))
 
     def _left_over(self, slug: str, run: NodeRun) -> Batch:
         """Elements of a map that ended with the run, or that the driver gave up."""
@@ -301,60 +245,11 @@ class Recorder:
             elements=[element_row(slug, index, given[index]) for index in first],
         )
 
-    # The store --------------------------------------------------------------------------------------------------------
+    @property
+    def end(self) -> State | None:
+        """The state in which the run must end, because it cannot be recorded any more."""
+        return self._backlog.end
 
     def lost(self, error: StaleOwner) -> None:
         """The run is somebody else's now: it must end here."""
-        self.end = Cancelled(message=str(error))
-
-    def _flush(self) -> None:
-        is_waiting = self._clock() < self._retry_at and len(self._pending) <= MAX_BUFFERED
-        if self.end is not None or not self._pending or is_waiting:
-            return
-        try:
-            self.store.write(self.ownership, self._pending.batch())
-        except StaleOwner as error:
-            self.lost(error)
-        except RunStoreError as error:
-            self._wait(error)
-        except Exception:  # of a row, as users put into states what they like: the others are none the worse for it
-            self._write_apart()
-            self._pending = _Pending()
-        else:
-            if self._pause_s:
-                _log.warning("the run store can be written to again; nothing is lost")
-            self._pending, self._pause_s, self._retry_at = _Pending(), 0.0, 0.0
-
-    def _write_apart(self) -> None:
-        """Write each row by itself, and of one that cannot be written what is left without the user's texts."""
-        elements = [Batch(elements=[row]) for row in self._pending.elements]
-        singles = [Batch([row]) for row in self._pending.task_runs.values()]
-        for batch in (*elements, *(Batch(chunks=[row]) for row in self._pending.chunks), *singles):
-            for row in (batch, _without_texts(batch)):
-                try:
-                    self.store.write(self.ownership, row)
-                    break
-                except StaleOwner as error:
-                    self.lost(error)
-                    return
-                except Exception:
-                    _log.exception("a row could not be recorded as it is; what it says may run again")
-
-    def _wait(self, error: RunStoreError) -> None:
-        """Keep the rows, and try again after a while, unless there are too many already."""
-        if len(self._pending) > MAX_BUFFERED:
-            self.end = Crashed(message=f"run store: {error} ({len(self._pending):,} rows could not be written)")
-            return
-        if not self._pause_s:
-            _log.warning("the run goes on, and is recorded when the run store can be written to again: %s", error)
-        self._pause_s = min(_LONGEST_PAUSE_S, self._pause_s * 2 or _FIRST_PAUSE_S)
-        self._retry_at = self._clock() + self._pause_s
-
-
-def _without_texts(batch: Batch) -> Batch:
-    """Rows with the states of task runs and elements, and nothing that a user may have put into them."""
-    return Batch(
-        [replace(row, message="", failure=None, value=None, result=None) for row in batch.task_runs],
-        [replace(row, values=None, result=None) for row in batch.chunks],
-        [replace(row, due=None, message="", failure=None) for row in batch.elements],
-    )
+        self._backlog.lose(error)

@@ -25,6 +25,7 @@ from anabranch.errors import OptionError, ParameterError, ResultReleased, Resume
 from anabranch.executors import LocalExecutor
 from anabranch.flows.running import recorded_plan, run_plan
 from anabranch.runs import Batch, RunQuery, RunRecord
+from anabranch.runs.record.backlog import Rows
 from anabranch.runs.record.recorder import Recorder
 from anabranch.runs.record.reports import batch_of, codes_of, columns_of
 from anabranch.runs.resume.choice import Choice, held
@@ -338,7 +339,7 @@ class Dying(Recorder):
         if self.left or self.is_after:
             super().write(report)
         if not self.left:
-            self._pending = type(self._pending)()
+            self._backlog.rows = Rows()
             raise Killed
 
 
@@ -614,13 +615,13 @@ class Faulty(InMemoryRunStore):
         super().write(ownership, batch)
 
 
-def run_with(store: Any, clock: Callable[[], float] = lambda: 0.0) -> FlowRunView:
+def run_with(store: Any) -> FlowRunView:
     """Run the corpus, recorded in a store."""
     flow = corpus()
     with config.set(backend="none"):
         plan, nobody = recorded_plan(flow.graph, flow.reference_tasks(), (), {}, source="", run_id="r")
     assert nobody is None
-    recorder = Recorder(store, store.create_run(_record("r")), plan.graph, clock=clock)
+    recorder = Recorder(store, store.create_run(_record("r")), plan.graph)
     return run_plan(plan, flow.graph, LocalExecutor(), handlers=FlowHandlers(), recorder=recorder)
 
 
@@ -629,8 +630,7 @@ def test_a_store_that_fails_at_any_one_write_loses_nothing(caplog):
     run_with(whole)
     for k in range(1, whole.writes + 1):
         store = Faulty(lambda n, k=k: n == k)
-        time = iter(range(1_000_000))
-        state = run_with(store, clock=lambda time=time: float(next(time)))
+        state = run_with(store)
         assert state
         assert "no space left" in caplog.text
         assert store.get_run("r").state == "Success"
@@ -638,7 +638,7 @@ def test_a_store_that_fails_at_any_one_write_loses_nothing(caplog):
 
 
 def test_a_store_that_never_comes_back_ends_the_run(monkeypatch, caplog):
-    monkeypatch.setattr("anabranch.runs.record.recorder.MAX_BUFFERED", 5)
+    monkeypatch.setattr("anabranch.runs.record.backlog.MAX_ROWS", 5)
     state = run_with(Faulty(lambda n: True))
     assert state.state.is_crashed()
     assert "run store: no space left" in state.state.message
