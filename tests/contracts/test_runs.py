@@ -362,6 +362,19 @@ def test_a_heart_outlives_a_store_that_does_not_answer(store: RelationalRunStore
     ]
 
 
+def test_a_heart_stops_while_a_store_hangs(store: RelationalRunStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("anabranch.runs.store.heart._FAREWELL_S", 0.01)
+    store.lease_s = 0.03
+    ownership = store.create_run(record())
+    answers = threading.Event()
+    fault = Fault(at=0, until=answers)
+    with Heart(FaultyStore(store, fault), ownership):  # type: ignore[arg-type]
+        assert fault.reached.wait(20)
+    (thread,) = [each for each in threading.enumerate() if each.name == "anabranch-heart-run-1"]
+    answers.set()
+    thread.join(20)
+
+
 # Reading --------------------------------------------------------------------------------------------------------------
 
 

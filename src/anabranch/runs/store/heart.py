@@ -13,6 +13,7 @@ from anabranch.base.errors import RunStoreError, StaleOwner
 from anabranch.runs.store.records import Ownership, RunStore
 
 _BEATS_PER_LEASE = 3  # two may be late or fail before somebody takes the run for dead
+_FAREWELL_S = 1.0  # for a beat in a store that does not answer; one that comes after the end changes nothing
 
 _logger = logging.getLogger(__name__)
 
@@ -69,7 +70,7 @@ class Heart:
 
     def __exit__(self, *exc_info: object) -> None:
         self._stop.set()
-        self._thread.join()
+        self._thread.join(_FAREWELL_S)
 
     def catch_up(self) -> None:
         """Renew the lease if nothing has tried to for as long as it runs: the process stood still, and may have lost
