@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any
 
-from anabranch.base.errors import RunStoreError
+from anabranch.base.errors import RunStoreError, RunStoreUnavailable
 from anabranch.engine.machine.permits import Claim, Grant
 from anabranch.runs.store.records import Ownership, RunStore
 
 if TYPE_CHECKING:
     from anabranch.runs.store.permit_table import Holder, PermitTable, Settled
 
+_PROMPT_S = 0.5  # that the driver waits for an answer: beside all else that it does, a cancel takes two seconds at most
 _MAX_SHOWN = 3  # others that hold what is waited for, in a message
 
 _logger = logging.getLogger(__name__)
@@ -59,6 +62,8 @@ class RunPermits:
         self._told: set[tuple[str, int]] = set()
         """Sizes that the user was told of."""
         self._is_failing = False
+        self._asked: Future[Any] | None = None
+        """The newest answer, which may be on its way."""
 
     def settle(self, claim: Claim) -> Grant:
         """Say what is used and wanted; what was had beyond that is given back."""
@@ -69,9 +74,10 @@ class RunPermits:
         self._names = names
         began = self._clock()
         try:
-            table, holder = self._open()
-            found = table.settle(holder, claim, names, lease_s=self._store.lease_s)
-        except RunStoreError as error:
+            found = self._ask(lambda: self._settle(claim, names))
+        except (RunStoreError, TimeoutError) as error:
+            if isinstance(error, TimeoutError):  # what is beyond that may be given back at any time now
+                self._may_use = {name: min(n, claim.in_use.get(name, 0)) for name, n in self._may_use.items()}
             if not self._is_failing:
                 _logger.warning("named limits are as they were until the run store answers: %s", error)
             self._is_failing = True
@@ -90,6 +96,28 @@ class RunPermits:
             waits_for=_waits_for(found),
             notes=tuple(self._notes(claim, found, before)),
         )
+
+    def _settle(self, claim: Claim, names: frozenset[str]) -> Settled:
+        table, holder = self._open()
+        return table.settle(holder, claim, names, lease_s=self._store.lease_s)
+
+    def _ask(self, act: Callable[[], Any]) -> Any:
+        """What the store answers. One that does not in time is not asked again until it has.
+
+        Raises
+        ------
+        TimeoutError
+            It has been asked, and will do this some time.
+        RunStoreError
+            It does not answer.
+        """
+        if self._asked is not None and not self._asked.done():
+            raise RunStoreUnavailable("the run store has not answered yet")
+        self._asked = _apart(act)
+        try:
+            return self._asked.result(_PROMPT_S)
+        except TimeoutError:
+            raise TimeoutError(f"{_PROMPT_S:g} s were not enough for it") from None
 
     def renew(self) -> None:
         """Give a sign of life, if there is anything to keep; from any thread.
@@ -112,8 +140,8 @@ class RunPermits:
             return
         table, holder = self._opened
         try:
-            table.drop(holder.token)
-        except RunStoreError as error:  # what is left ends with its lease
+            self._ask(lambda: table.drop(holder.token))
+        except (RunStoreError, TimeoutError) as error:  # what is left ends with its lease
             _logger.warning("permits of run %s are given back only when their lease ends: %s", holder.run_id, error)
         self._names, self._may_use = frozenset(), {}
 
@@ -151,6 +179,20 @@ class RunPermits:
                     f"anabranch limits {name} --set N"
                 )
         return notes
+
+
+def _apart(act: Callable[[], Any]) -> Future[Any]:
+    """Do something in a thread of its own, which takes as long as it takes."""
+    answer: Future[Any] = Future()
+
+    def do() -> None:
+        try:
+            answer.set_result(act())
+        except BaseException as error:
+            answer.set_exception(error)
+
+    threading.Thread(target=do, name="anabranch-permits", daemon=True).start()
+    return answer
 
 
 def _waits_for(found: Settled) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,10 @@ import pytest
 from tests.faults import Fault, FaultyDatabase
 
 from anabranch import Flow, config, task
-from anabranch.engine.machine.permits import Claim
+from anabranch.engine.machine.permits import Claim, Grant
 from anabranch.errors import RunStoreUnavailable
 from anabranch.runs import Ownership
+from anabranch.runs.store import run_permits
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.permit_table import PermitTable
 from anabranch.runs.store.relational import Database, RelationalRunStore
@@ -68,6 +70,33 @@ def test_a_run_learns_who_has_what_it_waits_for(store: InMemoryRunStore):
 
     assert grant.may_use == {}
     assert grant.waits_for == "db (2 of 2, held by run-a (etl, host:a))"
+
+
+def test_a_store_that_hangs_holds_up_neither_the_driver_nor_what_runs(store: InMemoryRunStore, monkeypatch: Any):
+    # Given a run that has two permits, and uses one, and a store that hangs when it is asked again
+    answers = threading.Event()
+    fault = Fault(until=answers)
+    run = permits(RelationalRunStore(FaultyDatabase(store.database, fault), lease_s=30.0))
+    monkeypatch.setattr(run_permits, "_PROMPT_S", 30.0)
+    assert run.settle(claim(wants=2)).may_use == {"db": 2}
+    monkeypatch.setattr(run_permits, "_PROMPT_S", 0.01)
+    fault.at = fault.touches
+    # When it asks, then it goes on with what it uses: the other permit may be given back at any time
+    asked = claim(in_use=1)
+    assert run.settle(asked) == Grant(may_use={"db": 1}, is_answered=False)
+    # And nothing is asked meanwhile
+    touches = fault.touches
+    assert run.settle(claim(in_use=1, wants=1)) == Grant(may_use={"db": 1}, is_answered=False)
+    assert fault.touches == touches
+    # When the store has answered, then it is asked again
+    answers.set()
+    monkeypatch.setattr(run_permits, "_PROMPT_S", 30.0)
+    grant = run.settle(claim(in_use=1, wants=1))
+    while not grant.is_answered:
+        grant = run.settle(claim(in_use=1, wants=1))
+    assert grant.may_use == {"db": 2}
+    run.close()
+    assert PermitTable(store.database).all() == []
 
 
 def test_each_run_is_told_once_that_another_one_says_a_lower_size(store: InMemoryRunStore):
