@@ -187,8 +187,12 @@ class _SQLite:
         return facts
 
     def close(self) -> None:
-        with self._lock:
-            self._drop()
+        # Whoever is within for longer is in a file system that does not answer, and would hold up the process's end.
+        if self._lock.acquire(timeout=self._patience_s):
+            try:
+                self._drop()
+            finally:
+                self._lock.release()
 
     # Opening ----------------------------------------------------------------------------------------------------------
 

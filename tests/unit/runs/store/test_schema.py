@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
 from datetime import UTC, datetime, timedelta
@@ -409,6 +410,23 @@ def test_a_store_without_its_index_of_the_log_is_whole(store: SQLiteRunStore, pa
     with SQLiteRunStore(tmp_path / "runs.db") as copied:
         assert copied.task_runs("run-1") == ROWS.task_runs
         assert copied.check() == []
+
+
+def test_a_store_in_which_a_call_hangs_can_be_left(path: Path):
+    store = SQLiteRunStore(path, patience_s=0.01)
+    answers, hangs = threading.Event(), threading.Event()
+
+    def hang(transaction: object) -> None:
+        hangs.set()
+        assert answers.wait(30)
+
+    thread = threading.Thread(target=store.database.read, args=(hang,))
+    thread.start()
+    assert hangs.wait(30)
+    store.close()
+    answers.set()
+    thread.join()
+    store.close()
 
 
 def test_a_store_that_is_locked_too_long_is_told(store: SQLiteRunStore, path: Path):
