@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from distributed.diagnostics.plugin import SchedulerPlugin
 
+from anabranch.executors.sources import reduced
+
 if TYPE_CHECKING:
     from distributed import Client
 
@@ -86,8 +88,7 @@ class HandBack(SchedulerPlugin):
 
     def __reduce__(self) -> tuple[Any, ...]:
         arguments = (self.token, plugin_name(self.token), topics(self.token), self.client, LATE_S)
-        expression = f"(lambda names: (exec({_SOURCE!r}, names), names['HandBack'])[1])({{}})(*{arguments!r})"
-        return eval, (expression,)
+        return reduced(_SOURCE.encode(), "HandBack", arguments)
 
 
 def topics(token: str) -> tuple[str, str, str]:

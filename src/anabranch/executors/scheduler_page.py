@@ -67,9 +67,10 @@ class Page(SchedulerPlugin):
         self.client = client
 
     def __reduce__(self) -> tuple[Any, ...]:
-        make = "(lambda new: (exec(__import__('zlib').decompress(text), new), new['Page'])[1])({'__name__': name})"
-        names = {"name": "_anabranch_page", "text": own_text()}
-        return eval, (f"{make}(*{(self.token, self.client)!r})", names)
+        from anabranch.base import package_files
+        from anabranch.executors.sources import reduced
+
+        return reduced(package_files.read("executors/scheduler_page.py"), "Page", (self.token, self.client))
 
     async def start(self, scheduler: Any) -> None:
         """Put the page up, unless another run has; a reason why it cannot be is left for the driver."""
@@ -103,15 +104,6 @@ class Page(SchedulerPlugin):
             known.pop(self.token, None)
             if not known:
                 del self.scheduler.task_metadata[OWN]
-
-
-def own_text() -> bytes:
-    """Source of this module, compressed."""
-    import zlib
-
-    from anabranch.base import package_files
-
-    return zlib.compress(package_files.read("executors/scheduler_page.py"), 9)
 
 
 # The page -------------------------------------------------------------------------------------------------------------
