@@ -324,7 +324,11 @@ class FakeCluster:
         if key in self.lost or any(report.key == key for report in self.reports):
             return []
         del self.outcomes[key]
-        return self.tell(Lost(self.now, key, "its value was lost", is_death=True))
+        commands = self.tell(Lost(self.now, key, "its value was lost", is_death=True))
+        for unit in list(self.submitted.values()):  # of what the driver does not hold, it calls nothing back
+            if unit.key in self.submitted and key in unit.upstream_keys():
+                self.lose(unit, because_of=key)
+        return commands
 
     def uproot(self) -> list[Command]:
         """Lose everything that is and was there, and let the driver know, who has found another cluster."""

@@ -83,14 +83,19 @@ class FanOut:
     def rebuild(self, now: float) -> None:
         """Give each map that has not ended a chain of its own again, with what has to run of it.
 
-        Nothing may be on its way. Attempts, loops, times of retries and suspicions stay what they were.
+        Chunks that are on their way stay there. Attempts, loops, times of retries and suspicions stay what they were.
         """
         self.freed.clear()
+        in_flight: dict[str, dict[Key, Batch]] = {}
         for chain in self.chains:
-            for batch in (*chain.in_flight.values(), *chain.ready):
+            for key, batch in chain.in_flight.items():
+                if key in self._known.units:
+                    in_flight.setdefault(chain.slugs[batch.first], {})[key] = replace(batch, first=0)
+            back = [batch for key, batch in chain.in_flight.items() if key not in self._known.units]
+            for batch in (*back, *chain.ready):
                 if batch.is_suspect:
                     self._suspects.setdefault(chain.slugs[batch.first], set()).update(batch.indices)
-            for batch in chain.in_flight.values():
+            for batch in back:
                 self._unfinished(chain, batch, now)
             for time, index, number in chain.due:
                 self._due.setdefault(chain.slugs[number], []).append((time, index, 0))
@@ -100,7 +105,7 @@ class FanOut:
             run = self._known.runs[slug]
             run.chain = None
             if run.elements is not None and not run.is_final:
-                self.resume(run)
+                self.resume(run, in_flight.get(slug))
 
     def recall(self, run: NodeRun, key: Key, indices: Indices, column: ColumnReport) -> bool:
         """Take what was recorded of some elements; whether that was all there was to know of the map."""
@@ -120,10 +125,11 @@ class FanOut:
                 known.append((time, index, 0))
         return elements.is_final
 
-    def resume(self, run: NodeRun) -> State | None:
+    def resume(self, run: NodeRun, in_flight: Mapping[Key, Batch] | None = None) -> State | None:
         """Give a map whose elements are known a chain again, once all it needs is there; its state if that cannot be.
 
         A list that was lost and made again may have another width: then nobody knows which element is which.
+        `in_flight` are chunks of the map that are on their way.
         """
         elements, slug = run.elements, run.node.slug
         assert elements is not None
@@ -140,6 +146,7 @@ class FanOut:
                 return _failed(run.node, "WidthError", text)
         chain = run.chain = Chain(slug, elements.width, self._pacer(run))
         chain.has_begun = True
+        chain.in_flight.update(in_flight or {})
         waiting = self._due.pop(slug, [])
         chain.due = [each for each in waiting if elements.codes[each[1]] < FIRST_FINAL_CODE]
         heapq.heapify(chain.due)
@@ -155,10 +162,11 @@ class FanOut:
             self._followers.setdefault(up.node.slug, []).append(chain)
             chain.needs.add(up.node.slug)
         waiting = {index for _, index, _ in chain.due}
+        away = waiting.union(*(batch.indices for batch in chain.in_flight.values()))
         left = [
             index
             for index, code in enumerate(elements.codes)
-            if code < FIRST_FINAL_CODE and code != Paused.code and index not in waiting
+            if code < FIRST_FINAL_CODE and code != Paused.code and index not in away
         ]
         calls, slug = self._known.calls, run.node.slug
         if calls:

@@ -35,7 +35,7 @@ from anabranch.engine.machine.call_book import Waiter
 from anabranch.engine.machine.fan_out import FanOut, crashed, made_in_vain
 from anabranch.engine.machine.knowledge import Knowledge, NodeRun
 from anabranch.engine.machine.maps import MapRun
-from anabranch.engine.machine.recovery import ALL, reopen
+from anabranch.engine.machine.recovery import ALL, called_back, reopen
 from anabranch.engine.machine.singles import Singles
 from anabranch.engine.machine.stimuli import (
     CancelAsked,
@@ -774,13 +774,13 @@ class Machine:
             self._known.to_start[run.node.slug] = None
 
     def _start_again(self, gone: Container[Key]) -> None:
-        """Outcomes are gone: call back what is on its way, and run again what is needed and cannot be had otherwise."""
-        self._release([*self._known.units, *(key for key in self._known.held() if key in gone)])
-        called_back = tuple(self._known.units.items())
-        for key, _ in called_back:
-            self._known.arrived(key)
-            self._known.lose(key)
-        for _, unit in called_back:
+        """Outcomes are gone: call back what needs them, and run again what is needed and cannot be had otherwise."""
+        back = called_back(self._known, gone)
+        self._release([*(unit.key for unit in back), *(key for key in self._known.held() if key in gone)])
+        for unit in back:
+            self._known.arrived(unit.key)
+            self._known.lose(unit.key)
+        for unit in back:
             self._let_go_inputs(unit)
             for slug in unit.nodes if unit.indices is None else ():
                 if not self.runs[slug].is_final:

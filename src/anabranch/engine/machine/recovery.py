@@ -11,7 +11,7 @@ from collections.abc import Container
 from anabranch.base.states import BY_CODE, Deferred, Pending, Running
 from anabranch.engine.machine.knowledge import Knowledge, NodeRun
 from anabranch.engine.machine.maps import MapRun
-from anabranch.engine.units.units import Key
+from anabranch.engine.units.units import Key, Unit
 
 
 class _All:
@@ -24,11 +24,37 @@ class _All:
 ALL: Container[Key] = _All()
 
 
+def called_back(known: Knowledge, gone: Container[Key]) -> list[Unit]:
+    """Units on their way that must be called back when the outcomes under these keys are gone.
+
+    Another may go on if nothing that it needs is made again: what it takes is there, or is made by such a unit. Of maps
+    that is so where they take all that comes before them, and run apart from other maps: chains are built anew.
+    """
+    if known.calls:
+        return list(known.units.values())
+    there = {key for key in known.held() if key not in gone}
+    back = []
+    for unit in known.units.values():  # in the order in which they were sent: none takes anything of a later one
+        if unit.key not in gone and there.issuperset(unit.upstream_keys()) and _is_apart(known, unit):
+            there.add(unit.key)
+        else:
+            back.append(unit)
+    return back
+
+
+def _is_apart(known: Knowledge, unit: Unit) -> bool:
+    """Whether a chunk is of one map that has not ended, which takes all that comes before it; or there are none."""
+    if unit.indices is None:
+        return True
+    run = known.runs[unit.nodes[0]]
+    return len(unit.nodes) == 1 and not run.is_final and all(edge.kind == "data" for edge in run.node.edges)
+
+
 class _Gone:
     """Contains the keys of another container, and those that were released."""
 
     def __init__(self, known: Knowledge, gone: Container[Key]) -> None:
-        self._held = frozenset(known.held())
+        self._held = frozenset((*known.held(), *known.units))
         self._gone = gone
 
     def __contains__(self, key: object) -> bool:
@@ -38,8 +64,8 @@ class _Gone:
 def reopen(known: Knowledge, gone: Container[Key]) -> list[NodeRun]:
     """Forget the outcomes under the keys that are gone; the nodes that had ended and must run again.
 
-    Nothing may be on its way. Elements of maps that must run again are not final any more. What was released, because
-    nobody seemed to need it any more, is gone too.
+    What needs them may not be on its way. Elements of maps that must run again are not final any more. What was
+    released, because nobody seemed to need it any more, is gone too.
     """
     gone = _Gone(known, gone)
     reopened = []

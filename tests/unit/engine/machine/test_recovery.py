@@ -91,6 +91,45 @@ def test_of_a_map_only_the_elements_run_again_that_somebody_needs() -> None:
     assert max(seen.values()) <= 2
 
 
+def test_what_needs_no_lost_value_stays_where_it_is() -> None:
+    started: Counter[str] = Counter()
+
+    @task
+    def give(x: int) -> list[int]:
+        started["give"] += 1
+        return [x, x + 1]
+
+    @task(chunksize=1)
+    def one(x: int) -> int:
+        return x
+
+    @task
+    def add(xs: list[int]) -> int:
+        return sum(xs)
+
+    with Flow("two sides") as flow:
+        left, right = give(1, task_args={"name": "left"}), give(3, task_args={"name": "right"})
+        total = add(one.map(left, task_args={"name": "mine"}), task_args={"name": "total"})
+        add(one.map(right, task_args={"name": "theirs"}), task_args={"name": "other"})
+        add([1, 2], task_args={"name": "alone"})
+    cluster = FakeCluster(flow, engine=LARGE)
+    cluster.start()
+    lost = cluster.unit_of("left")
+    for slug in ("left", "right"):
+        cluster.go(cluster.unit_of(slug))
+    before = dict(cluster.submitted)
+    # When the value is lost that some units take
+    cluster.lose_value(lost.key)
+    # Then these are called back, and the others go on
+    stayed = {key: unit.nodes for key, unit in before.items() if key in cluster.submitted}
+    assert sorted(stayed.values()) == [("alone",), ("theirs",), ("theirs",)]
+    cluster.finish()
+    assert cluster.machine.flow_state().is_successful()
+    assert cluster.machine.runs[total.slug].state.is_successful()
+    assert started["give"] == 3
+    assert len([unit for unit in cluster.units if "theirs" in unit.nodes]) == 2
+
+
 def test_the_state_of_what_has_ended_stays_and_is_told_to_what_follows() -> None:
     @task
     def fail_some(x: int) -> int:
