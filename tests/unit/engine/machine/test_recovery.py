@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, task, unmapped
@@ -130,6 +131,43 @@ def test_what_needs_no_lost_value_stays_where_it_is() -> None:
     assert len([unit for unit in cluster.units if "theirs" in unit.nodes]) == 2
 
 
+def test_a_call_that_has_made_calls_does_not_run_again_when_what_it_took_is_made_again() -> None:
+    started: Counter[str] = Counter()
+
+    @task
+    def give() -> int:
+        started["give"] += 1
+        return 1
+
+    @task
+    def add(x: int) -> int:
+        return x + 1
+
+    @task
+    def relay(x: int) -> object:
+        started["relay"] += 1
+        return add(x)
+
+    @task
+    def call() -> object:
+        return relay(give())
+
+    with Flow("calls") as flow:
+        call()
+    cluster = FakeCluster(flow, engine=LARGE | {"rescued_nbytes": 0})
+    cluster.start()
+    cluster.go(cluster.unit_of("call"))
+    given = cluster.unit_of("call/give")
+    cluster.go(given)
+    cluster.go(cluster.unit_of("call/relay"))
+
+    cluster.lose_value(given.key)
+    cluster.finish()
+
+    assert cluster.machine.flow_state().is_successful()
+    assert started["relay"] == 1
+
+
 def test_the_state_of_what_has_ended_stays_and_is_told_to_what_follows() -> None:
     @task
     def fail_some(x: int) -> int:
@@ -221,3 +259,70 @@ def test_a_clock_that_is_put_back_again_and_again_makes_no_duration_negative() -
     assert cluster.is_finished
     assert cluster.state(one).duration_s == 0.0
     assert cluster.state(found).name == "Mapped"
+
+
+@pytest.mark.parametrize("is_due", [False, True])
+def test_an_element_that_waits_for_its_retry_waits_for_what_it_takes_too(is_due: bool) -> None:
+    attempts: list[int] = []
+
+    @task(chunksize=1)
+    def give(x: int) -> int:
+        return x
+
+    @task(max_retries=1, retry_delay=100)
+    def add(x: int, y: int) -> int:
+        from anabranch import context
+
+        attempts.append(context.task_run_count)
+        if context.task_run_count < 2:
+            raise ValueError(x)
+        return x + y
+
+    with Flow("retries") as flow:
+        total = add.map(give.map([1], task_args={"name": "one"}), give.map([2], task_args={"name": "other"}))
+    cluster = FakeCluster(flow, engine=LARGE | {"rescued_nbytes": 0})
+    cluster.start()
+    other = cluster.unit_of("other")
+    for slug in ("one", "other", "add"):
+        cluster.go(cluster.unit_of(slug))
+    # Given that its retry waits, when a value is lost that it takes
+    cluster.lose_value(other.key)
+    if is_due:
+        cluster.wake()
+    # Then it waits until that has been made again, and for its time
+    assert [unit.nodes for unit in cluster.submitted.values()] == [("other",)]
+    began = cluster.now
+    cluster.finish()
+    assert attempts == [1, 2]
+    assert cluster.element_states(total) == ["Success"]
+    assert cluster.now >= (began if is_due else began + 100)
+
+
+def test_an_attempt_keeps_its_number_while_what_it_takes_is_made_again() -> None:
+    attempts: list[int] = []
+
+    @task(chunksize=1)
+    def give(x: int) -> int:
+        return x
+
+    @task(max_retries=1, retry_delay=100)
+    def fail(x: int) -> int:
+        from anabranch import context
+
+        attempts.append(context.task_run_count)
+        raise ValueError(x)
+
+    with Flow("retries") as flow:
+        failed = fail.map(give.map([1]))
+    cluster = FakeCluster(flow, engine=LARGE | {"rescued_nbytes": 0})
+    cluster.start()
+    given = cluster.unit_of("give")
+    cluster.go(given)
+    cluster.go(cluster.unit_of("fail"))
+    cluster.wake()
+
+    cluster.lose_value(given.key)
+    cluster.finish()
+
+    assert attempts == [1, 2]
+    assert cluster.element_states(failed) == ["Failed"]
