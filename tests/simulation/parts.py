@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from functools import cache
+from types import SimpleNamespace
 from typing import Any, Self, TypeVar
 from unittest.mock import patch
 
 from tests.simulation.chance import Chance
-from tests.simulation.world import Process, World
+from tests.simulation.world import Process, Thread, World
 
 from anabranch import config
 from anabranch.base.errors import RunStoreError
@@ -19,7 +21,7 @@ from anabranch.engine.worker import interim
 from anabranch.engine.worker.interim import EVERY_S, FIRST_S, Ongoing
 from anabranch.flows import running
 from anabranch.runs.read import lookup
-from anabranch.runs.record.recorder import Recorder
+from anabranch.runs.record import backlog
 from anabranch.runs.resume import takeover
 from anabranch.runs.store import opening, relational
 from anabranch.runs.store.heart import Heart
@@ -104,6 +106,52 @@ class SimulatedHeart(Heart):
     def _beat(self) -> None:
         while not self._stop.is_set() and self.beat():
             world().sleep(self._interval_s)
+
+
+class Condition:
+    """In the place of `threading.Condition`; there is nothing to lock, as a thread goes on until it waits."""
+
+    def __init__(self) -> None:
+        self._waiting: list[Thread] = []
+
+    def __enter__(self) -> None:
+        """Nobody else runs."""
+
+    def __exit__(self, *exc_info: object) -> None:
+        """Nobody else has run."""
+
+    def wait_for(self, predicate: Callable[[], T], timeout: float | None = None) -> T:
+        here = world()
+        end = here.now + timeout if timeout is not None else None
+        while not (found := predicate()):
+            if end is not None and here.now >= end:
+                break
+            assert here.current is not None
+            self._waiting.append(here.current)
+            here.wait(end - here.now if end is not None else None)
+        return found
+
+    def notify_all(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for thread in waiting:
+            world().tell(thread)
+
+
+@dataclass
+class SimulatedThread:
+    """In the place of `threading.Thread`."""
+
+    target: Callable[[], None]
+    name: str
+    daemon: bool
+
+    def start(self) -> None:
+        here = world()
+        assert here.current is not None
+        here.spawn(here.current.process, self.target)
+
+
+THREADING = SimpleNamespace(Condition=Condition, Thread=SimulatedThread)
 
 
 # The store ------------------------------------------------------------------------------------------------------------
@@ -210,6 +258,8 @@ def simulated(here: World, store: RelationalRunStore, is_dead: Callable[[str], b
     changes = [
         (interim, "_TELLER", TELLER),
         (running, "Heart", SimulatedHeart),
+        (backlog, "threading", THREADING),
+        (backlog, "time", SimpleNamespace(sleep=here.sleep)),
         (opening, "_kept_open", lambda *args, **options: store),
         (relational, "name_process", name_process),
         (relational, "_here", lambda now: round(here.now * 1e6)),
@@ -222,7 +272,7 @@ def simulated(here: World, store: RelationalRunStore, is_dead: Callable[[str], b
         with ExitStack() as stack:
             for where, name, what in changes:
                 stack.enter_context(patch.object(where, name, what))
-            for made in (Recorder.__init__, RunPermits.__init__, Heart.__init__):
+            for made in (backlog.Backlog.__init__, RunPermits.__init__, Heart.__init__):
                 stack.enter_context(patch.dict(made.__kwdefaults__, clock=here.time))
             yield
     finally:
