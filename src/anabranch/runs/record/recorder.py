@@ -1,6 +1,6 @@
-"""The journal of a run: every report is in the run store before anything is done about it.
+"""The journal of a run: every report is in the run store before anything is done about it, if the store answers.
 
-Which of the rows hold when a run is resumed is decided in `resuming`; who owns a run, in `history`.
+How rows get there is decided in `backlog`, and which of them hold when a run is resumed in `anabranch.runs.resume`.
 """
 
 from __future__ import annotations
