@@ -67,6 +67,10 @@ class CallBook:
         """Slugs of the groups that a caller has calls in."""
         return tuple(self._groups_of.get(caller, ()))
 
+    def siblings_of(self, slug: str) -> tuple[str, ...]:
+        """Slugs of the groups of a group's caller, which may take values of each other; of another node, its own."""
+        return self.groups_of(self.caller_of[slug]) if slug in self.caller_of else (slug,)
+
     # Placing ----------------------------------------------------------------------------------------------------------
 
     def place(self, placed: Placed) -> None:

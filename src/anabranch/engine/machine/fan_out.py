@@ -453,6 +453,12 @@ class FanOut:
             for index, state in column.records.items():
                 if isinstance(state, Retrying):
                     chain.wait(index, number, state)
+            if 0 in column.codes and number == batch.first:
+                # Of a unit that Dask has made again before its first report came, and that left these to it.
+                pairs = zip(done, column.codes, strict=True)
+                left = [index for index, code in pairs if not code and index not in column.records]
+                if left:
+                    chain.ready.append(replace(batch, indices=as_range(left)))
             if len(fresh):
                 self._pass_on(column.slug, fresh)
                 if batch.is_apart:

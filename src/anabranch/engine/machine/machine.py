@@ -695,7 +695,8 @@ class Machine:
             if not self._consumers_left[up]:
                 released += self._let_go(up)
         if not self._consumers_left[slug]:
-            released += self._let_go(slug)
+            for each in self._known.calls.siblings_of(slug):
+                released += self._let_go(each)
         self._release(released)
 
     def _let_go(self, slug: str) -> list[Key]:
@@ -703,7 +704,7 @@ class Machine:
         run = self.runs[slug]
         if slug in self.keep and not self._is_inline(run):
             return []
-        if not run.is_final:
+        if not all(self.runs[each].is_final for each in self._known.calls.siblings_of(slug)):
             return []
         keys = list(run.elements.keys) if run.elements is not None else [run.key] if run.key is not None else []
         released: list[Key] = []
