@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -18,7 +18,6 @@ from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.runs.read.explain import explain
 from anabranch.runs.read.run import detail_data, read_run
-from anabranch.runs.record import recorder as recording
 from anabranch.runs.record.recorder import Recorder
 from anabranch.runs.store.records import RunRecord
 from anabranch.runs.store.sqlite import InMemoryRunStore
@@ -66,6 +65,10 @@ class Told:
         self.recorder.write(report)
         self.live.take(UnitEnded(NOW.timestamp(), "w", 1.0, 0.0, indices=indices, codes={"check": codes}))
 
+    def wait(self) -> None:
+        """Let the time pass after which all that was told is on record."""
+        self.recorder.write(Report(("first", 0)))
+
     def assert_alike(self, slug: str, state: str, text: str, counts: dict[int, int]) -> None:
         """The record, its page and the live page say this."""
         shown = {each.slug: each for each in read_run(self.store, "r").tasks}[slug]
@@ -76,8 +79,10 @@ class Told:
 
 
 @pytest.fixture
-def told() -> Told:
-    return Told()
+def told() -> Iterator[Told]:
+    found = Told()
+    yield found
+    found.recorder.put_down(Success(end_time=NOW))  # ends the thread that writes
 
 
 def at(index: int, seconds: float = 0.0) -> ElementBegan:
@@ -118,24 +123,20 @@ def test_elements_that_have_ended_do_not_run(told: Told):
     told.assert_alike("check", "Running", f"running: [3] {clock()} on w3", counts)
 
 
-def test_elements_that_were_lost_do_not_run(told: Told, monkeypatch: pytest.MonkeyPatch):
+def test_elements_that_were_lost_do_not_run(told: Told):
     # given
-    timers = timers_of(monkeypatch)
     told.tell(MapAdvanced(NOW.timestamp(), "check", 400, 0, 0, 0), at(1), at(2))
     # when
     told.tell(UnitLost(NOW.timestamp(), ["check"], 5, "its worker died", range(2, 7)))
-    timers.pop()()
+    told.wait()
     # then
     told.assert_alike("check", "Running", f"running: [1] {clock()} on w1", {0: 399, Running.code: 1})
 
 
-def test_a_single_task_is_submitted_until_it_runs_and_names_its_worker_then(
-    told: Told, monkeypatch: pytest.MonkeyPatch
-):
-    timers = timers_of(monkeypatch)
+def test_a_single_task_is_submitted_until_it_runs_and_names_its_worker_then(told: Told):
     # when it is sent, and nothing else happens
     told.tell(TaskChanged(NOW.timestamp(), "first", Submitted()))
-    timers.pop()()
+    told.wait()
     # then
     told.assert_alike("first", "Submitted", "", {Submitted.code: 1})
     assert explain(told.store, "r", "first").reasons == ["it waits for a worker"]
@@ -159,14 +160,10 @@ def test_a_task_that_was_sent_again_keeps_its_attempts_on_record(told: Told):
     assert [(each.name, *each.attempts) for each in found.retried] == [("first", before)]
 
 
-def test_a_run_that_was_put_down_is_not_written_to_any_more(told: Told, monkeypatch: pytest.MonkeyPatch):
-    # given a task that was sent, as the run is put down
-    timers = timers_of(monkeypatch)
+def test_what_was_told_last_is_on_record_when_a_run_is_put_down(told: Told):
     told.tell(TaskChanged(NOW.timestamp(), "first", Submitted()))
     told.recorder.put_down(Success(end_time=NOW))
-    # when the time has passed
-    timers.pop()()
-    # then nothing is written by who has let go of the run
+    assert [(row.slug, row.state) for row in told.store.task_runs("r")] == [("first", "Submitted")]
     assert told.store.get_run("r").state == "Success"
     assert told.recorder.end is None
 
@@ -217,19 +214,3 @@ def test_the_model_of_a_page_stays_as_long_as_nothing_is_recorded(told: Told):
     assert look()
     assert source.model.state.is_failed()
     assert not look()
-
-
-def timers_of(monkeypatch: pytest.MonkeyPatch) -> list[Callable[[], None]]:
-    """What a recorder wants to be called later, instead of threads that wait."""
-    found: list[Callable[[], None]] = []
-
-    class Timer:
-        def __init__(self, seconds: float, function: Callable[[], None]) -> None:
-            assert seconds == recording.LATEST_S
-            found.append(function)
-
-        def start(self) -> None: ...
-        def cancel(self) -> None: ...
-
-    monkeypatch.setattr("anabranch.runs.record.recorder.threading.Timer", Timer)
-    return found
