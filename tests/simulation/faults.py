@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 from anabranch.base.errors import RunStoreError
 from anabranch.base.states import FIRST_FINAL_CODE, Retrying, Success
+from anabranch.engine.driver import driver
 from anabranch.engine.driver.driver import Driver
 from anabranch.engine.machine import fan_out
 from anabranch.engine.machine.call_book import CallBook, Waiter
@@ -270,7 +271,7 @@ def what_dask_makes_again_is_trusted() -> list[Change]:
 def a_refusal_is_a_value() -> list[Change]:
     """What a worker without our code hands back is taken for the outcome."""
     return [
-        (NodeRun, "is_held_by", lambda self, key, outcome: True),
+        (driver, "_holds", lambda outcome, key, run: True),
         (Machine, "_has_changed", lambda self, report: False),
         (Machine, "reopen", lambda self, keys: False),
     ]

@@ -43,6 +43,7 @@ from anabranch.engine.driver.waiting import Patience, Watchdog
 from anabranch.engine.logs import capture
 from anabranch.engine.logs.book import LogBook
 from anabranch.engine.logs.lines import loads
+from anabranch.engine.machine.knowledge import NodeRun
 from anabranch.engine.machine.machine import Machine
 from anabranch.engine.machine.permits import Permits
 from anabranch.engine.machine.stimuli import (
@@ -502,7 +503,7 @@ class Driver:
             except BaseException:  # a class that only the workers have; who asks for the value is told
                 _log.warning("values of %s cannot be loaded here", key[0], exc_info=True)
             else:
-                if not all(self._machine.runs[slug].is_held_by(key, outcomes[key]) for slug in kept[key]):
+                if not all(_holds(outcomes[key], key, self._machine.runs[slug]) for slug in kept[key]):
                     lost.append(key)
         return outcomes, lost
 
@@ -514,6 +515,16 @@ def _private(graph: FrozenGraph) -> FrozenGraph:
         return replace(node, arguments={name: _own_constants(each) for name, each in node.arguments.items()})
 
     return FrozenGraph({slug: own(node) for slug, node in graph.nodes.items()}, graph.reference)
+
+
+def _holds(outcome: UnitOutcome, key: Key, run: NodeRun) -> bool:
+    """Whether an outcome has all of a node that was reported to be there, as it was reported."""
+    slug = run.node.slug
+    if run.elements is None:
+        return slug in outcome.singles and outcome.singles[slug].seal == run.seal
+    column = outcome.columns.get(slug)
+    mine = [each for each in run.elements.holdings_of(range(run.elements.width)) if each.key == key]
+    return not mine or (column is not None and all(column.part(each) is not None for each in mine))
 
 
 def _own_constants(expression: Expression) -> Expression:

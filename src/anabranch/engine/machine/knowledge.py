@@ -25,7 +25,6 @@ from anabranch.engine.machine.limits import Limits
 from anabranch.engine.machine.maps import Chain, MapRun
 from anabranch.engine.machine.verdicts import Verdicts
 from anabranch.engine.units.indices import Indices
-from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import Held, Input, Key, Known, Pieces, Sent, Stored, Unit
 from anabranch.results.reference import ResultRef
 
@@ -67,15 +66,6 @@ class NodeRun:
     def is_final(self) -> bool:
         """Whether it has ended."""
         return isinstance(self.state, Finished)
-
-    def is_held_by(self, key: Key, outcome: UnitOutcome) -> bool:
-        """Whether the outcome under a key has all of it that was reported to be there, as it was reported."""
-        slug = self.node.slug
-        if self.elements is None:
-            return slug in outcome.singles and outcome.singles[slug].seal == self.seal
-        column = outcome.columns.get(slug)
-        mine = [each for each in self.elements.holdings_of(range(self.elements.width)) if each.key == key]
-        return not mine or (column is not None and all(column.part(each) is not None for each in mine))
 
     def note_attempt(self, state: Retrying) -> None:
         """An attempt or a round has ended, and another comes: there, or wherever it runs next."""
