@@ -23,7 +23,7 @@ from anabranch.base.events import (
     UnitEnded,
 )
 from anabranch.base.masking import mask
-from anabranch.base.states import Pending, Running
+from anabranch.base.states import Pending, Retrying, Running
 from anabranch.definition.expressions import Build, Const, Expression
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.driver.compiler import (
@@ -348,18 +348,22 @@ class Driver:
             if report.singles or report.columns:
                 self._tell_report(report)
             if report.at is not None:
-                self._tell_running(*report.at, report.worker)
+                self._tell_running(report, *report.at)
         return report
 
-    def _tell_running(self, slug: str, index: int, seconds: float, worker: str) -> None:
+    def _tell_running(self, report: Report, slug: str, index: int, seconds: float) -> None:
         """Tell that a worker is at a task run, for so many seconds by now."""
         now, run = self._clock(), self._machine.runs[slug]
-        state = Running(start_time=datetime.fromtimestamp(now - seconds, UTC), worker=worker)
+        state = Running(start_time=datetime.fromtimestamp(now - seconds, UTC), worker=report.worker)
         if index >= 0:
             self._tell(ElementBegan(now, slug, replace(state, map_index=index)))
         elif not run.is_final:
             self._machine.note_begun(slug)
-            self._tell(TaskChanged(now, slug, replace(state, attempt=run.attempt, result=run.loop)))
+            attempt, loop = run.attempt, run.loop
+            for single in report.singles:  # which the machine does not know yet
+                if single.slug == slug and isinstance(single.state, Retrying):
+                    attempt, loop = single.state.attempt + 1, single.state.result
+            self._tell(TaskChanged(now, slug, replace(state, attempt=attempt, result=loop)))
 
     def _hear_beside(self, report: Report) -> None:
         """Hear an interim report from a unit that runs in this process, from another thread: this one may be busy."""
