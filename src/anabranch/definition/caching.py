@@ -13,12 +13,10 @@ from typing import Any, ClassVar, TypeAlias
 
 from anabranch.base.errors import OptionError, UnstorableValueError, listed
 from anabranch.base.names import named, short
+from anabranch.definition.fingerprints import describe_value
 
 Digests: TypeAlias = dict[str, str]
 """By part, such as ``input x``."""
-
-_NDIGITS = 24  # 96 bits: two of a thousand million values are the same once in 10^11 tries
-_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +25,10 @@ class Facts:
 
     inputs: Mapping[str, Any]
     parameters: Mapping[str, Any]
-    code: str
-    """A text that changes when the task's code does."""
+    code: str | None
+    """A text that changes when the task's code does; None if there is none."""
+    code_gap: str = ""
+    """Why there is none."""
 
 
 class CacheKey:
@@ -154,6 +154,11 @@ class _Code:
         return "code"
 
     def digests(self, facts: Facts, number: int) -> Digests:
+        if facts.code is None:
+            raise UnstorableValueError(
+                f"its code has no fingerprint that is the same in every process: {facts.code_gap}; give the class of "
+                "that a method __dask_tokenize__, or choose the parts of the key: cache_key=inputs"
+            )
         return {"code": facts.code}
 
 
@@ -192,40 +197,15 @@ def digest(value: Any, what: str = "a value") -> str:
     UnstorableValueError
         There is no such text, since the value is known by its identity only.
     """
-    hasher = hashlib.sha256()
-    try:
-        _feed(hasher.update, value)
-    except Exception as error:  # hashing runs the user's code
+    found = describe_value(value)
+    if found.gap:
         kind = type(value)
         raise UnstorableValueError(
             f"{what}, a {kind.__module__}.{kind.__qualname__}, has no digest that is the same in every process, so "
             f"it cannot be part of a cache key; give the class a method __dask_tokenize__, or choose the parts: "
-            f"cache_key=inputs('…') ({type(error).__name__}: {str(error)[:200]})"
-        ) from error
-    return hasher.hexdigest()[:_NDIGITS]
-
-
-def _feed(update: Callable[[bytes], None], value: Any) -> None:
-    """Give a value to a hasher: collections by their parts, without regard to an order that means nothing.
-
-    What Dask's `tokenize` says of a frozenset is another thing in each process.
-    """
-    kind = type(value)
-    if kind in _ATOMS:
-        text = f"{kind.__name__} {value!r};"
-    elif kind in (list, tuple):
-        text = f"{kind.__name__} {len(value)};"
-    elif kind in (set, frozenset, dict):
-        parts = value.items() if kind is dict else value
-        text = f"{kind.__name__} {sorted(digest(part) for part in parts)};"
-    else:
-        from dask.base import tokenize
-
-        text = f"{kind.__module__}.{kind.__qualname__} {tokenize(value, ensure_deterministic=True)};"
-    update(text.encode(errors="surrogatepass"))
-    if kind in (list, tuple):
-        for part in value:
-            _feed(update, part)
+            f"cache_key=inputs('…') ({found.gap})"
+        )
+    return found.text
 
 
 def key_of(scope: str, digests: Mapping[str, str]) -> str:
@@ -239,7 +219,7 @@ inputs = _Some(_Inputs)
 parameters = _Some(_Parameters)
 """The flow's parameters, or only some with ``parameters("date")``."""
 code = CacheKey((_Code(),))
-"""The task's code without comments and docstrings, and the user's own functions that it calls."""
+"""The task's code without comments and docstrings, with what it holds, and the user's own code that it names."""
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Validators, by the names that Prefect 1 has for them

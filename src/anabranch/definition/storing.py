@@ -14,6 +14,8 @@ from typing import Any
 from anabranch.base.errors import OptionError, listed
 from anabranch.base.names import check_name, short
 from anabranch.definition.caching import CacheKey, code, inputs, never_use
+from anabranch.definition.fingerprints import describe_code
+from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.policies import to_seconds
 from anabranch.results.result import Result
 from anabranch.results.templates import Template
@@ -38,8 +40,10 @@ class Storing:
     scope: str | None = None
     """Whose values these are in the cache; None: the task's."""
     validator: Callable[..., Any] | None = None
-    code: str = ""
-    """A text that changes with the task's code; only in a run that is planned."""
+    code: str | None = ""
+    """A text that changes with the task's code, None if there is none; only in a run that is planned."""
+    code_gap: str = ""
+    """Why there is none."""
     is_resumed: bool = False
     """Whether the run went on: what is written again takes the place of what was there."""
 
@@ -161,6 +165,14 @@ def completed(
     if result is None and (asked or checkpointing):
         result = default()
     return replace(own, result=result) if result is not None else None
+
+
+def describe_code_of(node: FrozenNode, storing: Storing) -> Storing:
+    """The same with what is known of the code of its node, if values are looked for by a key."""
+    if not storing.is_cached:
+        return storing
+    found = describe_code(node.signature.function)
+    return replace(storing, code=None if found.gap else found.text, code_gap=found.gap)
 
 
 def goes_by_element(storing: Storing, mapped: Collection[str]) -> bool:

@@ -41,6 +41,15 @@ R = TypeVar("R", covariant=True)
 __all__ = ["Dependency", "FunctionTask", "Parameter", "Task", "flatten", "mapped", "task", "unmapped"]
 
 
+# Attributes that say nothing of a task's values.
+_OF_TASKS = frozenset(
+    {
+        *("__doc__", "__module__", "__name__", "__qualname__", "__wrapped__", "_called_in", "dependencies", "name"),
+        *("policies", "run", "signature", "slug", "where"),
+    }
+)
+
+
 class Task(Template, Generic[P, R]):
     """A definition: a function with policies. Calling it in an open flow adds a node.
 
@@ -103,6 +112,10 @@ class Task(Template, Generic[P, R]):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state, _called_in=weakref.WeakSet())
+
+    def __dask_tokenize__(self) -> object:
+        """What decides over the values of calls: the function, what is fixed, and attributes of the user's own."""
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_TASKS}
 
     def __getattr__(self, name: str) -> Any:
         if name in ("name", "policies", "signature", "fixed", "dependencies"):

@@ -119,6 +119,11 @@ class Flow(Writing):
     def __repr__(self) -> str:
         return f"<Flow {self.name!r}: {len(self.graph)} nodes>"
 
+    def __dask_tokenize__(self) -> object:
+        """What decides over the values of its tasks, for tasks whose code names it."""
+        nodes = self.graph.freeze().nodes.values()
+        return [(node.slug, node.kind, node.signature.function, node.edges, dict(node.arguments)) for node in nodes]
+
     # Looking at it ----------------------------------------------------------------------------------------------------
 
     def validate(self) -> None:

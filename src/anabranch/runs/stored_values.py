@@ -8,9 +8,8 @@ from dataclasses import replace
 from functools import cache
 from typing import Self
 
-from anabranch.definition.fingerprints import describe_code
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
-from anabranch.definition.storing import Storing, completed
+from anabranch.definition.storing import Storing, completed, describe_code_of
 from anabranch.results.local import LocalResult
 from anabranch.results.result import Result
 
@@ -35,8 +34,8 @@ def with_storing(graph: FrozenGraph, result: Result | None, *, checkpointing: bo
             return node
         is_asked = node.kind == "task"  # conditions and the like are made anew at once
         storing = completed(own, flow_result=result, checkpointing=checkpointing, default=default) if is_asked else None
-        if storing is not None and storing.is_cached:
-            storing = replace(storing, code=describe_code(node.signature.function))
+        if storing is not None:
+            storing = describe_code_of(node, storing)
         return replace(node, policies=replace(node.policies, storing=storing))
 
     return FrozenGraph({slug: planned(node) for slug, node in graph.nodes.items()}, graph.reference)

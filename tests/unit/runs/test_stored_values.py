@@ -17,7 +17,7 @@ from tests.faulty_results import faulty_result
 
 from anabranch import Flow, config, signals, task
 from anabranch.base.context import RunInfo
-from anabranch.definition.caching import duration_only, never_use
+from anabranch.definition.caching import duration_only, inputs, never_use
 from anabranch.engine.worker.storage import Storage
 from anabranch.errors import ResultMissing, ResultStoreError
 from anabranch.executors import LocalDaskExecutor
@@ -29,13 +29,16 @@ LARGE = 40_000
 
 
 class Ran:
-    """What ran. A list in a task's closure would be a part of its code, which changes."""
+    """What ran; it is no part of the code that notes it, as a list would be."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
 
     def note(self, name: str = "ran") -> None:
         self.names.append(name)
+
+    def __dask_tokenize__(self) -> str:
+        return "ran"
 
 
 def no_space() -> OSError:
@@ -340,12 +343,46 @@ def test_validators_decide_which_value_will_do(validator: Any, states: list[str]
     assert found == states
 
 
-def test_an_input_without_a_digest_is_a_failure_that_says_what_to_do():
+@pytest.mark.parametrize("is_map", [False, True])
+def test_an_input_without_a_digest_never_hits_and_one_warning_a_run_says_what_to_do(
+    caplog: pytest.LogCaptureFixture, is_map: bool
+):
+    ran = Ran()
     with Flow("etl", result=InMemoryResult()) as flow:
-        task(lambda x: 1, name="one", cache_for=60)(task(lambda: [object()], name="thing")())
-    message = flow.run().result["one"].message
-    assert "input 'x'" in message
-    assert "cache_key=inputs('…')" in message
+        things = task(lambda: [object(), object()], name="things")()
+        one = task(lambda x: ran.note() or 1, name="one", cache_for=60)
+        one.map(things) if is_map else one(things)
+
+    for number in (1, 2):
+        caplog.clear()
+        assert flow.run().is_successful()
+        assert len(ran.names) == number * (2 if is_map else 1)
+        assert len(caplog.messages) == 1
+        assert "no cached value is used for one: input 'x'" in caplog.text
+        assert "cache_key=inputs('…')" in caplog.text
+
+
+@pytest.mark.parametrize("key", [None, inputs])
+def test_code_that_holds_what_cannot_be_told_never_hits_unless_it_is_no_part_of_the_key(
+    caplog: pytest.LogCaptureFixture, key: Any
+):
+    ran, held = Ran(), sys.__stdout__
+    with Flow("etl", result=InMemoryResult()) as flow:
+        task(lambda x: ran.note() or bool(held), name="one", cache_for=60, cache_key=key)(1)
+
+    states = [flow.run().result["one"].name for _ in range(2)]
+
+    assert states == (["Success", "Success"] if key is None else ["Success", "Cached"])
+    assert len(caplog.messages) == (2 if key is None else 0)
+    if key is None:
+        said = (
+            "no cached value is used for one: its code has no fingerprint that is the same in every process: 'held' of "
+        )
+        assert said in caplog.text
+        assert (
+            "give the class of that a method __dask_tokenize__, or choose the parts of the key: cache_key=inputs"
+            in (caplog.text)
+        )
 
 
 def test_a_failure_is_not_cached_and_does_not_keep_the_key():

@@ -81,11 +81,23 @@ class Storage:
         if storing.cache_key is None:
             template = storing.location or self.result.template
             return Errand(self, template.render(self.fields(inputs, index)), self.ids(index), is_shared=False)
-        digests = storing.cache_key.digests(Facts(inputs, self.run.parameters, storing.code))
         scope = storing.scope or self.node.name
+        try:
+            digests = storing.cache_key.digests(Facts(inputs, self.run.parameters, storing.code, storing.code_gap))
+        except UnstorableValueError as error:
+            self._warn(f"no cached value is used for {self.node.slug}: {error}")
+            ids = self.ids(index)
+            return Errand(self, _place(scope, key_of(scope, _as_texts(ids))), ids, is_shared=False, verdict="no key")
         key = key_of(scope, digests)
-        location = check_location(f"cache/{slug(scope)}/{key[:2]}/{key}")
-        return Errand(self, location, {"cache": scope, "key": key}, is_shared=True, digests=digests)
+        return Errand(self, _place(scope, key), {"cache": scope, "key": key}, is_shared=True, digests=digests)
+
+    def _warn(self, text: str) -> None:
+        """Warn of something that is the same for many task runs: once a run."""
+        if (self.run.run_id, self.node.slug) not in _SAID:
+            _SAID[self.run.run_id, self.node.slug] = None
+            _log.warning(text)
+        while len(_SAID) > MAX_SAID:
+            _SAID.pop(next(iter(_SAID)), None)
 
     def commit_chunk(
         self, indices: Sequence[int], values: Sequence[Any], serial: int, whole: Callable[[], Mapping[str, Any]]
@@ -137,6 +149,19 @@ class Storage:
             if not is_same_task or there.get("run") in (None, mine["run"]):
                 raise
             return commit(True)
+
+
+_SAID: dict[tuple[str, str], None] = {}
+"""Runs and tasks of which it was said that they have no key."""
+MAX_SAID = 1000
+
+
+def _place(scope: str, key: str) -> str:
+    return check_location(f"cache/{slug(scope)}/{key[:2]}/{key}")
+
+
+def _as_texts(ids: Mapping[str, Any]) -> dict[str, str]:
+    return {name: str(value) for name, value in ids.items()}
 
 
 _OF_EVERY_RUN = frozenset({"flow_name", "run_id", "task_name", "date"})

@@ -36,6 +36,7 @@ _VERDICTS = {
     "refused": "it ran, as the cache_validator refused the stored value",
     "damaged": "it ran, as the stored value was damaged",
     "never": "it ran, as its cache_validator is never_use",
+    "no key": "it ran, as a part of its key cannot be told from another: a warning of the run says which",
 }
 
 

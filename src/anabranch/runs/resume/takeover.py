@@ -11,7 +11,7 @@ from typing import Any
 
 from anabranch.base.errors import ParameterError, ResumeError, listed
 from anabranch.base.names import short
-from anabranch.definition.fingerprints import changes, fingerprints
+from anabranch.definition.fingerprints import changes, fingerprints, unknown_changes
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.driver.plan import RunPlan
 from anabranch.runs.read.lookup import facts_of, find, is_dead
@@ -160,12 +160,21 @@ def _python_of(record: RunRecord) -> tuple[int, ...]:
 def _changed(record: RunRecord, graph: FrozenGraph, *, rerun: bool) -> frozenset[str]:
     """Nodes to run again because their code is not what it was; without that wish, a warning that names them."""
     before = record.details.code if record.details is not None else {}
-    changed = changes(before, fingerprints(graph))
+    now = fingerprints(graph)
+    changed = changes(before, now)
+    if rerun and (unknown := unknown_changes(before, now)):
+        _log.warning(
+            "whether the code of %s has changed since run %s began cannot be told, as it holds what has no "
+            "fingerprint: it runs again, with all below it",
+            listed(unknown[:_MAX_NAMES]),
+            record.run_id,
+        )
+        changed += unknown
     if changed and not rerun:
         more = f" and {len(changed) - _MAX_NAMES:,} more" if len(changed) > _MAX_NAMES else ""
         _log.warning(
-            "since run %s began the code of %s%s has changed; what had finished is kept all the same: "
-            "rerun_changed=True (--rerun-changed) runs it again, with all below it",
+            "since run %s began the code of %s%s has changed, or values that it names; what had finished is kept all "
+            "the same: rerun_changed=True (--rerun-changed) runs it again, with all below it",
             record.run_id,
             listed(changed[:_MAX_NAMES]),
             more,

@@ -35,7 +35,15 @@ from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.sqlite import InMemoryRunStore
 from anabranch.runs.view import FlowRunView
 
-CALLS: Counter[str] = Counter()
+
+class Calls(Counter[str]):
+    """Counts that are no part of the code that counts."""
+
+    def __dask_tokenize__(self) -> str:
+        return "calls"
+
+
+CALLS = Calls()
 """How often each task run was begun."""
 BROKEN: set[str] = set()
 """Task runs that fail."""
@@ -548,6 +556,22 @@ def test_changed_code_is_told_of_and_runs_again_only_if_asked_for(caplog):
     assert not caplog.text
     assert state["total"].result == 18
     assert reruns(calls) == {"total": 1}
+
+
+@pytest.mark.parametrize("rerun", [False, True])
+def test_code_that_may_have_changed_runs_again_if_changed_code_is_to(caplog, rerun):
+    held = object()
+
+    def first_of(x: int, marks: object = (held,)) -> int:
+        return x
+
+    first = _flow_with(first_of).run()
+    calls = CALLS.copy()
+    with caplog.at_level(logging.WARNING, "anabranch"):
+        again = _flow_with(first_of).run(resume=first.run_id, rerun_changed=rerun)
+    assert again.is_successful()
+    assert reruns(calls) == ({"total": 1} if rerun else {})
+    assert ("whether the code of 'double' has changed since run" in caplog.text) == rerun
 
 
 def test_comments_docstrings_and_lines_are_no_code_and_helpers_are():
