@@ -12,6 +12,7 @@ import pytest
 from anabranch import Flow, config, task, triggers, unmapped
 from anabranch.base.events import CallsMade, Event
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
+from anabranch.results import LocalResult
 
 
 @task
@@ -111,6 +112,28 @@ def test_large_values_take_their_places_without_the_driver(executor: Any) -> Non
     assert state.result[node].result == ["x" * 100_000, {"more": ["x" * 100_001]}]
     assert state._whole.runs["texts/text"].value is None
     assert not state._whole.runs["texts/text"].elements.values
+
+
+@pytest.mark.parametrize("options", [{"cache_for": 60}, {"target": "{x}"}])
+def test_calls_use_values_that_the_block_has_stored_and_store_for_it(
+    executor: Any, tmp_path: Path, options: dict[str, Any]
+) -> None:
+    def noted(x: int) -> str:
+        (tmp_path / f"ran {x} {os.urandom(4).hex()}").touch()
+        return str(x) * 20_000
+
+    child = task(noted, name="child", **options)
+
+    def flow(*, is_called: bool) -> Flow:
+        with Flow("f", result=LocalResult(tmp_path / "store")) as made:
+            task(lambda: child.map([1, 2]), name="parent")() if is_called else child.map([1, 2])
+        return made
+
+    for is_called in (True, False, True):
+        view = flow(is_called=is_called).run(executor=executor)
+        assert view.is_successful(), view.state
+        assert view.result["parent" if is_called else "child"].result == ["1" * 20_000, "2" * 20_000]
+    assert len(list(tmp_path.glob("ran *"))) == 2
 
 
 def test_a_run_goes_on_in_the_middle_of_an_expansion(executor: Any, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import secrets
+import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +16,7 @@ from anabranch.base import context, masking, origins
 from anabranch.base.context import RunInfo
 from anabranch.base.errors import OptionError
 from anabranch.base.events import Observer
+from anabranch.base.files import data_directory
 from anabranch.base.names import short
 from anabranch.base.observers import apart
 from anabranch.base.settings import config
@@ -30,7 +32,7 @@ from anabranch.engine.driver.standing import Shown
 from anabranch.engine.driver.static import compile_flow
 from anabranch.engine.logs.book import LogBook
 from anabranch.engine.logs.outbox import whole_log_path
-from anabranch.engine.units.units import Doubles, Program
+from anabranch.engine.units.units import CallStoring, Doubles, Program
 from anabranch.executors.base import Executor
 from anabranch.monitoring.progress import progress_of_settings
 from anabranch.monitoring.terminal import Progress
@@ -90,6 +92,9 @@ def plan_of(
         settings={**_settings(), "secret_parameters": tuple(secret_slugs(frozen, parameters))},
         keep=frozenset(frozen.nodes) if keep is None else keep,
         approved=approved,
+        calls=CallStoring(
+            result, checkpointing, directory=str(data_directory() / "results"), host=socket.gethostname()
+        ),
         date=date,
         doubles=doubles,
     )
@@ -277,5 +282,5 @@ def delayed_of(plan: RunPlan) -> Delayed:
     info = RunInfo(plan.name, plan.run_id, parameters, datetime.now(UTC))
     # No driver is there to wait elsewhere, nor to take what is logged.
     settings = {**plan.settings, "inplace_retry_delay_s": math.inf, "log_level": None}
-    program = Program(info, dict(plan.graph.nodes), plan.parameters, settings)
+    program = Program(info, dict(plan.graph.nodes), plan.parameters, settings, plan.calls)
     return compile_flow(plan.graph, program, plan.run_id, origins.dumps_to_keep(program))

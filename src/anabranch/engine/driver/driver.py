@@ -253,12 +253,12 @@ class Driver:
         if self._executor.in_process:
             if plan.doubles is not None:
                 info.clock = plan.doubles.time
-            self._program = Program(info, {}, plan.parameters, plan.settings, doubles=plan.doubles)
+            self._program = Program(info, {}, plan.parameters, plan.settings, plan.calls, doubles=plan.doubles)
             for node in self._graph.nodes.values():
                 self._program.add(node)
         else:
             nodes = {slug: _without_elements(node) for slug, node in self._graph.nodes.items()}
-            program = Program(info, nodes, plan.parameters, plan.settings)
+            program = Program(info, nodes, plan.parameters, plan.settings, plan.calls)
             is_elsewhere = self._executor.is_elsewhere
             if any(node.policies.storing is not None for node in self._graph.nodes.values()):
                 check_reach(self._graph.nodes.values(), self._executor)

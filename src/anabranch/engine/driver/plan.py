@@ -13,7 +13,7 @@ from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.machine.knowledge import NodeRun
 from anabranch.engine.units.calls import Placed
 from anabranch.engine.units.outcomes import UnitOutcome
-from anabranch.engine.units.units import Doubles, Key, Report
+from anabranch.engine.units.units import NO_CALL_STORING, CallStoring, Doubles, Key, Report
 
 Journal: TypeAlias = Callable[[Report], None]
 
@@ -32,6 +32,7 @@ class RunPlan:
     keep: frozenset[str] = frozenset()
     """Slugs of nodes whose values are wanted afterwards, beside the reference and terminal ones."""
     approved: frozenset[str] = frozenset()
+    calls: CallStoring = NO_CALL_STORING
     date: datetime | None = None
     first_serial: int = 0
     """Keys of units are numbered from here: no two drivers of a run may use the same key."""

@@ -49,6 +49,25 @@ class Doubles(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class CallStoring:
+    """What becomes of values of deferred calls, as far as neither task nor caller says it."""
+
+    result: Any = None
+    """The flow's Result, if it has one."""
+    checkpointing: bool = False
+    """Whether values are stored of tasks that say nothing of it."""
+    is_resumed: bool = False
+    """Whether the run went on."""
+    directory: str = ""
+    """Of the driver, for values for which nobody has named a result."""
+    host: str = ""
+    """Name of the driver's machine, which that directory is on."""
+
+
+NO_CALL_STORING = CallStoring()
+
+
+@dataclass(frozen=True, slots=True)
 class Program:
     """Everything of a flow run that units share: shipped once, kept by each process that runs units of the run."""
 
@@ -58,6 +77,7 @@ class Program:
     """Values that are known before anything runs: the flow's parameters, by slug."""
     settings: Mapping[str, Any]
     """The ``engine`` settings of the driver."""
+    calls: CallStoring = NO_CALL_STORING
     definitions: dict[str, Any] = field(default_factory=dict)
     """Of nodes that deferred calls have added, as they came with units."""
     doubles: Doubles | None = None

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import pickle
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,7 +27,9 @@ from anabranch.engine.units.calls import (
     Record,
 )
 from anabranch.engine.units.indices import Indices, compact
+from anabranch.engine.units.units import Program
 from anabranch.engine.units.values import dumps
+from anabranch.engine.worker.call_storing import choose_storing, storing_to_read
 
 MIN_RUN = 2  # calls in a row of a list that become one need
 
@@ -46,19 +48,22 @@ def expanded(
     node: FrozenNode,
     indices: Indices,
     given: Sequence[tuple[str, Any]],
+    program: Program,
     *,
     in_process: bool,
-    settings: Mapping[str, Any],
 ) -> Expansion:
     """The expansion of elements that made calls: for each its name, and what it returned.
 
     Raises
     ------
+    OptionError
+        Values of calls cannot be stored as their tasks say.
     UnstorableValueError
         An argument cannot travel, or they are too large or too many.
     DeferDepthError
         A chain of callers has become too long.
     """
+    settings = program.settings
     if node.depth + 1 > settings["max_defer_depth"]:
         raise DeferDepthError(
             f"{short_path(given[0][0])} makes deferred calls {node.depth + 1:,} callers deep, and "
@@ -68,7 +73,7 @@ def expanded(
     expander = _Expander(node, settings["max_width"])
     for position, (name, value) in enumerate(given):
         expander.add(position, name, value)
-    return expander.done(indices, in_process=in_process, limit=settings["calls_nbytes"])
+    return expander.done(indices, program, in_process=in_process)
 
 
 def short_path(name: str) -> str:
@@ -261,14 +266,15 @@ class _Expander:
         if link is not None:
             self._links.append(Link(key[1], link.start, compact(link.ends), key[0], compact(link.waiters)))
 
-    def done(self, indices: Indices, *, in_process: bool, limit: int) -> Expansion:
+    def done(self, indices: Indices, program: Program, *, in_process: bool) -> Expansion:
         """All of it, ready to travel."""
+        limit = program.settings["calls_nbytes"]
         for key in list(self._open):
             self._close(key)
         self._own.flush()
         for group in self._groups:
             group.flush()
-        groups = tuple(_finished(group, self._node, in_process=in_process) for group in self._groups)
+        groups = tuple(_finished(group, self._node, program, in_process=in_process) for group in self._groups)
         expansion = Expansion(self._node.slug, indices, groups, tuple(self._own.blocks), tuple(self._links))
         if expansion.nbytes > limit:
             raise UnstorableValueError(
@@ -279,7 +285,7 @@ class _Expander:
         return expansion
 
 
-def _identity(function: Callable[..., Any]) -> object:
+def _identity(function: Any) -> object:
     """The same for functions that do the same, as far as that is known."""
     return getattr(function, "identity", None) or id(function)
 
@@ -306,15 +312,18 @@ def _blocks(records: list[Record]) -> list[tuple[int, bytes]]:
     return [(len(records), data)]
 
 
-def _finished(group: _Group, caller: FrozenNode, *, in_process: bool) -> CallGroup:
+def _finished(group: _Group, caller: FrozenNode, program: Program, *, in_process: bool) -> CallGroup:
     call = group.call
     assert call is not None
+    policies = call.policies
+    is_many = group.width > 1 or caller.is_map
+    storing = choose_storing(policies.storing, call.name, group.names, caller, program, is_many=is_many)
     node = FrozenNode(
         slug="",
         name=call.name,
         kind="task",
         signature=call.signature,
-        policies=call.policies,
+        policies=replace(policies, storing=storing),
         arguments={name: Const(None) for name in group.names},
         mapped=frozenset(group.names),
         is_map=True,
@@ -323,7 +332,6 @@ def _finished(group: _Group, caller: FrozenNode, *, in_process: bool) -> CallGro
         where=call.where,
         depth=caller.depth + 1,
     )
-    policies = call.policies
     # What the driver decides by, without functions of the user's: it must not need their code.
     plain = Policies(
         isolation=policies.isolation,
@@ -334,6 +342,7 @@ def _finished(group: _Group, caller: FrozenNode, *, in_process: bool) -> CallGro
         resources=policies.resources,
         priority=policies.priority,
         concurrency=policies.concurrency,
+        storing=storing_to_read(storing) if storing is not None else None,
     )
     shape = replace(node, policies=plain, signature=Signature(_not_here, call.name))
     definition = node if in_process else dumps(node)
@@ -347,15 +356,25 @@ def identity_of(function: Callable[..., Any], policies: Policies, name: str, arg
     known = _IDENTITIES.get(key)
     if known is not None:
         return known[-1]
-    try:
-        parts = dumps(function), dumps(policies), repr((name, arguments)).encode()  # apart: a pickle of all three
-        identity = hashlib.sha256(b"".join(parts)).hexdigest()[:16]  # depends on which of their strings are one object
-    except BaseException:  # pickling runs the user's code; what cannot travel stays in this process
-        identity = f"{_identity(function)} {id(policies)} {name} {arguments}"
+    # Apart, as a pickle of both would depend on which of their strings are one object.
+    identity = f"{_hash(function)}-{_hash(policies, repr((name, arguments)))}"
     _IDENTITIES[key] = function, policies, identity
     while len(_IDENTITIES) > MAX_IDENTITIES:
         _IDENTITIES.pop(next(iter(_IDENTITIES)), None)
     return identity
+
+
+def renewed_identity(identity: str, function: Callable[..., Any]) -> str:
+    """The identity of calls whose function was mended, and nothing else."""
+    return f"{_hash(function)}-{identity.rpartition('-')[2]}"
+
+
+def _hash(value: Any, more: str = "") -> str:
+    try:
+        data = dumps(value)
+    except BaseException:  # pickling runs the user's code; what cannot travel stays in this process
+        data = str(_identity(value)).encode()
+    return hashlib.sha256(data + more.encode(errors="surrogatepass")).hexdigest()[:16]
 
 
 def _not_here(*args: Any, **kwargs: Any) -> Any:

@@ -150,8 +150,8 @@ def _expanded(stage: Stage, positions: list[int]) -> Expansion | None:
         stage.node,
         as_range(stage.indices[position] for position in positions),
         [(stage.name(position), stage.deferring[position]) for position in positions],
+        stage.environment.program,
         in_process=stage.environment.in_process,
-        settings=stage.environment.program.settings,
     )
 
 

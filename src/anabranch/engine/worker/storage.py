@@ -52,12 +52,14 @@ class Storage:
         self.values = values
         self.storing = storing
         self.result: Result = storing.result
-        self.goes_by_element = not node.is_map or goes_by_element(storing, node.mapped)
         self.is_shared = storing.is_cached or storing.target is not None
+        self.goes_by_element = not node.is_map or self.is_shared or goes_by_element(storing, node.mapped)
+        # A call has the target that it has in the flow's block, whoever calls.
+        self.name = node.name if node.depth and storing.target is not None else node.slug
 
     def fields(self, inputs: Mapping[str, Any], index: int | None) -> dict[str, Any]:
         """What templates can name; inputs win."""
-        base = {"flow_name": self.run.flow_name, "run_id": self.run.run_id, "task_name": self.node.slug}
+        base = {"flow_name": self.run.flow_name, "run_id": self.run.run_id, "task_name": self.name}
         moment = {"map_index": index, "date": self.run.date}
         return {**base, **moment, **self.run.parameters, **inputs}
 
@@ -77,7 +79,7 @@ class Storage:
         storing = self.storing
         if storing.target is not None:
             location = storing.target.render(self.fields(inputs, index))
-            return Errand(self, location, {"target of": self.node.slug}, is_shared=True)
+            return Errand(self, location, {"target of": self.name}, is_shared=True)
         if storing.cache_key is None:
             template = storing.location or self.result.template
             return Errand(self, template.render(self.fields(inputs, index)), self.ids(index), is_shared=False)

@@ -27,6 +27,7 @@ from anabranch.engine.units.reducing import gathered_partials
 from anabranch.engine.units.units import Key, Outcome, Program, Report, SingleReport, Unit
 from anabranch.engine.units.values import measured, width_of
 from anabranch.engine.worker import chunk_runner
+from anabranch.engine.worker.call_storing import with_code
 from anabranch.engine.worker.calls_in import Called
 from anabranch.engine.worker.calls_out import expanded, loaded
 from anabranch.engine.worker.interim import Ongoing, telling
@@ -58,7 +59,7 @@ def learn(program: Program, unit: Unit) -> None:
     for slug, definition in (unit.calls.definitions if unit.calls is not None else {}).items():
         known = program.definitions.get(slug)
         if known is None or (known is not definition and known != definition):
-            program.add(loaded(definition, slug))
+            program.add(with_code(loaded(definition, slug), program))
             program.definitions[slug] = definition
 
 
@@ -233,8 +234,8 @@ def _expand(run: TaskRun, outcome: Outcome, expansions: list[Expansion]) -> Outc
                 run.node,
                 (-1,),
                 [(name, outcome.value)],
+                environment.program,
                 in_process=environment.in_process,
-                settings=environment.program.settings,
             )
         )
     except BaseException as error:  # pickling runs the user's code

@@ -15,7 +15,8 @@ from anabranch.definition.frozen import FrozenGraph
 from anabranch.definition.signature import Signature
 from anabranch.engine.units.calls import CallGroup, Placed
 from anabranch.engine.units.values import dumps
-from anabranch.engine.worker.calls_out import identity_of, loaded
+from anabranch.engine.worker.call_storing import storing_to_read
+from anabranch.engine.worker.calls_out import loaded, renewed_identity
 from anabranch.runs.store.records import ChunkRow, RunStore
 
 _log = logging.getLogger("anabranch.recording")
@@ -38,7 +39,8 @@ def row_of(placed: Placed, serial: int) -> ChunkRow:
 def _by_value(group: CallGroup) -> CallGroup:
     """The group as another process can take it up."""
     definition = group.definition if isinstance(group.definition, bytes) else dumps(group.definition)
-    return replace(group, definition=definition)
+    policies = replace(group.node.policies, storing=None)  # which is in the definition, with code of the user's
+    return replace(group, definition=definition, node=replace(group.node, policies=policies))
 
 
 def calls_of(store: RunStore, run_id: str, slugs: Iterable[str], graph: FrozenGraph) -> list[Placed]:
@@ -111,14 +113,16 @@ def _renewed(group: CallGroup, functions: Mapping[tuple[str, str], Callable[...,
         node = loaded(group.definition, "")
     except Exception:  # the workers may have what is missing here
         return group
+    storing = node.policies.storing
+    if storing is not None:
+        policies = replace(group.node.policies, storing=storing_to_read(storing))
+        group = replace(group, node=replace(group.node, policies=policies))
     function = node.signature.function
     now = _in_module(*_origin(function)) or (functions.get(_origin(function)) if _is_alone(function) else None)
     if now is None:
         return group
-    identity = identity_of(now, node.policies, node.name, tuple(node.arguments))
-    return replace(
-        group, definition=dumps(replace(node, signature=Signature(now, node.signature.name))), identity=identity
-    )
+    definition = dumps(replace(node, signature=Signature(now, node.signature.name)))
+    return replace(group, definition=definition, identity=renewed_identity(group.identity, now))
 
 
 def _in_module(module: str, qualname: str) -> Callable[..., Any] | None:

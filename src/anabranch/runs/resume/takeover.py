@@ -142,6 +142,7 @@ def go_on(taken: Taken, plan: RunPlan, request: Request) -> tuple[RunPlan, Recor
     plan = replace(
         plan,
         graph=going_on(plan.graph),
+        calls=replace(plan.calls, is_resumed=True),
         run_id=taken.record.run_id,
         date=plan.date or taken.record.start,
         first_serial=taken.ownership.epoch * SERIALS_OF_AN_OWNER,
