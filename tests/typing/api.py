@@ -156,6 +156,31 @@ def parse_again(path: str) -> dict[str, int]:
     return parse(path)
 
 
+class Etl:
+    @task
+    def fetch(self, day: str, limit: int = 0) -> dict[str, int]:
+        return {day: limit}
+
+    @classmethod
+    @task
+    def kind(cls, x: int) -> str:
+        return cls.__name__ * x
+
+    @staticmethod
+    @task
+    def twice(x: int) -> int:
+        return 2 * x
+
+
+def what_a_method_is(etl: Etl) -> None:
+    assert_type(etl.fetch("mon"), dict[str, int])
+    assert_type(etl.fetch.map(["mon"]), list[dict[str, int]])
+    assert_type(Etl.fetch(etl, "mon", limit=1), dict[str, int])
+    etl.fetch(1)  # type: ignore[call-overload]
+    assert_type(etl.kind(1), str)
+    assert_type(Etl.twice(1), int)
+
+
 class Lock:
     def __init__(self, path: str) -> None:
         self.path = path

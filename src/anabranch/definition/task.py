@@ -8,7 +8,7 @@ import typing
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
 
 from dask.utils import parse_bytes
 
@@ -35,19 +35,11 @@ if TYPE_CHECKING:
     from anabranch.results.result import Result
 
 P = ParamSpec("P")
+Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
 
 # The others are used wherever tasks are.
 __all__ = ["Dependency", "FunctionTask", "Parameter", "Task", "flatten", "mapped", "task", "unmapped"]
-
-
-# Attributes that say nothing of a task's values.
-_OF_TASKS = frozenset(
-    {
-        *("__doc__", "__module__", "__name__", "__qualname__", "__wrapped__", "_called_in", "dependencies", "name"),
-        *("policies", "run", "signature", "slug", "where"),
-    }
-)
 
 
 class Task(Template, Generic[P, R]):
@@ -115,7 +107,8 @@ class Task(Template, Generic[P, R]):
 
     def __dask_tokenize__(self) -> object:
         """What decides over the values of calls: the function, what is fixed, and attributes of the user's own."""
-        return {name: value for name, value in self.__dict__.items() if name not in _OF_TASKS}
+        own = {name: value for name, value in self.__dict__.items() if name not in _ATTRIBUTES}
+        return self._function(), self.fixed, own
 
     def __getattr__(self, name: str) -> Any:
         if name in ("name", "policies", "signature", "fixed", "dependencies"):
@@ -124,8 +117,9 @@ class Task(Template, Generic[P, R]):
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def _function(self) -> Callable[..., Any]:
-        method: Callable[..., Any] = type(self).run.__get__(self)
-        return method
+        run = inspect.getattr_static(type(self), "run")
+        function: Callable[..., Any] = run.__get__(self, type(self)) if hasattr(run, "__get__") else run
+        return function
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
         """Call the plain function, with the fixed arguments."""
@@ -207,10 +201,22 @@ class Task(Template, Generic[P, R]):
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by name, without the fixed ones."""
+        self._check_class(args)
         try:
             return self.signature.bind(args, kwargs, taken=self._by_position)
         except CallError as error:
             raise CallError(f"{error} (call at {caller()}; task of {self.where})") from None
+
+    def _check_class(self, args: tuple[Any, ...]) -> None:
+        """Refuse values in the place of a class: from Python 3.13, @classmethod over a task binds its calls only."""
+        place = getattr(self.signature.function, "__qualname__", "").rpartition(".")[0]
+        first = next(iter(self.signature.parameters or ()), None)
+        is_method = first == "cls" and place and not place.endswith("<locals>")
+        if is_method and args and not isinstance(args[0], (type, unmapped)):
+            raise CallError(
+                f"{self.name}() is a class method of {place}, found {short(args[0])} in the place of the class "
+                f"({caller()}; task of {self.where}): write @task above @classmethod"
+            )
 
     def _with_fixed(self, bound: Mapping[str, Any], mark: Callable[[Any], Any] | None = None) -> dict[str, Any]:
         """Arguments with the fixed ones that they do not replace; of ``*args``, the fixed ones come first."""
@@ -387,6 +393,9 @@ class FunctionTask(Task[P, R]):
     def __init__(self, function: Callable[P, R], *, name: str | None = None, **options: Any) -> None:
         if isinstance(function, Task):
             raise DefinitionError(f"{function.name!r} is a task already: @task was applied twice ({caller()})")
+        self._descriptor: Any = function  # which binds it to what it is a method of
+        if isinstance(function, (classmethod, staticmethod)):
+            function = function.__func__
         if not callable(function):
             raise DefinitionError(f"@task needs a function, found {short(function)} ({caller()})")
         self.function = function
@@ -396,6 +405,37 @@ class FunctionTask(Task[P, R]):
             if hasattr(function, attribute):
                 setattr(self, attribute, getattr(function, attribute))
         self.__wrapped__ = function
+        self._methods: weakref.WeakValueDictionary[int, FunctionTask[..., R]] = weakref.WeakValueDictionary()
+
+    @overload
+    def __get__(self, instance: None, owner: type | None = None) -> FunctionTask[P, R]: ...
+    @overload
+    def __get__(
+        self: FunctionTask[Concatenate[Any, Q], R], instance: object, owner: type | None = None
+    ) -> FunctionTask[Q, R]: ...
+    def __get__(self, instance: Any, owner: type | None = None) -> FunctionTask[..., R]:
+        """The task of a method, bound to its object or class as the function would be: one as long as it is used."""
+        if not hasattr(self._descriptor, "__get__"):
+            return self
+        function = self._descriptor.__get__(instance, owner)
+        if function is self.function:
+            return self
+        key = id(getattr(function, "__self__", instance))  # which the twin keeps alive
+        twin = self._methods.get(key)
+        if twin is None:
+            twin = self._methods[key] = copy.copy(self)
+            twin._descriptor = twin.function = twin.run = twin.__wrapped__ = function  # type: ignore[method-assign]
+            twin.signature = Signature(function, self.name)
+            if twin.fixed:
+                twin._fix(twin.fixed, twin._by_position)
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in super().__getstate__().items() if name != "_methods"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._methods = weakref.WeakValueDictionary()
 
     def _function(self) -> Callable[..., Any]:
         return self.function
@@ -517,3 +557,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     if function is None:
         return lambda decorated: FunctionTask(decorated, **options)
     return FunctionTask(function, **options)
+
+
+_ATTRIBUTES = frozenset(vars(FunctionTask(short)))
+"""What every task has; other attributes are the user's."""

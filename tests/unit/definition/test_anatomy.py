@@ -246,7 +246,7 @@ class Modules:
 
     def write(self, name: str, text: str) -> ModuleType:
         module = ModuleType(name)
-        module.__file__ = f"/home/user/{name}.py"
+        module.__file__ = f"/project/{name}.py"
         self._monkeypatch.setitem(sys.modules, name, module)
         exec(compile(textwrap.dedent(text), module.__file__, "exec"), vars(module))
         return module

@@ -8,6 +8,7 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from types import MethodType
 from typing import Any
 
 from anabranch.base.errors import DeferDepthError, UnstorableValueError
@@ -287,6 +288,8 @@ class _Expander:
 
 def _identity(function: Any) -> object:
     """The same for functions that do the same, as far as that is known."""
+    if isinstance(function, MethodType):  # which is made each time that it is asked for
+        return _identity(function.__func__), id(function.__self__)
     return getattr(function, "identity", None) or id(function)
 
 

@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
+from types import MethodType
 from typing import Any
 
 from anabranch.base.masking import without_secrets
@@ -121,6 +122,8 @@ def _renewed(group: CallGroup, functions: Mapping[tuple[str, str], Callable[...,
     now = _in_module(*_origin(function)) or (functions.get(_origin(function)) if _is_alone(function) else None)
     if now is None:
         return group
+    if isinstance(function, MethodType):  # of an object that no module and no flow has
+        now = MethodType(getattr(now, "__func__", now), function.__self__)
     definition = dumps(replace(node, signature=Signature(now, node.signature.name)))
     return replace(group, definition=definition, identity=renewed_identity(group.identity, now))
 
