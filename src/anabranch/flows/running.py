@@ -79,10 +79,11 @@ def plan_of(
     values = resolve_parameters(graph.name, parameters, given)
     frozen = graph.freeze(reference)
     checkpointing = config.checkpointing if checkpointing is None else checkpointing
+    is_made_up = doubles is not None and doubles.has_values
     if result is not None or checkpointing or any(node.policies.storing for node in frozen.nodes.values()):
-        from anabranch.runs.stored_values import with_storing
+        from anabranch.runs.stored_values import with_storing, without_storing
 
-        frozen = with_storing(frozen, result, checkpointing=checkpointing)
+        frozen = without_storing(frozen) if is_made_up else with_storing(frozen, result, checkpointing=checkpointing)
     named = {node.slug: node.name for node in frozen.nodes.values() if node.kind == "parameter"}
     return RunPlan(
         graph=frozen,
@@ -93,7 +94,11 @@ def plan_of(
         keep=frozenset(frozen.nodes) if keep is None else keep,
         approved=approved,
         calls=CallStoring(
-            result, checkpointing, directory=str(data_directory() / "results"), host=socket.gethostname()
+            result,
+            checkpointing,
+            is_off=is_made_up,
+            directory=str(data_directory() / "results"),
+            host=socket.gethostname(),
         ),
         date=date,
         doubles=doubles,

@@ -41,6 +41,15 @@ def with_storing(graph: FrozenGraph, result: Result | None, *, checkpointing: bo
     return FrozenGraph({slug: planned(node) for slug, node in graph.nodes.items()}, graph.reference)
 
 
+def without_storing(graph: FrozenGraph) -> FrozenGraph:
+    """The graph for a run that stores nothing, and looks for nothing that is stored."""
+
+    def plain(node: FrozenNode) -> FrozenNode:
+        return replace(node, policies=replace(node.policies, storing=None))
+
+    return FrozenGraph({slug: plain(node) for slug, node in graph.nodes.items()}, graph.reference)
+
+
 def going_on(graph: FrozenGraph) -> FrozenGraph:
     """The graph for a run that goes on: what is stored again takes the place of what it stored before."""
 

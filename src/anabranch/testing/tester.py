@@ -118,7 +118,8 @@ class FlowTester:
     def replace(self, task: object, *, by: Callable[..., Any] | None = None, returns: object = _NONE) -> FlowTester:
         """Let a task call another function with the same arguments, or return a fixed value.
 
-        Retries, timeouts, triggers, results and the rest stay the same.
+        Retries, timeouts, triggers and the rest stay the same. Runs in which a task is replaced neither store values
+        nor use stored ones: what a test makes up, and what is made of it, stays in the test.
 
         Parameters
         ----------
@@ -242,6 +243,10 @@ class _TestDoubles:
         self.time = tester.clock.time
         self.sleep = tester.clock.advance
         self.stand_in = tester._stand_in
+
+    @property
+    def has_values(self) -> bool:
+        return bool(self._tester._replacements)
 
 
 class _Double:

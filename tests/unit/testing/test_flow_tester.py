@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.refusals import refused
@@ -11,7 +12,9 @@ from tests.refusals import refused
 from anabranch import SKIP, Flow, Parameter, Task, context, resource_manager, task
 from anabranch.errors import OptionError, UnknownNodeError
 from anabranch.executors import LocalExecutor
+from anabranch.results import InMemoryResult
 from anabranch.runs import default_path
+from anabranch.runs.view import FlowRunView
 from anabranch.testing import FlowTester, assert_failed, assert_skipped, assert_states, assert_success, states
 
 
@@ -278,3 +281,60 @@ def test_the_context_is_that_of_the_task() -> None:
     tester.replace(fetch, by=lambda page: context.task_full_name)
 
     assert tester.run(site).result[texts].result == ["fetch[0]", "fetch[1]"]
+
+
+STORED: list[dict[str, Any]] = [
+    {"cache_for": 60},
+    {"cache_key": "prices"},
+    {"target": "{task_name}"},
+    {"location": "{run_id}-{task_name}"},
+    {"checkpoint": True},
+    {},
+]
+
+
+def prices(options: dict[str, Any], result: InMemoryResult, shape: str) -> tuple[Flow, Task[[], int]]:
+    """A flow with a task to replace, which is in the block, in an element, in a flow of its own, or called."""
+    price: Any = task(lambda: 1, name="price", **options)
+    for_each = {name: f"{text}-{{x}}" if name == "target" else text for name, text in options.items()}
+    each: Any = task(lambda x: 10 * x, name="each", **for_each)
+    with Flow("prices", result=result) as flow:
+        if shape == "plain":
+            each(price())
+        elif shape == "map":
+            each.map([price()])
+        elif shape == "called":
+            task(lambda: each(price()), name="parent", **options)()
+        else:
+            with Flow("inner", result=result) as inner:
+                price()
+            each(inner.as_task(**options)())
+    return flow, price
+
+
+@pytest.mark.parametrize("options", STORED, ids=str)
+@pytest.mark.parametrize("shape", ["plain", "map", "called", "flow"])
+def test_what_a_test_makes_up_is_neither_stored_nor_taken_from_a_store(options: dict[str, Any], shape: str) -> None:
+    result = InMemoryResult()
+    flow, price = prices(options, result, shape)
+
+    def values(state: FlowRunView) -> list[object]:
+        return [state.result[slug].result for slug in ("each", "parent") if slug in state.result]
+
+    made_up = values(FlowTester().replace(price, returns=-1).run(flow))
+    assert result.store.objects == {}
+    real = values(flow.run())
+    assert result.store.objects
+    again = values(FlowTester().replace(price, returns=-2).run(flow))
+
+    assert "-1" in str(made_up)
+    assert "-" not in str(real)
+    assert "-2" in str(again)
+
+
+def test_real_values_are_stored_by_a_test_that_replaces_nothing() -> None:
+    result = InMemoryResult()
+    flow, price = prices({"cache_key": "prices", "max_retries": 1, "retry_delay": 1}, result, "plain")
+
+    assert FlowTester().fail(price, attempts=1).run(flow).result["each"].result == 10
+    assert flow.run().result["price"].name == "Cached"

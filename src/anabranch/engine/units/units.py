@@ -35,6 +35,11 @@ Note: TypeAlias = tuple[str, Mapping[str, str]]
 class Doubles(Protocol):
     """A clock, and stand-ins for the functions of tasks."""
 
+    @property
+    def has_values(self) -> bool:
+        """Whether values are made up, so that no value of the run may be stored, nor a stored one be used."""
+        ...
+
     def time(self) -> float:
         """Seconds since the epoch."""
         ...
@@ -58,6 +63,8 @@ class CallStoring:
     """Whether values are stored of tasks that say nothing of it."""
     is_resumed: bool = False
     """Whether the run went on."""
+    is_off: bool = False
+    """Whether nothing is stored, whatever they say."""
     directory: str = ""
     """Of the driver, for values for which nobody has named a result."""
     host: str = ""

@@ -35,6 +35,8 @@ def choose_storing(
         It cannot be done so, for reasons that a flow would give before it is run.
     """
     near, calls = caller.policies.storing, program.calls
+    if calls.is_off:
+        return None
     result = near.result if near is not None else calls.result
     if storing is None and result is None and not calls.checkpointing:
         return None
