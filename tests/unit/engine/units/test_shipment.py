@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from typing import Any
 
 import cloudpickle
 import pytest
+from dask.tokenize import tokenize
 
 from anabranch import Flow, config, task
 from anabranch.base.context import RunInfo
@@ -123,6 +125,23 @@ def test_a_task_is_text_that_any_process_can_load():
     )
     # Then nothing else was needed.
     assert printed == "[] 2"
+
+
+def test_dask_hashes_no_large_unit_before_it_is_sent():
+    large = bytes(10_000_000)
+    unit = Unit(key=("one.only-run", 1), nodes=("only",), slices={("only", "x"): [large]}, indices=range(1))
+    shipment = pack(program_of(add, 1), is_elsewhere=False)
+    (region,) = compile_units([unit], "run", program=shipment, resources=lambda unit: {}, priority=lambda unit: 0)
+    tracemalloc.start()
+    tokenize(region.graph)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+    (sent,) = [each for each in region.graph[unit.key].args if isinstance(each, bytes) and len(each) > len(large)]
+    arrived = pickle.loads(pickle.dumps(region.graph[unit.key], protocol=5))
+
+    assert peak < 1_000_000
+    assert [type(each) for each in arrived.args if each == sent] == [bytes]
 
 
 def test_the_archive_is_all_that_a_worker_needs_of_us():
