@@ -206,17 +206,22 @@ def rename(expression: Expression, names: Callable[[Any], Any]) -> Expression:
     return expression
 
 
-def evaluate(expression: Expression, values: Mapping[str, Any]) -> Any:
-    """The value of a frozen expression, given the values of the nodes it needs by slug."""
+def evaluate(
+    expression: Expression, values: Mapping[str, Any], take: Callable[[Any], Any] = lambda value: value
+) -> Any:
+    """The value of a frozen expression, given the values of the nodes it needs by slug.
+
+    `take` is given each value that goes into it, and returns what does so instead.
+    """
     match expression:
         case Const(value):
-            return value
+            return take(value)
         case Ref(node):
-            return values[node]
+            return take(values[node])
         case Output(node, key):
-            return output(values[node], key, node)
+            return take(output(values[node], key, node))
         case Build(maker, parts):
-            return maker([evaluate(part, values) for part in parts])
+            return maker([evaluate(part, values, take) for part in parts])
 
 
 def output(value: Any, key: Any, owner: str) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from anabranch.base.errors import ParameterError, listed, nearest
 from anabranch.base.names import short
 from anabranch.definition.parameter import Parameter
-from anabranch.engine.units.values import copied
+from anabranch.engine.units.copies import copied
 
 MAX_BITS = 14_000  # of an int: CPython refuses to show one of more than 4,300 digits
 MAX_NBYTES = 64 << 20  # every task would carry it; what is larger belongs into a file or a task

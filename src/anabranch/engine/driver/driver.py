@@ -65,10 +65,11 @@ from anabranch.engine.machine.stimuli import (
     WakeAt,
 )
 from anabranch.engine.machine.stimuli import Woke as WokeUp
+from anabranch.engine.units.copies import copied
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.shipment import HOME, Shipment, have_code, pack, probe_call
 from anabranch.engine.units.units import Key, Program, Report, Unit
-from anabranch.engine.units.values import copied, width_of
+from anabranch.engine.units.values import width_of
 from anabranch.engine.worker import interim
 from anabranch.engine.worker.arrival import opened_outcome
 from anabranch.engine.worker.masked import masked_report

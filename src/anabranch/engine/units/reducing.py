@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from anabranch.base import context
@@ -15,16 +16,18 @@ from anabranch.base.states import FIRST_FINAL_CODE
 from anabranch.definition.expressions import evaluate
 from anabranch.definition.frozen import FrozenNode, reduced_argument
 from anabranch.engine.units.columns import check_whole, found, held_columns, stored_columns, without_value
+from anabranch.engine.units.copies import copied
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import Column, Key, Pieces, Program
 
 
-def partial(node: FrozenNode, values: list[Any], program: Program) -> Any:
-    """The function applied to some of the values, in order."""
+def reduced(node: FrozenNode, values: list[Any], program: Program) -> Any:
+    """The function applied to some of the values, in order; to copies, as in a task run."""
     argument = reduced_argument(node)
     assert argument is not None
+    own = partial(copied, limit=program.settings["inline_nbytes"])
     bound = {
-        name: values if name == argument[0] else evaluate(expression, program.values)
+        name: own(values) if name == argument[0] else evaluate(expression, program.values, own)
         for name, expression in node.arguments.items()
     }
     args, kwargs = node.signature.split(bound)
@@ -68,11 +71,11 @@ def gathered_partials(
             run.append(value)
             continue
         if run:
-            results.append(partial(node, run, program))
+            results.append(reduced(node, run, program))
             run = []
         results.append(value)
     if run:
-        results.append(partial(node, run, program))
+        results.append(reduced(node, run, program))
     return results
 
 

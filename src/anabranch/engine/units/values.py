@@ -91,18 +91,6 @@ def dumps_with_buffers(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
     return origins.pickled(value, buffers.append)[0]
 
 
-def copied(value: Any) -> Any:
-    """A copy of a mutable value; what is immutable or cannot be copied is given back as it is."""
-    if type(value) in ATOMS or callable(value):
-        return value
-    if type(value) in (list, tuple) and all(type(each) in ATOMS for each in value):
-        return value[:]
-    try:
-        return pickle.loads(dumps(value))
-    except BaseException:  # copying runs the user's code
-        return value
-
-
 def materialised(value: Any, limit: int) -> Any:
     """A list in place of an iterator, which could be read only once.
 

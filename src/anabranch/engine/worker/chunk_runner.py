@@ -16,7 +16,7 @@ from anabranch.base.states import (
 from anabranch.engine.units.failures import revive
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.outcomes import UnitOutcome
-from anabranch.engine.units.reducing import partial
+from anabranch.engine.units.reducing import reduced
 from anabranch.engine.units.units import Column, ColumnReport, Key, Partial, Report, Unit
 from anabranch.engine.units.values import dumps, measured
 from anabranch.engine.worker.interim import telling
@@ -156,7 +156,7 @@ def _reduce(
     try:
         for slug in reducers:
             node = environment.program.nodes[slug]
-            value, _, _ = measured(partial(node, stage.values[: len(done)], environment.program))
+            value, _, _ = measured(reduced(node, stage.values[: len(done)], environment.program))
             partials[slug] = Partial(done, bytes(stage.codes[: len(done)]), value)
     except BaseException as error:  # the task itself, given the values, will fail in the same way and say so
         environment.reraise_interrupt(error)

@@ -10,7 +10,7 @@ from anabranch.base.states import Cached, Success
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.units import Note, Outcome, Refs
 from anabranch.engine.worker.storage import Errand, Prefetched, Storage, prefetch
-from anabranch.engine.worker.task_runner import Environment, TaskRun, arguments_of
+from anabranch.engine.worker.task_runner import Environment, TaskRun, inputs_of
 from anabranch.results.reference import ResultRef
 
 _WITH_VALUE = frozenset({Success.code, Cached.code})
@@ -70,7 +70,7 @@ class ChunkStorage:
             if not all(state.is_successful() and not state.is_skipped() for state in near):
                 continue  # its trigger decides
             try:
-                self._errands[position] = self.storage.errand(arguments_of(run)[2], self._indices[position])
+                self._errands[position] = self.storage.errand(inputs_of(run), self._indices[position])
             except BaseException as error:  # the element's own affair, which it will be told of
                 self._environment.reraise_interrupt(error)
         try:

@@ -192,9 +192,7 @@ class Stage:
     def run(self, low: int, high: int, deadline: float) -> None:
         """Run the elements at positions from `low` to `high`, or to where the deadline has passed; at least one."""
         inputs = self.inputs
-        # With retries to come, an attempt must work on copies of what it could change: that is the long way's business.
-        retries = self.node.policies.retry.max_retries > 0 and not inputs.are_atoms()
-        usual = inputs.is_plain and not (inputs.has_carried or self.attempts or self.loops)
+        usual = inputs.is_plain and not (inputs.has_stand_ins or self.attempts or self.loops)
         call = self._call = inputs.caller() if usual else None
         is_gated, is_followed, busy = inputs.is_gated, self.is_followed, inputs.busy
         max_width: int = self.environment.setting("max_width")
@@ -221,12 +219,7 @@ class Stage:
                     before = now
                 try:
                     for position in positions:
-                        if (
-                            call is None
-                            or (is_gated and not inputs.is_open(position))
-                            or (busy and position in busy)
-                            or (retries and inputs.is_mutable(position))
-                        ):
+                        if call is None or (is_gated and not inputs.is_open(position)) or (busy and position in busy):
                             self._long_way(position)
                             if self.is_enough:
                                 break
@@ -283,7 +276,7 @@ class Stage:
             note=partial(self.ongoing.__setitem__, position),
             is_over=self.is_over,
             is_new=partial(self._is_new, position),
-            copied=self.inputs.copied,
+            own_value=self.inputs.own_value,
         )
         return run if self.stored is None else self.stored.equip(run, position)
 
@@ -332,7 +325,7 @@ class Stage:
                 attempts = add_attempts(attempts, [ended])
                 began = end
                 ctx.task_run_count += 1
-                self._restore_inputs()
+                self.inputs.renew()
                 try:
                     value = materialised(self._call(position), self.environment.setting("max_width"))
                 except BaseException as again:
@@ -348,7 +341,7 @@ class Stage:
             attempt = ctx.task_run_count
         finally:
             ctx.task_run_count = 1
-        self._restore_inputs()
+        self.inputs.renew()
         if self._is_one_more(position, error, attempt):
             state = failed_state(
                 error,
@@ -386,12 +379,7 @@ class Stage:
         else:
             self._record(position, outcome)
             return
-        self._record(position, run_attempts(run, *self.node.signature.split(inputs), inputs))
-
-    def _restore_inputs(self) -> None:
-        """Give the next attempt the whole arguments as they were before the last one."""
-        if self._call is not None and self.inputs.restore():
-            self._call = self.inputs.caller()
+        self._record(position, run_attempts(run, inputs))
 
     def _is_repeated_at_once(self, error: BaseException, attempt: int) -> bool:
         """Whether a next attempt follows without delay, and without anybody being told of the one that failed."""

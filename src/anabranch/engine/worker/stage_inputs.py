@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from anabranch.base.secret import Secret
 from anabranch.base.states import BY_CODE, State, Success
-from anabranch.definition.expressions import Const, Ref, evaluate
+from anabranch.definition.expressions import Build, Const, Expression, Ref, evaluate
 from anabranch.definition.frozen import FrozenNode
+from anabranch.definition.signature import STAR
 from anabranch.engine.units.columns import Aligned, Carried, held_outcome, single_outcome, stored_columns, whole_outcome
+from anabranch.engine.units.copies import copied, copier, is_immutable
 from anabranch.engine.units.indices import cut
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import SUCCESS, CutFrom, Held, Key, Outcome, Pieces, Sent, Stored, Unit
-from anabranch.engine.units.values import ATOMS, copied, dumps
+from anabranch.engine.units.values import ATOMS
 from anabranch.engine.worker.calls_in import Called
+from anabranch.engine.worker.task_runner import copied_nbytes
 
 if TYPE_CHECKING:
     from anabranch.engine.worker.task_runner import Environment
@@ -63,6 +66,7 @@ class StageInputs:
     ) -> None:
         assert unit.indices is not None
         self._node = node
+        self._environment = environment
         self._program = environment.program
         self._indices = unit.indices
         self.assembles = is_first and unit.calls is not None and unit.calls.assembles
@@ -74,8 +78,10 @@ class StageInputs:
         """Positions of deferred calls that take values of others."""
         self.elements: dict[str, Sequence[Any]] = {}
         """Elements that do not come from a map, by argument, in the order of the indices."""
-        self.has_carried = False
-        """Whether an element there carries a state."""
+        self.has_stand_ins = False
+        """Whether an element there stands for something else: a state, a secret."""
+        self._of_atoms: set[str] = set()
+        """Arguments whose elements are known to be immutable."""
         self._lined: dict[str, Lined] = {}
         self._lists: dict[str, str] = {}
         """Slug of the upstream node for those arguments that are cut out of a list and have one."""
@@ -84,18 +90,19 @@ class StageInputs:
         self._gates = [source.codes for source in self._lined.values()]
         self.is_gated = bool(self._gates)
         """Whether there are maps above: where an element of theirs is no plain Success, the short way is closed."""
+        self._copied_nbytes = copied_nbytes(node, environment)
+        self._inline_nbytes: int = environment.setting("inline_nbytes")
+        self._shared: dict[int, _Shared] = {}
+        """What elements are given of whole values that they could change, by the identity of these."""
         self._template: dict[str, Any] = {}
         self._open: list[tuple[str, Sequence[Any]]] = []
-        self._snapshots: dict[str, _Snapshot] = {}
-        """Whole arguments that an attempt could change before the next, by name."""
-        values = {**self._program.values, **{slug: outcome.value for slug, outcome in self.whole.items()}}
-        if node.policies.retry.max_retries:
-            self._note_whole_arguments(values)
+        self._values = {**self._program.values, **{slug: outcome.value for slug, outcome in self.whole.items()}}
+        is_prepared = not self.assembles and self._prepare_calls()
         is_plain = is_plain and all(
             outcome.state.is_successful() and not outcome.state.is_skipped() and not _has_failures(outcome.state)
             for outcome in self.whole.values()
         )
-        self.is_plain = is_plain and not self.assembles and self._prepare_calls(values)
+        self.is_plain = is_plain and is_prepared
         """Whether elements can be called on the short way."""
 
     # Lining up --------------------------------------------------------------------------------------------------------
@@ -126,11 +133,17 @@ class StageInputs:
             expression = self._node.arguments[name]
             if isinstance(expression, Const):
                 given = unit.slices.get((self._node.slug, name))
-                self.elements[name] = given if given is not None else self._cut(expression.value)
+                self._take_elements(name, given if given is not None else self._cut(expression.value))
             elif isinstance(expression, Ref) and expression.node in lists:
-                self.elements[name] = lists[expression.node]
+                self._take_elements(name, lists[expression.node])
                 self._lists[name] = expression.node
-                self.has_carried |= any(type(value) is Carried for value in lists[expression.node])
+
+    def _take_elements(self, name: str, elements: Sequence[Any]) -> None:
+        self.elements[name] = elements
+        kinds = {int} if type(elements) is range else set(map(type, elements))
+        if kinds <= ATOMS:
+            self._of_atoms.add(name)
+        self.has_stand_ins |= not _STAND_INS.isdisjoint(kinds)
 
     def _cut(self, values: Sequence[Any]) -> Sequence[Any]:
         return cut(values, self._indices)
@@ -152,37 +165,55 @@ class StageInputs:
 
     # The short way ----------------------------------------------------------------------------------------------------
 
-    def _prepare_calls(self, values: Mapping[str, Any]) -> bool:
+    def _prepare_calls(self) -> bool:
         """Prepare the arguments of a call, with places left open for the elements; whether that could be done."""
         try:
             for check in self._node.checks:
-                evaluate(check, values)
+                evaluate(check, self._values)
             for name, expression in self._node.arguments.items():
                 if name in self.elements:
                     self._open.append((name, self.elements[name]))
                 elif name in self._node.mapped and isinstance(expression, Ref):
                     self._open.append((name, self._lined[expression.node].values))
-                self._template[name] = None if name in self._node.mapped else evaluate(expression, values)
-            self._template.update((name, snapshot.own) for name, snapshot in self._snapshots.items())
+                self._template[name] = None if name in self._node.mapped else self._noted(name, expression)
             return not any(type(value) is Secret for value in self._template.values())
-        except BaseException:  # the long way makes it each element's failure, with its message
+        except BaseException as error:  # the long way makes it each element's failure, with its message
+            self._environment.reraise_interrupt(error)
             return False
+
+    def _noted(self, name: str, expression: Expression) -> Any:
+        """A whole argument; of what elements could change of it, it is noted what they are given."""
+
+        def note(value: Any) -> Any:
+            for each in value if name == STAR and type(expression) is Const else (value,):
+                if not is_immutable(each) and id(each) not in self._shared:
+                    self._shared[id(each)] = _Shared(each, self._inline_nbytes, self._copied_nbytes)
+            return value
+
+        return evaluate(expression, self._values, note)
 
     def caller(self) -> Callable[[int], Any]:
         """A function of the position that calls the task's function; positional arguments are the quickest."""
-        function = self._node.signature.function
+        function, limit = self._node.signature.function, self._copied_nbytes
         args, kwargs = self._node.signature.split(self._template)
         names = list(self._template)
-        opened = [(names.index(name), name, column) for name, column in self._open]
-        if len(opened) == 1 and opened[0][0] == 0 and len(args) == 1 and not kwargs:
-            column = opened[0][2]
-            return lambda position: function(column[position])
-        if kwargs or len(args) != len(names):
+        if names == [name for name, _ in self._open] and len(args) == 1 and not kwargs and STAR not in names:
+            column = self._open[0][1]
+            if names[0] in self._of_atoms:
+                return lambda position: function(column[position])
+
+            def call_with_own(position: int) -> Any:
+                value = column[position]
+                return function(value if type(value) in ATOMS else copied(value, limit))
+
+            return call_with_own
+        getters = [(names.index(name), name, get) for name, get in self._getters()]
+        if kwargs or len(args) != len(names) or STAR in names:
 
             def call_by_name(position: int) -> Any:
                 arguments = dict(self._template)
-                for _, name, column in opened:
-                    arguments[name] = column[position]
+                for _, name, get in getters:
+                    arguments[name] = get(position)
                 positional, keywords = self._node.signature.split(arguments)
                 return function(*positional, **keywords)
 
@@ -190,11 +221,37 @@ class StageInputs:
 
         def call_by_position(position: int) -> Any:
             positional = args[:]
-            for place, _, column in opened:
-                positional[place] = column[position]
+            for place, _, get in getters:
+                positional[place] = get(position)
             return function(*positional)
 
         return call_by_position
+
+    def _getters(self) -> Iterator[tuple[str, Callable[[int], Any]]]:
+        """Functions of the position, by argument, that give an element what is its own."""
+        limit, first = self._copied_nbytes, partial(self.own_value, attempt=1)
+
+        def of_element(column: Sequence[Any]) -> Callable[[int], Any]:
+            return lambda position: copied(column[position], limit)
+
+        def of_star(column: Sequence[Any]) -> Callable[[int], Any]:
+            return lambda position: tuple(copied(each, limit) for each in column[position])
+
+        for name, column in self._open:
+            if name in self._of_atoms:
+                yield name, column.__getitem__
+            else:
+                yield name, of_star(column) if name == STAR else of_element(column)
+
+        def of_whole(name: str, value: Any) -> Callable[[int], Any]:
+            expression = self._node.arguments[name]
+            if type(expression) is Build:
+                return lambda _: evaluate(expression, self._values, first)
+            return lambda _: tuple(map(first, value)) if name == STAR else first(value)
+
+        for name, value in self._template.items():
+            if name not in self._node.mapped and not is_immutable(value):
+                yield name, of_whole(name, value)
 
     def arguments(self, position: int) -> dict[str, Any]:
         """Those that a call on the short way was made with."""
@@ -204,16 +261,6 @@ class StageInputs:
         """Whether all elements upstream are plain successes."""
         return all(codes[position] == SUCCESS for codes in self._gates)
 
-    def are_atoms(self) -> bool:
-        """Whether all elements are known to be immutable."""
-        columns = [column for _, column in self._open]
-        given = {id(column) for column in self.elements.values()}  # those of other maps are not filled in yet
-        return all(isinstance(c, range) or (id(c) in given and set(map(type, c)) <= ATOMS) for c in columns)
-
-    def is_mutable(self, position: int) -> bool:
-        """Whether the attempts of an element could change what it takes."""
-        return any(type(column[position]) not in ATOMS for _, column in self._open)
-
     # Whole arguments --------------------------------------------------------------------------------------------------
 
     def evaluated(self) -> dict[str, Any]:
@@ -222,42 +269,43 @@ class StageInputs:
         names = (name for name in self._node.arguments if name not in self._node.mapped)
         return {name: evaluate(self._node.arguments[name], values) for name in names}
 
-    def _note_whole_arguments(self, values: Mapping[str, Any]) -> None:
-        """Pickle, once for all elements, the whole arguments that an attempt which is repeated could change."""
-        for name, expression in self._node.arguments.items():
-            if name in self._node.mapped or not isinstance(expression, (Const, Ref)):
-                continue
-            try:
-                value = evaluate(expression, values)
-                if type(value) not in ATOMS and not callable(value):
-                    self._snapshots[name] = _Snapshot(value)
-            except Exception:  # the long way says what is wrong with it; what does not pickle cannot be copied either
-                continue
+    def renew(self) -> None:
+        """Make new copies of the large whole values, after an attempt that may have changed those that there are."""
+        for shared in self._shared.values():
+            shared.renew()
 
-    def restore(self) -> bool:
-        """Put the whole arguments back as they were before the last attempt; whether there are any to put back."""
-        self._template.update((name, snapshot.renewed()) for name, snapshot in self._snapshots.items())
-        return bool(self._snapshots)
-
-    def copied(self, value: Any, attempt: int) -> Any:
-        """What an attempt may work on: a copy; of whole arguments the chunk's own, new for every second attempt."""
-        for snapshot in self._snapshots.values():
-            if snapshot.original is value:
-                return snapshot.own if attempt == 1 else snapshot.renewed()
-        return copied(value)
+    def own_value(self, value: Any, attempt: int) -> Any:
+        """What an attempt is given of a value, by its number."""
+        shared = self._shared.get(id(value))
+        if shared is None:
+            return copied(value, self._copied_nbytes)
+        if attempt > 1:
+            shared.renew()
+        return shared.own()
 
 
-class _Snapshot:
-    """A value of which each attempt gets a copy that no failed attempt has changed."""
+class _Shared:
+    """A value that a chunk's elements have in common.
 
-    def __init__(self, original: Any) -> None:
-        self.original = original
-        self._data = dumps(original)
-        self.own = self.renewed()
+    A small one each attempt gets a copy of. Of a large one the chunk has a copy where attempts may be repeated, which
+    is renewed after each that failed.
+    """
 
-    def renewed(self) -> Any:
-        self.own = pickle.loads(self._data)
-        return self.own
+    def __init__(self, value: Any, small_nbytes: int, copied_nbytes: int | None) -> None:
+        self._original = self._value = value  # the original, so that its identity stays its own
+        self._make = copier(value, small_nbytes)
+        self._make_large = copier(value) if self._make is None and copied_nbytes is None else None
+        self.renew()
+
+    def own(self) -> Any:
+        return self._value if self._make is None else self._make()
+
+    def renew(self) -> None:
+        if self._make_large is not None:
+            self._value = self._make_large()
+
+
+_STAND_INS = frozenset({Carried, Secret})
 
 
 def _outcome_at(source: Lined, position: int, index: int) -> Outcome:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -38,13 +39,15 @@ from anabranch.base.states import (
 )
 from anabranch.base.times import plain_time
 from anabranch.base.triggers import EdgeName, Upstreams, verdict
-from anabranch.definition.expressions import evaluate
+from anabranch.definition.expressions import Build, evaluate
 from anabranch.definition.frozen import FrozenNode
+from anabranch.definition.signature import STAR
 from anabranch.engine.isolation.calling import call_in_process
 from anabranch.engine.units.blame import blamed
+from anabranch.engine.units.copies import copied
 from anabranch.engine.units.failures import clean, describe, message_of, revive, type_name
 from anabranch.engine.units.units import Outcome, Program, Unit
-from anabranch.engine.units.values import ATOMS, copied, materialised, measured
+from anabranch.engine.units.values import materialised, measured
 from anabranch.engine.worker.attempts import call_within
 from anabranch.engine.worker.calls_in import Called
 from anabranch.engine.worker.calls_out import makes_calls
@@ -128,10 +131,6 @@ def _ignored(state: State) -> None:
     pass
 
 
-def _copied(value: Any, attempt: int) -> Any:
-    return copied(value)
-
-
 @dataclass(slots=True)
 class TaskRun:
     """One task run: a node, or one element of a map."""
@@ -157,8 +156,8 @@ class TaskRun:
     """Is given what a task run has come to that goes on: a round of its loop, an attempt that failed."""
     is_over: Callable[[], bool] = is_never_over
     """Whether nothing more should begin."""
-    copied: Callable[[Any, int], Any] = _copied
-    """What an attempt that may be repeated gets of an argument, by the number of the attempt."""
+    own_value: Callable[[Any, int], Any] | None = None
+    """What the attempt of this number gets of a value; None: a copy, if it is not too large for that."""
     storage: Storage | None = None
     """Where the value goes, if it has an object of its own."""
     errand: Errand | None = None
@@ -178,17 +177,16 @@ def run_task(run: TaskRun) -> Outcome:
     if state is not None:
         return _concluded(run, Pending(), state)
     try:
-        args, kwargs, inputs = arguments_of(run)
+        inputs = inputs_of(run)
     except BaseException as error:  # collections of the user's are put together here, by their own classes
+        run.environment.reraise_interrupt(error)
         return _concluded(run, Pending(), failed_state(error))
     if run.storage is None:
-        return run_attempts(run, args, kwargs, inputs)
-    return run_stored(run, run.storage, args, kwargs, inputs)
+        return run_attempts(run, inputs)
+    return run_stored(run, run.storage, inputs)
 
 
-def run_stored(
-    run: TaskRun, storage: Storage, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]
-) -> Outcome:
+def run_stored(run: TaskRun, storage: Storage, inputs: dict[str, Any]) -> Outcome:
     """The attempts, and their value stored; or a value that is there and will do."""
     try:
         errand = run.errand = run.errand or storage.errand(inputs, run.context.map_index)
@@ -205,7 +203,7 @@ def run_stored(
         if found is not None:
             outcome = _concluded(run, Pending(), found.state, found.value, ref=found.ref)
         else:
-            outcome = run_attempts(run, args, kwargs, inputs)
+            outcome = run_attempts(run, inputs)
     finally:
         errand.close()
     return replace(outcome, note=errand.note)
@@ -230,42 +228,64 @@ def consult_trigger(run: TaskRun) -> State | None:
     return state
 
 
-def arguments_of(run: TaskRun) -> tuple[list[Any], dict[str, Any], dict[str, Any]]:
-    """Positional and keyword arguments of the call, and all of them by name."""
+def inputs_of(run: TaskRun) -> dict[str, Any]:
+    """Arguments of the call by name, as all who are given them have them."""
     node = run.node
-    values: dict[str, Any] = dict(run.environment.program.values)
-    values.update((slug, outcome.value) for slug, outcome in run.upstreams.items())
-    near = {slug: outcome.value for slug, outcome in run.neighbours.items()}
+    whole, near = _values_of(run)
     for check in node.checks:
-        evaluate(check, values)
-    inputs = {
-        name: run.elements[name] if name in run.elements else evaluate(each, near if name in node.mapped else values)
+        evaluate(check, whole)
+    return {
+        name: run.elements[name] if name in run.elements else evaluate(each, near if name in node.mapped else whole)
         for name, each in node.arguments.items()
     }
-    args, kwargs = node.signature.split(inputs)
-    return args, kwargs, inputs
 
 
-def run_attempts(run: TaskRun, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]) -> Outcome:
+def _values_of(run: TaskRun) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Values by slug that arguments are made of, and those for arguments that take elements."""
+    whole = dict(run.environment.program.values)
+    whole.update((slug, outcome.value) for slug, outcome in run.upstreams.items())
+    return whole, {slug: outcome.value for slug, outcome in run.neighbours.items()}
+
+
+def own_inputs(run: TaskRun, inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of one attempt, with copies of what it could change.
+
+    Of what is large only a task with retries gets copies: a next attempt must not see what this one has done to it.
+    """
+    attempt = run.context.task_run_count
+    limit = copied_nbytes(run.node, run.environment)
+
+    def take(value: Any) -> Any:
+        return copied(value, limit) if run.own_value is None else run.own_value(value, attempt)
+
+    own: dict[str, Any] = {}
+    for name, value in inputs.items():
+        expression = run.node.arguments[name]
+        if type(expression) is Build and name not in run.elements:
+            whole, near = _values_of(run)
+            own[name] = evaluate(expression, near if name in run.node.mapped else whole, take)
+        else:
+            own[name] = tuple(map(take, value)) if name == STAR else take(value)
+    return own
+
+
+def copied_nbytes(node: FrozenNode, environment: Environment) -> int | None:
+    """Bytes up to which attempts of a task have copies of what they are given; None: any number."""
+    policies = node.policies
+    if policies.retry.max_retries and policies.isolation == "thread":  # a child process has its own copies
+        return None
+    nbytes: int = environment.setting("inline_nbytes")
+    return nbytes
+
+
+def run_attempts(run: TaskRun, inputs: dict[str, Any]) -> Outcome:
     """Attempts, loops and short waits between them, until there is a state that lasts."""
-    policies = run.node.policies  # a child process has its own copies
-    keeps_snapshot = (
-        policies.isolation == "thread"
-        and policies.retry.max_retries > 0
-        and any(type(value) not in ATOMS for value in (*args, *kwargs.values()))
-    )
     state: State = Pending()
     while True:
         state = change(run, state, Running(start_time=run.environment.now()))
         if isinstance(state, Finished):
             return _concluded(run, state, state, announced=True)
-        # An attempt that may be repeated works on copies: the next one must not see what this one did to its inputs.
-        given: tuple[list[Any], dict[str, Any]] = (args, kwargs)
-        if keeps_snapshot:
-            number = run.context.task_run_count
-            own = [run.copied(value, number) for value in args]
-            given = own, {name: run.copied(value, number) for name, value in kwargs.items()}
-        outcome = run_attempt(run, state, *given, inputs)
+        outcome = run_attempt(run, state, inputs)
         state = outcome.state
         ctx = run.context
         if isinstance(state, Looped):
@@ -288,15 +308,14 @@ def run_attempts(run: TaskRun, args: list[Any], kwargs: dict[str, Any], inputs: 
             return outcome
 
 
-def run_attempt(
-    run: TaskRun, running: State, args: list[Any], kwargs: dict[str, Any], inputs: dict[str, Any]
-) -> Outcome:
+def run_attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outcome:
     """One call of the function; Retrying if there will be another."""
     function, policies = run.node.signature.function, run.node.policies
     max_width: int = run.environment.setting("max_width")
     run.context.calls = None
     try:
-        with context.entered(run.context):
+        args, kwargs = run.node.signature.split(own_inputs(run, inputs))
+        with context.entered(run.context), _own_loop_result(run):
             args, kwargs = revealed(args, kwargs)
             if policies.isolation == "process":
                 value = call_in_process(
@@ -326,6 +345,17 @@ def run_attempt(
         run.environment.reraise_interrupt(error)
         return conclude_exception(run, running, error, inputs)
     return _concluded(run, running, Success(message="done"), value, **measures)
+
+
+@contextmanager
+def _own_loop_result(run: TaskRun) -> Iterator[None]:
+    """Until the block ends, the task has a copy of what the round before gave; a next attempt gets another one."""
+    ctx, original = run.context, run.context.task_loop_result
+    try:
+        ctx.task_loop_result = copied(original, copied_nbytes(run.node, run.environment))
+        yield
+    finally:
+        ctx.task_loop_result = original
 
 
 def conclude_exception(run: TaskRun, running: State, error: BaseException, inputs: Mapping[str, Any]) -> Outcome:
