@@ -4,7 +4,14 @@ With pytest there are fixtures for these, too: ``flow_tester``, ``fake_clock``, 
 ``anabranch_cluster``.
 """
 
-from anabranch.testing.asserting import assert_failed, assert_skipped, assert_states, assert_success, states
+from anabranch.testing.asserting import (
+    assert_failed,
+    assert_inputs_kept,
+    assert_skipped,
+    assert_states,
+    assert_success,
+    states,
+)
 from anabranch.testing.clock import FakeClock
 from anabranch.testing.home import isolated_home
 from anabranch.testing.tester import Call, FlowTester
@@ -14,6 +21,7 @@ __all__ = [
     "FakeClock",
     "FlowTester",
     "assert_failed",
+    "assert_inputs_kept",
     "assert_skipped",
     "assert_states",
     "assert_success",

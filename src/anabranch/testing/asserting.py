@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anabranch.base.errors import OptionError, listed
 from anabranch.base.names import short
@@ -12,6 +12,9 @@ from anabranch.base.states import BY_CODE, Failed, Skipped, State, Success
 from anabranch.base.texts import shortened
 from anabranch.monitoring.failures import failure_lines
 from anabranch.runs.view import ElementView, FlowRunView, TaskRunView
+
+if TYPE_CHECKING:
+    from anabranch.testing.tester import FlowTester
 
 AnyState: TypeAlias = FlowRunView | TaskRunView | ElementView | State
 Expected: TypeAlias = "type[State] | str | Sequence[type[State] | str]"
@@ -102,6 +105,42 @@ def assert_failed(
         wanted = " ".join(filter(None, [with_.__name__ if with_ else "", f"matching {match!r}" if match else ""]))
         found = "; ".join(f"{type(each).__name__}: {shortened(str(each), MAX_MESSAGE)}" for each in causes[:MAX_CAUSES])
         raise AssertionError(f"{name} failed, expected with {wanted}, found {found or 'no exception'}{_report(state)}")
+
+
+def assert_inputs_kept(tester: FlowTester, task: object = None) -> None:
+    """Assert that no attempt in a tester's runs, or none of a task, has changed what it was given.
+
+    Small values are copied for each attempt, but larger ones are shared with other tasks, which see the change or not,
+    depending on where they run. An argument has changed if it pickles differently afterwards; one that cannot be
+    pickled is left out.
+
+    Examples
+    --------
+    >>> from anabranch import Flow, task
+    >>> from anabranch.testing import FlowTester
+    >>> @task
+    ... def longest(words: list[str]) -> str:
+    ...     words.sort(key=len)
+    ...     return words[-1]
+    >>> with Flow("words") as flow:
+    ...     word = longest(["abc", "d"])
+    >>> tester = FlowTester()
+    >>> assert_success(tester.run(flow))
+    >>> assert_inputs_kept(tester)
+    Traceback (most recent call last):
+        ...
+    AssertionError: longest changed its argument 'words'; let it work on a copy
+    """
+    __tracebackhide__ = True
+    found: dict[tuple[str, tuple[str, ...]], str] = {}
+    for call in tester.calls(task):
+        if call.changed:
+            name = call.task if call.index is None else f"{call.task}[{call.index}]"
+            arguments = ", ".join(map(repr, call.changed))
+            noun = "argument" if len(call.changed) == 1 else "arguments"
+            found.setdefault((call.task, call.changed), f"{name} changed its {noun} {arguments}")
+    if found:
+        raise AssertionError("; ".join(found.values()) + "; let it work on a copy")
 
 
 def assert_states(run: FlowRunView, expected: Mapping[Any, Expected]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -15,6 +16,7 @@ from anabranch.base.settings import config
 from anabranch.base.where import caller
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import Signature
+from anabranch.engine.units.copies import is_immutable
 from anabranch.executors.local import LocalExecutor
 from anabranch.flows.subflows import run_in
 from anabranch.testing.clock import FakeClock
@@ -46,6 +48,8 @@ class Call:
     """When it ended, on the fake clock."""
     error: BaseException | None = field(default=None, compare=False)
     """Exception or signal that it raised, if any."""
+    changed: tuple[str, ...] = ()
+    """Names of the arguments that it changed."""
 
 
 class FlowTester:
@@ -263,6 +267,8 @@ class _Double:
         index, attempt = (running.seen("map_index"), running.task_run_count) if running is not None else (None, 1)
         act: Callable[..., Any] = next((rule.act for rule in self._rules if rule.is_for(index, attempt)), self._own)
         start, error = clock.now(), None
+        arguments = self._node.signature.bind(args, kwargs)
+        before = _pickles(arguments)
         try:
             with clock.deadline(self._node.policies.timeout_s):
                 return act(*args, **kwargs)
@@ -271,10 +277,21 @@ class _Double:
             raise
         finally:
             if running is not None and not running.is_share:
-                arguments = self._node.signature.bind(args, kwargs)
-                call = Call(self._node.slug, index, attempt, arguments, start, clock.now(), error)
+                after = _pickles({name: arguments[name] for name in before})
+                changed = tuple(name for name in after if after[name] != before[name])
+                call = Call(self._node.slug, index, attempt, arguments, start, clock.now(), error, changed)
                 self._tester._calls.append((self._node, call))
 
     def _own(self, *args: Any, **kwargs: Any) -> Any:
         inside = run_in(self.__wrapped__, _Executor(self._tester))
         return (inside or self.__wrapped__)(*args, **kwargs)
+
+
+def _pickles(arguments: Mapping[str, Any]) -> dict[str, bytes]:
+    """Pickles of those arguments that can be changed; what cannot be pickled is left out."""
+    found = {}
+    for name, value in arguments.items():
+        if not is_immutable(value):
+            with contextlib.suppress(Exception):  # pickling runs the user's code
+                found[name] = pickle.dumps(value)
+    return found

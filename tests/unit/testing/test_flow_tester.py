@@ -6,16 +6,25 @@ import os
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from tests.refusals import refused
 
-from anabranch import SKIP, Flow, Parameter, Task, context, resource_manager, task
+from anabranch import SKIP, Flow, Parameter, Task, context, resource_manager, task, unmapped
 from anabranch.errors import OptionError, UnknownNodeError
 from anabranch.executors import LocalExecutor
 from anabranch.results import InMemoryResult
 from anabranch.runs import default_path
 from anabranch.runs.view import FlowRunView
-from anabranch.testing import FlowTester, assert_failed, assert_skipped, assert_states, assert_success, states
+from anabranch.testing import (
+    FlowTester,
+    assert_failed,
+    assert_inputs_kept,
+    assert_skipped,
+    assert_states,
+    assert_success,
+    states,
+)
 
 
 @task
@@ -338,3 +347,51 @@ def test_real_values_are_stored_by_a_test_that_replaces_nothing() -> None:
 
     assert FlowTester().fail(price, attempts=1).run(flow).result["each"].result == 10
     assert flow.run().result["price"].name == "Cached"
+
+
+@task
+def sort(words: list[str]) -> list[str]:
+    words.sort()
+    return words
+
+
+@task
+def scale(table: dict[str, list[int]], by: int) -> int:
+    table["a"][:] = [by * each for each in table["a"]]
+    return sum(table["a"])
+
+
+def test_tasks_that_change_their_inputs_are_named_once_for_all_elements() -> None:
+    with Flow("changing") as flow:
+        words = sort(["b", "a"])
+        scale.map(unmapped({"a": [1, 2]}), [1, 2, 3])
+        count(words)
+    tester = FlowTester()
+    assert_success(tester.run(flow))
+
+    with pytest.raises(AssertionError, match=r"^sort changed .* 'words'; scale\[1\] changed .* 'table'; let it"):
+        assert_inputs_kept(tester)
+
+    assert_inputs_kept(tester, count)
+    assert [call.changed for call in tester.calls(scale)] == [(), ("table",), ("table",)]
+
+
+def test_frames_that_are_only_read_are_not_changed() -> None:
+    @task
+    def read(table: pd.DataFrame) -> int:
+        return int(table["a"].sum() + table.groupby("b")["a"].max().sum() + len(table.describe()) + table.iloc[0].a)
+
+    @task
+    def write(table: pd.DataFrame) -> None:
+        table.loc[0, "a"] = 7
+
+    with Flow("frames") as flow:
+        table = pd.DataFrame({"a": [1, 2], "b": ["x", "y"]})
+        read(table)
+        write(table)
+    tester = FlowTester()
+    assert_success(tester.run(flow))
+
+    assert_inputs_kept(tester, read)
+    with pytest.raises(AssertionError, match="write changed its argument 'table'"):
+        assert_inputs_kept(tester)
