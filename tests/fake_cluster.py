@@ -33,9 +33,9 @@ from anabranch.engine.machine.stimuli import (
     Woke,
 )
 from anabranch.engine.units.calls import Placed
+from anabranch.engine.units.elements import width_of
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import Key, Program, Report, SingleReport, Unit
-from anabranch.engine.units.values import width_of
 from anabranch.engine.worker.task_runner import Environment
 from anabranch.engine.worker.unit_runner import learn, run_unit
 from anabranch.errors import UnmappableError

@@ -645,7 +645,7 @@ def test_a_trigger_that_raises_fails_its_task_only(place: Place) -> None:
     view = flow.run(executor=place.executor)
 
     assert view.result[bad].state.name == "TriggerFailed"
-    assert "the trigger raised KeyError" in view.result[bad].message
+    assert "trigger trigger raised KeyError" in view.result[bad].message
     assert view.result[good].result == 2
 
 

@@ -693,8 +693,8 @@ UNPRODUCED = {
     "moved": _RACE,
     "monitoring/pages/server.py: the live pages could not be started: {}": "the port is bound before: a defect",
     "engine/worker/calls_out.py: an argument of the deferred call {}[{}] cannot leave the process it was "
-    "made in: {}: {}": _WORKER,
-    "engine/isolation/calling.py: the result cannot be loaded outside of the task's process: {}: {}": _WORKER,
+    "made in: {}": _WORKER,
+    "engine/isolation/calling.py: the result cannot be loaded outside of the task's process: {}": _WORKER,
     "engine/units/shipment.py: this run cannot be sent to a cluster:": "a heading: tests quote what is below",
     "engine/units/shipment.py: this flow cannot be sent to workers:": "a heading: tests quote what is below",
     "engine/worker/arrival.py: the worker cannot import what this task needs: {}": _WORKER,

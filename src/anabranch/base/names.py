@@ -47,7 +47,9 @@ def short(value: object, limit: int = 40) -> str:
     """
     try:
         text = named(value) if callable(value) else _BOUNDED.repr(value)
-    except Exception:  # a user's repr may do anything; a name is not worth an error
+    except KeyboardInterrupt:
+        raise
+    except BaseException:  # a user's repr may do anything; a name is not worth an error
         text = type(value).__name__
     text = " ".join(text.split())
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -1,8 +1,10 @@
-"""Texts made fit to be shown: one line of a terminal, URLs without passwords."""
+"""Texts made fit to be shown: one line of a terminal, exceptions, URLs without passwords."""
 
 from __future__ import annotations
 
 import re
+
+MAX_MESSAGE = 8_192  # characters
 
 
 def printable(text: object) -> str:
@@ -41,6 +43,36 @@ def shortened(text: object, width: int) -> str:
     """
     line = printable(text)
     return line if len(line) <= width else f"{line[: width - 1]}…"
+
+
+def clean(text: str, limit: int = MAX_MESSAGE) -> str:
+    """Text that can be encoded and is not longer than `limit` characters."""
+    text = text if len(text) <= limit else f"{text[: limit - 30]}… ({len(text):,} characters)"
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def message_of(exception: BaseException) -> str:
+    """The exception's text, or a placeholder where asking for it fails."""
+    try:
+        # A copy that Dask's pickles have made of a SystemExit has its arguments, and no code.
+        text = exception.code if isinstance(exception, SystemExit) and not exception.args else exception
+        return clean(str(text))
+    except BaseException as error:  # a user's __str__ may do anything
+        return f"<str() of the exception failed with {type(error).__name__}>"
+
+
+def headline_of(exception: BaseException) -> str:
+    """The exception in a message of another one: its class and its text."""
+    name, text = type_name(exception), message_of(exception)
+    return f"{name}: {text}" if text else name
+
+
+def type_name(exception: BaseException) -> str:
+    """Name of the exception's class, with its module unless that is a builtin or ours."""
+    cls = type(exception)
+    module = cls.__module__
+    plain = module in ("builtins", "__main__") or module.startswith("anabranch.")
+    return clean(cls.__qualname__ if plain else f"{module}.{cls.__qualname__}", 200)
 
 
 def seconds(value: float) -> str:

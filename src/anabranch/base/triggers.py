@@ -13,8 +13,10 @@ from functools import cached_property
 from typing import TypeAlias
 
 from anabranch.base.errors import OptionError
+from anabranch.base.names import short
 from anabranch.base.signals import PAUSE, SKIP, TRIGGERFAIL, Signal
 from anabranch.base.states import Counts, Skipped, State, TriggerFailed, tally
+from anabranch.base.texts import headline_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,12 +177,13 @@ def verdict(
         return None
     try:
         holds = trigger(upstreams)
+        is_open = bool(holds)
     except Signal as signal:
         return signal.state
     except BaseException as error:  # a trigger is the user's code: whatever it raises is its task's failure
-        return TriggerFailed(message=f"the trigger raised {type(error).__name__}: {error}")
-    if not holds:
-        return TriggerFailed(message=f"trigger {getattr(trigger, '__name__', trigger)!s} gave {holds!r}")
+        return TriggerFailed(message=f"trigger {short(trigger)} raised {headline_of(error)}")
+    if not is_open:
+        return TriggerFailed(message=f"trigger {short(trigger)} gave {short(holds)}")
     return None
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from anabranch.base.names import short
+from anabranch.base.texts import headline_of
 from anabranch.definition.expressions import StandIn
 
 
@@ -75,6 +76,8 @@ def unmappable(value: object) -> str:
         return f"{short(value)} of type {kind}: it has no elements"
     try:
         width = len(value)
-    except Exception as error:  # a user's class may do anything here
-        return f"a {kind} whose len() fails with {type(error).__name__}: {error}"
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # a user's class may do anything here
+        return f"a {kind} whose len() fails with {headline_of(error)}"
     return "" if width >= 0 else f"a {kind} whose len() is {width}"

@@ -130,7 +130,7 @@ def test_what_a_trigger_raises_is_its_nodes_state():
 
     state = verdict(upstreams(S), trigger=broken, skip_on_upstream_skip=True)
     assert isinstance(state, TriggerFailed)
-    assert state.message == "the trigger raised KeyError: 'x'"
+    assert state.message == "trigger broken raised KeyError: 'x'"
 
 
 @pytest.mark.parametrize(("signal", "expected"), [(SKIP("no"), "Skipped"), (FAIL("no"), "Failed")])

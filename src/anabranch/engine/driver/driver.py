@@ -66,10 +66,10 @@ from anabranch.engine.machine.stimuli import (
 )
 from anabranch.engine.machine.stimuli import Woke as WokeUp
 from anabranch.engine.units.copies import copied
+from anabranch.engine.units.elements import Elements, width_of
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.shipment import HOME, Shipment, have_code, pack, probe_call
 from anabranch.engine.units.units import Key, Program, Report, Unit
-from anabranch.engine.units.values import width_of
 from anabranch.engine.worker import interim
 from anabranch.engine.worker.arrival import opened_outcome
 from anabranch.engine.worker.masked import masked_report
@@ -153,7 +153,7 @@ class Driver:
         self._sleep = time.sleep if plan.doubles is None else plan.doubles.sleep
         self._graph = _private(plan.graph) if executor.in_process else plan.graph
         self._machine = Machine(
-            self._graph,
+            _readable(self._graph),
             name=plan.name,
             token=plan.run_id,
             settings=plan.settings,
@@ -530,6 +530,21 @@ def _holds(outcome: UnitOutcome, key: Key, run: NodeRun) -> bool:
     column = outcome.columns.get(slug)
     mine = [each for each in run.elements.holdings_of(range(run.elements.width)) if each.key == key]
     return not mine or (column is not None and all(column.part(each) is not None for each in mine))
+
+
+def _readable(graph: FrozenGraph) -> FrozenGraph:
+    """The graph with constants to map over that can be read without running the user's code."""
+
+    def wrap(node: FrozenNode) -> FrozenNode:
+        found = {
+            name: Const(Elements(expression.value))
+            for name in node.mapped
+            if isinstance(expression := node.arguments[name], Const)
+            and type(expression.value) not in (list, tuple, range)
+        }
+        return replace(node, arguments={**node.arguments, **found}) if found else node
+
+    return FrozenGraph({slug: wrap(node) for slug, node in graph.nodes.items()}, graph.reference)
 
 
 def _own_constants(expression: Expression) -> Expression:

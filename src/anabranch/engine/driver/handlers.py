@@ -9,10 +9,10 @@ from typing import Any
 
 from anabranch.base.signals import Signal
 from anabranch.base.states import Finished, Pending, Running, State
+from anabranch.base.texts import message_of, type_name
 from anabranch.definition.policies import Handler
 from anabranch.engine.driver.plan import FinishedRun, RunPlan
 from anabranch.engine.machine.knowledge import NodeRun
-from anabranch.engine.units.failures import message_of, type_name
 from anabranch.engine.worker.task_runner import failed_state
 
 _log = logging.getLogger("anabranch.flow")

@@ -17,9 +17,9 @@ from anabranch.base.states import Counts, Running
 from anabranch.definition.expressions import Const
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.driver.compiler import compile_program, compile_units, program_key
+from anabranch.engine.units.elements import width_of
 from anabranch.engine.units.shipment import Shipment, own_origin
 from anabranch.engine.units.units import Held, Holding, Input, Key, Pieces, Program, Unit
-from anabranch.engine.units.values import width_of
 from anabranch.executors.entry import Sourced
 
 CHUNKS = 64  # per map: no pace is known here, so that every map is cut alike
@@ -151,7 +151,7 @@ class _Layout:
         for name in node.mapped:
             expression = node.arguments[name]
             if isinstance(expression, Const):
-                widths[name] = len(expression.value)
+                widths[name] = width_of(expression.value)
         if len(set(widths.values())) > 1:
             shown = ", ".join(f"{name} has {width:,}" for name, width in widths.items())
             raise DefinitionError(f"{node.slug} ({node.where}): mapped arguments have different widths: {shown}")

@@ -33,12 +33,12 @@ from anabranch.base import masking, origins
 from anabranch.base.context import RunInfo, TaskContext
 from anabranch.base.errors import ProcessDied, TaskTimeout, UnstorableValueError
 from anabranch.base.signals import CANCEL
+from anabranch.base.texts import clean, headline_of
 from anabranch.engine.isolation import crossing, pool
 from anabranch.engine.isolation.child import Call, Surroundings
 from anabranch.engine.isolation.frames import BEGUN, CALL, LEARNT, LOGGED, RAISED, Part
 from anabranch.engine.isolation.pool import MARK, Child
 from anabranch.engine.isolation.trees import nbytes_of
-from anabranch.engine.units.failures import clean
 from anabranch.engine.units.values import dumps, dumps_with_buffers, pickled
 
 SAMPLE_S = 0.05  # how often memory is measured
@@ -112,7 +112,7 @@ def call_in_process(
         return pickle.loads(parts[0], buffers=parts[1:])
     except BaseException as error:  # loading runs the user's code
         raise UnstorableValueError(
-            f"the result cannot be loaded outside of the task's process: {type(error).__name__}: {error}"
+            f"the result cannot be loaded outside of the task's process: {headline_of(error)}"
         ) from None
 
 
@@ -147,8 +147,7 @@ class _Message:
             payload = dumps_with_buffers((list(args), dict(kwargs), about), buffers)
         except BaseException as error:  # pickling runs the user's code
             raise UnstorableValueError(
-                "the function or its arguments cannot be sent to a process of the task's own: "
-                f"{type(error).__name__}: {error}"
+                f"the function or its arguments cannot be sent to a process of the task's own: {headline_of(error)}"
             ) from None
         self.payload: list[Part] = [payload, *(buffer.raw() for buffer in buffers)]
         self.max_width = max_width

@@ -26,6 +26,7 @@ from typing import Any
 from anabranch.base import context, masking, origins
 from anabranch.base.context import TaskContext
 from anabranch.base.errors import CodeNotLoadable
+from anabranch.base.texts import headline_of
 from anabranch.engine.isolation import crossing
 from anabranch.engine.isolation.frames import BEGUN, LEARNT, LOGGED, RAISED, VALUE, Channel
 from anabranch.engine.isolation.trees import kill_below, kill_tree
@@ -126,7 +127,7 @@ class _Child:
             args, kwargs, about = pickle.loads(payload, buffers=buffers)
         except BaseException as error:  # the user's modules run while they are imported
             raise CodeNotLoadable(
-                f"the function or its arguments cannot be loaded in the task's process: {type(error).__name__}: {error}"
+                f"the function or its arguments cannot be loaded in the task's process: {headline_of(error)}"
             ) from error
         function = self._loaded[call.function]
         self._channel.send(BEGUN)

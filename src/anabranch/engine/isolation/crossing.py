@@ -12,9 +12,10 @@ from types import TracebackType
 from typing import Any
 
 from anabranch.base.errors import TaskFailure
+from anabranch.base.texts import message_of
 from anabranch.base.tracebacks import Frame, make_traceback
 from anabranch.base.where import is_library
-from anabranch.engine.units.failures import FIRST_FRAMES, LAST_FRAMES, message_of
+from anabranch.engine.units.failures import FIRST_FRAMES, LAST_FRAMES
 from anabranch.engine.units.values import dumps
 
 

@@ -12,7 +12,7 @@ from functools import cache
 
 from anabranch.base.context import TaskContext
 from anabranch.base.masking import mask
-from anabranch.engine.units.failures import clean
+from anabranch.base.texts import clean
 
 MAX_LINE = 2_000  # characters: a line that is longer is a dump, and belongs into a file
 MAX_TRACE = 8_000  # characters of a line with a traceback

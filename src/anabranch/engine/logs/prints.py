@@ -13,9 +13,9 @@ from typing import Any, TextIO
 
 from anabranch.base import context
 from anabranch.base.context import TaskContext
+from anabranch.base.texts import clean
 from anabranch.engine.logs.capture import sink_of
 from anabranch.engine.logs.lines import MAX_LINE, PRINTED, made
-from anabranch.engine.units.failures import clean
 
 _LINES: ContextVar[Lines | None] = ContextVar("anabranch_prints", default=None)
 _LOCK = threading.Lock()

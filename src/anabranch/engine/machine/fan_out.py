@@ -31,7 +31,7 @@ from anabranch.engine.machine.call_book import Waiter
 from anabranch.engine.machine.knowledge import Knowledge, NodeRun
 from anabranch.engine.machine.maps import Batch, Chain, MapRun
 from anabranch.engine.machine.pacing import Pacer
-from anabranch.engine.units.blame import blamed
+from anabranch.engine.units.blame import blamed, noted
 from anabranch.engine.units.calls import UnitCalls
 from anabranch.engine.units.indices import Indices, as_range, cut, stretches
 from anabranch.engine.units.units import ColumnReport, CutFrom, Held, Input, Key, Pieces, Report, Unit
@@ -684,8 +684,7 @@ def made_in_vain(state: State) -> State:
     if not state.is_failed():
         return state
     text = "it had succeeded, its value was lost with a worker, and it cannot be made again"
-    failure = replace(state.failure, message=f"{state.failure.message} ({text})") if state.failure is not None else None
-    return replace(state, message=f"{state.message} ({text})", failure=failure)
+    return noted(state, text)
 
 
 def crashed(name: str, losses: int, reason: str) -> State:

@@ -1,11 +1,48 @@
-"""Who failed first: names the root of a failure in the states of what it stopped."""
+"""Who failed: names the root of a failure in the states of what it stopped, and callbacks of the user's that raised."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
+from anabranch.base.errors import AnabranchError
 from anabranch.base.states import Failure, State
+
+
+class CallbackRaised(Exception):
+    """A function of the user's has raised, which is not a task's own."""
+
+    def __init__(self, name: str, error: BaseException) -> None:
+        super().__init__(name)
+        self.name = name
+        """Of the option that takes it."""
+        self.error = error
+
+
+@contextmanager
+def asking(name: str) -> Iterator[None]:
+    """Give what a callback of the user's raises in this block the name of the option that takes it.
+
+    Raises
+    ------
+    CallbackRaised
+        It has raised; errors of ours, and Ctrl-C, stay what they are.
+    """
+    try:
+        yield
+    except (AnabranchError, KeyboardInterrupt):
+        raise
+    except BaseException as error:
+        raise CallbackRaised(name, error) from None
+
+
+def noted(state: State, text: str) -> State:
+    """A state whose message, and that of its failure, says this besides."""
+    failure = state.failure
+    if failure is not None:
+        failure = replace(failure, message=f"{failure.message} ({text})".lstrip())
+    return replace(state, message=f"{state.message} ({text})", failure=failure)
 
 
 def blamed(state: State, upstreams: Mapping[str, State]) -> State:

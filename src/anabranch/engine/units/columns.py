@@ -14,7 +14,8 @@ from anabranch.base.errors import ResultReleased
 from anabranch.base.states import FIRST_FINAL_CODE, Counts, Failed, State, Success, map_state, tally
 from anabranch.definition.expressions import Build, Ref, evaluate
 from anabranch.definition.frozen import FrozenNode
-from anabranch.engine.units.failures import revive
+from anabranch.engine.units.elements import Reraise, Unread
+from anabranch.engine.units.failures import describe, revive
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import (
@@ -68,16 +69,23 @@ def gather_parts(node: FrozenNode, upstreams: Mapping[str, Outcome]) -> list[Any
     return [carry(upstreams[part.node]) if isinstance(part, Ref) else evaluate(part, plain) for part in parts]
 
 
-def flat(elements: Iterable[Any]) -> list[Any]:
-    """One level of nesting less; what is not a list, or carries a state, counts as one element."""
+def flat(elements: Iterable[Any], reraise: Reraise) -> list[Any]:
+    """One level of nesting less; what is not a list, carries a state, or cannot be read, counts as one element."""
     result: list[Any] = []
     for element in elements:
-        if isinstance(element, (list, tuple, range)) or (
-            hasattr(element, "tolist") and getattr(element, "ndim", 0) > 0
-        ):
-            result.extend(element)
-        else:
-            result.append(element)
+        try:
+            if type(element) is Unread:
+                raise element.error
+            if isinstance(element, (list, tuple, range)) or (
+                hasattr(element, "tolist") and getattr(element, "ndim", 0) > 0
+            ):
+                result.extend(list(element))
+            else:
+                result.append(element)
+        except BaseException as error:
+            reraise(error)
+            failure = describe(error)
+            result.append(Carried(without_value(Failed(message=failure.headline(), failure=failure))))
     return result
 
 

@@ -16,40 +16,17 @@ from typing import Any
 
 from anabranch.base import errors
 from anabranch.base.states import Failure
+from anabranch.base.texts import clean, message_of, type_name
 from anabranch.base.tracebacks import HEAD, LED, frame_of, frames_of, make_traceback
 from anabranch.base.where import is_library, is_users
 from anabranch.engine.units.values import ATOMS, dumps
 
-MAX_MESSAGE = 8_192  # characters
 MAX_TRACEBACK = 32_768  # characters
 MAX_EXCEPTION_NBYTES = 65_536
 SMALL_EXCEPTION_NBYTES = 2_048  # carried even by failures that are not described in full
 MAX_INPUT = 200  # characters of an argument's repr
 MAX_INPUTS = 500  # characters of all of them
 FIRST_FRAMES, LAST_FRAMES = 10, 20
-
-
-def clean(text: str, limit: int = MAX_MESSAGE) -> str:
-    """Text that can be encoded and is not longer than `limit` characters."""
-    text = text if len(text) <= limit else f"{text[: limit - 30]}… ({len(text):,} characters)"
-    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def message_of(exception: BaseException) -> str:
-    """The exception's text, or a placeholder where asking for it fails."""
-    try:
-        text = exception.code if isinstance(exception, SystemExit) else exception
-        return clean(str(text))
-    except BaseException as error:  # a user's __str__ may do anything
-        return f"<str() of the exception failed with {type(error).__name__}>"
-
-
-def type_name(exception: BaseException) -> str:
-    """Name of the exception's class, with its module unless that is a builtin or ours."""
-    cls = type(exception)
-    module = cls.__module__
-    plain = module in ("builtins", "__main__") or module.startswith("anabranch.")
-    return clean(cls.__qualname__ if plain else f"{module}.{cls.__qualname__}", 200)
 
 
 def describe(

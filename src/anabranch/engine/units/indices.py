@@ -84,8 +84,8 @@ def runs_of(indices: Iterable[int]) -> list[range]:
     return runs
 
 
-def cut(values: Any, indices: Indices) -> Sequence[Any]:
-    """The elements at some indices of a list, range, array or Series; a slice where that is one.
+def cut(values: Sequence[Any], indices: Indices) -> Sequence[Any]:
+    """The elements at some indices of a sequence; a slice where that is one.
 
     Examples
     --------
@@ -96,6 +96,4 @@ def cut(values: Any, indices: Indices) -> Sequence[Any]:
     """
     if isinstance(indices, range) and isinstance(values, (list, tuple, range)):
         return values[indices.start : indices.stop]
-    if hasattr(values, "iloc"):  # a pandas Series: [] looks up labels
-        values = values.iloc
     return [values[index] for index in indices]

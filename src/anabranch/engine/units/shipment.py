@@ -24,6 +24,7 @@ import cloudpickle
 
 from anabranch.base import origins, package_files
 from anabranch.base.errors import UnsendableError
+from anabranch.base.texts import headline_of
 from anabranch.base.version import VERSION
 from anabranch.base.where import is_users
 from anabranch.engine.units.units import Program, Unit
@@ -147,7 +148,7 @@ def driver_call(run: Any, token: str) -> tuple[Sourced, tuple[Any, ...]]:
         by_value = _pickling(run, wanted)
         data, codes = _pickled(run, by_value)
     except Exception as error:
-        raise UnsendableError("this run cannot be sent to a cluster:", [f"{type(error).__name__}: {error}"]) from error
+        raise UnsendableError("this run cannot be sent to a cluster:", [f"{headline_of(error)}"]) from error
     sources = _sources_of(own, wanted)
     data += origins.lines_of(codes, _is_missing(origin(), sources))
     content = (archive_of(DRIVER_MODULES), sources, data)
@@ -186,7 +187,7 @@ def _unsendable(program: Program) -> list[str]:
         try:
             cloudpickle.dumps(part)
         except Exception as error:
-            problems.append(f"{name}: {type(error).__name__}: {error}")
+            problems.append(f"{name}: {headline_of(error)}")
     return problems
 
 

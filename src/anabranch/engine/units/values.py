@@ -1,16 +1,17 @@
-"""What a value must be able to do: leave the process it was made in, be copied, be counted."""
+"""What a value must be able to do: leave the process it was made in, and be read more than once."""
 
 from __future__ import annotations
 
 import io
 import pickle
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
 from anabranch.base import origins
 from anabranch.base.errors import UnmappableError, UnstorableValueError
+from anabranch.base.texts import headline_of
 
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
 """Types whose values are immutable, hold nothing else, and always pickle."""
@@ -59,7 +60,7 @@ def measured(value: Any) -> tuple[Any, bytes | None, int]:
     except BaseException as error:  # pickling runs the user's code, which may raise anything
         name = f"{type(value).__module__}.{type(value).__qualname__}"
         raise UnstorableValueError(
-            f"a result of type {name} cannot leave the process it was made in: {type(error).__name__}: {error}"
+            f"a result of type {name} cannot leave the process it was made in: {headline_of(error)}"
         ) from None
     return value, None if buffers else data, nbytes
 
@@ -107,32 +108,3 @@ def materialised(value: Any, limit: int) -> Any:
             raise UnmappableError(f"the returned iterator yielded more than {limit:,} elements (engine.max_width)")
         elements.append(element)
     return elements
-
-
-def width_of(value: Any) -> int:
-    """Number of elements of something to map over.
-
-    Raises
-    ------
-    UnmappableError
-        It has no elements in order; the message names the cure.
-    """
-    kind = type(value).__name__
-    if value is None:
-        raise UnmappableError("cannot map over None: the upstream task returned nothing")
-    if isinstance(value, (str, bytes, bytearray)):
-        raise UnmappableError(f"cannot map over a {kind}: that would be one run per character; wrap it in a list")
-    if isinstance(value, Mapping):
-        raise UnmappableError(f"cannot map over a {kind}: return list(value.items()) instead")
-    if isinstance(value, (set, frozenset)):
-        raise UnmappableError(f"cannot map over a {kind}: its order is not stable; return sorted(value) instead")
-    if kind == "DataFrame":
-        raise UnmappableError("cannot map over a DataFrame: return its elements, such as list(frame.itertuples())")
-    if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")):
-        cure = "; return a list" if isinstance(value, Iterable) else ""
-        raise UnmappableError(f"cannot map over a {kind}: it has no elements in order{cure}")
-    try:
-        width = len(value)
-    except Exception as error:
-        raise UnmappableError(f"cannot map over a {kind}: len() failed with {type(error).__name__}: {error}") from None
-    return width

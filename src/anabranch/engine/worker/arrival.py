@@ -17,17 +17,18 @@ import cloudpickle
 
 from anabranch.base import masking, origins
 from anabranch.base.errors import CodeNotLoadable, OutsideFlowError, VersionMismatch
-from anabranch.base.states import Failed
+from anabranch.base.states import Failed, Success
+from anabranch.base.texts import headline_of
 from anabranch.engine.logs import capture
 from anabranch.engine.logs.lines import logs_topic
 from anabranch.engine.logs.outbox import Outbox, whole_log_path
 from anabranch.engine.logs.prints import captured
 from anabranch.engine.units.columns import OutcomesChanged, held_outcome, whole_outcome
+from anabranch.engine.units.elements import Unread, read, width_of
 from anabranch.engine.units.failures import describe, restore
-from anabranch.engine.units.indices import Indices, cut
+from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.outcomes import UnitOutcome, open_parcel
 from anabranch.engine.units.units import Before, Column, ColumnReport, Key, Outcome, Program, Report, SingleReport, Unit
-from anabranch.engine.units.values import width_of
 from anabranch.engine.worker import interim
 from anabranch.engine.worker.interim import Channel
 from anabranch.engine.worker.masked import masked_report
@@ -180,14 +181,18 @@ def _take_logs(worker: Any, token: str, program: Program) -> None:
 
 def cut_elements(slug: str, wanted: bytes, closed: Any) -> UnitOutcome:
     """The elements of an upstream list that a chunk needs, to be sent to where the chunk runs; none of another list."""
-    outcome = opened_outcome(closed)
     source, indices = pickle.loads(wanted)
     try:
+        outcome = opened_outcome(closed)
         found = held_outcome(slug, source, {source.key: outcome})
+        elements = read(found.value, indices)
+        share = len(elements) / max(1, width_of(found.value))
     except OutcomesChanged:
         return UnitOutcome()
-    elements = cut(found.value, indices)
-    share = len(elements) / max(1, width_of(found.value))
+    except BaseException as error:  # loading the user's values may raise anything: the elements are told
+        unread = UnitOutcome(singles={slug: Outcome(Success(), seal=source.seal)})
+        unread.cut = [Unread(error)] * len(indices)
+        return unread
     without_list = Outcome(found.state, seal=found.seal)
     return UnitOutcome(singles={slug: without_list}, cut=list(elements), nbytes=int(outcome.nbytes * share))
 
@@ -350,7 +355,7 @@ def read_outline(outline: bytes | None) -> tuple[tuple[str, ...], Indices | None
 def not_loaded(key: Key, nodes: Iterable[str], indices: Indices | None, error: BaseException) -> UnitOutcome:
     """The outcome of a unit whose code cannot be loaded where it is: each of its task runs has failed."""
     if not isinstance(error, (CodeNotLoadable, VersionMismatch)):
-        text = f"code or values of this flow cannot be loaded on the worker: {type(error).__name__}: {error}"
+        text = f"code or values of this flow cannot be loaded on the worker: {headline_of(error)}"
         error = CodeNotLoadable(text)
     state = Failed(message=str(error), failure=describe(error))
     now = time.time()

@@ -12,6 +12,7 @@ from types import MethodType
 from typing import Any
 
 from anabranch.base.errors import DeferDepthError, UnstorableValueError
+from anabranch.base.texts import headline_of
 from anabranch.definition.deferred import DeferredCall, DeferredMap
 from anabranch.definition.expressions import Build, Const, Expression, Ref, express, holds
 from anabranch.definition.frozen import FrozenNode
@@ -27,6 +28,7 @@ from anabranch.engine.units.calls import (
     Need,
     Record,
 )
+from anabranch.engine.units.elements import read
 from anabranch.engine.units.indices import Indices, compact
 from anabranch.engine.units.units import Program
 from anabranch.engine.units.values import dumps
@@ -199,8 +201,11 @@ class _Expander:
         fixed: dict[str, Expression] = {}
         for name, value in call.arguments.items():
             if name in elementwise:
-                is_busy = isinstance(value, DeferredMap) or (isinstance(value, (list, tuple)) and makes_calls(value))
-                columns[name] = (value, is_busy)
+                if isinstance(value, DeferredMap):
+                    columns[name] = (value, True)
+                else:
+                    is_busy = isinstance(value, (list, tuple)) and makes_calls(value)
+                    columns[name] = (read(value, range(place.stop - place.start)), is_busy)
             elif makes_calls(value):
                 fixed[name] = self._expressed(value, name, whole)
         plain = {name: value for name, value in call.arguments.items() if name not in columns and name not in fixed}
@@ -307,7 +312,7 @@ def _blocks(records: list[Record]) -> list[tuple[int, bytes]]:
         (record,) = records
         raise UnstorableValueError(
             f"an argument of the deferred call {record.called}[{record.number}] cannot leave the process it was made "
-            f"in: {type(error).__name__}: {error}"
+            f"in: {headline_of(error)}"
         ) from None
     if len(data) > BLOCK_NBYTES and len(records) > 1:
         middle = len(records) // 2

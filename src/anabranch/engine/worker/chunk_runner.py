@@ -126,7 +126,7 @@ class _News:
             yield replace(report, indices=(), at=(*at, seconds))
 
 
-def failed_chunk(unit: Unit, environment: Environment, error: Exception) -> tuple[UnitOutcome, Report]:
+def failed_chunk(unit: Unit, environment: Environment, error: BaseException) -> tuple[UnitOutcome, Report]:
     """The outcome of a chunk whose inputs are not to be had: all its elements have failed."""
     indices = unit.indices
     assert indices is not None

@@ -27,9 +27,11 @@ from anabranch.base.states import (
     Success,
     add_attempts,
 )
+from anabranch.base.texts import message_of, type_name
 from anabranch.definition.frozen import FrozenNode
+from anabranch.engine.units.blame import asking
 from anabranch.engine.units.columns import stored_columns
-from anabranch.engine.units.failures import message_of, revive, type_name
+from anabranch.engine.units.failures import revive
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import SUCCESS, Before, ColumnReport, Key, Outcome, Unit
 from anabranch.engine.units.values import ATOMS, materialised
@@ -295,7 +297,8 @@ class Stage:
         if stop_when is None or type(outcome.state) is not Success:
             return outcome
         try:
-            self.is_enough |= bool(stop_when(outcome.value))
+            with asking("stop_when"):
+                self.is_enough |= bool(stop_when(outcome.value))
         except BaseException as error:  # the user's
             self.environment.reraise_interrupt(error)
             state = failed_state(error, root=self.name(position))
@@ -388,7 +391,8 @@ class Stage:
             return False
         try:
             return retry.wants(error, attempt)
-        except BaseException:  # a predicate of the user's: the long way asks it again, and says what it raised
+        except BaseException as problem:  # of the user's: the long way asks again, and says what it raised
+            self.environment.reraise_interrupt(problem)
             return False
 
     def _is_one_more(self, position: int, error: BaseException, attempt: int) -> bool:

@@ -13,7 +13,7 @@ from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import STAR
 from anabranch.engine.units.columns import Aligned, Carried, held_outcome, single_outcome, stored_columns, whole_outcome
 from anabranch.engine.units.copies import copied, copier, is_immutable
-from anabranch.engine.units.indices import cut
+from anabranch.engine.units.elements import Unread, read
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import SUCCESS, CutFrom, Held, Key, Outcome, Pieces, Sent, Stored, Unit
 from anabranch.engine.units.values import ATOMS
@@ -79,7 +79,7 @@ class StageInputs:
         self.elements: dict[str, Sequence[Any]] = {}
         """Elements that do not come from a map, by argument, in the order of the indices."""
         self.has_stand_ins = False
-        """Whether an element there stands for something else: a state, a secret."""
+        """Whether an element there stands for something else: a state, a secret, an error."""
         self._of_atoms: set[str] = set()
         """Arguments whose elements are known to be immutable."""
         self._lined: dict[str, Lined] = {}
@@ -112,7 +112,7 @@ class StageInputs:
         if records:
             rows = [records[index] for index in self._indices]
             for number, name in enumerate(self._node.arguments):
-                self.elements[name] = [row.values[number] for row in rows]
+                self._take_elements(name, [row.values[number] for row in rows])
             self.busy = {position for position, row in enumerate(rows) if row.needs}
             return
         lists: dict[str, Sequence[Any]] = {}
@@ -146,7 +146,7 @@ class StageInputs:
         self.has_stand_ins |= not _STAND_INS.isdisjoint(kinds)
 
     def _cut(self, values: Sequence[Any]) -> Sequence[Any]:
-        return cut(values, self._indices)
+        return read(values, self._indices, self._environment.reraise_interrupt)
 
     def at(self, position: int) -> tuple[FrozenNode, dict[str, Outcome], dict[str, Any]]:
         """What one element is run with, on the long way: its node, outcomes upstream by slug, elements by argument."""
@@ -305,7 +305,7 @@ class _Shared:
             self._value = self._make_large()
 
 
-_STAND_INS = frozenset({Carried, Secret})
+_STAND_INS = frozenset({Carried, Secret, Unread})
 
 
 def _outcome_at(source: Lined, position: int, index: int) -> Outcome:

@@ -18,6 +18,7 @@ from anabranch.base.states import Cached
 from anabranch.definition.caching import Digests, Facts, key_of
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.storing import Storing, goes_by_element, is_never
+from anabranch.engine.units.blame import asking
 from anabranch.engine.units.units import Note, Outcome
 from anabranch.results.claims import Claim, value_or_claim
 from anabranch.results.locations import check_location, slug
@@ -85,7 +86,8 @@ class Storage:
             return Errand(self, template.render(self.fields(inputs, index)), self.ids(index), is_shared=False)
         scope = storing.scope or self.node.name
         try:
-            digests = storing.cache_key.digests(Facts(inputs, self.run.parameters, storing.code, storing.code_gap))
+            with asking("cache_key"):
+                digests = storing.cache_key.digests(Facts(inputs, self.run.parameters, storing.code, storing.code_gap))
         except UnstorableValueError as error:
             self._warn(f"no cached value is used for {self.node.slug}: {error}")
             ids = self.ids(index)
@@ -279,7 +281,8 @@ def _cached(value: Any, ref: ResultRef) -> Outcome:
 
 
 def _is_valid(validator: Callable[..., Any], value: Any, inputs: Mapping[str, Any], run: RunInfo) -> bool:
-    return bool(validator(value, inputs, run.parameters))
+    with asking("cache_validator"):
+        return bool(validator(value, inputs, run.parameters))
 
 
 def prefetch(errands: Collection[Errand], result: Result) -> Prefetched:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from anabranch.base import context
 from anabranch.base.context import TaskContext
 from anabranch.base.errors import ProcessDied, TaskTimeout, UpstreamFailure
+from anabranch.base.names import short
 from anabranch.base.secret import revealed
 from anabranch.base.signals import FAIL, LOOP, RETRY, Signal
 from anabranch.base.states import (
@@ -37,15 +38,17 @@ from anabranch.base.states import (
     TriggerFailed,
     add_attempts,
 )
+from anabranch.base.texts import clean, headline_of, message_of, type_name
 from anabranch.base.times import plain_time
 from anabranch.base.triggers import EdgeName, Upstreams, verdict
 from anabranch.definition.expressions import Build, evaluate
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import STAR
 from anabranch.engine.isolation.calling import call_in_process
-from anabranch.engine.units.blame import blamed
+from anabranch.engine.units.blame import CallbackRaised, blamed, noted
 from anabranch.engine.units.copies import copied
-from anabranch.engine.units.failures import clean, describe, message_of, revive, type_name
+from anabranch.engine.units.elements import Unread
+from anabranch.engine.units.failures import describe, revive
 from anabranch.engine.units.units import Outcome, Program, Unit
 from anabranch.engine.units.values import materialised, measured
 from anabranch.engine.worker.attempts import call_within
@@ -180,7 +183,7 @@ def run_task(run: TaskRun) -> Outcome:
         inputs = inputs_of(run)
     except BaseException as error:  # collections of the user's are put together here, by their own classes
         run.environment.reraise_interrupt(error)
-        return _concluded(run, Pending(), failed_state(error))
+        return _concluded(run, Pending(), failed_state(error, root=run.context.task_full_name))
     if run.storage is None:
         return run_attempts(run, inputs)
     return run_stored(run, run.storage, inputs)
@@ -234,10 +237,14 @@ def inputs_of(run: TaskRun) -> dict[str, Any]:
     whole, near = _values_of(run)
     for check in node.checks:
         evaluate(check, whole)
-    return {
+    inputs = {
         name: run.elements[name] if name in run.elements else evaluate(each, near if name in node.mapped else whole)
         for name, each in node.arguments.items()
     }
+    for value in inputs.values():
+        if type(value) is Unread:
+            raise value.error
+    return inputs
 
 
 def _values_of(run: TaskRun) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -377,11 +384,16 @@ def conclude_exception(run: TaskRun, running: State, error: BaseException, input
         return _retrying(run, running, error.state, due)
     policies, attempt, root = run.node.policies, run.context.task_run_count, run.context.task_full_name
     retry = policies.retry
+    delay_s, asked = 0.0, "retry_on"
     try:
         again = retry.wants(error, attempt)
-        delay_s = retry.delay_s(attempt, random.random()) if again else 0.0
-    except BaseException as problem:  # retry_on and retry_delay may be functions of the user's
-        return _concluded(run, running, failed_state(problem, inputs, root=root))
+        if again:
+            asked = "retry_delay"
+            delay_s = retry.delay_s(attempt, random.random())
+    except BaseException as problem:  # these may be functions of the user's
+        run.environment.reraise_interrupt(problem)
+        failed = failed_state(error, inputs, in_full=run.is_new(error), root=root)
+        return _concluded(run, running, noted(failed, f"not tried again: {asked} raised {headline_of(problem)}"))
     due = run.environment.now() + timedelta(seconds=delay_s)
     if again and not policies.state_handlers and policies.on_failure is None:
         # Nobody is shown the state of an attempt that is repeated, so it is not described at length.
@@ -465,6 +477,8 @@ def failed_state(
     error: BaseException, inputs: Mapping[str, Any] | None = None, *, in_full: bool = True, root: str = "", **about: Any
 ) -> State:
     """The Failed state of an exception; `about`: other fields of it."""
+    if isinstance(error, CallbackRaised):
+        return noted(failed_state(error.error, inputs, in_full=in_full, root=root, **about), f"raised by {error.name}")
     failure = describe(error, inputs, in_full=in_full, root=root)
     cls = TimedOut if isinstance(error, TaskTimeout) else Crashed if isinstance(error, ProcessDied) else Failed
     said = error.message if isinstance(error, Signal) else ""
@@ -544,10 +558,12 @@ def change(run: TaskRun, old: State, new: State) -> State:
             answer = signal.state
         except BaseException as error:
             run.environment.reraise_interrupt(error)
-            text = clean(
-                f"state handler {getattr(handler, '__name__', handler)} raised {type_name(error)}: {message_of(error)}"
-            )
-            answer = replace(failed_state(error), message=text)
+            text = f"state handler {short(handler)} raised {headline_of(error)}"
+            if new.failure is not None:
+                failed = new if new.is_failed() else Failed(message=new.failure.headline(), failure=new.failure)
+                answer = noted(failed, text)
+            else:
+                answer = replace(failed_state(error, root=run.context.task_full_name), message=clean(text))
         if isinstance(answer, State):
             new = answer
     return new
@@ -562,4 +578,4 @@ def _call_on_failure(run: TaskRun, state: State) -> None:
             callback(run.node, state)
     except BaseException as error:
         run.environment.reraise_interrupt(error)
-        run.context.logger.error("on_failure of %s raised %s: %s", run.node.slug, type_name(error), message_of(error))
+        run.context.logger.error("on_failure of %s raised %s", run.node.slug, headline_of(error))

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from anabranch.base.errors import ExtraMissing, ResultError, UnmappableError
+from anabranch.base.errors import UnmappableError
 from anabranch.base.states import Cached, Deferred, Finished, Pending, State, Success
 from anabranch.definition.expressions import evaluate
 from anabranch.definition.frozen import FrozenNode, reduced_argument
@@ -21,11 +21,12 @@ from anabranch.engine.units.columns import (
     whole_outcome,
     without_states,
 )
+from anabranch.engine.units.elements import read, width_of
 from anabranch.engine.units.failures import revive
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.reducing import gathered_partials
 from anabranch.engine.units.units import Key, Outcome, Program, Report, SingleReport, Unit
-from anabranch.engine.units.values import measured, width_of
+from anabranch.engine.units.values import measured
 from anabranch.engine.worker import chunk_runner
 from anabranch.engine.worker.call_storing import with_code
 from anabranch.engine.worker.calls_in import Called
@@ -49,7 +50,8 @@ def run_unit(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitOu
             return chunk_runner.run_chunk(unit, environment, outcomes)
         except OutcomesChanged as changed:
             return UnitOutcome(), Report(unit.key, indices=(), worker=environment.worker, changed=changed.keys)
-        except (ResultError, ExtraMissing) as error:  # of an input: what is written is dealt with by element
+        except BaseException as error:  # of an input that is read or loaded: the rest is dealt with by element
+            environment.reraise_interrupt(error)
             return chunk_runner.failed_chunk(unit, environment, error)
     return run_singles(unit, environment, outcomes)
 
@@ -263,13 +265,22 @@ def upstream_outcome(
 
 def run_collection(run: TaskRun) -> Outcome:
     """Run a node that puts a list together from upstream states and values."""
-    node = run.node
     waiting = next((slug for slug, up in run.upstreams.items() if not up.state.is_finished()), None)
     if waiting is not None:
         return Outcome(Pending(message=f"waits for {waiting}"))
     refused = consult_trigger(run)
     if refused is not None:
         return Outcome(refused)
+    try:
+        return _collected(run)
+    except BaseException as error:  # the user's collections are put together, read and pickled here
+        run.environment.reraise_interrupt(error)
+        state = replace(failed_state(error, root=run.node.slug), worker=run.environment.worker)
+        return Outcome(state, revive(state.failure))
+
+
+def _collected(run: TaskRun) -> Outcome:
+    node, reraise = run.node, run.environment.reraise_interrupt
     if node.kind == "collect":
         values = gather_parts(node, run.upstreams)
     else:
@@ -279,12 +290,7 @@ def run_collection(run: TaskRun) -> Outcome:
         nested = (
             source.value if source is not None else evaluate(node.arguments["parts"], run.environment.program.values)
         )
-        try:
-            width_of(nested)
-        except UnmappableError as error:
-            state = failed_state(error, root=node.slug)
-            return Outcome(state, revive(state.failure))
-        values = flat(nested)
+        values = flat(read(nested, range(width_of(nested, reraise)), reraise), reraise)
     state = counted(values) or Success(message="done")
     values, pickled, nbytes = measured(values)
     return Outcome(replace(state, worker=run.environment.worker), values, pickled, nbytes)
@@ -300,9 +306,9 @@ def report_single(node: FrozenNode, outcome: Outcome, environment: Environment) 
     limit: int = environment.setting("inline_nbytes")
     value = outcome.pickled if outcome.pickled is not None and len(outcome.pickled) <= limit else None
     width, reason = None, ""
-    if (node.feeds_map and outcome.value is not None) or (node.feeds_map and state.is_successful()):
+    if node.feeds_map and (state.is_successful() or state.counts is not None):
         try:
-            width = width_of(outcome.value) if not state.is_failed() or state.counts is not None else None
+            width = width_of(outcome.value, environment.reraise_interrupt)
         except UnmappableError as error:
             reason = str(error)
     seal = _seal_of(state, width, value, outcome.ref)
