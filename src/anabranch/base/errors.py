@@ -59,6 +59,7 @@
         ├── TaskTimeout (TimeoutError)
         ├── UpstreamFailure (RuntimeError)   a trigger that did not allow the task to run
         ├── UnmappableError (TypeError)
+        ├── ComparisonError (TypeError)      values that cannot be compared with a case or a choice
         ├── MissingOutputError (LookupError)
         ├── UnstorableValueError (TypeError)
         ├── DeferDepthError (RecursionError)  deferred calls nested too deep
@@ -322,6 +323,10 @@ class UpstreamFailure(TaskError, RuntimeError):
 
 class UnmappableError(TaskError, TypeError):
     """The value to map over is not a sequence."""
+
+
+class ComparisonError(TaskError, TypeError):
+    """Values cannot be compared with a case or a choice."""
 
 
 class MissingOutputError(TaskError, LookupError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -11,6 +10,7 @@ from anabranch.base.errors import UnknownNodeError
 from anabranch.base.names import short
 from anabranch.base.signals import SKIP
 from anabranch.definition import scope
+from anabranch.definition.equality import equal
 from anabranch.definition.graph import NodeLike
 from anabranch.definition.lookup import foreign, home_of
 
@@ -36,21 +36,14 @@ class Gate(AbstractContextManager["Gate"]):
 
 
 class Equals:
-    """Whether a value equals another: arrays in all their elements, and NaN equals NaN."""
+    """Whether a value equals another, see `equal`."""
 
     def __init__(self, value: object) -> None:
         self.value = value
 
     def __call__(self, found: object) -> bool:
         """Compare with `found`."""
-        if found is self.value or (_is_nan(found) and _is_nan(self.value)):
-            return True
-        equal: Any = found == self.value
-        return bool(equal.all()) if hasattr(equal, "all") else bool(equal)
-
-
-def _is_nan(value: object) -> bool:
-    return isinstance(value, float) and math.isnan(value)
+        return equal(found, self.value)
 
 
 class Holds:

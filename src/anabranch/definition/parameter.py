@@ -11,6 +11,7 @@ from anabranch.base.errors import OptionError
 from anabranch.base.names import check_name, short
 from anabranch.base.where import caller
 from anabranch.definition import scope
+from anabranch.definition.equality import equal
 from anabranch.definition.graph import Graph
 from anabranch.definition.lookup import holds_node, join, open_graphs
 from anabranch.definition.node import Node
@@ -69,7 +70,8 @@ class Parameter(Node):
         self.type = type
         self.secret = secret
         self.choices = tuple(choices) if choices is not None else None
-        if self.choices is not None and self.default_value is not None and self.default_value not in self.choices:
+        is_choice = self.choices is None or any(equal(self.default_value, each) for each in self.choices)
+        if self.default_value is not None and not is_choice:
             raise OptionError(
                 f"parameter {name!r}: the default {'***' if secret else short(default)} is not among its choices "
                 f"{self.choices!r} ({caller()})"

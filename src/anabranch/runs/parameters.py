@@ -9,6 +9,7 @@ from typing import Any
 
 from anabranch.base.errors import ParameterError, listed, nearest
 from anabranch.base.names import short
+from anabranch.definition.equality import equal
 from anabranch.definition.parameter import Parameter
 from anabranch.engine.units.copies import copied
 
@@ -57,7 +58,7 @@ def validated(parameter: Parameter, value: Any) -> Any:
         raise ValueError("a value is required, found None; give the parameter default=None if None is a value")
     if parameter.type is not None:
         value = _converted(parameter, value)
-    if parameter.choices is not None and not any(value is each or value == each for each in parameter.choices):
+    if parameter.choices is not None and not any(equal(value, each) for each in parameter.choices):
         raise ValueError(f"expected one of {', '.join(map(repr, parameter.choices))}, found {_found(parameter, value)}")
     return value
 

@@ -16,6 +16,7 @@ from anabranch.base.errors import RunExists, RunStoreError
 from anabranch.base.masking import MASK
 from anabranch.base.names import short
 from anabranch.base.settings import config
+from anabranch.definition.equality import equal
 from anabranch.definition.fingerprints import fingerprints
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.definition.parameter import Parameter
@@ -97,7 +98,9 @@ def secret_slugs(graph: FrozenGraph, parameters: Iterable[Parameter]) -> frozens
 def _is_default(plan: RunPlan, parameter: Parameter) -> bool:
     """Whether a secret parameter has the value that the flow gives it by itself."""
     return any(
-        not parameter.required and plan.graph.nodes[slug].name == parameter.name and value == parameter.default_value
+        not parameter.required
+        and plan.graph.nodes[slug].name == parameter.name
+        and equal(value, parameter.default_value)
         for slug, value in plan.parameters.items()
         if isinstance(value, (str, type(None)))
     )
