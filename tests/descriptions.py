@@ -27,7 +27,9 @@ from anabranch import (
     triggers,
     unmapped,
 )
+from anabranch.definition import scope
 from anabranch.definition.branching import Switch as SwitchBlock
+from anabranch.definition.lookup import home_of
 from anabranch.definition.mapping import apply_map
 from anabranch.definition.node import Node
 from anabranch.errors import ResultReleased
@@ -378,7 +380,7 @@ class Builder:
                     self.nodes.append(merge(*found))
             case Case(condition, value, body):
                 if self.nodes:
-                    on = self._node(condition)
+                    on = self._condition(condition, body)
                     # inside a `with Switch(on)`, a case of the same node would be one of its branches
                     with nullcontext() if on in self._switched else case(on, value):
                         self.write(body)
@@ -387,7 +389,7 @@ class Builder:
                     self._switch(condition, bodies, default)
             case IfElse(condition, if_true, if_false):
                 if self.nodes:
-                    on = self._node(condition)
+                    on = self._condition(condition, [if_true, if_false])
                     self.write([if_true, if_false])
                     ifelse(on, *self.nodes[-2:])
                     self.nodes.append(merge(*self.nodes[-2:]))
@@ -399,6 +401,14 @@ class Builder:
 
     def _node(self, n: int) -> Any:
         return self.nodes[n % len(self.nodes)]
+
+    def _condition(self, n: int, *bodies: Sequence[Statement]) -> Any:
+        """What decides over these bodies: of a map the width, where not all that it decides over is mapped."""
+        on = self._node(n)
+        runs_once = any(not isinstance(each, (Given, Map)) for body in bodies for each in body)
+        if runs_once and scope.current().members is None and home_of(on).entry(on).is_map:
+            return width(on)
+        return on
 
     def _several(self, numbers: Sequence[int]) -> list[Any]:
         return list(dict.fromkeys(self._node(n) for n in numbers)) if self.nodes else []
@@ -431,7 +441,7 @@ class Builder:
     def _switch(
         self, condition: int, bodies: Sequence[Sequence[Statement]], default: Sequence[Statement] | None
     ) -> None:
-        on = self._node(condition)
+        on = self._condition(condition, *bodies, default or ())
         self._switched.append(on)
         with SwitchBlock(on) as switch:
             for value, body in enumerate(bodies):
@@ -457,6 +467,12 @@ class Builder:
 
         apply_map(write_body, *arguments)
         assert self.nodes[: len(outside)] == outside
+
+
+@task
+def width(values: list[Any]) -> int:
+    """Number of elements."""
+    return len(values)
 
 
 # What came of it ------------------------------------------------------------------------------------------------------

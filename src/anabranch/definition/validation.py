@@ -89,8 +89,15 @@ def _arguments(graph: Graph) -> Iterator[str]:
 
 def _conditions(graph: Graph) -> Iterator[str]:
     for node in graph:
-        if node.kind == "condition" and not graph.edges_from(node):
-            yield f"{_label(graph, node)}: a case without branches: no task was written in its block"
+        if graph.entry(node).is_map or node.kind in ("collect", "flatten"):
+            continue
+        for edge in graph.edges_into(node):
+            if edge.kind == "gate" and graph.entry(edge.upstream).is_map:
+                yield (
+                    f"{_label(graph, node)}: runs once, but its condition {graph.entry(edge.upstream).slug} "
+                    f"({edge.upstream.where}) is a map, with an answer for each element; map it as well "
+                    f"({node.name}.map(…)), or give the condition one value, such as that of a task that takes the list"
+                )
 
 
 def _check_parameters(graph: Graph) -> Iterator[str]:

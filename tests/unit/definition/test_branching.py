@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.refusals import refused
 
-from anabranch import Flow, Parameter, Switch, case, ifelse, merge, switch, tags, task, when
+from anabranch import Flow, Parameter, Switch, case, flatten, ifelse, merge, switch, tags, task, when
 from anabranch.definition import scope
 from anabranch.definition.gates import Equals
 from anabranch.errors import DefinitionError, FlowValidationError, OutsideFlowError, UnknownNodeError
@@ -164,14 +164,76 @@ def test_two_nodes_are_compared_by_a_node():
         case(value(1), value(1))
 
 
-def test_an_empty_block_is_a_problem_of_the_flow():
-    flow = Flow("f")
-    with flow, case(value(1), 1):
-        pass
-    with refused(
-        FlowValidationError, "case(1) (", "a case without branches: no task was written in its block", at=__file__
-    ):
-        flow.validate()
+@pytest.mark.parametrize(
+    "make", [lambda: case(value(1), 1), lambda: when(value(1)), lambda: value(1), lambda: case(1, 2)]
+)
+def test_an_empty_block_is_no_error(make):
+    with Flow("f") as flow:
+        with make():
+            pass
+        a = value("a")
+    assert outcome(flow, a) == ["a"]
+
+
+@task
+def is_even(x):
+    return x % 2 == 0
+
+
+def by_case():
+    with case(is_even.map([1, 2]), True):
+        return value("a")
+
+
+def by_switch():
+    node = value("a")
+    switch(is_even.map([1, 2]), {True: node})
+    return node
+
+
+def by_ifelse():
+    node = value("a")
+    ifelse(is_even.map([1, 2]), None, node)
+    return node
+
+
+def by_with():
+    with is_even.map([1, 2]).not_():
+        return value("a")
+
+
+def by_comparison():
+    with value.map([1, 2]) > 1:
+        return value("a")
+
+
+def by_merge():
+    with when(value.map(flatten([[1], [0]]))):
+        return merge(value("a"), value("b"))
+
+
+def by_inner_case():
+    with case(is_even.map([1, 2]), True), case(value(3), 3):
+        return value.map([1, 2])
+
+
+@pytest.mark.parametrize("make", [by_case, by_switch, by_ifelse, by_with, by_comparison, by_merge, by_inner_case])
+def test_a_map_is_no_condition_of_what_runs_once(make):
+    with Flow("f") as flow:
+        make()
+    with refused(FlowValidationError, "runs once, but its condition", "is a map", ".map(…)", at=__file__):
+        flow.run()
+
+
+def test_a_map_is_a_condition_of_maps_whose_lists_hold_nodes():
+    with Flow("f") as flow:
+        first = value("a")
+        with case(is_even.map([1, 2]), True):
+            a = value.map([first, "b"])
+            b = value.map(flatten([["c"], ["d"]]))
+    view = flow.run()
+    for node, found in ((a, "b"), (b, "d")):
+        assert [each.result for each in view.result[node].map_states if not each.is_skipped()] == [found]
 
 
 # Switch ---------------------------------------------------------------------------------------------------------------
@@ -376,16 +438,6 @@ def test_conditions_on_a_map_hold_per_element():
     assert outcome(flow, a, b, c, d, m) == [
         [None, 1, None], ["zero", None, None], [None, "other", "other"], [None, 1, 2], ["zero", "other", "other"],
     ]  # fmt: skip
-
-
-def test_a_task_that_is_no_map_runs_if_the_condition_holds_for_any_element():
-    with Flow("f") as flow:
-        xs = value.map([0, 1])
-        with case(xs, 1):
-            some = after()
-        with case(xs, 5):
-            none = after()
-    assert outcome(flow, some, none) == ["ran", "-"]
 
 
 # Comparison -----------------------------------------------------------------------------------------------------------

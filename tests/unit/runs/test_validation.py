@@ -74,8 +74,8 @@ def test_everything_is_told_at_once():
     stranger = value(0, flow=other)
     with refused(Exception, "task 'needs' is named as a dependency", at=""), flow:
         waits()
-        with case(value(1), 1):
-            pass
+        with case(value.map([1]), 1):
+            value(2)
         value([Parameter("p"), Parameter("p")])
     incomplete = flow.add_task(task(name="incomplete")(lambda x, y: x))
     a, b = value(1, flow=flow), value(2, flow=flow)
@@ -93,7 +93,7 @@ def test_everything_is_told_at_once():
         "waits (written at ",
         "cycle: ",
         f"incomplete ({incomplete.where}): argument 'x', 'y' is not bound; pass a value or an upstream node",
-        "case(1) (",
+        "runs once, but its condition case(1) (",
         "parameter 'p' is there 2 times (",
         f"reference task 'value' ({stranger.where}) is not in flow 'f'",
     ):
