@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anabranch.base.errors import DefinitionError, MissingOutputError, listed
+from anabranch.base.names import short
 from anabranch.base.where import caller
 
 if TYPE_CHECKING:
@@ -70,29 +71,44 @@ class Build:
 Expression: TypeAlias = Const | Ref | Output | Build
 
 
-@dataclass(frozen=True, slots=True)
-class _Namedtuple:
-    cls: type
-
-    def __call__(self, values: list[Any]) -> Any:
-        return self.cls(*values)
+_BASES: tuple[type[Any], ...] = (defaultdict, OrderedDict, dict, list, deque, tuple, set, frozenset)
 
 
 @dataclass(frozen=True, slots=True)
 class _Refilled:
-    """Makes a copy of a list, set, deque or dict of any class, with other contents."""
+    """Makes a collection of any class with other contents, in the way of the builtin that it is of.
 
-    empty: Any
-    keys: tuple[Any, ...] | None = None
+    The class's own constructor and methods are not called: they may do something with the contents, which has been done
+    when the call was written.
+    """
+
+    cls: type[Any]
+    base: type[Any]
+    given: tuple[Any, ...]
+    """Arguments of the builtin's constructor before the contents."""
+    state: Any
+    """Attributes, as pickles have them."""
+    keys: tuple[Any, ...] | None
 
     def __call__(self, values: list[Any]) -> Any:
-        filled = copy.copy(self.empty)
-        if self.keys is not None:
-            filled.update(zip(self.keys, values, strict=True))
-        elif isinstance(filled, set):
-            filled.update(values)
+        base: Any = self.base
+        if base in (tuple, frozenset):
+            filled = base.__new__(self.cls, values)
         else:
-            filled.extend(values)
+            filled = base.__new__(self.cls)
+            base.__init__(filled, *self.given)
+        attributes, slots = self.state if isinstance(self.state, tuple) else (self.state, None)
+        if attributes:
+            filled.__dict__.update(attributes)
+        for name, value in (slots or {}).items():
+            object.__setattr__(filled, name, value)
+        if self.keys is not None:
+            for key, value in zip(self.keys, values, strict=True):
+                base.__setitem__(filled, key, value)
+        elif base is set:
+            set.update(filled, values)
+        elif base in (list, deque):
+            base.extend(filled, values)
         return filled
 
 
@@ -115,8 +131,8 @@ def express(
 ) -> Expression:
     """The expression for `value`, in which `as_ref` gives one for whatever `is_node` says stands for a node.
 
-    Lists, tuples, sets, dicts and dataclass instances are looked into, at any depth; a collection without nodes is one
-    constant. Dict keys are never looked into.
+    Lists, tuples, sets, deques, dicts, and instances of dataclasses, attrs classes and pydantic models are looked into,
+    at any depth; a collection without nodes is one constant.
 
     Raises
     ------
@@ -142,46 +158,62 @@ def holds(value: object, is_wanted: Callable[[object], bool]) -> bool:
         each = left.pop()
         if is_wanted(each):
             return True
-        parts = _find_parts(each)
+        parts = parts_of(each)
         if parts is not None and id(each) not in seen:
             seen.add(id(each))
             left.extend(part for part in parts if type(part) not in _ATOMS)
     return False
 
 
-def _find_parts(value: object) -> Iterable[Any] | None:
+def parts_of(value: object) -> Iterable[Any] | None:
     """What a collection consists of; None if it is no collection."""
     if isinstance(value, (list, tuple, set, frozenset, deque)):
         return value
     if isinstance(value, dict):
-        return value.values()
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return [getattr(value, name) for name in _field_names(value)]
-    return None
+        return dict.values(value)
+    names = field_names(value)
+    return [getattr(value, name) for name in names] if names is not None else None
 
 
-def _field_names(value: Any) -> tuple[str, ...]:  # of any dataclass instance
-    return tuple(field.name for field in dataclasses.fields(value) if hasattr(value, field.name))
+def field_names(value: object) -> tuple[str, ...] | None:
+    """Fields of an instance of a dataclass, an attrs class or a pydantic model; None of anything else."""
+    cls = type(value)
+    names: Iterable[str]
+    if dataclasses.is_dataclass(cls):
+        names = [field.name for field in dataclasses.fields(cls)]
+    elif hasattr(cls, "__attrs_attrs__"):
+        names = [field.name for field in cls.__attrs_attrs__]
+    elif hasattr(cls, "__pydantic_validator__"):
+        names = list(getattr(cls, "model_fields"))  # noqa: B009  # a class that pydantic made
+    else:
+        return None
+    return tuple(name for name in names if hasattr(value, name))
 
 
 def _taken_apart(value: Any) -> tuple[Callable[[list[Any]], Any], tuple[Any, ...]]:
     """What makes a collection, and of which parts. What makes it holds no node."""
     cls = type(value)
-    if isinstance(value, tuple) and hasattr(cls, "_fields"):
-        return _Namedtuple(cls), tuple(value)
-    if cls is list or isinstance(value, (tuple, frozenset)):
+    if cls in (list, tuple, set, frozenset):
         return cls, tuple(value)
-    if isinstance(value, (list, set, deque, dict)):
-        empty = copy.copy(value)
-        empty.clear()
-        if isinstance(value, dict):
-            return _Refilled(empty, tuple(value)), tuple(value.values())
-        return _Refilled(empty), tuple(value)
-    names = _field_names(value)
-    blank = copy.copy(value)
-    for name in names:
-        object.__setattr__(blank, name, None)
-    return _Fields(blank, names), tuple(getattr(value, name) for name in names)
+    names = field_names(value)
+    if names is not None and not isinstance(value, _BASES):
+        blank = copy.copy(value)
+        for name in names:
+            object.__setattr__(blank, name, None)
+        return _Fields(blank, names), tuple(getattr(value, name) for name in names)
+    base = next(each for each in _BASES if isinstance(value, each))
+    keys = tuple(base.__iter__(value)) if issubclass(base, dict) else None
+    given = (value.default_factory,) if base is defaultdict else ((), value.maxlen) if base is deque else ()
+    maker = _Refilled(cls, base, given, object.__getstate__(value), keys)
+    parts = tuple(base.__iter__(value)) if keys is None else tuple(dict.__getitem__(value, key) for key in keys)
+    try:
+        maker(list(parts))
+    except Exception as error:  # a class that is made of something else as well
+        raise DefinitionError(
+            f"{short(value)}: a {cls.__name__} that holds nodes cannot be put together of their values "
+            f"({type(error).__name__}: {error}) ({caller()}); pass a plain {base.__name__}, and make it in the task"
+        ) from error
+    return maker, parts
 
 
 def refs(expression: Expression) -> Iterator[Any]:

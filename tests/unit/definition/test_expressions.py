@@ -2,11 +2,14 @@
 
 import dataclasses
 import pickle
-from collections import OrderedDict, defaultdict, deque, namedtuple
+import time
+from collections import Counter, OrderedDict, defaultdict, deque, namedtuple
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 from tests.refusals import refused
 
 from anabranch.definition.expressions import Build, Const, Output, Ref, evaluate, express, holds, output, refs, rename
@@ -132,6 +135,133 @@ def test_a_collection_without_nodes_is_one_constant_and_the_same_object():
 @pytest.mark.parametrize("kind", [list, tuple, deque])
 def test_a_node_in_a_sequence_is_found_and_the_kind_is_kept(kind):
     assert evaluated(kind([1, Stand("a")]), a=2) == kind([1, 2])
+
+
+class Vector(tuple):
+    def __new__(cls, *parts):
+        return super().__new__(cls, parts)
+
+
+class Size(Point):
+    def __new__(cls, side):
+        return super().__new__(cls, side, side)
+
+
+class Labelled(frozenset):
+    def __new__(cls, items, label):
+        self = super().__new__(cls, items)
+        self.label = label
+        return self
+
+    def __reduce__(self):
+        return Labelled, (tuple(self), self.label)
+
+
+class Lower(dict):
+    def update(self, other=(), **more):
+        super().update({key.lower(): value for key, value in dict(other, **more).items()})
+
+
+class Registry(dict):
+    def __init__(self, name, **entries):
+        super().__init__(entries)
+        self.name = name
+
+    def __setitem__(self, key, value):
+        raise TypeError("it is closed")
+
+
+class Picky(list):
+    __slots__ = ("limit",)
+
+    def __init__(self, limit, parts):
+        super().__init__(parts)
+        self.limit = limit
+
+    def extend(self, parts):
+        raise TypeError("it has its parts")
+
+    append = extend
+
+
+class Bag(set):
+    def __init__(self, *parts):
+        super().__init__(parts)
+
+    def update(self, *others):
+        raise TypeError("it has its parts")
+
+
+class Ring(deque):
+    def __init__(self, parts):
+        super().__init__(parts, maxlen=2)
+
+
+def in_other_order(x):
+    value = OrderedDict(a=1, b=x)
+    value.move_to_end("a")
+    return value
+
+
+KINDS = [
+    lambda x: Counter({"a": x, "b": 2}),
+    lambda x: defaultdict(list, a=x),
+    in_other_order,
+    lambda x: deque([x, 2], maxlen=2),
+    lambda x: Vector(x, 2),
+    lambda x: Size(x),
+    lambda x: Labelled([x, 2], "odd"),
+    lambda x: Lower({"A": x}),
+    lambda x: Registry("r", a=x),
+    lambda x: Picky(3, [x, 2]),
+    lambda x: Bag(x, 2),
+    lambda x: Ring([x, 2]),
+]
+
+
+def looks(value):
+    """All that can be seen of a collection."""
+    state = object.__getstate__(value)
+    about = getattr(value, "maxlen", None), getattr(value, "default_factory", None)
+    return (
+        type(value),
+        sorted(value, key=repr) if isinstance(value, (set, frozenset)) else list(value),
+        value,
+        state,
+        about,
+    )
+
+
+@pytest.mark.parametrize("travels", [False, True], ids=["here", "pickled"])
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: type(make(1)).__name__)
+def test_a_collection_of_any_class_comes_back_as_what_it_was(make, travels):
+    expression = rename(expressed(make(Stand("a"))), lambda stand: stand.name)
+    if travels:
+        expression = pickle.loads(pickle.dumps(expression))
+    assert looks(evaluate(expression, {"a": 7})) == looks(make(7))
+
+
+def test_a_collection_that_cannot_be_put_together_again_is_refused_by_its_class():
+    parts = [Stand("a"), *range(8)]
+    with refused(DefinitionError, "a struct_time that holds nodes", "pass a plain tuple, and make it in the task"):
+        expressed(time.struct_time(parts))
+
+
+def test_attrs_classes_and_pydantic_models_hold_nodes_as_dataclasses_do():
+    attrs = pytest.importorskip("attrs")
+    loose = attrs.make_class("Loose", ["x", "y"], slots=False)
+    tight = attrs.make_class("Tight", ["x", "y"], slots=True, frozen=True)
+
+    class Model(BaseModel):
+        x: Any
+        y: int = 2
+
+    class Sealed(Model, frozen=True):
+        pass
+
+    for made in (lambda x: loose(x, 2), lambda x: tight(x, 2), lambda x: Model(x=x), lambda x: Sealed(x=[x], y=3)):
+        assert evaluated(made(Stand("a")), a=7) == made(7)
+    assert evaluated(Model.model_construct(x=1, y=Stand("a")), a=7) == Model(x=1, y=7)
 
 
 @pytest.mark.parametrize("kind", [set, frozenset])
