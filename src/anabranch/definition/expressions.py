@@ -24,7 +24,7 @@ else:
 
 MAX_DEPTH = 200  # levels of nesting around a node: far more than anybody writes, far less than Python's stack allows
 MAX_SHOWN = 20  # outputs that a message lists
-_ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
+ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +161,7 @@ def holds(value: object, is_wanted: Callable[[object], bool]) -> bool:
         parts = parts_of(each)
         if parts is not None and id(each) not in seen:
             seen.add(id(each))
-            left.extend(part for part in parts if type(part) not in _ATOMS)
+            left.extend(part for part in parts if type(part) not in ATOMS)
     return False
 
 

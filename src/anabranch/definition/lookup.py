@@ -113,6 +113,11 @@ def is_node(value: object) -> bool:
     return hasattr(type(value), "nodes_in") and hasattr(type(value), "helper")
 
 
+def is_node_of(value: Any, graph: Graph) -> bool:
+    """Whether a value is a node of a flow, or of none yet: a node of another flow is known by its run, as any value."""
+    return is_node(value) and (value in graph or value.home is None)
+
+
 def stands_for_node(value: object) -> bool:
     """Whether a value is a node, a task or a mark, and so no constant."""
     return hasattr(type(value), "nodes_in") or isinstance(value, Mark)

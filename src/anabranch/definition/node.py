@@ -13,11 +13,12 @@ from anabranch.definition import scope
 from anabranch.definition.expressions import StandIn
 from anabranch.definition.gates import Equals, FirstOf, Gate, Holds
 from anabranch.definition.graph import Graph
-from anabranch.definition.lookup import each_of, home_of, join, nodes_of, path_of
+from anabranch.definition.lookup import each_of, holds_node, home_of, is_node, join, nodes_of, path_of
 from anabranch.definition.marks import mapped
 from anabranch.definition.operators import Operators
 from anabranch.definition.policies import Policies
 from anabranch.definition.signature import Signature
+from anabranch.definition.stowaways import find_stowaway
 from anabranch.definition.wiring import bind_arguments, call, link
 
 
@@ -169,6 +170,21 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
     def __contains__(self, value: object) -> bool:
         raise NodeValueError(f"{self.name!r} is a node, not its value: `in` has no answer yet ({caller()})")
 
+    def __str__(self) -> str:
+        raise NodeValueError(
+            f"{self.name!r} is a node, not its value, so it has no text while the flow is written ({caller()}); pass "
+            "it to a task that makes the text, or store results under a template; repr(…) shows the node"
+        )
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+    def __array__(self, *args: object, **kwargs: object) -> Any:
+        raise NodeValueError(
+            f"{self.name!r} is a node, not its value, and cannot be in an array while the flow is written "
+            f"({caller()}); pass a list of nodes to a task that makes the array"
+        )
+
     def __hash__(self) -> int:
         return id(self)
 
@@ -248,7 +264,14 @@ def matcher(value: object) -> Callable[[Any], bool]:
         raise DefinitionError(
             f"case({value.name!r}) compares with a node ({caller()}); write case(node.is_equal(other), True) instead"
         )
-    return value if callable(value) and not isinstance(value, type) else Equals(value)
+    if callable(value) and not isinstance(value, type):
+        return value
+    if holds_node(value) or find_stowaway(value, is_node):
+        raise DefinitionError(
+            f"case({short(value)}) holds a node, not its value ({caller()}); pass both to a task that decides, and "
+            "write case(…, True) for its answer"
+        )
+    return Equals(value)
 
 
 def elementwise(value: object, graph: Graph) -> object:

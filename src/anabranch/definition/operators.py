@@ -15,6 +15,10 @@ class Operators:
 
     __slots__ = ()
 
+    # NumPy and pandas leave operators to this class then, instead of applying them to each of their elements.
+    __array_ufunc__ = None
+    __pandas_priority__ = 10_000  # a DataFrame's is 4,000
+
     def _operation(self, function: Callable[..., Any], name: str, *operands: object) -> Any:
         raise NotImplementedError
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from anabranch.base.errors import listed
 from anabranch.definition.graph import Graph, NodeLike
+from anabranch.definition.lookup import is_node_of, stands_for_node
+from anabranch.definition.stowaways import find_stowaway, names_in_globals
 
 if TYPE_CHECKING:
     from anabranch.results.result import Result
@@ -17,6 +19,7 @@ def problems_of(graph: Graph, reference: Iterable[NodeLike] = (), result: Result
     return [
         *_cycles(graph),
         *_arguments(graph),
+        *_functions(graph),
         *_conditions(graph),
         *_check_parameters(graph),
         *_references(graph, reference),
@@ -85,6 +88,33 @@ def _arguments(graph: Graph) -> Iterator[str]:
         if entry.is_map and not entry.outside and not any(edge.mapped for edge in graph.edges_into(node)):
             if not entry.mapped:
                 yield f"{_label(graph, node)}: a map with nothing to map over"
+
+
+def _functions(graph: Graph) -> Iterator[str]:
+    """Functions that would get a node from around them, where they were to get its value."""
+    checked: dict[int, str] = {}
+    for node in graph:
+        function = node.signature.function
+        if id(function) not in checked:
+            checked[id(function)] = _what_it_takes(function, graph)
+        if checked[id(function)]:
+            yield f"{_label(graph, node)}: {checked[id(function)]}; pass it as an argument, to get its value"
+
+
+def _what_it_takes(function: Any, graph: Graph) -> str:
+    def is_wanted(value: object) -> bool:
+        return is_node_of(value, graph)
+
+    name = names_in_globals(function, is_wanted)
+    if name is not None:
+        return f"its function uses the variable {name!r}, which is a node"
+    owner = getattr(function, "__self__", None)
+    if stands_for_node(owner):
+        attributes = [value for key, value in vars(owner).items() if key != "fixed"]
+        found = find_stowaway(attributes, is_wanted, hider=f"an attribute of {owner!r}")
+    else:
+        found = find_stowaway(function, is_wanted)
+    return f"its function uses {found[0]!r} of {found[1]}, which is a node" if found is not None else ""
 
 
 def _conditions(graph: Graph) -> Iterator[str]:

@@ -6,18 +6,19 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from anabranch.base.errors import CallError, MappingError, WidthError
+from anabranch.base.errors import CallError, MappingError, NodeValueError, WidthError
 from anabranch.base.names import short
 from anabranch.base.triggers import all_finished
 from anabranch.base.where import caller
 from anabranch.definition import scope
-from anabranch.definition.expressions import Const, Expression, Ref, evaluate, express, refs, rename
+from anabranch.definition.expressions import ATOMS, Const, Expression, Ref, evaluate, express, refs, rename
 from anabranch.definition.frozen import Edge, EdgeKind
 from anabranch.definition.graph import Graph, NodeLike
-from anabranch.definition.lookup import holds_node, join, node_of, stands_for_node
+from anabranch.definition.lookup import holds_node, is_node_of, join, node_of, stands_for_node
 from anabranch.definition.marks import Mark, flatten, mapped, unmappable, unmapped
 from anabranch.definition.policies import Policies
 from anabranch.definition.signature import STAR, Signature
+from anabranch.definition.stowaways import find_stowaway
 
 # Nodes ----------------------------------------------------------------------------------------------------------------
 
@@ -115,6 +116,8 @@ def expressed(
             f"{node.name}.map() has no argument to map over, all are unmapped ({caller()}); "
             f"call {node.name}() for a single run"
         )
+    for name, value in values.items():
+        _refuse_stowaway(value, name, node, graphs[0])
     mapped_over = {name: value for name, value in values.items() if name in elementwise and name != STAR}
     check_elements(mapped_over, f"{node.name}.map()")
 
@@ -142,6 +145,22 @@ def expressed(
             elementwise.add(name)
         expressions[name] = expression
     return expressions, frozenset(elementwise)
+
+
+def _refuse_stowaway(value: Any, name: str, node: NodeLike, graph: Graph) -> None:
+    """Refuse nodes in places where they would not be replaced by their values."""
+    if type(value) in ATOMS:
+        return
+    while isinstance(value, Mark):
+        value = value.value
+    if name == STAR:
+        value = [each.value if isinstance(each, Mark) else each for each in value]
+    found = find_stowaway(value, lambda each: is_node_of(each, graph))
+    if found is not None:
+        raise NodeValueError(
+            f"{node.name}: argument {name!r} holds {found[0]!r} in {found[1]}, where it would stay a node "
+            f"({caller()}); pass it as an argument of its own, or in a list, a dict or a dataclass"
+        )
 
 
 def _unmarked(value: Any, is_mapped: bool, name: str) -> tuple[Any, bool]:
