@@ -82,6 +82,15 @@ class DeferredCall(Operators, StandIn):  # type: ignore[misc]  # for a type chec
     def __contains__(self, value: object) -> bool:
         self._refuse("cannot be searched yet")
 
+    def __str__(self) -> str:
+        self._refuse("has no text yet", "; pass it to a task that makes the text")
+
+    def __format__(self, spec: str) -> str:
+        return str(self)
+
+    def __array__(self, *args: object, **kwargs: object) -> Any:
+        self._refuse("cannot be in an array yet", "; pass a list of calls to a task that makes the array")
+
     def __getattr__(self, name: str) -> Any:
         if name.startswith("_"):  # copy and pickle ask for methods that are not there
             raise AttributeError(name)

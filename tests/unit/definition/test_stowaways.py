@@ -1,4 +1,4 @@
-"""Nodes in places where they would stay what they are: a task would get them, not their values."""
+"""Nodes and calls in places where they would stay what they are: a task would get them, not their values."""
 
 from __future__ import annotations
 
@@ -18,14 +18,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.refusals import refused
 
-from anabranch import Flow, Parameter, case, flatten, mapped, task, unmapped
+from anabranch import Flow, Parameter, case, flatten, mapped, signals, task, unmapped
 from anabranch.base.errors import DefinitionError, FlowValidationError, NodeValueError
 from anabranch.definition.stowaways import MAX_LEVELS, find_stowaway
+from anabranch.states import Success
 
 
 @task
 def value(x: Any = 3) -> Any:
     return x
+
+
+@task
+def double(x: int) -> int:
+    return 2 * x
 
 
 class Box:
@@ -313,3 +319,57 @@ def test_an_attribute_of_a_task_that_is_a_node_is_refused() -> None:
     ) as refusal:
         flow.validate()
     assert "a problem" in str(refusal.value)
+
+
+# Deferred calls -------------------------------------------------------------------------------------------------------
+
+
+def failure_of(function: Callable[[], Any]) -> str:
+    """The message of a task that is run alone, and as the elements of a map."""
+    with Flow("f") as flow:
+        alone = task(function, name="alone")()
+        several = task(lambda number: function(), name="several").map([1, 2])
+    state = flow.run()
+    assert state.result[alone].is_failed()
+    assert [each.message for each in state.result[several].map_states] == [state.result[alone].message] * 2
+    return str(state.result[alone].message)
+
+
+@pytest.mark.parametrize("hide", [hide for what, hide in HIDDEN.items() if what not in ("an iterator", "a chain")])
+def test_a_call_that_no_value_may_hold_fails_the_task_that_made_it(hide: Callable[[Any], Any]) -> None:
+    message = failure_of(lambda: hide(double(5)))
+    assert "<deferred call of 'double'> is in" in message
+    assert "where it would stay a call; return it by itself" in message
+
+
+@pytest.mark.parametrize("write", TEXTS.values(), ids=TEXTS)
+def test_a_call_has_no_text(write: Callable[[Any], Any]) -> None:
+    assert "<deferred call of 'double'> is not its value, and has no text yet" in failure_of(lambda: write(double(5)))
+
+
+def raised(error: BaseException) -> None:
+    """Raise it."""
+    raise error
+
+
+@pytest.mark.parametrize(
+    "end",
+    [
+        lambda: raised(signals.SUCCESS("enough", result=[double(5)])),
+        lambda: raised(signals.SUCCESS("enough", result=double(5))),
+        lambda: raised(signals.ENDRUN(Success(result={"a": double(5)}))),
+        lambda: raised(signals.SUCCESS("enough", result=Box(double(5)))),
+        lambda: raised(signals.LOOP(result=Box(double(5)))),
+    ],
+)
+def test_a_call_in_the_result_of_a_signal_fails_the_task_that_made_it(end: Callable[[], Any]) -> None:
+    assert "<deferred call of 'double'> is in" in failure_of(end)
+
+
+def test_a_call_in_the_result_that_a_handler_gives_fails_the_task() -> None:
+    def handler(task: Any, old: Any, new: Any) -> Any:
+        return Success(result=[double(5)]) if new.is_finished() else new
+
+    with Flow("f") as flow:
+        node = task(lambda: double(1) and 1, name="handled", state_handlers=[handler])()
+    assert flow.run().result[node].is_failed()

@@ -11,13 +11,14 @@ from dataclasses import dataclass, field, replace
 from types import MethodType
 from typing import Any
 
-from anabranch.base.errors import DeferDepthError, UnstorableValueError
+from anabranch.base.errors import DeferDepthError, NodeValueError, UnstorableValueError
 from anabranch.base.texts import headline_of
 from anabranch.definition.deferred import DeferredCall, DeferredMap
 from anabranch.definition.expressions import Build, Const, Expression, Ref, express, holds
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.policies import Policies
 from anabranch.definition.signature import Signature
+from anabranch.definition.stowaways import find_stowaway
 from anabranch.engine.units.calls import (
     BLOCK_NBYTES,
     CALLER,
@@ -45,6 +46,22 @@ def is_call(value: object) -> bool:
 def makes_calls(value: object) -> bool:
     """Whether there is a deferred call in a value."""
     return holds(value, is_call)
+
+
+def refuse_hidden_calls(value: object, *, hider: str = "") -> None:
+    """Refuse deferred calls in places where they would stay calls.
+
+    Raises
+    ------
+    NodeValueError
+        There is one.
+    """
+    found = find_stowaway(value, is_call, hider=hider)
+    if found is not None:
+        raise NodeValueError(
+            f"{found[0]!r} is in {found[1]}, where it would stay a call; return it by itself, or in a list, a dict or "
+            f"a dataclass, or use {found[0].name}.run(…) to call the function itself"
+        )
 
 
 def expanded(

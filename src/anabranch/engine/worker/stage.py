@@ -331,11 +331,12 @@ class Stage:
                 self.inputs.renew()
                 try:
                     value = materialised(self._call(position), self.environment.setting("max_width"))
+                    is_deferred = has_deferred(ctx, value)
                 except BaseException as again:
                     self.environment.reraise_interrupt(again)
                     error, calls, ctx.calls = again, ctx.calls, None
                 else:
-                    if has_deferred(ctx, value):
+                    if is_deferred:
                         self._defer(position, value)
                         return
                     state: State = replace(self._late_success(position, began), attempts=attempts)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch.base import context
 from anabranch.base.context import TaskContext
-from anabranch.base.errors import ProcessDied, TaskTimeout, UpstreamFailure
+from anabranch.base.errors import NodeValueError, ProcessDied, TaskTimeout, UpstreamFailure
 from anabranch.base.names import short
 from anabranch.base.secret import revealed
 from anabranch.base.signals import FAIL, LOOP, RETRY, Signal
@@ -53,7 +53,7 @@ from anabranch.engine.units.units import Outcome, Program, Unit
 from anabranch.engine.units.values import materialised, measured
 from anabranch.engine.worker.attempts import call_within
 from anabranch.engine.worker.calls_in import Called
-from anabranch.engine.worker.calls_out import makes_calls
+from anabranch.engine.worker.calls_out import makes_calls, refuse_hidden_calls
 from anabranch.engine.worker.interim import Channel
 
 if TYPE_CHECKING:
@@ -370,7 +370,11 @@ def conclude_exception(run: TaskRun, running: State, error: BaseException, input
     if isinstance(error, Signal) and not isinstance(error, (FAIL, RETRY)):
         state = error.state
         if isinstance(error, LOOP):
-            if has_deferred(run.context, error.result):
+            try:
+                is_deferred = has_deferred(run.context, error.result)
+            except NodeValueError as hidden:
+                return _concluded(run, running, failed_state(hidden, inputs, root=run.context.task_full_name))
+            if is_deferred:
                 return deferring(run, running, error.result)
             return Outcome(change(run, running, state))
         if not isinstance(state, State):
@@ -414,6 +418,7 @@ def has_deferred(ctx: TaskContext, value: Any) -> bool:
     if not ctx.calls:
         return False
     calls, ctx.calls = ctx.calls, None
+    refuse_hidden_calls(value)
     if makes_calls(value):
         return True
     names = ", ".join(sorted({call.name for call in calls}))
@@ -527,6 +532,12 @@ def _concluded(
         end_time=run.environment.now(),
         attempts=run.attempts,
     )
+    if run.context.calls is not None and not (state.is_failed() or state.is_cancelled()):
+        run.context.calls = None
+        try:
+            refuse_hidden_calls(value, hider=f"the result of {type(state).__name__}")
+        except NodeValueError as error:
+            return _concluded(run, before, failed_state(error, root=run.context.task_full_name), announced=True)
     if isinstance(state, Skipped):
         return Outcome(state)
     if not isinstance(state, Success):
