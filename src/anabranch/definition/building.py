@@ -143,13 +143,19 @@ class Writing(Queries):
         else:
             with scope.open_scope(graphs=self.graph.path, gates=(), elements=(), members=None):
                 substitute = self._node(new) if stands_for_node(new) else as_node(new, "replace")
-        for each in graph.family(node):
-            each.substitute(node, substitute)
-        self._reference = tuple(substitute if each is node else each for each in self._reference)
+        self._put_in_place(node, substitute)
         return substitute
 
+    def _put_in_place(self, old: Node, new: Node) -> None:
+        for graph in self.graph.path[0].family(old):
+            graph.substitute(old, new)
+        self._reference = tuple(new if each is old else each for each in self._reference)
+
     def update(self, other: Writing, *, merge_parameters: bool = False, merge_reference_tasks: bool = False) -> None:
-        """Add everything of another flow. Parameters of the same name are an error, unless they are merged."""
+        """Add everything of another flow.
+
+        Parameters of the same name are an error. If they are merged, that of the other flow takes the place of both.
+        """
         mine = self.parameters(by_name=True)
         theirs = other.parameters(by_name=True)
         clash = [name for name in theirs if name in mine and theirs[name] is not mine[name]]
@@ -159,10 +165,14 @@ class Writing(Queries):
                 f"({caller()}); pass merge_parameters=True to merge them"
             )
         reference = (*self.reference_tasks(), *other.reference_tasks()) if merge_reference_tasks else self._reference
-        self.graph.include(other.graph)
-        for name in clash:
-            self.graph.substitute(theirs[name], mine[name])
+        path = self.graph.path
+        for depth, graph in enumerate(path, start=1):
+            graph.include(other.graph, groups=tuple(inner.name for inner in path[depth:]))
         self._reference = tuple(node for node in reference if node in self.graph)
+        for name in clash:
+            for graph in path[0].family(mine[name]):
+                join(theirs[name], (graph,))
+            self._put_in_place(mine[name], theirs[name])
 
     def set_reference_tasks(self, tasks: Iterable[object]) -> None:
         """Choose the nodes that decide the state of a run; with an empty list, the terminal nodes."""

@@ -331,6 +331,10 @@ class Graph(Entries):
             del self._incoming[user][edge]
             self._put(replace(edge, upstream=new))
         del self._entries[old]
+        if new.kind == "parameter" and new.name not in self._slugs:  # `old` had the name until now
+            del self._slugs[self._entries[new].slug]
+            self._slugs[new.name] = new
+            self._entries[new] = replace(self._entries[new], slug=new.name)
 
     # Order ------------------------------------------------------------------------------------------------------------
 

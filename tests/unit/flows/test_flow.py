@@ -21,6 +21,7 @@ from anabranch.errors import (
     FlowLoadError,
     FlowValidationError,
     OptionError,
+    ParameterError,
     ResultReleased,
     UnknownNodeError,
 )
@@ -280,6 +281,59 @@ def test_parameters_of_one_name_clash_unless_they_are_merged():
     view = one.run(p=5)
     assert (view.result[a].result, view.result[b].result) == (5, [5])
     assert two.run().result[b].result == [2]
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "values", "given"),
+    [
+        ({"default": 1}, {"default": 2}, (2, [2]), {}),
+        ({"default": 1}, {"default": 2}, (5, [5]), {"p": 5}),
+        ({}, {"default": 2}, (2, [2]), {}),
+        ({"default": 1, "type": int}, {"default": "2", "type": str}, ("2", ["2"]), {}),
+        ({"default": 1, "choices": [1]}, {"default": 2, "choices": [2, 3]}, (3, [3]), {"p": 3}),
+    ],
+)
+def test_the_parameter_of_the_flow_that_is_merged_in_takes_the_place_of_both(mine, theirs, values, given):
+    # given
+    with Flow("one") as one:
+        p = Parameter("p", **mine)
+        a = value(p)
+        with Flow("inner"):
+            c = value(p)
+    one.set_reference_tasks([a, p])
+    with Flow("two") as two:
+        taken = Parameter("p", **theirs)
+        b = value([taken])
+
+    # when
+    one.update(two, merge_parameters=True)
+
+    # then
+    view = one.run(**given, keep="all")
+    assert (view.result[a].result, view.result[b].result) == values
+    assert view.result[c].result == values[0]
+    assert one.parameters() == {taken}
+    assert (one.reference_tasks(), taken.slug, view.result["p"].result) == ([a, taken], "p", values[0])
+
+
+def test_a_parameter_that_is_required_stays_so_in_a_flow_that_had_a_default():
+    with Flow("one") as one:
+        value(Parameter("p", default=1))
+    with Flow("two") as two:
+        value(Parameter("p"))
+    one.update(two, merge_parameters=True)
+    with refused(ParameterError, "p: a value is required", at=""):
+        one.run()
+
+
+def test_what_is_added_to_a_group_is_in_the_flow_around_it():
+    with Flow("one") as one, Flow("inner") as inner:
+        value(1)
+    with Flow("two") as two:
+        b = value(2)
+    inner.update(two)
+    assert one.run().result[b].result == 2
+    assert one.graph.entry(b).groups == ("inner",)
 
 
 def test_reference_tasks_can_be_merged():
