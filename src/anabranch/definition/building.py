@@ -9,7 +9,7 @@ from anabranch.base.errors import DefinitionError, FlowValidationError, UnknownN
 from anabranch.base.names import short
 from anabranch.base.signals import LOOP
 from anabranch.base.where import Where, caller
-from anabranch.definition import scope
+from anabranch.definition import scope, strays
 from anabranch.definition.branching import as_node
 from anabranch.definition.expressions import holds
 from anabranch.definition.frozen import Edge
@@ -31,7 +31,7 @@ class Writing(Queries):
     def __enter__(self) -> Self:
         around = scope.current().graphs
         if not around:
-            scope.enter(graphs=self.graph.path)
+            scope.enter(graphs=self.graph.path, made=[])
         elif self.graph in around:
             scope.enter(graphs=around[: around.index(self.graph) + 1])
         else:
@@ -46,15 +46,19 @@ class Writing(Queries):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> bool | None:
+        made = scope.current().made
         scope.leave()
         # A plain function that raised LOOP with the nodes it made: they are in the flow already.
         is_loop = isinstance(error, LOOP) and self._has_nodes_of(error.result)
         if (kind is None or is_loop) and not scope.current().graphs:
-            errors = self.graph.path[0].settle()
+            graph = self.graph.path[0]
+            strays.call_bound(made, graph)
+            errors = graph.settle()
             if len(errors) == 1:
                 raise errors[0]
             if errors:
                 raise self._invalid([str(each) for each in errors])
+            strays.warn(made, graph)
         return is_loop
 
     def _has_nodes_of(self, value: object) -> bool:
@@ -77,15 +81,15 @@ class Writing(Queries):
 
     def add_edge(
         self,
-        upstream: object,
-        downstream: object,
+        upstream_task: object,
+        downstream_task: object,
         *,
         key: str | None = None,
         mapped: bool = False,
         flattened: bool = False,
     ) -> Edge:
         """Add an edge; with `key`, the upstream value (its elements, if `flattened`) is passed as that argument."""
-        first, second = self._node(upstream), self._node(downstream)
+        first, second = self._node(upstream_task), self._node(downstream_task)
         value = flatten(first) if flattened else first
         second.set_upstream(value, key=key, mapped=mapped, flow=self)
         return Edge(first, second, "data" if key else "order", key, mapped)

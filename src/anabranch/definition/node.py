@@ -13,7 +13,7 @@ from anabranch.definition import scope
 from anabranch.definition.expressions import StandIn
 from anabranch.definition.gates import Equals, FirstOf, Gate, Holds
 from anabranch.definition.graph import Graph
-from anabranch.definition.lookup import each_of, holds_node, home_of, is_node, join, nodes_of, path_of
+from anabranch.definition.lookup import each_of, holds_node, home_of, is_node, join, nodes_of, path_of, stands_for_node
 from anabranch.definition.marks import mapped
 from anabranch.definition.operators import Operators
 from anabranch.definition.policies import Policies
@@ -82,8 +82,9 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
 
     def set_downstream(self, task: object, *, key: str | None = None, mapped: bool = False, flow: Any = None) -> Node:
         """Run before `task`; with `key`, this node's value is passed as that argument. Returns this node."""
-        for node in nodes_of(task, home_of(self, task, flow=flow)):
-            node.set_upstream(self, key=key, mapped=mapped, flow=flow)
+        graph = home_of(self, task, flow=flow)
+        after: Any = task if stands_for_node(task) else nodes_of(task, graph)  # which refuses it
+        after.set_upstream(self, key=key, mapped=mapped, flow=flow)
         return self
 
     def depends_on(self, *tasks: object) -> Node:

@@ -30,6 +30,8 @@ class Scope:
     members: Any = None  # set of nodes written in the innermost apply_map, or None outside of one
     switches: tuple[Any, ...] = ()
     """Open `Switch` blocks, innermost last."""
+    made: Any = None
+    """List of the tasks that were made in the flow's block, each with the scope that it was made in; None outside."""
     outer: Scope | None = None
     """The scope around the block that opened this one."""
 
@@ -59,6 +61,16 @@ def open_scope(**changes: Any) -> Iterator[Scope]:
     enter(**changes)
     try:
         yield current()
+    finally:
+        leave()
+
+
+@contextmanager
+def reopened(around: Scope) -> Iterator[None]:
+    """A scope that was open before, until the block ends."""
+    _SCOPE.set(replace(around, outer=current()))
+    try:
+        yield
     finally:
         leave()
 

@@ -27,6 +27,7 @@ from anabranch.definition.node import Node
 from anabranch.definition.parameter import FlowParameter, Parameter
 from anabranch.definition.policies import STORING_OPTIONS, Delay, Handler, Policies, RetryOn, Seconds
 from anabranch.definition.signature import RESERVED, STAR, Signature
+from anabranch.definition.strays import note
 from anabranch.definition.task_as_node import Template
 from anabranch.definition.wiring import call, link
 
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
+
+_OF_GRAPHS = frozenset({"_called_in", "_bound_in"})
+"""Attributes of tasks that are about the graphs of this process."""
 
 # The others are used wherever tasks are.
 __all__ = ["Dependency", "FunctionTask", "Parameter", "Task", "flatten", "mapped", "task", "unmapped"]
@@ -77,9 +81,10 @@ class Task(Template, Generic[P, R]):
         self.depends_on(*each_of(depends_on))
         self.fixed = {}
         self._by_position: frozenset[str] = frozenset()  # fixed arguments that later positional ones come after
-        self._called_in = weakref.WeakSet()
+        self._called_in, self._bound_in = weakref.WeakSet(), weakref.WeakKeyDictionary()
         if parameters is not None:
             self._fix(self._bound((), self._given(parameters)), frozenset())
+        note(self)
 
     def _given(self, parameters: Mapping[str, object] | Sequence[str]) -> dict[str, object]:
         if isinstance(parameters, Mapping):
@@ -100,10 +105,10 @@ class Task(Template, Generic[P, R]):
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "_called_in"}
+        return {name: value for name, value in self.__dict__.items() if name not in _OF_GRAPHS}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _called_in=weakref.WeakSet())
+        self.__dict__.update(state, _called_in=weakref.WeakSet(), _bound_in=weakref.WeakKeyDictionary())
 
     def __dask_tokenize__(self) -> object:
         """What decides over the values of calls: the function, what is fixed, and attributes of the user's own."""
@@ -111,7 +116,7 @@ class Task(Template, Generic[P, R]):
         return self._function(), self.fixed, own
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("name", "policies", "signature", "fixed", "dependencies"):
+        if name in ("name", "policies", "signature", "fixed", "dependencies", "_bound_in"):
             cls = type(self).__name__
             raise DefinitionError(f"{cls}.__init__ does not call super().__init__(): a task class has to ({caller()})")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -182,17 +187,23 @@ class Task(Template, Generic[P, R]):
         result: list[R] = node
         return result
 
-    def bind(self, *args: Any, upstream_tasks: Iterable[object] | None = None, **kwargs: Any) -> Any:
+    def bind(self, *args: Any, upstream_tasks: Iterable[object] | None = None, flow: Any = None, **kwargs: Any) -> Any:
         """Fix arguments: return a task with them or, in an open flow with nodes among the arguments, add a call.
 
-        Later calls may replace them by name; positional arguments of later calls come after the fixed ones.
+        Later calls may replace them by name; positional arguments of later calls come after the fixed ones. A task that
+        was bound in the block of a flow and not called there is called at its end. With `flow`, a call is added to it.
         """
         graphs = scope.current().graphs
-        if graphs and (upstream_tasks or holds_node([*args, *kwargs.values()])):
-            return self._call(args, kwargs, graphs, upstream_tasks=upstream_tasks)
+        if flow is not None or (graphs and (upstream_tasks or holds_node([*args, *kwargs.values()]))):
+            return self._call(args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks)
         twin = copy.copy(self)
         by_position = self._by_position | self._bound(args, {}).keys()
         twin._fix(self._with_fixed(self._bound(args, kwargs)), by_position)
+        self._is_unused, twin._is_unused = False, bool(graphs)
+        if graphs:
+            self._called_in.add(graphs[0])
+            self._bound_in.setdefault(graphs[0], []).append(twin)
+            note(twin)
         return twin
 
     def _fix(self, arguments: Mapping[str, object], by_position: Collection[str]) -> None:
@@ -250,6 +261,7 @@ class Task(Template, Generic[P, R]):
         node = self._node(options)
         call(node, arguments, graphs=graphs, is_mapped=is_mapped, slug=slug)
         self._called_in.add(graphs[0])
+        self._is_unused = False
         for upstream in upstreams:
             link(upstream, node, "order", graphs[0])
         for dependency in self.dependencies:

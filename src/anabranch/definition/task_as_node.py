@@ -30,18 +30,28 @@ class Template:
     fixed: Mapping[str, object]
     dependencies: tuple[Dependency, ...] = ()
     _called_in: weakref.WeakSet[Graph]
+    _bound_in: weakref.WeakKeyDictionary[Graph, list[Template]]
+    """Tasks that `bind` has made of this one while the flow was written."""
+    _is_unused: bool = False
+    """Whether it was made by `bind` while a flow was written, and neither called nor bound since."""
 
     def _graphs(self, flow: Any) -> tuple[Graph, ...]:
         raise NotImplementedError
 
     def _call(
-        self, args: tuple[Any, ...], kwargs: Mapping[str, Any], graphs: tuple[Graph, ...], *, upstream_tasks: Any = None
+        self,
+        args: tuple[Any, ...],
+        kwargs: Mapping[str, Any],
+        graphs: tuple[Graph, ...],
+        *,
+        upstream_tasks: Any = None,
+        is_partial: bool = False,
     ) -> Node:
         raise NotImplementedError
 
     def nodes_in(self, graph: Graph) -> list[Node]:
         """The nodes that stand for this task in a flow: its calls there; called now, if there are none."""
-        nodes: list[Any] = graph.calls_of(self)
+        nodes = self._calls_in(graph)
         if nodes:
             return nodes
         missing = self.signature.missing(self.fixed)
@@ -51,6 +61,13 @@ class Template:
                 f"called without its arguments {listed(missing)} ({caller()}): call it in the flow first"
             )
         return [self._call((), {}, path_of(graph))]
+
+    def _calls_in(self, graph: Graph) -> list[Node]:
+        """Calls of this task in a flow, and of the tasks that it was bound to be there."""
+        if self._is_unused and not self.signature.missing(self.fixed):
+            self._call((), {}, path_of(graph))
+        nodes: list[Any] = graph.calls_of(self)
+        return [*nodes, *(node for twin in self._bound_in.get(graph, ()) for node in twin._calls_in(graph))]
 
     def _home(self, flow: Any = None, *others: object) -> Graph:
         """The flow that is meant: given, open, that of the other nodes, or the only one this task is called in."""
@@ -73,7 +90,12 @@ class Template:
         return [graph for graph in self._called_in if all(node in graph for node in nodes)]
 
     def _own(self, flow: Any, *others: object) -> list[Node]:
-        return self.nodes_in(self._home(flow, *others))
+        """The calls of this task that get edges from others or to them; further edges may bring what they need."""
+        graph = self._home(flow, *others)
+        for each in (self, *each_of(others)):
+            if isinstance(each, Template) and not each._calls_in(graph):
+                each._call((), {}, path_of(graph), is_partial=True)
+        return self._calls_in(graph)
 
     def _only(self) -> Node:
         node: Node = node_of(self, self._home())

@@ -353,10 +353,85 @@ def test_star_arguments_can_be_bound():
 def test_in_an_open_flow_binding_nodes_is_a_call():
     with Flow("f") as flow:
         node = greet.bind(name=value("Alice"))
-        constant = greet.bind(name="Bob")
     assert results(flow, node) == ["Hello Alice"]
-    assert isinstance(constant, Task)
     assert len(flow.tasks) == 2
+
+
+def test_a_bound_task_of_an_open_flow_is_called_at_the_end_of_the_block_if_nobody_has_called_it():
+    # given
+    called = greet.bind(name="Dan")
+    with Flow("f") as flow:
+        greet.bind("Alice")
+        greet.bind(name="Bob").bind(greeting="Hi")
+        greet.bind("Carol")()
+        called.bind()
+        with Flow("inner") as inner, case(value(1), 2):
+            greet.bind("Eve")
+
+    # when
+    view = flow.run()
+
+    # then
+    found = {node.slug: view.result[node] for node in flow.tasks if node.name == "greet"}
+    assert [each.result for each in found.values()] == ["Hello Carol", "Hello Alice", "Hi Bob", "Hello Dan", None]
+    assert found["greet-4"].is_skipped()
+    assert inner.graph.find("greet") in flow.graph
+
+
+def test_edges_of_a_task_are_those_of_what_it_was_bound_to_be():
+    with Flow("f") as flow:
+        greet.bind(name="Alice")
+        greet.set_upstream(value)
+    greet.set_downstream(fetch, flow=flow)
+    node = flow.get_tasks("greet")[0]
+    assert [edge.upstream.name for edge in flow.edges_to(node)] == ["value"]
+    assert [edge.downstream.name for edge in flow.edges_from(node)] == ["fetch"]
+    assert len(flow.tasks) == 3
+
+
+def test_what_is_bound_to_part_of_its_arguments_can_be_called_later():
+    with Flow("f") as flow:
+        add_one = add.bind(1)
+        nodes = add_one(2), add_one.map([1, 2])
+    assert results(flow, *nodes) == [3, [2, 3]]
+
+
+def test_a_task_can_be_bound_in_a_flow_that_is_not_open():
+    flow = Flow("f")
+    node = greet.bind(name="Alice", flow=flow)
+    assert results(flow, node) == ["Hello Alice"]
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: task(greet.run), lambda: greet.bind(greeting="Hi"), lambda: task(name="x")(len)]
+)
+def test_a_task_that_is_made_in_a_block_and_not_called_is_warned_about(make):
+    with (
+        pytest.warns(
+            UserWarning, match=r"task '\w+' was (made|bound) in the block of flow 'f' and never called"
+        ) as told,
+        Flow("f"),
+    ):
+        make()
+    assert told[0].filename == __file__
+
+
+def test_a_task_that_others_call_while_they_run_is_not_warned_about():
+    with Flow("f") as flow:
+
+        @task
+        def double(x):
+            return 2 * x
+
+        bound = greet.bind("Alice")
+
+        @task
+        def parent():
+            return [double(1), bound()]
+
+        node = parent()
+    assert results(flow, node) == [[2, "Hello Alice"]]
+    assert flow.tasks == [node]
 
 
 def test_an_argument_that_cannot_be_bound_is_refused():

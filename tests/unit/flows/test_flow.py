@@ -66,6 +66,38 @@ def test_a_flow_can_be_written_without_a_block():
     assert slugs(f.sorted_tasks()) == ["value", "first", "add", "value-1"]
 
 
+@pytest.mark.parametrize("is_backward", [False, True])
+def test_a_flow_can_be_written_edge_by_edge(is_backward):
+    # given
+    @task
+    def plus(x, y):
+        return x + y
+
+    first, second, third = task(name="first")(lambda: 40), task(name="second")(lambda x: x + 1), plus
+    f = Flow("f")
+    edges = [
+        lambda: second.set_upstream(first, key="x", flow=f),
+        lambda: second.set_downstream(third, key="x", flow=f),
+        lambda: third.set_dependencies(f, keyword_tasks={"y": 1}, upstream_tasks=[first]),
+        lambda: f.add_edge(upstream_task=third, downstream_task=value, key="x"),
+    ]
+
+    # when
+    for edge in reversed(edges) if is_backward else edges:
+        edge()
+
+    # then
+    assert f.run().result[value].result == 42
+    assert len(f.tasks) == 4
+
+
+def test_an_argument_that_no_edge_brings_is_told_when_the_flow_is_validated():
+    f = Flow("f")
+    add.set_upstream(value, flow=f)
+    with refused(FlowValidationError, "argument 'x' is not bound", at=""):
+        f.validate()
+
+
 def test_a_flow_can_be_given_all_it_has():
     one, two = task(name="one")(lambda: 1), task(name="two")(lambda x: x)
     f = Flow("f", tasks=[one], edges=[Edge(one, two, "data", "x")], reference_tasks=[one])

@@ -56,8 +56,9 @@ def test_a_run_that_fails_fails_its_task_with_its_own_exception() -> None:
 
 
 def test_parameters_that_a_flow_does_not_have_are_refused_where_they_are_written() -> None:
+    made = inner.as_task()
     with Flow("outer"), pytest.raises(CallError, match="has no parameter 'y'; it has: 'x', 'by'"):
-        inner.as_task()(y=1)
+        made(y=1)
 
 
 def test_a_flow_is_called_by_a_running_task() -> None:
