@@ -140,7 +140,7 @@ class Writing(Queries):
         node = self._known_one(old)
         graph = self.graph.path[0]
         if isinstance(new, Task) and new not in self:
-            check_arguments(new.signature, graph.entry(node).arguments)
+            check_arguments(new._anabranch.signature, graph.entry(node).arguments)
             substitute = new._call((), {}, self.graph.path, is_partial=True)
             for each in graph.family(node):
                 each.imitate(node, substitute)
@@ -178,7 +178,7 @@ class Writing(Queries):
                 join(theirs[name], (graph,))
             self._put_in_place(mine[name], theirs[name])
 
-    def set_reference_tasks(self, tasks: Iterable[object]) -> None:
+    def set_reference_tasks(self, tasks: Iterable[object] | None) -> None:
         """Choose the nodes that decide the state of a run; with an empty list, the terminal nodes."""
         self._reference = tuple(node for task in each_of(tasks) for node in self._known(task))
 

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from anabranch.base.errors import DefinitionError, NodeAttributeError, NodeValueError
+from anabranch.base.errors import DefinitionError, NodeAttributeError, NodeValueError, OptionError, nearest
 from anabranch.base.names import short
 from anabranch.base.where import Where, caller
 from anabranch.definition import scope
@@ -34,6 +34,10 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
     home: Graph | None
     """The graph it was written in first."""
 
+    _ATTRIBUTES = frozenset({"name", "signature", "policies", "template", "kind", "where", "home", "tests"})
+    _CHANGING = frozenset({"policies", "kind", "home", "tests"})
+    """Those that are set again while the flow is written."""
+
     def __init__(
         self,
         name: str,
@@ -54,6 +58,15 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
         self.home = None
         self.tests: tuple[Callable[[Any], bool], ...] = ()
         """Tests of the cases that were written for this node."""
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name not in self._ATTRIBUTES or (name in vars(self) and name not in self._CHANGING):
+            options = Policies.options()
+            raise OptionError(
+                f"{self!r} is a node, and its {name} cannot be assigned ({caller()}): give options with the call, as "
+                f"in task_args={{{name if name in options else 'max_retries'!r}: …}}{nearest(name, options)}"
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<Node {self.slug!r}>"

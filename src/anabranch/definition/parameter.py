@@ -46,6 +46,8 @@ class Parameter(Node):
         The name, the default or a choice is not valid.
     """
 
+    _ATTRIBUTES = Node._ATTRIBUTES | {"default_value", "required", "type", "secret", "choices"}
+
     def __init__(
         self,
         name: str,
@@ -55,7 +57,7 @@ class Parameter(Node):
         type: Any = None,  # any annotation
         choices: Sequence[Any] | None = None,
         secret: bool = False,
-        tags: Collection[str] = (),
+        tags: Collection[str] | None = None,
     ) -> None:
         check_name(name, "parameter name")
         if not name.isidentifier() or name.startswith("__") or name in RESERVED or keyword.iskeyword(name):
@@ -91,8 +93,8 @@ def _no_function() -> None:
     """Stands for the function that a parameter does not have."""
 
 
-def _with_open(tags: Collection[str]) -> Any:
-    return tags if isinstance(tags, str) else frozenset(tags) | scope.current().tags  # a string is refused later
+def _with_open(tags: Collection[str] | None) -> Any:
+    return tags if isinstance(tags, str) else frozenset(tags or ()) | scope.current().tags  # a string is refused later
 
 
 @dataclass(frozen=True)

@@ -274,6 +274,23 @@ class Policies:
             raise OptionError("memory_limit needs isolation='process': only a process of its own can be killed")
 
     @classmethod
+    def _names(cls) -> tuple[str, ...]:
+        return tuple(field.name for field in fields(cls) if field.name not in ("retry", "timeout_s", "storing"))
+
+    @classmethod
+    def options(cls) -> tuple[str, ...]:
+        """Names of the options that describe policies."""
+        return (*_RETRY_OPTIONS, "retry_kwargs", "timeout", *cls._names(), *STORING_OPTIONS)
+
+    def option(self, name: str) -> Any:
+        """What an option is, if it is not one about storing."""
+        if name == "retry_kwargs":
+            return {option: getattr(self.retry, attribute) for option, attribute in _RETRY_OPTIONS.items()}
+        if name in _RETRY_OPTIONS:
+            return getattr(self.retry, _RETRY_OPTIONS[name])
+        return self.timeout_s if name == "timeout" else getattr(self, name)
+
+    @classmethod
     def from_options(cls, options: Mapping[str, Any], base: Policies | None = None) -> Policies:
         """The policies that a task's options describe; options that are None stay as they are in `base`.
 
@@ -283,14 +300,13 @@ class Policies:
             An option is unknown or cannot have that value.
         """
         base = base or cls()
-        names = tuple(field.name for field in fields(cls) if field.name not in ("retry", "timeout_s", "storing"))
-        known = (*_RETRY_OPTIONS, "retry_kwargs", "timeout", *names, *STORING_OPTIONS)
+        known = cls.options()
         unknown = [name for name in options if name not in known]
         if unknown:
             hint = nearest(unknown[0], known)
             raise OptionError(f"unknown task option {listed(unknown)}; there are: {', '.join(known)}{hint}")
         given = {name: value for name, value in options.items() if value is not None}
-        changes = {name: value for name, value in given.items() if name in names}
+        changes = {name: value for name, value in given.items() if name in cls._names()}
         if "timeout" in given:
             changes["timeout_s"] = given["timeout"]
         retry = {name: value for name, value in given.items() if name in _RETRY_OPTIONS or name == "retry_kwargs"}

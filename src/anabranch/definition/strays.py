@@ -25,8 +25,13 @@ def note(task: Any) -> None:
 def call_bound(made: Sequence[tuple[Any, Scope]], graph: Graph) -> None:
     """Call the bound tasks among those that were made, under the conditions that were open when they were bound."""
     for task, around in made:
-        is_complete = not task.signature.missing(task.fixed)
-        if task._is_unused and is_complete and around.members is None and not _is_used_by_functions(task, graph):
+        is_complete = not task._anabranch.signature.missing(task._anabranch.fixed)
+        if (
+            task._anabranch.is_unused
+            and is_complete
+            and around.members is None
+            and not _is_used_by_functions(task, graph)
+        ):
             with scope.reopened(around):
                 task._call((), {}, around.graphs)
 
@@ -34,15 +39,15 @@ def call_bound(made: Sequence[tuple[Any, Scope]], graph: Graph) -> None:
 def warn(made: Sequence[tuple[Any, Scope]], graph: Graph) -> None:
     """Warn of tasks that are not in the graph."""
     for task, _ in made:
-        if (task._is_unused or not task._called_in) and not _is_used_by_functions(task, graph):
-            verb = "bound" if task._is_unused else "made"
-            missing = ", ".join(f"{name}=…" for name in task.signature.missing(task.fixed))
+        if (task._anabranch.is_unused or not task._anabranch.called_in) and not _is_used_by_functions(task, graph):
+            verb = "bound" if task._anabranch.is_unused else "made"
+            missing = ", ".join(f"{name}=…" for name in task._anabranch.signature.missing(task._anabranch.fixed))
             warnings.warn_explicit(
                 f"task {task.name!r} was {verb} in the block of flow {graph.name!r} and never called there, so that it "
                 f"is not in the flow: call what was {verb}, …({missing})",
                 UserWarning,
-                task.where.file,
-                task.where.line,
+                task._anabranch.where.file,
+                task._anabranch.where.line,
             )
 
 

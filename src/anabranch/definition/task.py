@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec,
 from dask.utils import parse_bytes
 
 from anabranch.base import context
-from anabranch.base.errors import CallError, DefinitionError, MappingError, OptionError, listed
+from anabranch.base.errors import CallError, DefinitionError, MappingError, OptionError, listed, nearest
 from anabranch.base.names import check_name, named, short
 from anabranch.base.triggers import Trigger
-from anabranch.base.where import Where, caller
+from anabranch.base.where import caller
 from anabranch.definition import scope
 from anabranch.definition.deferred import DeferredCall, deferred
 from anabranch.definition.dependency import Dependency
@@ -28,7 +28,7 @@ from anabranch.definition.parameter import FlowParameter, Parameter
 from anabranch.definition.policies import STORING_OPTIONS, Delay, Handler, Policies, RetryOn, Seconds
 from anabranch.definition.signature import RESERVED, STAR, Signature
 from anabranch.definition.strays import note
-from anabranch.definition.task_as_node import Template
+from anabranch.definition.task_as_node import Definition, Template
 from anabranch.definition.wiring import call, link
 
 if TYPE_CHECKING:
@@ -38,9 +38,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 Q = ParamSpec("Q")
 R = TypeVar("R", covariant=True)
-
-_OF_GRAPHS = frozenset({"_called_in", "_bound_in"})
-"""Attributes of tasks that are about the graphs of this process."""
 
 # The others are used wherever tasks are.
 __all__ = ["Dependency", "FunctionTask", "Parameter", "Task", "flatten", "mapped", "task", "unmapped"]
@@ -61,62 +58,90 @@ class Task(Template, Generic[P, R]):
         parameters: Mapping[str, object] | Sequence[str] | None = None,
         **options: Any,
     ) -> None:
-        self.where: Where = caller()
-        self.name = self.__name__ = check_name(name if name is not None else type(self).__name__, "task name")
-        self.slug: str | None = check_name(slug, "task slug") if slug is not None else None
+        # A task's attributes are its class's and the user's: this is all that the library keeps there.
+        self._keep("name", check_name(name if name is not None else type(self).__name__, "task name"))
+        self._keep("__name__", self.name)
+        self._keep("slug", check_name(slug, "task slug") if slug is not None else None)
+        where = caller()
         try:
-            self.policies = _policies(options)
+            policies = _policies(options)
         except OptionError as error:
-            raise OptionError(f"task {self.name!r} ({self.where}): {error}") from None
+            raise OptionError(f"task {self.name!r} ({where}): {error}") from None
         function = self._function()
         if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
             raise DefinitionError(
-                f"task {self.name!r} ({self.where}) is an async function; tasks are plain functions, "
+                f"task {self.name!r} ({where}) is an async function; tasks are plain functions, "
                 "so call asyncio.run(…) inside one"
             )
-        self.signature = Signature(function, self.name)
+        if policies.nout is None:
+            policies = replace(policies, nout=_annotated_nout(function))
+        storing = {option: options[option] for option in STORING_OPTIONS if option in options}
+        self._keep("_anabranch", Definition(where, policies, Signature(function, self.name), storing))
         self._check_reserved()
-        if self.policies.nout is None:
-            self.policies = replace(self.policies, nout=_annotated_nout(function))
         self.depends_on(*each_of(depends_on))
-        self.fixed = {}
-        self._by_position: frozenset[str] = frozenset()  # fixed arguments that later positional ones come after
-        self._called_in, self._bound_in = weakref.WeakSet(), weakref.WeakKeyDictionary()
         if parameters is not None:
             self._fix(self._bound((), self._given(parameters)), frozenset())
         note(self)
+
+    def _keep(self, name: str, value: object) -> None:
+        """Set an attribute that users cannot assign."""
+        object.__setattr__(self, name, value)
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if name in _OPTIONS:
+            raise OptionError(
+                f"{name} is an option of tasks, which cannot be assigned ({caller()}): write @task({name}=…), "
+                f"super().__init__({name}=…) in a class of tasks, or task_args={{{name!r}: …}} in a call"
+            )
+        if name in _METHODS:
+            raise DefinitionError(
+                f"{type(self).__name__}.{name} is what tasks have themselves, and cannot be assigned ({caller()}): "
+                "give the attribute another name"
+            )
+        object.__setattr__(self, name, value)
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        clash = [name for name in vars(cls) if name in _METHODS and name.startswith("_")]
+        if clash and cls.__module__ != __name__:
+            raise DefinitionError(
+                f"{cls.__name__}.{clash[0]} is what tasks have themselves ({caller()}): give it another name"
+            )
 
     def _given(self, parameters: Mapping[str, object] | Sequence[str]) -> dict[str, object]:
         if isinstance(parameters, Mapping):
             return dict(parameters)
         if isinstance(parameters, str) or not all(isinstance(name, str) for name in parameters):
             raise OptionError(
-                f"task {self.name!r} ({self.where}): parameters takes a dict of arguments, or a list of names that "
-                f"become parameters of the flow; found {short(parameters)}"
+                f"task {self.name!r} ({self._anabranch.where}): parameters takes a dict of arguments, or a list of "
+                f"names that become parameters of the flow; found {short(parameters)}"
             )
         return {name: FlowParameter(name) for name in parameters}
 
     def _check_reserved(self) -> None:
-        clash = [name for name in (self.signature.parameters or {}) if name in RESERVED]
+        clash = [name for name in (self._anabranch.signature.parameters or {}) if name in RESERVED]
         if clash:
             raise DefinitionError(
-                f"task {self.name!r} ({self.where}): a parameter cannot be named {listed(clash)}, because calls of a "
-                f"task use {listed(RESERVED)} themselves; rename it"
+                f"task {self.name!r} ({self._anabranch.where}): a parameter cannot be named {listed(clash)}, because "
+                f"calls of a task use {listed(RESERVED)} themselves; rename it"
             )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in _OF_GRAPHS}
+        return {**vars(self), "_anabranch": copy.copy(self._anabranch)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _called_in=weakref.WeakSet(), _bound_in=weakref.WeakKeyDictionary())
+        vars(self).update(state)
 
     def __dask_tokenize__(self) -> object:
         """What decides over the values of calls: the function, what is fixed, and attributes of the user's own."""
         own = {name: value for name, value in self.__dict__.items() if name not in _ATTRIBUTES}
-        return self._function(), self.fixed, own
+        return self._function(), self._anabranch.fixed, own
 
     def __getattr__(self, name: str) -> Any:
-        if name in ("name", "policies", "signature", "fixed", "dependencies", "_bound_in"):
+        if name in _OPTIONS and "_anabranch" in vars(self):
+            known = self._anabranch
+            return known.storing.get(name) if name in STORING_OPTIONS else known.policies.option(name)
+        if name in ("name", "_anabranch"):
             cls = type(self).__name__
             raise DefinitionError(f"{cls}.__init__ does not call super().__init__(): a task class has to ({caller()})")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -197,43 +222,45 @@ class Task(Template, Generic[P, R]):
         if flow is not None or (graphs and (upstream_tasks or holds_node([*args, *kwargs.values()]))):
             return self._call(args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks)
         twin = copy.copy(self)
-        by_position = self._by_position | self._bound(args, {}).keys()
+        by_position = self._anabranch.by_position | self._bound(args, {}).keys()
         twin._fix(self._with_fixed(self._bound(args, kwargs)), by_position)
-        self._is_unused, twin._is_unused = False, bool(graphs)
+        self._anabranch.is_unused, twin._anabranch.is_unused = False, bool(graphs)
         if graphs:
-            self._called_in.add(graphs[0])
-            self._bound_in.setdefault(graphs[0], []).append(twin)
+            self._anabranch.called_in.add(graphs[0])
+            self._anabranch.bound_in.setdefault(graphs[0], []).append(twin)
             note(twin)
         return twin
 
     def _fix(self, arguments: Mapping[str, object], by_position: Collection[str]) -> None:
-        self.fixed, self._by_position = arguments, frozenset(by_position)
-        self.run = _Run(self)  # type: ignore[method-assign]  # the fixed arguments hold for a plain call too
+        self._anabranch.fixed, self._anabranch.by_position = arguments, frozenset(by_position)
+        self._keep("run", _Run(self))  # the fixed arguments hold for a plain call too
 
     def _bound(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Arguments by name, without the fixed ones."""
         self._check_class(args)
         try:
-            return self.signature.bind(args, kwargs, taken=self._by_position)
+            return self._anabranch.signature.bind(args, kwargs, taken=self._anabranch.by_position)
         except CallError as error:
-            raise CallError(f"{error} (call at {caller()}; task of {self.where})") from None
+            raise CallError(f"{error} (call at {caller()}; task of {self._anabranch.where})") from None
 
     def _check_class(self, args: tuple[Any, ...]) -> None:
         """Refuse values in the place of a class: from Python 3.13, @classmethod over a task binds its calls only."""
-        place = getattr(self.signature.function, "__qualname__", "").rpartition(".")[0]
-        first = next(iter(self.signature.parameters or ()), None)
+        place = getattr(self._anabranch.signature.function, "__qualname__", "").rpartition(".")[0]
+        first = next(iter(self._anabranch.signature.parameters or ()), None)
         is_method = first == "cls" and place and not place.endswith("<locals>")
         if is_method and args and not isinstance(args[0], (type, unmapped)):
             raise CallError(
                 f"{self.name}() is a class method of {place}, found {short(args[0])} in the place of the class "
-                f"({caller()}; task of {self.where}): write @task above @classmethod"
+                f"({caller()}; task of {self._anabranch.where}): write @task above @classmethod"
             )
 
     def _with_fixed(self, bound: Mapping[str, Any], mark: Callable[[Any], Any] | None = None) -> dict[str, Any]:
         """Arguments with the fixed ones that they do not replace; of ``*args``, the fixed ones come first."""
         mark = mark or (lambda value: value)
-        star: Any = self.fixed.get(STAR, ())
-        fixed = {name: mark(value) for name, value in self.fixed.items() if name not in bound and name != STAR}
+        star: Any = self._anabranch.fixed.get(STAR, ())
+        fixed = {
+            name: mark(value) for name, value in self._anabranch.fixed.items() if name not in bound and name != STAR
+        }
         return fixed | dict(bound) | ({STAR: (*map(mark, star), *bound.get(STAR, ()))} if star else {})
 
     def _call(
@@ -260,21 +287,21 @@ class Task(Template, Generic[P, R]):
         slug = check_name(options.pop("slug"), "task slug") if "slug" in options else self.slug
         node = self._node(options)
         call(node, arguments, graphs=graphs, is_mapped=is_mapped, slug=slug)
-        self._called_in.add(graphs[0])
-        self._is_unused = False
+        self._anabranch.called_in.add(graphs[0])
+        self._anabranch.is_unused = False
         for upstream in upstreams:
             link(upstream, node, "order", graphs[0])
-        for dependency in self.dependencies:
+        for dependency in self._anabranch.dependencies:
             dependency.declare(node, graphs[0])
         return node
 
     def _check_complete(self, arguments: Mapping[str, object], *, is_partial: bool) -> None:
-        missing = self.signature.missing(arguments)
+        missing = self._anabranch.signature.missing(arguments)
         # A declared dependency on an output may bring an argument later.
-        declared = sum(dependency.key is not None for dependency in self.dependencies)
+        declared = sum(dependency.key is not None for dependency in self._anabranch.dependencies)
         if missing and not is_partial and len(missing) > declared:
             raise CallError(
-                f"{self.name}() is missing {listed(missing)} (call at {caller()}; task of {self.where}): "
+                f"{self.name}() is missing {listed(missing)} (call at {caller()}; task of {self._anabranch.where}): "
                 "pass a value or another task's node"
             )
 
@@ -289,18 +316,18 @@ class Task(Template, Generic[P, R]):
     ) -> DeferredCall:
         """Make a call in a running task, with values in place of the flow's parameters."""
         arguments = self._with_fixed(self._bound(args, kwargs), unmapped)
-        parameters = context.get("parameters", {}) if self.fixed else {}
-        for name, value in list(arguments.items()) if self.fixed else ():
+        parameters = context.get("parameters", {}) if self._anabranch.fixed else {}
+        for name, value in list(arguments.items()) if self._anabranch.fixed else ():
             meant = value.value if isinstance(value, unmapped) else value
             if isinstance(meant, FlowParameter):
                 del arguments[name]
                 if meant.name in parameters:
                     arguments[name] = unmapped(parameters[meant.name])
         self._check_complete(arguments, is_partial=False)
-        if self.dependencies:
+        if self._anabranch.dependencies:
             raise DefinitionError(
-                f"task {self.name!r} ({self.where}) depends on other tasks, whose calls are in a flow, and was called "
-                f"inside a running task ({caller()}): give its upstream tasks there, with upstream_tasks=[…]"
+                f"task {self.name!r} ({self._anabranch.where}) depends on other tasks, whose calls are in a flow, and "
+                f"was called inside a running task ({caller()}): give its upstream tasks there, with upstream_tasks=[…]"
             )
         after = tuple(each_of(upstream_tasks)) if upstream_tasks is not None else ()
         upstreams = tuple(each for each in after if isinstance(each, DeferredCall))
@@ -310,11 +337,17 @@ class Task(Template, Generic[P, R]):
                 f"{self.name}(upstream_tasks=…) inside a running task takes calls that were made there, found "
                 f"{short(strangers[0])} ({caller()})"
             )
-        name, policies, signature = self.name, self.policies, self.signature
+        name, policies, signature = self.name, self._anabranch.policies, self._anabranch.signature
         if task_args:
             name, policies, signature = self._call_options(dict(task_args))
         return deferred(
-            name, signature, policies, arguments, is_mapped=is_mapped, upstreams=upstreams, where=str(self.where)
+            name,
+            signature,
+            policies,
+            arguments,
+            is_mapped=is_mapped,
+            upstreams=upstreams,
+            where=str(self._anabranch.where),
         )
 
     def _call_options(self, options: dict[str, Any]) -> tuple[str, Policies, Signature]:
@@ -322,11 +355,13 @@ class Task(Template, Generic[P, R]):
         options.pop("slug", None)
         name = check_name(options.pop("name", self.name), "task name")
         try:
-            policies = _policies(options, self.policies) if options else self.policies
+            policies = _policies(options, self._anabranch.policies) if options else self._anabranch.policies
         except OptionError as error:
             raise OptionError(f"{self.name}(task_args=…): {error} ({caller()})") from None
         # One Signature for all calls: looking at a function is slow, and it travels to workers once.
-        signature = self.signature if name == self.name else Signature(self.signature.function, name)
+        signature = (
+            self._anabranch.signature if name == self.name else Signature(self._anabranch.signature.function, name)
+        )
         return name, policies, signature
 
     def _node(self, options: dict[str, Any]) -> Node:
@@ -357,7 +392,7 @@ class _Run:
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         bound = self.task._with_fixed(self.task._bound(args, kwargs))
         given = {name: value for name, value in bound.items() if not isinstance(value, FlowParameter)}
-        positional, keywords = self.task.signature.split(given)
+        positional, keywords = self.task._anabranch.signature.split(given)
         return self.task._function()(*positional, **keywords)
 
 
@@ -399,8 +434,16 @@ def _annotated_nout(function: Callable[..., Any]) -> int | None:
     return None
 
 
+_OPTIONS = frozenset({"name", "slug", *Policies.options()})
+_METHODS = frozenset(
+    name for cls in (Template, Task) for name in vars(cls) if not name.startswith("__") and name != "run"
+) | {"_anabranch"}
+
+
 class FunctionTask(Task[P, R]):
     """A task made from a function; made by `task`."""
+
+    function: Callable[P, R]
 
     def __init__(self, function: Callable[P, R], *, name: str | None = None, **options: Any) -> None:
         if isinstance(function, Task):
@@ -410,13 +453,13 @@ class FunctionTask(Task[P, R]):
             function = function.__func__
         if not callable(function):
             raise DefinitionError(f"@task needs a function, found {short(function)} ({caller()})")
-        self.function = function
-        self.run = function  # type: ignore[method-assign]  # `t.run` is the plain function, not a method
+        self._keep("function", function)
+        self._keep("run", function)  # `t.run` is the plain function, not a method
         super().__init__(name=name if name is not None else named(function).strip("<>"), **options)
         for attribute in ("__doc__", "__module__", "__qualname__"):
             if hasattr(function, attribute):
-                setattr(self, attribute, getattr(function, attribute))
-        self.__wrapped__ = function
+                self._keep(attribute, getattr(function, attribute))
+        self._keep("__wrapped__", function)
         self._methods: weakref.WeakValueDictionary[int, FunctionTask[..., R]] = weakref.WeakValueDictionary()
 
     @overload
@@ -436,10 +479,12 @@ class FunctionTask(Task[P, R]):
         twin = self._methods.get(key)
         if twin is None:
             twin = self._methods[key] = copy.copy(self)
-            twin._descriptor = twin.function = twin.run = twin.__wrapped__ = function  # type: ignore[method-assign]
-            twin.signature = Signature(function, self.name)
-            if twin.fixed:
-                twin._fix(twin.fixed, twin._by_position)
+            for attribute in ("_descriptor", "function", "run", "__wrapped__"):
+                twin._keep(attribute, function)
+            kept = twin._anabranch
+            kept.signature = Signature(function, self.name)
+            if kept.fixed:
+                twin._fix(kept.fixed, kept.by_position)
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
@@ -448,6 +493,14 @@ class FunctionTask(Task[P, R]):
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
         self._methods = weakref.WeakValueDictionary()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not name.startswith("_") and name != "run" and name not in _OPTIONS | _METHODS:
+            raise OptionError(
+                f"task {self.name!r} has no option {name!r} ({caller()}); options are written as @task(option=…)"
+                f"{nearest(name, _OPTIONS)}"
+            )
+        super().__setattr__(name, value)
 
     def _function(self) -> Callable[..., Any]:
         return self.function

@@ -5,17 +5,47 @@ from __future__ import annotations
 import gc
 import weakref
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from anabranch.base.errors import AmbiguousTaskError, DefinitionError, listed
-from anabranch.base.where import caller
+from anabranch.base.where import Where, caller
 from anabranch.definition import scope
 from anabranch.definition.dependency import Dependency
 from anabranch.definition.gates import Gate
 from anabranch.definition.graph import Graph
 from anabranch.definition.lookup import each_of, home_of, node_of, path_of
 from anabranch.definition.node import Node
+from anabranch.definition.policies import Policies
 from anabranch.definition.signature import Signature
+
+
+@dataclass(eq=False)
+class Definition:
+    """What the library knows of a task. The attributes of the task are the user's, but for this one."""
+
+    where: Where
+    policies: Policies
+    signature: Signature
+    storing: Mapping[str, object] = field(default_factory=dict)
+    """Options about storing, as they were given."""
+    dependencies: tuple[Dependency, ...] = ()
+    fixed: Mapping[str, object] = field(default_factory=dict)
+    """Arguments that are bound."""
+    by_position: frozenset[str] = frozenset()
+    """Those of them that later positional ones come after."""
+    is_unused: bool = False
+    """Whether it was made by `bind` while a flow was written, and neither called nor bound since."""
+    called_in: weakref.WeakSet[Graph] = field(default_factory=weakref.WeakSet)
+    bound_in: weakref.WeakKeyDictionary[Graph, list[Template]] = field(default_factory=weakref.WeakKeyDictionary)
+    """Tasks that `bind` has made of this one while the flow was written."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickles and copies: graphs are of this process, and of the task that was called in them."""
+        return {name: value for name, value in vars(self).items() if name not in ("called_in", "bound_in")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, called_in=weakref.WeakSet(), bound_in=weakref.WeakKeyDictionary())
 
 
 class Template:
@@ -26,14 +56,7 @@ class Template:
     """
 
     name: str
-    signature: Signature
-    fixed: Mapping[str, object]
-    dependencies: tuple[Dependency, ...] = ()
-    _called_in: weakref.WeakSet[Graph]
-    _bound_in: weakref.WeakKeyDictionary[Graph, list[Template]]
-    """Tasks that `bind` has made of this one while the flow was written."""
-    _is_unused: bool = False
-    """Whether it was made by `bind` while a flow was written, and neither called nor bound since."""
+    _anabranch: Definition
 
     def _graphs(self, flow: Any) -> tuple[Graph, ...]:
         raise NotImplementedError
@@ -54,7 +77,7 @@ class Template:
         nodes = self._calls_in(graph)
         if nodes:
             return nodes
-        missing = self.signature.missing(self.fixed)
+        missing = self._anabranch.signature.missing(self._anabranch.fixed)
         if missing:
             raise DefinitionError(
                 f"task {self.name!r} is named as a dependency but not called in flow {graph.name!r}, and cannot be "
@@ -64,10 +87,10 @@ class Template:
 
     def _calls_in(self, graph: Graph) -> list[Node]:
         """Calls of this task in a flow, and of the tasks that it was bound to be there."""
-        if self._is_unused and not self.signature.missing(self.fixed):
+        if self._anabranch.is_unused and not self._anabranch.signature.missing(self._anabranch.fixed):
             self._call((), {}, path_of(graph))
         nodes: list[Any] = graph.calls_of(self)
-        return [*nodes, *(node for twin in self._bound_in.get(graph, ()) for node in twin._calls_in(graph))]
+        return [*nodes, *(node for twin in self._anabranch.bound_in.get(graph, ()) for node in twin._calls_in(graph))]
 
     def _home(self, flow: Any = None, *others: object) -> Graph:
         """The flow that is meant: given, open, that of the other nodes, or the only one this task is called in."""
@@ -87,7 +110,7 @@ class Template:
         return home_of(*nodes) if nodes else self._graphs(None)[0]
 
     def _homes(self, nodes: list[Node]) -> list[Graph]:
-        return [graph for graph in self._called_in if all(node in graph for node in nodes)]
+        return [graph for graph in self._anabranch.called_in if all(node in graph for node in nodes)]
 
     def _own(self, flow: Any, *others: object) -> list[Node]:
         """The calls of this task that get edges from others or to them; further edges may bring what they need."""
@@ -141,7 +164,7 @@ class Template:
         declared = tuple(Dependency.of(each) for each in dependencies)
         if any(each.task is self for each in declared):
             raise DefinitionError(f"task {self.name!r} cannot depend on itself ({caller()})")
-        self.dependencies = (*self.dependencies, *declared)
+        self._anabranch.dependencies = (*self._anabranch.dependencies, *declared)
         for graph in scope.current().graphs[:1]:
             nodes: list[Any] = graph.calls_of(self)
             for node in nodes:

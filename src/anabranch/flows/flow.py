@@ -5,13 +5,13 @@ from __future__ import annotations
 import inspect
 import re
 import typing
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, overload
 
-from anabranch.base.errors import DefinitionError, OptionError, ParameterError
+from anabranch.base.errors import DefinitionError, OptionError, ParameterError, listed, nearest
 from anabranch.base.names import check_name, named, short
 from anabranch.base.where import caller
 from anabranch.definition import scope
@@ -23,6 +23,7 @@ from anabranch.definition.parameter import Parameter
 from anabranch.definition.policies import Handler
 from anabranch.definition.signature import Signature
 from anabranch.definition.task import Task
+from anabranch.flows.options import CHECKS, choose_executor
 
 if TYPE_CHECKING:
     from dask.delayed import Delayed
@@ -75,11 +76,11 @@ class Flow(Writing):
         schedule: Schedule | None = None,
         max_runs: int | None = None,
         executor: Executor | None = None,
-        state_handlers: Sequence[Handler] = (),
+        state_handlers: Sequence[Handler] | None = None,
         on_failure: Callable[[Any, Any], Any] | None = None,
-        tasks: Iterable[object] = (),
-        edges: Iterable[Edge] = (),
-        reference_tasks: Iterable[object] = (),
+        tasks: Iterable[object] | None = None,
+        edges: Iterable[Edge] | None = None,
+        reference_tasks: Iterable[object] | None = None,
         result: Result | None = None,
         result_handler: Result | None = None,
     ) -> None:
@@ -89,32 +90,31 @@ class Flow(Writing):
         self.executor = executor
         self.schedule = schedule
         self.max_runs = max_runs
-        if isinstance(state_handlers, (str, bytes)) or not isinstance(state_handlers, Collection):
-            what = "state_handlers takes a list of functions"
-            raise OptionError(f"flow {name!r}: {what}, found {short(state_handlers)} ({self.where})")
-        wrong = [each for each in (*state_handlers, on_failure) if each is not None and not callable(each)]
-        if wrong:
-            what = "state_handlers and on_failure take functions"
-            raise OptionError(f"flow {name!r}: {what}, found {short(wrong[0])} ({self.where})")
-        self.state_handlers = tuple(state_handlers)
+        self.state_handlers: Sequence[Handler] = () if state_handlers is None else state_handlers
         self.on_failure = on_failure
-        self.result: Result | None = self._result(result, result_handler)
+        if result is not None and result_handler is not None:
+            raise OptionError(f"flow {name!r}: result and result_handler are both given; give one ({self.where})")
+        self.result: Result | None = result if result is not None else result_handler
         self._reference = ()
-        for each in tasks:
+        for each in tasks or ():
             self.add_task(each)
-        for edge in edges:
+        for edge in edges or ():
             self.add_edge(edge.upstream, edge.downstream, key=edge.key, mapped=edge.mapped)
         self.set_reference_tasks(reference_tasks)
 
-    def _result(self, result: Result | None, result_handler: Result | None) -> Result | None:
-        if result is None and result_handler is None:
-            return None
-        from anabranch.definition.storing import choose_result
-
-        try:
-            return choose_result({"result": result, "result_handler": result_handler})
-        except OptionError as error:
-            raise OptionError(f"flow {self.name!r}: {error} ({self.where})") from None
+    def __setattr__(self, name: str, value: object) -> None:
+        is_own = name.startswith("_") or (name in ("name", "where", "graph") and name not in vars(self))
+        if name in CHECKS:
+            try:
+                value = CHECKS[name](value)
+            except OptionError as error:
+                raise OptionError(f"flow {self.name!r}: {error}") from None
+        elif type(self) is Flow and not is_own:
+            raise OptionError(
+                f"flow {self.name!r}: {name} cannot be assigned, as the options {listed(CHECKS)} can ({caller()})"
+                f"{nearest(name, CHECKS)}"
+            )
+        super().__setattr__(name, value)
 
     def __repr__(self) -> str:
         return f"<Flow {self.name!r}: {len(self.graph)} nodes>"
@@ -153,7 +153,7 @@ class Flow(Writing):
             on_failure=self.on_failure,
             result=self.result,
         )
-        twin.graph = self.graph.copy(twin.name)
+        vars(twin)["graph"] = self.graph.copy(twin.name)
         twin._reference = self._reference
         return twin
 
@@ -251,14 +251,14 @@ class Flow(Writing):
         ExecutorError
             The executor cannot run anything.
         """
-        from anabranch.flows.running import check_executor, recorded_plan, run_plan
+        from anabranch.flows.running import recorded_plan, run_plan
 
         if scope.current().graphs:
             raise DefinitionError(
                 f"flow {self.name!r}: run() inside a `with Flow` block ({caller()}); run it after the block"
             )
         self.validate()
-        place = check_executor(executor if executor is not None else self.executor)
+        place = choose_executor(executor, self.executor)
         given = self._given(parameters, kwargs)
         request = self._request(resume, given, resume_only, resume_from, resume_element, rerun_changed)
         if request is not None and run_id is not None:
@@ -363,7 +363,7 @@ class Flow(Writing):
             There is no such cluster, or it has no workers.
         """
         from anabranch.flows.handle import submit_run
-        from anabranch.flows.running import check_executor, plan_of
+        from anabranch.flows.running import plan_of
 
         self.validate()
         plan = plan_of(
@@ -376,8 +376,8 @@ class Flow(Writing):
             approved=self._slugs(approve),
             result=self.result,
         )
-        checked = check_executor(executor if executor is not None else self.executor)
-        return submit_run(plan, self.graph, checked, self._handlers())
+        place = choose_executor(executor, self.executor)
+        return submit_run(plan, self.graph, place, self._handlers())
 
     def _handlers(self) -> FlowHandlers:
         from anabranch.engine.driver.handlers import FlowHandlers

@@ -14,14 +14,11 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch.base import context, masking, origins
 from anabranch.base.context import RunInfo
-from anabranch.base.errors import OptionError
 from anabranch.base.events import Observer
 from anabranch.base.files import data_directory
-from anabranch.base.names import short
 from anabranch.base.observers import apart
 from anabranch.base.settings import config
 from anabranch.base.states import Cancelled, Crashed
-from anabranch.base.where import caller
 from anabranch.definition.graph import Graph, NodeLike
 from anabranch.definition.parameter import Parameter
 from anabranch.definition.shape import shape_of
@@ -155,28 +152,6 @@ def recorded_plan(
     except BaseException:
         taken.give_back()
         raise
-
-
-def check_executor(executor: object) -> Executor:
-    """An executor, or the one there is by default.
-
-    Raises
-    ------
-    OptionError
-        It is something else.
-    """
-    if executor is None:
-        from anabranch.executors.local import LocalExecutor
-
-        return LocalExecutor()
-    if isinstance(executor, type):
-        raise OptionError(f"executor: expected an object, found the class {executor.__name__} ({caller()}); call it")
-    if not isinstance(executor, Executor):
-        raise OptionError(
-            f"executor: expected an executor such as anabranch.executors.DaskExecutor(), found {short(executor)} "
-            f"({caller()})"
-        )
-    return executor
 
 
 def run_plan(

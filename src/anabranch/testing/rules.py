@@ -30,7 +30,7 @@ class Chosen:
             return self.task in (node.slug, node.name)
         if isinstance(self.task, Node):
             return node.slug == self.task.slug and node.signature is self.task.signature
-        return node.signature.function == self.task.signature.function
+        return node.signature.function == self.task._anabranch.signature.function
 
 
 @dataclass(frozen=True, slots=True)

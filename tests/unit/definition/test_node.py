@@ -402,6 +402,21 @@ def test_nodes_are_equal_to_themselves_only():
     assert a in [a, b]
 
 
+@pytest.mark.parametrize(
+    "name", ["max_retries", "retry_delay", "trigger", "name", "signature", "default_value", "anything"]
+)
+def test_what_is_assigned_to_a_node_is_refused_with_the_way(name):
+    with Flow("f"):
+        for node in (value(1), value.map([1]), value(1) + 1, Parameter("p", default=1)):
+            with refused(OptionError, f"{node!r} is a node, and its {name} cannot be assigned", "task_args={'"):
+                setattr(node, name, 5)
+
+
+def test_the_nearest_option_is_named():
+    with Flow("f"), refused(OptionError, "did you mean 'max_retries'"):
+        value(1).max_retry = 5
+
+
 def test_a_node_has_one_line_for_people():
     with Flow("f"):
         value(1)

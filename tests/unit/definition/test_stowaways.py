@@ -244,7 +244,7 @@ def test_a_node_in_an_array_or_a_frame_is_refused(write: Callable[[Any], Any]) -
     with Flow("f"):
         node = value()
         with pytest.raises(
-            NodeValueError, match="cannot be in an array while the flow is written|where it would stay a node"
+            NodeValueError, match=r"cannot be in an array while the flow is written|where it would stay a node"
         ):
             write(node)
 

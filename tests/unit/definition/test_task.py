@@ -1,5 +1,6 @@
 """Tasks: what they are made of, what calling one does, what stands for its calls, what is declared in advance."""
 
+import copy
 import dataclasses
 import functools
 import gc
@@ -11,7 +12,8 @@ import cloudpickle
 import pytest
 from tests.refusals import refused
 
-from anabranch import Dependency, Flow, Parameter, Task, case, tags, task, unmapped
+from anabranch import Dependency, Flow, Parameter, Task, case, tags, task, triggers, unmapped
+from anabranch.definition.policies import Policies
 from anabranch.errors import (
     AmbiguousTaskError,
     CallError,
@@ -72,11 +74,90 @@ def test_decorating_a_function_changes_nothing_about_it():
     assert repr(decorated) == "<Task 'load'>"
 
 
-def test_options_become_policies():
+def test_options_can_be_read():
     decorated = task(max_retries=3, retry_delay=timedelta(seconds=2), timeout=60, tags=["io"], name="read")(len)
-    policies = decorated.policies
-    assert (policies.retry.max_retries, policies.retry.delay, policies.timeout_s, policies.tags) == (3, 2, 60, {"io"})
-    assert decorated.name == "read"
+    assert (decorated.max_retries, decorated.retry_delay, decorated.timeout, decorated.tags) == (3, 2, 60, {"io"})
+    assert (decorated.name, decorated.slug, decorated.retry_backoff, decorated.trigger) == (
+        "read", None, 1, triggers.all_successful
+    )  # fmt: skip
+    assert decorated.retry_kwargs["max_retries"] == 3
+    stored = task(target="{date}.csv", checkpoint=True)(len)
+    assert (stored.target, stored.checkpoint, stored.result, decorated.target) == ("{date}.csv", True, None, None)
+    assert all(hasattr(decorated, option) for option in Policies.options())
+
+
+@pytest.mark.parametrize("option", ["max_retries", "trigger", "timeout", "target", "name", "slug", "retry_kwargs"])
+@pytest.mark.parametrize("made", [lambda: task(len), lambda: Scale(2), lambda: task(len).bind([1])])
+def test_an_option_that_is_assigned_is_refused_with_the_way(option, made):
+    with refused(OptionError, f"{option} is an option of tasks", f"@task({option}=…)", f"task_args={{'{option}': …}}"):
+        setattr(made(), option, 5)
+
+
+def test_a_name_that_is_no_option_is_refused_with_the_nearest():
+    with refused(
+        OptionError,
+        "task 'len' has no option 'max_retry'",
+        "options are written as @task(option=…)",
+        "did you mean 'max_retries'",
+    ):
+        task(len).max_retry = 5
+
+
+@pytest.mark.parametrize("is_before", [True, False])
+@pytest.mark.parametrize("name", ["where", "fixed", "policies", "signature", "dependencies", "function", "_policies"])
+def test_attributes_of_a_class_of_tasks_are_its_own(name, is_before):
+    class Query(Task):
+        def __init__(self, of_name):
+            if is_before:
+                setattr(self, name, of_name)
+            super().__init__(max_retries=1, depends_on=[value])
+            if not is_before:
+                setattr(self, name, of_name)
+
+        def run(self, x):
+            return getattr(self, name), x
+
+    query = Query("mine")
+    with Flow("f") as flow:
+        value(1)
+        nodes = query(1), query.bind(2)(), copy.copy(query)(3), query.map([4])
+    assert results(flow, *nodes) == [("mine", 1), ("mine", 2), ("mine", 3), [("mine", 4)]]
+    assert len(flow.upstream_tasks(nodes[2])) == 1
+    assert query.max_retries == 1
+
+
+def test_parts_of_a_class_of_tasks_may_have_names_of_the_library():
+    class Query(Task):
+        policies = "strict"
+
+        @property
+        def where(self):
+            return "age > 3"
+
+        def signature(self):
+            return self.policies
+
+        def run(self, fixed, dependencies=1):
+            return self.where, self.signature(), fixed, dependencies
+
+    with Flow("f") as flow:
+        node = Query()(2)
+    assert results(flow, node) == [("age > 3", "strict", 2, 1)]
+
+
+@pytest.mark.parametrize("name", ["map", "bind", "set_upstream", "case", "_call", "_anabranch"])
+def test_an_attribute_that_is_what_tasks_have_themselves_is_refused(name):
+    with refused(
+        DefinitionError,
+        f"Scale.{name} is what tasks have themselves, and cannot be assigned",
+        "give the attribute another",
+    ):
+        setattr(Scale(2), name, 5)
+
+
+def test_a_method_in_place_of_one_that_tasks_need_is_refused():
+    with refused(DefinitionError, "Query._call is what tasks have themselves", "give it another name"):
+        type("Query", (Task,), {"_call": lambda self: 1})
 
 
 def test_a_wrong_option_names_the_task_and_its_line():
@@ -126,7 +207,7 @@ def test_a_class_of_tasks_has_a_run_method():
     scale = Scale(3, max_retries=2)
     with Flow("f") as flow:
         a, b = scale(2, plus=1), scale.map([1, 2])
-    assert (scale.name, scale.policies.retry.max_retries) == ("Scale", 2)
+    assert (scale.name, scale.max_retries) == ("Scale", 2)
     assert scale.run(5) == 15
     assert results(flow, a, b) == [7, [3, 6]]
 

@@ -26,6 +26,7 @@ from anabranch.errors import (
     UnknownNodeError,
 )
 from anabranch.executors import LocalDaskExecutor, LocalExecutor
+from anabranch.results import LocalResult
 from anabranch.signals import FAIL, SKIP
 
 
@@ -205,11 +206,78 @@ def test_a_node_of_another_flow_is_refused_with_the_way_out():
         ({"name": "f", "state_handlers": print}, "state_handlers takes a list of functions, found print"),
         ({"name": "f", "state_handlers": [5]}, "state_handlers and on_failure take functions, found 5"),
         ({"name": "f", "on_failure": "x"}, "state_handlers and on_failure take functions, found 'x'"),
+        (
+            {"name": "f", "schedule": "daily"},
+            "schedule: expected a schedule such as CronSchedule('0 6 * * *'), found 'da",
+        ),
+        (
+            {"name": "f", "executor": "dask"},
+            "executor: expected an executor such as anabranch.executors.DaskExecutor()",
+        ),
+        ({"name": "f", "executor": LocalExecutor}, "executor: expected an object, found the class LocalExecutor"),
+        ({"name": "f", "max_runs": 0}, "max_runs: expected a number of runs, 1 or more, found 0"),
+        ({"name": "f", "max_runs": True}, "max_runs: expected a number of runs, 1 or more, found True"),
+        ({"name": "f", "result": "results"}, "result"),
     ],
 )
 def test_what_cannot_be_a_flow_is_refused(options, words):
     with refused(OptionError, words):
         Flow(**options)
+    name = options.pop("name")
+    for option, found in options.items():
+        with refused(OptionError, f"flow {name!r}: ", words):
+            setattr(Flow(name), option, found)
+
+
+def test_a_result_is_given_once():
+    with refused(OptionError, "flow 'f': result and result_handler are both given; give one"):
+        Flow("f", result=LocalResult("a"), result_handler=LocalResult("b"))
+
+
+def test_options_that_are_assigned_apply():
+    # given
+    with Flow("f") as f:
+        value(task(lambda: threading.current_thread() is threading.main_thread(), name="where")())
+    told = []
+
+    # when
+    f.executor = LocalDaskExecutor(num_workers=1)
+    f.state_handlers = [lambda flow, old, new: told.append(new.name)]
+    f.max_runs, f.schedule = 2, None
+
+    # then
+    assert f.run().result["value"].result is False
+    assert told == ["Running", "Success"]
+    f.executor = f.state_handlers = None
+    assert (f.run().result["value"].result, len(told), f.max_runs) == (True, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "nearest"),
+    [("storage", ""), ("run_config", ""), ("shedule", "did you mean 'schedule'"), ("results", "did you mean 'result'"),
+     ("max_retries", ""), ("name", ""), ("result_handler", ""), ("graph", "")],
+)  # fmt: skip
+def test_what_is_no_option_of_a_flow_cannot_be_assigned(name, nearest):
+    flow = Flow("f")
+    with refused(OptionError, f"flow 'f': {name} cannot be assigned, as the options", nearest):
+        setattr(flow, name, None)
+
+
+def test_a_class_of_flows_has_attributes_of_its_own():
+    class Owned(Flow):
+        def __init__(self, name, owner):
+            super().__init__(name)
+            self.owner = owner
+
+    assert Owned("f", "ann").owner == "ann"
+
+
+def test_none_is_not_given():
+    options = ("schedule", "max_runs", "executor", "state_handlers", "on_failure", "tasks", "edges", "reference_tasks",
+               "result", "result_handler")  # fmt: skip
+    with Flow("f", **dict.fromkeys(options)) as f:
+        node = value(Parameter("p", default=1, tags=None, required=None, type=None, choices=None))
+    assert f.run().result[node].result == 1
 
 
 # Asking ---------------------------------------------------------------------------------------------------------------

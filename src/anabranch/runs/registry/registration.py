@@ -38,8 +38,8 @@ class Registrable:
     name: str
     graph: FrozenGraph
     parameters: Collection[Parameter]
-    schedule: object
-    max_runs: object
+    schedule: Schedule | None
+    max_runs: int | None
     source: str
     """``file:name`` or ``module:name``, where the flow can be loaded from."""
     pickled: Callable[[], bytes]
@@ -78,7 +78,7 @@ def record_of(
         It cannot be registered; all reasons at once.
     """
     labels = (labels,) if isinstance(labels, str) else tuple(labels)
-    problems = [*_schedule_problems(flow), *_max_runs_problems(flow.max_runs)]
+    problems = _schedule_problems(flow)
     if project and not isinstance(project, str):
         problems.append(f"project: expected a name, found {short(project)}")
     for each in labels:
@@ -100,14 +100,13 @@ def record_of(
     else:
         problems.append(f"storage: expected 'source', 'database' or a flow storage, found {short(storage)}")
     schedule = None
-    if isinstance(flow.schedule, Schedule):
+    if flow.schedule is not None:
         try:
             schedule = pack_schedule(flow.schedule, flow.name)
         except Exception as error:  # a filter may hold anything
             problems.append(f"its schedule cannot be pickled: {type(error).__name__}: {error}")
     if problems:
         raise UnregistrableFlow(f"flow {flow.name!r} cannot be registered", problems)
-    assert flow.max_runs is None or isinstance(flow.max_runs, int)
     parameters = {each.name: _schema(each) for each in flow.parameters}
     record = FlowRecord(
         name=flow.name,
@@ -127,16 +126,16 @@ def record_of(
         },
         schedule=schedule,
         schedule_text=_schedule_text(flow.schedule, schedule),
-        overlap=flow.schedule.overlap if isinstance(flow.schedule, Schedule) else "allow",
+        overlap=flow.schedule.overlap if flow.schedule is not None else "allow",
         max_runs=flow.max_runs,
         labels=labels,
     )
     return replace(record, seal=seal_record(record))
 
 
-def _schedule_text(schedule: object, pickled: bytes | None) -> str:
+def _schedule_text(schedule: Schedule | None, pickled: bytes | None) -> str:
     """The schedule in words, with a mark that changes when it does."""
-    if not isinstance(schedule, Schedule):
+    if schedule is None:
         return ""
     return f"{schedule.describe()} [{hashlib.sha256(pickled or b'').hexdigest()[:8]}]"
 
@@ -159,8 +158,6 @@ def _schedule_problems(flow: Registrable) -> list[str]:
     schedule = flow.schedule
     if schedule is None:
         return []
-    if not isinstance(schedule, Schedule):
-        return [f"schedule: expected a schedule such as CronSchedule('0 6 * * *'), found {short(schedule)}"]
     problems = []
     for number, clock in enumerate(schedule.clocks):
         where = f"clock {number + 1} of its schedule" if len(schedule.clocks) > 1 else "its schedule"
@@ -183,12 +180,6 @@ def _schedule_problems(flow: Registrable) -> list[str]:
     except ScheduleError as error:
         problems.append(f"its schedule: {error}")
     return problems
-
-
-def _max_runs_problems(most: object) -> list[str]:
-    if most is None or (isinstance(most, int) and not isinstance(most, bool) and most > 0):
-        return []
-    return [f"max_runs: expected a number of runs, 1 or more, found {short(most)}"]
 
 
 def jsonify(parameters: Any) -> dict[str, Any]:
