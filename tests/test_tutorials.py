@@ -189,7 +189,7 @@ def test_maps_take_what_is_unmapped_whole() -> None:
 
 
 def test_a_trigger_is_an_option() -> None:
-    assert task(trigger=all_successful)(len).policies.trigger is all_successful
+    assert task(trigger=all_successful)(len).trigger is all_successful
 
 
 def test_a_nested_flow_is_run_with_the_one_around_it() -> None:

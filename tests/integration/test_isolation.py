@@ -374,5 +374,5 @@ def test_wrong_options_are_refused(options: dict[str, Any], message: str):
 def test_a_memory_limit_may_be_a_text():
     limited = task(isolation="process", memory_limit="1.5 GiB")(parse)
 
-    assert limited.policies.memory_limit == 3 * 2**29
-    assert not limited.policies.is_plain
+    assert limited.memory_limit == 3 * 2**29
+    assert not limited._anabranch.policies.is_plain

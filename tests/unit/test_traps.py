@@ -140,7 +140,7 @@ def test_retries_need_no_delay_and_a_number_is_one() -> None:
     with Flow("f") as flow:
         node = task(flaky)(task_args={"max_retries": 2, "retry_delay": 0})
     assert flow.run().result[node].result == 3
-    assert task(max_retries=1, retry_delay=5)(flaky).policies.retry.delay_s(1) == 5.0
+    assert task(max_retries=1, retry_delay=5)(flaky).retry_delay == 5.0
 
 
 def test_edges_can_be_added_after_the_block() -> None:

@@ -11,7 +11,7 @@ from anabranch.base.errors import MappingError, NodeAttributeError, NodeValueErr
 from anabranch.base.names import short
 from anabranch.base.where import caller
 from anabranch.definition.expressions import StandIn
-from anabranch.definition.marks import Mark, flatten, mapped, unmappable, unmapped
+from anabranch.definition.marks import Mark, flat, flatten, mapped, unmappable, unmapped
 from anabranch.definition.operators import Operators
 from anabranch.definition.policies import Policies
 from anabranch.definition.signature import STAR, Signature
@@ -250,10 +250,7 @@ def _flat(value: object, where: str) -> Any:
 
 
 def _flattened(parts: Any) -> list[Any]:
-    found: list[Any] = []
-    for part in parts:
-        if isinstance(part, (list, tuple, range)):
-            found.extend(part)
-        else:
-            found.append(part)
-    return found
+    reason = unmappable(parts)
+    if reason:
+        raise MappingError(f"flatten() in a running task needs a list, not {reason} ({caller()})")
+    return flat(parts)

@@ -45,6 +45,8 @@ def apply_map(function: Callable[..., Any], *args: object, flow: Any = None, **k
     MappingError
         Something cannot be mapped over, or nothing is mapped over.
     """
+    if not callable(function):
+        raise MappingError(f"apply_map(): expected a function that calls tasks, found {short(function)} ({caller()})")
     graphs = open_graphs("apply_map()", flow)
     if scope.current().members is not None:
         raise MappingError(f"apply_map() inside the function of another one ({caller()}); use flatten between two maps")

@@ -5,7 +5,8 @@ A mark only wraps a value. What it means is decided where arguments are bound, i
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from anabranch.base.names import short
 from anabranch.base.texts import headline_of
@@ -45,10 +46,36 @@ class mapped(Mark):
 class flatten(Mark):
     """Marks a nested argument to flatten by one level: to map over the elements of its elements.
 
-    An element that failed, was skipped or is not a list counts as one element; a failed or skipped one keeps its state.
+    Elements of sequences, arrays and columns are taken. A text, mapping, set or frame counts as one element, as does
+    what failed or was skipped, which keeps its state.
     """
 
     __slots__ = ()
+
+
+def flat(elements: Iterable[Any]) -> list[Any]:
+    """One level of nesting less, as `flatten` has it.
+
+    Examples
+    --------
+    >>> flat([[1, 2], (3,), "text", {"a": 4}])
+    [1, 2, 3, 'text', {'a': 4}]
+    """
+    result: list[Any] = []
+    for element in elements:
+        if has_parts(element):
+            result.extend(element)
+        else:
+            result.append(element)
+    return result
+
+
+def has_parts(value: Any) -> bool:
+    """Whether `flatten` takes a value apart: a sequence, an array or a column."""
+    if isinstance(value, Sequence):
+        return not isinstance(value, (str, bytes, bytearray))
+    is_array = isinstance(getattr(value, "shape", None), tuple) and bool(value.shape)  # () is that of a number
+    return is_array and hasattr(value, "__getitem__") and not hasattr(value, "columns")
 
 
 def unmappable(value: object) -> str:

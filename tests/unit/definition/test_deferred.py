@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import logging
+from array import array
+from collections import UserList, deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from tests.fake_cluster import FakeCluster
+from tests.refusals import refused
 
 from anabranch import Flow, Parameter, config, context, flatten, signals, task, triggers, unmapped
-from anabranch.errors import DeferDepthError, OptionError, OutsideFlowError, UnstorableValueError, UpstreamFailure
+from anabranch.errors import (
+    DeferDepthError,
+    MappingError,
+    OptionError,
+    OutsideFlowError,
+    UnstorableValueError,
+    UpstreamFailure,
+)
 from anabranch.executors import LocalDaskExecutor, LocalExecutor
 from anabranch.executors.base import Executor
 
@@ -355,3 +367,118 @@ def test_a_map_inside_a_task_refuses_what_would_end_it_early(
 
     assert isinstance(error, OptionError)
     assert str(error).startswith(f"early.map(): {named} cannot end a map inside a running task")
+
+
+# Rings ----------------------------------------------------------------------------------------------------------------
+
+
+def itself() -> Any:
+    held: list[Any] = []
+    held.append(identity(held))
+    return held[0]
+
+
+def two_calls() -> Any:
+    held: list[Any] = []
+    first = identity(held)
+    held.append(add(first))
+    return [first, 3]
+
+
+def a_map_and_a_call() -> Any:
+    held: list[Any] = [1, 2]
+    total = add(identity.map(held), [])
+    held[0] = total
+    return total
+
+
+def order_and_a_value() -> Any:
+    held: list[Any] = []
+    first = identity(held)
+    held.append(identity(1, upstream_tasks=[first]))
+    return first
+
+
+@task
+def identity(x: Any) -> Any:
+    return x
+
+
+@pytest.mark.parametrize("make", EXECUTORS.values(), ids=EXECUTORS)
+@pytest.mark.parametrize("function", [itself, two_calls, a_map_and_a_call, order_and_a_value])
+def test_calls_that_need_each_other_fail_the_task_that_made_them(function: Any, make: Any) -> None:
+    with Flow("f") as flow:
+        alone = task(function, name="alone")()
+        several = task(lambda x: function() if x else add(x, 1), name="several").map([0, 1])
+    result = flow.run(executor=make()).result
+    states = [result[alone], result[several].map_states[1]]
+    assert result[several].map_states[0].result == 1
+    for state, who in zip(states, ("alone", "several[1]"), strict=True):
+        assert state.is_failed()
+        assert f"{who} makes deferred calls of which each needs the next, and the last the first: " in state.message
+        assert " → " in state.message
+
+
+def test_calls_may_share_what_they_need() -> None:
+    def parent() -> Any:
+        one = double(1)
+        pair = add(one, one)
+        return [pair, add(pair, one), one, pair]
+
+    assert value_of(parent) == [4, 6, 2, 4]
+
+
+# Flattening -----------------------------------------------------------------------------------------------------------
+
+NESTED: dict[str, Any] = {
+    "lists": ([[1, 2], [3]], [1, 2, 3]),
+    "tuples and ranges": ([(1,), range(2, 4)], [1, 2, 3]),
+    "deques": ([deque([1, 2]), deque([3])], [1, 2, 3]),
+    "arrays": ([np.array([1, 2]), np.array([3])], [1, 2, 3]),
+    "an array": (np.array([[1, 2], [3, 4]]), [1, 2, 3, 4]),
+    "arrays of numbers": (array("i", [1, 2]), [1, 2]),
+    "columns": ([pd.Series([1, 2]), pd.Index([3])], [1, 2, 3]),
+    "a column of lists": (pd.Series([[1], [2, 3]]), [1, 2, 3]),
+    "texts": (["ab", b"c"], ["ab", b"c"]),
+    "mappings and sets": ([{"a": 1}, {2}, None], [{"a": 1}, {2}, None]),
+    "numbers": ([np.array(5), np.float64(1), 2], [5, 1, 2]),
+    "frames": ([pd.DataFrame({"a": [1]})], 1),
+    "rows of a user's class": ([UserList([1, 2])], [1, 2]),
+}
+
+
+@pytest.mark.parametrize(("nested", "expected"), NESTED.values(), ids=NESTED)
+def test_flatten_takes_the_same_apart_wherever_it_is_written(nested: Any, expected: Any) -> None:
+    @task
+    def given() -> Any:
+        return nested
+
+    @task
+    def of_a_call() -> Any:
+        return identity.map(flatten(identity(nested)))
+
+    @task
+    def of_a_value() -> Any:
+        return identity.map(flatten(nested))
+
+    with Flow("f") as flow:
+        nodes = [identity.map(flatten(given())), identity.map(flatten(nested)), of_a_call(), of_a_value()]
+    view = flow.run(keep="all")
+    for node in nodes:
+        found = view.result[node].result
+        assert len(found) == expected if isinstance(expected, int) else found == expected
+
+
+@pytest.mark.parametrize("whole", [5, "text", {"a": [1]}, {1}, pd.DataFrame({"a": [1]}), {"a": 1}.values()])
+def test_what_has_no_parts_in_order_is_not_flattened(whole: Any) -> None:
+    with Flow("f"), refused(MappingError, "identity: cannot flatten "):
+        identity.map(flatten(whole))
+    for written in (
+        lambda: identity.map(flatten(whole)),
+        lambda: identity.map(flatten(task(lambda: whole, name="w")())),
+    ):
+        with Flow("f") as flow:
+            node = task(written, name="parent")()
+        state = flow.run().result[node]
+        assert state.is_failed()
+        assert "flatten() in a running task needs a list, not" in state.message

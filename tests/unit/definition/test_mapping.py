@@ -343,6 +343,15 @@ def test_a_map_needs_something_to_map_over():
 @pytest.mark.parametrize(
     ("write", "words"),
     [
+        (lambda: apply_map(3, [1]), "apply_map(): expected a function that calls tasks, found 3"),
+        (
+            lambda: apply_map([1], double),
+            "apply_map(): expected a function that calls tasks, found [1]",
+        ),
+        (
+            lambda: apply_map(None, [1]),
+            "apply_map(): expected a function that calls tasks, found None",
+        ),
         (lambda: apply_map(double), "apply_map() has no argument to map over"),
         (lambda: apply_map(double, unmapped([1])), "apply_map() has no argument to map over"),
         (lambda: apply_map(double, 5), "apply_map(): cannot map 'argument 0' over 5"),

@@ -166,7 +166,7 @@ def test_a_method_is_its_function_outside_of_flows():
     assert Etl("b").bound.run(1) == ("b", 1, 7)
     assert Etl("b").fetch.__doc__ == "Fetch a day."
     assert Etl("b").named.name == "other"
-    assert Etl("b").named.max_retries == Etl.named.max_retries == 1
+    assert Etl("b").named.max_retries == Etl.named.max_retries == 2
     with pytest.raises(OutsideFlowError):
         Etl().fetch()
 

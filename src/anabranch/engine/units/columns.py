@@ -14,6 +14,7 @@ from anabranch.base.errors import ResultReleased
 from anabranch.base.states import FIRST_FINAL_CODE, Counts, Failed, State, Success, map_state, tally
 from anabranch.definition.expressions import Build, Ref, evaluate
 from anabranch.definition.frozen import FrozenNode
+from anabranch.definition.marks import has_parts
 from anabranch.engine.units.elements import Reraise, Unread
 from anabranch.engine.units.failures import describe, revive
 from anabranch.engine.units.indices import Indices
@@ -76,9 +77,7 @@ def flat(elements: Iterable[Any], reraise: Reraise) -> list[Any]:
         try:
             if type(element) is Unread:
                 raise element.error
-            if isinstance(element, (list, tuple, range)) or (
-                hasattr(element, "tolist") and getattr(element, "ndim", 0) > 0
-            ):
+            if has_parts(element):
                 result.extend(list(element))
             else:
                 result.append(element)

@@ -8,13 +8,14 @@ import pickle
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from graphlib import CycleError, TopologicalSorter
 from types import MethodType
 from typing import Any
 
-from anabranch.base.errors import DeferDepthError, NodeValueError, UnstorableValueError
+from anabranch.base.errors import DeferDepthError, DefinitionError, NodeValueError, UnstorableValueError
 from anabranch.base.texts import headline_of
 from anabranch.definition.deferred import DeferredCall, DeferredMap
-from anabranch.definition.expressions import Build, Const, Expression, Ref, express, holds
+from anabranch.definition.expressions import MAX_SHOWN, Build, Const, Expression, Ref, express, holds
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.policies import Policies
 from anabranch.definition.signature import Signature
@@ -162,25 +163,38 @@ class _Expander:
         self._links: list[Link] = []
         self._own = _Group(CALLER, None, ("value",))
         self._caller = ""
+        self._takes: dict[int, set[int]] = {}
+        """Calls that each call needs, by their identities."""
+        self._taken: set[int] = set()
+        """Those of the call that is recorded now."""
+        self._is_shared = False
+        """Whether a call was met twice, without which there is no ring."""
 
     def add(self, position: int, name: str, value: Any) -> None:
         """Take the calls out of what an element returned, and what they take in turn."""
         self._caller = name
-        self._counts = {}
-        self._places = {}
+        self._counts, self._places, self._takes, self._is_shared = {}, {}, {}, False
         needs: list[Need] = []
         expression = self._expressed(value, "value", needs)
         self._own.add(Record(name, 0, (None,), {"value": expression}, tuple(needs)))
         self._note_needs(CALLER, position, needs)
         while self._queue:
             call, need = self._queue.popleft()
+            self._taken = set()
             self._record(call, need)
+            if self._taken:
+                self._takes[id(call)] = self._taken
+        if self._is_shared:
+            self._refuse_rings()
         self._alive = []
 
     def _met(self, call: DeferredCall, key: str | None) -> Need:
         """The need for a call; it gets its numbers when it is met first."""
         known = self._places.get(id(call))
-        if known is None:
+        self._taken.add(id(call))
+        if known is not None:
+            self._is_shared = True
+        else:
             group = self._group_of(call)
             width = call.width if isinstance(call, DeferredMap) else 1
             called = f"{self._caller}/{call.name}"
@@ -198,6 +212,17 @@ class _Expander:
             self._alive.append(call)
             self._queue.append((call, known))
         return known._replace(key=key)
+
+    def _refuse_rings(self) -> None:
+        try:
+            TopologicalSorter(self._takes).prepare()
+        except CycleError as error:
+            names = {id(call): call.name for call in self._alive}
+            ring = " → ".join(names[each] for each in error.args[1][:MAX_SHOWN])
+            raise DefinitionError(
+                f"{self._caller} makes deferred calls of which each needs the next, and the last the first: {ring}; "
+                "give a call its arguments when it is made, and do not change them afterwards"
+            ) from None
 
     def _group_of(self, call: DeferredCall) -> _Group:
         names = tuple(call.arguments)
