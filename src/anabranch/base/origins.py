@@ -10,6 +10,7 @@ import io
 import linecache
 import os
 import pickle
+import sys
 from collections.abc import Callable, Collection
 from types import CodeType
 from typing import Any, TypeAlias
@@ -29,7 +30,7 @@ _shown: dict[str, None] = {}
 
 
 class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
-    """cloudpickle's, but code keeps the name of its file."""
+    """cloudpickle's, but code keeps the name of its file, and open files are refused."""
 
     def __init__(self, file: io.BytesIO, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None) -> None:
         super().__init__(file, protocol=5, buffer_callback=buffer_callback)
@@ -37,6 +38,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
 
     def reducer_override(self, value: Any) -> Any:
         """How to make a value again, as the pickle module asks for it."""
+        if isinstance(value, io.TextIOWrapper) and value not in (sys.stdout, sys.stderr):
+            # cloudpickle takes a copy of what there is to read, and what is written to the copy is lost.
+            raise TypeError(f"an open file stays where it was opened ({value.name!r}): open it in the task")
         if type(value) is not CodeType:
             return super().reducer_override(value)
         self.codes.append(value)

@@ -28,6 +28,7 @@ from anabranch.base.texts import headline_of
 from anabranch.base.version import VERSION
 from anabranch.base.where import is_users
 from anabranch.engine.units.units import Program, Unit
+from anabranch.engine.units.unsendable import problems_of
 from anabranch.engine.units.values import pickled
 from anabranch.executors.base import Executor
 from anabranch.executors.entry import Sourced
@@ -173,22 +174,7 @@ def _program_pickled(program: Program) -> tuple[bytes, list[CodeType]]:
     try:
         return _pickled(program, ())
     except Exception as error:  # pickling runs the user's code
-        raise UnsendableError("this flow cannot be sent to workers:", _unsendable(program) or [str(error)]) from error
-
-
-def _unsendable(program: Program) -> list[str]:
-    parts: list[tuple[str, Any]] = [(f"parameter {slug!r}", value) for slug, value in program.values.items()]
-    for node in program.nodes.values():
-        parts.append((f"the function of task {node.slug!r} ({node.where})", node.signature.function))
-        parts.append((f"an option of task {node.slug!r} ({node.where})", node.policies))
-        parts += [(f"argument {name!r} of {node.slug!r} ({node.where})", each) for name, each in node.arguments.items()]
-    problems = []
-    for name, part in parts:
-        try:
-            cloudpickle.dumps(part)
-        except Exception as error:
-            problems.append(f"{name}: {headline_of(error)}")
-    return problems
+        raise UnsendableError("this flow cannot be sent to workers:", problems_of(program) or [str(error)]) from error
 
 
 # The user's modules ---------------------------------------------------------------------------------------------------

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import bz2
+import functools
 import importlib
 import linecache
 import pickle
 import subprocess
 import sys
 import textwrap
+import threading
 import tracemalloc
 import zipfile
 from collections.abc import Callable, Iterator
@@ -23,7 +25,7 @@ import cloudpickle
 import pytest
 from dask.tokenize import tokenize
 
-from anabranch import Flow, config, task
+from anabranch import Flow, Task, config, task
 from anabranch.base.context import RunInfo
 from anabranch.engine.driver.compiler import (
     compile_program,
@@ -252,6 +254,69 @@ def test_what_does_not_pickle_at_all_is_named():
 
     with pytest.raises(UnsendableError, match=r"argument 'number' of 'only'.*it stays"):
         pack(program_of(add, Stubborn()), is_elsewhere=True)
+
+
+def of_a_script(source: str) -> Any:
+    """The function `f` of a script, whose functions travel as code."""
+    space: dict[str, Any] = {"__name__": "__main__"}
+    exec(source, space)
+    return space["f"]
+
+
+class Door:
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+
+
+class Shop(Task[[int], bool]):
+    def __init__(self) -> None:
+        super().__init__()
+        self.door = threading.Lock()
+
+    def run(self, x: int) -> bool:
+        return bool(self.door)
+
+
+LOCK = "import threading\n"
+
+
+@pytest.mark.parametrize(
+    ("function", "words"),
+    [
+        (of_a_script(f"{LOCK}gate = threading.Lock()\ndef f(x): return gate"), "the global variable 'gate' of f(): "),
+        (
+            of_a_script(f"{LOCK}gate = [threading.Lock()]\ndef f(x): return [gate for _ in '']"),
+            "the global variable 'gate' of f(): ",
+        ),
+        (
+            of_a_script("import queue\nwaiting = queue.Queue()\ndef g(): return waiting\ndef f(x): return g()"),
+            "the global variable 'g' of f(): the global variable 'waiting' of g(): the attribute 'mutex' of Queue: ",
+        ),
+        (
+            of_a_script(f"{LOCK}def make(inner):\n def f(x): return inner\n return f\nf = make(threading.Lock())"),
+            "the variable 'inner' around f(): ",
+        ),
+        (of_a_script(f"{LOCK}def f(x=threading.Lock()): return x"), "a default of f(): "),
+        (
+            of_a_script("journal = open('/dev/null')\ndef f(x): return journal"),
+            "the global variable 'journal' of f(): ",
+        ),
+        (Shop().run, "the attribute 'door' of Shop: "),
+        (functools.partial(isinstance, Door()), "the attribute 'lock' of Door: "),
+    ],
+)
+def test_what_a_function_uses_and_cannot_be_sent_is_named(function: Any, words: str):
+    with pytest.raises(UnsendableError) as refusal:
+        pack(program_of(function, 1), is_elsewhere=True)
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("mode", ["r", "w+", "a"])
+def test_an_open_file_is_not_sent_as_a_copy(mode: str, tmp_path: Path):
+    path = tmp_path / "journal.txt"
+    path.write_text("so far")
+    with path.open(mode) as file, pytest.raises(UnsendableError, match="an open file stays where it was opened"):
+        pack(program_of(add, [file]), is_elsewhere=True)
 
 
 # Refusals -------------------------------------------------------------------------------------------------------------
