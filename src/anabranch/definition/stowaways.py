@@ -18,6 +18,7 @@ MAX_LEVELS = 3  # of objects around a node; what is further away belongs to some
 MAX_PARTS = 100_000  # half a second at most; whoever passes more puts data into it, not nodes
 _LIBRARY = __name__.partition(".")[0]
 _BUILTIN_MODULES = frozenset({"builtins", "collections", "functools", "itertools"})
+_PLAIN = frozenset({list, tuple, set, frozenset})  # which hide nothing
 _NOT_LOOKED_INTO = (type, types.ModuleType, types.CodeType, types.FrameType, types.TracebackType)
 
 
@@ -28,7 +29,7 @@ def find_stowaway(value: object, is_wanted: Callable[[object], bool], *, hider: 
     Flows, tasks and whatever else is of this library are not looked into, nor are classes and modules.
     """
     seen: dict[tuple[int, bool], object] = {}
-    ours: dict[type, bool] = {}
+    passed: dict[type, bool] = {}
     left: list[tuple[object, str, int]] = [(value, hider, 0)]
     while left and len(seen) < MAX_PARTS:
         each, hider, level = left.pop()
@@ -36,13 +37,17 @@ def find_stowaway(value: object, is_wanted: Callable[[object], bool], *, hider: 
             if hider:
                 return each, hider
             continue
-        if (id(each), bool(hider)) in seen or isinstance(each, _NOT_LOOKED_INTO):
-            continue
-        if type(each) not in ours:
-            ours[type(each)] = any(cls.__module__.partition(".")[0] == _LIBRARY for cls in type(each).__mro__)
-        if ours[type(each)]:
+        if (id(each), bool(hider)) in seen:
             continue
         seen[id(each), bool(hider)] = each
+        if type(each) in _PLAIN:
+            left.extend((part, hider, level) for part in each if type(part) not in ATOMS)  # type: ignore[attr-defined]
+            continue
+        if type(each) not in passed:
+            is_ours = any(cls.__module__.partition(".")[0] == _LIBRARY for cls in type(each).__mro__)
+            passed[type(each)] = is_ours or issubclass(type(each), _NOT_LOOKED_INTO)
+        if passed[type(each)]:
+            continue
         parts = parts_of(each)
         left.extend((part, hider, level) for part in parts or () if type(part) not in ATOMS)
         if level < MAX_LEVELS:

@@ -14,7 +14,7 @@ from anabranch.definition import scope
 from anabranch.definition.expressions import ATOMS, Const, Expression, Ref, evaluate, express, refs, rename
 from anabranch.definition.frozen import Edge, EdgeKind
 from anabranch.definition.graph import Graph, NodeLike
-from anabranch.definition.lookup import holds_node, is_node_of, join, node_of, stands_for_node
+from anabranch.definition.lookup import holds_node, is_node, is_node_of, join, node_of, stands_for_node
 from anabranch.definition.marks import Mark, flatten, mapped, unmappable, unmapped
 from anabranch.definition.policies import Policies
 from anabranch.definition.signature import STAR, Signature
@@ -149,7 +149,7 @@ def expressed(
 
 def _refuse_stowaway(value: Any, name: str, node: NodeLike, graph: Graph) -> None:
     """Refuse nodes in places where they would not be replaced by their values."""
-    if type(value) in ATOMS:
+    if type(value) in ATOMS or is_node(value):
         return
     while isinstance(value, Mark):
         value = value.value
