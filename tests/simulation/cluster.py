@@ -332,6 +332,7 @@ class Doubles:
     world: World
     stand_in: Any
     """Gives the node that is run in the place of another."""
+    has_values: bool = False
 
     def time(self) -> float:
         return self.world.now

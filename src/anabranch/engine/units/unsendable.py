@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from anabranch.base import origins
+from anabranch.base.texts import headline_of
 from anabranch.engine.units.units import Program
 
 MAX_LEVELS = 12  # of variables and attributes around what cannot be sent
@@ -24,7 +25,7 @@ def problems_of(program: Program) -> list[str]:
         error = _error_of(part)
         if error is not None:
             way = "".join(f"{each}: " for each in _way_to(part))
-            problems.append(f"{name}: {way}{type(error).__name__}: {error}")
+            problems.append(f"{name}: {way}{headline_of(error)}")
     return problems
 
 
