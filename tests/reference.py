@@ -379,7 +379,7 @@ def holds(trigger: Any, seen: Seen, counts: Counts) -> bool:
         low, high = (
             b * counts.total if b is not None and 0 < b < 1 else b for b in (trigger.at_least, trigger.at_most)
         )
-        return (low is None or found >= low) and (high is None or found <= high)
+        return counts.total == 0 or ((low is None or found >= low) and (high is None or found <= high))
     try:
         return bool(trigger({(e.upstream, e.kind, e.key, e.mapped): getattr(states, run.state)() for e, run in seen}))
     except Exception:

@@ -110,12 +110,18 @@ def manual_only(upstreams: Upstreams) -> bool:
 
 
 def some_failed(at_least: float | None = None, at_most: float | None = None) -> Trigger:
-    """Run if this many upstream task runs failed: 1 and more are counts, less is a share; bounds are included."""
+    """Run if this many upstream task runs failed, or there is nothing upstream.
+
+    1 and more are counts, less is a share; bounds are included.
+    """
     return _some("some_failed", at_least, at_most, lambda counts: counts.failed)
 
 
 def some_successful(at_least: float | None = None, at_most: float | None = None) -> Trigger:
-    """Run if this many upstream task runs succeeded: 1 and more are counts, less is a share; bounds are included."""
+    """Run if this many upstream task runs succeeded, or there is nothing upstream.
+
+    1 and more are counts, less is a share; bounds are included.
+    """
     return _some("some_successful", at_least, at_most, lambda counts: counts.successful + counts.skipped)
 
 
@@ -133,7 +139,7 @@ class _Some:
         found = self.number(counts)
         low = _bound(self.at_least, counts.total, 0)
         high = _bound(self.at_most, counts.total, counts.total)
-        return _require(low <= found <= high, repr(self), upstreams)
+        return _require(not counts.total or low <= found <= high, repr(self), upstreams)
 
     def __repr__(self) -> str:
         return f"{self.name}(at_least={self.at_least}, at_most={self.at_most})"

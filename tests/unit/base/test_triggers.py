@@ -100,6 +100,12 @@ def test_some_successful_counts_skips_as_successes():
     assert says(triggers.some_successful(at_least=3), S, K, F) == "TriggerFailed"
 
 
+@pytest.mark.parametrize("bounds", [{"at_least": 1}, {"at_least": 0.5}, {"at_most": 0}, {"at_least": 3, "at_most": 4}])
+@pytest.mark.parametrize("trigger", [triggers.some_failed, triggers.some_successful])
+def test_bounds_ask_nothing_of_a_node_that_has_nothing_upstream(trigger, bounds):
+    assert says(trigger(**bounds)) == "run"
+
+
 @pytest.mark.parametrize("bound", ["1", -1, True, float("nan")])
 def test_a_bound_that_is_no_count_is_refused(bound):
     with refused(OptionError, "some_failed: expected a count or a part of all, 0 or more", at=""):
