@@ -77,10 +77,10 @@ class Operators:
         return self._operation(operator.abs, "abs", self)
 
     def __and__(self, other: object) -> Any:
-        return self._operation(both, "and", self, other)
+        return self._operation(operator.and_, "and", self, other)
 
     def __rand__(self, other: object) -> Any:
-        return self._operation(both, "and", other, self)
+        return self._operation(operator.and_, "and", other, self)
 
     def __lt__(self, other: object) -> Any:
         return self._operation(operator.lt, "lt", self, other)
@@ -106,13 +106,17 @@ class Operators:
         """A node that is true if this one's value is false."""
         return self._operation(operator.not_, "not", self)
 
+    def and_(self, other: object) -> Any:
+        """A node that is true if both values are true."""
+        return self._operation(both, "and", self, other)
+
     def or_(self, other: object) -> Any:
         """A node that is true if one of the two values is true."""
         return self._operation(either, "or", self, other)
 
 
 def both(a: Any, b: Any, /) -> bool:
-    """Whether both values are true: what ``&`` does."""
+    """Whether both values are true: what ``and_`` does."""
     return bool(a and b)
 
 

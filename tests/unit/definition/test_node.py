@@ -231,7 +231,7 @@ def test_a_flow_is_a_flow():
 
 BINARY = [
     operator.add, operator.sub, operator.mul, operator.truediv, operator.floordiv, operator.mod, operator.pow,
-    operator.lt, operator.le, operator.gt, operator.ge,
+    operator.lt, operator.le, operator.gt, operator.ge, operator.and_,
 ]  # fmt: skip
 
 
@@ -250,11 +250,11 @@ def test_the_operators_that_have_one_side():
     assert results(flow, *nodes) == [3, 3, False, True, False, True, False]
 
 
-def test_both_is_true_if_both_values_are():
+def test_truth_of_two_values_has_names_as_the_ampersand_is_that_of_the_values():
     with Flow("f") as flow:
-        a = value("yes")
-        nodes = a & 1, a & 0, 1 & a
-    assert results(flow, *nodes) == [True, False, True]
+        a, some = value("yes"), value({1, 2})
+        nodes = a.and_(1), a.and_(0), value(0).and_(a), some & {2, 3}, {1} & some, value(6) & 3, value(True) & False
+    assert results(flow, *nodes) == [True, False, False, {2}, {1}, 2, False]
 
 
 def test_items_are_nodes():
