@@ -109,7 +109,7 @@ class State:
 
     code: ClassVar[int] = 0
 
-    message: str = field(default="", compare=False)
+    message: str = field(default="", compare=False, kw_only=False)
     result: Any = None  # any value of the user's, or None
     """Value that task code or a handler gave the state; the engine keeps values beside states."""
     start_time: datetime | None = None
@@ -124,6 +124,11 @@ class State:
     """Counts of a map's elements; None if it is not a map."""
     attempts: tuple[Attempt, ...] = field(default=(), compare=False)
     """Attempts before this one, as far as they are known; at most the last `MAX_ATTEMPTS`."""
+
+    def __eq__(self, other: object) -> bool:
+        if type(other) is not type(self):  # a view of a run has our class, and may have to look up its value
+            return NotImplemented
+        return _DATA_OF_STATE(self) == _DATA_OF_STATE(other)
 
     def is_pending(self) -> bool:
         """Whether it has not begun, or waits to continue."""
@@ -211,6 +216,7 @@ class State:
 
 
 _FIELDS_OF_FAILURE = attrgetter(*(each.name for each in fields(Failure)))
+_DATA_OF_STATE = attrgetter(*(each.name for each in fields(State) if each.compare))
 _FIELDS_OF_STATE = attrgetter(*(each.name for each in fields(State)))
 
 

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 else:
 
     class _Delegate:
+        # By this, isinstance, match and singledispatch take a view for what its state is.
+        __class__ = property(lambda self: type(self.state))
+
+        def __reduce_ex__(self, protocol: Any) -> tuple[Any, ...]:  # pickle and copy trust `__class__`
+            return object.__new__, (type(self),), self.__dict__
+
         def __getattr__(self, name: str) -> Any:
             if name.startswith("__") or name == "state":  # copy and pickle ask before there is one
                 raise AttributeError(name)

@@ -198,7 +198,7 @@ def _find_state(state: AnyState, task: object) -> tuple[str, AnyState]:
 
 
 def _plain_state(state: AnyState) -> State:
-    return state if isinstance(state, State) else state.state
+    return getattr(state, "state", state)  # a view has its state, and the class of it
 
 
 def _state_class(wanted: type[State] | str) -> type[State]:
