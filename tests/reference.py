@@ -187,7 +187,7 @@ class Interpreter:
 
     def _call(self, node: FrozenNode, arguments: Callable[[], dict[str, Any]], index: int | None) -> Run:
         """Attempts and rounds of a loop until one ends for good. Each attempt sees the arguments as they were."""
-        attempt, loop_round, carried = 1, 1, None
+        attempt, asked, loop_round, carried = 1, 0, 1, None
         retries = node.policies.retry.max_retries
         while True:
             ctx = TaskContext(self.info, node.name, node.slug, map_index=index, task_run_count=attempt)
@@ -202,13 +202,13 @@ class Interpreter:
             except signals.LOOP as loop:
                 if calls_in(loop.result):
                     return Called(self).value_of(node, loop.result)
-                attempt, loop_round, carried = 1, loop_round + 1, loop.result
+                attempt, asked, loop_round, carried = 1, 0, loop_round + 1, loop.result
             except signals.RETRY:
-                attempt += 1
+                attempt, asked = attempt + 1, asked + 1
             except BaseException as error:
                 if isinstance(error, signals.Signal) and not isinstance(error, signals.FAIL):
                     return ended_by(error)
-                if attempt > retries:
+                if attempt - asked > retries:
                     return Run("Failed", error)
                 attempt += 1
 

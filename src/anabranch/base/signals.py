@@ -61,7 +61,7 @@ class FAIL(Signal):
 
 
 class SKIP(Signal):
-    """End now as skipped. What needs this task's value is skipped, too."""
+    """End now as skipped, with `result`. What needs this task's value is skipped, too."""
 
     state_class = states.Skipped
 
@@ -97,7 +97,7 @@ class LOOP(Signal):
 
 
 class RETRY(Signal):
-    """Run again at `start_time` (naive times are UTC; default: now), even after ``max_retries``."""
+    """Run again at `start_time` (naive times are UTC; default: now). It uses up none of ``max_retries``."""
 
     state_class = states.Retrying
 

@@ -31,13 +31,14 @@ if TYPE_CHECKING:
     from anabranch.base.events import Observer
     from anabranch.definition.task import FunctionTask
     from anabranch.engine.driver.handlers import FlowHandlers
+    from anabranch.engine.driver.plan import FinishedRun
     from anabranch.executors.base import Executor
     from anabranch.flows.handle import RunHandle
     from anabranch.results.result import Result
     from anabranch.runs.registry.registration import Registrable
     from anabranch.runs.resume.takeover import Request
     from anabranch.runs.store.flows import FlowRecord
-    from anabranch.runs.view import FlowRunView
+    from anabranch.runs.view import FlowResults, FlowRunView
     from anabranch.schedules import Schedule
 
 
@@ -382,7 +383,12 @@ class Flow(Writing):
     def _handlers(self) -> FlowHandlers:
         from anabranch.engine.driver.handlers import FlowHandlers
 
-        return FlowHandlers(self, self.state_handlers, self.on_failure)
+        return FlowHandlers(self, self.state_handlers, self.on_failure, self._results_of)
+
+    def _results_of(self, done: FinishedRun) -> FlowResults:
+        from anabranch.runs.view import FlowResults
+
+        return FlowResults(done, self.graph)
 
     def _request(
         self,

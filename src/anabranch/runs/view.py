@@ -57,7 +57,8 @@ class TaskRunView(_Delegate):
 
     @property
     def result(self) -> Any:
-        """The value; of a map, the list of its elements' values. The exception of a failed run, None of a skipped one.
+        """The value; of a map, the list of its elements' values. The exception of a failed run. Of a skipped one,
+        what ``SKIP(result=…)`` gave.
 
         Raises
         ------
@@ -70,7 +71,7 @@ class TaskRunView(_Delegate):
         if run.elements is not None:
             return self.map_states._values()
         if run.state.is_skipped():
-            return None
+            return run.state.result
         if run.node.is_map and run.state.is_mapped():
             return []
         if not run.state.is_successful() and run.state.counts is None:
@@ -137,7 +138,7 @@ class ElementView(_Delegate):
 
     @property
     def result(self) -> Any:
-        """The element's value; the exception of a failed one, None of a skipped one.
+        """The element's value; the exception of a failed one; of a skipped one, what ``SKIP(result=…)`` gave.
 
         Raises
         ------
@@ -213,7 +214,7 @@ class ElementStates(Sequence[ElementView]):
             place(part, range(elements.width), values)
         for index, state in elements.records.items():
             if not state.is_successful() or state.is_skipped():
-                values[index] = None if state.is_skipped() else restore(state.failure, state.message)
+                values[index] = state.result if state.is_skipped() else restore(state.failure, state.message)
         if any(value is _MISSING for value in values):
             if not self._run.is_final:
                 return [None if value is _MISSING else value for value in values]
@@ -250,7 +251,7 @@ class ElementStates(Sequence[ElementView]):
     def _value(self, index: int) -> Any:
         code = self._elements.codes[index]
         if code == Skipped.code:
-            return None
+            return self._state(index).result
         if code >= Failed.code:
             state = self._state(index)
             return restore(state.failure, state.message)

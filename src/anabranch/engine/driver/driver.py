@@ -125,7 +125,7 @@ def run_flow(
         done = Driver(plan, executor, observers, journal, clock or plan.clock, logs, permits, wants_end).run()
     finally:
         executor.stop()
-    return replace(done, state=handlers.tell_end(done.state))
+    return replace(done, state=handlers.tell_end(done))
 
 
 class Driver:

@@ -26,6 +26,8 @@ class FlowHandlers:
     """The flow, as handlers get it."""
     state_handlers: Sequence[Handler] = ()
     on_failure: Callable[[Any, Any], Any] | None = None
+    results_of: Callable[[FinishedRun], Any] | None = None
+    """Gives the states of a run's nodes, with their values: what they see as its result."""
 
     def __bool__(self) -> bool:
         return bool(self.state_handlers) or self.on_failure is not None
@@ -40,19 +42,20 @@ class FlowHandlers:
             except Exception as error:
                 answer = failed_state(error)
             if isinstance(answer, State):
-                new = answer
+                new = replace(answer, result=new.result)
         return new
 
-    def tell_end(self, state: State) -> State:
+    def tell_end(self, done: FinishedRun) -> State:
         """The state of a run that has ended, after all of them have seen it."""
-        state = self.tell(Running(), state)
+        result = self.results_of(done) if self and self.results_of is not None else None
+        state = self.tell(Running(), replace(done.state, result=result))
         if self.on_failure is not None and state.is_failed():
             try:
                 self.on_failure(self.flow, state)
             except Exception as error:  # it is told; what it does changes nothing
                 name = getattr(self.flow, "name", "")
                 _log.error("on_failure of flow %s raised %s: %s", name, type_name(error), message_of(error))
-        return state
+        return replace(state, result=None)
 
 
 NO_HANDLERS = FlowHandlers()

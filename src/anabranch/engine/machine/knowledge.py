@@ -25,7 +25,7 @@ from anabranch.engine.machine.limits import Limits
 from anabranch.engine.machine.maps import Chain, MapRun
 from anabranch.engine.machine.verdicts import Verdicts
 from anabranch.engine.units.indices import Indices
-from anabranch.engine.units.units import Held, Input, Key, Known, Pieces, Sent, Stored, Unit
+from anabranch.engine.units.units import Held, Input, Key, Known, Pieces, Progress, Sent, Stored, Unit
 from anabranch.results.reference import ResultRef
 
 
@@ -52,7 +52,7 @@ class NodeRun:
     elements: MapRun | None = None
     chain: Chain | None = None
     attempt: int = 1
-    loop: tuple[int, Any] | None = None
+    loop: Progress | None = None
     due: float = 0.0
     """When its next attempt is due, in seconds since the epoch."""
     is_suspect: bool = False

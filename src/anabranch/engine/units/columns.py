@@ -140,8 +140,8 @@ def whole_outcome(
 
 
 def without_value(state: State) -> Outcome:
-    """The outcome of which the state says all: None, or the exception of a failure."""
-    return Outcome(state, None if state.is_successful() else revive(state.failure, state.message))
+    """The outcome of which the state says all: what SKIP gave, or the exception of a failure."""
+    return Outcome(state, state.result if state.is_successful() else revive(state.failure, state.message))
 
 
 def without_states(node: FrozenNode, outcome: Outcome) -> Outcome:

@@ -28,6 +28,8 @@ from anabranch.results.reference import ResultRef
 Key: TypeAlias = tuple[str, int]
 Refs: TypeAlias = tuple[tuple[Indices, ResultRef], ...]
 """Stored objects, with the elements that are to be had from each."""
+Progress: TypeAlias = tuple[int, Any, int]
+"""Where a task run goes on: the round of its loop, what the one before gave, and how often it has raised RETRY."""
 Note: TypeAlias = tuple[str, Mapping[str, str]]
 """What looking for a cached value came to, and the digests of the key by part."""
 
@@ -206,8 +208,8 @@ class Unit:
     """Elements of constant arguments, by node and argument, in the order of `indices`."""
     keep: frozenset[str] = frozenset()
     """Nodes whose values are needed once the unit is done."""
-    loops: Mapping[int, tuple[int, Any]] = field(default_factory=dict)
-    """Round of the first node's loop, and what the round before gave, by element (-1: a single node)."""
+    loops: Mapping[int, Progress] = field(default_factory=dict)
+    """Where the first node goes on, by element (-1: a single node), if that is not at its beginning."""
     reduces: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """For maps of the unit: nodes that reduce their values, chunk by chunk."""
     give_up_s: float | None = None
@@ -260,7 +262,7 @@ class Column:
     indices: Indices
     codes: bytes
     values: list[Any]
-    """The value of a successful element, the exception of a failed one, None for a skipped one."""
+    """The value of a successful element, the exception of a failed one, what SKIP gave for a skipped one."""
     records: Mapping[int, State]
     """States of what is not plain Success, by element."""
 

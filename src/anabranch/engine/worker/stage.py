@@ -45,7 +45,6 @@ from anabranch.engine.worker.task_runner import (
     failed_state,
     has_deferred,
     is_never_over,
-    round_ended,
     run_assembly,
     run_attempts,
     run_task,
@@ -263,8 +262,6 @@ class Stage:
         node, neighbours, elements = self.inputs.at(position)
         ctx = self.environment.task_context(node, map_index=index, attempt=self.attempts.get(index, 1))
         ctx.names = {index: self.context.names[index]} if self.context.names is not None else None
-        if index in self.loops:
-            ctx.task_loop_count, ctx.task_loop_result = self.loops[index]
         run = TaskRun(
             node,
             self.inputs.whole,
@@ -280,6 +277,8 @@ class Stage:
             is_new=partial(self._is_new, position),
             own_value=self.inputs.own_value,
         )
+        if index in self.loops:
+            run.go_on(self.loops[index])
         return run if self.stored is None else self.stored.equip(run, position)
 
     def _long_way(self, position: int) -> None:
@@ -367,8 +366,7 @@ class Stage:
         outcome = conclude_exception(run, running, error, inputs)
         state = outcome.state
         if isinstance(error, LOOP) and not isinstance(state, Deferred):
-            run.context.task_loop_count, run.context.task_loop_result = 2, state.result
-            looped = round_ended(run.context, self.environment)
+            looped = run.next_round(state.result)
             run.note(looped)
             if self.is_over():
                 self._record(position, Outcome(looped))
@@ -442,7 +440,7 @@ class Stage:
         run = self._run_at(position)
         run.context.task_run_count, run.attempts = state.attempt + 1, state.attempts
         if state.result is not None:
-            run.context.task_loop_count, run.context.task_loop_result = state.result
+            run.go_on(state.result)
         self._record(position, run_task(run))
 
     def rerun(self, position: int) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from anabranch.base import context
 from anabranch.base.context import TaskContext
-from anabranch.base.errors import NodeValueError, ProcessDied, TaskTimeout, UpstreamFailure
+from anabranch.base.errors import NodeValueError, ProcessDied, TaskFailure, TaskTimeout, UpstreamFailure
 from anabranch.base.names import short
 from anabranch.base.secret import revealed
 from anabranch.base.signals import FAIL, LOOP, RETRY, Signal
@@ -45,11 +45,11 @@ from anabranch.definition.expressions import Build, evaluate
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import STAR
 from anabranch.engine.isolation.calling import call_in_process
-from anabranch.engine.units.blame import CallbackRaised, blamed, noted
+from anabranch.engine.units.blame import CallbackRaised, asking, blamed, noted
 from anabranch.engine.units.copies import copied
 from anabranch.engine.units.elements import Unread
 from anabranch.engine.units.failures import describe, revive
-from anabranch.engine.units.units import Outcome, Program, Unit
+from anabranch.engine.units.units import Outcome, Program, Progress, Unit
 from anabranch.engine.units.values import materialised, measured
 from anabranch.engine.worker.attempts import call_within
 from anabranch.engine.worker.calls_in import Called
@@ -155,6 +155,8 @@ class TaskRun:
     """Whether a failure is worth its traceback: the thousandth of a kind is not."""
     attempts: tuple[Attempt, ...] = ()
     """Attempts before, as far as they were made here."""
+    asked: int = 0
+    """Attempts that asked for another by RETRY, in this round of a loop; they use up no retries."""
     note: Callable[[State], None] = _ignored
     """Is given what a task run has come to that goes on: a round of its loop, an attempt that failed."""
     is_over: Callable[[], bool] = is_never_over
@@ -169,6 +171,23 @@ class TaskRun:
     """What was looked for there already."""
     looks_back: bool = False
     """Whether it may have run, and stored its value, on a worker that was lost."""
+
+    def go_on(self, progress: Progress) -> None:
+        """Go on where a state between two attempts has left off."""
+        self.context.task_loop_count, self.context.task_loop_result, self.asked = progress
+
+    def next_round(self, result: Any) -> State:
+        """Begin the next round of a loop, which gets `result`; the state in between."""
+        ctx = self.context
+        ctx.task_loop_count, ctx.task_loop_result, ctx.task_run_count, self.asked = ctx.task_loop_count + 1, result, 1, 0
+        return Retrying(
+            message=f"round {ctx.task_loop_count - 1} has ended",
+            attempt=0,
+            start_time=_LONG_AGO,
+            result=(ctx.task_loop_count, result, 0),
+            map_index=ctx.map_index,
+            worker=self.environment.worker,
+        )
 
 
 def run_task(run: TaskRun) -> Outcome:
@@ -296,8 +315,7 @@ def run_attempts(run: TaskRun, inputs: dict[str, Any]) -> Outcome:
         state = outcome.state
         ctx = run.context
         if isinstance(state, Looped):
-            ctx.task_loop_count, ctx.task_loop_result, ctx.task_run_count = ctx.task_loop_count + 1, state.result, 1
-            ended = round_ended(ctx, run.environment)
+            ended = run.next_round(state.result)
             run.note(ended)
             if run.is_over():
                 return Outcome(ended)
@@ -344,7 +362,7 @@ def run_attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outcome
         else:
             pickled, nbytes = None, 0
         measures: dict[str, Any] = {"pickled": pickled, "nbytes": nbytes}
-        if run.errand is not None:
+        if run.errand is not None and not policies.state_handlers:  # they may yet decide that it is a failure
             stored, measures["ref"] = run.errand.commit(value)
             if stored is not value:  # whoever ran it first, and was lost, had another
                 value, measures["pickled"], measures["nbytes"] = measured(stored)
@@ -384,33 +402,61 @@ def conclude_exception(run: TaskRun, running: State, error: BaseException, input
             state = replace(state, failure=failure)
         return _concluded(run, running, state, state.result)
     if isinstance(error, RETRY):
-        due = plain_time(error.start_time) if error.start_time is not None else run.environment.now()
-        return _retrying(run, running, error.state, due)
-    policies, attempt, root = run.node.policies, run.context.task_run_count, run.context.task_full_name
-    retry = policies.retry
-    delay_s, asked = 0.0, "retry_on"
+        return _retry_as_asked(run, running, error.state)
+    policies, root = run.node.policies, run.context.task_full_name
     try:
-        again = retry.wants(error, attempt)
-        if again:
-            asked = "retry_delay"
-            delay_s = retry.delay_s(attempt, random.random())
-    except BaseException as problem:  # these may be functions of the user's
+        delay_s = _retry_delay_s(run, error)
+    except BaseException as problem:  # retry_on and retry_delay may be functions of the user's
         run.environment.reraise_interrupt(problem)
-        failed = failed_state(error, inputs, in_full=run.is_new(error), root=root)
-        return _concluded(run, running, noted(failed, f"not tried again: {asked} raised {headline_of(problem)}"))
-    due = run.environment.now() + timedelta(seconds=delay_s)
-    if again and not policies.state_handlers and policies.on_failure is None:
+        failed = failed_state(error, inputs, in_full=run.is_new(error), root=root, result=error)
+        return _concluded(run, running, _not_tried_again(failed, problem))
+    if delay_s is not None and not policies.state_handlers and policies.on_failure is None:
         # Nobody is shown the state of an attempt that is repeated, so it is not described at length.
         failure = Failure(type_name(error), clean(message_of(error), 300), root=root)
-        return _retrying(run, running, _next_attempt(attempt, retry.max_retries, failure.headline(), failure), due)
-    failed = failed_state(error, inputs, in_full=run.is_new(error), root=root)
-    if not again:
+        return _retry(run, running, running, Failed(message=failure.headline(), failure=failure), delay_s)
+    failed = failed_state(error, inputs, in_full=run.is_new(error), root=root, result=error)
+    if delay_s is None:
         return _concluded(run, running, failed)
     handled = change(run, running, failed)
-    _call_on_failure(run, handled)
+    if isinstance(handled, Retrying):
+        return _retry_as_asked(run, running, handled, announced=True)
     if not handled.is_failed():
-        return _concluded(run, handled, handled, handled.result, announced=True)
-    return _retrying(run, handled, _next_attempt(attempt, retry.max_retries, failed.message, failed.failure), due)
+        return _concluded(run, running, handled, handled.result, announced=True)
+    return _retry(run, running, handled, failed, delay_s)
+
+
+def _retry_delay_s(run: TaskRun, error: BaseException) -> float | None:
+    """Seconds until the attempt after one that failed so; None if there is none."""
+    retry, failures = run.node.policies.retry, run.context.task_run_count - run.asked
+    with asking("retry_on"):
+        again = retry.wants(error, failures)
+    with asking("retry_delay"):
+        return retry.delay_s(failures, random.random()) if again else None
+
+
+def _not_tried_again(failed: State, problem: BaseException) -> State:
+    """The state of an attempt after which nobody could say whether another follows."""
+    name, error = "retry_on or retry_delay", problem
+    if isinstance(problem, CallbackRaised):
+        name, error = problem.name, problem.error
+    return noted(failed, f"not tried again: {name} raised {headline_of(error)}")
+
+
+def _retry(run: TaskRun, running: State, handled: State, failed: State, delay_s: float) -> Outcome:
+    """Have another attempt follow one that failed, after handlers have seen its end as `handled`."""
+    _call_on_failure(run, handled)
+    attempt, most = run.context.task_run_count, run.node.policies.retry.max_retries + 1 + run.asked
+    state = Retrying(message=f"attempt {attempt} of {most} failed with {failed.message}", failure=failed.failure)
+    due = run.environment.now() + timedelta(seconds=delay_s)
+    return _retrying(run, running, state, due, handled=handled)
+
+
+def _retry_as_asked(run: TaskRun, running: State, state: State, *, announced: bool = False) -> Outcome:
+    """Have another attempt follow, as the task or a handler asks; it uses up no retries."""
+    run.asked += 1
+    due = state.start_time or run.environment.now()
+    due = plain_time(due if due.tzinfo is not None else due.replace(tzinfo=UTC))
+    return _retrying(run, running, state, due, handled=None if announced else running)
 
 
 def has_deferred(ctx: TaskContext, value: Any) -> bool:
@@ -459,23 +505,7 @@ def run_assembly(run: TaskRun, called: Called, index: int) -> Outcome:
     return _concluded(run, running, Success(message="done"), value)
 
 
-def round_ended(ctx: TaskContext, environment: Environment) -> State:
-    """The state of a loop of which a round has ended: it goes on with the next one, which gets what that gave."""
-    return Retrying(
-        message=f"round {ctx.task_loop_count - 1} has ended",
-        attempt=0,
-        start_time=_LONG_AGO,
-        result=(ctx.task_loop_count, ctx.task_loop_result),
-        map_index=ctx.map_index,
-        worker=environment.worker,
-    )
-
-
 _LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)  # it is due at once, by any clock
-
-
-def _next_attempt(attempt: int, max_retries: int, reason: str, failure: Failure | None) -> State:
-    return Retrying(message=f"attempt {attempt} of {max_retries + 1} failed with {reason}", failure=failure)
 
 
 def failed_state(
@@ -490,20 +520,22 @@ def failed_state(
     return cls(message=clean(said) or failure.headline(), failure=failure, **about)
 
 
-def _retrying(run: TaskRun, before: State, state: State, due: datetime) -> Outcome:
+def _retrying(run: TaskRun, running: State, state: State, due: datetime, *, handled: State | None) -> Outcome:
+    """The outcome of an attempt that another one follows; `handled`: what handlers have seen last, if not `state`."""
     ctx = run.context
-    loop = (ctx.task_loop_count, ctx.task_loop_result) if ctx.task_loop_count > 1 else None
+    progress = (ctx.task_loop_count, ctx.task_loop_result, run.asked) if ctx.task_loop_count > 1 or run.asked else None
     ended = Attempt(
         ctx.task_run_count,
         _word_of(state.failure),
         (state.failure.headline() if state.failure is not None else state.message)[:MAX_REASON],
         run.environment.worker,
-        before.start_time,
+        running.start_time,
         run.environment.now(),
     )
     attempts = add_attempts(run.attempts, [ended])
-    state = replace(state, start_time=due, attempt=ctx.task_run_count, map_index=ctx.map_index, result=loop)
-    return Outcome(change(run, before, replace(state, attempts=attempts)))
+    state = replace(state, start_time=due, attempt=ctx.task_run_count, map_index=ctx.map_index, result=progress)
+    state = replace(state, attempts=attempts)
+    return Outcome(state if handled is None else change(run, handled, state))
 
 
 def _word_of(failure: Failure | None) -> str:
@@ -517,11 +549,17 @@ def _concluded(
     run: TaskRun, before: State, state: State, value: Any = None, *, announced: bool = False, **measures: Any
 ) -> Outcome:
     """The outcome of a final state, after handlers and `on_failure` have seen it."""
+    is_value = isinstance(state, Success) and type(before) is Running and not announced
     if not announced:
         shown = replace(state, result=value) if isinstance(state, Success) else state
         handled = change(run, before, shown)
+        if isinstance(handled, Retrying):
+            return _retry_as_asked(run, before, handled, announced=True)
         if handled is not shown:
+            if is_value and type(handled) in (Failed, TimedOut):
+                return _failed_by_handler(run, before, handled)
             state, value, measures = handled, handled.result, {}
+    error = state.result
     state = replace(
         state,
         result=None,
@@ -536,18 +574,18 @@ def _concluded(
         run.context.calls = None
         try:
             refuse_hidden_calls(value, hider=f"the result of {type(state).__name__}")
-        except NodeValueError as error:
-            return _concluded(run, before, failed_state(error, root=run.context.task_full_name), announced=True)
-    if isinstance(state, Skipped):
-        return Outcome(state)
+        except NodeValueError as hidden:
+            return _concluded(run, before, failed_state(hidden, root=run.context.task_full_name), announced=True)
     if not isinstance(state, Success):
         if isinstance(state, Finished):
-            _call_on_failure(run, state)
-            if state.failure is None:
-                state = replace(state, failure=describe(UpstreamFailure(state.message), in_full=False))
+            state = _with_failure(state, error)
+            _call_on_failure(run, state, error)
             return Outcome(state, revive(state.failure, state.message))
         return Outcome(state)
     try:
+        if isinstance(state, Skipped):
+            value = measured(value)[0] if value is not None else None
+            return Outcome(replace(state, result=value), value)
         if "nbytes" not in measures and run.check_value and value is not None:
             value, pickled, nbytes = measured(value)
             measures |= {"pickled": pickled, "nbytes": nbytes}
@@ -555,13 +593,51 @@ def _concluded(
             value, measures["ref"] = run.errand.commit(value)
     except BaseException as error:
         run.environment.reraise_interrupt(error)
+        if is_value:  # as if the attempt had ended so: it may be repeated
+            return conclude_exception(run, before, error, {})
         return _concluded(run, before, failed_state(error, root=run.context.task_full_name), announced=True)
     return Outcome(state, value, **measures)
+
+
+def _failed_by_handler(run: TaskRun, running: State, failed: State) -> Outcome:
+    """What becomes of an attempt that succeeded, and that a handler takes for a failure."""
+    failed = _with_failure(failed, failed.result)
+    try:
+        delay_s = _retry_delay_s(run, _exception_of(failed))
+    except BaseException as problem:
+        run.environment.reraise_interrupt(problem)
+        failed, delay_s = _not_tried_again(failed, problem), None
+    if delay_s is None:
+        return _concluded(run, running, failed, announced=True)
+    return _retry(run, running, failed, failed, delay_s)
+
+
+def _with_failure(state: State, error: object = None) -> State:
+    """A state that is no success, with a failure that says why: `error`, if that is an exception."""
+    if state.failure is not None:
+        return state
+    if not isinstance(error, BaseException):
+        error = (TaskFailure if type(state) is Failed else UpstreamFailure)(state.message)
+    return replace(state, failure=describe(error, in_full=False))
+
+
+def _exception_of(state: State) -> BaseException:
+    """The exception of a state that is no success."""
+    return state.result if isinstance(state.result, BaseException) else revive(state.failure, state.message)
+
+
+def _with_exception(state: State) -> State:
+    """A state as handlers see it: the result of a failure is its exception."""
+    if not (state.is_failed() or state.is_cancelled()) or state.result is not None:
+        return state
+    state = _with_failure(state)
+    return replace(state, result=_exception_of(state))
 
 
 def change(run: TaskRun, old: State, new: State) -> State:
     """The state after the task's handlers have seen the change from `old` to `new`."""
     for handler in run.node.policies.state_handlers:
+        new = _with_exception(new)
         try:
             with context.entered(run.context):
                 answer = handler(run.node, old, new)
@@ -574,19 +650,20 @@ def change(run: TaskRun, old: State, new: State) -> State:
                 failed = new if new.is_failed() else Failed(message=new.failure.headline(), failure=new.failure)
                 answer = noted(failed, text)
             else:
-                answer = replace(failed_state(error, root=run.context.task_full_name), message=clean(text))
+                failed = failed_state(error, root=run.context.task_full_name)
+                answer = replace(failed, message=clean(text), result=error)
         if isinstance(answer, State):
             new = answer
     return new
 
 
-def _call_on_failure(run: TaskRun, state: State) -> None:
+def _call_on_failure(run: TaskRun, state: State, error: Any = None) -> None:
     callback = run.node.policies.on_failure
     if callback is None or not (state.is_failed() or state.is_cancelled()):
         return
     try:
         with context.entered(run.context):
-            callback(run.node, state)
+            callback(run.node, _with_exception(replace(state, result=error) if error is not None else state))
     except BaseException as error:
         run.environment.reraise_interrupt(error)
         run.context.logger.error("on_failure of %s raised %s", run.node.slug, headline_of(error))

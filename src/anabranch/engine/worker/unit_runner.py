@@ -168,7 +168,7 @@ class _Line:
             is_over=ongoing.ends,
         )
         if place == 0 and -1 in unit.loops:
-            run.context.task_loop_count, run.context.task_loop_result = unit.loops[-1]
+            run.go_on(unit.loops[-1])
         if called is not None:
             outcome = run_assembly(run, called, -1)
         else:
@@ -186,7 +186,7 @@ class _Line:
         if report.value is not None:
             self._done[slug] = Outcome(state, pickle.loads(report.value), nbytes=len(report.value))
         elif state.counts is None and (state.is_failed() or state.is_skipped()):
-            self._done[slug] = Outcome(state, revive(state.failure) if state.is_failed() else None)
+            self._done[slug] = Outcome(state, revive(state.failure) if state.is_failed() else state.result)
         else:
             return False
         self._reports.append(report)

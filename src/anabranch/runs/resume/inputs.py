@@ -44,7 +44,7 @@ class _Values(Mapping[str, Any]):
         report = self._recorded.singles[slug]
         state = report.state
         if state.is_skipped():
-            return None
+            return state.result
         if report.value is not None:
             return loaded(report.value, slug)
         if not state.is_successful() and state.is_finished():
@@ -68,7 +68,7 @@ class _Values(Mapping[str, Any]):
         position = indices.index(index)
         code, name = column.codes[position], f"{column.slug}[{index}]"
         if code == Skipped.code:
-            return None
+            return column.records[index].result if index in column.records else None
         if code >= FIRST_FAILED_CODE:
             state = column.records.get(index) or BY_CODE[code]()
             return restore(state.failure, state.message)

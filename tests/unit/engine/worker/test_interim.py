@@ -144,9 +144,9 @@ def test_a_loop_tells_of_its_rounds_and_ends_between_them(driver: Driver) -> Non
 
     told = [single.state for each in driver.reports for single in each.singles]
     assert all(isinstance(state, Retrying) for state in told)
-    assert told[-1].result == (3, 2)
+    assert told[-1].result == (3, 2, 0)
     assert rounds == [1, 2, 3]
-    assert report.singles[0].state.result == (4, 3)
+    assert report.singles[0].state.result == (4, 3, 0)
 
 
 def test_what_an_interrupted_unit_has_not_told_is_there_to_be_asked_for(driver: Driver) -> None:

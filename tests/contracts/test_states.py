@@ -1,0 +1,100 @@
+"""What states, handlers and signals mean, the same on every executor."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from anabranch import Flow, context, task, triggers
+from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
+from anabranch.signals import LOOP, RETRY, SKIP
+from anabranch.states import Failed, Mapped, Skipped, Success, TriggerFailed
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[Any]:
+    from distributed import LocalCluster
+
+    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as made:
+        yield made
+
+
+@pytest.fixture(params=["local", "threads", pytest.param("dask", marks=pytest.mark.cluster)])
+def executor(request: pytest.FixtureRequest) -> Any:
+    if request.param == "dask":
+        return DaskExecutor(request.getfixturevalue("cluster").scheduler_address)
+    return LocalExecutor() if request.param == "local" else LocalDaskExecutor(num_workers=2)
+
+
+@pytest.fixture(params=["thread", "process"])
+def isolation(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def too_few(node: Any, old: Any, new: Any) -> Any:
+    """A handler that takes a small value for a failure, and a failure that says so for a value."""
+    if new.is_failed() and isinstance(new.result, KeyError):
+        return Success(result=new.result.args[0])
+    return Failed("too few") if new.is_successful() and new.result < 3 else None
+
+
+def test_handlers_decide_about_values_and_failures(executor: Any, isolation: str) -> None:
+    def rows(x: int) -> int:
+        if x == 7:
+            raise KeyError(x)
+        return int(context.task_run_count)
+
+    counts = task(rows, max_retries=2, isolation=isolation, state_handlers=[too_few])
+    with Flow("rows") as flow:
+        single, mapped, replaced = counts(1), counts.map([2, 3]), counts(7)
+
+    run = flow.run(executor=executor)
+
+    assert [run.result[each].result for each in (single, mapped, replaced)] == [3, [3, 3], 7]
+    assert [each.attempt for each in run.result[mapped].map_states] == [3, 3]
+
+
+def test_budgets_of_retries_are_of_failures_and_of_each_round(executor: Any, isolation: str) -> None:
+    def climb(x: int) -> tuple[int, int]:
+        count = context.task_run_count
+        if count <= 2:
+            raise RETRY("busy")
+        if count <= 4:
+            raise ConnectionError(count)
+        if context.task_loop_count < 3:
+            raise LOOP(result=count)
+        return context.task_loop_count, count
+
+    climbs = task(climb, max_retries=2, isolation=isolation)
+    with Flow("stairs") as flow:
+        single, mapped = climbs(1), climbs.map([1, 2])
+
+    run = flow.run(executor=executor)
+
+    assert run.result[single].result == (3, 5)
+    assert run.result[mapped].result == [(3, 5)] * 2
+
+
+def test_what_a_skip_gives_is_kept_and_classes_of_states_hold(executor: Any, isolation: str) -> None:
+    def skip(x: int) -> int:
+        if x == 2:
+            raise ValueError("broken")
+        raise SKIP(result=x)
+
+    skips = task(skip, isolation=isolation)
+    take = task(lambda x: x, name="take", trigger=triggers.all_finished, skip_on_upstream_skip=False)
+    with Flow("skips") as flow:
+        single, mapped = skips(1), skips.map([1, 3])
+        taken, failed = take([single, mapped]), task(lambda x: x)(skips(2))
+
+    run = flow.run(executor=executor)
+
+    assert isinstance(run, Failed)
+    assert isinstance(run.result[single], Skipped)
+    assert isinstance(run.result[mapped], Success)
+    assert not isinstance(run.result[mapped], Mapped)  # all of it was skipped
+    assert isinstance(run.result[failed], TriggerFailed)
+    assert [run.result[single].result, run.result[mapped].result] == [1, [1, 3]]
+    assert run.result[taken].result == [1, [1, 3]]
