@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anabranch import Flow, context, task, triggers
+from anabranch import Flow, context, task, triggers, unmapped
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.signals import LOOP, RETRY, SKIP
 from anabranch.states import Failed, Mapped, Skipped, Success, TriggerFailed
@@ -98,3 +98,23 @@ def test_what_a_skip_gives_is_kept_and_classes_of_states_hold(executor: Any, iso
     assert isinstance(run.result[failed], TriggerFailed)
     assert [run.result[single].result, run.result[mapped].result] == [1, [1, 3]]
     assert run.result[taken].result == [1, [1, 3]]
+
+
+def test_a_trigger_of_the_users_sees_the_values_that_its_edges_carry(executor: Any, isolation: str) -> None:
+    def fits(upstreams: Any) -> bool:
+        values = {edge.key: state.result for edge, state in upstreams.items() if edge.kind == "data"}
+        many = values["many"]
+        return bool(values["rows"] > 2 and isinstance(many[1], ZeroDivisionError) and many[0] == 1.0)
+
+    divide = task(lambda x: 1 / x, name="divide", isolation=isolation)
+    take = task(lambda rows, many: rows, name="take", trigger=fits)
+    failing = task(lambda x: x, name="told", trigger=lambda ups: "zero" in str([s.result for s in ups.values()][0]))
+    with Flow("custom") as flow:
+        count, many = task(lambda: 3, name="count"), divide.map([1, 0])
+        nodes = take(count(), many), take(task(lambda: 2, name="two")(), many), failing(divide(0))
+        mapped = take.map(task(lambda: [1, 3], name="numbers")(), unmapped(many))
+
+    run = flow.run(executor=executor)
+
+    assert [run.result[node].name for node in nodes] == ["Success", "TriggerFailed", "Success"]
+    assert [each.name for each in run.result[mapped].map_states] == ["TriggerFailed", "Success"]

@@ -40,7 +40,7 @@ from anabranch.base.states import (
 )
 from anabranch.base.texts import clean, headline_of, message_of, type_name
 from anabranch.base.times import plain_time
-from anabranch.base.triggers import EdgeName, Upstreams, verdict
+from anabranch.base.triggers import EdgeName, Upstreams, is_ready_made, verdict
 from anabranch.definition.expressions import Build, evaluate
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import STAR
@@ -234,10 +234,13 @@ def run_stored(run: TaskRun, storage: Storage, inputs: dict[str, Any]) -> Outcom
 def consult_trigger(run: TaskRun) -> State | None:
     """None if the task may run, otherwise the state it gets from its upstreams."""
     node = run.node
-    states = {
-        EdgeName(e.upstream, e.kind, e.key, e.mapped): (run.neighbours if e.mapped else run.upstreams)[e.upstream].state
+    outcomes = {
+        EdgeName(e.upstream, e.kind, e.key, e.mapped): (run.neighbours if e.mapped else run.upstreams)[e.upstream]
         for e in node.edges
     }
+    states = {edge: outcome.state for edge, outcome in outcomes.items()}
+    if not is_ready_made(node.policies.trigger):  # one of ours looks at no value
+        states |= {e: replace(each.state, result=each.value) for e, each in outcomes.items() if e.kind == "data"}
     upstreams = Upstreams(states)
     state = verdict(
         upstreams,

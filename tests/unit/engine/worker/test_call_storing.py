@@ -215,5 +215,5 @@ def test_where_no_result_says_where_another_machine_refuses():
     program = Program(run, {}, {}, {}, CallStoring(directory="/results", host="somewhere else"))
 
     with pytest.raises(OptionError, match=r"child, which parent calls, .*, and no result says where"):
-        choose_storing(child.policies.storing, "child", ["x"], caller, program, is_many=False)
+        choose_storing(child._anabranch.policies.storing, "child", ["x"], caller, program, is_many=False)
     assert choose_storing(None, "child", ["x"], caller, program, is_many=False) is None
