@@ -1,13 +1,14 @@
-"""What states, handlers and signals mean, the same on every executor."""
+"""What states, handlers, signals and resources mean, the same on every executor."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from anabranch import Flow, context, task, triggers, unmapped
+from anabranch import Flow, context, resource_manager, task, triggers, unmapped
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.signals import LOOP, RETRY, SKIP
 from anabranch.states import Failed, Mapped, Skipped, Success, TriggerFailed
@@ -108,7 +109,7 @@ def test_a_trigger_of_the_users_sees_the_values_that_its_edges_carry(executor: A
 
     divide = task(lambda x: 1 / x, name="divide", isolation=isolation)
     take = task(lambda rows, many: rows, name="take", trigger=fits)
-    failing = task(lambda x: x, name="told", trigger=lambda ups: "zero" in str([s.result for s in ups.values()][0]))
+    failing = task(lambda x: x, name="told", trigger=lambda ups: "zero" in str(next(iter(ups.values())).result))
     with Flow("custom") as flow:
         count, many = task(lambda: 3, name="count"), divide.map([1, 0])
         nodes = take(count(), many), take(task(lambda: 2, name="two")(), many), failing(divide(0))
@@ -118,3 +119,34 @@ def test_a_trigger_of_the_users_sees_the_values_that_its_edges_carry(executor: A
 
     assert [run.result[node].name for node in nodes] == ["Success", "TriggerFailed", "Success"]
     assert [each.name for each in run.result[mapped].map_states] == ["TriggerFailed", "Success"]
+
+
+def test_cleanup_finds_what_setup_has_put_on_self(executor: Any, isolation: str, tmp_path: Path) -> None:
+    @resource_manager(name="database", cleanup_task_kwargs={"isolation": isolation})
+    class Database:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def setup(self) -> str:
+            self.connection = f"connection to {self.name}"
+            return "cursor"
+
+        def cleanup(self, cursor: str) -> None:
+            (tmp_path / self.name).write_text(f"{cursor}, {self.connection}")
+
+    use = task(lambda cursor, x=None: cursor, name="use")
+    with Flow("databases") as flow:
+        with Database("a task") as cursor:
+            use(use(cursor))
+        with Database("a map") as cursor:
+            use(use.map(unmapped(cursor), [1, 2]))
+        with Database("nothing"):
+            pass
+
+    run = flow.run(executor=executor)
+
+    assert run.is_successful()
+    names = ("a map", "a task", "nothing")
+    assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {
+        name: f"cursor, connection to {name}" for name in names
+    }

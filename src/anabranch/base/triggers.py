@@ -2,8 +2,8 @@
 
 A trigger is a function of `Upstreams`, a mapping of edges to states. It returns a truth value or raises a signal. A map
 is in the mapping with its own state, and in the counts with its elements, so triggers cost the same for a million
-elements as for one. For a trigger of the user's, the result of a state is the value that its edge carries: the exception
-of what failed, and the list of a map's elements.
+elements as for one. For a trigger of the user's, the result of a state is the value that its edge carries: the
+exception of what failed, and the list of a map's elements.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from typing import Any, overload
 
 from anabranch.base.errors import DefinitionError
@@ -32,17 +33,18 @@ def resource_manager(cls: Any = None, /, **options: Any) -> Any:
     """Turn a class with ``cleanup(resource)`` and usually ``setup()`` into a block.
 
     Inside ``with Database(url) as connection:``, `connection` stands for what ``setup`` returned. Tasks of the block
-    run after ``setup`` and before ``cleanup``. ``cleanup`` runs if ``setup`` succeeded, however the block ended. A
-    cleanup that fails does not fail the flow.
+    run after ``setup`` and before ``cleanup``. ``cleanup`` runs if ``setup`` succeeded, however the block ended, and
+    finds on ``self`` what ``setup`` has put there. A cleanup that fails does not fail the flow; the message of the run
+    tells it.
 
     Parameters
     ----------
     cls
-        The class. Its instances travel between workers, so they must be picklable.
+        The class. Its instances travel between workers, with what ``setup`` puts on them, so they must be picklable.
     name
         Name of its tasks; default: the class's.
     init_task_kwargs, setup_task_kwargs, cleanup_task_kwargs
-        Options of the three tasks, see `anabranch.task`.
+        Options of these tasks, see `anabranch.task`.
 
     Raises
     ------
@@ -82,6 +84,7 @@ class ResourceManager:
         self.setup: FunctionTask[..., Any] = FunctionTask(
             _setup, **{"name": f"{self.name}.setup", **_AT_HAND, **(setup_task_kwargs or {})}
         )
+        self.resource: FunctionTask[..., Any] = FunctionTask(_resource, name=f"{self.name}.resource", **_AT_HAND)
         last = {"name": f"{self.name}.cleanup", "trigger": _if_set_up, "skip_on_upstream_skip": False, **_AT_HAND}
         self.cleanup: FunctionTask[..., Any] = FunctionTask(_cleanup, **{**last, **(cleanup_task_kwargs or {})})
 
@@ -104,9 +107,10 @@ class Resource(AbstractContextManager[Any]):
         graphs = open_graphs(f"{self._manager.name}()", self._flow)
         self._init: Any = self._manager.init._call(self._args, self._kwargs, graphs)
         self._setup: Any = self._manager.setup._call((self._init,), {}, graphs)
+        self._resource: Any = self._manager.resource._call((self._setup,), {}, graphs)
         self._graphs = graphs
         self._before = set(graphs[0])
-        return self._setup
+        return self._resource
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
         if kind is not None:
@@ -118,7 +122,7 @@ class Resource(AbstractContextManager[Any]):
         inside = set(written)
         for node in written:
             if not any(edge.upstream in inside for edge in root.edges_into(node)):
-                _add_order(self._setup, node, root)
+                _add_order(self._resource, node, root)
             if not any(edge.downstream in inside for edge in root.edges_from(node)):
                 _add_order(node, cleanup, root)
 
@@ -132,12 +136,24 @@ def _add_order(upstream: Any, downstream: Any, root: Graph) -> None:
             graph.link(Edge(upstream, downstream, "order", mapped=is_elementwise))
 
 
-def _setup(manager: Any) -> Any:
-    return manager.setup() if hasattr(manager, "setup") else None
+@dataclass(frozen=True)
+class SetUp:
+    """What ``setup`` leaves for ``cleanup``: its object, which it may have changed, and what it returned."""
+
+    manager: Any
+    resource: Any
 
 
-def _cleanup(manager: Any, resource: Any) -> Any:
-    return manager.cleanup(resource)
+def _setup(manager: Any) -> SetUp:
+    return SetUp(manager, manager.setup() if hasattr(manager, "setup") else None)
+
+
+def _resource(setup: Any) -> Any:
+    return setup.resource if isinstance(setup, SetUp) else setup  # a test may have given the resource itself
+
+
+def _cleanup(manager: Any, setup: Any) -> Any:
+    return (setup.manager if isinstance(setup, SetUp) else manager).cleanup(_resource(setup))
 
 
 def _if_set_up(upstreams: Upstreams) -> bool:

@@ -1,5 +1,7 @@
 """Resources: set up before the tasks of a block, cleaned up after them, whatever becomes of the block."""
 
+import threading
+
 import pytest
 from tests.refusals import refused
 
@@ -70,7 +72,7 @@ def test_tasks_of_the_block_run_between_setup_and_cleanup():
     assert LOG[:2] == ["init db", "setup db"]
     assert LOG.index("closed connection to db") > max(LOG.index("writes"), LOG.index("alone"))
     assert [node.name for node in flow.tasks if "Database" in node.name] == [
-        "Database", "Database.setup", "Database.cleanup",
+        "Database", "Database.setup", "Database.resource", "Database.cleanup",
     ]  # fmt: skip
 
 
@@ -104,7 +106,7 @@ def test_reference_tasks_are_those_of_the_block():
             a, b = note("a"), note("b")
         with Database("other"):
             pass
-    assert [node.slug for node in flow.reference_tasks()] == [a.slug, b.slug, "Database.setup-1"]
+    assert [node.slug for node in flow.reference_tasks()] == [a.slug, b.slug, "Database.resource-1"]
 
 
 def test_blocks_nest():
@@ -163,7 +165,7 @@ def test_a_block_that_raises_while_it_is_written_adds_no_cleanup():
             raise KeyError
         return flow
 
-    assert [node.name for node in write().tasks] == ["Database", "Database.setup"]
+    assert [node.name for node in write().tasks] == ["Database", "Database.setup", "Database.resource"]
 
 
 def test_what_cannot_be_a_resource_is_refused():
@@ -181,3 +183,83 @@ def test_what_cannot_be_a_resource_is_refused():
     with Flow("f"), refused(CallError, "Database() is missing 'url'"), Database():
         pass
     assert repr(Database) == "<ResourceManager 'Database'>"
+
+
+class Cluster:
+    """Two processes away from the cleanup, what setup has put on self is there only if it travels."""
+
+    def __init__(self, nodes):
+        self.nodes, self.names = nodes, []
+
+    def setup(self):
+        self.open = dict.fromkeys(range(self.nodes), "open")
+        self.names.append("scheduler")
+        self.nodes += 1
+        return len(self.open)
+
+    def cleanup(self, resource):
+        LOG.append((resource, self.open, self.names, self.nodes))
+
+
+BLOCKS = {
+    "nothing": lambda size: None,
+    "a task": lambda size: note(size),
+    "two tasks": lambda size: value(value(size)),
+    "a map": lambda size: value.map([size, size]),
+    "an empty map": lambda size: note.map([], upstream_tasks=[value(size)]),
+    "a failure": lambda size: task(lambda x: 1 / 0, name="fails")(size),
+    "a join": lambda size: value(value.map([1, 2], upstream_tasks=[value(size)])),
+}
+
+
+@pytest.mark.parametrize("block", BLOCKS.values(), ids=BLOCKS)
+def test_cleanup_finds_what_setup_has_put_on_self(block):
+    manager = resource_manager(name="Cluster")(Cluster)
+    with Flow("f") as flow, manager(2) as size:
+        block(size)
+    flow.run()
+    assert LOG[-1] == (2, {0: "open", 1: "open"}, ["scheduler"], 3)
+
+
+def test_cleanup_of_each_element_finds_its_own():
+    manager = resource_manager(name="Cluster")(Cluster)
+
+    def body(nodes):
+        with manager(nodes) as size:
+            return value(size)
+
+    with Flow("f") as flow:
+        node = apply_map(body, [1, 2])
+    assert flow.run().result[node].result == [1, 2]
+    assert [(resource, after) for resource, *_, after in LOG] == [(1, 2), (2, 3)]
+
+
+def test_what_setup_puts_on_self_must_be_picklable():
+    @resource_manager
+    class Guard:
+        def setup(self):
+            self.lock = threading.Lock()
+
+        def cleanup(self, nothing):
+            self.lock.acquire()
+
+    with Flow("f") as flow, Guard():
+        pass
+    view = flow.run()
+    assert view["Guard.setup"].is_failed()
+    assert "resources.SetUp cannot leave the process it was made in: TypeError" in view.message
+
+
+@pytest.mark.parametrize("block", ["nothing", "a task", "a failure"])
+def test_the_run_tells_that_a_cleanup_failed(block):
+    with Flow("f") as flow, Database("db", fails="cleanup") as connection:
+        BLOCKS[block](connection)
+    view = flow.run()
+    assert view.message.endswith("; Database.cleanup failed with ConnectionError: cleanup")
+
+
+def test_a_cleanup_that_decides_about_the_run_is_told_once():
+    with Flow("f") as flow, Database("db", fails="cleanup"):
+        pass
+    flow.set_reference_tasks(flow.get_tasks("Database.cleanup"))
+    assert flow.run().message == "Database.cleanup failed with ConnectionError: cleanup"

@@ -399,12 +399,17 @@ class Machine:
         failed = [run for run in references if run.state.is_failed()]
         if cancelled and not failed:
             return Cancelled(message=f"{cancelled[0].node.slug} was cancelled")
+        unclean = "".join(
+            f"; {run.node.slug} failed with {run.state.failure.headline() if run.state.failure else run.state.message}"
+            for run in runs
+            if run.node.kind == "cleanup" and run.state.is_failed() and run.node.slug not in self._known.graph.reference
+        )
         if failed:
             failure = failed[0].state.failure
-            return Failed(message=self._root_message(failed), failure=failure)
+            return Failed(message=self._root_message(failed) + unclean, failure=failure)
         if all(run.state.is_skipped() for run in references):
-            return Success(message="all reference tasks were skipped")
-        return Success(message="all reference tasks succeeded")
+            return Success(message="all reference tasks were skipped" + unclean)
+        return Success(message="all reference tasks succeeded" + unclean)
 
     def _root_message(self, failed: list[NodeRun]) -> str:
         first = failed[0]

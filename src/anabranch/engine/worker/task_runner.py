@@ -179,7 +179,12 @@ class TaskRun:
     def next_round(self, result: Any) -> State:
         """Begin the next round of a loop, which gets `result`; the state in between."""
         ctx = self.context
-        ctx.task_loop_count, ctx.task_loop_result, ctx.task_run_count, self.asked = ctx.task_loop_count + 1, result, 1, 0
+        ctx.task_loop_count, ctx.task_loop_result, ctx.task_run_count, self.asked = (
+            ctx.task_loop_count + 1,
+            result,
+            1,
+            0,
+        )
         return Retrying(
             message=f"round {ctx.task_loop_count - 1} has ended",
             attempt=0,

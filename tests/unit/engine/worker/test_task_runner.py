@@ -119,7 +119,9 @@ def test_a_handler_may_put_a_value_in_the_place_of_a_failure(delay_s: float) -> 
 
     with Flow("replaced") as flow:
         nodes = [
-            task(spill, name=f"spill-{n}", max_retries=n, retry_delay=delay_s if n else None, state_handlers=[handler])()
+            task(
+                spill, name=f"spill-{n}", max_retries=n, retry_delay=delay_s if n else None, state_handlers=[handler]
+            )()
             for n in (0, 2)
         ]
 
@@ -264,7 +266,7 @@ def test_a_value_that_a_handler_refuses_is_not_stored(tmp_path: Path, delay_s: f
 
 
 class Busy(Task):
-    """Asks three times for another attempt, then fails as often as it is told, in each round of as many as it is told."""
+    """Asks three times for another attempt, then fails as often as it is told, in as many rounds."""
 
     def __init__(self, failures: int, rounds: int = 1, **options: Any) -> None:
         self.failures, self.rounds = failures, rounds
