@@ -30,10 +30,10 @@ from anabranch.base.states import (
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.machine.knowledge import NodeRun
 from anabranch.engine.units.units import Report, SingleReport
-from anabranch.runs.record.backlog import Backlog, Ending
+from anabranch.runs.record.backlog import Backlog, Ending, Rows
 from anabranch.runs.record.calls import row_of
 from anabranch.runs.record.reports import PARTS, batch_of, element_row, task_run_row
-from anabranch.runs.store.records import Batch, ChunkRow, Ownership, RunStore
+from anabranch.runs.store.records import Batch, ChunkRow, Ownership, RunRecord, RunStore
 
 SERIALS_OF_AN_OWNER = 10**9
 """Units of the n-th owner of a run are numbered from n times this: no two of them may use the same key."""
@@ -57,6 +57,8 @@ class Recorder:
         The flow.
     known
         States of single nodes that are in the store already, by slug, as the machine will have them.
+    before
+        The record of the run that goes on here, as it was: it stays so if nothing runs.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Recorder:
         graph: FrozenGraph,
         *,
         known: Mapping[str, State] | None = None,
+        before: RunRecord | None = None,
     ) -> None:
         self.store = store
         self.ownership = ownership
@@ -74,6 +77,9 @@ class Recorder:
         """Number of times that deferred calls were made."""
         self._backlog = Backlog(store, ownership)
         self._said: dict[str, State] = dict(known or {})
+        self._before = before
+        self._held = Rows() if before is not None and before.end is not None else None
+        """What was noted of a run that had ended, as long as nothing runs."""
         self._serials: dict[str, int] = {}
         """Number of the unit by which a single node's row was written: a late report of an older one says nothing."""
         self._spans: dict[str, tuple[datetime, datetime]] = {}
@@ -91,6 +97,7 @@ class Recorder:
     def write(self, report: Report) -> None:
         """Record a report; it is committed when this returns, unless the store does not answer."""
         with self._lock:
+            self._go_on()
             try:
                 self._take(report)
             except Exception:  # a bug of ours, or a state that a user made up: not worth a run
@@ -110,7 +117,7 @@ class Recorder:
         for element in batch.elements:
             if element.code >= FIRST_FAILED_CODE:
                 self._failed.setdefault(element.slug, set()).add(element.index)
-        self._backlog.add(batch)
+        self._add(batch)
         for column in report.columns:
             self._end_running(column.slug, report.indices or ())
 
@@ -193,7 +200,7 @@ class Recorder:
         except Exception:  # a function that cannot be pickled, where everything runs in this process
             _log.warning("deferred calls of %s cannot be recorded, and are made again by a resume", event.caller)
             return
-        self._backlog.add(Batch(chunks=[row]))
+        self._add(Batch(chunks=[row]))
         for node in event.nodes.values():
             self._note(node, Running(message="deferred calls"))
 
@@ -206,15 +213,28 @@ class Recorder:
             start, end = self._spans.get(node.slug, (None, None))
             width = state.counts.total if state.counts is not None else None
             row = replace(row, start=start, end=end if isinstance(state, Finished) else None, width=width)
-        self._backlog.add(Batch([row]))
+        self._add(Batch([row]))
+
+    def _go_on(self) -> None:
+        """Something runs: what was noted of the run is news."""
+        if self._held is not None:
+            held, self._held = self._held, None
+            self._backlog.add(held.batch())
+
+    def _add(self, batch: Batch) -> None:
+        (self._backlog if self._held is None else self._held).add(batch)
 
     def finish(self, state: State, runs: Mapping[str, NodeRun]) -> None:
-        """Write what is left, and put the run down."""
+        """Write what is left, and put the run down; as it was, if it had ended, and was only looked at."""
         with self._lock:
-            self._running.clear()
-            for slug, run in runs.items():
-                if run.elements is not None:
-                    self._backlog.add(self._left_over(slug, run))
+            if self._held is not None and self._before is not None and self._before.state == state.name:
+                state = replace(state, message=self._before.message, end_time=self._before.end)
+            else:
+                self._go_on()
+                self._running.clear()
+                for slug, run in runs.items():
+                    if run.elements is not None:
+                        self._add(self._left_over(slug, run))
         self.put_down(state)
 
     def put_down(self, state: State) -> None:

@@ -149,7 +149,7 @@ def go_on(taken: Taken, plan: RunPlan, request: Request) -> tuple[RunPlan, Recor
         recorded=kept.reports(),
     )
     known = {slug: single.state for slug, single in kept.singles.items()}
-    return plan, Recorder(taken.store, taken.ownership, plan.graph, known=known)
+    return plan, Recorder(taken.store, taken.ownership, plan.graph, known=known, before=taken.record)
 
 
 def _python_of(record: RunRecord) -> tuple[int, ...]:

@@ -332,6 +332,37 @@ def test_a_run_that_succeeded_gives_its_states_and_values_without_running_anythi
     assert second["total"].result == first["total"].result
 
 
+def rows_of(database: Path) -> dict[str, list[Any]]:
+    """What is on record of runs, but for who had them last."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.row_factory = sqlite3.Row
+        tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        owners = {"epoch", "token", "owner", "held_since"}
+        return {
+            table: [
+                {key: row[key] for key in row.keys() if key not in owners}  # noqa: SIM118
+                for row in connection.execute(f"SELECT * FROM {table}")
+            ]
+            for table in tables
+        }
+
+
+@pytest.mark.parametrize("flow", [corpus(), corpus(0), corpus(4), Flow("nothing")], ids=str)
+def test_a_run_that_is_only_looked_at_stays_as_it_was(flow: Flow, tmp_path: Path):
+    first = flow.run()
+    before = rows_of(tmp_path / "runs.db")
+    for _ in range(2):
+        assert flow.run(resume=first.run_id).is_successful()
+    assert rows_of(tmp_path / "runs.db") == before
+
+
+def test_a_run_in_which_something_runs_again_ends_later():
+    first = corpus().run()
+    end = current_store().get_run(first.run_id).end
+    corpus().run(resume=first.run_id, resume_from="total")
+    assert current_store().get_run(first.run_id).end > end
+
+
 class Killed(BaseException):
     """The end of a process, for those who live in it."""
 
