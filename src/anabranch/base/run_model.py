@@ -133,8 +133,8 @@ class NodeModel:
         told = sum(n for code, n in known.items() if is_failure(code))
         if self.advance is not None and not self.is_done:
             return max(told, self.advance.failed)
-        if counts is not None and counts.total:  # the engine counts what was cancelled, too
-            return max(0, counts.failed - known.get(Cancelled.code, 0))
+        if counts is not None and counts.total:
+            return max(0, counts.failed - max(counts.cancelled, known.get(Cancelled.code, 0)))
         return told
 
     def retrying(self) -> int:
@@ -265,6 +265,8 @@ class NodeModel:
             return Cancelled.code
         if state.counts is None or not state.is_failed():
             return Skipped.code if state.is_skipped() else Success.code
+        if self._by_code[Cancelled.code] < state.counts.cancelled:
+            return Cancelled.code
         told = sum(n for code, n in self._by_code.items() if code >= FIRST_FAILED_CODE)
         return Crashed.code if told < state.counts.failed else Success.code
 

@@ -66,7 +66,9 @@ class Counts:
     """Success of any kind but Skipped."""
     skipped: int = 0
     failed: int = 0
-    """Failed of any kind, and Cancelled."""
+    """Failed of any kind, and Cancelled: what has no value for those that need one."""
+    cancelled: int = 0
+    """How many of those were Cancelled: stopped, or not run at all."""
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(
@@ -74,11 +76,24 @@ class Counts:
             self.successful + other.successful,
             self.skipped + other.skipped,
             self.failed + other.failed,
+            self.cancelled + other.cancelled,
         )
 
+    def __setstate__(self, state: list[int]) -> None:  # records of earlier versions have no `cancelled`
+        for each, number in zip(fields(self), (*state, 0), strict=False):
+            object.__setattr__(self, each.name, number)
+
+    def by_word(self) -> dict[str, int]:
+        """Numbers by the word for each; what was cancelled has not failed."""
+        return {
+            "successful": self.successful,
+            "failed": self.failed - self.cancelled,
+            "cancelled": self.cancelled,
+            "skipped": self.skipped,
+        }
+
     def __str__(self) -> str:
-        parts = [f"{self.successful:,} successful"]
-        parts += [f"{n:,} {word}" for n, word in ((self.failed, "failed"), (self.skipped, "skipped")) if n]
+        parts = [f"{n:,} {word}" for word, n in self.by_word().items() if n or word == "successful"]
         return f"{self.total:,} elements: {', '.join(parts)}"
 
 
@@ -402,7 +417,7 @@ def counts_of(codes: bytes | bytearray) -> Counts:
     skipped = codes.count(Skipped.code)
     successful = sum(codes.count(code) for code in (Success.code, Cached.code, Mapped.code))
     failed = sum(codes.count(code) for code in BY_CODE if code >= FIRST_FAILED_CODE)
-    return Counts(len(codes), successful, skipped, failed)
+    return Counts(len(codes), successful, skipped, failed, codes.count(Cancelled.code))
 
 
 def tally(states: Iterable[State]) -> Counts:
@@ -412,12 +427,14 @@ def tally(states: Iterable[State]) -> Counts:
         if state.counts is not None and state.counts.total:
             # A map that is a success all the same may have elements that failed: `min_success` bears them.
             counts = state.counts
-            borne = counts.failed if isinstance(state, Mapped) else 0
-            total += Counts(counts.total, counts.successful, counts.skipped + borne, counts.failed - borne)
+            if isinstance(state, Mapped):
+                counts = Counts(counts.total, counts.successful, counts.skipped + counts.failed)
+            total += counts
         else:
-            failed = state.is_failed() or state.is_cancelled()
-            skipped = state.is_skipped()
-            total += Counts(1, int(state.is_successful() and not skipped), int(skipped), int(failed))
+            cancelled, skipped = state.is_cancelled(), state.is_skipped()
+            failed = state.is_failed() or cancelled
+            successful = state.is_successful() and not skipped
+            total += Counts(1, int(successful), int(skipped), int(failed), int(cancelled))
     return total
 
 
@@ -440,9 +457,11 @@ def map_state(
         if counts.skipped + counts.failed < counts.total:
             return Mapped(message=str(counts), counts=counts)
     if counts.failed:
-        first = next(i for i, code in enumerate(codes) if code >= FIRST_FAILED_CODE)
+        bad = [i for i, code in enumerate(codes) if code >= FIRST_FAILED_CODE]
+        first = next((i for i in bad if codes[i] != Cancelled.code), bad[0])
         failure = records[first].failure
-        more = f" (+{counts.failed - 1:,} others)" if counts.failed > 1 else ""
+        others = (counts.failed - counts.cancelled or counts.cancelled) - 1
+        more = f" (+{others:,} others)" if others else ""
         headline = failure.headline() if failure else records[first].message
         if failure is not None and not failure.root:
             failure = replace(failure, root=f"{slug}[{first}]")

@@ -63,7 +63,8 @@ def all_successful(upstreams: Upstreams) -> bool:
     """Run if nothing upstream failed."""
     failed = upstreams.counts.failed
     if failed:
-        raise TRIGGERFAIL(f"{failed:,} of {upstreams.counts.total:,} upstream task runs failed")
+        word = "failed or were cancelled" if upstreams.counts.cancelled else "failed"
+        raise TRIGGERFAIL(f"{failed:,} of {upstreams.counts.total:,} upstream task runs {word}")
     return True
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from anabranch.base.states import Cancelled, State, TriggerFailed, counts_of
+from anabranch.base.states import State, TriggerFailed, counts_of
 from anabranch.base.texts import printable, shortened
 
 if TYPE_CHECKING:
@@ -42,12 +42,12 @@ def counts_text(view: FlowRunView) -> str:
     if maps:
         counts = functools.reduce(operator.add, map(counts_of, maps))
         held_up = sum(codes.count(TriggerFailed.code) for codes in maps)
-        cancelled = sum(codes.count(Cancelled.code) for codes in maps)
+        told = counts.by_word()
         words = {
             "successful": counts.successful,
-            "failed": counts.failed - held_up - cancelled,
+            "failed": told["failed"] - held_up,
             "held up": held_up,
-            "cancelled": cancelled,
+            "cancelled": counts.cancelled,
             "skipped": counts.skipped,
         }
         text += f"; {counts.total:,} elements{_list_counts(words)}"
@@ -151,12 +151,7 @@ def _data_of_task(state: State) -> dict[str, Any]:
         "attempt": state.attempt,
     }
     if counts is not None:
-        data["elements"] = {
-            "total": counts.total,
-            "successful": counts.successful,
-            "failed": counts.failed,
-            "skipped": counts.skipped,
-        }
+        data["elements"] = {"total": counts.total, **counts.by_word()}
     return data
 
 

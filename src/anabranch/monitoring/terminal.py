@@ -298,8 +298,11 @@ def _count_elements(state: State) -> str:
     if not state.is_finished() or state.counts is None or not state.counts.total:
         return ""
     counts = state.counts
-    if counts.failed:
-        return f"{counts.failed:,} of {counts.total:,} elements {'cancelled' if state.is_cancelled() else 'failed'}"
+    if failed := counts.failed - counts.cancelled:
+        more = f", {counts.cancelled:,} cancelled" if counts.cancelled else ""
+        return f"{failed:,} of {counts.total:,} elements failed{more}"
+    if counts.cancelled:
+        return f"{counts.cancelled:,} of {counts.total:,} elements cancelled"
     return f"{counts.total:,} elements{f', {counts.skipped:,} skipped' if counts.skipped else ''}"
 
 

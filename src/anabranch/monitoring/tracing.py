@@ -72,7 +72,7 @@ class Tracing:
                 if span is not None:
                     self._end(span, state, state.end_time.timestamp())
         for slug, codes in unit.codes.items() if unit.started and unit.seconds else ():
-            failed = counts_of(codes).failed
+            failed = counts_of(codes).by_word()["failed"]
             about = {
                 "anabranch.task": slug,
                 "anabranch.elements": len(codes),

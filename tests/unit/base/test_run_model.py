@@ -66,6 +66,18 @@ def test_elements_of_a_cancelled_map_that_never_reported_are_cancelled():
     assert model.nodes["parse"].counts() == {Success.code: 30, Cancelled.code: 70}
 
 
+def test_elements_of_a_failed_map_that_were_not_run_are_cancelled():
+    # given
+    model = RunModel(NodeModel)
+    model.take(MapAdvanced(1.0, "parse", 100, 0, 0, 0))
+    model.take(unit("parse", range(10), Failed.code))
+    # when
+    model.take(TaskChanged(2.0, "parse", Failed(counts=Counts(100, 0, 0, 100, 90))))
+    # then
+    assert model.nodes["parse"].counts() == {Failed.code: 10, Cancelled.code: 90}
+    assert model.nodes["parse"].failed() == 10
+
+
 def test_a_map_of_no_elements_has_its_own_state():
     model = RunModel(NodeModel)
     model.take(TaskChanged(1.0, "parse", Running()))

@@ -8,7 +8,7 @@ from tests.refusals import refused
 from anabranch import triggers
 from anabranch.base.triggers import EdgeName, Upstreams, verdict
 from anabranch.errors import OptionError
-from anabranch.signals import FAIL, SKIP
+from anabranch.signals import FAIL, SKIP, TRIGGERFAIL
 from anabranch.states import Cancelled, Counts, Failed, Mapped, Paused, Pending, Skipped, Success, TriggerFailed
 
 S, F, K, C = Success(), Failed(), Skipped(), Cancelled()
@@ -55,6 +55,8 @@ def test_each_trigger_decides_as_its_row_of_the_table_says(name, states, expecte
 def test_cancelled_counts_as_failed():
     assert says(triggers.all_successful, S, C) == "TriggerFailed"
     assert says(triggers.any_failed, S, C) == "run"
+    with pytest.raises(TRIGGERFAIL, match="2 of 3 upstream task runs failed or were cancelled"):
+        triggers.all_successful(upstreams(S, F, C))
 
 
 # Counting -------------------------------------------------------------------------------------------------------------

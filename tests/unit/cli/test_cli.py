@@ -163,7 +163,8 @@ def test_json_has_standard_output_for_itself() -> None:
         "failures": [],
         "failures_total": 0,
     }
-    assert outcome["tasks"]["transform"]["elements"] == {"total": 10, "successful": 10, "failed": 0, "skipped": 0}
+    counts = {"total": 10, "successful": 10, "failed": 0, "cancelled": 0, "skipped": 0}
+    assert outcome["tasks"]["transform"]["elements"] == counts
     assert outcome["duration_s"] > 0
 
 

@@ -185,7 +185,7 @@ def test_a_map_has_a_line_every_thirty_seconds_and_one_at_its_end() -> None:
         (Mapped(message="x", counts=Counts(3, 3)), "m: 3 elements"),
         (Mapped(message="x", counts=Counts(3, 1, 2)), "m: 3 elements, 2 skipped"),
         (Mapped(message="no elements", counts=Counts()), "m: Mapped: no elements"),
-        (Cancelled(message="x", counts=Counts(3, 1, 0, 2)), "m: 2 of 3 elements cancelled"),
+        (Cancelled(message="x", counts=Counts(3, 1, 0, 2, 2)), "m: 2 of 3 elements cancelled"),
     ],
 )
 def test_a_map_is_told_by_its_counts(state: State, line: str) -> None:

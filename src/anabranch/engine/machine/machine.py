@@ -29,6 +29,7 @@ from anabranch.base.states import (
     Submitted,
     Success,
     TriggerFailed,
+    tally,
 )
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.machine.call_book import Waiter
@@ -883,7 +884,7 @@ def _roots(run: NodeRun) -> int:
     """How many task runs of a node failed by themselves."""
     if run.elements is not None:
         return run.elements.failed - run.elements.codes.count(TriggerFailed.code)
-    return run.state.counts.failed if run.state.counts else 1
+    return tally([run.state]).by_word()["failed"]
 
 
 def _width(unit: Unit) -> int:

@@ -13,6 +13,7 @@ from anabranch.base.states import (
     FIRST_FAILED_CODE,
     FIRST_FINAL_CODE,
     Cached,
+    Cancelled,
     Counts,
     Retrying,
     Skipped,
@@ -27,7 +28,7 @@ from anabranch.engine.units.units import Column, ColumnReport, Holding, Key, Ref
 from anabranch.results.reference import ResultRef
 
 _STORED_CODES = (Success.code, Cached.code)
-FAILED_CODES = tuple(code for code in BY_CODE if code >= FIRST_FAILED_CODE)
+FAILED_CODES = tuple(code for code in BY_CODE if FIRST_FAILED_CODE <= code != Cancelled.code)
 
 
 class MapRun:
@@ -93,7 +94,7 @@ class MapRun:
         else:
             fresh = self._take_each(indices, column)
             self._is_scattered |= len(fresh) < len(indices)  # values of the others are here twice
-            self.failed += sum(self.codes[index] >= FIRST_FAILED_CODE for index in fresh)
+            self.failed += sum(self.codes[index] in FAILED_CODES for index in fresh)
         self.done += len(fresh)
         if self.retries:
             for index in fresh:
@@ -174,7 +175,7 @@ class MapRun:
         self.codes[index] = state.code
         self.records[index] = self.settled[index] = state
         self.done += 1
-        self.failed += state.code >= FIRST_FAILED_CODE
+        self.failed += state.code in FAILED_CODES
 
     def lose(self, keys: Iterable[Key]) -> Lost:
         """Forget outcomes; the states stay. Tells of all elements whose value is nowhere now."""

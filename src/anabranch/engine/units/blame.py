@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 
 from anabranch.base.errors import AnabranchError
-from anabranch.base.states import Failure, State
+from anabranch.base.states import Failure, State, tally
 
 
 class CallbackRaised(Exception):
@@ -56,7 +56,7 @@ def blamed(state: State, upstreams: Mapping[str, State]) -> State:
         root = first.failure.root or slug
         is_consequence = first.failure.type_name == "UpstreamFailure"  # then it has been said already who failed
         message = first.failure.message if is_consequence else f"upstream {root} failed with {first.failure.headline()}"
-    others = sum(each.counts.failed if each.counts else 1 for _, each in failed) - 1
+    others = tally(each for _, each in failed).by_word()["failed"] - 1
     if others > 0 and not message.endswith(" others)"):
         message += f" (+{others:,} others)"
     return replace(state, message=message, failure=Failure("UpstreamFailure", message, root=root))

@@ -19,7 +19,7 @@ from anabranch.base.events import (
     TaskChanged,
     UnitEnded,
 )
-from anabranch.base.states import BY_CODE, Cancelled, Counts, Crashed, Finished, Paused, Retrying, State, counts_of
+from anabranch.base.states import BY_CODE, Cancelled, Crashed, Finished, Paused, Retrying, State, counts_of
 from anabranch.definition.shape import shape_from
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, LogRow, RunRecord, RunStore, TaskRunRow
@@ -146,12 +146,11 @@ def _records(chunk: ChunkRow, own: Mapping[int, ElementRow]) -> dict[int, State]
 def _task_events(row: TaskRunRow, codes: bytearray, began: float) -> Iterator[Event]:
     counts, state = counts_of(codes), single_state(row, facts_of(row.failure))
     if row.width is not None:
-        told = Counts(row.width, counts.successful, counts.skipped, counts.failed) if codes else None
-        state = replace(state, counts=told)
+        state = replace(state, counts=replace(counts, total=row.width) if codes else None)
     now = _seconds_or(row.end or row.start, began)
     if row.state == "Running" and row.width is not None:
         done = counts.successful + counts.skipped + counts.failed
-        yield MapAdvanced(now, row.slug, row.width, done, counts.failed, codes.count(Retrying.code))
+        yield MapAdvanced(now, row.slug, row.width, done, counts.by_word()["failed"], codes.count(Retrying.code))
         for state in running_of(row):
             yield ElementBegan(now, row.slug, state)
         return

@@ -176,7 +176,8 @@ def _detail(node: NodeLike, entry: Entry, state: State | None) -> str:
     counts = state.counts if state is not None else None
     if counts is not None and counts.successful < counts.total:
         parts.append(f"{counts.successful:,}/{counts.total:,}")
-        parts += [f"{symbol}{n:,}" for symbol, n in (("✗", counts.failed), ("↷", counts.skipped)) if n]
+        symbols = {"failed": "✗", "cancelled": "■", "skipped": "↷"}
+        parts += [f"{symbols[word]}{n:,}" for word, n in counts.by_word().items() if n and word in symbols]
     elif entry.is_map:
         width = counts.total if counts is not None else _known_width(entry)
         parts.append(f"{TIMES} n" if width is None else f"{TIMES} {width:,}")

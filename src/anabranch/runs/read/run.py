@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -186,9 +186,8 @@ def _failures(named: list[tuple[str, ElementRow]] | list[tuple[str, TaskRunRow]]
 def _task(slug: str, row: TaskRunRow | None, codes: bytearray) -> RecordedTask:
     counts = None
     if codes or (row is not None and row.width is not None):
-        ended = counts_of(codes)
         width = max(len(codes), (row.width if row is not None else None) or 0)
-        counts = Counts(width, ended.successful, ended.skipped, ended.failed)
+        counts = replace(counts_of(codes), total=width)
     if row is None:
         return RecordedTask(slug, "Running" if codes else "Pending", counts=counts)
     took = (row.end - row.start).total_seconds() if row.start is not None and row.end is not None else None
@@ -266,14 +265,7 @@ def _task_data(task: RecordedTask) -> dict[str, Any]:
     if task.started is not None:
         data["since"] = task.started.isoformat()
     if task.counts is not None:
-        counts = task.counts
-        data["elements"] = {
-            "total": counts.total,
-            "successful": counts.successful,
-            "failed": counts.failed,
-            "skipped": counts.skipped,
-            "running": len(task.running),
-        }
+        data["elements"] = {"total": task.counts.total, **task.counts.by_word(), "running": len(task.running)}
         data["running"] = [
             {
                 "element": each.map_index,
