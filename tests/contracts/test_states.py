@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anabranch import Flow, context, resource_manager, task, triggers, unmapped
+from anabranch import Flow, Task, context, resource_manager, task, triggers, unmapped
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.signals import LOOP, RETRY, SKIP
 from anabranch.states import Failed, Mapped, Skipped, Success, TriggerFailed
@@ -150,3 +150,22 @@ def test_cleanup_finds_what_setup_has_put_on_self(executor: Any, isolation: str,
     assert {each.name: each.read_text() for each in tmp_path.iterdir()} == {
         name: f"cursor, connection to {name}" for name in names
     }
+
+
+class Kettle(Task[..., Any]):
+    def run(self, x: int) -> tuple[Any, ...]:
+        self.logger.warning("boiling %s", x)
+        names = ("map_index", "task_loop_result")
+        return (*(context.get(name, "none") for name in names), context["task_name"], self.logger is context.logger)
+
+
+def test_the_context_and_loggers_are_there_for_task_code(executor: Any, isolation: str, caplog: Any) -> None:
+    kettle = Kettle(name="kettle", isolation=isolation)
+    with Flow("kitchen") as flow:
+        single, mapped = kettle(7), kettle.map([1, 2])
+
+    run = flow.run(executor=executor)
+
+    assert run.result[single].result == ("none", "none", "kettle", True)
+    assert run.result[mapped].result == [(index, "none", "kettle", True) for index in (0, 1)]
+    assert {f"boiling {x}" for x in (7, 1, 2)} <= {record.getMessage() for record in caplog.records}

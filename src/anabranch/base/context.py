@@ -1,17 +1,33 @@
 """Facts about its run for running task code: ``from anabranch import context``, then ``context.map_index``.
 
-The attributes are those of `TaskContext`. If no task is running, they raise `AttributeError`.
+The attributes are those of `TaskContext`; ``context["map_index"]`` and ``"map_index" in context`` work, too. If no task
+is running, there is a `logger` only.
 """
 
 from __future__ import annotations
 
 import logging
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
+from types import ModuleType
 from typing import Any
+
+from anabranch.base.errors import listed, nearest
+
+NAMES = (
+    *("flow_name", "run_id", "parameters", "date", "now", "today", "yesterday", "tomorrow", "logger"),
+    *("task_name", "task_slug", "task_full_name", "tags", "map_index", "task_run_count"),
+    *("task_loop_count", "task_loop_result", "idempotency_key"),
+)
+"""What users may ask the context for."""
+_PREFECTS = {"flow_run_id": "run_id", "scheduled_start_time": "date", "task_tags": "tags"}
+"""Names that Prefect 1 has for the same thing."""
+_NO_DEFAULT: Any = object()
 
 _TASK: ContextVar[TaskContext | None] = ContextVar("anabranch_task", default=None)
 _LIMITS: ContextVar[frozenset[str]] = ContextVar("anabranch_limits", default=frozenset())
@@ -140,10 +156,63 @@ def current() -> TaskContext | None:
     return _TASK.get()
 
 
-def get(name: str, default: Any = None) -> Any:
-    """An attribute of the running task's context; `default` if no task is running or there is no such attribute."""
-    task = _TASK.get()
-    return task.seen(name, default) if task is not None else default
+def get(name: str, default: Any = _NO_DEFAULT) -> Any:
+    """What the context has under a name; `default` (None) where there is no value.
+
+    There is none if no task is running, no ``map_index`` if the task is not mapped, and no ``task_loop_result`` in the
+    first round of a loop. A name that the context never has gives the default with a warning.
+
+    Raises
+    ------
+    AttributeError
+        The context never has that name, and no default is given.
+    """
+    try:
+        value = _read(name, _TASK.get())
+    except AttributeError as error:
+        if default is _NO_DEFAULT:
+            raise
+        warnings.warn(str(error), stacklevel=2)
+        return default
+    return value if value is not _NO_VALUE else None if default is _NO_DEFAULT else default
+
+
+_NO_VALUE: Any = object()
+
+
+def _read(name: str, task: TaskContext | None) -> Any:
+    """What users see under a name."""
+    ours = _PREFECTS.get(name, name)
+    if ours not in NAMES:
+        near = nearest(name, [*NAMES, *_PREFECTS])
+        raise AttributeError(f"the context has no {name!r}{near or f'; it has: {listed(NAMES)}'}")
+    if task is None:
+        return logging.getLogger("anabranch") if name == "logger" else _NO_VALUE
+    value = task.seen(ours)
+    is_given = value is not None or (name == "task_loop_result" and task.task_loop_count > 1)
+    return value if is_given else _NO_VALUE
+
+
+class ContextModule(ModuleType):
+    """A module that is a mapping as well: ``context["map_index"]``."""
+
+    def __getitem__(self, name: str) -> Any:
+        try:
+            value = _read(name, _TASK.get())
+        except AttributeError as error:
+            raise KeyError(str(error)) from None
+        if value is _NO_VALUE:
+            raise KeyError(name)
+        return value
+
+    def __contains__(self, name: object) -> bool:
+        try:
+            return _read(str(name), _TASK.get()) is not _NO_VALUE
+        except AttributeError:
+            return False
+
+    def __reduce__(self) -> tuple[Any, ...]:  # tasks name it, and cloudpickle knows plain modules only
+        return import_module, (self.__name__,)
 
 
 def held_limits() -> frozenset[str]:
@@ -206,10 +275,9 @@ def entered(task: TaskContext | None) -> Iterator[TaskContext | None]:
 
 
 def __getattr__(name: str) -> Any:
-    task = None if name.startswith("__") else _TASK.get()
-    if task is None:
+    if name.startswith("__"):
+        raise AttributeError(name)
+    value, task = _read(name, _TASK.get()), _TASK.get()
+    if value is _NO_VALUE and task is None:
         raise AttributeError(f"context.{name}: no task is running here; there is a context inside a running task only")
-    if not hasattr(task, name):
-        there = [n for n in dir(task) if not n.startswith("_")]
-        raise AttributeError(f"the context has no {name!r}; it has: {', '.join(there)}")
-    return task.seen(name)
+    return None if value is _NO_VALUE else value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import logging
 import typing
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -138,6 +139,8 @@ class Task(Template, Generic[P, R]):
         return self._function(), self._anabranch.fixed, own
 
     def __getattr__(self, name: str) -> Any:
+        if name == "logger":  # here, so that a class may have an attribute of that name
+            return logging.getLogger(f"anabranch.task.{self.name}")
         if name in _OPTIONS and "_anabranch" in vars(self):
             known = self._anabranch
             return known.storing.get(name) if name in STORING_OPTIONS else known.policies.option(name)

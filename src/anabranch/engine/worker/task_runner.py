@@ -8,7 +8,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -244,15 +244,16 @@ def consult_trigger(run: TaskRun) -> State | None:
         for e in node.edges
     }
     states = {edge: outcome.state for edge, outcome in outcomes.items()}
-    if not is_ready_made(node.policies.trigger):  # one of ours looks at no value
+    is_users = not is_ready_made(node.policies.trigger)
+    if is_users:
         states |= {e: replace(each.state, result=each.value) for e, each in outcomes.items() if e.kind == "data"}
-    upstreams = Upstreams(states)
-    state = verdict(
-        upstreams,
-        trigger=node.policies.trigger,
-        skip_on_upstream_skip=node.policies.skip_on_upstream_skip,
-        is_approved=run.is_approved,
-    )
+    with context.entered(run.context) if is_users else nullcontext():
+        state = verdict(
+            Upstreams(states),
+            trigger=node.policies.trigger,
+            skip_on_upstream_skip=node.policies.skip_on_upstream_skip,
+            is_approved=run.is_approved,
+        )
     if isinstance(state, TriggerFailed):
         return blamed(state, {edge.upstream: each for edge, each in states.items()})
     return state
@@ -436,10 +437,11 @@ def conclude_exception(run: TaskRun, running: State, error: BaseException, input
 def _retry_delay_s(run: TaskRun, error: BaseException) -> float | None:
     """Seconds until the attempt after one that failed so; None if there is none."""
     retry, failures = run.node.policies.retry, run.context.task_run_count - run.asked
-    with asking("retry_on"):
-        again = retry.wants(error, failures)
-    with asking("retry_delay"):
-        return retry.delay_s(failures, random.random()) if again else None
+    with context.entered(run.context):
+        with asking("retry_on"):
+            again = retry.wants(error, failures)
+        with asking("retry_delay"):
+            return retry.delay_s(failures, random.random()) if again else None
 
 
 def _not_tried_again(failed: State, problem: BaseException) -> State:
