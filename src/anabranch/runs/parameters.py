@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterable, Mapping
+import types
+import typing
+from collections import abc, deque
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from datetime import datetime
-from typing import Any
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, Any
 
 from anabranch.base.errors import ParameterError, listed, nearest
 from anabranch.base.names import short
@@ -13,8 +18,13 @@ from anabranch.definition.equality import equal
 from anabranch.definition.parameter import Parameter
 from anabranch.engine.units.copies import copied
 
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
+
 MAX_BITS = 14_000  # of an int: CPython refuses to show one of more than 4,300 digits
 MAX_NBYTES = 64 << 20  # every task would carry it; what is larger belongs into a file or a task
+_READ_ONCE = (abc.Iterable, abc.Iterator, abc.Generator)
+_COLLECTIONS = (list, tuple, set, frozenset, deque)
 SECRET_NAME = re.compile(r"pass(word|wd|phrase)|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
 
 
@@ -76,51 +86,112 @@ def _unchecked(annotation: object, error: Exception) -> ValueError:
 
 
 def _converted(parameter: Parameter, value: Any) -> Any:
-    from pydantic import PydanticUndefinedAnnotation, PydanticUserError, TypeAdapter, ValidationError
+    from pydantic import PydanticUndefinedAnnotation, PydanticUserError, ValidationError
+    from pydantic_core import SchemaError
 
-    annotation = parameter.type
+    value = list(value) if isinstance(value, Iterator) else value
     try:
-        adapter = TypeAdapter(annotation)
-    except PydanticUndefinedAnnotation as error:  # as old versions have it; new ones say so when they validate
-        raise _unchecked(annotation, error) from None
-    except PydanticUserError:  # a class that pydantic knows nothing of
-        if isinstance(annotation, type) and not isinstance(value, annotation):
-            raise ValueError(f"expected {annotation.__name__}, found {_found(parameter, value)}") from None
-        return value
-    try:
-        result = _from_text(adapter, value) if isinstance(value, str) else adapter.validate_python(value)
-    except PydanticUserError as error:
-        raise _unchecked(annotation, error) from None
+        read, result = _read(_adapter(parameter.type), value)
+    except (PydanticUndefinedAnnotation, PydanticUserError, SchemaError) as error:
+        raise _unchecked(parameter.type, error) from None
     except ValidationError as error:
         reasons = "; ".join(
             (".".join(map(str, each["loc"])) + ": " if each["loc"] else "") + each["msg"] for each in error.errors()
         )
-        raise ValueError(f"expected {shown_type(annotation)}, found {_found(parameter, value)}: {reasons}") from None
-    if isinstance(value, (bool, int)) and isinstance(result, (bool, int)) and type(value) is not type(result):
-        # pydantic takes True for 1 and 1 for True; a value is never guessed here
-        raise ValueError(f"expected {shown_type(annotation)}, found {_found(parameter, value)}")
-    if isinstance(result, datetime) and result.tzinfo is None:
-        raise ValueError(
-            f"expected a time with its zone, such as {result.isoformat()}Z, found {_found(parameter, value)}"
-        )
+        raise ValueError(_misfit(parameter, value, reasons)) from None
+    for before, after in _pairs(read, result):
+        if _is_guess(before, after):
+            raise ValueError(
+                _misfit(parameter, value, f"{type(before).__name__} is not taken for {type(after).__name__}")
+            )
+        if isinstance(after, datetime) and after.tzinfo is None:
+            found = _found(parameter, value)
+            raise ValueError(f"expected a time with its zone, such as {after.isoformat()}Z, found {found}")
     return result
 
 
-def _from_text(adapter: Any, value: str) -> Any:
-    """A string as the type has it: itself, its usual spelling, or JSON."""
+def _misfit(parameter: Parameter, value: Any, reason: str) -> str:
+    return f"expected {shown_type(parameter.type)}, found {_found(parameter, value)}: {reason}"
+
+
+def _adapter(annotation: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, PydanticUserError, TypeAdapter
+
+    annotation = _with_lists(annotation)
+    try:
+        return TypeAdapter(annotation)
+    except PydanticUserError as error:
+        try:  # it may name a class that pydantic knows nothing of
+            return TypeAdapter(annotation, config=ConfigDict(arbitrary_types_allowed=True))
+        except PydanticUserError:
+            raise error from None
+
+
+def _with_lists(annotation: Any) -> Any:
+    """The type with lists in place of what can be read only once, as pydantic would leave that unread."""
+    origin, arguments = typing.get_origin(annotation), tuple(map(_with_lists, typing.get_args(annotation)))
+    if annotation in _READ_ONCE or origin in _READ_ONCE:
+        return list[arguments[0]] if arguments else list  # type: ignore[valid-type]  # a type that is a value
+    if arguments == typing.get_args(annotation):
+        return annotation
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[arguments]  # noqa: UP007  # of values
+    return Annotated[arguments] if origin is Annotated else origin[arguments]
+
+
+def _read(adapter: TypeAdapter[Any], value: Any) -> tuple[Any, Any]:
+    """A value and what the type makes of it; of a text: itself, its usual spelling, or JSON."""
     from pydantic import ValidationError
 
+    if not isinstance(value, str):
+        return value, adapter.validate_python(value)
     first: ValidationError | None = None
-    for read in (adapter.validate_strings, adapter.validate_json):
-        try:
-            return read(value)
-        except ValidationError as error:
-            first = first or error
     try:
-        return adapter.validate_python(value)
+        return value, adapter.validate_strings(value)
+    except ValidationError as error:
+        first = error
+    try:
+        result = adapter.validate_json(value)
+        return json.loads(value), result
+    except (ValidationError, ValueError):  # whatever is JSON for pydantic alone
+        pass
+    try:
+        return value, adapter.validate_python(value)
     except ValidationError:
-        assert first is not None
         raise first from None
+
+
+def _pairs(value: Any, result: Any) -> Iterator[tuple[Any, Any]]:
+    """Values and what has become of them, also within collections."""
+    if isinstance(value, Mapping) and isinstance(result, Mapping) and len(value) == len(result):
+        value, result = list(value.items()), list(result.items())
+    elif isinstance(value, Set) or isinstance(result, Set):  # they have an order each, and True is 1 in both
+        value, result = (
+            sorted(each, key=_is_number) if isinstance(each, Collection) else each for each in (value, result)
+        )
+    if isinstance(value, Collection) and isinstance(result, _COLLECTIONS) and not isinstance(value, (str, bytes)):
+        for before, after in zip(value, result, strict=False):
+            yield from _pairs(before, after)
+    else:
+        yield value, result
+
+
+def _is_guess(value: Any, result: Any) -> bool:
+    """Whether a number was made of a bool, or a bool of a number: pydantic takes True for 1, and 1 for True."""
+    if not _is_bool(value):
+        return isinstance(value, (int, float)) and isinstance(result, bool)
+    if isinstance(result, Enum):
+        return not any(value is each.value for each in type(result))
+    return isinstance(result, (int, float, complex)) and not isinstance(result, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return not _is_bool(value)
+
+
+def _is_bool(value: Any) -> bool:
+    cls = type(value)
+    return cls is bool or (cls.__module__ == "numpy" and cls.__name__ in ("bool", "bool_"))
 
 
 def _found(parameter: Parameter, value: Any) -> str:

@@ -4,8 +4,12 @@ import datetime
 import enum
 import pathlib
 import typing
+from collections import abc
 
+import numpy
+import pydantic
 import pytest
+import typing_extensions
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.refusals import refused
@@ -123,6 +127,45 @@ class Colour(enum.Enum):
     RED = "red"
 
 
+class Level(enum.IntEnum):
+    LOW = 1
+    HIGH = 2
+
+
+class Access(enum.IntFlag):
+    READ = 1
+    WRITE = 2
+
+
+class Switch(enum.Enum):
+    ON = True
+
+
+class Word(enum.StrEnum):
+    ONE = "1"
+
+
+class Row(typing_extensions.TypedDict):
+    a: int
+
+
+@typing.runtime_checkable
+class Goes(typing.Protocol):
+    def go(self) -> int: ...
+
+
+class Going:
+    def go(self) -> int:
+        return 1
+
+    def __eq__(self, other):
+        return type(other) is Going
+
+
+class Opaque(typing.Protocol):
+    def go(self) -> int: ...
+
+
 class Unknown:
     """A class that pydantic knows nothing of."""
 
@@ -151,6 +194,37 @@ ZONED = datetime.datetime(2026, 11, 20, 6, tzinfo=datetime.UTC)
         (Colour, "red", Colour.RED),
         (Colour, Colour.RED, Colour.RED),
         (typing.Literal["a", "b"], "b", "b"),
+        (Level, 2, Level.HIGH),
+        (Level, "2", Level.HIGH),
+        (Level | None, 1, Level.LOW),
+        (list[Level], [1, "2"], [Level.LOW, Level.HIGH]),
+        (dict[str, Level], '{"a": 2}', {"a": Level.HIGH}),
+        (Access, 3, Access.READ | Access.WRITE),
+        (Switch, True, Switch.ON),
+        (Word, "1", Word.ONE),
+        (int, Level.HIGH, 2),
+        (int | None, Level.HIGH, 2),
+        (list[int], [Level.LOW, Access.WRITE], [1, 2]),
+        (int | str, "1", 1),
+        (bool | int, 1, 1),
+        (bool | int, True, True),
+        (list[bool | int], [True, 1], [True, 1]),
+        (int, numpy.int64(5), 5),
+        (float, numpy.float32(0.5), 0.5),
+        (bool, numpy.True_, True),
+        (typing.Iterable[int], [1, "2"], [1, 2]),
+        (typing.Iterable[int], (x for x in "12"), [1, 2]),
+        (abc.Iterator[str] | None, ("a",), ["a"]),
+        (dict[str, abc.Iterable[int]], {"a": (1, 2)}, {"a": [1, 2]}),
+        (typing.Annotated[abc.Iterable[int], pydantic.Field(max_length=2)], [1], [1]),
+        (abc.Iterable, {1}, [1]),
+        (Row, {"a": "1"}, {"a": 1}),
+        (Row | None, {"a": 1}, {"a": 1}),
+        (list[Row], [{"a": 1}], [{"a": 1}]),
+        (typing.NewType("UserId", int), "3", 3),
+        (Goes, Going(), Going()),
+        (list[Goes] | None, [Going()], [Going()]),
+        (list[datetime.datetime], ["2026-11-20T06:00Z"], [ZONED]),
         (typing.Any, "x", "x"),
         (None, "x", "x"),
     ],
@@ -179,6 +253,27 @@ def test_an_untyped_value_is_left_alone(value):
         (bool, 1, "p: expected bool, found 1 of type int"),
         (int, None, "p: expected int, found None"),
         (str, 5, "p: expected str, found 5 of type int"),
+        (list[int], [1, True], "p: expected list[int], found [1, True] of type list: bool is not taken for int"),
+        (list[int], "[1, true]", "bool is not taken for int"),
+        (int, "true", "bool is not taken for int"),
+        (int | None, False, "bool is not taken for int"),
+        (int | str, True, "bool is not taken for int"),
+        (float, True, "bool is not taken for float"),
+        (set[int], [True, 1], "bool is not taken for int"),
+        (dict[int, str], {True: "a"}, "bool is not taken for int"),
+        (tuple[str, tuple[int, ...]], ("a", (0, False)), "bool is not taken for int"),
+        (int, numpy.True_, "bool is not taken for int"),
+        (Level, True, "bool is not taken for Level"),
+        (Access, False, "bool is not taken for Access"),
+        (list[bool], [True, 0], "int is not taken for bool"),
+        (Level, 7, "p: expected Level, found 7 of type int: Input should be 1 or 2"),
+        (Row, {"a": "x"}, "p: expected Row, found {'a': 'x'} of type dict: a: Input should be a valid integer"),
+        (Goes, 5, "p: expected Goes, found 5 of type int: Input should be an instance of Goes"),
+        (Opaque, Going(), "Opaque'> cannot be checked: "),
+        (list[Unknown], [5], "found [5] of type list: 0: Input should be an instance of Unknown"),
+        (list[datetime.datetime], ["2026-11-20T06:00"], "a time with its zone, such as 2026-11-20T06:00:00Z"),
+        (dict[str, datetime.datetime], {"a": ZONED.replace(tzinfo=None)}, "a time with its zone"),
+        (tuple[int, datetime.datetime] | None, '[1, "2026-11-20T06:00"]', "a time with its zone"),
         (list[int], [1, "x"], "p: expected list[int], found [1, 'x'] of type list: 1: Input should be a valid integer"),
         (datetime.date, "2026-02-30", "p: expected date, found '2026-02-30'"),
         (datetime.datetime, "2026-11-20T06:00", "expected a time with its zone, such as 2026-11-20T06:00:00Z"),
