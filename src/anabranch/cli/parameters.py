@@ -50,10 +50,12 @@ class ParameterOption(click.Option):
 
 
 def options_for(parameters: Mapping[str, Parameter], taken: Iterable[str]) -> list[ParameterOption]:
-    """An option for each parameter whose name is not `taken` by one of our own."""
+    """An option for each parameter whose name can be one, and is not `taken` by one of our own."""
     used = set(taken)
     options = []
     for name, parameter in parameters.items():
+        if not f"{_DEST}{name}".isidentifier():  # it is given by -p
+            continue
         dashed = name.strip("_").replace("_", "-") or name
         names = [f"--{dashed}"]
         if is_flag(parameter) and f"--no-{dashed}" not in used and f"no_{name}" not in parameters:
@@ -122,9 +124,9 @@ class Given:
             if not equals or not name:
                 raise click.BadParameter(f"expected NAME=VALUE, found {pair!r}", param_hint="'-p'")
             if not text:
+                how = f"give the parameter as an option: --{name} ''" if name.isidentifier() else "use --params FILE"
                 raise click.BadParameter(
-                    f"expected a value after {pair!r}; for an empty text, give the parameter as an option: --{name} ''",
-                    param_hint="'-p'",
+                    f"expected a value after {pair!r}; for an empty text, {how}", param_hint="'-p'"
                 )
             texts.setdefault(name, []).append(text)
         for name, some in texts.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import keyword
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -27,7 +26,8 @@ class Parameter(Node):
     Parameters
     ----------
     name
-        A Python identifier.
+        Any text that can be shown, but one with ``=`` in it. What is no Python identifier is given by
+        ``flow.run(parameters={…})`` and ``-p NAME=VALUE``.
     default
         Value for runs that give none; each run gets a copy. Without a default the parameter is required.
     required
@@ -60,8 +60,15 @@ class Parameter(Node):
         tags: Collection[str] | None = None,
     ) -> None:
         check_name(name, "parameter name")
-        if not name.isidentifier() or name.startswith("__") or name in RESERVED or keyword.iskeyword(name):
-            raise OptionError(f"parameter name: expected a Python identifier, found {name!r} ({caller()})")
+        if name.startswith("__") or name in RESERVED:
+            usable = name.strip("_") + "_"
+            raise OptionError(
+                f"parameter name: {name!r} has another meaning; use a name such as {usable!r} ({caller()})"
+            )
+        if "=" in name or name != name.strip():
+            usable = "_".join(name.replace("=", " ").split())
+            what = "a name without '=', and without blanks around it"
+            raise OptionError(f"parameter name: expected {what}, such as {usable!r}, found {name!r} ({caller()})")
         if holds_node(default):
             raise OptionError(
                 f"parameter {name!r}: the default cannot be a node or task, found {default!r} ({caller()})"

@@ -145,6 +145,14 @@ def test_a_name_of_our_own_is_left_to_p() -> None:
     assert spellings(Parameter("executor"), Parameter("date"), taken=["--executor"]) == {"date": ["--date"]}
 
 
+def test_a_name_that_cannot_be_an_option_is_left_to_p() -> None:
+    names = ("station limit", "my-date", "limit%", "--x", "class", "2nd", "größe")
+    found = spellings(*map(Parameter, names))
+    assert found == {"class": ["--class"], "2nd": ["--2nd"], "größe": ["--größe"]}
+    parameters = [Parameter(name, type=int) for name in names]
+    assert given_pairs(*(f"{name}=3" for name in names), parameters=parameters) == dict.fromkeys(names, "3")
+
+
 def test_names_that_would_be_spelt_alike_do_not_both_become_options() -> None:
     found = spellings(Parameter("a_b"), Parameter("_a_b"), Parameter("x", type=bool), Parameter("no_x"))
     assert found == {"a_b": ["--a-b", "--a_b"], "x": ["--x"], "no_x": ["--no-x", "--no_x"]}

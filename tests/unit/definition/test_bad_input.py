@@ -139,9 +139,9 @@ REFUSED_WHILE_WRITING = [
     ("30 run while writing", in_flow(lambda f: f.run()), DefinitionError, "run it after the block"),
     # Group B: parameters
     ("34 a name twice", in_flow(lambda f: twice(Parameter) or f.validate()), FlowValidationError, "is there 2 times"),
-    ("45 a keyword", lambda: Parameter("class"), OptionError, "expected a Python identifier, found 'class'"),
-    ("45 a dunder", lambda: Parameter("__class__"), OptionError, "expected a Python identifier, found '__class__'"),
-    ("45 a space", lambda: Parameter("a b"), OptionError, "expected a Python identifier, found 'a b'"),
+    ("45 a dunder", lambda: Parameter("__class__"), OptionError, "'__class__' has another meaning; use a name such as"),
+    ("45 an equals sign", lambda: Parameter("a=b"), OptionError, "expected a name without '=', and without blanks"),
+    ("45 a space", lambda: Parameter("a b "), OptionError, "such as 'a_b', found 'a b '"),
     ("45 nothing", lambda: Parameter(""), OptionError, "expected a name of 1 to 200 characters"),
     ("47 a node as default", in_flow(lambda f: Parameter("p", default=value())), OptionError, "cannot be a node"),
     ("47 a task as default", lambda: Parameter("p", default=value), OptionError, "cannot be a node or task"),

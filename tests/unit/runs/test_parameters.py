@@ -89,10 +89,34 @@ def test_a_parameter_has_one_line_for_people():
     assert repr(Parameter("p")) == "<Parameter 'p'>"
 
 
-@pytest.mark.parametrize("name", ["class", "__class__", "a b", "1a", "a-b", "flow", "mapped", "upstream_tasks"])
-def test_a_name_that_could_not_be_written_is_refused(name):
-    with refused(OptionError, f"parameter name: expected a Python identifier, found {name!r}"):
+@pytest.mark.parametrize(
+    ("name", "usable"),
+    [("__class__", "class_"), ("flow", "flow_"), ("mapped", "mapped_"), ("upstream_tasks", "upstream_tasks_")],
+)
+def test_a_name_with_another_meaning_is_refused(name, usable):
+    with refused(OptionError, f"parameter name: {name!r} has another meaning; use a name such as {usable!r}"):
         Parameter(name)
+
+
+@pytest.mark.parametrize(("name", "usable"), [("a=b", "a_b"), (" a", "a"), ("a b = ", "a_b")])
+def test_a_name_that_could_not_be_given_is_refused(name, usable):
+    with refused(
+        OptionError, "a name without '=', and without blanks around it", f"such as {usable!r}, found {name!r}"
+    ):
+        Parameter(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["station limit", "my-date", "class", "2nd", "limit%", "größe", "<b>", "a.b[0]", "{x}", "'"]
+)
+def test_a_name_need_not_be_an_identifier(name):
+    with Flow("f") as flow:
+        node = same(Parameter(name, default=1, type=int))
+    assert flow.run(parameters={name: "3"}).result[node].result == 3
+    assert flow.run().parameters == {name: 1}
+    assert resolved(Parameter(name), **{name: 5}) == 5
+    with refused(ParameterError, f"it has: {name!r}", f"{name}: expected int, found 'x'", at=""):
+        flow.run({name: "x"})
 
 
 @pytest.mark.parametrize(
