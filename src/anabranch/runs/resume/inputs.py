@@ -8,6 +8,7 @@ from typing import Any
 
 from anabranch.base.settings import config
 from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, FIRST_FINAL_CODE, Skipped, Success
+from anabranch.base.twins import of_this_process
 from anabranch.definition.expressions import Const, Ref, evaluate
 from anabranch.definition.frozen import FrozenNode
 from anabranch.engine.units.failures import restore
@@ -135,7 +136,7 @@ def loaded(data: bytes, name: str) -> Any:
         It does not load here.
     """
     try:
-        return pickle.loads(data)
+        return of_this_process(pickle.loads(data))
     except Exception as error:
         raise InputMissing(
             f"the recorded value of {name} does not load here: {type(error).__name__}: {error}"

@@ -11,6 +11,7 @@ from typing import Any
 
 from anabranch.base.errors import ParameterError, ResumeError, listed
 from anabranch.base.names import short
+from anabranch.base.twins import of_this_process
 from anabranch.definition.fingerprints import changes, fingerprints, unknown_changes
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.driver.plan import RunPlan
@@ -85,7 +86,7 @@ def _parameters(record: RunRecord, given: Mapping[str, Any]) -> dict[str, Any]:
     data = record.details.parameters_pickle if record.details is not None else None
     for name, pickled in (pickle.loads(data) if data is not None else {}).items():
         try:
-            values[name] = pickle.loads(pickled)
+            values[name] = of_this_process(pickle.loads(pickled))
         except Exception as error:  # a class that is not here any more
             broken[name] = f"{name}: its recorded value does not load here, give it again ({error})"
     problems = [text for name, text in broken.items() if name not in given]
