@@ -23,6 +23,16 @@ from anabranch.results.locations import check_location, fitted, slug
 
 FIELDS = ("flow_name", "run_id", "task_name", "map_index", "date")
 """Fields that every task run has, besides parameters and the task's inputs."""
+_INSTEAD = {
+    "today": "{date:%Y-%m-%d}",
+    "yesterday": "a function of date in place of the template",
+    "tomorrow": "a function of date in place of the template",
+    "task_slug": "{task_name}",
+    "task_full_name": "{task_name}, with {map_index} for elements",
+    "scheduled_start_time": "{date}, with a format such as {date:%Y%m%d}",
+    "flow_run_id": "{run_id}",
+}
+"""What stands for other names that the context of a task has."""
 MAX_SOURCE = 1000  # characters of a template: a longer one is data that went astray
 _DATE = re.compile(r"(?:%[aAbBdfGHIjmMpSuUVwWyY]|[^%{}])+")  # of strftime, what does not depend on the platform
 _ZEROS = re.compile(r"0([1-9]|1\d|20)d?")
@@ -118,7 +128,10 @@ class Template:
         """
         known = dict.fromkeys((*FIELDS, *names))
         if unknown := sorted(self.fields - known.keys()):
-            raise OptionError(f"{self.what} {self.source!r}: no field {listed(unknown)}; there are {listed(known)}")
+            hints = "".join(f"; for {name!r}, use {_INSTEAD[name]}" for name in unknown if name in _INSTEAD)
+            raise OptionError(
+                f"{self.what} {self.source!r}: no field {listed(unknown)}{hints}; there are {listed(known)}"
+            )
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """The location for these fields; different values of a field give different ones.

@@ -172,8 +172,30 @@ def test_what_is_no_template_is_refused(source: Any):
 def test_fields_that_there_will_not_be_are_refused_with_those_that_there_are():
     template = Template("{flow_name}/{today}/{path}/{region}")
     template.check(["today", "path", "region"])
-    with refused(OptionError, "no field 'region', 'today'; there are 'flow_name', 'run_id'", "'path'", at=""):
+    with refused(
+        OptionError,
+        "no field 'region', 'today'; for 'today', use {date:%Y-%m-%d}; there are 'flow_name'",
+        "'path'",
+        at="",
+    ):
         template.check(["path"])
+
+
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        ("yesterday", "a function of date in place of the template"),
+        ("tomorrow", "a function of date in place of the template"),
+        ("task_slug", "{task_name}"),
+        ("task_full_name", "{task_name}, with {map_index} for elements"),
+        ("scheduled_start_time", "{date}"),
+        ("flow_run_id", "{run_id}"),
+    ],
+)
+def test_what_the_context_calls_otherwise_is_named_with_the_field_for_it(name: str, instead: str):
+    with refused(OptionError, f"no field {name!r}; for {name!r}, use {instead}", at=""):
+        Template(f"{{{name}}}").check([])
+    Template(f"{{{name}}}").check([name])
 
 
 @pytest.mark.parametrize(
