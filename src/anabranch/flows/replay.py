@@ -22,7 +22,7 @@ from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.flows.loading import load_flow
 from anabranch.runs import RunRecord, RunStore
 from anabranch.runs.parameters import is_secret, validated
-from anabranch.runs.read.lookup import facts_of, find, source_of
+from anabranch.runs.read.lookup import date_of, facts_of, find, source_of
 from anabranch.runs.record.reports import codes_of
 from anabranch.runs.resume.choice import Recorded
 from anabranch.runs.resume.inputs import InputMissing, inputs_of, loaded
@@ -147,7 +147,7 @@ def find_replay(
     found.update(inputs or {})
     named = {graph.nodes[each].name: value for each, value in values.items()}
     about = TaskContext(
-        RunInfo(record.flow_name, record.run_id, named, record.start),
+        RunInfo(record.flow_name, record.run_id, named, date_of(record)),
         node.name,
         slug,
         node.policies.tags,

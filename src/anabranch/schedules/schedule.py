@@ -139,6 +139,12 @@ class Schedule:
             local = moment if clock.zone is UTC else moment.astimezone(clock.zone)
             yield ScheduledTime(local, clock.parameter_defaults, clock.labels)
 
+    def zone_at(self, moment: datetime) -> tzinfo:
+        """Zone of the clock that has this time, whatever the filters say; if none has, that of the first one."""
+        before = moment.astimezone(UTC) - timedelta(microseconds=1)
+        found = (clock.zone for clock in self.clocks if next(clock.times(before), None) == moment)
+        return next(found, self.clocks[0].zone)
+
     def _moments(self, after: datetime) -> Iterator[tuple[datetime, Clock]]:
         """What the filters let pass, in order."""
         merged = heapq.merge(*(self._passed(clock, after) for clock in self.clocks), key=lambda pair: pair[0])

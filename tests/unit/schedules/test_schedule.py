@@ -221,3 +221,25 @@ def test_what_cannot_be_is_refused_with_what_was_found(make: object, message: st
 def test_the_calendar_ends_without_an_error():
     assert len(IntervalSchedule(timedelta(days=400)).next(10, after=datetime(9998, 1, 1, tzinfo=UTC))) < 3
     assert CronSchedule("0 0 1 1 *").next(3, after=datetime(9995, 1, 1, tzinfo=UTC)) == []
+
+
+@pytest.mark.parametrize(
+    ("moment", "day"),
+    [
+        (datetime(2026, 4, 30, 15, tzinfo=UTC), "2026-05-01 Asia/Tokyo"),  # midnight in Tokyo
+        (datetime(2026, 5, 1, 5, tzinfo=UTC), "2026-05-01 America/New_York"),  # one in New York
+        (datetime(2026, 5, 1, 4, 30, tzinfo=ZoneInfo("Europe/Paris")), "2026-05-01 Asia/Tokyo"),  # of no clock
+        (datetime(2026, 3, 3, 3, 3, tzinfo=UTC), "2026-03-02 Pacific/Pago_Pago"),
+    ],
+)
+def test_a_time_is_in_the_zone_of_its_clock(moment, day):
+    schedule = Schedule(
+        [
+            CronClock("0 0 * * *", timezone="Asia/Tokyo"),
+            CronClock("0 1 * * *", timezone="America/New_York"),
+            *DatesSchedule([datetime(2026, 3, 2, 16, 3, tzinfo=ZoneInfo("Pacific/Pago_Pago"))]).clocks,
+        ],
+        filters=[lambda moment: False],
+    )
+    zone = schedule.zone_at(moment)
+    assert f"{moment.astimezone(zone):%Y-%m-%d} {zone}" == day

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from anabranch.base.errors import ResumeError
 from anabranch.runs.store.opening import current_store
@@ -63,6 +64,16 @@ def source_of(record: RunRecord) -> str:
     source = str(facts_of(record).get("source", ""))
     file = source.rpartition(":")[0]
     return source if file and Path(file).is_file() else ""
+
+
+def date_of(record: RunRecord) -> datetime:
+    """What a run is for, in the zone in which that was said; by default its start."""
+    try:
+        text, zone = facts_of(record)["date"]
+        date = datetime.fromisoformat(text)
+        return date.astimezone(ZoneInfo(zone)) if zone else date
+    except (KeyError, ValueError, TypeError, OSError):  # there is none; or no such zone here
+        return record.start
 
 
 def facts_of(record: RunRecord) -> Mapping[str, Any]:

@@ -59,6 +59,8 @@ def begin(
         if store is None:
             return None
         facts = _facts(source, by_default)
+        if plan.date is not None:
+            facts["date"] = [plan.date.isoformat(), str(getattr(plan.date.tzinfo, "key", ""))]
         if shape is not None:
             facts["shape"] = shape.as_data()
         details = _details(plan, secret, facts)

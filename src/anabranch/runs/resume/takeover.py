@@ -15,7 +15,7 @@ from anabranch.base.twins import of_this_process
 from anabranch.definition.fingerprints import changes, fingerprints, unknown_changes
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.driver.plan import RunPlan
-from anabranch.runs.read.lookup import facts_of, find, is_dead
+from anabranch.runs.read.lookup import date_of, facts_of, find, is_dead
 from anabranch.runs.record.calls import with_calls
 from anabranch.runs.record.recorder import SERIALS_OF_AN_OWNER, Recorder
 from anabranch.runs.resume.choice import Choice, Recorded, held
@@ -145,7 +145,7 @@ def go_on(taken: Taken, plan: RunPlan, request: Request) -> tuple[RunPlan, Recor
         graph=going_on(plan.graph),
         calls=replace(plan.calls, is_resumed=True),
         run_id=taken.record.run_id,
-        date=plan.date or taken.record.start,
+        date=plan.date or date_of(taken.record),
         first_serial=taken.ownership.epoch * SERIALS_OF_AN_OWNER,
         recorded=kept.reports(),
     )

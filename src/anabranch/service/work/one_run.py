@@ -102,14 +102,15 @@ def _find_flow(flows: FlowTable, name: str, changed: datetime | None) -> FlowRec
 def _run_slot(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> tuple[str, str]:
     from anabranch.flows.loading import shipped_by_value
 
-    place = loaded.flow.executor
+    place, schedule = loaded.flow.executor, loaded.flow.schedule
     options: dict[str, Any] = {"run_id": slot.run_id} if is_first else {"resume": slot.run_id}
     known = {node.slug for node in loaded.flow.tasks} | {node.name for node in loaded.flow.tasks}
     approve = [name for name in slot.approve if name in known]
     # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
     parameters = slot.parameters if is_first or slot.origin == "resume" else {}
+    due = slot.due if schedule is None else slot.due.astimezone(schedule.zone_at(slot.due))
     with shipped_by_value(loaded, with_neighbours=place is not None and place.is_elsewhere):
-        view = loaded.flow.run(parameters, approve=approve, run_date=slot.due, observers=counted.observers, **options)
+        view = loaded.flow.run(parameters, approve=approve, run_date=due, observers=counted.observers, **options)
     return view.state.name, view.state.message
 
 

@@ -8,15 +8,16 @@ import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from anabranch import PAUSE, SKIP, Flow, Parameter, config, task
+from anabranch import PAUSE, SKIP, Flow, Parameter, config, context, task
 from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cancelled, Failure, Success
 from anabranch.definition.fingerprints import changes, fingerprints
 from anabranch.engine.driver.handlers import FlowHandlers
@@ -25,6 +26,7 @@ from anabranch.errors import OptionError, ParameterError, ResultReleased, Resume
 from anabranch.executors import LocalExecutor
 from anabranch.flows.running import recorded_plan, run_plan
 from anabranch.runs import Batch, RunQuery, RunRecord
+from anabranch.runs.read.lookup import date_of
 from anabranch.runs.record.backlog import Rows
 from anabranch.runs.record.recorder import Recorder
 from anabranch.runs.record.reports import batch_of, codes_of, columns_of
@@ -361,6 +363,38 @@ def test_a_run_in_which_something_runs_again_ends_later():
     end = current_store().get_run(first.run_id).end
     corpus().run(resume=first.run_id, resume_from="total")
     assert current_store().get_run(first.run_id).end > end
+
+
+@pytest.mark.parametrize(
+    "date",
+    [
+        datetime(2026, 5, 1, tzinfo=ZoneInfo("Asia/Tokyo")),
+        datetime(2026, 10, 25, 2, 30, fold=1, tzinfo=ZoneInfo("Europe/Berlin")),
+        datetime(2026, 5, 1, 23, 30, tzinfo=timezone(timedelta(hours=-11))),
+        datetime(2026, 5, 1, tzinfo=UTC),
+    ],
+)
+def test_a_resumed_run_is_for_the_same_day(date: datetime):
+    days = []
+
+    @task
+    def ask() -> None:
+        days.append((context.date, context.date.isoformat(), context.yesterday, context.today, context.tomorrow))
+        if len(days) == 1:
+            raise ValueError
+
+    with Flow("daily") as flow:
+        ask()
+    first = flow.run(run_date=date)
+    assert flow.run(resume=first.run_id).is_successful()
+    assert days[0] == days[1]
+    assert days[0][:2] == (date, date.isoformat())
+    assert days[0][2:] == tuple(f"{date + timedelta(days=by):%Y-%m-%d}" for by in (-1, 0, 1))
+
+
+def test_a_run_that_was_given_no_date_is_for_its_start():
+    first = corpus().run()
+    assert date_of(current_store().get_run(first.run_id)) == current_store().get_run(first.run_id).start
 
 
 class Killed(BaseException):
