@@ -131,6 +131,8 @@ def _files(incomplete: str) -> list[str]:
             for entry in entries:
                 if not entry.name.startswith(begun) or (entry.name.startswith(".") and not begun):
                     continue
+                if not entry.name.isprintable():  # a line each is what shells read
+                    continue
                 if entry.is_dir():
                     found.append(os.path.join(directory, entry.name) + os.sep)
                 elif entry.name.endswith(".py"):
@@ -163,7 +165,10 @@ def _open_run_store() -> Iterator[RunStore | None]:
 
 
 class _Bash(BashComplete):
-    """Click's, for words with colons: ``etl.py:flow`` is three words to bash, which replaces the last."""
+    """Click's, for words with colons: ``etl.py:flow`` is three words to bash, which replaces the last.
+
+    Unlike other shells, bash puts on the line what it is given: a name with ``$(…)`` in it must not be a command.
+    """
 
     _replaces_last = False
 
@@ -175,8 +180,10 @@ class _Bash(BashComplete):
         return words, incomplete
 
     def format_completion(self, item: CompletionItem[Any]) -> str:
-        """As the script reads it."""
-        return f"{item.type},{item.value.rpartition(':')[2] if self._replaces_last else item.value}"
+        """As the script reads it, by a `read` that takes away a backslash before each character."""
+        value = item.value.rpartition(":")[2] if self._replaces_last else item.value
+        quoted = re.sub(r"([^\w./:=@%+,~-])", r"\\\1", value)
+        return f"{item.type},{quoted.replace(chr(92), chr(92) * 2)}"
 
 
 add_completion_class(_Bash, "bash")

@@ -150,6 +150,42 @@ echo "${{COMPREPLY[*]}}" "$COMP_WORDBREAKS"
     assert ":" in outcome.stdout
 
 
+NAMES = (
+    *("a b.py", "c$(touch PWNED).py", "d`touch PWNED`.py", "e;touch PWNED;.py", "f&touch PWNED&.py", "g|touch X.py"),
+    *("h'$(touch PWNED)'.py", 'i"$(touch PWNED)".py', "j\\$(touch PWNED).py", "k*[a]?.py", "l{1,2}!~#.py"),
+    *("mößgrün,x.py", "n<x>.py", "o==\\\\ .py", "p\nplain,$(touch PWNED).py"),
+)
+
+
+def test_bash_takes_what_is_completed_for_words(directory: Path) -> None:
+    (directory / "anabranch").write_text(f'#!/bin/sh\nexec "{sys.executable}" -m anabranch "$@"\n')
+    (directory / "anabranch").chmod(0o755)
+    place = directory / "files"
+    place.mkdir()
+    for name in NAMES:
+        (place / name).touch()
+    path = f"{directory}{os.pathsep}{os.environ['PATH']}"
+    source = CliRunner().invoke(command, ["completion", "bash"]).stdout
+    script = f"""{source}
+for begun in {" ".join(name[0] for name in NAMES)}; do
+    COMPREPLY=() COMP_WORDS=(anabranch validate $begun) COMP_CWORD=2
+    _anabranch_completion anabranch
+    eval "printf '%s\\0' ${{COMPREPLY[*]}}"  # as when it is entered
+done
+"""
+
+    outcome = subprocess.run(
+        [program("bash"), "--norc", "-c", script],
+        cwd=place,
+        env={**os.environ, "PATH": path},
+        capture_output=True,
+        text=True,
+    )
+
+    assert outcome.stdout.split("\0") == [*NAMES[:-1], "", ""], outcome.stderr  # a name of two lines is left out
+    assert set(os.listdir(place)) == set(NAMES)
+
+
 def test_completion_loads_nothing_heavy(directory: Path) -> None:
     (directory / "etl.py").write_text(FLOWS)
     with Flow("one") as flow:
