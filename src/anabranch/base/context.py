@@ -143,7 +143,12 @@ class TaskContext:
     @property
     def logger(self) -> logging.Logger:
         """Logger of this task, below the ``anabranch`` logger."""
-        return logging.getLogger(f"anabranch.task.{self.task_name}")
+        return logger_of(self.task_name)
+
+
+def logger_of(task_name: str) -> logging.Logger:
+    """The logger of a task."""
+    return logging.getLogger(f"anabranch.task.{task_name}")
 
 
 def is_running() -> bool:

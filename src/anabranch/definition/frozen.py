@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
+from anabranch.base.context import logger_of
 from anabranch.definition.expressions import Expression, Ref
 from anabranch.definition.policies import Policies
 from anabranch.definition.signature import Signature
@@ -49,6 +51,11 @@ class FrozenNode:
     """Whether a map takes its elements from this node's value."""
     depth: int = 0
     """Number of callers around deferred calls; 0 for what is written in the flow."""
+
+    @property
+    def logger(self) -> logging.Logger:
+        """For handlers: the task's logger."""
+        return logger_of(self.name)
 
     @property
     def element_upstreams(self) -> tuple[str, ...]:

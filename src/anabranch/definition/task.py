@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import inspect
-import logging
 import typing
 import weakref
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -140,7 +139,7 @@ class Task(Template, Generic[P, R]):
 
     def __getattr__(self, name: str) -> Any:
         if name == "logger":  # here, so that a class may have an attribute of that name
-            return logging.getLogger(f"anabranch.task.{self.name}")
+            return context.logger_of(self.name)
         if name in _OPTIONS and "_anabranch" in vars(self):
             known = self._anabranch
             return known.storing.get(name) if name in STORING_OPTIONS else known.policies.option(name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import re
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -379,6 +380,11 @@ class Flow(Writing):
         )
         place = choose_executor(executor, self.executor)
         return submit_run(plan, self.graph, place, self._handlers())
+
+    @property
+    def logger(self) -> logging.Logger:
+        """For handlers: the flow's logger, below the ``anabranch`` logger."""
+        return logging.getLogger(f"anabranch.flow.{self.name}")
 
     def _handlers(self) -> FlowHandlers:
         from anabranch.engine.driver.handlers import FlowHandlers

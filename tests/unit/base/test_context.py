@@ -7,7 +7,7 @@ import cloudpickle
 import pytest
 from tests.refusals import refused
 
-from anabranch import LOOP, Flow, Task, context, task, triggers
+from anabranch import LOOP, Flow, Task, context, task
 from anabranch.base.context import NAMES, TaskContext
 
 
@@ -165,4 +165,15 @@ def test_handlers_and_triggers_have_the_context_of_their_task_and_those_of_flows
         ("flow", "none", "anabranch"),
         ("failure", "anabranch"),
     }
-    assert triggers.all_finished({}) is True
+
+
+def test_what_handlers_are_given_has_a_logger():
+    names = []
+
+    def note(it, old, new):
+        names.append(it.logger.name)
+
+    with Flow("tea", state_handlers=[note], on_failure=lambda flow, state: note(flow, None, state)) as flow:
+        task(lambda: 1 / 0, name="spill", state_handlers=[note])()
+    flow.run()
+    assert set(names) == {"anabranch.flow.tea", "anabranch.task.spill"}
