@@ -55,6 +55,7 @@ _ALWAYS = (
     "anabranch.results.sql",
 )
 DRIVER_MODULES = frozenset({DRIVER_HOME, "anabranch.executors.deaths", "anabranch.executors.scheduler_page_feed"})
+_TEXT = re.compile(r'""".*?"""', re.DOTALL)
 _IMPORT = re.compile(r"^(?:import (anabranch[\w.]*)|from (anabranch[\w.]*) import (\([^)]*\)|.*))", re.MULTILINE)
 _NAMED = re.compile(rb"\x8c.(anabranch(?:\.\w+)+)", re.DOTALL)  # as pickle writes names of modules
 _registry = threading.RLock()
@@ -291,13 +292,24 @@ def archive_of(named: frozenset[str] = frozenset()) -> bytes:
             continue
         seen.add(name)
         file, data = found
-        files[file] = data
+        files[file] = _without_docstrings(data.decode()).encode()
         todo += [name.rpartition(".")[0], *_imports_of(data.decode())]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
         for file, data in sorted(files.items()):
             archive.writestr(zipfile.ZipInfo(file), data)  # without a date: the same each time
     return bz2.compress(buffer.getvalue())  # a quarter smaller than zlib makes it, as its window is wider
+
+
+def _without_docstrings(source: str) -> str:
+    """A module of ours, line by line, without the texts that only its readers need."""
+
+    def spare(match: re.Match[str]) -> str:
+        begins = source.rfind("\n", 0, match.start()) + 1
+        is_statement = source[begins : match.start()].isspace() or begins == match.start()
+        return '""' + "\n" * match[0].count("\n") if is_statement else match[0]
+
+    return _TEXT.sub(spare, source)
 
 
 def _shelf() -> Finder | None:
