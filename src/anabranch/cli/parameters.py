@@ -77,7 +77,7 @@ def is_flag(parameter: Parameter) -> bool:
 
 def kind_of(parameter: Parameter) -> str:
     """What kind of value it takes, in a word."""
-    from anabranch.runs.parameters import shown_type
+    from anabranch.definition.parameter_values import shown_type
 
     if parameter.choices is not None:
         return shortened("|".join(map(str, parameter.choices)), MAX_SHOWN)
@@ -86,7 +86,7 @@ def kind_of(parameter: Parameter) -> str:
 
 def described(parameter: Parameter) -> str:
     """Say that a value is required, or what its default is."""
-    from anabranch.runs.parameters import is_secret
+    from anabranch.definition.parameter_values import is_secret
 
     default = MASK if is_secret(parameter) and parameter.default_value is not None else repr(parameter.default_value)
     text = "required" if parameter.required else f"default: {shortened(default, MAX_SHOWN)}"

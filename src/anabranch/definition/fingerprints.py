@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from anabranch.base.texts import headline_of
 from anabranch.definition.anatomy import Part, Shape, describe_plain, describe_text, take_apart
 from anabranch.definition.expressions import Build, Const, Expression, Output, Ref
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
@@ -129,10 +130,12 @@ class _Survey:
     def _look_at(self, value: Any, name: str) -> Shape:
         try:
             return take_apart(value, name, self._part)
-        except (Exception, SystemExit) as error:  # this runs code of the user's
+        except BaseException as error:  # this runs code of the user's
+            if isinstance(error, KeyboardInterrupt) and not error.args:  # Ctrl-C says nothing
+                raise
             kind = type(value)
             gap = f"{name}{', ' if name else ''}a {kind.__module__}.{kind.__qualname__}"
-            return Shape(kind.__qualname__, gap=f"{gap} ({type(error).__name__}: {str(error)[:200]})")
+            return Shape(kind.__qualname__, gap=f"{gap} ({headline_of(error)[:200]})")
 
     def _close(self, numbers: range) -> None:
         """Find the fingerprints of values that are in no ring, from the bottom up."""

@@ -14,6 +14,7 @@ from anabranch.definition.equality import equal
 from anabranch.definition.graph import Graph
 from anabranch.definition.lookup import holds_node, join, open_graphs
 from anabranch.definition.node import Node
+from anabranch.definition.parameter_values import UncheckedType, converted
 from anabranch.definition.policies import Policies
 from anabranch.definition.signature import RESERVED
 
@@ -85,7 +86,17 @@ class Parameter(Node):
                 f"parameter {name!r}: the default {'***' if secret else short(default)} is not among its choices "
                 f"{self.choices!r} ({caller()})"
             )
+        if type is not None and self.default_value is not None:
+            self._check_default()
         join(self, scope.current().graphs)
+
+    def _check_default(self) -> None:
+        try:
+            converted(self, self.default_value)
+        except UncheckedType:  # as what it names is not there yet, say: a run will tell
+            pass
+        except ValueError as error:
+            raise OptionError(f"parameter {self.name!r}: its default: {error} ({caller()})") from None
 
     def __call__(self) -> Parameter:
         """Add the parameter to the open flow."""

@@ -19,9 +19,9 @@ from anabranch.base.secret import revealed
 from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, State
 from anabranch.definition.fingerprints import changes, fingerprints
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
+from anabranch.definition.parameter_values import is_secret, validated
 from anabranch.flows.loading import load_flow
 from anabranch.runs import RunRecord, RunStore
-from anabranch.runs.parameters import is_secret, validated
 from anabranch.runs.read.lookup import date_of, facts_of, find, source_of
 from anabranch.runs.record.reports import codes_of
 from anabranch.runs.resume.choice import Recorded

@@ -322,10 +322,26 @@ def test_choices_are_compared_once_the_value_has_its_type():
         resolved(p, p=3)
 
 
-def test_a_default_has_to_fit_as_well():
-    with refused(ParameterError, "p: its default: expected int, found 'five'", at=""):
-        resolved(Parameter("p", default="five", type=int))
+@pytest.mark.parametrize(
+    ("kind", "default", "words"),
+    [
+        (int, "five", "expected int, found 'five' of type str"),
+        (int, True, "expected int, found True of type bool: bool is not taken for int"),
+        (list[int], [1, True], "expected list[int], found [1, True] of type list"),
+        (datetime.date, "yesterday", "expected date, found 'yesterday'"),
+        (datetime.datetime, "2026-01-01T00:00:00", "expected a time with its zone"),
+        (dict[str, float], {"a": "b"}, "expected dict[str, float]"),
+    ],
+)
+def test_a_default_has_to_fit_where_it_is_written(kind, default, words):
+    with refused(OptionError, f"parameter 'p': its default: {words}"):
+        Parameter("p", default=default, type=kind)
+
+
+def test_a_default_that_is_converted_or_left_out_fits():
     assert resolved(Parameter("p", default=None, type=int)) is None
+    assert resolved(Parameter("p", default="5", type=int)) == 5
+    assert resolved(Parameter("p", default=1, type=float)) == 1.0
 
 
 def test_every_problem_is_told_at_once():

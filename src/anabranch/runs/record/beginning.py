@@ -20,9 +20,9 @@ from anabranch.definition.equality import equal
 from anabranch.definition.fingerprints import fingerprints
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.definition.parameter import Parameter
+from anabranch.definition.parameter_values import is_secret
 from anabranch.definition.shape import Shape
 from anabranch.engine.driver.plan import RunPlan
-from anabranch.runs.parameters import is_secret
 from anabranch.runs.record.recorder import Recorder
 from anabranch.runs.store.opening import current_store, is_by_default
 from anabranch.runs.store.records import RunDetails, RunRecord

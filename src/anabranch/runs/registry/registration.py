@@ -21,7 +21,8 @@ from anabranch.base.names import check_name, short
 from anabranch.definition.fingerprints import fingerprints
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.definition.parameter import Parameter
-from anabranch.runs.parameters import is_secret, resolve_parameters
+from anabranch.definition.parameter_values import is_secret
+from anabranch.runs.parameters import resolve_parameters
 from anabranch.runs.registry.flow_storage import FlowStorage
 from anabranch.runs.registry.seal import pack_schedule, seal_record, sealed_code
 from anabranch.runs.store.flows import FlowRecord, FlowTable
