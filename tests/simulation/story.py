@@ -38,7 +38,9 @@ SOON_S = 1.0
 """After it has been recorded for so long, nothing runs again."""
 LEASE_S = 10.0
 LIMIT_S = 50_000.0
-MOST_STEPS = 20_000
+MOST_STEPS = 10_000
+"""Without a task that begins."""
+MOST_EXECUTIONS = 4_000
 MOST_DRIVERS = 200
 CALM = 8
 """So many drivers have to do with a store that fails now and then."""
@@ -376,6 +378,9 @@ class Story:
     def begins(self, execution: Execution) -> None:
         """See a task's function being called."""
         self.executions.append(execution)
+        self.world.progress = self.world.steps
+        if len(self.executions) > MOST_EXECUTIONS:
+            self._break("does not end", f"{MOST_EXECUTIONS:,} calls of tasks")
         now = self.world.now
         if self._is_held_elsewhere():
             return

@@ -65,6 +65,8 @@ class World:
         """What happened, for people."""
         self.current: Thread | None = None
         self.steps = 0
+        self.progress = 0
+        """Step at which something came about last that runs are for."""
         self._hub = getcurrent()
         self._queue: list[tuple[float, int, Process | None, Callable[[], None]]] = []
         self._serial = 0
@@ -151,7 +153,7 @@ class World:
         end = self.now + limit_s
         while not is_done():
             self.steps += 1
-            if not self._queue or self._queue[0][0] > end or self.steps > most_steps:
+            if not self._queue or self._queue[0][0] > end or self.steps - self.progress > most_steps:
                 why = (
                     "nothing happens any more" if not self._queue else f"{self.steps} steps, {self.now - BEGIN_S:.0f} s"
                 )

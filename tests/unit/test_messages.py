@@ -427,6 +427,7 @@ def empty(home: Any, *arguments: str) -> Any:
 MORE = [
     Case("live pages on port 99999", lambda home: Pages(Library(lambda: None), port=99_999)),
     Case("limit '': expected a name", lambda home: PermitTable(registry()[0].database).fix("", 1)),
+    Case("parameter 'n': its default: expected int", lambda home: Parameter("n", default="five", type=int)),
     Case("takes 1 arguments by position", lambda home: written(lambda flow: one(1, 2))),
     Case("stands for 2 nodes in flow 'f'", lambda home: FLOWS["twice"].set_dependencies(one, upstream_tasks=[])),
     Case("mapped arguments have different widths", lambda home: FLOWS["widths"].to_delayed(a=[1], b=[1, 2])),

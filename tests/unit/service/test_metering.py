@@ -79,7 +79,7 @@ def test_a_run_that_goes_on_is_shown_as_it_was_a_moment_ago(meter: Meter):
     assert "anabranch_flow_runs_active etl" not in shown(meter)
     # when
     seconds[0] = EVERY_S
-    counted(UnitEnded(2.0, "w", 1.0, 2.0, indices=range(10), codes={"parse": b"\x0a" * 10}))
+    counted(UnitEnded(2.0, "w", 1.0, 2.0, indices=range(10, 20), codes={"parse": b"\x0a" * 10}))
     # then
     for _ in range(2):
         found = shown(meter)

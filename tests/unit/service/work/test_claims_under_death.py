@@ -16,6 +16,8 @@ from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 from anabranch import Flow, config, task
 from anabranch.errors import RunHeld, RunStoreError
 from anabranch.runs import RunRecord
+from anabranch.runs.record import recorder
+from anabranch.runs.record.backlog import Backlog, Ending
 from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.slots import Slot
 from anabranch.service.work.dispatcher import Dispatcher
@@ -90,6 +92,21 @@ class Machines:
         return bool(self._read(lambda transaction: transaction.fetch(query))[0][0])
 
 
+class InThisThread(Backlog):
+    """What is recorded is written by whoever adds it: a process has one thread here, which dies or stops as a whole."""
+
+    def _wake(self) -> None:
+        """No thread is to be woken."""
+
+    def flush(self) -> None:
+        if self.rows and self.end is None:
+            self._write()
+
+    def close(self, ending: Ending | None) -> None:
+        if ending is not None:
+            self._finish(ending)
+
+
 class Inline:
     """Processes that run where they are started; of one that dies, its exit is told if there is a service for it."""
 
@@ -129,6 +146,7 @@ def machines(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest
         effect()
     with config.set(backend=url):
         monkeypatch.setattr("anabranch.service.work.one_run.load_registered", lambda record: Loaded(flow))
+        monkeypatch.setattr(recorder, "Backlog", InThisThread)
         flow.register(storage="database")
         yield Machines(monkeypatch)
         registry()[0].close()
