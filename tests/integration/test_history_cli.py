@@ -108,13 +108,13 @@ def test_show_tells_states_counts_and_the_root_cause_with_inputs_and_traceback()
     data = json.loads(anabranch("show", run_id, "--json").stdout)
     assert list(data["tasks"]) == ["extract", "transform", "load"]
     assert data["tasks"]["transform"]["elements"] == {
-            "total": 5,
-            "successful": 4,
-            "failed": 1,
-            "skipped": 0,
-            "cancelled": 0,
-            "running": 0,
-        }
+        "total": 5,
+        "successful": 4,
+        "failed": 1,
+        "skipped": 0,
+        "cancelled": 0,
+        "running": 0,
+    }
     assert data["tasks"]["load"]["state"] == "TriggerFailed"
     assert data["failed"] == 1
     assert data["failures"][0]["inputs"] == {"n": "3"}

@@ -42,7 +42,7 @@ def shrunk(tape: Sequence[int], fails: Callable[[Sequence[int]], bool], *, most_
                 place = min(place, len(best)) - size
             size //= 2
         for place in range(len(best)):
-            for lower in (1, best[place] // 2 if place < len(best) else 0):
+            for lower in (1, best[place] // 2, best[place] - 1) if place < len(best) else ():
                 if place < len(best) and 0 < lower < best[place]:
                     is_better([*best[:place], lower, *best[place + 1 :]])
         has_changed = best != before

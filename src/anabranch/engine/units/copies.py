@@ -16,6 +16,7 @@ from anabranch.engine.units.values import ATOMS
 _PATHS = {PosixPath, PurePosixPath, PureWindowsPath, WindowsPath}
 _CODE = {BuiltinFunctionType, FunctionType, ModuleType, type}
 _IMMUTABLE = ATOMS | _PATHS | _CODE | {range, date, datetime, time, timedelta, timezone}
+_USUAL: dict[str, Any] = {"__reduce_ex__": object.__reduce_ex__, "__getnewargs__": tuple.__getnewargs__}
 _COLLECTIONS = frozenset({list, tuple, dict, set, frozenset})
 
 
@@ -53,7 +54,8 @@ def copier(value: Any, limit: int | None = None) -> Callable[[], Any] | None:
     if (kind.__module__, kind.__name__) == ("numpy", "ndarray") and not value.dtype.hasobject:
         return None if limit is not None and value.nbytes > limit else partial(value.copy, "K")
     kept: list[Any] = []
-    for pickler in (pickle.Pickler, partial(_InProcess, kept)):  # the second one can do what is local to a function
+    picklers: tuple[Callable[..., pickle.Pickler], ...] = (_Pickler, partial(_InProcess, kept))
+    for pickler in picklers:  # the second one can do what is local to a function
         file = _Bounded(limit)
         try:
             pickler(file, protocol=5, buffer_callback=file.admit).dump(value)
@@ -97,7 +99,17 @@ class _Bounded:
         return True
 
 
-class _InProcess(pickle.Pickler):
+class _Pickler(pickle.Pickler):
+    """Copies tuples of classes with constructors of their own, which pickle would call with one argument."""
+
+    def reducer_override(self, value: Any) -> Any:
+        kind = type(value)
+        if not isinstance(value, tuple) or any(getattr(kind, name) is not usual for name, usual in _USUAL.items()):
+            return NotImplemented
+        return tuple.__new__, (kind, tuple(value)), getattr(value, "__dict__", None) or None
+
+
+class _InProcess(_Pickler):
     """Leaves functions, classes and modules out, which are the same in a copy."""
 
     def __init__(self, kept: list[Any], file: Any, **options: Any) -> None:

@@ -218,3 +218,24 @@ def test_arrays_keep_their_order(order: Any) -> None:
     copy[0, 0] = 7
     assert value[0, 0] == 0
     assert copy.flags.f_contiguous == value.flags.f_contiguous
+
+
+class Vector(tuple[Any, ...]):
+    """A tuple with a constructor of its own, which the usual pickle would call with one argument."""
+
+    def __new__(cls, *parts: Any) -> Vector:
+        return super().__new__(cls, parts)
+
+
+@pytest.mark.parametrize("wrap", [lambda value: value, lambda value: [value], lambda value: {"a": (value,)}])
+def test_a_tuple_with_a_constructor_of_its_own_is_copied_as_what_it_is(wrap: Any) -> None:
+    vector = Vector([7], 2)
+    vector.name = "v"
+
+    copy = copied(wrap(vector))
+
+    assert repr(copy) == repr(wrap(vector))
+    while not isinstance(copy, Vector):
+        copy = copy[0] if not isinstance(copy, dict) else copy["a"]
+    assert copy[0] is not vector[0]
+    assert vars(copy) == {"name": "v"}
