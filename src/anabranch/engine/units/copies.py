@@ -16,7 +16,7 @@ from anabranch.engine.units.values import ATOMS
 _PATHS = {PosixPath, PurePosixPath, PureWindowsPath, WindowsPath}
 _CODE = {BuiltinFunctionType, FunctionType, ModuleType, type}
 _IMMUTABLE = ATOMS | _PATHS | _CODE | {range, date, datetime, time, timedelta, timezone}
-_USUAL: dict[str, Any] = {"__reduce_ex__": object.__reduce_ex__, "__getnewargs__": tuple.__getnewargs__}
+_USUAL: dict[str, Any] = {"__reduce_ex__": object.__reduce_ex__, "__getnewargs__": vars(tuple)["__getnewargs__"]}
 _COLLECTIONS = frozenset({list, tuple, dict, set, frozenset})
 
 
