@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import sys
 
-from anabranch.base.context import ContextModule, TaskContext, current, get, is_running
+from anabranch.base.context import ContextModule, TaskContext, current, get, get_logger, is_running
 from anabranch.base.context import __getattr__ as __getattr__
 
-__all__ = ["TaskContext", "current", "get", "is_running"]
+__all__ = ["TaskContext", "current", "get", "get_logger", "is_running"]
 
 sys.modules[__name__].__class__ = ContextModule

@@ -151,6 +151,16 @@ def logger_of(task_name: str) -> logging.Logger:
     return logging.getLogger(f"anabranch.task.{task_name}")
 
 
+def get_logger(name: str = "") -> logging.Logger:
+    """The logger of the task that runs here, elsewhere that of ``anabranch``; with a name, one of that name below it.
+
+    Its lines go where those of tasks go: ``get_logger("etl")`` may stand in a module.
+    """
+    task = current()
+    logger = task.logger if task is not None else logging.getLogger("anabranch")
+    return logger.getChild(name) if name else logger
+
+
 def is_running() -> bool:
     """Whether a task is running here."""
     return _TASK.get() is not None

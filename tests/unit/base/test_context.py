@@ -128,6 +128,34 @@ class Own(Task):
         return self.logger
 
 
+MODULES = context.get_logger("etl")
+
+
+def test_a_logger_is_there_in_modules_blocks_tasks_and_handlers():
+    seen = {"module": MODULES.name, "nowhere": context.get_logger().name}
+
+    def handle(made, old, new):
+        seen["handler"] = context.get_logger().name
+        return new
+
+    @task(state_handlers=[handle])
+    def boil():
+        return context.get_logger().name, context.get_logger("kettle").name
+
+    with Flow("tea") as flow:
+        seen["block"] = context.get_logger("block").name
+        boiled = boil()
+    state = flow.run()
+
+    assert state.result[boiled].result == ("anabranch.task.boil", "anabranch.task.boil.kettle")
+    assert seen == {
+        "module": "anabranch.etl",
+        "nowhere": "anabranch",
+        "block": "anabranch.block",
+        "handler": "anabranch.task.boil",
+    }
+
+
 def test_task_objects_have_a_logger_unless_it_is_their_own(caplog):
     with Flow("tea") as flow:
         nodes = Kettle(name="kettle")(), Own()()
