@@ -423,6 +423,10 @@ class SimulatedExecutor(Executor):
     def situation(self) -> Sequence[str]:
         return ()
 
+    def awaits(self, key: Key) -> bool:
+        """Whether the report of a unit is still to come."""
+        return key in self._expected
+
     # What arrives -----------------------------------------------------------------------------------------------------
 
     def post(self, message: Message | Key) -> None:

@@ -404,8 +404,13 @@ class Story:
         driver, thread = self.process, self.world.current
         assert thread is not None
         is_led = driver is not None and driver.is_alive and self.has_driver and execution.driver is driver
-        if is_led and thread.process.is_alive and not self._is_held_elsewhere():
+        if is_led and thread.process.is_alive and not self._is_held_elsewhere() and self._is_awaited(thread):
             self.ended_at[execution.what] = self.world.now, thread.process
+
+    def _is_awaited(self, thread: Thread) -> bool:
+        """Whether the driver waits for what a worker's thread does: a unit that was called back goes on in vain."""
+        running = [(key, each) for worker in self.cluster.workers for key, each in worker.running.items()]
+        return self.executor is not None and any(each is thread and self.executor.awaits(key) for key, each in running)
 
     def _is_held_elsewhere(self) -> bool:
         """Whether a driver that stands still, or whose end was not noticed yet, has keys: these Dask makes again."""
