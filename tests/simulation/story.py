@@ -413,9 +413,10 @@ class Story:
         return self.executor is not None and any(each is thread and self.executor.awaits(key) for key, each in running)
 
     def _is_held_elsewhere(self) -> bool:
-        """Whether a driver that stands still, or whose end was not noticed yet, has keys: these Dask makes again."""
+        """Whether a driver before has keys: it stands still, or goes, or its end was not noticed yet. These Dask makes
+        again."""
         now = self.world.now
-        return any(
+        return any(client is not self.executor for client in self.cluster.clients) or any(
             now - each.ended < NOTICE_S + SOON_S if each.ended else each.still_until + SOON_S > now
             for each in self.drivers
         )
