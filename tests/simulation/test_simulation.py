@@ -16,7 +16,7 @@ from tests.simulation.parts import settings_of_simulations
 from tests.simulation.shrinking import shrunk
 from tests.simulation.story import play
 
-FRESH = 150
+FRESH = 50
 
 
 @pytest.fixture(autouse=True)
