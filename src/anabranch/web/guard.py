@@ -60,6 +60,7 @@ class Welcome:
 NO_TOKEN = Refusal(401, "a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN in the address")
 WRONG_TOKEN = Refusal(401, "this is not the token")
 TOO_MANY = Refusal(429, "too many wrong tokens; wait a minute")
+TOO_LARGE = Refusal(413, f"the form of the login has at most {MAX_LOGIN_NBYTES >> 10} KiB")
 
 
 class Guard:

@@ -23,7 +23,7 @@ from tornado.iostream import IOStream
 from tornado.web import Application, RequestHandler
 
 from anabranch.web import plain
-from anabranch.web.guard import LOGIN, MAX_LOGIN_NBYTES, NO_TOKEN, Guard, Refusal, Welcome, place_of
+from anabranch.web.guard import LOGIN, MAX_LOGIN_NBYTES, NO_TOKEN, TOO_LARGE, Guard, Refusal, Welcome, place_of
 from anabranch.web.handlers import Handler, NotFound, Route, log_answer
 from anabranch.web.headers import HEADERS, JSON
 from anabranch.web.login import login_routes
@@ -158,10 +158,14 @@ class _GuardedRequest(HTTPMessageDelegate):
             connection=self._connection, server_connection=self._server_conn, start_line=start_line, headers=headers
         )
         self._answer = self._guard.answer(request)
+        if self._answer is None and request.path == LOGIN:
+            told = headers.get("Content-Length", "")
+            if told.isdecimal() and int(told) > MAX_LOGIN_NBYTES:
+                self._answer = TOO_LARGE
+            else:
+                self._connection.set_max_body_size(MAX_LOGIN_NBYTES)  # of what comes in pieces
         if self._answer is not None:
             return None
-        if request.path == LOGIN:
-            self._connection.set_max_body_size(MAX_LOGIN_NBYTES)
         self._inner = self._application.start_request(self._server_conn, self._connection)
         return self._inner.headers_received(start_line, headers)
 
