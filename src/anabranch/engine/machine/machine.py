@@ -485,7 +485,10 @@ class Machine:
             return
         if unit.is_suspect:
             self._known.verdicts.survived(unit.nodes[0], report.seconds)
-        for single in report.singles:
+        told = {each.slug for each in report.singles}
+        # A unit that Dask has made again is without what it had handed back, and nobody may have heard of that.
+        left = (SingleReport.handed_back(slug) for slug in unit.nodes if slug not in told)
+        for single in (*report.singles, *left):
             self._take_single(single)
         for expansion in report.expansions:
             self._place(expansion)

@@ -8,6 +8,7 @@ import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, task, unmapped
+from anabranch.engine.units.units import Report, SingleReport
 
 LARGE = {"inline_nbytes": 0}  # no value comes with its report: each is on the cluster only
 
@@ -49,6 +50,24 @@ def test_a_value_that_nobody_takes_any_more_is_not_made_again() -> None:
 
     assert all(run.state.is_successful() for run in cluster.machine.runs.values())
     assert calls["c"] == 1
+
+
+def test_what_is_left_out_of_a_unit_that_dask_has_made_again_runs_in_another() -> None:
+    # given: a unit that had handed everything back, lost with that news, and made again as it was
+    calls, flow = _counted()
+    cluster = FakeCluster(flow)
+    cluster.start()
+    unit = cluster.runnable()[0]
+    cluster.run(unit.again(Report(unit.key, singles=tuple(map(SingleReport.handed_back, unit.nodes))).as_before()))
+
+    # when
+    cluster.deliver(cluster.reports[-1])
+    cluster.machine.validate()
+    cluster.finish()
+
+    # then
+    assert all(run.state.is_successful() for run in cluster.machine.runs.values())
+    assert set(calls) == {"a", "b", "c"}
 
 
 def test_values_that_came_with_reports_survive_the_cluster() -> None:
