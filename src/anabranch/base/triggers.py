@@ -16,7 +16,7 @@ from typing import TypeAlias
 from anabranch.base.errors import OptionError
 from anabranch.base.names import short
 from anabranch.base.signals import PAUSE, SKIP, TRIGGERFAIL, Signal
-from anabranch.base.states import Counts, Skipped, State, TriggerFailed, tally
+from anabranch.base.states import Counts, Skipped, State, Success, TriggerFailed, tally
 from anabranch.base.texts import headline_of
 
 
@@ -179,6 +179,8 @@ def verdict(
     A closed gate skips, always. Otherwise, if anything upstream failed, the trigger decides; if nothing did, the skip
     rule comes first: skipped if a data upstream was, or if all order upstreams (one or more) were.
     """
+    if trigger is all_successful and all(type(s) is Success and s.counts is None for s in upstreams.values()):
+        return None  # what most task runs find, without a count
     for edge, state in upstreams.items():
         if edge.kind == "gate" and isinstance(state, Skipped):
             return Skipped(message=f"{edge.upstream} is closed")

@@ -387,7 +387,7 @@ class Graph(Entries):
                 mapped=entry.mapped,
                 is_map=entry.is_map,
                 checks=tuple(rename(each, slug_of) for each in entry.checks),
-                edges=tuple(replace(edge, upstream=slug_of(edge.upstream), downstream=entry.slug) for edge in edges),
+                edges=tuple(Edge(slug_of(e.upstream), entry.slug, e.kind, e.key, e.mapped) for e in edges),
                 where=str(node.where),
                 feeds_map=not entry.is_map and any(edge.mapped for edge in self._outgoing[node]),
             )

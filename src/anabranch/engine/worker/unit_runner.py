@@ -202,7 +202,7 @@ class _Line:
 
     def _conclude(self, node: FrozenNode, outcome: Outcome, *, loop_count: int = 1) -> None:
         self._done[node.slug] = outcome
-        report = replace(report_single(node, outcome, self._environment), loop_count=loop_count)
+        report = report_single(node, outcome, self._environment, loop_count=loop_count)
         self._ongoing, self._at = None, None
         self._reports.append(report)
 
@@ -300,7 +300,7 @@ def _has_value(state: State) -> bool:
     return state.is_successful() and not state.is_skipped()
 
 
-def report_single(node: FrozenNode, outcome: Outcome, environment: Environment) -> SingleReport:
+def report_single(node: FrozenNode, outcome: Outcome, environment: Environment, *, loop_count: int = 1) -> SingleReport:
     """The report of one node; its value rides along where that is small."""
     state: State = outcome.state
     limit: int = environment.setting("inline_nbytes")
@@ -312,7 +312,7 @@ def report_single(node: FrozenNode, outcome: Outcome, environment: Environment) 
         except UnmappableError as error:
             reason = str(error)
     seal = _seal_of(state, width, value, outcome.ref)
-    return SingleReport(node.slug, state, value, width, reason, ref=outcome.ref, note=outcome.note, seal=seal)
+    return SingleReport(node.slug, state, value, width, reason, outcome.ref, outcome.note, loop_count, seal)
 
 
 def _seal_of(state: State, width: int | None, value: bytes | None, ref: ResultRef | None) -> bytes:

@@ -123,7 +123,11 @@ class Recorder:
 
     def _with_attempts(self, report: Report) -> Report:
         """The report with the attempts that came with earlier ones of the same task runs."""
-        singles = tuple(replace(each, state=self._known_attempts(each.slug, -1, each.state)) for each in report.singles)
+        states = (self._known_attempts(each.slug, -1, each.state) for each in report.singles)
+        singles = tuple(
+            each if state is each.state else replace(each, state=state)
+            for each, state in zip(report.singles, states, strict=True)
+        )
         columns = tuple(
             replace(
                 column, records={i: self._known_attempts(column.slug, i, each) for i, each in column.records.items()}
