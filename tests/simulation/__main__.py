@@ -11,6 +11,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import suppress
 from itertools import islice
 from multiprocessing import get_context
 
@@ -54,12 +55,13 @@ def _play_many(first: int, options: argparse.Namespace) -> int:
     print(f"first seed {first}", flush=True)
     began, played, kinds = time.monotonic(), 0, defaultdict[str, list[int]](list)
     seeds = 10**9 if options.seconds else options.seeds
-    for count, failures in _results(first, seeds, options.jobs, options.plant, options.seconds):
-        played += count
-        for seed, kind in failures:
-            if kind not in kinds:
-                print(f"seed {seed}: {kind}", flush=True)
-            kinds[kind].append(seed)
+    with suppress(KeyboardInterrupt):  # what was found until then is told
+        for count, failures in _results(first, seeds, options.jobs, options.plant, options.seconds):
+            played += count
+            for seed, kind in failures:
+                if kind not in kinds:
+                    print(f"seed {seed}: {kind}", flush=True)
+                kinds[kind].append(seed)
     rate = played / (time.monotonic() - began)
     print(f"{played:,} worlds, {rate:,.0f} a second, {rate / options.jobs:,.0f} a second and process")
     for kind, found in kinds.items():
