@@ -7,7 +7,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from anabranch.base.errors import DefinitionError
-from anabranch.base.names import short
+from anabranch.base.names import check_name, short
+from anabranch.base.prefect1 import refusing
 from anabranch.base.triggers import all_successful, not_all_skipped
 from anabranch.base.where import caller
 from anabranch.definition import scope
@@ -15,7 +16,7 @@ from anabranch.definition.gates import FirstOf, Gate
 from anabranch.definition.lookup import each_of, home_of, node_of, nodes_of, open_graphs, path_of, stands_for_node
 from anabranch.definition.node import Node, elementwise, matcher
 from anabranch.definition.node import condition as condition_node
-from anabranch.definition.policies import Policies
+from anabranch.definition.task import policies_of
 from anabranch.definition.wiring import call, close
 
 
@@ -105,6 +106,7 @@ class Switch(AbstractContextManager["Switch"]):
             )
 
 
+@refusing("switch")
 def switch(condition: object, cases: Mapping[Any, object], default: object = None) -> None:
     """Run the tasks of the case that equals the value of `condition`. A branch is a node, a task or a list of these."""
     if not cases:
@@ -116,9 +118,22 @@ def switch(condition: object, cases: Mapping[Any, object], default: object = Non
         _gate_branch(chooser.default(), default)
 
 
-def ifelse(condition: object, if_true: object = None, if_false: object = None) -> None:
-    """Run `if_true` if the condition is true, else `if_false`: each a node, a task, a list of these, or None."""
+@refusing("ifelse")
+def ifelse(
+    condition: object,
+    if_true: object = None,
+    if_false: object = None,
+    *,
+    true_task: object = None,
+    false_task: object = None,
+) -> None:
+    """Run `if_true` if the condition is true, else `if_false`: each a node, a task, a list of these, or None.
+
+    `true_task` and `false_task` are other names of them.
+    """
     node = as_node(condition, "ifelse")
+    if_true = true_task if if_true is None else if_true
+    if_false = false_task if if_false is None else if_false
     if if_true is not None:
         _gate_branch(when(node), if_true)
     if if_false is not None:
@@ -144,17 +159,21 @@ def _first_taken(**branches: Any) -> Any:
     return next((value for value in branches.values() if value is not None), None)
 
 
-def merge(*branches: object) -> Any:
+@refusing("merge")
+def merge(*branches: object, flow: Any = None, name: str = "merge", **options: Any) -> Any:
     """A node with the value of the branch that was taken: the first value that is not None.
 
     It is skipped if all branches were skipped, unless one is a plain value, which it then takes. It fails if a branch
-    failed.
+    failed. `options` are those of a task, such as ``checkpoint=False``.
     """
     if not branches:
         raise DefinitionError(f"merge() needs at least one branch ({caller()})")
     nodes = [each for each in branches if isinstance(each, Node)]
-    graphs = scope.current().graphs or (path_of(home_of(*nodes)) if nodes else open_graphs("merge()"))
+    graphs = scope.current().graphs if flow is None else open_graphs("merge()", flow)
+    graphs = graphs or (path_of(home_of(*nodes)) if nodes else open_graphs("merge()"))
     has_constant = any(not stands_for_node(each) for each in branches)
-    policies = Policies(trigger=all_successful if has_constant else not_all_skipped, skip_on_upstream_skip=False)
+    trigger = all_successful if has_constant else not_all_skipped
+    policies = policies_of({"trigger": trigger, **options, "skip_on_upstream_skip": False})
     arguments = {f"branch_{i}": elementwise(each, graphs[0]) for i, each in enumerate(branches)}
-    return call(Node("merge", _first_taken, policies=policies, kind="merge"), arguments, graphs=graphs)
+    node = Node(check_name(name, "task name"), _first_taken, policies=policies, kind="merge")
+    return call(node, arguments, graphs=graphs)

@@ -7,6 +7,7 @@ from typing import Any, Self
 
 from anabranch.base.errors import DefinitionError, FlowValidationError, UnknownNodeError
 from anabranch.base.names import short
+from anabranch.base.prefect1 import refusing
 from anabranch.base.signals import LOOP
 from anabranch.base.where import Where, caller
 from anabranch.definition import scope, strays
@@ -79,11 +80,11 @@ class Writing(Queries):
             return calls[0] if calls else task._call((), {}, self.graph.path, is_partial=True)
         raise DefinitionError(f"add_task: expected a node or a task, found {short(task)} ({caller()})")
 
+    @refusing("flow.add_edge")
     def add_edge(
         self,
         upstream_task: object,
         downstream_task: object,
-        *,
         key: str | None = None,
         mapped: bool = False,
         flattened: bool = False,
@@ -94,10 +95,10 @@ class Writing(Queries):
         second.set_upstream(value, key=key, mapped=mapped, flow=self)
         return Edge(first, second, "data" if key else "order", key, mapped)
 
+    @refusing("flow.set_dependencies")
     def set_dependencies(
         self,
         task: object,
-        *,
         upstream_tasks: Iterable[object] | None = None,
         downstream_tasks: Iterable[object] | None = None,
         keyword_tasks: Mapping[str, object] | None = None,
@@ -122,6 +123,7 @@ class Writing(Queries):
         node: Node = node_of(value, self.graph)
         return node
 
+    @refusing("flow.chain")
     def chain(self, *stages: object) -> None:
         """Run stages one after another; a list of nodes, tasks or lists is a parallel stage."""
         before: list[Node] = []
@@ -131,6 +133,7 @@ class Writing(Queries):
                 node.set_dependencies(self, upstream_tasks=before)
             before = after or before
 
+    @refusing("flow.replace")
     def replace(self, old: object, new: object) -> Node:
         """Replace a node. Returns the node that takes its place.
 
@@ -155,6 +158,7 @@ class Writing(Queries):
             graph.substitute(old, new)
         self._reference = tuple(new if each is old else each for each in self._reference)
 
+    @refusing("flow.update")
     def update(self, other: Writing, *, merge_parameters: bool = False, merge_reference_tasks: bool = False) -> None:
         """Add everything of another flow.
 

@@ -12,6 +12,7 @@ from anabranch.base.where import caller
 from anabranch.definition import scope
 from anabranch.definition.frozen import Edge
 from anabranch.definition.graph import Graph, NodeLike
+from anabranch.definition.lookup import each_of
 from anabranch.definition.node import Node
 from anabranch.definition.parameter import Parameter
 
@@ -52,8 +53,8 @@ class Queries:
     def __bool__(self) -> bool:
         return True
 
-    def sorted_tasks(self) -> list[Node]:
-        """Nodes in topological order.
+    def sorted_tasks(self, root_tasks: Iterable[object] | None = None) -> list[Node]:
+        """Nodes in topological order; of these nodes and all that is downstream of them, if some are given.
 
         Raises
         ------
@@ -61,7 +62,14 @@ class Queries:
             There is a cycle.
         """
         self._settle()
-        return _nodes(self.graph.sorted_nodes())
+        nodes = _nodes(self.graph.sorted_nodes())
+        reached = {node for task in each_of(root_tasks) for node in self._known(task)}
+        if not reached:
+            return nodes
+        for node in nodes:
+            if any(edge.upstream in reached for edge in self.graph.edges_into(node)):
+                reached.add(node)
+        return [node for node in nodes if node in reached]
 
     def root_tasks(self) -> list[Node]:
         """Nodes with nothing upstream."""
@@ -98,10 +106,16 @@ class Queries:
         return _nodes(dict.fromkeys(edge.downstream for edge in self.edges_from(task)))
 
     def get_tasks(
-        self, name: str | None = None, *, slug: str | None = None, tags: Iterable[str] = (), task: object = None
+        self,
+        name: str | None = None,
+        slug: str | None = None,
+        tags: Iterable[str] | None = None,
+        task_type: type | None = None,
+        *,
+        task: object = None,
     ) -> list[Node]:
-        """Nodes that have all of what is given: name, slug, tags (at least these), task or task class."""
-        wanted = frozenset(tags)
+        """Nodes that have all of what is given: name, slug, tags (at least these), class of tasks, task."""
+        wanted = frozenset(tags or ())
         calls = None if task is None else set(self.graph.calls_of(task))
         return [
             node
@@ -110,6 +124,7 @@ class Queries:
             and (slug is None or self.graph.entry(node).slug == slug)
             and wanted <= node.policies.tags
             and (calls is None or node in calls)
+            and (task_type is None or isinstance(node if node.template is None else node.template, task_type))
         ]
 
     @overload

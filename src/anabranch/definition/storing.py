@@ -18,7 +18,7 @@ from anabranch.definition.fingerprints import describe_code
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.policies import to_seconds
 from anabranch.results.result import Result
-from anabranch.results.templates import Template
+from anabranch.results.templates import OF_ELEMENTS, Template
 
 
 class _Target(Template):
@@ -181,13 +181,13 @@ def goes_by_element(storing: Storing, mapped: Collection[str]) -> bool:
         return True
     template = storing.template
     if template.function is None:
-        return bool(template.fields & {"map_index", *mapped})
+        return bool(template.fields & {*OF_ELEMENTS, *mapped})
     try:
         parameters = inspect.signature(template.function).parameters
     except (TypeError, ValueError):
         return True
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    return takes_all or bool(parameters.keys() & {"map_index", *mapped})
+    return takes_all or bool(parameters.keys() & {*OF_ELEMENTS, *mapped})
 
 
 def find_storing_problems(

@@ -15,6 +15,7 @@ from dask.utils import parse_bytes
 from anabranch.base import context
 from anabranch.base.errors import CallError, DefinitionError, MappingError, OptionError, listed, nearest
 from anabranch.base.names import check_name, named, short
+from anabranch.base.prefect1 import refuse
 from anabranch.base.triggers import Trigger
 from anabranch.base.where import caller
 from anabranch.definition import scope
@@ -64,7 +65,7 @@ class Task(Template, Generic[P, R]):
         self._keep("slug", check_name(slug, "task slug") if slug is not None else None)
         where = caller()
         try:
-            policies = _policies(options)
+            policies = policies_of(options)
         except OptionError as error:
             raise OptionError(f"task {self.name!r} ({where}): {error}") from None
         function = self._function()
@@ -154,7 +155,9 @@ class Task(Template, Generic[P, R]):
         return function
 
     def run(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Call the plain function, with the fixed arguments."""
+        """Call the plain function, with the fixed arguments; what is a `Task` and nothing more does nothing."""
+        if type(self) is Task:
+            return typing.cast(R, None)
         raise NotImplementedError(f"{type(self).__name__} needs a method run(self, …)")
 
     # Calls ------------------------------------------------------------------------------------------------------------
@@ -214,15 +217,23 @@ class Task(Template, Generic[P, R]):
         result: list[R] = node
         return result
 
-    def bind(self, *args: Any, upstream_tasks: Iterable[object] | None = None, flow: Any = None, **kwargs: Any) -> Any:
+    def bind(
+        self,
+        *args: Any,
+        upstream_tasks: Iterable[object] | None = None,
+        mapped: bool = False,
+        flow: Any = None,
+        **kwargs: Any,
+    ) -> Any:
         """Fix arguments: return a task with them or, in an open flow with nodes among the arguments, add a call.
 
         Later calls may replace them by name; positional arguments of later calls come after the fixed ones. A task that
-        was bound in the block of a flow and not called there is called at its end. With `flow`, a call is added to it.
+        was bound in the block of a flow and not called there is called at its end. With `flow` or `mapped`, a call (of
+        a map) is added.
         """
         graphs = scope.current().graphs
-        if flow is not None or (graphs and (upstream_tasks or holds_node([*args, *kwargs.values()]))):
-            return self._call(args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks)
+        if flow is not None or mapped or (graphs and (upstream_tasks or holds_node([*args, *kwargs.values()]))):
+            return self._call(args, kwargs, self._graphs(flow), upstream_tasks=upstream_tasks, is_mapped=mapped)
         twin = copy.copy(self)
         by_position = self._anabranch.by_position | self._bound(args, {}).keys()
         twin._fix(self._with_fixed(self._bound(args, kwargs)), by_position)
@@ -357,7 +368,7 @@ class Task(Template, Generic[P, R]):
         options.pop("slug", None)
         name = check_name(options.pop("name", self.name), "task name")
         try:
-            policies = _policies(options, self._anabranch.policies) if options else self._anabranch.policies
+            policies = policies_of(options, self._anabranch.policies) if options else self._anabranch.policies
         except OptionError as error:
             raise OptionError(f"{self.name}(task_args=…): {error} ({caller()})") from None
         # One Signature for all calls: looking at a function is slow, and it travels to workers once.
@@ -398,10 +409,12 @@ class _Run:
         return self.task._function()(*positional, **keywords)
 
 
-def _policies(options: Mapping[str, Any], base: Policies | None = None) -> Policies:
+def policies_of(options: Mapping[str, Any], base: Policies | None = None) -> Policies:
     """The policies that options describe, as changes of others."""
     storing = {name: value for name, value in options.items() if name in STORING_OPTIONS}
     rest = {name: value for name, value in options.items() if name not in storing}
+    for name in rest.keys() - Policies.options():
+        refuse(f"{name}=")
     policies = Policies.from_options(_with_nbytes(rest), base)
     if all(value is None for value in storing.values()):
         return policies

@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import queue
+import re
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from anabranch.base.errors import ExecutorError, OptionError
+from anabranch.base.prefect1 import refusing
 from anabranch.base.settings import config
 from anabranch.executors.base import (
     ANSWER_S,
@@ -55,7 +57,7 @@ class DaskExecutor(Executor):
     Parameters
     ----------
     address
-        Address of a scheduler (``"tcp://host:8786"``). None: make a cluster for the run.
+        Address of a scheduler (``"tcp://host:8786"``, or without ``tcp://``). None: make a cluster for the run.
     cluster_class
         Class, function or dotted name that makes the cluster, or an existing cluster, which is not closed; default:
         ``distributed.LocalCluster``.
@@ -76,6 +78,7 @@ class DaskExecutor(Executor):
 
     in_process = False
 
+    @refusing("DaskExecutor")
     def __init__(
         self,
         address: str | None = None,
@@ -87,6 +90,8 @@ class DaskExecutor(Executor):
         security: Security | Mapping[str, Any] | bool | None = None,
         performance_report: str | os.PathLike[str] | None = None,
     ) -> None:
+        if isinstance(address, str) and re.fullmatch(r"[\w.-]+:\d{1,5}", address):
+            address = f"tcp://{address}"
         if address is not None and (
             cluster_class is not None or cluster_kwargs is not None or adapt_kwargs is not None
         ):

@@ -13,6 +13,7 @@ from dask._task_spec import DataNode, Task
 from dask.local import get_async
 
 from anabranch.base.errors import OptionError
+from anabranch.base.prefect1 import refusing
 from anabranch.executors.base import Dropped, Executor, Key, Message, Posted, Region
 
 
@@ -27,6 +28,7 @@ class LocalDaskExecutor(Executor):
         Threads; default: one per processor.
     """
 
+    @refusing("LocalDaskExecutor")
     def __init__(
         self, scheduler: Literal["threads", "synchronous"] = "threads", num_workers: int | None = None
     ) -> None:

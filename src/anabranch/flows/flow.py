@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 from anabranch.base.errors import DefinitionError, OptionError, ParameterError, listed, nearest
 from anabranch.base.names import check_name, named, short
+from anabranch.base.prefect1 import refuse, refusing
 from anabranch.base.where import caller
 from anabranch.definition import scope
 from anabranch.definition.building import Writing
@@ -71,11 +72,12 @@ class Flow(Writing):
         Maximum number of its runs at a time, over all services; default: no maximum.
     """
 
+    @refusing("Flow")
     def __init__(
         self,
         name: str,
-        *,
         schedule: Schedule | None = None,
+        *,
         max_runs: int | None = None,
         executor: Executor | None = None,
         state_handlers: Sequence[Handler] | None = None,
@@ -159,6 +161,7 @@ class Flow(Writing):
         twin._reference = self._reference
         return twin
 
+    @refusing("flow.visualize")
     def visualize(
         self,
         state: FlowRunView | None = None,
@@ -445,6 +448,8 @@ class Flow(Writing):
         return min(slugs), int(found[2])
 
     def _given(self, parameters: object, by_name: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name in by_name.keys() - self.parameters(by_name=True):
+            refuse(f"flow.run({name}=)")
         if parameters is None:
             return by_name
         if not isinstance(parameters, Mapping):
@@ -460,7 +465,15 @@ class Flow(Writing):
 
     # Running by itself ------------------------------------------------------------------------------------------------
 
-    def register(self, project: str = "", labels: Iterable[str] = (), *, storage: object = "source") -> FlowRecord:
+    @refusing("flow.register")
+    def register(
+        self,
+        project: str = "",
+        labels: Iterable[str] = (),
+        *,
+        storage: object = "source",
+        project_name: str | None = None,
+    ) -> FlowRecord:
         """Put the flow into the registry, so that services run it on its schedule and on request.
 
         Parameters
@@ -468,9 +481,10 @@ class Flow(Writing):
         project, labels
             For lists of flows.
         storage
-            Where runs find the code:
             Where runs find the code: ``"source"``, its file; ``"database"``, a pickle in the registry; or a pickle in a
             `anabranch.storage.LocalStorage` or ``S3Storage``.
+        project_name
+            Another name of `project`.
 
         Returns
         -------
@@ -489,7 +503,8 @@ class Flow(Writing):
                 f"flow {self.name!r}: register() inside a `with Flow` block ({caller()}); call it after the block"
             )
         source = f"{self.where.file}:{self.name}"
-        return put(record_of(self.registrable(source), project=project, labels=labels, storage=storage))
+        project = project or project_name or ""
+        return put(record_of(self.registrable(source), project=project, labels=labels or (), storage=storage))
 
     def serve(
         self,

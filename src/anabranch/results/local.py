@@ -19,6 +19,7 @@ from uuid import uuid4
 
 from anabranch.base.errors import OptionError, ResultStoreError
 from anabranch.base.files import data_directory, network_filesystem
+from anabranch.base.prefect1 import refusing
 from anabranch.results.result import Result
 
 _TEMPORARY = ".anabranch-tmp-"  # no location has a name that begins with a dot
@@ -208,6 +209,7 @@ class LocalResult(Result):
         It is not the path of a directory.
     """
 
+    @refusing("LocalResult")
     def __init__(self, dir: str | os.PathLike[str] | None = None, **options: Any) -> None:
         if dir is not None and (not isinstance(dir, (str, os.PathLike)) or not str(dir) or "\0" in str(dir)):
             raise OptionError(f"LocalResult: expected the path of a directory, found {dir!r:.80}")

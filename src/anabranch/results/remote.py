@@ -17,6 +17,7 @@ from typing import Any
 from uuid import uuid4
 
 from anabranch.base.errors import OptionError, listed
+from anabranch.base.prefect1 import refusing
 from anabranch.results.local import LocalStore
 from anabranch.results.result import Result
 from anabranch.results.serializers import need
@@ -231,6 +232,7 @@ class S3Result(FileResult):
         Options of s3fs, such as ``endpoint_url``, ``key``, ``secret`` and ``anon``. See `FileResult`.
     """
 
+    @refusing("S3Result")
     def __init__(
         self, bucket: str, prefix: str = "", *, serializer: Any = None, location: Any = None, **options: Any
     ) -> None:

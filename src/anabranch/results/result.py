@@ -26,6 +26,7 @@ from anabranch.base.errors import (
     ResultStoreError,
 )
 from anabranch.base.names import short
+from anabranch.base.prefect1 import refusing
 from anabranch.base.settings import config
 from anabranch.results.elements import pack_elements, unpack_elements
 from anabranch.results.envelope import Header, canonical, head_nbytes, head_of, is_envelope, open_envelope, read_header
@@ -65,6 +66,7 @@ class Result:
         The serializer or the location cannot be used.
     """
 
+    @refusing("Result")
     def __init__(
         self,
         store: Store,

@@ -10,7 +10,7 @@ import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
 from pathlib import PurePath
@@ -23,22 +23,36 @@ from anabranch.results.locations import check_location, fitted, slug
 
 FIELDS = ("flow_name", "run_id", "task_name", "map_index", "date")
 """Fields that every task run has, besides parameters and the task's inputs."""
-_INSTEAD = {
-    "today": "{date:%Y-%m-%d}",
-    "yesterday": "a function of date in place of the template",
-    "tomorrow": "a function of date in place of the template",
-    "task_slug": "{task_name}",
-    "task_full_name": "{task_name}, with {map_index} for elements",
-    "scheduled_start_time": "{date}, with a format such as {date:%Y%m%d}",
-    "flow_run_id": "{run_id}",
-}
-"""What stands for other names that the context of a task has."""
+_DAYS = {"yesterday": -1, "today": 0, "tomorrow": 1}
+PREFECTS = frozenset(
+    {"flow_run_id", "scheduled_start_time", "task_full_name", "task_slug", *_DAYS, *(f"{day}_nodash" for day in _DAYS)}
+)
+"""Fields under the names that Prefect 1 has for them."""
+OF_ELEMENTS = frozenset({"map_index", "task_full_name"})
+"""Fields that differ between the elements of a map."""
+_ITEM = re.compile(r"parameters\[(['\"]?)([^]'\"]+)\1\](?::(.*))?")
 MAX_SOURCE = 1000  # characters of a template: a longer one is data that went astray
 _DATE = re.compile(r"(?:%[aAbBdfGHIjmMpSuUVwWyY]|[^%{}])+")  # of strftime, what does not depend on the platform
 _ZEROS = re.compile(r"0([1-9]|1\d|20)d?")
 _CUT = re.compile(r"\.([1-9]\d?)")
 _PLAIN = (str, int, float, Decimal, date, UUID, PurePath, type(None))
 _SAMPLE = datetime(2026, 11, 20, tzinfo=UTC)
+_DATES = {"date", "scheduled_start_time", *_DAYS}
+
+
+def prefects_fields(fields: Mapping[str, Any], date: datetime | None, parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """`PREFECTS`, and ``parameters[name]`` of each parameter, for a run's fields, date and parameters."""
+    name, index = fields["task_name"], fields.get("map_index")
+    found = {f"parameters[{parameter}]": value for parameter, value in parameters.items()}
+    found["flow_run_id"] = fields["run_id"]
+    found["task_slug"] = name
+    found["task_full_name"] = name if index is None else f"{name}[{index}]"
+    found["scheduled_start_time"] = date
+    if date is not None:
+        for day, distance in _DAYS.items():
+            at = date + timedelta(days=distance)
+            found |= {day: at.date(), f"{day}_nodash": f"{at:%Y%m%d}"}
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +100,7 @@ class Template:
         self._parts = tuple(_parse_template(source, problems))
         if not problems:
             fields = [part for part in self._parts if isinstance(part, Field)]
-            dated = {field.name for field in fields if field.name == "date" or "%" in field.spec}
+            dated = {field.name for field in fields if field.name in _DATES or "%" in field.spec}
             try:
                 self.render({name: _SAMPLE if name in dated else 1 for name in self.fields})
             except LocationError as error:
@@ -127,11 +141,9 @@ class Template:
             With all of them, and those that there are.
         """
         known = dict.fromkeys((*FIELDS, *names))
-        if unknown := sorted(self.fields - known.keys()):
-            hints = "".join(f"; for {name!r}, use {_INSTEAD[name]}" for name in unknown if name in _INSTEAD)
-            raise OptionError(
-                f"{self.what} {self.source!r}: no field {listed(unknown)}{hints}; there are {listed(known)}"
-            )
+        items = {f"parameters[{name}]" for name in known}
+        if unknown := sorted(self.fields - known.keys() - PREFECTS - items):
+            raise OptionError(f"{self.what} {self.source!r}: no field {listed(unknown)}; there are {listed(known)}")
 
     def render(self, fields: Mapping[str, Any]) -> str:
         """The location for these fields; different values of a field give different ones.
@@ -220,13 +232,15 @@ def _parse_template(source: str, problems: list[str]) -> Iterator[str | Field]:
             yield brace[:1] or text
         elif text:
             problems.append(f"a single {text!r}; write {text * 2!r} for the character itself")
-        elif (name := inner.partition(":")[0]).isidentifier():
-            spec = inner.partition(":")[2]
+        elif (item := _ITEM.fullmatch(inner)) or inner.partition(":")[0].isidentifier():
+            name = f"parameters[{item[2]}]" if item else inner.partition(":")[0]
+            spec = (item[3] or "") if item else inner.partition(":")[2]
             if complaint := _spec_complaint(name, spec):
                 problems.append(f"{{{inner}}}: {complaint}")
             yield Field(name, spec)
         else:
-            problems.append(f"{{{inner}}}: {_name_complaint(name)}; fields are {listed(FIELDS)}, parameters and inputs")
+            complaint = _name_complaint(inner.partition(":")[0])
+            problems.append(f"{{{inner}}}: {complaint}; fields are {listed(FIELDS)}, parameters and inputs")
 
 
 def _name_complaint(name: str) -> str:

@@ -17,6 +17,7 @@ from cronsim import CronSim, CronSimError
 
 from anabranch.base.errors import ScheduleError
 from anabranch.base.names import short
+from anabranch.base.prefect1 import refusing
 from anabranch.schedules.zones import existing, moment_of, zone_of
 
 DAY = timedelta(days=1)
@@ -58,6 +59,7 @@ class Clock:
         The end is before the start, the zone does not exist, or a value has the wrong type.
     """
 
+    @refusing("Clock")
     def __init__(
         self,
         start_date: date | None = None,

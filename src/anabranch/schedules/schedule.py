@@ -11,6 +11,7 @@ from typing import Any, Literal, overload
 
 from anabranch.base.errors import ScheduleError
 from anabranch.base.names import short
+from anabranch.base.prefect1 import refusing
 from anabranch.schedules.clocks import Clock, CronClock, DatesClock, IntervalClock
 from anabranch.schedules.filters import Filter
 
@@ -59,6 +60,7 @@ class Schedule:
         There is no clock, or an option has the wrong type.
     """
 
+    @refusing("Schedule")
     def __init__(
         self,
         clocks: Iterable[Clock] = (),

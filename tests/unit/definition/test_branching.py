@@ -362,6 +362,13 @@ def test_ifelse_casts_to_truth(found, expected):
     assert outcome(flow, yes, no) == expected
 
 
+def test_ifelse_takes_the_names_that_prefect_1_has_for_its_branches():
+    with Flow("f") as flow:
+        yes, no = value("yes"), value("no")
+        ifelse(condition=value(0), true_task=yes, false_task=no)
+    assert outcome(flow, yes, no) == ["-", "no"]
+
+
 def test_either_branch_may_be_missing():
     with Flow("f") as flow:
         yes, no = value("yes"), value("no")
@@ -417,6 +424,14 @@ def test_a_merge_never_compares_values():
     with Flow("f") as flow:
         node = merge(value(None), value(np.array([1, 2])))
     assert list(flow.run().result[node].result) == [1, 2]
+
+
+def test_a_merge_has_options_as_tasks_have_and_may_name_its_flow():
+    with Flow("f") as flow:
+        a, b = value("a"), value("b")
+    node = merge(a, b, flow=flow, checkpoint=False, name="either", tags=["t"])
+    assert (node.name, node.policies.tags, node.policies.storing.checkpoint) == ("either", {"t"}, False)
+    assert outcome(flow, node) == ["a"]
 
 
 # Elements -------------------------------------------------------------------------------------------------------------

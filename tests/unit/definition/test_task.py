@@ -438,6 +438,12 @@ def test_in_an_open_flow_binding_nodes_is_a_call():
     assert len(flow.tasks) == 2
 
 
+def test_what_is_bound_to_elements_is_a_map():
+    with Flow("f") as flow:
+        node = greet.bind(["Alice", "Bob"], mapped=True)
+    assert results(flow, node) == [["Hello Alice", "Hello Bob"]]
+
+
 def test_a_bound_task_of_an_open_flow_is_called_at_the_end_of_the_block_if_nobody_has_called_it():
     # given
     called = greet.bind(name="Dan")

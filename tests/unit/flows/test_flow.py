@@ -317,6 +317,25 @@ def test_get_tasks_takes_a_class_of_tasks():
     assert f.get_tasks(task=Load) == [node]
 
 
+def test_get_tasks_takes_the_class_of_tasks_or_of_nodes_as_task_type():
+    with Flow("f") as f:
+        p = Parameter("p", default=1)
+        a = add(p, 1)
+    assert (f.get_tasks(task_type=Parameter), f.get_tasks(task_type=type(add))) == ([p], [a])
+    assert f.get_tasks("add", None, None, Parameter) == []
+
+
+def test_sorted_tasks_can_be_those_from_some_on():
+    with Flow("f") as f:
+        a, b = value(1), value(2)
+        c = add(b, 1)
+        d = add(c, a)
+    assert f.sorted_tasks() == [a, b, c, d]
+    assert f.sorted_tasks(root_tasks=[b]) == [b, c, d]
+    assert f.sorted_tasks([d]) == [d]
+    assert f.sorted_tasks([]) == [a, b, c, d]
+
+
 def test_declared_dependencies_are_there_when_somebody_looks():
     use = task(name="use", depends_on=[Dependency(value)])(lambda: 1)
     f = Flow("f")

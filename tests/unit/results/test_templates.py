@@ -17,7 +17,7 @@ from tests.refusals import refused
 from anabranch.errors import LocationError, OptionError
 from anabranch.results import LocalResult, Template
 from anabranch.results.locations import MAX_NAME, MAX_SLUG, check_location, slug
-from anabranch.results.templates import NameTemplate
+from anabranch.results.templates import NameTemplate, prefects_fields
 
 NOON = datetime(2026, 11, 20, 12, 30, 5, tzinfo=UTC)
 FIELDS: dict[str, Any] = {
@@ -170,32 +170,38 @@ def test_what_is_no_template_is_refused(source: Any):
 
 
 def test_fields_that_there_will_not_be_are_refused_with_those_that_there_are():
-    template = Template("{flow_name}/{today}/{path}/{region}")
-    template.check(["today", "path", "region"])
-    with refused(
-        OptionError,
-        "no field 'region', 'today'; for 'today', use {date:%Y-%m-%d}; there are 'flow_name'",
-        "'path'",
-        at="",
-    ):
+    template = Template("{flow_name}/{path}/{region}/{parameters[zone]}")
+    template.check(["path", "region", "zone"])
+    with refused(OptionError, "no field 'parameters[zone]', 'region'; there are 'flow_name'", "'path'", at=""):
         template.check(["path"])
 
 
 @pytest.mark.parametrize(
-    ("name", "instead"),
+    ("source", "right"),
     [
-        ("yesterday", "a function of date in place of the template"),
-        ("tomorrow", "a function of date in place of the template"),
-        ("task_slug", "{task_name}"),
-        ("task_full_name", "{task_name}, with {map_index} for elements"),
-        ("scheduled_start_time", "{date}"),
-        ("flow_run_id", "{run_id}"),
+        ("{today}", "2026-11-20"),
+        ("{yesterday:%d}", "19"),
+        ("{tomorrow}", "2026-11-21"),
+        ("{tomorrow_nodash}", "20261121"),
+        ("{scheduled_start_time:%Y%m%d}", "20261120"),
+        ("{task_slug}", "parse"),
+        ("{task_full_name}", slug("parse[7]")),
+        ("{flow_run_id}", "r1"),
+        ("{parameters[region]}-{parameters['region']:.1}", "us-u"),
     ],
 )
-def test_what_the_context_calls_otherwise_is_named_with_the_field_for_it(name: str, instead: str):
-    with refused(OptionError, f"no field {name!r}; for {name!r}, use {instead}", at=""):
-        Template(f"{{{name}}}").check([])
-    Template(f"{{{name}}}").check([name])
+def test_fields_of_prefect_1_are_there_under_the_names_that_they_have_there(source: str, right: str):
+    template = Template(source)
+    template.check(["region"])
+    fields = {**FIELDS, **prefects_fields(FIELDS, NOON, {"region": "us"}), "date": "a parameter of that name"}
+    assert template.render(fields) == right
+
+
+def test_without_an_index_the_full_name_is_the_name_and_without_a_date_there_is_no_day():
+    fields = prefects_fields({**FIELDS, "map_index": None}, None, {})
+    assert fields["task_full_name"] == "parse"
+    with refused(LocationError, "no field 'today'", at=""):
+        Template("{today}").render(fields)
 
 
 @pytest.mark.parametrize(

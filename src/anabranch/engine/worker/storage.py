@@ -24,6 +24,7 @@ from anabranch.results.claims import Claim, value_or_claim
 from anabranch.results.locations import check_location, slug
 from anabranch.results.reference import ResultRef
 from anabranch.results.result import Result
+from anabranch.results.templates import prefects_fields
 
 Prefetched: TypeAlias = Mapping[str, bytes | None]
 """Objects by location that were looked for already; None where there was none."""
@@ -55,14 +56,19 @@ class Storage:
         self.result: Result = storing.result
         self.is_shared = storing.is_cached or storing.target is not None
         self.goes_by_element = not node.is_map or self.is_shared or goes_by_element(storing, node.mapped)
+        template = storing.template
+        self.has_prefects_fields = template.function is not None or bool(template.fields - _OF_EVERY_RUN)
         # A call has the target that it has in the flow's block, whoever calls.
         self.name = node.name if node.depth and storing.target is not None else node.slug
 
     def fields(self, inputs: Mapping[str, Any], index: int | None) -> dict[str, Any]:
         """What templates can name; inputs win."""
-        base = {"flow_name": self.run.flow_name, "run_id": self.run.run_id, "task_name": self.name}
-        moment = {"map_index": index, "date": self.run.date}
-        return {**base, **moment, **self.run.parameters, **inputs}
+        base: dict[str, Any] = {"flow_name": self.run.flow_name, "run_id": self.run.run_id, "task_name": self.name}
+        base |= {"map_index": index, "date": self.run.date}
+        if self.has_prefects_fields:
+            named = self.run.parameters if self.storing.template.function is None else {}
+            base |= prefects_fields(base, self.run.date, named)
+        return {**base, **self.run.parameters, **inputs}
 
     def ids(self, index: int | None = None) -> dict[str, Any]:
         """Whose the values of this run are."""

@@ -1,0 +1,20 @@
+"""Puts the table of ``anabranch.base.prefect1`` into ``docs/howto/migrating.md``: ``python docs/migrating.py``."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from pathlib import Path
+
+PAGE = Path(__file__).parent / "howto" / "migrating.md"
+BEGIN = "<!-- made by migrating.py, from here -->\n"
+
+
+def page() -> str:
+    """The page with the table as it is now."""
+    text = PAGE.read_text(encoding="utf-8")
+    table = files("anabranch.base").joinpath("prefect1.md").read_text(encoding="utf-8")
+    return f"{text.partition(BEGIN)[0]}{BEGIN}\n{table}"
+
+
+if __name__ == "__main__":
+    PAGE.write_text(page(), encoding="utf-8")
