@@ -77,9 +77,12 @@ class Page(SchedulerPlugin):
         if self.client not in scheduler.clients:
             raise RuntimeError("the driver of the run has gone")
         self.scheduler = scheduler
+        told: dict[str, Any] = {}
         try:
-            mount(scheduler).users.add(self.token)
-            told: dict[str, Any] = {}
+            if (mounted := mount(scheduler)) is not None:
+                mounted.users.add(self.token)
+            else:
+                told = {"refused": ""}
         except Exception as error:  # Dask's dashboard is not documented: whatever has changed is no reason to fail
             told = {"refused": f"{type(error).__name__}: {error}"[:300]}
         scheduler.task_metadata.setdefault(OWN, {})[self.token] = told
@@ -140,15 +143,15 @@ class Mounted:
         self.application.stop()
 
 
-def mount(scheduler: Any) -> Mounted:
-    """The page on a scheduler, put up if it is not there yet."""
+def mount(scheduler: Any) -> Mounted | None:
+    """The page on a scheduler, put up if it is not there yet; None without a dashboard, where nobody misses it."""
     found: Mounted | None = getattr(scheduler, MOUNTED, None)
     if found is not None:
         return found
     web: Any = getattr(scheduler, "http_application", None)
     dashboard = next((each for each in getattr(web, "applications", ()) if hasattr(each, "app_paths")), None)
     if dashboard is None:
-        raise RuntimeError("the scheduler has no dashboard")
+        return None
     from distributed.dashboard.core import BokehApplication
     from distributed.dashboard.scheduler import template_variables
     from tornado.ioloop import IOLoop

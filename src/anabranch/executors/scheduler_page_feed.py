@@ -64,13 +64,13 @@ class PageFeed:
             await scheduler.register_scheduler_plugin(plugin=plugin, name=name, idempotent=False)
             told = await scheduler.get_metadata(keys=[OWN, self._token], default=None)
         except Exception as error:  # a scheduler of another version, a run that is over: it did without the page
-            reason = str(error) or type(error).__name__
+            reason: str | None = str(error) or type(error).__name__
         else:
-            reason = (told or {}).get("refused", "")
-        if not reason:
+            reason = (told or {}).get("refused")
+        if reason is None:
             self._is_up = True
             await self._send()
-        elif self._client.status == "running" and reason not in _said:
+        elif reason and self._client.status == "running" and reason not in _said:
             _said.add(reason)
             _log.info("Dask's dashboard has no page of this run: %s", reason)
 

@@ -137,6 +137,7 @@ class FakeScheduler:
         self.clients = {"client": object()}
         self.task_metadata: dict[str, Any] = {}
         self.plugins: dict[str, Any] = {}
+        self.http_application: Any = None
 
 
 def started(plugin: Page, scheduler: FakeScheduler) -> None:
@@ -153,9 +154,16 @@ def test_what_travels_is_text_and_a_scheduler_that_will_not_have_it_is_left_as_i
     # when
     started(plugin, scheduler)
     # then
-    assert "no dashboard" in scheduler.task_metadata[OWN]["token"]["refused"]
+    assert scheduler.task_metadata[OWN]["token"] == {"refused": ""}  # without a dashboard there is nothing to say
     with pytest.raises(RuntimeError, match="has gone"):
         Page("late", "another client").start(scheduler).send(None)
+
+
+def test_a_dashboard_that_is_not_as_it_is_known_is_left_as_it_was_with_the_reason():
+    plugin, scheduler = Page("token", "client"), FakeScheduler()
+    scheduler.http_application = SimpleNamespace(applications=[SimpleNamespace(app_paths=[])])
+    started(plugin, scheduler)
+    assert "AttributeError" in scheduler.task_metadata[OWN]["token"]["refused"]
 
 
 def test_what_was_written_down_goes_with_the_drivers_client():
