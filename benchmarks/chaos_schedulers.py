@@ -78,8 +78,9 @@ class WatchedLocal(WatchedExecutor):
     @property
     def cluster(self) -> Any:
         """The one that there is now."""
-        assert self._made is not None
-        return self._made.cluster
+        assert self._latest is not None
+        assert self._latest._made is not None
+        return self._latest._made.cluster
 
 
 def local_scheduler(stage: Stage) -> Iterator[Row]:

@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -16,10 +17,11 @@ from tests.cells import run_cell
 from tests.contracts.misbehaviour import RAISES, RETURNS, HoldsLock
 from tests.shuffled_executor import ShuffledExecutor
 
-from anabranch import Flow, FlowRunner, config, context, signals, task, triggers, unmapped
+from anabranch import Flow, FlowRunner, Parameter, config, context, signals, task, triggers, unmapped
 from anabranch.base.events import TaskChanged
 from anabranch.errors import AnabranchError, OptionError, SchedulerUnreachable
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
+from anabranch.results import LocalResult
 
 SECONDS = 8.0
 """Longest that a run of a few tasks may take, on a busy machine; what hangs takes for ever."""
@@ -719,6 +721,25 @@ def test_an_executor_can_be_used_again_and_pickled(place: Place) -> None:
     assert repr(twin) == repr(place.executor)
 
 
+def test_one_flow_with_its_executor_and_its_result_is_run_by_many_threads_at_once(place: Place, tmp_path: Any) -> None:
+    all_begin = threading.Barrier(3)
+
+    def meet(flow: Flow, old: Any, new: Any) -> None:
+        if new.is_running():
+            all_begin.wait(SECONDS)
+
+    options: dict[str, Any] = {"executor": place.executor, "result": LocalResult(tmp_path), "state_handlers": [meet]}
+    with Flow("shared", **options) as flow:
+        x = Parameter("x")
+        node = task(lambda xs, x: [*xs, x], name="both")(fine.map([0, 1, 2]), x)
+
+    def run(x: int) -> Any:
+        return flow.run(x=x, executor=None).result[node].result
+
+    with ThreadPoolExecutor(3) as pool:
+        assert list(pool.map(run, (1, 2, 3))) == [[0, 1, 2, x] for x in (1, 2, 3)]
+
+
 # A cluster ------------------------------------------------------------------------------------------------------------
 
 
@@ -864,13 +885,15 @@ def test_tasks_that_leave_traces_harm_nobody(on_cluster: Place, act: str, tmp_pa
 @pytest.mark.cluster
 def test_a_cluster_is_made_for_a_run_and_closed_after_it() -> None:
     executor = DaskExecutor(cluster_kwargs={"n_workers": 1, "threads_per_worker": 2})
+    links: list[str | None] = []
     with Flow("own cluster") as flow:
         pids = task(lambda _: os.getpid(), name="pid").map([0, 1])
         bad = task(RAISES["does not pickle"][0], name="bad")()
         large = task(lambda: b"x" * 100_000, name="large")()
 
-    view = flow.run(executor=executor)
+    view = flow.run(executor=executor, observers=[lambda event: links.append(executor.dashboard_link)])
 
+    assert str(links[0]).startswith("http://127.0.0.1:")
     assert os.getpid() not in view.result[pids].result
     assert view.result[bad].state.failure.type_name.endswith(HoldsLock.__name__)
     assert len(view.result[large].result) == 100_000

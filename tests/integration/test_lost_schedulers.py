@@ -134,8 +134,9 @@ def test_a_cluster_of_the_runs_own_is_made_again(ledger: Ledger) -> None:
     deaths: list[tuple[float, int]] = []
 
     def close_scheduler() -> None:
-        assert executor._made is not None
-        cluster = executor._made.cluster
+        assert executor._latest is not None
+        assert executor._latest._made is not None
+        cluster = executor._latest._made.cluster
         deaths.extend((time.time(), worker.pid) for worker in cluster.workers.values())
         cluster.sync(cluster.scheduler.close)
 

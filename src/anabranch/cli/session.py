@@ -154,8 +154,6 @@ class Session:
         except KeyboardInterrupt:
             if interrupts.received is None:
                 raise
-            with contextlib.suppress(Exception):  # a cluster that was half made
-                self.executor.stop()
         except Exception as error:  # not of a task: those are states. A handler of the flow's, or a bug of ours.
             text = "".join(traceback.format_exception(error)).rstrip()
             raise Problem(f"the run was ended by an exception outside of any task\n{text}", RUN_FAILED) from error

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 
 from anabranch.base.errors import ExecutorError
 
@@ -80,9 +80,10 @@ Message: TypeAlias = Posted | Logged | Dropped | Disconnected | CancelWanted
 
 
 class Executor(ABC):
-    """Where compiled regions run. One executor object serves one run at a time, and can be used again.
+    """Where compiled regions run.
 
-    What is abstract here makes one; the rest is right where tasks run in this process.
+    What users have describes a place, for as many runs as they like, at the same time too: each has one of its own, see
+    `for_run`. What is abstract here makes an executor; the rest is right where tasks run in this process.
     """
 
     in_process: bool = True
@@ -113,6 +114,12 @@ class Executor(ABC):
         return None
 
     # A run ----------------------------------------------------------------------------------------------------------
+
+    def for_run(self) -> Self:
+        """An executor like this one, which `start` makes ready for a run, and which nobody else uses."""
+        made = object.__new__(type(self))
+        made.__dict__.update(self.__dict__)
+        return made
 
     @abstractmethod
     def start(self, token: str) -> None:

@@ -11,7 +11,7 @@ import time
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from anabranch.base.errors import ExecutorError, OptionError
 from anabranch.base.prefect1 import refusing
@@ -113,6 +113,8 @@ class DaskExecutor(Executor):
         """Whether runs are shown in Dask's own dashboard; None: as the setting ``scheduler_page`` says."""
         self._client: Client | None = None
         self._made: MadeCluster | None = None
+        self._latest: Self | None = None
+        """What the run has that began last."""
         self._reset()
 
     def __repr__(self) -> str:
@@ -126,8 +128,14 @@ class DaskExecutor(Executor):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._client, self._made = None, None
+        self._client, self._made, self._latest = None, None, None
         self._reset()
+
+    def for_run(self) -> Self:
+        """An executor like this one, for one run."""
+        made = super().for_run()
+        self._latest, made._latest = made, None
+        return made
 
     def _reset(self) -> None:
         self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -169,8 +177,9 @@ class DaskExecutor(Executor):
 
     @property
     def dashboard_link(self) -> str | None:
-        """Address of Dask's own page, while a run goes on."""
-        return self._client.dashboard_link if self._client is not None else None
+        """Address of Dask's own page, while a run goes on; of several runs, for the one that began last."""
+        client = self._client if self._latest is None else self._latest._client
+        return client.dashboard_link if client is not None else None
 
     def start(self, token: str) -> None:
         """Connect; without an address, make the cluster first.

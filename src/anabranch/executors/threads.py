@@ -49,7 +49,6 @@ class LocalDaskExecutor(Executor):
         self._unwanted: set[Key] = set()
         self._held: dict[Key, Any] = {}
         """Tasks that wait for keys of regions that are still being computed."""
-        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"LocalDaskExecutor(scheduler={self.scheduler!r}, num_workers={self.num_workers})"
@@ -65,6 +64,7 @@ class LocalDaskExecutor(Executor):
     def start(self, token: str) -> None:
         """Start the threads."""
         self._messages, self._values, self._unwanted, self._held = queue.SimpleQueue(), {}, set(), {}
+        self._lock = threading.Lock()
         self._pool = ThreadPoolExecutor(self.num_workers, thread_name_prefix="anabranch")
 
     def stop(self) -> None:

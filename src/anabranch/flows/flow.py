@@ -263,7 +263,7 @@ class Flow(Writing):
                 f"flow {self.name!r}: run() inside a `with Flow` block ({caller()}); run it after the block"
             )
         self.validate()
-        place = choose_executor(executor, self.executor)
+        place = choose_executor(executor, self.executor).for_run()
         given = self._given(parameters, kwargs)
         request = self._request(resume, given, resume_only, resume_from, resume_element, rerun_changed)
         if request is not None and run_id is not None:
