@@ -181,6 +181,8 @@ def _run_blocks(stages: list[Stage], width: int, deadline: float) -> int:
         stages[0].run(low, min(low + size, width), deadline if low else float("inf"))
         high = stages[0].reached
         for stage in stages[1:]:
+            if stage.is_over():  # nothing begins after the end, in the maps below neither
+                break
             stage.run(low, high, float("inf"))
         low = high
         size = min(size * 2, LONGEST_BLOCK) if clock() - began < BLOCK_S else max(size // 2, 1)

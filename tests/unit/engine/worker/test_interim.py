@@ -125,6 +125,28 @@ def test_nothing_more_begins_when_nobody_waits(driver: Driver) -> None:
     assert len(begun) < 1_000
 
 
+def test_no_map_below_begins_when_nobody_waits(driver: Driver) -> None:
+    begun = []
+    with Flow("told") as flow:
+
+        @task
+        def first(x: int) -> int:
+            driver.waits = False
+            assert waits_for(over())
+            return x
+
+        @task
+        def second(x: int) -> None:
+            begun.append(x)
+
+        second.map(first.map([0, 1]))
+
+    slices = {("first", "x"): [0, 1]}
+    run(driver, flow, Unit(key=KEY, nodes=("first", "second"), indices=range(2), slices=slices))
+
+    assert not begun
+
+
 def test_a_loop_tells_of_its_rounds_and_ends_between_them(driver: Driver) -> None:
     rounds = []
     with Flow("told") as flow:
