@@ -197,7 +197,10 @@ class ElementStates(Sequence[ElementView]):
 
     def _state(self, index: int) -> State:
         record = self._elements.records.get(index)
-        return record if record is not None else BY_CODE[self._elements.codes[index]](message="done", map_index=index)
+        if record is None:
+            return BY_CODE[self._elements.codes[index]](message="done", map_index=index)
+        # What did not run because its map had ended has one state for all.
+        return record if record.map_index == index else replace(record, map_index=index)
 
     def _values(self) -> list[Any]:
         """Values of all elements."""

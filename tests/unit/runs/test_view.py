@@ -108,3 +108,17 @@ def test_a_state_is_not_compared_with_a_value_that_was_not_kept():
     view = flow.run()[made]
     assert Success() != view
     assert view != Success()
+
+
+def test_what_was_left_out_of_a_map_has_its_index_and_no_value():
+    @task(first_n=1, chunksize=1)
+    def first(x: int) -> int:
+        return x
+
+    with Flow("enough") as flow:
+        node = first.map([5, 6, 7])
+    run = flow.run()[node]
+
+    assert [each.state.map_index for each in run.map_states] == [0, 1, 2]
+    assert [each.name for each in run.map_states] == ["Success", "Skipped", "Skipped"]
+    assert [each.result for each in run.map_states] == [5, None, None]
