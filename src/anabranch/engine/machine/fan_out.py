@@ -605,24 +605,37 @@ class FanOut:
         return replace(column, records=records)
 
     def stop_early(self, run: NodeRun, *, is_enough: bool) -> list[Key]:
-        """Let a map end if it has enough (`is_enough`: a value says so) or can never have it; units to call back."""
+        """Let a map end if it has enough (`is_enough`: a value says so) or can never have it; units to call back.
+
+        What had ended before, and runs again for its value, is no part of the rest: it counts, as it did then. Nor are
+        elements of a chunk that has told of some already: it is their maps below that it is at.
+        """
         elements, policies, chain = run.elements, run.node.policies, run.chain
         if elements is None or elements.is_final or chain is None or chain.slugs[0] != run.node.slug:
             return []
-        state = _early_end(elements, policies, is_enough=is_enough)
+        elements.is_enough |= is_enough
+        state = _early_end(elements, policies)
         if state is None:
             return []
-        back = [key for key, batch in chain.in_flight.items() if batch.first == 0]
+        codes, had_ended = elements.codes, elements.were_lost
+        flying = {key: batch for key, batch in chain.in_flight.items() if not batch.first}
+        back = [k for k, each in flying.items() if all(codes[i] < FIRST_FINAL_CODE for i in each.indices)]
+        stay = had_ended.union(*(batch.indices for key, batch in flying.items() if key not in back))
+        rest = as_range(i for i, code in enumerate(codes) if code < FIRST_FINAL_CODE and i not in stay)
+        if not len(rest):
+            return []
+        mine = [*(batch for batch in chain.ready if not batch.first), *map(chain.in_flight.pop, back)]
+        again = sorted(index for batch in mine for index in batch.indices if index in had_ended)
         for key in back:
-            del chain.in_flight[key]
             self._known.arrived(key)
             self._known.lose(key)
         later = [batch for batch in chain.ready if batch.first]
         chain.ready.clear()
         chain.ready.extend(later)
-        chain.due = [each for each in chain.due if each[2]]
+        if again:
+            chain.ready.append(Batch(as_range(again)))
+        chain.due = [each for each in chain.due if each[2] or each[1] in had_ended]
         heapq.heapify(chain.due)
-        rest = as_range(i for i, code in enumerate(elements.codes) if code < FIRST_FINAL_CODE)
         for index in rest:
             elements.settle(index, state)
         self._pass_on(run.node.slug, rest)
@@ -661,12 +674,12 @@ class FanOut:
         return replace(batch, is_apart=has_begun)
 
 
-def _early_end(elements: MapRun, policies: Policies, *, is_enough: bool) -> State | None:
+def _early_end(elements: MapRun, policies: Policies) -> State | None:
     """The state of what has not ended of a map that stops now; None if it goes on."""
     counts = elements.counts()
-    if is_enough:
+    if elements.is_enough:
         return Skipped(message="an element before was enough (stop_when)")
-    if policies.first_n is not None and counts.successful >= policies.first_n:
+    if policies.first_n is not None and counts.successful + elements.n_lost >= policies.first_n:
         return Skipped(message=f"{policies.first_n:,} other elements were enough (first_n)")
     if policies.min_success is not None and counts.failed > (1 - policies.min_success) * elements.width + 1e-9:
         share = f"{counts.failed:,} of {elements.width:,} elements failed, and min_success is {policies.min_success}"

@@ -237,11 +237,11 @@ class Machine:
                     self._follow(run)
                 if column.slug in report.enough:
                     enough.add(column.slug)
-        self._start_again(ALL)
         for run in list(self.runs.values()):  # what had been decided, or would have been with the next report
             if run.node.policies.may_stop_early and run.elements is not None and not run.is_final:
-                self._release(self._fan_out.stop_early(run, is_enough=run.node.slug in enough))
+                self._stop_early(run, is_enough=run.node.slug in enough)
                 self._follow(run)
+        self._start_again(ALL)
 
     def _recall_calls(self, placed: Placed) -> None:
         """Take deferred calls that an earlier driver had placed, if all before them are known."""
@@ -463,8 +463,7 @@ class Machine:
                 self.runs[single.slug].note_attempt(single.state)
         if not unit.reduces:  # what is reduced is one piece
             for run in self._fan_out.take_part(unit, report):
-                if run.node.policies.may_stop_early:
-                    self._release(self._fan_out.stop_early(run, is_enough=False))
+                self._stop_early(run)
                 self._follow(run)
         self._free()
 
@@ -477,8 +476,7 @@ class Machine:
             for expansion in report.expansions:
                 self._place(expansion)
             for run in runs:
-                if run.node.policies.may_stop_early:
-                    self._release(self._fan_out.stop_early(run, is_enough=run.node.slug in report.enough))
+                self._stop_early(run, is_enough=run.node.slug in report.enough)
                 self._follow(run)
             self._free()
             self._release(self._known.unused(unit.key))
@@ -644,6 +642,11 @@ class Machine:
             run.state, run.assembles = Pending(message="its deferred calls have ended"), True
             self._known.to_start[waiter.slug] = None
 
+    def _stop_early(self, run: NodeRun, *, is_enough: bool = False) -> None:
+        """Let a map end if it has enough, or can never have it."""
+        if run.node.policies.may_stop_early:
+            self._release(self._fan_out.stop_early(run, is_enough=is_enough))
+
     def _follow(self, run: NodeRun) -> None:
         """Elements of a map have ended: perhaps the map has."""
         elements = run.elements
@@ -752,6 +755,10 @@ class Machine:
             self._known.lose(key)
             for run in self._fan_out.lose(unit, reason, ran_s, self._now):
                 self._follow(run)
+            first = self.runs[unit.nodes[0]]
+            if first.node.policies.may_stop_early:
+                self._stop_early(first)
+                self._follow(first)
             self._free()
         self._let_go_inputs(unit)
         if has_told:  # what had ended in it keeps its state, and its value if that was told; what is needed runs again

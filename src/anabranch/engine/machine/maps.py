@@ -69,6 +69,8 @@ class MapRun:
         """Elements that have succeeded and whose value is nowhere any more."""
         self.were_lost: set[int] = set()
         """Elements that had ended, and run again because their values were lost."""
+        self.is_enough = False
+        """Whether the value of an element makes the others superfluous."""
         self._max_tracebacks = max_tracebacks
         self._described: set[tuple[str, str]] = set()
 
@@ -237,6 +239,11 @@ class MapRun:
             self.codes[index] = 0
             self.records.pop(index, None)
             self.done -= 1
+
+    @property
+    def n_lost(self) -> int:
+        """How many elements had ended, and have not ended again."""
+        return sum(self.codes[index] < FIRST_FINAL_CODE for index in self.were_lost)
 
     def rescued_of(self, indices: Indices) -> tuple[tuple[Indices, bytes], ...]:
         """Values that must travel with a unit that needs these elements."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from tests.fake_cluster import FakeCluster
@@ -345,3 +347,62 @@ def test_an_attempt_keeps_its_number_while_what_it_takes_is_made_again() -> None
 
     assert attempts == [1, 2]
     assert cluster.element_states(failed) == ["Failed"]
+
+
+# Maps that end early --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("option", [{"first_n": 2}, {"stop_when": lambda x: x == 1}], ids=["first_n", "stop_when"])
+@pytest.mark.parametrize("death", [FakeCluster.replace_driver, FakeCluster.uproot], ids=["driver", "cluster"])
+def test_what_counted_of_a_map_that_had_enough_counts_when_it_is_made_again(
+    option: dict[str, Any], death: Callable[[FakeCluster], Any]
+) -> None:
+    with Flow("enough") as flow:
+        found = task(lambda x: x, name="each", chunksize=1, **option).map([0, 1, 2, 3, 4])
+        task(lambda xs: xs, name="after")(found)
+    cluster = FakeCluster(flow, engine=LARGE)
+    cluster.start()
+    while cluster.element_states(found).count("Success") < 2:
+        cluster.go(cluster.runnable()[0])
+    decided = cluster.element_states(found)
+
+    death(cluster)
+    cluster.machine.validate()
+    cluster.finish()
+
+    assert decided == ["Success", "Success", "Skipped", "Skipped", "Skipped"]
+    assert cluster.element_states(found) == decided
+
+
+def test_what_was_lost_before_a_map_had_enough_is_made_again() -> None:
+    with Flow("enough") as flow:
+        found = task(lambda x: x, name="each", chunksize=1, first_n=2).map([0, 1, 2, 3, 4])
+    cluster = FakeCluster(flow, engine=LARGE)
+    cluster.start()
+    cluster.go(cluster.runnable()[0])
+    cluster.uproot()
+    assert cluster.element_states(found)[0] != "Success"
+
+    last = [unit for unit in cluster.runnable() if unit.indices != range(1)]
+    cluster.go(last[0])
+    cluster.finish()
+
+    assert cluster.element_states(found).count("Success") == 2
+    assert cluster.element_states(found)[0] == "Success"
+
+
+def test_a_chunk_that_is_at_the_maps_below_goes_on_when_a_map_had_enough() -> None:
+    begun: list[int] = []
+    with Flow("enough") as flow:
+        found = task(lambda x: x, name="each", chunksize=1, first_n=1).map([0, 1, 2])
+        below = task(lambda x: begun.append(x), name="below", chunksize=1).map(found)
+    cluster = FakeCluster(flow)
+    cluster.start()
+
+    cluster.tell_part(cluster.runnable()[0], 1)
+    cluster.machine.validate()
+    cluster.finish()
+
+    assert cluster.element_states(found) == ["Success", "Skipped", "Skipped"]
+    assert cluster.element_states(below) == ["Success", "Skipped", "Skipped"]
+    assert set(begun) == {0}
