@@ -183,6 +183,20 @@ def is_even(value: Any) -> bool:
     return value % 2 == 0
 
 
+def is_third(value: Any) -> bool:
+    """A predicate for any value."""
+    return isinstance(value, int) and value % 3 == 0
+
+
+ENDS: dict[str, dict[str, Any]] = {
+    "": {},
+    "first 2": {"first_n": 2},
+    "first third": {"stop_when": is_third},
+    "half": {"min_success": 0.5},
+}
+"""How a map may end early."""
+
+
 def not_one_failed(upstreams: Any) -> bool:
     """A trigger of a user's."""
     return sum(state.is_failed() for state in upstreams.values()) != 1
@@ -221,6 +235,7 @@ class TaskSpec:
     retries: int = 0
     delay_s: float = 0.0
     chunksize: int | str = "auto"
+    ends: str = ""
 
     def make(self, name: str) -> Task[..., Any]:
         """The task itself."""
@@ -231,6 +246,7 @@ class TaskSpec:
             trigger=TRIGGERS[self.trigger],
             skip_on_upstream_skip=self.skip_on_upstream_skip,
             chunksize=self.chunksize,
+            **ENDS[self.ends],
             **retrying,
         )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import SimpleNamespace
+from types import MappingProxyType, SimpleNamespace
 from typing import Any, TypeAlias
 
 from anabranch import signals, states, triggers
@@ -18,7 +18,7 @@ from anabranch.base.context import RunInfo, TaskContext
 from anabranch.definition.deferred import DeferredCall, DeferredMap
 from anabranch.definition.expressions import Const, evaluate
 from anabranch.definition.frozen import Edge, FrozenGraph, FrozenNode
-from anabranch.errors import UnmappableError, UpstreamFailure, WidthError, WorkerLost
+from anabranch.errors import TaskFailure, UnmappableError, UpstreamFailure, WidthError, WorkerLost
 
 FAILED = frozenset({"Failed", "TimedOut", "TriggerFailed", "ValidationFailed", "Crashed", "Cancelled"})
 COLLECTIONS = ("flatten", "collect")
@@ -60,9 +60,14 @@ def interpret(
     *,
     approved: frozenset[str] = frozenset(),
     crashed: frozenset[tuple[str, int | None]] = frozenset(),
+    seen: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> dict[str, Run]:
-    """How every node of a flow ends, by slug; `crashed` task runs (slug, index) end so instead of being run."""
-    interpreter = Interpreter(graph, parameters, approved, crashed)
+    """How every node of a flow ends, by slug; `crashed` task runs (slug, index) end so instead of being run.
+
+    Which elements a map leaves out that ends early is chance: it is as in `seen`, the names of elements' states by
+    slug, if the map may end so.
+    """
+    interpreter = Interpreter(graph, parameters, approved, crashed, seen)
     for node in graph.nodes.values():
         interpreter.runs[node.slug] = interpreter.end_of(node)
     return interpreter.runs
@@ -77,8 +82,10 @@ class Interpreter:
         parameters: Mapping[str, Any],
         approved: frozenset[str],
         crashed: frozenset[tuple[str, int | None]],
+        seen: Mapping[str, Sequence[str]],
     ) -> None:
         self.parameters = parameters
+        self.seen = seen
         self.approved = approved
         self.crashed = crashed
         self.runs: dict[str, Run] = {}
@@ -130,8 +137,16 @@ class Interpreter:
         if len(widths) > 1:
             return Run("Failed", WidthError())
         runs = tuple(self._element(node, seen, columns, constants, index) for index in range(widths.pop()))
+        runs = left_out(node, runs, self.seen.get(node.slug, ()))
         values = [run.value for run in runs]
-        if any(run.state in FAILED for run in runs):
+        failed, least = sum(run.state in FAILED for run in runs), node.policies.min_success
+        if (
+            least is not None
+            and any(run.state == "Success" for run in runs)
+            and len(runs) - failed >= least * len(runs)
+        ):
+            return Run("Mapped", values, runs)
+        if failed:
             return Run("Failed", values, runs)
         if runs and all(run.state == "Skipped" for run in runs):
             return Run("Skipped", values, runs)
@@ -299,6 +314,26 @@ def ended_by(signal: signals.Signal) -> Run:
     return Run(state.name, None if state.name == "Skipped" else state.result)
 
 
+def left_out(node: FrozenNode, runs: tuple[Run, ...], seen: Sequence[str]) -> tuple[Run, ...]:
+    """Elements of a map of which some did not run, as it had enough, or could not have it any more."""
+    policies = node.policies
+    word = "Skipped" if policies.min_success is None else "Cancelled"
+    ended = tuple(
+        Run(word, None if word == "Skipped" else TaskFailure()) if state == word else run
+        for run, state in zip(runs, seen, strict=False)
+    )
+    successful = [run.value for run in ended if run.state == "Success"]
+    may_end = (
+        (policies.first_n is not None and len(successful) >= policies.first_n)
+        or (policies.stop_when is not None and any(map(policies.stop_when, successful)))
+        or (
+            policies.min_success is not None
+            and sum(run.state in FAILED for run in ended if run.state != word) > (1 - policies.min_success) * len(runs)
+        )
+    )
+    return ended + runs[len(ended) :] if may_end else runs
+
+
 def elements_of(run: Run) -> Sequence[Run]:
     """What a map sees one by one: elements with their states, or the values of a plain list."""
     return run.elements if run.elements is not None else [Run("Success", value) for value in run.value]
@@ -353,12 +388,13 @@ def counted(seen: Seen) -> Counts:
     What an element takes from a map, and the map as a whole, are two.
     """
     by_node = {(edge.upstream, edge.mapped): run for edge, run in seen}
-    runs: list[Run] = []
+    found: list[str] = []
     for run in by_node.values():
         as_elements = run.elements and (run.state == "Mapped" or any(each.state != "Success" for each in run.elements))
-        runs += run.elements if as_elements and run.elements else [run]
-    states_of = [run.state for run in runs]
-    return Counts(len(runs), states_of.count("Skipped"), sum(state in FAILED for state in states_of))
+        bears = run.state == "Mapped"  # a map that bears some failures has succeeded
+        each_of = run.elements if as_elements and run.elements else (run,)
+        found += ["Skipped" if bears and each.state in FAILED else each.state for each in each_of]
+    return Counts(len(found), found.count("Skipped"), sum(state in FAILED for state in found))
 
 
 def holds(trigger: Any, seen: Seen, counts: Counts) -> bool:

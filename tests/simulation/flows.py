@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from tests import descriptions as d
@@ -20,6 +21,16 @@ SIGNALS = (
     "third attempt",
 )
 TRIGGERS = ("all_successful", "all_finished", "any_failed", "not_all_skipped", "some_failed(1, 2)")
+CHUNKS: tuple[tuple[int | str, str], ...] = (
+    ("auto", ""),
+    (2, ""),
+    (1, ""),
+    (7, ""),
+    ("auto", "first 2"),
+    (1, "first third"),
+    (2, "half"),
+)
+"""Sizes of chunks, and how the map may end early."""
 DELAYS_S = (0.0, 0.3, 5.0, 100.0)
 
 
@@ -42,16 +53,19 @@ def _behaviour(chance: Chance, retries: int) -> d.Behaviour:
     return d.Behaviour(tuple(acts), chance.below(20))
 
 
-def _task(chance: Chance) -> d.TaskSpec:
+def _task(chance: Chance, *, is_map: bool = False) -> d.TaskSpec:
     retries = chance.pick((0, 0, 2, 1))
-    return d.TaskSpec(
+    drawn = d.TaskSpec(
         _behaviour(chance, retries),
         trigger=chance.pick(TRIGGERS) if chance.happens(3) else "all_successful",
         skip_on_upstream_skip=not chance.happens(6),
         retries=retries,
         delay_s=chance.pick(DELAYS_S) if retries else 0.0,
-        chunksize=chance.pick(("auto", 2, 1, 7)),
     )
+    chunksize, ends = chance.pick(CHUNKS if is_map else CHUNKS[:4])
+    if any(act in d.DEFERRING for act in drawn.behaviour.acts):
+        ends = ""
+    return replace(drawn, chunksize=chunksize, ends=ends)
 
 
 def _source(chance: Chance) -> Any:
@@ -84,7 +98,7 @@ def _map(chance: Chance) -> d.Map:
     rest: list[Any] = []
     if chance.happens(4):
         rest.append(d.Whole(_source_of_whole(chance)) if chance.happens(2) else _elements(chance))
-    return d.Map(_task(chance), _elements(chance), tuple(rest))
+    return d.Map(_task(chance, is_map=True), _elements(chance), tuple(rest))
 
 
 def _source_of_whole(chance: Chance) -> Any:
