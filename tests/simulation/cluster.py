@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+from typing import Any, Self
 
 from tests.simulation.chance import Chance
 from tests.simulation.parts import TELLER
@@ -355,6 +355,9 @@ class SimulatedExecutor(Executor):
         self._world: World = doubles.world
         self._find = find
         self._token = ""
+
+    def for_run(self) -> Self:
+        return self  # each driver makes its own
 
     def start(self, token: str) -> None:
         self._token = token
