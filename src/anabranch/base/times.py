@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
+from zoneinfo import ZoneInfo
 
 
 def plain_time(time: datetime) -> datetime:
@@ -23,4 +24,37 @@ def plain_time(time: datetime) -> datetime:
     if offset is None:
         raise ValueError(f"expected an aware datetime, found {time!r}; use datetime.now(UTC)")
     there = datetime(time.year, time.month, time.day, time.hour, time.minute, time.second, time.microsecond, tzinfo=UTC)
-    return there - timedelta(days=offset.days, seconds=offset.seconds, microseconds=offset.microseconds)
+    return there - plain_span(offset)
+
+
+def plain_span(span: timedelta) -> timedelta:
+    """The same length of time as a plain timedelta."""
+    # By the class: what a subclass calls its days and seconds may be something else.
+    days, seconds, microseconds = (
+        each.__get__(span) for each in (timedelta.days, timedelta.seconds, timedelta.microseconds)
+    )
+    return timedelta(days, seconds, microseconds)
+
+
+def zone_text(time: datetime) -> str:
+    """The zone of an aware time in a text: its name, or else its distance from UTC in seconds, at that time.
+
+    Examples
+    --------
+    >>> zone_text(datetime(2026, 7, 1, tzinfo=ZoneInfo("Asia/Tokyo")))
+    'Asia/Tokyo'
+    """
+    offset = time.utcoffset() or timedelta(0)
+    return getattr(time.tzinfo, "key", None) or str(offset.total_seconds())
+
+
+def zone_in(text: str) -> tzinfo:
+    """The zone that `zone_text` has told of; UTC if the text is empty, or names what is not there."""
+    try:
+        return timezone(timedelta(seconds=float(text))) if text else UTC
+    except ValueError:
+        pass
+    try:
+        return ZoneInfo(text)
+    except (ValueError, OSError, LookupError):
+        return UTC

@@ -257,6 +257,7 @@ class Flow(Writing):
             The executor cannot run anything.
         """
         from anabranch.flows.running import recorded_plan, run_plan
+        from anabranch.schedules.zones import local_time
 
         if scope.current().graphs:
             raise DefinitionError(
@@ -279,7 +280,7 @@ class Flow(Writing):
             keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
             approved=self._slugs(approve),
             result=self.result,
-            date=run_date,
+            date=local_time(run_date) if run_date is not None and run_date.tzinfo is not None else run_date,
             doubles=place.doubles,
         )
         wants_end: Callable[[], str] = str

@@ -194,8 +194,10 @@ def _read_filter(form: Mapping[str, Any]) -> Filter:
 
 
 _KNOWN = frozenset(
-    name for name, each in vars(filters).items() if callable(each) and getattr(each, "__module__", "") == _OURS
-) - {"_between", "_in_zone"}
+    name
+    for name, each in vars(filters).items()
+    if callable(each) and getattr(each, "__module__", "") == _OURS and not name.startswith("_")
+)
 
 
 def _of_value(value: object) -> Any:

@@ -18,6 +18,7 @@ from cronsim import CronSim, CronSimError
 from anabranch.base.errors import ScheduleError
 from anabranch.base.names import short
 from anabranch.base.prefect1 import refusing
+from anabranch.base.times import plain_span
 from anabranch.schedules.zones import existing, moment_of, zone_of
 
 DAY = timedelta(days=1)
@@ -137,6 +138,7 @@ class IntervalClock(Clock):
                 raise ScheduleError(f"interval: {error}") from None
         if not isinstance(interval, timedelta):
             raise ScheduleError(f"interval: expected a timedelta or seconds, found {short(interval)}")
+        interval = plain_span(interval)
         if interval < SECOND:
             raise ScheduleError(f"interval: expected one second or more, found {interval.total_seconds():g} s")
         self.interval = interval

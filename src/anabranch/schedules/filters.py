@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from anabranch.base.errors import ScheduleError
 from anabranch.base.names import short
+from anabranch.schedules.zones import local_time, wall_time
 
 Filter = Callable[[datetime], bool]
 _Value = TypeVar("_Value", time, tuple[int, int])
@@ -55,6 +56,9 @@ class on_datetime:
     """One moment; without a zone, in the clock's."""
 
     moment: datetime
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "moment", _plain("on_datetime", self.moment))
 
     def __call__(self, moment: datetime) -> bool:
         """Whether it is that moment; one without a zone is in the clock's."""
@@ -103,6 +107,10 @@ class between_datetimes:
     start: datetime
     end: datetime
 
+    def __post_init__(self) -> None:
+        for name in ("start", "end"):
+            object.__setattr__(self, name, _plain("between_datetimes", getattr(self, name)))
+
     def __call__(self, moment: datetime) -> bool:
         """Whether it is between them; moments without a zone are in the clock's."""
         return _in_zone(self.start, moment) <= moment <= _in_zone(self.end, moment)
@@ -127,12 +135,26 @@ class on_days:
     """Given days, such as holidays: a list of dates, or a function of a date."""
 
     def __init__(self, days: Iterable[date] | Callable[[date], object]) -> None:
-        self.days: Callable[[date], object] | frozenset[date] = days if callable(days) else frozenset(days)
+        self.days: Callable[[date], object] | frozenset[date] = days if callable(days) else frozenset(map(_day, days))
 
     def __call__(self, moment: datetime) -> bool:
         """Whether it is such a day."""
         today = moment.date()
         return today in self.days if isinstance(self.days, frozenset) else bool(self.days(today))
+
+
+def _plain(filter_name: str, moment: object) -> datetime:
+    """A time as a plain datetime, with the zone that it has, if it has one."""
+    if not isinstance(moment, datetime):
+        raise ScheduleError(f"{filter_name}: expected a datetime, found {short(moment)}")
+    return local_time(moment) if moment.tzinfo is not None else wall_time(moment)
+
+
+def _day(value: object) -> date:
+    """A day as a plain date: a datetime is equal to no date."""
+    if not isinstance(value, date):
+        raise ScheduleError(f"on_days: expected dates, found {short(value)}")
+    return date(value.year, value.month, value.day)
 
 
 def _in_zone(moment: datetime, other: datetime) -> datetime:

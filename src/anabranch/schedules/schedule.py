@@ -12,6 +12,7 @@ from typing import Any, Literal, overload
 from anabranch.base.errors import ScheduleError
 from anabranch.base.names import short
 from anabranch.base.prefect1 import refusing
+from anabranch.base.times import plain_time
 from anabranch.schedules.clocks import Clock, CronClock, DatesClock, IntervalClock
 from anabranch.schedules.filters import Filter
 
@@ -127,11 +128,15 @@ class Schedule:
         ScheduleError
             The filters reject everything, or one of them raised.
         """
-        if after.tzinfo is None:
-            raise ScheduleError(f"after: expected a time with its zone, found {after!r}; use datetime.now(UTC)")
+        try:
+            after = plain_time(after)
+        except ValueError:
+            raise ScheduleError(
+                f"after: expected a time with its zone, found {after!r}; use datetime.now(UTC)"
+            ) from None
         latest: datetime | None = None
         there: list[Mapping[str, Any]] = []
-        for moment, clock in self._moments(after.astimezone(UTC)):
+        for moment, clock in self._moments(after):
             if moment != latest:
                 latest, there = moment, [clock.parameter_defaults]
             elif clock.parameter_defaults in there:
@@ -143,7 +148,7 @@ class Schedule:
 
     def zone_at(self, moment: datetime) -> tzinfo:
         """Zone of the clock that has this time, whatever the filters say; if none has, that of the first one."""
-        before = moment.astimezone(UTC) - timedelta(microseconds=1)
+        before = plain_time(moment) - timedelta(microseconds=1)
         found = (clock.zone for clock in self.clocks if next(clock.times(before), None) == moment)
         return next(found, self.clocks[0].zone)
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, timezone
+from importlib import resources
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import cloudpickle
 import pytest
@@ -64,9 +66,9 @@ def test_functions_of_modules_are_kept_by_name_and_are_code():
     assert not any(names_code(to_form(each)) for each in SCHEDULES[:-1])
 
 
-class Odd(tzinfo):
-    def utcoffset(self, moment: datetime | None) -> timedelta:
-        return timedelta(hours=1)
+def nameless() -> ZoneInfo:
+    with (resources.files("tzdata") / "zoneinfo" / "Europe" / "Berlin").open("rb") as file:
+        return ZoneInfo.from_file(file)
 
 
 class Lunar(IntervalClock):
@@ -86,7 +88,7 @@ def local() -> Callable[[datetime], bool]:
         (IntervalSchedule(60, filters=[lambda moment: True]), "a function that cannot be imported"),
         (IntervalSchedule(60, filters=[local()]), "a function that cannot be imported"),
         (IntervalSchedule(60, filters=[f.on_days(lambda day: True)]), "a function that cannot be imported"),
-        (IntervalSchedule(60, timezone=Odd()), "a time zone of class Odd"),
+        (IntervalSchedule(60, timezone=nameless()), "a time zone of class ZoneInfo"),
         (Schedule([Lunar(60)]), "a clock of class Lunar"),
         (IntervalSchedule(60, parameter_defaults={"x": object()}), "a parameter that is a object"),
     ],
