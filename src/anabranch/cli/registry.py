@@ -7,7 +7,7 @@ import json
 import os
 import re
 import sys
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,7 +18,7 @@ from anabranch.cli.exits import USAGE, Problem, exit_codes
 from anabranch.cli.parameters import untyped
 
 if TYPE_CHECKING:
-    from anabranch.runs.store.flows import FlowRecord
+    from anabranch.schedules import Schedule
 
 _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
 
@@ -140,7 +140,7 @@ def _find_schedule(name: str) -> Any:
     metavar="NAME=VALUE",
     help="Value of a parameter; {date}, {time}, … become those of each run.",
 )
-@click.option("--timezone", default="UTC", show_default=True, metavar="ZONE", help="Time zone of times without one.")
+@click.option("--timezone", metavar="ZONE", help="Zone of times and days; default: that of the schedule, else UTC.")
 @click.option(
     "--max-parallel", type=click.IntRange(1, 1_000), default=1, show_default=True, metavar="N", help="Runs at a time."
 )
@@ -154,7 +154,7 @@ def backfill(
     end: str,
     every: str | None,
     pairs: tuple[str, ...],
-    timezone: str,
+    timezone: str | None,
     max_parallel: int,
     dry_run: bool,
     again: bool,
@@ -166,18 +166,23 @@ def backfill(
     """
     from anabranch.runs.registry.backfill import slots_for, times_between
     from anabranch.runs.registry.registration import read_clock, registry
+    from anabranch.runs.registry.seal import schedule_of
     from anabranch.runs.store.slots import Slot
     from anabranch.schedules.zones import zone_of
 
     with exit_codes():
         store, flows, queue = registry()
         record = flows.get(name)
-        zone = zone_of(timezone)
+        schedule = schedule_of(record) if every is None or timezone is None else None
+        zone = zone_of(timezone) if timezone is not None or schedule is None else schedule.clocks[0].zone
         begin, until = _parse_time("--from", start), _parse_time("--to", end)
         if every is not None:
             times = times_between(begin, until, _step(every), zone=zone)
+        elif schedule is not None:
+            times = _scheduled(schedule, begin, until, zone)
+            times = times if timezone is None else [each.astimezone(zone) for each in times]
         else:
-            times = _scheduled(record, begin, until, zone)
+            raise Problem(f"flow {name!r} has no schedule; give a step, such as --every 1d", USAGE)
         parameters = _pairs(pairs)
         slots = slots_for(name, times, parameters, max_parallel=max_parallel, known=record.parameters["properties"])
         if secret := record.secrets_among(parameters):
@@ -235,27 +240,23 @@ def _step(text: str) -> timedelta:
     return timedelta(seconds=int(found[1]) * _UNITS[found[2]])
 
 
-def _scheduled(record: FlowRecord, begin: datetime, until: datetime, zone: Any) -> list[datetime]:
-    """The times of the flow's own schedule."""
+def _scheduled(schedule: Schedule, begin: datetime, until: datetime, zone: tzinfo) -> list[datetime]:
+    """The times of a schedule from `begin` to `until`, which are in `zone` if they say nothing else."""
     from anabranch.base.errors import ScheduleError
     from anabranch.runs.registry.backfill import MAX_RUNS
-    from anabranch.runs.registry.seal import schedule_of
     from anabranch.schedules.zones import moment_of
 
-    schedule = schedule_of(record)
-    if schedule is None:
-        raise Problem(f"flow {record.name!r} has no schedule; give a step, such as --every 1d", USAGE)
     first, last = moment_of(begin, zone, "--from"), moment_of(until, zone, "--to")
     if last <= first:
         raise ScheduleError(f"the end {until} is not after the start {begin}; give a later --to")
-    found: list[datetime] = []
+    found: dict[datetime, datetime] = {}
     for each in schedule.events(first - timedelta(microseconds=1)):
         if each.start_time >= last:
             break
-        found.append(each.start_time.astimezone(UTC))
+        found.setdefault(each.start_time.astimezone(UTC), each.start_time)
         if len(found) > MAX_RUNS:
             raise ScheduleError(f"the schedule has more than {MAX_RUNS:,} times from {begin} to {until}; ask for fewer")
-    return sorted(set(found))
+    return list(found.values())
 
 
 def _pairs(pairs: tuple[str, ...]) -> dict[str, Any]:

@@ -76,7 +76,7 @@ SLOTS = _define(
     "slots",
     "run_id",
     "flow_name due ready parameters labels origin grp grp_most approve state message cancel owner token run_epoch "
-    "tries lease_until created started ended",
+    "tries lease_until created started ended zone",
 )
 LIMITS = _define("limits", "name", "fixed")
 PERMITS = _define(
@@ -163,6 +163,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
             lease_until {integer} NOT NULL, PRIMARY KEY (name, token, bundle)){clustered}""",
         "CREATE INDEX anabranch_permits_token ON anabranch_permits (token)",
     ),
+    # 6: the time zone of what a run is for
+    ("ALTER TABLE anabranch_slots ADD COLUMN zone {text} NOT NULL DEFAULT ''",),
 )
 VERSION = len(STEPS)
 

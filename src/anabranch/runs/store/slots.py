@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from anabranch.base.times import zone_in, zone_text
 from anabranch.runs.store.codec import from_microseconds, to_microseconds, to_text
 from anabranch.runs.store.schema import SLOTS
 
@@ -25,7 +26,7 @@ class Slot:
     run_id: str
     flow_name: str
     due: datetime
-    """For when it is: the run's date."""
+    """For when it is, in the time zone that was meant: the run's date."""
     parameters: Mapping[str, Any] = field(default_factory=dict)
     """As JSON has them."""
     labels: tuple[str, ...] = ()
@@ -98,6 +99,7 @@ def slot_row(slot: Slot, *, now: int) -> tuple[Any, ...]:
         now,
         to_microseconds(slot.started),
         to_microseconds(slot.ended),
+        zone_text(slot.due),
     )
 
 
@@ -107,7 +109,7 @@ def slot_of(row: Sequence[Any]) -> Slot:
     return Slot(
         run_id=values["run_id"],
         flow_name=values["flow_name"],
-        due=from_microseconds(values["due"]),
+        due=from_microseconds(values["due"]).astimezone(zone_in(values["zone"])),
         ready=from_microseconds(values["ready"]),
         parameters=json.loads(values["parameters"]),
         labels=tuple(json.loads(values["labels"])),

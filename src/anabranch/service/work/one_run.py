@@ -108,9 +108,13 @@ def _run_slot(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> t
     approve = [name for name in slot.approve if name in known]
     # What is recorded cannot be changed; only what was not, because it is secret, may be given again.
     parameters = slot.parameters if is_first or slot.origin == "resume" else {}
-    due = slot.due if schedule is None else slot.due.astimezone(schedule.zone_at(slot.due))
+    due = slot.due
+    if schedule is not None and slot.origin == "manual" and due.tzinfo is UTC:  # nobody has named a zone
+        due = due.astimezone(schedule.zone_at(due))
     with shipped_by_value(loaded, with_neighbours=place is not None and place.is_elsewhere):
-        view = loaded.flow.run(parameters, approve=approve, run_date=due, observers=counted.observers, **options)
+        view = loaded.flow.run(
+            parameters, approve=approve, run_date=due if is_first else None, observers=counted.observers, **options
+        )
     return view.state.name, view.state.message
 
 

@@ -233,7 +233,7 @@ def test_a_backfill_goes_on_with_what_failed_when_it_is_asked_to():
 def test_a_backfill_by_the_times_of_the_schedule_and_one_that_is_only_shown():
     invoke("register", "etl.py")
     done = invoke("backfill", "daily", "--from", "2026-01-01", "--to", "2026-01-04", "--dry-run")
-    assert [line.split()[2] for line in done.stdout.splitlines()] == ["05:00:00"] * 3
+    assert [line.split()[2:4] for line in done.stdout.splitlines()] == [["06:00:00", "+0100"]] * 3
     assert registry()[2].counts() == {}
 
 
@@ -270,6 +270,31 @@ def test_days_of_a_backfill_are_days_of_the_zone():
         "2026-03-29T00:00:00+01:00",
         "2026-03-30T00:00:00+02:00",
     ]
+
+
+@pytest.mark.parametrize(
+    ("options", "times"),
+    [
+        ((), ["2026-05-01T00:00:00+09:00 2026-05-01", "2026-05-02T00:00:00+09:00 2026-05-02"]),
+        (
+            ("--timezone", "Asia/Tokyo"),
+            ["2026-05-01T00:00:00+09:00 2026-05-01", "2026-05-02T00:00:00+09:00 2026-05-02"],
+        ),
+        (("--timezone", "UTC"), ["2026-05-01T15:00:00+00:00 2026-05-01", "2026-05-02T15:00:00+00:00 2026-05-02"]),
+        (("--every", "1d"), ["2026-05-01T00:00:00+09:00 2026-05-01", "2026-05-02T00:00:00+09:00 2026-05-02"]),
+        (
+            ("--every", "1d", "--timezone", "Pacific/Pago_Pago"),
+            ["2026-05-01T00:00:00-11:00 2026-05-01", "2026-05-02T00:00:00-11:00 2026-05-02"],
+        ),
+    ],
+)
+def test_days_of_a_backfill_are_those_of_the_schedule_or_of_the_zone_asked_for(
+    options: tuple[str, ...], times: list[str]
+):
+    flow_of(value=1, schedule=CronSchedule("0 0 * * *", timezone="Asia/Tokyo")).register()
+    done = invoke("backfill", "etl", "--from", "2026-05-01", "--to", "2026-05-03", "-p", "x={date}", *options)
+    assert done.exit_code == 0, done.output
+    assert [f"{slot.due.isoformat()} {slot.parameters['x']}" for slot in registry()[2].all()] == times
 
 
 def test_fields_are_filled_in_and_nothing_else_is_looked_into():
