@@ -185,3 +185,9 @@ def test_filters_take_times_and_days_of_other_classes():
         filters.on_days(["2026-01-01"])  # type: ignore[list-item]
     with pytest.raises(ScheduleError, match="on_datetime: expected a datetime, found '2026-01-01'"):
         filters.on_datetime("2026-01-01")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["Mars", "Europe", "../etc/passwd", "", 7])
+def test_a_name_that_is_no_zone_is_refused(name: object):
+    with pytest.raises(ScheduleError, match=r"^timezone: expected a name such as 'Europe/Berlin', found "):
+        zone_of(name)
