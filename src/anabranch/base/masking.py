@@ -1,85 +1,52 @@
-"""Secret values that this process knows, and texts without them.
+"""Texts without the secrets that this process knows.
 
 Whatever makes a text of the user's values (a failure, a log line, a row of the run store) passes it through `mask`
-where it is made, so that a secret does not get as far as a report, a scheduler, a file or a terminal.
+where it is made and before it is cut, so that a secret does not get as far as a report, a scheduler, a file or a
+terminal. What is known is learnt in `anabranch.base.known_secrets`.
 """
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterable
+import re
 
 MASK = "***"
-MIN_SECRET = 4  # characters: masking every "1" would make texts useless and hide nothing
 
-heard: Callable[[list[object]], object] = lambda values: None  # noqa: E731  # a hook
-"""Told of values that are learnt: the worker that a child process belongs to must mask them, too."""
+SECRET_NAME = re.compile(
+    r"pass(word|wd|phrase)|pwd|secret|token|credential|dsn|auth(?!or)|authorization|(api|private|access)[_-]?key",
+    re.IGNORECASE,
+)
+"""Names of parameters and options whose values are shown to nobody."""
 
-_lock = threading.Lock()
-_by_run: dict[str, set[str]] = {}
-_known: tuple[tuple[str, ...], tuple[bytes, ...]] = ((), ())
-"""Texts, longest first, and the same as bytes. Replaced as a whole, so that readers need no lock."""
+known: tuple[tuple[str, ...], tuple[bytes, ...]] = ((), ())
+"""Texts, longest first, and what shows one of them in bytes. Replaced as a whole, so that readers need no lock."""
 
-
-def learn(token: str, values: Iterable[object]) -> None:
-    """Mask these values from now on, until `forget` is called for the same run."""
-    values = list(values)
-    texts = {text for value in values for text in spellings(value)}
-    if texts:
-        with _lock:
-            known = _by_run.setdefault(token, set())
-            if texts <= known:
-                return
-            known.update(texts)
-            _refresh()
-        heard(values)
-
-
-def forget(token: str) -> None:
-    """Forget what was learnt for a run."""
-    with _lock:
-        if _by_run.pop(token, None) is not None:
-            _refresh()
-
-
-def _refresh() -> None:
-    global _known
-    texts = sorted({text for found in _by_run.values() for text in found}, key=len, reverse=True)
-    _known = tuple(texts), tuple(text.encode(errors="surrogatepass") for text in texts)
+_URL_PASSWORD = re.compile(r"(://[^\s:/@?#]*):[^\s/]+@")
 
 
 def mask(text: str) -> str:
-    """The text with `MASK` in place of every secret that this process knows."""
-    for secret in _known[0]:
+    """The text with `MASK` in place of every secret that this process knows, and of passwords in URLs.
+
+    Examples
+    --------
+    >>> mask("connecting to postgresql://ann:p@ss:word@db/runs")
+    'connecting to postgresql://ann:***@db/runs'
+    """
+    for secret in known[0]:
         if secret in text:
             text = text.replace(secret, MASK)
-    return text
+    return _URL_PASSWORD.sub(rf"\1:{MASK}@", text) if "://" in text and "@" in text else text
 
 
 def knows_any() -> bool:
     """Whether there is anything to mask."""
-    return bool(_known[0])
+    return bool(known[0])
+
+
+def has_secret(data: bytes) -> bool:
+    """Whether there is a secret in what was pickled or encoded."""
+    return any(secret in data for secret in known[1])
 
 
 def without_secrets(data: bytes | None) -> bytes | None:
     """What was pickled or encoded; None if there is a secret in it."""
-    return None if data is None or any(secret in data for secret in _known[1]) else data
-
-
-def spellings(value: object) -> list[str]:
-    """How a secret may turn up in texts: as it is, as its repr, and as the ends of a repr that was shortened.
-
-    Examples
-    --------
-    >>> spellings("swordfish"), spellings("abc"), spellings(None)
-    (['swordfish'], [], [])
-    """
-    reveal = getattr(value, "get_secret_value", None)  # as pydantic has it
-    value = reveal() if callable(reveal) else value
-    text = value if isinstance(value, str) else value.decode(errors="replace") if isinstance(value, bytes) else ""
-    if not text:
-        text = "" if value is None or isinstance(value, bool) else repr(value)
-    found = [text, repr(text)[1:-1]]
-    if len(text) > 40:
-        found += [text[:12], text[-12:]]
-    return [each for each in dict.fromkeys(found) if len(each) >= MIN_SECRET]
+    return None if data is None or has_secret(data) else data

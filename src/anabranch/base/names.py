@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from anabranch.base.errors import OptionError
+from anabranch.base.masking import mask
 from anabranch.base.where import caller
 
 MAX_NAME = 200  # characters: longer names are data that went astray
@@ -31,7 +32,23 @@ def check_name(name: object, what: str) -> str:
     return name
 
 
-_BOUNDED = reprlib.Repr()
+class Shortener(reprlib.Repr):
+    """Makes bounded reprs, without secrets: what is cut through would not be found any more."""
+
+    def repr_str(self, x: str, level: int) -> str:
+        """A text, without secrets before it is cut."""
+        return super().repr_str(mask(x), level)
+
+    def repr_instance(self, x: Any, level: int) -> str:
+        """What has a repr of its own, without secrets before it is cut."""
+        try:
+            text, half = mask(repr(x)), (self.maxother - 3) // 2
+        except Exception:  # a user's repr may do anything
+            return super().repr_instance(x, level)
+        return text if len(text) <= self.maxother else f"{text[:half]}...{text[-half:]}"
+
+
+_BOUNDED = Shortener()
 _BOUNDED.maxstring = _BOUNDED.maxother = MAX_NAME
 
 
@@ -46,7 +63,7 @@ def short(value: object, limit: int = 40) -> str:
     'len'
     """
     try:
-        text = named(value) if callable(value) else _BOUNDED.repr(value)
+        text = mask(named(value) if callable(value) else _BOUNDED.repr(value))
     except KeyboardInterrupt:
         raise
     except BaseException:  # a user's repr may do anything; a name is not worth an error

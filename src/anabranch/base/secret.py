@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import Any, TypeAlias
 
-from anabranch.base import masking
+from anabranch.base import known_secrets
 from anabranch.base.errors import OptionError, SecretNotFound
 from anabranch.base.settings import config
 
@@ -74,7 +74,7 @@ class Secret:
         if value is None:
             raise SecretNotFound(f"secret {self.name!r}: {_told(provider)} of this process does not have it")
         text = value if isinstance(value, str) else str(value)
-        masking.learn(_OWNER, [text])
+        known_secrets.learn(_OWNER, [text])
         return text
 
     def __repr__(self) -> str:

@@ -23,7 +23,9 @@ import yaml
 
 from anabranch.base import package_files
 from anabranch.base.errors import SettingError, listed
-from anabranch.base.texts import printable_lines
+from anabranch.base.known_secrets import forget, learn
+from anabranch.base.masking import mask
+from anabranch.base.texts import password_of, printable_lines
 
 _LOCAL_FILE = "anabranch.yaml"
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -246,6 +248,7 @@ class _Assignment:
         _refuse(_unknown(name) if name not in _DEFAULTS else _complaint(name, value) for name, value in values.items())
         self._logs = any(name.startswith("logging.") for name in values)
         self._undo = dask.config.set({f"anabranch.{name}": value for name, value in values.items()})
+        _learn()
         if self._logs:
             apply_logging()
 
@@ -254,6 +257,7 @@ class _Assignment:
 
     def __exit__(self, *exc_info: object) -> None:
         self._undo.__exit__(*exc_info)
+        _learn()
         if self._logs:
             apply_logging()
 
@@ -296,6 +300,18 @@ def _complaint(name: str, value: object) -> str | None:
 def _masked(name: str, value: object) -> str:
     """A value as it may be shown; secrets are masked."""
     return repr("***") if name in _SECRET and value else repr(value)
+
+
+def _learn() -> None:
+    """Have keys, tokens and the database's password masked wherever they turn up."""
+    global _learnt
+    values = _current()
+    password = password_of(str(values.get("backend")))
+    found = [*(values.get(name) for name in _SECRET), password, os.environ.get("PGPASSWORD")]
+    if found != _learnt:
+        _learnt = found
+        forget("settings")
+        learn("settings", found)
 
 
 def _number_wanted(value: object, *, whole: bool, zero: bool) -> str | None:
@@ -439,6 +455,17 @@ def _sources() -> Iterator[tuple[str, dict[str, Any]]]:
     yield from _environment("ANABRANCH__")
 
 
+def environment_without_secrets() -> dict[str, str]:
+    """The environment without what it says of keys, tokens and databases with passwords."""
+    secret = {"SERVICE_TOKEN", "SERVICE_VIEW_TOKEN", *(name.upper().replace(".", "__") for name in _SECRET)}
+    hidden = {f"{prefix}{name}" for prefix in ("ANABRANCH_", "ANABRANCH__", "DASK_ANABRANCH__") for name in secret}
+    return {
+        name: text
+        for name, text in os.environ.items()
+        if name not in hidden and not (name.endswith("ANABRANCH__BACKEND") and password_of(text))
+    }
+
+
 def _source(name: str, value: object) -> str:
     """Where a value was written. Reads all files again, so it is for messages only."""
     written: list[tuple[str, dict[str, Any]]] = [*_searched(), *_sources()]
@@ -489,6 +516,7 @@ def _overlay(assigned: Mapping[str, object] | None = None) -> None:
             elif name not in _SECTIONS or value is not None:  # a heading with nothing below it says nothing
                 problems.append(f"{_unknown(name)} (from {origin})")
     dask.config.set({f"anabranch.{name}": value for name, value in {**values, **(assigned or {})}.items()})
+    _learn()
     for name, value in _current().items():
         complaint = _complaint(name, value) if name in _DEFAULTS else _unknown(name)
         if complaint:
@@ -520,7 +548,7 @@ class Terminal(logging.Handler):
     def write(self, record: logging.LogRecord) -> None:
         """Write a record: further lines are indented, and control characters escaped."""
         try:
-            first, *rest = printable_lines(self.format(record))
+            first, *rest = printable_lines(mask(self.format(record)))
             sys.stderr.write("".join([f"{first}\n", *(f"    {line}\n" for line in rest)]))
         except Exception:  # a closed terminal must not fail a run; `logging` decides what to tell
             self.handleError(record)
@@ -547,6 +575,7 @@ _defaults = yaml.safe_load(package_files.read("base/anabranch.yaml"))
 _DEFAULTS: dict[str, Any] = _flat(_defaults["anabranch"])
 _SECTIONS = tuple(dict.fromkeys(name.rpartition(".")[0] for name in _DEFAULTS if "." in name))
 _problems: list[str] = []
+_learnt: list[Any] = []
 _logger = logging.getLogger("anabranch")
 terminal = Terminal()
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from anabranch.base.masking import mask
+
 MAX_MESSAGE = 8_192  # characters
 
 
@@ -46,7 +48,8 @@ def shortened(text: object, width: int) -> str:
 
 
 def clean(text: str, limit: int = MAX_MESSAGE) -> str:
-    """Text that can be encoded and is not longer than `limit` characters."""
+    """Text without secrets that can be encoded and is not longer than `limit` characters."""
+    text = mask(text)
     text = text if len(text) <= limit else f"{text[: limit - 30]}… ({len(text):,} characters)"
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
@@ -94,6 +97,18 @@ def seconds(value: float) -> str:
 
 def _escaped(char: str) -> str:
     return char.encode("unicode_escape").decode("ascii")
+
+
+def password_of(url: str) -> str:
+    """The password in a URL; empty if it has none, or if the rest of the URL shows the same text.
+
+    Examples
+    --------
+    >>> [password_of(url) for url in ("postgresql://ann:pass@db/runs", "postgresql://ann:ann@db", "local")]
+    ['pass', '', '']
+    """
+    found = re.fullmatch(r"([^:]*://[^:/@?]*):(.*)(@.*)", url, re.DOTALL)
+    return found[2] if found is not None and found[2] not in found[1] + found[3] else ""
 
 
 def masked(url: str) -> str:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import operator
-import reprlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from anabranch.base.masking import mask
+from anabranch.base.names import Shortener
 from anabranch.base.states import State, TriggerFailed, counts_of
 from anabranch.base.texts import printable, shortened
 
@@ -109,7 +110,7 @@ def _take_value(state: Any) -> Any:  # a TaskRunView
         return error
 
 
-class _Repr(reprlib.Repr):
+class _Repr(Shortener):
     def __init__(self) -> None:
         super().__init__()
         self.maxlist = self.maxtuple = self.maxdict = self.maxset = self.maxfrozenset = 12
@@ -168,11 +169,18 @@ def _write_time(value: datetime | None) -> str | None:
     return value.isoformat() if value is not None else None
 
 
+def _mask_texts(data: Any) -> Any:
+    """Plain data without secrets in its texts."""
+    if isinstance(data, dict):
+        return {mask(name) if isinstance(name, str) else name: _mask_texts(each) for name, each in data.items()}
+    return list(map(_mask_texts, data)) if isinstance(data, list) else mask(data) if isinstance(data, str) else data
+
+
 def _simplify(value: Any) -> Any:
     """The value in JSON's types; its repr where it has none."""
     from pydantic_core import to_jsonable_python
 
     try:
-        return to_jsonable_python(value, inf_nan_mode="null", bytes_mode="base64", fallback=_repr)
+        return _mask_texts(to_jsonable_python(value, inf_nan_mode="null", bytes_mode="base64", fallback=_repr))
     except Exception:  # it contains itself, is too deep, or cannot be encoded
         return _repr(value)

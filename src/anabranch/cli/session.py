@@ -101,6 +101,18 @@ class Session:
         int
             The exit code.
         """
+        from anabranch.base import known_secrets
+        from anabranch.definition.parameter_values import is_secret
+
+        secret = {name: each for name, each in self.flow.parameters(by_name=True).items() if is_secret(each)}
+        # What is shown when the run has ended may be made of them, too.
+        known_secrets.learn("command", [self.parameters.get(name, each.default_value) for name, each in secret.items()])
+        try:
+            return self._run(show)
+        finally:
+            known_secrets.forget("command")
+
+    def _run(self, show: Callable[[FlowRunView], None] | None) -> int:
         from anabranch.base.settings import config
         from anabranch.monitoring import terminal as progress
 

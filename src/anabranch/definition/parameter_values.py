@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import types
 import typing
 from collections import abc, deque
@@ -12,6 +11,7 @@ from datetime import datetime
 from enum import Enum
 from typing import TYPE_CHECKING, Annotated, Any
 
+from anabranch.base.masking import SECRET_NAME
 from anabranch.base.names import short
 from anabranch.definition.equality import equal
 
@@ -25,7 +25,6 @@ MAX_NBYTES = 64 << 20  # every task would carry it; what is larger belongs into 
 _PLAIN = (bool, int, float, str, bytes)
 _READ_ONCE = (abc.Iterable, abc.Iterator, abc.Generator)
 _COLLECTIONS = (list, tuple, set, frozenset, deque)
-SECRET_NAME = re.compile(r"pass(word|wd|phrase)|secret|token|credential|api_?key|private_?key", re.IGNORECASE)
 
 
 class UncheckedType(ValueError):

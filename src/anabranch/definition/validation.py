@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from anabranch.base.errors import listed
+from anabranch.base.secret import Secret
+from anabranch.definition.expressions import Expression
 from anabranch.definition.graph import Graph, NodeLike
 from anabranch.definition.lookup import is_node_of, stands_for_node
+from anabranch.definition.parameter import Parameter
 from anabranch.definition.stowaways import find_stowaway, names_in_globals
 
 if TYPE_CHECKING:
@@ -45,6 +48,20 @@ def _storing(graph: Graph, result: Result | None) -> Iterator[str]:
                 storing, inputs=list(entry.arguments), parameters=parameters, mapped=mapped
             ):
                 yield f"{_label(graph, node)}: {problem}"
+            if names := sorted(storing.template.fields & _secret_fields(graph, entry.arguments)):
+                what = f"{storing.template.what} {storing.template.source!r}: everybody sees names of files"
+                yield f"{_label(graph, node)}: {what}, and these fields are secret: {listed(names)}"
+
+
+def _secret_fields(graph: Graph, arguments: Mapping[str, Expression]) -> set[str]:
+    """Fields of a task's templates whose values are secret."""
+    secret = {node.name for node in graph if _is_secret(node)} - arguments.keys()
+    values = {name: getattr(each, "node", getattr(each, "value", None)) for name, each in arguments.items()}
+    return secret | {name for name, value in values.items() if _is_secret(value)}
+
+
+def _is_secret(value: Any) -> bool:  # of an argument
+    return isinstance(value, Secret) or (isinstance(value, Parameter) and value.secret)
 
 
 def _no_place() -> Result:

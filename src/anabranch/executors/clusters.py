@@ -12,12 +12,12 @@ import inspect
 import logging
 import math
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anabranch.base.errors import ExecutorError, OptionError, listed, nearest
+from anabranch.base.masking import SECRET_NAME
 from anabranch.base.settings import config
 
 if TYPE_CHECKING:
@@ -38,7 +38,6 @@ CLOSE_S = 30.0  # on a busy machine nannies take seconds to end their workers; o
 REPORT_S = 30.0  # a scheduler that has served hours of tasks takes seconds to draw its report
 WORKER_NBYTES = 64 << 20  # of memory that a worker process takes before it has done anything
 FIRST_SLOTS = 4  # an adaptive cluster without a maximum is asked for this much to begin with
-_SECRET = re.compile(r"password|passwd|secret|token|credential|private", re.IGNORECASE)
 _SHOWN = 200  # characters of an argument in a message
 
 
@@ -445,7 +444,7 @@ def _shown(kwargs: Mapping[str, Any]) -> str:
 
 
 def _shown_value(name: str, value: Any) -> str:
-    if _SECRET.search(name):
+    if SECRET_NAME.search(name) or "private" in name.lower():
         return "…"
     if name.lower() in ("env", "environment") and isinstance(value, Mapping):
         return "{" + ", ".join(f"{each!r}: …" for each in value) + "}"

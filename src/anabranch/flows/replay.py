@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from anabranch.base import context, masking
+from anabranch.base import context, known_secrets, masking
 from anabranch.base.context import RunInfo, TaskContext
 from anabranch.base.errors import ReplayError, listed, nearest
 from anabranch.base.names import short
@@ -69,13 +69,13 @@ class Replay:
                 f"{self.name} cannot be replayed without all of its inputs; give them with inputs={{…}}: {reasons}"
             )
         function = self.node.signature.function
-        masking.learn(f"replay-{self.context.run_id}", self.secrets)
+        known_secrets.learn(f"replay-{self.context.run_id}", self.secrets)
         try:
             with context.entered(self.context):
                 args, kwargs = revealed(*self.node.signature.split(self.inputs))
                 return _debugged(function, args, kwargs) if pdb else function(*args, **kwargs)
         finally:
-            masking.forget(f"replay-{self.context.run_id}")
+            known_secrets.forget(f"replay-{self.context.run_id}")
 
 
 def replay(
@@ -289,9 +289,9 @@ def _debugged(function: Any, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
 
 def shown_inputs(replay: Replay) -> list[str]:
     """A line for each input, for people; secrets are masked."""
-    masking.learn(f"show-{replay.context.run_id}", replay.secrets)
+    known_secrets.learn(f"show-{replay.context.run_id}", replay.secrets)
     try:
         lines = [f"{name} = {masking.mask(short(value, 200))}" for name, value in replay.inputs.items()]
     finally:
-        masking.forget(f"show-{replay.context.run_id}")
+        known_secrets.forget(f"show-{replay.context.run_id}")
     return [*lines, *(f"{name}: missing: {reason}" for name, reason in replay.missing.items())]

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from anabranch.base import context, masking, origins
+from anabranch.base import context, known_secrets, origins
 from anabranch.base.context import RunInfo
 from anabranch.base.events import Observer
 from anabranch.base.files import data_directory
@@ -176,7 +176,7 @@ def run_plan(
     keeper = LogKeeper(recorder.store, recorder.ownership) if recorder is not None else None
     logs = LogBook(level, keeper=keeper, whole=whole_log_path(directory, plan.run_id) if executor.in_process else None)
     watch = progress_of_settings()
-    masking.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
+    known_secrets.learn(plan.run_id, [plan.parameters[slug] for slug in plan.settings.get("secret_parameters", ())])
     try:
         shown = [] if executor.in_process else [Shown(executor.show)]
         watches = [] if type(watch) is Progress else [watch]
@@ -186,7 +186,7 @@ def run_plan(
             else:
                 done = _run_recorded(plan, executor, told, recorder, handlers, logs, wants_end)
     finally:
-        masking.forget(plan.run_id)
+        known_secrets.forget(plan.run_id)
     return FlowRunView(done, graph)
 
 

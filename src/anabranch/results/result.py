@@ -13,6 +13,7 @@ import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Self, TypeAlias, TypeVar
 
 from anabranch.base.errors import (
@@ -25,6 +26,7 @@ from anabranch.base.errors import (
     ResultMissing,
     ResultStoreError,
 )
+from anabranch.base.masking import has_secret
 from anabranch.base.names import short
 from anabranch.base.prefect1 import refusing
 from anabranch.base.settings import config
@@ -224,6 +226,9 @@ class Result:
             created=created or datetime.now(UTC),
             key=_find_key(),
         )
+        if has_secret(body):
+            own = ids or {}
+            _warn_of_secret(own.get("run"), own.get("task") or own.get("target of") or own.get("cache") or location)
         with self._using("written", location):
             if self.store.put(location, [head, body], replace=overwrite):
                 return header.ref(location), True
@@ -551,6 +556,11 @@ def _render_value(value: Any) -> str:
     if not text.isprintable():
         text = "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
     return text if len(text) <= MAX_REPR else f"{text[: MAX_REPR - 1]}…"
+
+
+@lru_cache(maxsize=1024)  # once for all elements of a map
+def _warn_of_secret(run: object, what: object) -> None:
+    _logger.warning("the value of %s contains a secret, and is stored as it is", what)
 
 
 def _find_key() -> bytes | None:

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
+from anabranch.base import known_secrets
 from anabranch.base.errors import RunStoreError, ServiceError
 from anabranch.monitoring.metrics_export import metrics_route
 from anabranch.runs.registry.registration import read_clock
@@ -142,7 +143,11 @@ class Service:
         """
         self._meter.open()
         self._processes.open()  # before there are threads that a fork would copy
-        asyncio.run(self._serve(started))
+        known_secrets.learn("service", [self._options.token, self._options.view_token])
+        try:
+            asyncio.run(self._serve(started))
+        finally:
+            known_secrets.forget("service")
 
     async def _serve(self, started: Callable[[Service], object]) -> None:
         address, port = self._options.address, self._options.port

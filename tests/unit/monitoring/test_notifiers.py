@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from anabranch import Flow, task
-from anabranch.base.masking import forget, learn
+from anabranch.base.known_secrets import forget, learn
 from anabranch.errors import OptionError
 from anabranch.notifiers import EmailNotifier, Notifier, WebhookNotifier
 from anabranch.states import Failed, Running, Success

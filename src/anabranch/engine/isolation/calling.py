@@ -29,7 +29,7 @@ from functools import cache
 from shutil import rmtree
 from typing import IO, Any
 
-from anabranch.base import masking, origins
+from anabranch.base import known_secrets, masking, origins
 from anabranch.base.context import RunInfo, TaskContext
 from anabranch.base.errors import ProcessDied, TaskTimeout, UnstorableValueError
 from anabranch.base.signals import CANCEL
@@ -298,7 +298,7 @@ class _Attempt:
                     has_begun = True
                     end = time.monotonic() + (self._timeout_s if self._timeout_s is not None else float("inf"))
                 elif kind == LEARNT:
-                    masking.learn("secrets", pickle.loads(parts[0]))
+                    known_secrets.learn("secrets", pickle.loads(parts[0]))
                 elif kind == LOGGED:
                     _log_again(parts[0])
                 else:
@@ -381,6 +381,7 @@ class _Stream:
 
     def _print(self, text: str) -> None:
         if text:
+            text = masking.mask(text)
             self._tail = (self._tail + text)[-TAIL:]
             with suppress(OSError, ValueError):  # ours may be closed, or a terminal that has gone
                 getattr(sys, self._name).write(text)

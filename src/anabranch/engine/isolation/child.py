@@ -23,7 +23,7 @@ from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
-from anabranch.base import context, masking, origins
+from anabranch.base import context, known_secrets, origins
 from anabranch.base.context import TaskContext
 from anabranch.base.errors import CodeNotLoadable
 from anabranch.base.texts import headline_of
@@ -84,7 +84,7 @@ def serve(descriptor: int) -> None:
         logging.getLogger().removeHandler(relay)
         channel.close()
 
-    masking.heard = lambda values: channel.send(LEARNT, pickle.dumps([str(value) for value in values]))
+    known_secrets.heard = lambda values: channel.send(LEARNT, pickle.dumps([str(value) for value in values]))
     os.register_at_fork(after_in_child=be_silent)  # a copy of this process has no say
     with suppress(OSError):  # the worker is gone, and with it what this process is for
         while (frame := channel.receive()) is not None:

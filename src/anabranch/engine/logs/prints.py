@@ -13,6 +13,7 @@ from typing import Any, TextIO
 
 from anabranch.base import context
 from anabranch.base.context import TaskContext
+from anabranch.base.masking import mask
 from anabranch.base.texts import clean
 from anabranch.engine.logs.capture import sink_of
 from anabranch.engine.logs.lines import MAX_LINE, PRINTED, made
@@ -46,7 +47,7 @@ class Lines:
         for line in whole:
             self._pass_on(self._begun + line)
             self._begun = ""
-        self._begun = (self._begun + rest)[: MAX_LINE + 1]
+        self._begun = mask(self._begun + rest)[: MAX_LINE + 1]
 
     def finish(self) -> None:
         """Pass on a line that has not ended."""

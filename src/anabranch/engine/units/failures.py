@@ -7,7 +7,6 @@ text, and a copy is kept only if that is known to load again.
 from __future__ import annotations
 
 import pickle
-import reprlib
 import traceback
 from collections.abc import Mapping
 from functools import lru_cache
@@ -15,6 +14,7 @@ from types import TracebackType
 from typing import Any
 
 from anabranch.base import errors
+from anabranch.base.names import Shortener
 from anabranch.base.states import Failure
 from anabranch.base.texts import clean, message_of, type_name
 from anabranch.base.tracebacks import HEAD, LED, frame_of, frames_of, make_traceback
@@ -159,7 +159,7 @@ def revive(failure: Failure | None, message: str = "") -> BaseException:
     return errors.TaskFailure(failure.headline())
 
 
-class _Shortener(reprlib.Repr):
+class _Shortener(Shortener):
     def __init__(self) -> None:
         super().__init__()
         self.maxstring = self.maxother = MAX_INPUT

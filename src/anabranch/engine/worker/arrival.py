@@ -15,7 +15,7 @@ from typing import Any
 
 import cloudpickle
 
-from anabranch.base import masking, origins
+from anabranch.base import known_secrets, origins
 from anabranch.base.errors import CodeNotLoadable, OutsideFlowError, VersionMismatch
 from anabranch.base.states import Failed, Success
 from anabranch.base.texts import headline_of
@@ -221,7 +221,9 @@ def load_program(token: str, data: bytes) -> Program:
         program = _PROGRAMS.get(token)
         if program is None:
             program = _PROGRAMS[token] = _loaded(data)
-            masking.learn(token, [program.values.get(slug) for slug in program.settings.get("secret_parameters", ())])
+            known_secrets.learn(
+                token, [program.values.get(slug) for slug in program.settings.get("secret_parameters", ())]
+            )
             while len(_PROGRAMS) > MAX_PROGRAMS:
                 _let_go(_PROGRAMS.popitem(last=False)[0])
         return program
@@ -311,7 +313,7 @@ def forget_program(token: str) -> None:
 
 def _let_go(token: str) -> None:
     capture.close_sink(token)
-    masking.forget(token)
+    known_secrets.forget(token)
 
 
 def opened_outcome(outcome: Any) -> UnitOutcome:

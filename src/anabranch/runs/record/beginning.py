@@ -13,7 +13,7 @@ from typing import Any
 
 from anabranch.base import context, origins
 from anabranch.base.errors import RunExists, RunStoreError
-from anabranch.base.masking import MASK
+from anabranch.base.masking import MASK, mask
 from anabranch.base.names import short
 from anabranch.base.settings import config
 from anabranch.definition.equality import equal
@@ -126,9 +126,9 @@ def shown_parameters(plan: RunPlan, secret: Collection[str]) -> dict[str, Any]:
 
 
 def _shown(value: Any) -> Any:
-    if isinstance(value, (bool, int, float, type(None))) or (isinstance(value, str) and len(value) <= MAX_SHOWN):
+    if isinstance(value, (bool, int, float, type(None))):
         return value
-    return short(value, MAX_SHOWN)
+    return mask(value) if isinstance(value, str) and len(value) <= MAX_SHOWN else short(value, MAX_SHOWN)
 
 
 def _pickled(values: Mapping[str, Any]) -> bytes | None:

@@ -18,7 +18,7 @@ _NAMES = tuple(each.name for each in fields(ResultRef))
 
 def dump_ref(ref: ResultRef | None) -> str | None:
     """Where a value is stored."""
-    return None if ref is None else mask(json.dumps(_facts(ref)))  # its short text is a part of it
+    return None if ref is None else json.dumps(_facts(ref))
 
 
 def load_ref(text: str | None) -> ResultRef | None:
@@ -58,7 +58,7 @@ def dump_stored(refs: Refs, notes: Mapping[int, Note], *, is_enough: bool = Fals
     stored = [[_bounds(held), _facts(ref)] for held, ref in refs]
     noted = {str(index): [note[0], dict(note[1])] for index, note in notes.items()}
     facts = {"refs": stored, "notes": noted}
-    return mask(json.dumps({**facts, "enough": True} if is_enough else facts))
+    return json.dumps({**facts, "enough": True} if is_enough else facts)
 
 
 def load_enough(text: str | None) -> bool:
@@ -95,7 +95,7 @@ def _indices(bounds: Any) -> Indices:
 
 
 def _facts(ref: ResultRef) -> list[Any]:
-    return [getattr(ref, name) for name in _NAMES]
+    return [getattr(ref, name) if name != "repr" else mask(ref.repr) for name in _NAMES]
 
 
 def _ref(facts: Any) -> ResultRef:

@@ -14,13 +14,13 @@ from collections.abc import Callable
 from operator import attrgetter
 
 from anabranch.base.errors import ServiceError
-from anabranch.base.settings import config
+from anabranch.base.settings import config, environment_without_secrets
 from anabranch.runs.store.slots import Slot
 from anabranch.service.work.messages import FAILED, Exit, Job, Message, Signal, from_line, to_line
 
 WAIT_S = 1.0
 """How long a run waits for a process; then another service may have it."""
-_SETTINGS = ("backend", "runs.path", "runs.lease_s", "service.key")
+_SETTINGS = ("backend", "runs.path", "runs.lease_s", "service.key", "results.key")
 """Settings that the processes of runs get from this one."""
 _log = logging.getLogger("anabranch.service")
 
@@ -101,6 +101,7 @@ class Processes:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             start_new_session=True,  # Ctrl-C is for the service, which tells the runs
+            env=environment_without_secrets(),
         )
         assert self._nursery.stdin is not None
         settings = {name: attrgetter(name)(config) for name in _SETTINGS}

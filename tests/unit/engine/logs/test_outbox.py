@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.base import masking
+from anabranch.base import known_secrets
 from anabranch.base.context import RunInfo, TaskContext
 from anabranch.engine.logs.book import LogBook
 from anabranch.engine.logs.lines import MAX_LINE, Batch, LogLine, line_of, loads, this_process
@@ -90,11 +90,11 @@ def test_a_record_that_cannot_be_formatted_or_encoded_is_a_line_all_the_same(
 
 
 def test_lines_have_no_secrets() -> None:
-    masking.learn("r1", ["sw0rdfish"])
+    known_secrets.learn("r1", ["sw0rdfish"])
     try:
         assert line_of(record("token=%s", "sw0rdfish"), TASK, "w").text == "token=***"
     finally:
-        masking.forget("r1")
+        known_secrets.forget("r1")
 
 
 # Batches --------------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from anabranch import Flow, Parameter, task
-from anabranch.base import masking
+from anabranch.base import known_secrets
 from anabranch.base.context import RunInfo
 from anabranch.base.states import Failed, Failure
 from anabranch.engine.units.units import ColumnReport, Program, Report, SingleReport
@@ -34,9 +34,9 @@ def program() -> Iterator[Program]:
     with Flow("secretive") as flow:
         connect(Parameter("pin"), Parameter("host"))
     frozen = flow.graph.freeze(())
-    masking.learn("run", [SECRET])
+    known_secrets.learn("run", [SECRET])
     yield Program(RunInfo("secretive", "run", {}), dict(frozen.nodes), {}, {"secret_parameters": ("pin",)})
-    masking.forget("run")
+    known_secrets.forget("run")
 
 
 @pytest.mark.parametrize("is_map", [False, True])
@@ -62,5 +62,5 @@ def test_a_report_has_no_secrets_and_says_the_rest(program: Program, is_map: boo
 def test_a_driver_masks_what_it_knows_beyond_that(program: Program) -> None:
     report = Report(("unit", 1), singles=(SingleReport("connect", FAILED, None),))
     assert SECRET not in repr(masked_report(report))
-    masking.forget("run")
+    known_secrets.forget("run")
     assert masked_report(report) is report
