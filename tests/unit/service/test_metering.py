@@ -138,6 +138,33 @@ def test_directories_of_services_that_were_killed_are_removed(meter: Meter, tmp_
     assert (tmp_path / "anabranch-metrics-x").exists()
 
 
+@pytest.mark.parametrize("kind", ["directory", "locked directory", "file", "link to nowhere", "link to a directory"])
+@pytest.mark.parametrize("name", ["99999999999999999999-x", "99999999999-x", "-1-x", "--", "٣-x", "x" * 100])
+def test_whatever_has_the_name_of_a_directory_of_a_service_keeps_none_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, kind: str
+) -> None:
+    # given
+    (tmp_path / "kept").mkdir()
+    (tmp_path / "kept" / "file").write_text("")
+    path = tmp_path / f"anabranch-metrics-{name}"
+    if "directory" in kind and "link" not in kind:
+        path.mkdir(mode=0o000 if "locked" in kind else 0o700)
+    elif "link" in kind:
+        path.symlink_to(tmp_path / ("no" if "nowhere" in kind else "kept"))
+    else:
+        path.write_text("")
+    monkeypatch.setattr("tempfile.gettempdir", lambda: str(tmp_path))
+    with config.set(runs__path=str(tmp_path / "runs.db")):
+        _, flows, queue = registry()
+    meter = Meter(queue, flows, lambda: NOW)
+    # when
+    meter.open()
+    # then
+    assert meter.directory.stat().st_mode & 0o777 == 0o700
+    assert (tmp_path / "kept" / "file").exists()
+    meter.close()
+
+
 def test_the_queue_has_its_depth_and_how_late_it_is(meter: Meter):
     # given
     with Flow("etl") as flow:

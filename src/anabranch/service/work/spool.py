@@ -88,8 +88,9 @@ def sweep(parent: Path) -> None:
     """Remove directories of services that were killed."""
     for each in parent.glob(f"{_PREFIX}*"):
         pid = each.name.removeprefix(_PREFIX).partition("-")[0]
-        if pid.isdecimal() and not _is_alive(int(pid)) and each.stat().st_uid == os.getuid():
-            shutil.rmtree(each, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it is gone by now, or not for us to look into
+            if pid.isdecimal() and each.lstat().st_uid == os.getuid() and not _is_alive(int(pid)):
+                shutil.rmtree(each, ignore_errors=True)
 
 
 def collect(directory: Path) -> Iterator[Left]:
@@ -112,7 +113,7 @@ def collect(directory: Path) -> Iterator[Left]:
 def _is_alive(pid: int) -> bool:
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # names are anybody's to choose
         return False
     except PermissionError:
         return True
