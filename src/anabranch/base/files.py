@@ -39,9 +39,16 @@ def data_directory() -> Path:
 def write_whole(path: str | os.PathLike[str], data: str | bytes, *, mode: int | None = None) -> None:
     """Write a file so that it is there as a whole or not at all.
 
-    `mode` are its permissions, whatever the umask; None leaves them to the umask.
+    What a link leads to is replaced, and the link stays. What is no file, such as a pipe or a device, is written into.
+
+    `mode` are the permissions of the file, whatever the umask; None leaves them to the umask.
     """
     path = Path(path)
+    if path.exists() and not path.is_file() and not path.is_dir():
+        with open(path, "wb") as stream:
+            stream.write(data.encode() if isinstance(data, str) else data)
+        return
+    path = Path(os.path.realpath(path))
     draft = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}")
     first = 0o666 if mode is None else 0o600
     try:

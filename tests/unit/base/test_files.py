@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import stat
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -35,3 +37,37 @@ def test_what_cannot_be_written_leaves_nothing_and_changes_nothing(tmp_path: Pat
         write_whole(tmp_path / "directory", "new")
     assert file.read_text() == "old"
     assert {each.name for each in tmp_path.iterdir()} == {"a", "directory"}
+
+
+@pytest.mark.parametrize("is_there", [True, False])
+def test_a_link_stays_a_link_to_what_is_written(tmp_path: Path, is_there: bool):
+    (tmp_path / "elsewhere").mkdir()
+    target = tmp_path / "elsewhere" / "file"
+    if is_there:
+        target.write_text("old")
+    (tmp_path / "link").symlink_to(target)
+    (tmp_path / "link to it").symlink_to("link")
+    write_whole(tmp_path / "link to it", "new", mode=0o600)
+    assert os.readlink(tmp_path / "link to it") == "link"
+    assert (tmp_path / "link").is_symlink()
+    assert target.read_text() == "new"
+    assert [each.name for each in target.parent.iterdir()] == ["file"]
+
+
+def test_a_pipe_is_written_into_and_stays_one(tmp_path: Path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe, 0o640)
+    with ThreadPoolExecutor(1) as reader:
+        read = reader.submit(pipe.read_bytes)
+        write_whole(pipe, "né" * 100_000, mode=0o600)
+        assert read.result() == "né".encode() * 100_000
+    assert stat.S_ISFIFO(pipe.lstat().st_mode)
+    assert pipe.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_device_is_written_into(tmp_path: Path):
+    (tmp_path / "link").symlink_to("/dev/null")
+    write_whole(tmp_path / "link", "nothing", mode=0o600)
+    assert stat.S_ISCHR((tmp_path / "link").stat().st_mode)
+    assert (tmp_path / "link").is_symlink()
+    assert os.stat("/dev/null").st_mode & 0o777 == 0o666
