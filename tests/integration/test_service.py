@@ -13,6 +13,7 @@ from contextlib import ExitStack, closing
 from datetime import timedelta
 from pathlib import Path
 
+import psutil
 import pytest
 from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 from tests.service_process import environment, serving
@@ -24,7 +25,7 @@ from anabranch.runs.store.slot_queue import SlotQueue
 
 FLOWS = '''
 """Flows that leave marks in a file, so that a test sees what ran, and how often."""
-import os, signal, time
+import ctypes, os, signal, subprocess, time
 from pathlib import Path
 from anabranch import Flow, Parameter, context, task, triggers
 from anabranch.schedules import IntervalSchedule
@@ -51,6 +52,27 @@ def wait_for(before, name):
 def crash():
     print("before the crash", flush=True)
     os.kill(os.getpid(), signal.SIGSEGV)
+
+@task
+def hold():
+    mark("hold")
+    ctypes.PyDLL(None).sleep(5)  # the interpreter, too
+    mark("held")
+
+with Flow("holding") as holding:
+    hold()
+
+@task
+def insist(holds):
+    mark(f"insist {os.getpid()} {subprocess.Popen(['sleep', '600'], start_new_session=True).pid}")
+    while True:
+        try:
+            ctypes.PyDLL(None).sleep(600) if holds else time.sleep(1)
+        except:
+            pass
+
+with Flow("insisting", max_runs=1) as insisting:
+    insist(Parameter("holds", type=bool))
 
 with Flow("quick") as quick:
     note(Parameter("name", default="quick", type=str))
@@ -182,6 +204,55 @@ def test_a_run_can_be_cancelled_and_resumed(home: Path):
         service.wait_for(run_id, "Success")
         assert service.call("POST", f"/api/runs/{run_id}/resume")[0] == 409
     assert marks(home)["before"] == 1
+
+
+def test_a_run_that_holds_the_interpreter_for_longer_than_its_lease_runs_once(home: Path):
+    with serving(home, "flows.py:holding", ANABRANCH__RUNS__LEASE_S="1") as service:
+        found = service.wait_for(service.start("holding"), "Success")
+        assert (found["slot"]["tries"], found["epoch"]) == (1, 1)
+    assert marks(home) == {"hold": 1, "held": 1}
+
+
+@pytest.mark.parametrize("holds", [True, False])
+def test_a_cancelled_run_that_does_not_end_is_ended_with_all_that_it_has_started(home: Path, holds: bool):
+    with serving(home, "flows.py:insisting", ANABRANCH__SERVICE__CANCEL_GRACE_S="1") as service:
+        run_id = service.start("insisting", holds=holds)
+        until(lambda: marks(home)["insist"], "the run begins")
+        pids = [int(each) for each in (home / "marks").read_text().split()[1:]]
+        assert service.call("POST", f"/api/runs/{run_id}/cancel")[0] == 202
+        found = service.wait_for(run_id, "Cancelled")
+        assert "killed by signal 9" in found["slot"]["message"]
+        assert service.wait_for(service.start("insisting", holds=holds), "Running")["slot"]["state"] == "Running"
+        until(lambda: not any(is_running(each) for each in pids), "its processes are gone")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("how", ["with its service", "by its service's end"])
+def test_a_cancelled_run_never_goes_on_whoever_dies(home: Path, how: str):
+    with serving(home, "flows.py:long", "--drain", "0", ANABRANCH__RUNS__LEASE_S="2") as service:
+        run_id = service.start("long")
+        until(lambda: marks(home)["pid"], "the run begins")
+        (pid,) = [int(line.split()[1]) for line in (home / "marks").read_text().splitlines() if line.startswith("pid")]
+        if how == "with its service":
+            os.kill(pid, signal.SIGSTOP)  # it does not hear of the wish
+        service.call("POST", f"/api/runs/{run_id}/cancel")
+        if how == "with its service":
+            service.process.kill()
+            os.kill(pid, signal.SIGKILL)
+        else:
+            service.process.terminate()
+        service.process.wait()
+    (home / "go").touch()
+    with serving(home, ANABRANCH__RUNS__LEASE_S="2") as service:
+        service.wait_for(run_id, "Cancelled")
+        until(lambda: service.call("GET", f"/api/runs/{run_id}")[1]["state"] == "Cancelled", "its record ends, too")
+    assert marks(home) == {"before": 1, "pid": 1}
 
 
 def test_a_run_waits_for_an_approval_and_goes_on_with_it(home: Path):

@@ -40,6 +40,7 @@ _MAY_BE_ZERO = {
     "service.port",
     "service.max_runs",
     "service.drain_s",
+    "service.cancel_grace_s",
 }
 TASK_FIELDS: dict[str, Any] = {"task_run": "", "task_slug": "", "map_index": "", "attempt": "", "worker": ""}
 """Fields that a format may use as well as those of `logging`; empty in records that are not from a task."""
@@ -142,6 +143,7 @@ class ServiceSettings(Section):
     tls_key: str
     pages: bool
     drain_s: float
+    cancel_grace_s: float
     key: str
 
 

@@ -103,7 +103,7 @@ def _register_files(files: tuple[str, ...]) -> None:
 
     if not files:
         return
-    done = subprocess.run([sys.executable, "-m", "anabranch", "register", *files], stdout=sys.stderr, check=False)
+    done = subprocess.run([sys.executable, "-P", "-m", "anabranch", "register", *files], stdout=sys.stderr, check=False)
     if done.returncode != 0:
         raise Problem("not all flows could be registered (see above), so the service did not start", done.returncode)
 

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from anabranch.base import known_secrets
 from anabranch.base.errors import RunStoreError, ServiceError
+from anabranch.base.settings import config
 from anabranch.monitoring.metrics_export import metrics_route
 from anabranch.runs.registry.registration import read_clock
 from anabranch.runs.store.flows import FlowTable
@@ -107,7 +108,8 @@ class Service:
             owner=name_process(),
             capacity=options.capacity,
             clock=lambda: read_clock(store),
-            on_given_up=lambda slot: self._meter.note_end(slot.flow_name, slot.state),
+            grace_s=config.service.cancel_grace_s,
+            on_ended=lambda slot: self._meter.note_end(slot.flow_name, slot.state),
         )
         hosts = (*LOOPBACK, options.address, *options.hosts)
         guard = Guard(token=options.token, view_token=options.view_token, hosts=hosts)
@@ -125,8 +127,8 @@ class Service:
         return self._web.port
 
     def is_well(self) -> bool:
-        """Whether its turns go on."""
-        return time.monotonic() - self._turned < _STUCK_S
+        """Whether its turns go on, and processes of runs can be started."""
+        return time.monotonic() - self._turned < _STUCK_S and self._processes.is_well
 
     def run(self, started: Callable[[Service], object] = lambda service: None) -> None:
         """Serve until a signal ends it.

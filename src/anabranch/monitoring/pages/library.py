@@ -297,7 +297,7 @@ class ChildActions:
             raise PagesError(f"run {run_id} cannot be resumed from here: it goes on, succeeded, or its file has moved")
         self._library.forget(run_id)
         self._children[run_id] = subprocess.Popen(
-            [sys.executable, "-m", "anabranch", "resume", record.run_id, "--no-progress"],
+            [sys.executable, "-P", "-m", "anabranch", "resume", record.run_id, "--no-progress"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,

@@ -1,13 +1,14 @@
 """Who runs what is due: slots are claimed once, given back by those who stop, and taken from those who died.
 
-A claim is guarded by its token. Once a run has begun, the lease on the run says that it is alive; the slot's own lease
-covers only the time until then.
+A claim is guarded by its token. A slot and its run have leases, which the service renews for processes that it knows to
+live, and a run its own: what is over may be taken up by another service, unless its process is seen to live. A wish to
+cancel stays with a slot, whoever has it: nothing of it begins or goes on again.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from secrets import token_hex
@@ -15,7 +16,7 @@ from typing import Any, Literal
 
 from anabranch.base.errors import RunNotFound, StaleOwner
 from anabranch.runs.store.codec import MESSAGE_NBYTES, from_microseconds, to_microseconds, to_text
-from anabranch.runs.store.relational import Database, Transaction
+from anabranch.runs.store.relational import Database, Transaction, name_process
 from anabranch.runs.store.schema import FLOWS, RUNS, SLOTS
 from anabranch.runs.store.slots import RUNNING, SKIPPED, WAITING, Slot, slot_of, slot_row
 
@@ -34,8 +35,10 @@ _CLAIM = (
 _CLOSE = f"UPDATE {SLOTS.name} SET state = ?, message = ?, ended = ?, lease_until = NULL WHERE run_id = ?"
 _FINISH = f"{_CLOSE} AND token = ? AND state = 'Running'"
 _RELEASE = (
-    f"UPDATE {SLOTS.name} SET state = 'Waiting', ready = CASE WHEN ready < ? THEN ? ELSE ready END, "
-    "lease_until = NULL, message = ?, tries = tries - ? WHERE run_id = ? AND token = ? AND state = 'Running'"
+    f"UPDATE {SLOTS.name} SET state = CASE WHEN cancel = 1 THEN 'Cancelled' ELSE 'Waiting' END, "
+    "ended = CASE WHEN cancel = 1 THEN ? END, ready = CASE WHEN ready < ? THEN ? ELSE ready END, "
+    "message = CASE WHEN cancel = 1 THEN 'cancelled' ELSE ? END, lease_until = NULL, tries = tries - ? "
+    "WHERE run_id = ? AND token = ? AND state = 'Running'"
 )
 _WITH_RUNS = (
     f"SELECT {', '.join(f's.{column}' for column in SLOTS.columns)}, r.epoch, r.state, r.lease_until "
@@ -43,10 +46,17 @@ _WITH_RUNS = (
 )
 _EXPIRED = f"{_WITH_RUNS} AND s.lease_until <= ? ORDER BY s.lease_until LIMIT ?"
 _OWN = f"{_WITH_RUNS} AND s.run_id = ? AND s.token = ?"
-_RENEW = (
-    f"UPDATE {SLOTS.name} SET lease_until = ?, started = coalesce(started, ?) "
+_BEGIN = (
+    f"UPDATE {SLOTS.name} SET lease_until = ?, started = coalesce(started, ?), owner = ? "
     "WHERE run_id = ? AND token = ? AND state = 'Running'"
 )
+_RENEW = f"UPDATE {SLOTS.name} SET lease_until = ? WHERE run_id = ? AND token = ? AND state = 'Running'"
+# Of the run as the slot's process has it: whoever took it from that process renews it for himself.
+_RENEW_RUN = (
+    f"UPDATE {RUNS.name} SET lease_until = ? WHERE run_id = ? AND lease_until < ? AND epoch = (SELECT run_epoch + 1 "
+    f"FROM {SLOTS.name} s WHERE s.run_id = {RUNS.name}.run_id AND s.token = ? AND s.state = 'Running')"
+)
+_CANCELLED = f"SELECT run_id, token FROM {SLOTS.name} WHERE state = 'Running' AND cancel = 1"
 _BEGUN = (
     f"SELECT {', '.join(f's.{column}' for column in SLOTS.columns)}, r.state, r.message, r.lease_until, f.changed "
     f"FROM {SLOTS.name} s LEFT JOIN {RUNS.name} r ON r.run_id = s.run_id "
@@ -277,39 +287,73 @@ class SlotQueue:
             return "closed"
         return "wait"
 
-    def recover(self, *, now: datetime, most: int = 100) -> list[Slot]:
+    def renew(self, slots: Iterable[Slot], *, now: datetime, lease_s: float) -> None:
+        """Renew the leases of claimed slots and of their runs, for processes that are known to live."""
+        until = to_microseconds(now + timedelta(seconds=lease_s))
+        found = sorted((slot.run_id, slot.token) for slot in slots)
+        if found:
+            self._database.write(lambda transaction: _renew(transaction, found, until))
+
+    def cancelled(self) -> list[tuple[str, str]]:
+        """Runs that go on and are to end: ids, and tokens of their claims."""
+        rows: list[Any] = self._database.read(lambda transaction: transaction.fetch(_CANCELLED))
+        return [(str(run_id), str(token)) for run_id, token in rows]
+
+    def recover(
+        self, *, now: datetime, lease_s: float, lives: Callable[[str], bool] = lambda owner: False, most: int = 100
+    ) -> list[Slot]:
         """Look after slots whose claims ran out: those whose runs live go on, those that ended are closed.
+
+        Parameters
+        ----------
+        lives
+            Whether a process, by its name, is seen to live: then its lease is renewed, however late that is.
 
         Returns
         -------
         list of Slot
-            Those that are given up, because each process that ran them has died; all others of dead processes wait.
+            Those that have ended with their processes: given up, because each process that ran them has died, or
+            cancelled before. All others of dead processes wait.
         """
-        moment = to_microseconds(now)
+        moment, until = to_microseconds(now), to_microseconds(now + timedelta(seconds=lease_s))
         assert moment is not None
         lock = f"{self._database.lock_clause} OF s{self._database.skip_clause}" if self._database.lock_clause else ""
 
         def act(transaction: Transaction) -> list[Slot]:
-            rows = transaction.fetch(f"{_EXPIRED}{lock}", (moment, most))
-            return [slot for row in rows if (slot := _settle_dead(transaction, row, moment, is_dead=False)) is not None]
+            ended = []
+            for row in transaction.fetch(f"{_EXPIRED}{lock}", (moment, most)):
+                slot = slot_of(row[:-3])
+                if slot.started is not None and lives(slot.owner):
+                    _renew(transaction, [(slot.run_id, slot.token)], until)
+                elif (found := _settle_dead(transaction, row, moment, is_dead=False)) is not None:
+                    ended.append(found)
+            return ended
 
         return self._database.write(act)
 
-    def bury(self, slot: Slot, why: str, *, now: datetime) -> Slot | None:
-        """The process that ran a slot is known to be dead: as `recover`, at once; gives the slot if it is given up."""
+    def bury(self, slot: Slot, why: str, *, now: datetime, is_try: bool = True) -> Slot | None:
+        """The process that ran a slot is known to be dead: as `recover`, at once; gives the slot if it has ended so.
+
+        Parameters
+        ----------
+        is_try
+            Whether the death counts among those after which the run is given up.
+        """
         moment = to_microseconds(now)
         assert moment is not None
 
         def act(transaction: Transaction) -> Slot | None:
             found = transaction.fetch(_OWN, (slot.run_id, slot.token))
-            return _settle_dead(transaction, found[0], moment, is_dead=True, why=why) if found else None
+            if not found:
+                return None
+            return _settle_dead(transaction, found[0], moment, is_dead=True, why=why, is_try=is_try)
 
         return self._database.write(act)
 
     # Running ----------------------------------------------------------------------------------------------------------
 
     def begin(self, run_id: str, token: str, *, now: datetime, lease_s: float) -> Begun:
-        """Renew a claim before its run begins, and give what is known of it, all in one transaction.
+        """Renew a claim before its run begins in this process, and give what is known of it, all in one transaction.
 
         Raises
         ------
@@ -317,10 +361,10 @@ class SlotQueue:
             The claim ran out, and somebody else has the slot.
         """
         until = to_microseconds(now + timedelta(seconds=lease_s))
-        renewal = (until, to_microseconds(now), run_id, token)
+        renewal = (until, to_microseconds(now), to_text(name_process()), run_id, token)
 
         def act(transaction: Transaction) -> Begun:
-            if not transaction.execute(_RENEW, renewal):
+            if not transaction.execute(_BEGIN, renewal):
                 raise StaleOwner(f"run {run_id} was claimed anew, and is somebody else's")
             (row,) = transaction.fetch(_BEGUN, (run_id,))
             *own, state, message, lease, changed = row
@@ -342,15 +386,16 @@ class SlotQueue:
     def release(
         self, slot: Slot, message: str = "", *, now: datetime, not_before: datetime | None = None, is_try: bool = True
     ) -> bool:
-        """Let a slot wait again, for anybody; False if it is somebody else's."""
-        moment = to_microseconds(not_before or now)
-        parameters = (moment, moment, to_text(message, MESSAGE_NBYTES), int(not is_try), slot.run_id, slot.token)
+        """Let a slot wait again, for anybody, or end if it was cancelled; False if it is somebody else's."""
+        moment, ready = to_microseconds(now), to_microseconds(not_before or now)
+        text = to_text(message, MESSAGE_NBYTES)
+        parameters = (moment, ready, ready, text, int(not is_try), slot.run_id, slot.token)
         return bool(self._database.write(lambda transaction: transaction.execute(_RELEASE, parameters)))
 
     def give_back(self, slots: Sequence[Slot], *, now: datetime) -> None:
         """Let claimed slots wait again that no process has begun: for anybody, and without counting it as a try."""
         moment = to_microseconds(now)
-        rows = [(moment, moment, "", 1, slot.run_id, slot.token) for slot in slots]
+        rows = [(moment, moment, moment, "", 1, slot.run_id, slot.token) for slot in slots]
         if rows:
             self._database.write(lambda transaction: transaction.execute_many(_RELEASE, rows))
 
@@ -398,21 +443,39 @@ class SlotQueue:
         return self._database.write(lambda transaction: transaction.execute(statement, (to_microseconds(before),)))
 
 
+def _renew(transaction: Transaction, slots: Sequence[tuple[str, str]], until: int | None) -> None:
+    transaction.execute_many(_RENEW, [(until, run_id, token) for run_id, token in slots])
+    transaction.execute_many(_RENEW_RUN, [(until, run_id, until, token) for run_id, token in slots])
+
+
 def _settle_dead(
-    transaction: Transaction, row: Sequence[Any], moment: int, *, is_dead: bool, why: str = "its process died"
+    transaction: Transaction,
+    row: Sequence[Any],
+    moment: int,
+    *,
+    is_dead: bool,
+    why: str = "its process died",
+    is_try: bool = True,
 ) -> Slot | None:
-    """Decide what becomes of a slot whose process died, or may have; gives it if it is given up."""
+    """Decide what becomes of a slot whose process died, or may have; gives it if it has ended with that."""
     slot, (epoch, state, lease) = slot_of(row[:-3]), row[-3:]
+    is_try = is_try and (is_dead or slot.started is not None)  # else its service died before it had a process for it
+    has_ended = epoch is not None and epoch > slot.run_epoch and lease is None
     if lease is not None and lease > moment and not is_dead:
         transaction.execute(f"UPDATE {SLOTS.name} SET lease_until = ? WHERE run_id = ?", (lease, slot.run_id))
-    elif epoch is not None and epoch > slot.run_epoch and lease is None:
-        transaction.execute(_CLOSE, (state, "", moment, slot.run_id))  # it had ended, and could not say so here
-    elif slot.tries >= MAX_TRIES and (is_dead or slot.started is not None):
-        text = f"given up after {slot.tries} tries: {why}"
-        transaction.execute(_CLOSE, ("Crashed", to_text(text, MESSAGE_NBYTES), moment, slot.run_id))
-        return replace(slot, state="Crashed", message=text)
-    else:
-        is_try = is_dead or slot.started is not None  # of a service that died before it had a process for it
-        row = (moment, moment, to_text(why, MESSAGE_NBYTES), int(not is_try), slot.run_id, slot.token)
-        transaction.execute(_RELEASE, row)
+    elif has_ended and (state != "Cancelled" or slot.cancel):  # it could not say so here
+        transaction.execute(_CLOSE, (state, "", moment, slot.run_id))
+    elif slot.cancel:
+        return _end(transaction, slot, "Cancelled", f"cancelled; {why}", moment)
+    elif slot.tries >= MAX_TRIES and is_try:
+        return _end(transaction, slot, "Crashed", f"given up after {slot.tries} tries: {why}", moment)
+    else:  # what is Cancelled without a wish was put down for others
+        text = to_text(why, MESSAGE_NBYTES)
+        transaction.execute(_RELEASE, (moment, moment, moment, text, int(not is_try), slot.run_id, slot.token))
     return None
+
+
+def _end(transaction: Transaction, slot: Slot, state: str, message: str, moment: int) -> Slot:
+    text = to_text(message, MESSAGE_NBYTES)
+    transaction.execute(_CLOSE, (state, text, moment, slot.run_id))
+    return replace(slot, state=state, message=text)

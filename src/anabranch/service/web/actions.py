@@ -15,6 +15,7 @@ from anabranch.base.errors import RunNotFound
 from anabranch.runs import RunQuery, RunRecord
 from anabranch.runs.read.lookup import as_it_stands
 from anabranch.runs.read.run import detail_data, read_run, run_data
+from anabranch.runs.registry.ending import record_end
 from anabranch.runs.registry.registration import read_clock
 from anabranch.runs.registry.seal import schedule_of
 from anabranch.runs.store.flows import FlowRecord, FlowTable
@@ -125,6 +126,8 @@ class Actions:
             raise Refused(409, f"run {run_id} was not started by a service; stop it where it was started") from None
         if slot.state not in (WAITING, RUNNING):
             raise Refused(409, f"run {run_id} has ended: {slot.state}")
+        if slot.state == WAITING:
+            record_end(self._store, run_id, "Cancelled", "cancelled before it went on", now=read_clock(self._store))
         return _describe_slot(slot, "Cancelled" if slot.state == WAITING else "Cancelling")
 
     def resume(self, run_id: str, approve: Sequence[str] = ()) -> dict[str, Any]:

@@ -11,11 +11,13 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from anabranch.base.errors import RunStoreError
+from anabranch.runs.registry.ending import record_end
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot
 from anabranch.service.work.messages import RETURNED, Exit
+from anabranch.service.work.processes import is_process_of_runs
 from anabranch.service.work.timetable import Timetable
 
 RECOVER_S = 5.0
@@ -28,6 +30,11 @@ KEPT = timedelta(days=30)
 LATE = timedelta(seconds=10)
 """Delay of runs from which on it is reported."""
 COMPLAIN_S = 60.0
+WATCH_S = 0.9
+"""Seconds between looks for runs that are to be cancelled."""
+BLIND_S = 3.0
+"""Seconds between turns, or a third of a lease if that is more, after which this service may have missed that others
+renewed theirs: it stood still, the store was away, or the clock was put forward. They get another lease."""
 AHEAD_S = 0.25
 """Slots are claimed ahead for this time, at the pace of the last second, so that no process waits for a turn."""
 MOST_AHEAD = 100
@@ -50,8 +57,11 @@ class Launcher(Protocol):
     def stop(self, run_id: str) -> None:
         """Ask a process to put its run down, so that another can go on with it."""
 
+    def interrupt(self, run_id: str) -> None:
+        """Ask a process to end its run."""
+
     def kill(self, run_id: str) -> None:
-        """End a process at once."""
+        """End a process and all that it has started, at once."""
 
 
 class Dispatcher:
@@ -69,8 +79,12 @@ class Dispatcher:
         How many runs may go on here at a time.
     clock
         What time it is, for all services alike.
-    on_given_up
-        Told of slots whose processes all died.
+    grace_s
+        Seconds that a cancelled run has to end before its process is killed.
+    on_ended
+        Told of slots that ended with their processes: all of them died, or the run was cancelled.
+    lives
+        Whether a process of runs, by its name, is seen to live on this machine.
     """
 
     def __init__(
@@ -81,7 +95,9 @@ class Dispatcher:
         owner: str,
         capacity: int,
         clock: Callable[[], datetime],
-        on_given_up: Callable[[Slot], object] = lambda slot: None,
+        grace_s: float = 15.0,
+        on_ended: Callable[[Slot], object] = lambda slot: None,
+        lives: Callable[[str], bool] = is_process_of_runs,
     ) -> None:
         self._store = store
         self._launcher = launcher
@@ -96,7 +112,18 @@ class Dispatcher:
         self.turned = 0.0
         """When it last looked for something to do, in seconds since the epoch."""
         self.is_draining = False
-        self._on_given_up = on_given_up
+        self._grace = timedelta(seconds=grace_s)
+        self._on_ended = on_ended
+        self._lives = lives
+        self._interrupted: dict[str, datetime] = {}
+        """When runs were asked to end, by the tokens of their claims."""
+        self._killed: set[str] = set()
+        """Runs whose processes were killed because this service ends."""
+        self._seen: datetime | None = None
+        """When the last turn was done."""
+        self._blind_until: datetime | None = None
+        self._watched: datetime | None = None
+        self._renewed: datetime | None = None
         self._recovered: datetime | None = None
         self._pruned: datetime | None = None
         self._refreshed: datetime | None = None
@@ -116,10 +143,24 @@ class Dispatcher:
         """
         now = self._clock()
         self.turned = now.timestamp()
+        lease_s = self._store.lease_s
+        if self._seen is not None and _is_over(self._seen, now, max(BLIND_S, lease_s / 3)):
+            self._blind_until = now + timedelta(seconds=lease_s)
+        self._turn(now, lease_s)
+        self._seen = now
+
+    def _turn(self, now: datetime, lease_s: float) -> None:
         self._bury(now)
-        if _is_over(self._recovered, now, RECOVER_S):
-            for slot in self._queue.recover(now=now):
-                self._give_up(slot)
+        if self.running and _is_over(self._watched, now, WATCH_S):
+            self._end_cancelled(now)
+            self._watched = now
+        if _is_over(self._renewed, now, lease_s / 3):
+            self._queue.renew(self.running.values(), now=now, lease_s=lease_s)
+            self._renewed = now
+        is_blind = self._blind_until is not None and now < self._blind_until
+        if not is_blind and _is_over(self._recovered, now, RECOVER_S):
+            for slot in self._queue.recover(now=now, lease_s=lease_s, lives=self._lives):
+                self._close(slot)
             self._recovered = now
         if self.is_draining:
             if not self._is_asked_back:
@@ -132,7 +173,7 @@ class Dispatcher:
         self.timetable.make_slots(now)
         free = self.capacity + self._pace.ahead - len(self.running)
         if free > 0 and (self._is_flowing or self._is_due(now)):
-            claimed = self._queue.claim(self._owner, free, now=now, lease_s=self._store.lease_s)
+            claimed = self._queue.claim(self._owner, free, now=now, lease_s=lease_s)
             for slot in claimed:
                 self.running[slot.run_id] = slot
                 self._launcher.start(slot)
@@ -167,17 +208,18 @@ class Dispatcher:
         self._pace.count(sum(end.code != RETURNED for end, _ in ended), now)
         self._give_back([slot for end, slot in ended if end.code == RETURNED], now)
         for end, slot in ended:
+            self._interrupted.pop(slot.token, None)
             if end.code in (0, RETURNED):
                 continue
             self.deaths += 1
             _log.warning("run %s of flow %s: %s", slot.run_id, slot.flow_name, end.words)
             try:
-                given_up = self._queue.bury(slot, end.words, now=now)
+                closed = self._queue.bury(slot, end.words, now=now, is_try=slot.run_id not in self._killed)
             except RunStoreError as error:  # its lease runs out by itself
                 _log.warning("run %s is taken up again when its lease is over: %s", slot.run_id, error)
-                given_up = None
-            if given_up is not None:
-                self._give_up(given_up)
+                closed = None
+            if closed is not None:
+                self._close(closed)
 
     def _give_back(self, slots: Sequence[Slot], now: datetime) -> None:
         """Let others have slots for which there was no process."""
@@ -189,17 +231,24 @@ class Dispatcher:
         except RunStoreError as error:  # their claims run out by themselves
             _log.warning("%d runs are taken up again when their claims are over: %s", len(slots), error)
 
-    def _give_up(self, slot: Slot) -> None:
-        """Record that a run has crashed."""
-        _log.error("run %s of flow %s crashed: %s", slot.run_id, slot.flow_name, slot.message)
-        self._on_given_up(slot)
-        try:
-            # Its process is known to be dead, so that its lease need not be waited for.
-            lease = self._store.get_run(slot.run_id).lease_until
-            ownership = self._store.take_over(slot.run_id, now=lease)
-            self._store.finish_run(ownership, "Crashed", end=self._clock(), message=slot.message)
-        except RunStoreError as error:
-            _log.warning("the record of run %s was left as it was: %s", slot.run_id, error)
+    def _end_cancelled(self, now: datetime) -> None:
+        """Interrupt runs that are to be cancelled; those that have had their time are killed."""
+        tokens = {slot.token: run_id for run_id, slot in self.running.items()}
+        for _, token in self._queue.cancelled():
+            if (run_id := tokens.get(token)) is None:
+                continue
+            if token not in self._interrupted:
+                self._interrupted[token] = now
+                self._launcher.interrupt(run_id)
+            elif now - self._interrupted[token] >= self._grace:
+                _log.warning("run %s was cancelled and does not end: its process is killed", run_id)
+                self._launcher.kill(run_id)
+
+    def _close(self, slot: Slot) -> None:
+        """Record that a run has ended with its process."""
+        _log.error("run %s of flow %s: %s, %s", slot.run_id, slot.flow_name, slot.state, slot.message)
+        self._on_ended(slot)
+        record_end(self._store, slot.run_id, slot.state, slot.message, now=self._clock(), is_gone=True)
 
     @property
     def problems(self) -> int:
@@ -227,6 +276,7 @@ class Dispatcher:
 
     def kill(self) -> None:
         """End processes that did not put their runs down; others take those over."""
+        self._killed.update(self.running)
         for run_id in self.running:
             self._launcher.kill(run_id)
 

@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 
 RETURNED = -1_000
 """Of a run that no process has begun: all were busy."""
+UNBORN = -1_001
+"""Of a run for which no process could be made: the nursery ended before it was ready."""
 FAILED = 70
 """Of a process that could not even fail as a run (EX_SOFTWARE)."""
 AGAIN = 75
@@ -27,11 +29,16 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class Signal:
-    """A signal for the process that has a run; a run that waits for one is returned."""
+    """A signal for the process that has a run, SIGKILL for all below it, too; a run that waits for one is returned."""
 
     run_id: str
     """Empty for all that wait."""
     signal: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The nursery has imported what runs need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,13 +54,15 @@ class Exit:
     @property
     def words(self) -> str:
         """How it ended, for people."""
+        if self.code == UNBORN:
+            return "the process that starts runs ended before it was ready; the service's log has why"
         return (
             f"its process was killed by signal {-self.code}" if self.code < 0 else f"its process ended with {self.code}"
         )
 
 
-Message = Job | Signal | Exit
-_KINDS: dict[str, type[Message]] = {"Job": Job, "Signal": Signal, "Exit": Exit}
+Message = Job | Signal | Ready | Exit
+_KINDS: dict[str, type[Message]] = {"Job": Job, "Signal": Signal, "Ready": Ready, "Exit": Exit}
 
 
 def to_line(message: Message) -> bytes:

@@ -27,9 +27,21 @@ from typing import NoReturn
 
 from anabranch.base.errors import AnabranchError
 from anabranch.base.settings import config
+from anabranch.engine.isolation.trees import kill_tree
 from anabranch.engine.units.shipment import origin
 from anabranch.runs.registry.registration import registry
-from anabranch.service.work.messages import AGAIN, FAILED, RETURNED, Exit, Job, Message, Signal, from_line, to_line
+from anabranch.service.work.messages import (
+    AGAIN,
+    FAILED,
+    RETURNED,
+    Exit,
+    Job,
+    Message,
+    Ready,
+    Signal,
+    from_line,
+    to_line,
+)
 from anabranch.service.work.series import flush_prints, run_series
 
 LINGER_S = 5.0
@@ -61,6 +73,7 @@ def main() -> None:
     with open(0, "rb", buffering=0, closefd=False) as orders:  # of which nothing more than a line is read here
         config.set(json.loads(orders.readline() or "{}"))
     preload()
+    os.write(1, to_line(Ready()))
     gc.collect()
     gc.freeze()  # or the first collection in each child would copy all pages
     series = partial(run_series, most=options.runs_per_process, metrics=options.metrics)
@@ -176,6 +189,9 @@ class Nursery:
         elif isinstance(order, Signal):
             for child in self._children.values():
                 if child.job is not None and child.job.run_id == order.run_id:
+                    if order.signal == signal.SIGKILL:
+                        kill_tree(child.pid)
+                        continue
                     with contextlib.suppress(ProcessLookupError):
                         os.kill(child.pid, order.signal)
             for each in [each for each in self._waiting if order.run_id in ("", each[0].run_id)]:

@@ -13,8 +13,11 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
+from anabranch.base.settings import config
+from anabranch.engine.isolation.trees import kill_below
 from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord
+from anabranch.runs.registry.ending import record_end
 from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
@@ -60,6 +63,9 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         counted.metrics.note_lateness(slot.flow_name, (now - wanted_since(slot)).total_seconds())
     if begun.run_state == "Success":  # who had it died before saying so
         return _finish(store, queue, slot, begun.run_state, begun.run_message)
+    if slot.cancel:
+        record_end(store, slot.run_id, "Cancelled", "cancelled before it went on", now=now)
+        return _finish(store, queue, slot, "Cancelled", "cancelled before it began")
     is_first = begun.run_state is None
     try:
         loaded = load_registered(_find_flow(flows, slot.flow_name, begun.flow_changed))
@@ -156,6 +162,7 @@ class _Interruptible:
         self._slot = slot
         self._over = threading.Event()
         self.is_handed_over = False
+        self._is_asked = False
         self._thread = threading.Thread(target=self._watch, name="anabranch-cancel", daemon=True)
 
     def __enter__(self) -> _Interruptible:
@@ -176,7 +183,8 @@ class _Interruptible:
             raise KeyboardInterrupt("a service that ended")
 
     def _cancel(self, number: int, frame: object) -> None:
-        if not self._over.is_set():
+        if not self._over.is_set() and not self._is_asked:  # by the service, or by the thread
+            self._is_asked = True
             raise KeyboardInterrupt("a request to cancel it")
 
     def _watch(self) -> None:
@@ -189,4 +197,8 @@ class _Interruptible:
                 continue
             if not self._over.is_set():
                 os.kill(os.getpid(), signal.SIGINT)
-            return
+            break
+        if not self._over.wait(config.service.cancel_grace_s):
+            _log.warning("run %s was cancelled and does not end: its process is killed", self._slot.run_id)
+            kill_below(os.getpid())
+            os.kill(os.getpid(), signal.SIGKILL)  # what becomes of the run is decided by a service

@@ -7,22 +7,40 @@ import json
 import logging
 import queue
 import signal
+import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from operator import attrgetter
+
+import psutil
 
 from anabranch.base.errors import ServiceError
 from anabranch.base.settings import config, environment_without_secrets
 from anabranch.runs.store.slots import Slot
-from anabranch.service.work.messages import FAILED, Exit, Job, Message, Signal, from_line, to_line
+from anabranch.service.work.messages import FAILED, UNBORN, Exit, Job, Message, Signal, from_line, to_line
 
 WAIT_S = 1.0
 """How long a run waits for a process; then another service may have it."""
-_SETTINGS = ("backend", "runs.path", "runs.lease_s", "service.key", "results.key")
+_SETTINGS = ("backend", "runs.path", "runs.lease_s", "service.key", "service.cancel_grace_s", "results.key")
 """Settings that the processes of runs get from this one."""
+READY_S = 60.0
+"""Seconds that the nursery has to begin: its imports take less than one, and ten on a busy machine."""
+NURSERY = "anabranch.service.work.nursery"
 _log = logging.getLogger("anabranch.service")
+
+
+def is_process_of_runs(name: str) -> bool:
+    """Whether a process, given as ``host:pid``, lives on this machine and is one that runs are begun in."""
+    host, _, pid = name.rpartition(":")
+    if host != socket.gethostname() or not pid.isdecimal():
+        return False
+    try:
+        return NURSERY in psutil.Process(int(pid)).cmdline()
+    except psutil.Error:
+        return False
 
 
 class Processes:
@@ -55,26 +73,42 @@ class Processes:
             raise ServiceError("a service needs a system with fork(), such as Linux or macOS")
         self._on_exit = on_exit
         options = {"--processes": most, "--runs-per-process": runs_each, "--wait": wait_s, "--metrics": metrics}
-        self._command = [sys.executable, "-m", "anabranch.service.work.nursery"]
+        self._command = [sys.executable, "-P", "-m", NURSERY]  # nothing is imported from the working directory
         self._command += [text for name, value in options.items() for text in (name, str(value))]
         self._ended: queue.SimpleQueue[Exit] = queue.SimpleQueue()
-        self._running: set[str] = set()
+        self._running: dict[str, subprocess.Popen[bytes] | None] = {}
+        """Of each run that has not been heard of, the nursery that has it."""
         self._lock = threading.Lock()
         self._nursery: subprocess.Popen[bytes] | None = None
+        self._opened = 0.0
+        """When the nursery was started, by the monotonic clock."""
+        self._is_ready = False
+        self._has_failed = False
+        """Whether the last nursery of which that is known ended before it was ready."""
 
     @property
     def pid(self) -> int | None:
         """Of the nursery."""
         return self._nursery.pid if self._nursery is not None else None
 
+    @property
+    def is_well(self) -> bool:
+        """Whether the nursery has begun, or has still time to."""
+        return not self._has_failed and not self._is_late
+
+    @property
+    def _is_late(self) -> bool:
+        return not self._is_ready and time.monotonic() - self._opened > READY_S
+
     def start(self, slot: Slot) -> None:
         """Run a slot in a process of its own."""
-        with self._lock:
-            self._running.add(slot.run_id)
         self._order(Job(slot.run_id, slot.token))
 
     def exits(self) -> list[Exit]:
         """Processes that ended since the last time."""
+        nursery = self._nursery
+        if nursery is not None and self._is_late:
+            nursery.kill()
         found = []
         while not self._ended.empty():
             found.append(self._ended.get())
@@ -88,8 +122,12 @@ class Processes:
         """Ask a process to put its run down."""
         self._order(Signal(run_id, signal.SIGTERM))
 
+    def interrupt(self, run_id: str) -> None:
+        """Ask a process to end its run."""
+        self._order(Signal(run_id, signal.SIGINT))
+
     def kill(self, run_id: str) -> None:
-        """End a process at once."""
+        """End a process and all that it has started, at once."""
         self._order(Signal(run_id, signal.SIGKILL))
 
     def open(self) -> None:
@@ -103,6 +141,7 @@ class Processes:
             start_new_session=True,  # Ctrl-C is for the service, which tells the runs
             env=environment_without_secrets(),
         )
+        self._opened, self._is_ready = time.monotonic(), False
         assert self._nursery.stdin is not None
         settings = {name: attrgetter(name)(config) for name in _SETTINGS}
         self._nursery.stdin.write(json.dumps(settings).encode() + b"\n")
@@ -121,35 +160,45 @@ class Processes:
             nursery = self._nursery
             assert nursery is not None
             assert nursery.stdin is not None
+            if isinstance(order, Job):
+                with self._lock:
+                    self._running[order.run_id] = nursery
             nursery.stdin.write(to_line(order))
             nursery.stdin.flush()
-        except OSError as error:
+        except (OSError, ValueError) as error:  # ValueError: its end was closed a moment ago
             _log.error("the process that starts runs is gone, or cannot be started: %s", error)
             if isinstance(order, Job):
                 self._end(Exit(order.run_id, FAILED))
 
     def _listen(self, nursery: subprocess.Popen[bytes]) -> None:
         assert nursery.stdout is not None
+        is_ready = False
         with nursery.stdout as lines:
             for line in lines:
                 found = from_line(line)
-                assert isinstance(found, Exit)
-                self._end(found)
+                if isinstance(found, Exit):
+                    self._end(found)
+                else:
+                    is_ready, self._has_failed = True, False
+                    self._is_ready = self._is_ready or self._nursery is nursery
         nursery.wait()
         if nursery.stdin is not None:
             with contextlib.suppress(OSError):  # what was not sent any more
                 nursery.stdin.close()
-        if self._nursery is nursery:  # it died; its children go on, and close their slots themselves
-            with self._lock:
-                lost = list(self._running)
+        with self._lock:
+            lost = [run_id for run_id, its in self._running.items() if its is nursery]
+        if not is_ready:
+            self._has_failed = True
+            _log.error("the process that starts runs ended with %s before it was ready", nursery.returncode)
+        elif lost or self._nursery is nursery:  # its children go on, and close their slots themselves
             _log.warning(
                 "the process that starts runs ended with %s; %d runs go on by themselves", nursery.returncode, len(lost)
             )
-            for run_id in lost:
-                self._end(Exit(run_id, 0))
+        for run_id in lost:
+            self._end(Exit(run_id, 0 if is_ready else UNBORN))
 
     def _end(self, end: Exit) -> None:
         with self._lock:
-            self._running.discard(end.run_id)
+            self._running.pop(end.run_id, None)
         self._ended.put(end)
         self._on_exit()

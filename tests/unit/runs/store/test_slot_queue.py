@@ -13,7 +13,7 @@ from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 from anabranch.errors import FlowNotRegistered, RunNotFound, StaleOwner
 from anabranch.runs import RunRecord, open_store
 from anabranch.runs.store.flows import FlowRecord, FlowTable
-from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.store.relational import RelationalRunStore, name_process
 from anabranch.runs.store.slot_queue import MAX_TRIES, SlotQueue
 from anabranch.runs.store.slots import Slot, slot_id
 
@@ -141,7 +141,7 @@ def test_a_group_runs_so_many_at_a_time(store: RelationalRunStore, queue: SlotQu
 def test_a_stale_claim_cannot_begin_finish_or_release(queue: SlotQueue):
     queue.add(slots(1), now=NOON)
     (old,) = queue.claim("me:1", 1, now=NOON, lease_s=1)
-    assert queue.recover(now=NOON + 2 * SECOND) == []
+    assert queue.recover(now=NOON + 2 * SECOND, lease_s=LEASE_S) == []
     (new,) = queue.claim("you:2", 1, now=NOON + 2 * SECOND, lease_s=1)
     with pytest.raises(StaleOwner, match="is somebody else's"):
         queue.begin(old.run_id, old.token, now=NOON, lease_s=1)
@@ -159,10 +159,10 @@ def test_a_slot_whose_run_lives_is_left_alone_and_one_whose_run_ended_is_closed(
     now = NOON + 60 * SECOND
     store.create_run(RunRecord(alive.run_id, "etl", now), now=now)
     store.finish_run(store.create_run(RunRecord(ended.run_id, "etl", now), now=now), "Failed", end=now)
-    assert queue.recover(now=now) == []
+    assert queue.recover(now=now, lease_s=LEASE_S) == []
     assert states(queue) == ["Running", "Failed"]
     after = now + timedelta(seconds=store.lease_s + 1)
-    queue.recover(now=after)
+    queue.recover(now=after, lease_s=LEASE_S)
     assert states(queue) == ["Waiting", "Failed"]
 
 
@@ -176,6 +176,90 @@ def test_what_kills_its_process_again_and_again_is_given_up(queue: SlotQueue):
     assert given_up is not None
     assert given_up.message == f"given up after {MAX_TRIES} tries: its process was killed by signal 11"
     assert states(queue) == ["Crashed"]
+
+
+def test_what_its_own_service_has_killed_is_no_try(queue: SlotQueue):
+    queue.add(slots(1), now=NOON)
+    for _ in range(2 * MAX_TRIES):
+        (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+        assert queue.bury(slot, "its process was killed by signal 9", now=NOON, is_try=False) is None
+    assert queue.all()[0].tries == 0
+
+
+def test_leases_of_slots_and_their_runs_are_renewed_together_and_those_of_others_are_not(
+    store: RelationalRunStore, queue: SlotQueue
+):
+    queue.add(slots(4), now=NOON)
+    claimed = queue.claim("me:1", 4, now=NOON + 3 * SECOND, lease_s=LEASE_S)
+    mine, ended, taken, given_back = claimed
+    for slot in (mine, ended, taken):
+        store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
+    store.finish_run(store.take_over(ended.run_id, now=NOON + 60 * SECOND), "Failed", end=NOON)
+    store.take_over(taken.run_id, now=NOON + 60 * SECOND)  # by somebody beside the services
+    queue.release(given_back, now=NOON)
+    queue.renew(claimed, now=NOON + 600 * SECOND, lease_s=LEASE_S)
+    until = NOON + 630 * SECOND
+    assert [slot.lease_until for slot in queue.all()] == [until, until, until, None]
+    leases = [store.get_run(slot.run_id, now=NOON).lease_until for slot in (mine, ended, taken)]
+    assert leases == [until, None, NOON + (60 + store.lease_s) * SECOND]
+    queue.renew([], now=NOON, lease_s=LEASE_S)
+
+
+def test_a_lease_that_is_over_takes_nothing_from_a_process_that_is_seen_to_live(
+    store: RelationalRunStore, queue: SlotQueue
+):
+    queue.add(slots(2), now=NOON)
+    begun, waiting = queue.claim("service:1", 2, now=NOON + SECOND, lease_s=1)
+    queue.begin(begun.run_id, begun.token, now=NOON + SECOND, lease_s=1)
+    store.create_run(RunRecord(begun.run_id, "etl", NOON), now=NOON)
+    later = NOON + 600 * SECOND
+    asked: list[str] = []
+    assert queue.recover(now=later, lease_s=LEASE_S, lives=lambda owner: not asked.append(owner)) == []
+    assert asked == [name_process()]  # who has begun it; a service that lives may have lost its claim
+    assert states(queue) == ["Running", "Waiting"]
+    assert store.get_run(begun.run_id, now=later).state == "Running"
+    assert claim(queue, at=601) == [waiting.run_id]
+
+
+HANDS = {
+    "released": lambda queue, slot, now: queue.release(slot, "handed over", now=now, is_try=False),
+    "given back": lambda queue, slot, now: queue.give_back([slot], now=now),
+    "its process died": lambda queue, slot, now: queue.bury(slot, "its process was killed by signal 9", now=now),
+    "killed by its service": lambda queue, slot, now: queue.bury(slot, "killed", now=now, is_try=False),
+    "its machine was lost": lambda queue, slot, now: queue.recover(now=now + 600 * SECOND, lease_s=LEASE_S),
+}
+
+
+@pytest.mark.parametrize("has_begun", [True, False])
+@pytest.mark.parametrize("how", HANDS)
+def test_what_is_to_be_cancelled_never_waits_again(
+    store: RelationalRunStore, queue: SlotQueue, how: str, has_begun: bool
+):
+    queue.add(slots(1), now=NOON)
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    if has_begun:
+        queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S)
+        store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
+    queue.cancel(slot.run_id, now=NOON)
+    assert queue.cancelled() == [(slot.run_id, slot.token)]
+    HANDS[how](queue, slot, NOON)
+    (found,) = queue.all()
+    assert (found.state, found.ended is not None, found.lease_until) == ("Cancelled", True, None)
+    assert "cancelled" in found.message
+    assert queue.cancelled() == []
+    assert claim(queue, at=10_000) == []
+
+
+def test_a_run_that_was_put_down_for_others_waits_though_its_process_died_before_it_could_say_so(
+    store: RelationalRunStore, queue: SlotQueue
+):
+    queue.add(slots(1), now=NOON)
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S)
+    ownership = store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
+    store.finish_run(ownership, "Cancelled", end=NOON, message="interrupted by a service that ended")
+    assert queue.bury(slot, "its process was killed by signal 9", now=NOON) is None
+    assert claim(queue) == [slot.run_id]
 
 
 def test_what_is_handed_over_is_no_try(queue: SlotQueue):
@@ -194,7 +278,7 @@ def test_a_claim_that_ran_out_is_a_try_only_if_a_process_had_begun_it(queue: Slo
         begun = claimed[slots(1)[0].run_id]
         if number < MAX_TRIES:
             assert queue.begin(begun.run_id, begun.token, now=now, lease_s=0).slot.started == now
-        given_up = queue.recover(now=now)
+        given_up = queue.recover(now=now, lease_s=LEASE_S)
         assert [slot.run_id for slot in given_up] == [begun.run_id] * (number == MAX_TRIES - 1)
         if given_up:
             queue.again(slots(1)[0], now=now)

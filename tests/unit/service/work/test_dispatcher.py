@@ -70,6 +70,8 @@ class Instant:
         self.held: list[Slot] = []
         self.holds = False
         self.stopped: list[str] = []
+        self.interrupted: list[str] = []
+        self.killed: list[str] = []
 
     def start(self, slot: Slot) -> None:
         if self.holds:
@@ -95,8 +97,11 @@ class Instant:
     def stop(self, run_id: str) -> None:
         self.stopped.append(run_id)
 
+    def interrupt(self, run_id: str) -> None:
+        self.interrupted.append(run_id)
+
     def kill(self, run_id: str) -> None:
-        self.stopped.append(run_id)
+        self.killed.append(run_id)
 
 
 @pytest.fixture
@@ -274,6 +279,90 @@ def test_a_service_that_dies_has_its_runs_taken_over_when_their_leases_are_over(
     assert world.times() == []
     world.until(world.now + timedelta(seconds=world.store.lease_s + 10), timedelta(seconds=1))
     assert world.times() == hours(1)
+
+
+def test_a_service_takes_no_run_from_its_own_processes_nor_from_those_of_others(world: World):
+    world.queue.add([Slot("r", "etl", MIDNIGHT)], now=MIDNIGHT)
+    world.service()
+    world.launchers[0].holds = True
+    world.turn()
+    (slot,) = world.launchers[0].held
+    world.queue.begin("r", slot.token, now=world.now, lease_s=world.store.lease_s)
+    world.store.create_run(RunRecord("r", "etl", MIDNIGHT), now=world.now)
+    world.services.insert(0, world.service())
+    del world.services[-1]  # it looks first
+    for step in (
+        timedelta(seconds=1),
+        DAY,
+        timedelta(minutes=10),
+        -HOUR,
+        DAY,
+    ):  # a clock that jumps, a machine that sleeps
+        world.now += step
+        world.turn()
+        world.until(world.now + 3 * timedelta(seconds=world.store.lease_s), timedelta(seconds=1))
+    assert world.ran == []
+    (slot,) = world.queue.all()
+    assert (slot.state, slot.tries) == ("Running", 1)
+    assert world.store.get_run("r", now=world.now).state == "Running"
+
+
+def test_what_was_lost_is_taken_up_a_lease_after_a_clock_has_jumped(world: World):
+    world.queue.add([Slot("r", "etl", MIDNIGHT)], now=MIDNIGHT)
+    world.service()
+    world.launchers[0].holds = True
+    world.turn()
+    world.service()
+    world.turn()
+    del world.services[0]
+    world.now += DAY
+    world.turn()
+    assert world.ran == []
+    world.until(world.now + timedelta(seconds=world.store.lease_s + 10), timedelta(seconds=1))
+    assert world.times() == [MIDNIGHT]
+
+
+def test_a_cancelled_run_is_interrupted_and_its_process_is_killed_if_it_does_not_end(world: World):
+    world.register("etl", hourly(), overlap="cancel_previous")
+    service = world.service()
+    launcher = world.launchers[0]
+    launcher.holds = True
+    world.until(MIDNIGHT + HOUR)
+    (slot,) = launcher.held
+    world.queue.begin(slot.run_id, slot.token, now=world.now, lease_s=30)
+    world.store.create_run(RunRecord(slot.run_id, "etl", world.now), now=world.now)
+    world.until(MIDNIGHT + 2 * HOUR)
+    world.until(world.now + timedelta(seconds=14), timedelta(seconds=1))
+    assert (launcher.interrupted, launcher.killed) == ([slot.run_id], [])
+    world.until(world.now + timedelta(seconds=3), timedelta(seconds=1))
+    assert launcher.interrupted == [slot.run_id]
+    assert set(launcher.killed) == {slot.run_id}
+    launcher.end(slot, -9)
+    world.turn()
+    record = world.store.get_run(slot.run_id, now=world.now)
+    assert (record.state, record.message) == ("Cancelled", "cancelled; its process was killed by signal 9")
+    assert service.deaths == 1
+    world.until(world.now + timedelta(seconds=2), timedelta(seconds=1))
+    assert [each.due for each in launcher.held] == hours(2)
+
+
+def test_processes_that_a_draining_service_kills_are_no_tries(world: World):
+    world.queue.add([Slot("r", "etl", MIDNIGHT)], now=MIDNIGHT)
+    for _ in range(MAX_TRIES + 1):
+        service = world.service()
+        launcher = world.launchers[-1]
+        launcher.holds = True
+        world.turn()
+        (slot,) = launcher.held
+        world.queue.begin("r", slot.token, now=world.now, lease_s=30)
+        service.drain()
+        service.kill()
+        assert launcher.killed == ["r"]
+        launcher.end(slot, -9)
+        world.turn()
+        world.services.clear()
+    (slot,) = world.queue.all()
+    assert (slot.state, slot.tries) == ("Waiting", 0)
 
 
 def test_a_store_that_does_not_answer_for_a_while_costs_no_time(world: World, monkeypatch: pytest.MonkeyPatch):
