@@ -183,7 +183,7 @@ class FlowTable:
     def plan(
         self,
         names: Collection[str],
-        due: Callable[[str, datetime], Iterable[Slot]],
+        due: Callable[[str, datetime], Iterable[Slot] | None],
         *,
         now: datetime,
     ) -> tuple[set[str], list[Slot]]:
@@ -194,7 +194,7 @@ class FlowTable:
         names
             Flows to look at. Those at which somebody else is looking are left out.
         due
-            What is due of a flow after a time, up to `now`.
+            What is due of a flow after a time, up to `now`; None if that cannot be told now.
         now
             When it is.
 
@@ -213,7 +213,7 @@ class FlowTable:
         return done, slots
 
     def _plan(
-        self, names: Sequence[str], due: Callable[[str, datetime], Iterable[Slot]], now: datetime
+        self, names: Sequence[str], due: Callable[[str, datetime], Iterable[Slot] | None], now: datetime
     ) -> tuple[set[str], list[Slot]]:
         moment = to_microseconds(now)
         locked = f"{self._database.lock_clause}{self._database.skip_clause}"
@@ -221,10 +221,12 @@ class FlowTable:
 
         def act(transaction: Transaction) -> tuple[set[str], list[Slot]]:
             found = [(name, until) for name, until in transaction.fetch(query, names)]
-            slots = [slot for name, until in found for slot in due(name, from_microseconds(until))]
+            told = {name: due(name, from_microseconds(until)) for name, until in found}
+            slots = [slot for of_flow in told.values() for slot in of_flow or ()]
             if slots:
                 transaction.execute_many(SLOTS.insert(), [slot_row(slot, now=moment) for slot in slots])
-            if advanced := [(moment, name, moment) for name, until in found if until < moment]:
+            known = [(name, until) for name, until in found if told[name] is not None]
+            if advanced := [(moment, name, moment) for name, until in known if until < moment]:
                 transaction.execute_many(_ADVANCE, advanced)
             return {name for name, _ in found}, slots
 

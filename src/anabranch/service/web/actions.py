@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from anabranch.base.errors import RunNotFound
+from anabranch.base.errors import AnabranchError, RunNotFound
 from anabranch.runs import RunQuery, RunRecord
 from anabranch.runs.read.lookup import as_it_stands
 from anabranch.runs.read.run import detail_data, read_run, run_data
@@ -59,14 +59,15 @@ class Actions:
         """A flow with its graph and parameters, and when it is due next."""
         record = self._flows.get(name)
         times: list[str] = []
+        problem = ""
         if record.schedule is not None and not record.paused:
             try:
                 schedule = schedule_of(record)
                 assert schedule is not None
                 times = [each.isoformat() for each in schedule.next(5, after=read_clock(self._store))]
-            except Exception:  # what a schedule of another environment raises; the service's log has it
-                times = []
-        return {**flow_data(record), "graph": record.graph, "next": times}
+            except Exception as error:  # of filters, and of schedules of another environment
+                problem = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
+        return {**flow_data(record), "graph": record.graph, "next": times, "problem": problem}
 
     def start(self, name: str, asked: StartAsked) -> dict[str, Any]:
         """Start a run of a flow, as soon as a service is free for it."""

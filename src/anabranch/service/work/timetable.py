@@ -16,6 +16,8 @@ from anabranch.schedules import Schedule, due
 
 AGAIN = timedelta(seconds=0.2)
 """Time after which a flow is tried again that another service had locked."""
+LEAST, MOST = timedelta(seconds=1), timedelta(minutes=1)
+"""Time after which a schedule is tried again that cannot be followed: half of the time for which it has failed."""
 
 _log = logging.getLogger("anabranch.service")
 
@@ -32,14 +34,18 @@ class Timetable:
     def __init__(self, flows: FlowTable) -> None:
         self._flows = flows
         self._revision = (-1, -1)
+        self._records: dict[str, FlowRecord] = {}
+        """Of flows with a schedule that does not rest."""
         self._schedules: dict[str, Schedule] = {}
+        self._failed: dict[str, datetime] = {}
+        """Since when schedules cannot be followed, by flow."""
         self._next: dict[str, datetime] = {}
         self._heap: list[tuple[datetime, str]] = []
         self.problems: dict[str, str] = {}
-        """Why schedules cannot be followed, by flow; registering a flow again clears its problem."""
+        """Why schedules cannot be followed, by flow, for as long as that is so."""
 
     def __len__(self) -> int:
-        return len(self._schedules)
+        return len(self._records)
 
     def refresh(self, now: datetime) -> None:
         """Read which flows were registered, changed or removed since the last time."""
@@ -48,34 +54,42 @@ class Timetable:
             return
         changed = self._flows.all(changed_after=self._revision[1])
         for record in changed:
-            self._take(record)
+            self._take(record, now)
         if revision[0] != max(self._revision[0], 0) + len(changed):
-            for name in set(self._schedules) - self._flows.names():
+            for name in set(self._records) - self._flows.names():
                 self._forget(name)
         self._revision = revision
 
-    def _take(self, record: FlowRecord) -> None:
+    def _take(self, record: FlowRecord, now: datetime) -> None:
         self._forget(record.name)
         if record.schedule is None or record.paused or record.scheduled_until is None:
             return
+        self._records[record.name] = record
         try:
-            schedule = schedule_of(record)
-            assert schedule is not None
-            self._schedules[record.name] = schedule
+            self._load(record.name)
             self._put(record.name, record.scheduled_until)
         except Exception as error:  # a pickle, or a filter, may raise anything
-            self._give_up(record.name, error)
+            self._fail(record.name, error, now)
+
+    def _load(self, name: str) -> Schedule:
+        """The schedule of a flow; it may be stored as code, or name modules."""
+        if name not in self._schedules:
+            schedule = schedule_of(self._records[name])
+            assert schedule is not None
+            self._schedules[name] = schedule
+        return self._schedules[name]
 
     def _forget(self, name: str) -> None:
-        self._schedules.pop(name, None)
-        self._next.pop(name, None)
-        self.problems.pop(name, None)
+        for each in (self._records, self._schedules, self._next, self._failed, self.problems):
+            each.pop(name, None)
 
-    def _give_up(self, name: str, error: Exception) -> None:
-        self._forget(name)
+    def _fail(self, name: str, error: Exception, now: datetime) -> None:
+        """Note that a schedule cannot be followed, and when it is tried again: what it needs may be there then."""
         text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
+        if name not in self.problems:  # later ones may name another time
+            _log.error("flow %s: its schedule cannot be followed, and is tried again: %s", name, text)
         self.problems[name] = text
-        _log.error("flow %s runs no more by its schedule, until it is registered again: %s", name, text)
+        self._at(name, now + min(MOST, max(LEAST, (now - self._failed.setdefault(name, now)) / 2)))
 
     def _put(self, name: str, after: datetime) -> None:
         """Note when a flow is due next."""
@@ -107,12 +121,12 @@ class Timetable:
             return []
         broken: dict[str, Exception] = {}
 
-        def slots_of(name: str, since: datetime) -> list[Slot]:
+        def slots_of(name: str, since: datetime) -> list[Slot] | None:
             try:
-                return [_make_slot(name, each) for each in due(self._schedules[name], since, now)]
+                return [_make_slot(name, each) for each in due(self._load(name), since, now)]
             except Exception as error:
                 broken[name] = error
-                return []
+                return None
 
         try:
             done, slots = self._flows.plan(names, slots_of, now=now)
@@ -120,13 +134,19 @@ class Timetable:
             for name in names:  # the store does not answer: nothing is forgotten
                 self._at(name, now)
             raise
-        for name, error in broken.items():
-            self._give_up(name, error)
-        for name in names - set(broken):
-            if name in done:
+        for name in done - set(broken):
+            try:
                 self._put(name, now)
+            except Exception as error:
+                broken[name] = error
             else:
-                self._at(name, now + AGAIN)
+                if self._failed.pop(name, None) is not None:
+                    del self.problems[name]
+                    _log.warning("flow %s: its schedule is followed again", name)
+        for name, problem in broken.items():
+            self._fail(name, problem, now)
+        for name in names - done:
+            self._at(name, now + AGAIN)
         return slots
 
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 from collections.abc import Iterator
+from datetime import datetime
 from typing import Any
 from urllib.parse import urlencode
 
@@ -16,6 +18,7 @@ from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot
 from anabranch.runs.store.sqlite import InMemoryRunStore
+from anabranch.schedules import IntervalSchedule
 from anabranch.service.web import actions, openapi
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.api import api_routes
@@ -33,6 +36,19 @@ def test_every_route_of_the_api_is_in_the_list():
         path.replace("{name}", r"([^/]+)").replace("{run_id}", r"([^/]+)") for path in openapi.build_document()["paths"]
     }
     assert served == documented | {r"/healthz", r"/api/openapi\.json"}
+
+
+def test_a_schedule_that_cannot_be_followed_is_told_of_where_its_times_are():
+    store = InMemoryRunStore()
+    schedule = pickle.dumps(IntervalSchedule(60, filters=[refuses]))
+    FlowTable(store.database).put(FlowRecord("etl", "code", schedule=schedule, schedule_text="x"), now=NOON)
+    found = Actions(store).flow("etl")
+    assert found["next"] == []
+    assert "a filter raised LookupError" in found["problem"]
+
+
+def refuses(moment: datetime) -> bool:
+    raise LookupError("no such calendar")
 
 
 # What it answers ------------------------------------------------------------------------------------------------------

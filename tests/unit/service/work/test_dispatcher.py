@@ -210,6 +210,13 @@ def test_a_flow_that_is_registered_again_unchanged_loses_no_time(world: World):
     assert world.times() == hours(1, 2, 3)
 
 
+CALENDAR = {"open": True}
+
+
+def is_open(moment: datetime) -> bool:
+    return CALENDAR["open"]
+
+
 def refuses(moment: datetime) -> bool:
     raise LookupError("no such calendar")
 
@@ -231,7 +238,53 @@ def test_a_schedule_that_breaks_is_told_of_and_the_others_go_on(world: World, ca
     assert "expected a schedule, found a bytes" in problems["broken"]
     assert "LookupError" in problems["raises"]
     assert "more than 10,000 times were missed" in problems["seconds"]
-    assert caplog.text.count("until it is registered again") == 3
+    assert caplog.text.count("its schedule cannot be followed, and is tried again") == 3
+    world.until(world.now + HOUR)
+    assert caplog.text.count("and is tried again") == 3  # once each
+
+
+@pytest.mark.parametrize(("policy", "expected"), [("all", range(4, 7)), ("latest", [6]), ("skip", [])])
+def test_a_schedule_that_cannot_be_followed_for_a_while_goes_on(
+    world: World, policy: str, expected: list[int], caplog: pytest.LogCaptureFixture
+):
+    record = FlowRecord("etl", "code", schedule=pickle.dumps(hourly(policy, filters=[is_open])), schedule_text="x")
+    world.flows.put(record, now=world.now)
+    service = world.service()
+    world.until(MIDNIGHT + 3 * HOUR)
+    CALENDAR.clear()
+    world.until(MIDNIGHT + 6 * HOUR + HOUR / 2)
+    assert "KeyError" in service.timetable.problems["etl"]
+    assert world.times() == hours(1, 2, 3)
+    CALENDAR["open"] = True
+    world.until(MIDNIGHT + 8 * HOUR)
+    assert world.times() == hours(1, 2, 3, *expected, 7, 8)
+    assert service.timetable.problems == {}
+    assert "flow etl: its schedule is followed again" in caplog.text
+
+
+def test_a_schedule_whose_modules_come_later_is_followed_then(world: World, monkeypatch: pytest.MonkeyPatch):
+    def fails(record: FlowRecord) -> None:
+        raise ModuleNotFoundError("No module named 'calendar_of_ours'")
+
+    world.register("etl", hourly())
+    service = world.service()
+    with monkeypatch.context() as patched:
+        patched.setattr("anabranch.service.work.timetable.schedule_of", fails)
+        world.until(MIDNIGHT + HOUR / 2)
+        assert "calendar_of_ours" in service.timetable.problems["etl"]
+    world.until(MIDNIGHT + 2 * HOUR)
+    assert world.times() == hours(1, 2)
+
+
+def test_a_problem_of_a_flow_that_was_removed_is_forgotten(world: World):
+    world.register("broken", b"no pickle of a schedule")
+    service = world.service()
+    world.turn()
+    assert set(service.timetable.problems) == {"broken"}
+    world.flows.remove("broken")
+    world.until(MIDNIGHT + HOUR)
+    assert service.timetable.problems == {}
+    assert service.next_turn() is None
 
 
 def test_no_more_runs_than_the_capacity_go_on(world: World):
