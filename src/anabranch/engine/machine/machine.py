@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import re
-from collections import Counter
-from collections.abc import Container, Iterable, Mapping
+from collections import Counter, deque
+from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -219,9 +219,10 @@ class Machine:
     def _recall(self, reports: Iterable[Report | Placed]) -> None:
         """Take what was recorded as if it had just been reported; what has no value now runs again if it is needed."""
         enough: set[str] = set()
+        ahead = deque(run for run in self.runs.values() if run.node.is_map)
         for report in reports:
             if isinstance(report, Placed):
-                self._recall_calls(report)
+                self._recall_calls(report, ahead, enough)
                 continue
             self._known.skip_key(report.key)
             for single in report.singles:
@@ -229,28 +230,46 @@ class Machine:
                     self._take_single(single)
             for column in report.columns:
                 run = self.runs.get(column.slug)
-                if run is None or run.is_final or report.indices is None:
+                if run is None or report.indices is None:
                     continue
-                if run.elements is None and self._known.may_start(run):
-                    self._fan_out.expand(run)
-                if run.elements is not None and self._fan_out.recall(run, report.key, report.indices, column):
+                self._reach(run, ahead, enough)
+                if run.elements is None or run.is_final:
+                    continue
+                if self._fan_out.recall(run, report.key, report.indices, column):
                     self._follow(run)
                 if column.slug in report.enough:
                     enough.add(column.slug)
-        for run in list(self.runs.values()):  # what had been decided, or would have been with the next report
+        self._decide(tuple(self.runs), enough)
+        self._start_again(ALL)
+
+    def _reach(self, run: NodeRun, ahead: deque[NodeRun], enough: Collection[str]) -> None:
+        """Give a map its elements, or its end if it has none, and before it those `ahead`, down from the first ones.
+
+        Of these all is known that is on record.
+        """
+        place = self._known.order[run.node.slug]
+        while ahead and self._known.order[ahead[0].node.slug] < place:
+            self._reach(ahead.popleft(), ahead, enough)
+        self._decide((edge.upstream for edge in run.node.edges), enough)
+        if run.node.is_map and run.elements is None and self._known.may_start(run):
+            state = self._fan_out.expand(run)
+            if state is not None:
+                self._conclude(run, state)
+
+    def _decide(self, slugs: Iterable[str], enough: Collection[str]) -> None:
+        """Let maps end early that had, or would have with the next report; `enough`: those of which a value says so."""
+        for run in map(self.runs.__getitem__, slugs):
             if run.node.policies.may_stop_early and run.elements is not None and not run.is_final:
                 self._stop_early(run, is_enough=run.node.slug in enough)
                 self._follow(run)
-        self._start_again(ALL)
 
-    def _recall_calls(self, placed: Placed) -> None:
+    def _recall_calls(self, placed: Placed, ahead: deque[NodeRun], enough: Collection[str]) -> None:
         """Take deferred calls that an earlier driver had placed, if all before them are known."""
         expansion = placed.expansion
         run = self.runs.get(expansion.slug)
         if run is None:
             return
-        if run.node.is_map and run.elements is None and self._known.may_start(run):
-            self._fan_out.expand(run)
+        self._reach(run, ahead, enough)
         if run.node.is_map and (run.elements is None or expansion.indices[-1] >= run.elements.width):
             return
         for slug, base in zip(placed.slugs, placed.bases, strict=True):

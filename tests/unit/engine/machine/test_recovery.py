@@ -406,3 +406,31 @@ def test_a_chunk_that_is_at_the_maps_below_goes_on_when_a_map_had_enough() -> No
     assert cluster.element_states(found) == ["Success", "Skipped", "Skipped"]
     assert cluster.element_states(below) == ["Success", "Skipped", "Skipped"]
     assert set(begun) == {0}
+
+
+def _of_no_elements() -> tuple[Flow, Any]:
+    with Flow("above") as flow:
+        above = task(lambda x: x, name="above").map([])
+        return flow, task(lambda x, y: x, name="each", chunksize=2).map([0, 1], unmapped(above))
+
+
+def _of_enough() -> tuple[Flow, Any]:
+    with Flow("above") as flow:
+        above = task(lambda x: x, name="above", first_n=1, chunksize=1).map([0, 1, 2])
+        return flow, task(lambda x, y: x, name="each", chunksize=2).map([0, 1], unmapped(above))
+
+
+@pytest.mark.parametrize("make", [_of_no_elements, _of_enough])
+def test_elements_on_record_do_not_run_again_below_a_map_that_has_no_more_on_record(
+    make: Callable[[], tuple[Flow, Any]],
+) -> None:
+    flow, each = make()
+    cluster = FakeCluster(flow)
+    cluster.start()
+    while cluster.machine.runs[each.slug].elements is None or "Success" not in cluster.element_states(each):
+        cluster.go(cluster.runnable()[0])
+
+    cluster.replace_driver()
+
+    assert cluster.element_states(each) == ["Success", "Success"]
+    assert not cluster.runnable()
