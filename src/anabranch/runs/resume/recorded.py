@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anabranch.base.errors import RunStoreDamaged
-from anabranch.base.states import Pending, Retrying, Running, Submitted
+from anabranch.base.states import Deferred, Pending, Retrying, Running, Submitted
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.units.units import SingleReport
 from anabranch.runs.record.calls import calls_of, with_calls
@@ -55,13 +55,13 @@ def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
     return replace(recorded, widths=widths)
 
 
-_SAY_NOTHING = ("Looped", "Scheduled", "Deferred")
+_SAY_NOTHING = ("Looped", "Scheduled")
 
 
 def _interrupted(report: SingleReport) -> SingleReport | None:
-    """What holds of a task that ran, or was to: the number of its attempt, and the round of its loop."""
+    """What holds of a task that ran, was to, or made calls: the number of its attempt, and the round of its loop."""
     state = report.state
-    if type(state) not in (Pending, Submitted, Running):
+    if type(state) not in (Pending, Submitted, Running, Deferred):
         return report
     loop = state.result if isinstance(state.result, tuple) else None
     if state.attempt <= 1 and loop is None:

@@ -18,10 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch import PAUSE, SKIP, Flow, Parameter, config, context, task
-from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cancelled, Failure, Success
+from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cancelled, Deferred, Failure, Running, State, Success
 from anabranch.definition.fingerprints import changes, fingerprints
 from anabranch.engine.driver.handlers import FlowHandlers
-from anabranch.engine.units.units import ColumnReport, Report
+from anabranch.engine.units.units import ColumnReport, Report, SingleReport
 from anabranch.errors import OptionError, ParameterError, ResultReleased, ResumeError, RunHeld, RunStoreError
 from anabranch.executors import LocalExecutor
 from anabranch.flows.running import recorded_plan, run_plan
@@ -485,6 +485,19 @@ def test_retries_that_waited_keep_their_attempts_and_times():
         assert (state.name, state.attempt) == ("Retrying", 1)
         assert state.start_time is not None
         assert state.start_time > dying.store.get_run(plan.run_id).start + timedelta(minutes=59)
+
+
+@pytest.mark.parametrize("state", [Deferred(attempt=2), Running(attempt=2)], ids=["made calls", "runs"])
+def test_a_task_that_has_not_ended_keeps_the_number_of_its_attempt(state: State):
+    with Flow("again") as flow:
+        task(lambda: 1, name="caller")()
+    plan, recorder = recorded_plan(flow.graph, flow.reference_tasks(), (), {}, source="")
+    assert recorder is not None
+    recorder.write(Report(("caller", 1), singles=(SingleReport("caller", state),)))
+
+    before = load(recorder.store, plan.run_id, plan.graph).singles["caller"].state
+
+    assert (before.name, before.attempt) == ("Retrying", 1)
 
 
 def test_rows_that_are_damaged_are_told_of_and_their_map_runs_again(tmp_path: Path, caplog):
