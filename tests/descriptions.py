@@ -195,6 +195,8 @@ ENDS: dict[str, dict[str, Any]] = {
     "half": {"min_success": 0.5},
 }
 """How a map may end early."""
+LIMIT = "desk"
+"""The limit that tasks share."""
 
 
 def not_one_failed(upstreams: Any) -> bool:
@@ -236,18 +238,23 @@ class TaskSpec:
     delay_s: float = 0.0
     chunksize: int | str = "auto"
     ends: str = ""
+    most: int = 0
+    """How many may run at a time; 0: any number."""
 
     def make(self, name: str) -> Task[..., Any]:
         """The task itself."""
-        retrying = {"max_retries": self.retries, "retry_delay": self.delay_s} if self.retries else {}
+        options = dict(ENDS[self.ends])
+        if self.retries:
+            options |= {"max_retries": self.retries, "retry_delay": self.delay_s}
+        if self.most:
+            options["concurrency"] = {LIMIT: self.most}
         return task(
             self.behaviour,
             name=name,
             trigger=TRIGGERS[self.trigger],
             skip_on_upstream_skip=self.skip_on_upstream_skip,
             chunksize=self.chunksize,
-            **ENDS[self.ends],
-            **retrying,
+            **options,
         )
 
 

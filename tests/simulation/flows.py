@@ -54,7 +54,7 @@ def _behaviour(chance: Chance, retries: int) -> d.Behaviour:
 
 
 def _task(chance: Chance, *, is_map: bool = False) -> d.TaskSpec:
-    retries = chance.pick((0, 0, 2, 1))
+    retries, most = chance.pick(((0, 0), (0, 0), (2, 0), (1, 0), (0, 1), (1, 2)))
     drawn = d.TaskSpec(
         _behaviour(chance, retries),
         trigger=chance.pick(TRIGGERS) if chance.happens(3) else "all_successful",
@@ -65,7 +65,7 @@ def _task(chance: Chance, *, is_map: bool = False) -> d.TaskSpec:
     chunksize, ends = chance.pick(CHUNKS if is_map else CHUNKS[:4])
     if any(act in d.DEFERRING for act in drawn.behaviour.acts):
         ends = ""
-    return replace(drawn, chunksize=chunksize, ends=ends)
+    return replace(drawn, chunksize=chunksize, ends=ends, most=most)
 
 
 def _source(chance: Chance) -> Any:

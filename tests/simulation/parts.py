@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -17,6 +18,7 @@ from tests.simulation.world import Process, Thread, World
 from anabranch import config
 from anabranch.base.errors import RunStoreError
 from anabranch.definition.frozen import FrozenGraph
+from anabranch.engine.driver.permit_desk import PermitDesk
 from anabranch.engine.units.units import Report
 from anabranch.engine.worker import interim
 from anabranch.engine.worker.interim import EVERY_S, FIRST_S, Ongoing
@@ -24,7 +26,7 @@ from anabranch.flows import running
 from anabranch.runs.read import lookup
 from anabranch.runs.record import backlog, beginning
 from anabranch.runs.resume import takeover
-from anabranch.runs.store import opening, relational
+from anabranch.runs.store import opening, relational, run_permits
 from anabranch.runs.store.heart import Heart
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.run_permits import RunPermits
@@ -155,6 +157,16 @@ class SimulatedThread:
 THREADING = SimpleNamespace(Condition=Condition, Thread=SimulatedThread)
 
 
+def _at_once(act: Callable[[], T]) -> Future[T]:
+    """What a thread of its own would have done by the time that its answer is looked at."""
+    answer: Future[T] = Future()
+    try:
+        answer.set_result(act())
+    except Exception as error:
+        answer.set_exception(error)
+    return answer
+
+
 # The store ------------------------------------------------------------------------------------------------------------
 
 
@@ -260,6 +272,7 @@ def simulated(here: World, store: RelationalRunStore, is_dead: Callable[[str], b
         (interim, "_TELLER", TELLER),
         (running, "Heart", SimulatedHeart),
         (backlog, "threading", THREADING),
+        (run_permits, "_apart", _at_once),
         (backlog, "time", SimpleNamespace(sleep=here.sleep)),
         (opening, "_kept_open", lambda *args, **options: store),
         (relational, "name_process", name_process),
@@ -273,8 +286,9 @@ def simulated(here: World, store: RelationalRunStore, is_dead: Callable[[str], b
         with ExitStack() as stack:
             for where, name, what in changes:
                 stack.enter_context(patch.object(where, name, what))
-            for made in (backlog.Backlog.__init__, RunPermits.__init__, Heart.__init__):
+            for made in (backlog.Backlog.__init__, RunPermits.__init__, PermitDesk.__init__, Heart.__init__):
                 stack.enter_context(patch.dict(made.__kwdefaults__, clock=here.time))
+            stack.enter_context(patch.dict(PermitDesk.__init__.__kwdefaults__, jitter=lambda: 1.0))
             yield
     finally:
         TELLER.clear()

@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any
 
 from greenlet import GreenletExit
-from tests.descriptions import Seen, Statement, approved, build, seen_in
+from tests.descriptions import LIMIT, Seen, Statement, approved, build, seen_in
 from tests.properties.test_same_everywhere import seen_from
 from tests.reference import interpret
 from tests.simulation.chance import Chance
@@ -28,6 +28,7 @@ from anabranch.base.observers import Recipient
 from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Retrying, State, Success
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import Signature
+from anabranch.runs.store.permit_table import PermitTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.view import FlowRunView
 
@@ -172,6 +173,8 @@ class Story:
     ended: float | None = None
     drivers: list[Process] = field(default_factory=list)
     cluster: Cluster = field(init=False)
+    inside: dict[Thread, Process | None] = field(default_factory=dict)
+    """Threads that are at a task that shares a limit with others, and the driver that there was when they began."""
 
     def __post_init__(self) -> None:
         plan = self.plan
@@ -181,6 +184,8 @@ class Story:
         self.cluster = self._new_cluster()
         self.flow = build(plan.statements)
         self.graph = self.flow.graph.freeze()
+        sizes = [node.policies.concurrency.get(LIMIT, 0) for node in self.graph.nodes.values()]
+        self.most = min(filter(None, sizes), default=0)
         self.slack_s = SLACK_S + (SWEEP_S + GRACE_S + SLACK_S) * plan.loses_messages
         self.is_healthy = not plan.touch_fails and plan.outage is None
         self.is_strict = plan.engine["inline_nbytes"] == 16384 and plan.engine["rescued_nbytes"] > 0
@@ -399,6 +404,22 @@ class Story:
         if self.ended is not None and now - self.ended > SOON_S:
             self._break("begins after the end", str(execution))
 
+    def enters(self, slug: str) -> None:
+        """See a task's function begin that shares a limit with others: are there too many that the driver waits for?"""
+        thread = self.world.current
+        assert thread is not None
+        self.inside[thread] = self.process
+        if self._is_held_elsewhere() or not self._is_awaited(thread):
+            return
+        mine = [each for each, driver in self.inside.items() if driver is self.process and self._is_awaited(each)]
+        if len(mine) > self.most:
+            self._break("above the limit", f"{len(mine)} at a time, of {self.most}, with {slug}")
+
+    def leaves(self) -> None:
+        """See such a function return, or raise."""
+        assert self.world.current is not None
+        self.inside.pop(self.world.current, None)
+
     def ends(self, execution: Execution) -> None:
         """See a task's function return a value."""
         driver, thread = self.process, self.world.current
@@ -459,7 +480,9 @@ class Story:
                 tainted.add(node.slug)
         called = slugs - set(graph.nodes)
         tainted |= called if failed else set()
-        self.tried = {each: known for each, known in self.tried.items() if each[0] not in tainted | failed}
+        self.tried = {
+            each: known for each, known in self.tried.items() if each not in done and each[0] not in tainted | failed
+        }
         self.done = {each: self.world.now - SOON_S for each in done if each[0] not in tainted}
 
     # What must hold ---------------------------------------------------------------------------------------------------
@@ -490,6 +513,9 @@ class Story:
                 raise Broken("the record is not true", f"{slug}: {right.state}, recorded {row and row.state}")
         if record.state != view.state.name:
             raise Broken("the record is not true", f"the run is {view.state.name}, recorded {record.state}")
+        held = self._as_reader(lambda: PermitTable(self.touches).all())
+        if any(limit.holders for limit in held):
+            raise Broken("permits are held", str(held))
         if self.cluster.recipes:
             raise Broken("keys are held", str(list(self.cluster.recipes)))
 
@@ -515,6 +541,7 @@ class _Watched:
     def __init__(self, story: Story, node: FrozenNode) -> None:
         self.__wrapped__ = node.signature.function
         self._story = story
+        self._shares = LIMIT in node.policies.concurrency
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         story, running = self._story, context.current()
@@ -526,8 +553,13 @@ class _Watched:
             execution = Execution(what, running.task_run_count, running.task_loop_count, story.world.now, story.process)
             story.begins(execution)
             salt = zlib.crc32(f"{what}{running.task_run_count}{running.task_loop_count}{story.plan.salt}".encode())
-            if seconds := DURATIONS_S[salt % len(DURATIONS_S)]:
-                story.world.sleep(seconds)
+            if self._shares:
+                story.enters(running.task_slug)
+            try:
+                if seconds := DURATIONS_S[salt % len(DURATIONS_S)]:
+                    story.world.sleep(seconds)
+            finally:
+                story.leaves()
         value = self.__wrapped__(*args, **kwargs)
         if running is not None and not running.is_share and is_plain(value):
             story.ends(execution)
