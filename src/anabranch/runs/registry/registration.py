@@ -128,6 +128,7 @@ def record_of(
         schedule=schedule,
         schedule_text=_schedule_text(flow.schedule, schedule),
         overlap=flow.schedule.overlap if flow.schedule is not None else "allow",
+        catch_up=flow.schedule.catch_up if flow.schedule is not None else "all",
         max_runs=flow.max_runs,
         labels=labels,
     )

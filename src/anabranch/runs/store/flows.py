@@ -42,6 +42,7 @@ class FlowRecord:
     """The schedule, as `anabranch.runs.registry.seal` packs it."""
     schedule_text: str = ""
     overlap: str = "allow"
+    catch_up: str = "all"
     max_runs: int | None = None
     labels: tuple[str, ...] = ()
     paused: bool = False
@@ -259,6 +260,7 @@ def _flow_row(record: FlowRecord) -> tuple[Any, ...]:
         to_microseconds(record.changed),
         to_microseconds(record.scheduled_until),
         record.seal,
+        record.catch_up,
     )
 
 
@@ -287,4 +289,5 @@ def _light(row: Sequence[Any]) -> FlowRecord:
         changed=from_microseconds(values["changed"]),
         scheduled_until=from_microseconds(values["scheduled_until"]),
         seal=values["seal"],
+        catch_up=values["catch_up"],
     )

@@ -70,7 +70,7 @@ FLOWS = _define(
     "flows",
     "flow_name",
     "project version fingerprint source code storage graph parameters schedule schedule_text overlap max_runs labels "
-    "paused changed scheduled_until seal",
+    "paused changed scheduled_until seal catch_up",
 )
 SLOTS = _define(
     "slots",
@@ -165,6 +165,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     # 6: the time zone of what a run is for
     ("ALTER TABLE anabranch_slots ADD COLUMN zone {text} NOT NULL DEFAULT ''",),
+    # 7: what becomes of times that could not begin in time
+    ("ALTER TABLE anabranch_flows ADD COLUMN catch_up {text} NOT NULL DEFAULT 'all'",),
 )
 VERSION = len(STEPS)
 

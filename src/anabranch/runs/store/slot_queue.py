@@ -19,13 +19,14 @@ from anabranch.runs.store.codec import MESSAGE_NBYTES, from_microseconds, to_mic
 from anabranch.runs.store.relational import Database, Transaction, name_process
 from anabranch.runs.store.schema import FLOWS, RUNS, SLOTS
 from anabranch.runs.store.slots import RUNNING, SKIPPED, WAITING, Slot, slot_of, slot_row
+from anabranch.schedules.catch_up import GRACE_S
 
 MAX_TRIES = 5
 """Claims of a slot. One whose process dies this often is what kills it, and is given up."""
 _ROUNDS = 20  # of looking past flows that may not run now; the next look is soon
 
 _READY = "state = 'Waiting' AND ready <= ?"
-_POLICIES = f"SELECT flow_name, max_runs, overlap FROM {FLOWS.name} WHERE flow_name IN "
+_POLICIES = f"SELECT flow_name, max_runs, overlap, catch_up FROM {FLOWS.name} WHERE flow_name IN "
 _COUNT = f"SELECT flow_name, grp, count(*) FROM {SLOTS.name} WHERE state = 'Running' AND flow_name IN "
 _CLAIM = (
     f"UPDATE {SLOTS.name} SET state = 'Running', owner = ?, token = ?, lease_until = ?, tries = tries + 1, "
@@ -76,11 +77,17 @@ class _Policy:
 
     max_runs: int | None
     overlap: str
+    catch_up: str
 
     @property
     def most(self) -> int | None:
         """How many runs may go on at a time, for slots of the schedule."""
         return self.max_runs if self.overlap == "allow" else 1
+
+    @property
+    def leaves_out(self) -> bool:
+        """Whether times that begin too late may be left out: who lets them queue wants each."""
+        return self.catch_up != "all" and self.overlap != "queue"
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +174,7 @@ class SlotQueue:
         if most < 1:
             return []
         moment, until = to_microseconds(now), to_microseconds(now + timedelta(seconds=lease_s))
+        assert moment is not None
         owner = to_text(owner)
 
         def act(transaction: Transaction) -> list[Slot]:
@@ -182,7 +190,7 @@ class SlotQueue:
 
         return self._database.write(act, durable=True)
 
-    def _ready(self, transaction: Transaction, most: int, moment: int | None) -> list[Slot]:
+    def _ready(self, transaction: Transaction, most: int, moment: int) -> list[Slot]:
         """Slots that may be claimed now; those that the overlap policy leaves out are closed on the way."""
         taken: list[Slot] = []
         blocked: set[tuple[str, str]] = set()
@@ -242,11 +250,9 @@ class SlotQueue:
             return
         ordered = sorted(names)
         marks = f"({', '.join('?' * len(ordered))})"
-        policies = {
-            name: _Policy(most, overlap) for name, most, overlap in transaction.fetch(_POLICIES + marks, ordered)
-        }
+        policies = {name: _Policy(*policy) for name, *policy in transaction.fetch(_POLICIES + marks, ordered)}
         for name in ordered:
-            known[name] = policies.get(name, _Policy(None, "allow"))  # one that was removed: its run says so
+            known[name] = policies.get(name, _Policy(None, "allow", "all"))  # one that was removed: its run says so
         grouped = f"SELECT DISTINCT flow_name FROM {SLOTS.name} WHERE state = 'Waiting' AND grp <> '' AND flow_name IN "
         bound = {name for name, policy in policies.items() if policy.most is not None}
         bound |= {row[0] for row in transaction.fetch(grouped + marks, ordered)} & set(policies)
@@ -266,7 +272,7 @@ class SlotQueue:
         slot: Slot,
         policy: _Policy,
         running: Mapping[tuple[str, str], int],
-        moment: int | None,
+        moment: int,
     ) -> Literal["run", "wait", "closed"]:
         """Whether a slot may run now; one that never will is closed."""
         if slot.group_most is not None and running[slot.flow_name, slot.group] >= slot.group_most:
@@ -274,13 +280,17 @@ class SlotQueue:
         others = sum(number for (name, _), number in running.items() if name == slot.flow_name)
         most = policy.most if slot.origin == "schedule" else policy.max_runs
         if policy.overlap == "cancel_previous" and slot.origin == "schedule":
-            newer = SLOTS.select("flow_name = ? AND origin = 'schedule' AND state = 'Waiting' AND due > ? AND due <= ?")
-            if transaction.fetch(f"{newer} LIMIT 1", (slot.flow_name, to_microseconds(slot.due), moment)):
+            if _has_newer(transaction, slot, moment):
                 transaction.execute(_CLOSE, (SKIPPED, "a later time came before it could begin", moment, slot.run_id))
                 return "closed"
             if others:
                 transaction.execute(_CANCEL_OTHERS, (slot.flow_name,))
         if most is None or others < most:
+            if policy.leaves_out and _is_late(slot, moment):
+                if policy.catch_up == "skip" or _has_newer(transaction, slot, moment):
+                    text = "it could not begin within a minute of its time"
+                    transaction.execute(_CLOSE, (SKIPPED, text, moment, slot.run_id))
+                    return "closed"
             return "run"
         if policy.overlap == "skip" and slot.origin == "schedule":
             transaction.execute(_CLOSE, (SKIPPED, "an earlier run of the flow went on", moment, slot.run_id))
@@ -441,6 +451,18 @@ class SlotQueue:
         """Forget slots that ended before; gives how many."""
         statement = f"DELETE FROM {SLOTS.name} WHERE ended < ? AND state NOT IN ('Waiting', 'Running')"
         return self._database.write(lambda transaction: transaction.execute(statement, (to_microseconds(before),)))
+
+
+def _has_newer(transaction: Transaction, slot: Slot, moment: int) -> bool:
+    """Whether a later time of the schedule waits already."""
+    newer = SLOTS.select("flow_name = ? AND origin = 'schedule' AND state = 'Waiting' AND due > ? AND due <= ?")
+    return bool(transaction.fetch(f"{newer} LIMIT 1", (slot.flow_name, to_microseconds(slot.due), moment)))
+
+
+def _is_late(slot: Slot, moment: int) -> bool:
+    """Whether a time of a schedule has not begun for so long that it counts as missed."""
+    has_begun = slot.started is not None or slot.run_epoch > 0
+    return slot.origin == "schedule" and not has_begun and moment - (to_microseconds(slot.due) or 0) > GRACE_S * 1e6
 
 
 def _renew(transaction: Transaction, slots: Sequence[tuple[str, str]], until: int | None) -> None:

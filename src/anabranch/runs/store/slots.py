@@ -16,7 +16,7 @@ from anabranch.runs.store.schema import SLOTS
 WAITING = "Waiting"
 RUNNING = "Running"
 SKIPPED = "Skipped"
-"""State of a slot that the overlap policy left out."""
+"""State of a slot that a policy of its flow left out."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,7 +45,7 @@ class Timetable:
         """Why schedules cannot be followed, by flow, for as long as that is so."""
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records) - len(self.problems)
 
     def refresh(self, now: datetime) -> None:
         """Read which flows were registered, changed or removed since the last time."""

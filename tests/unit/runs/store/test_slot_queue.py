@@ -117,6 +117,50 @@ def test_times_that_come_while_a_run_goes_on(
     assert states(queue) == expected
 
 
+@pytest.mark.parametrize(
+    ("catch_up", "overlap", "at", "expected"),
+    [
+        ("all", "allow", 600, ["Running", "Running", "Running"]),
+        ("latest", "allow", 600, ["Skipped", "Skipped", "Running"]),
+        ("skip", "allow", 600, ["Skipped", "Skipped", "Skipped"]),
+        ("latest", "allow", 60, ["Running", "Running", "Running"]),
+        ("skip", "allow", 60, ["Running", "Running", "Running"]),
+        ("skip", "allow", 61, ["Skipped", "Running", "Running"]),
+        ("latest", "queue", 600, ["Running", "Waiting", "Waiting"]),
+        ("skip", "cancel_previous", 600, ["Skipped", "Skipped", "Skipped"]),
+    ],
+)
+def test_times_that_have_waited_too_long_are_those_that_were_missed(
+    store: RelationalRunStore, queue: SlotQueue, catch_up: str, overlap: str, at: int, expected: list[str]
+):
+    put_flow(store, catch_up=catch_up, overlap=overlap)
+    queue.add(slots(3), now=NOON)
+    claim(queue, at=at)
+    assert states(queue) == expected
+
+
+@pytest.mark.parametrize("catch_up", ["latest", "skip"])
+def test_what_was_asked_for_otherwise_or_has_begun_is_never_left_out(
+    store: RelationalRunStore, queue: SlotQueue, catch_up: str
+):
+    put_flow(store, catch_up=catch_up)
+    begun, again, newer = slots(3)
+    queue.add([begun, again], now=NOON)
+    for slot in queue.claim("me:1", 2, now=NOON + SECOND, lease_s=LEASE_S):
+        queue.begin(slot.run_id, slot.token, now=NOON + SECOND, lease_s=LEASE_S)
+        if slot.run_id == again.run_id:
+            store.create_run(RunRecord(again.run_id, "etl", NOON), now=NOON)
+        queue.release(slot, "handed over", now=NOON + SECOND, is_try=False)
+    for slot in queue.claim("me:1", 2, now=NOON + SECOND, lease_s=LEASE_S):  # for which there was no process
+        if slot.run_id == again.run_id:
+            queue.give_back([slot], now=NOON + SECOND)
+        else:
+            queue.bury(slot, "its service died", now=NOON + SECOND)
+    queue.add([newer, Slot("by-hand", "etl", NOON), Slot("back", "etl", NOON, origin="backfill")], now=NOON)
+    found = claim(queue, at=600)
+    assert {again.run_id, "by-hand", "back"} <= set(found)
+
+
 def test_a_new_time_cancels_the_run_before_and_waits_for_its_end(store: RelationalRunStore, queue: SlotQueue):
     put_flow(store, overlap="cancel_previous")
     first, second, third = slots(3)

@@ -435,6 +435,24 @@ def test_a_store_that_does_not_answer_for_a_while_costs_no_time(world: World, mo
     assert world.times() == hours(1, 2, 3)
 
 
+@pytest.mark.parametrize(("policy", "left_out"), [("all", 0), ("latest", 10), ("skip", 10)])
+def test_what_waited_while_no_service_was_there_follows_the_policy(world: World, policy: str, left_out: int):
+    world.register("etl", IntervalSchedule(10, catch_up=policy), catch_up=policy, max_runs=1)
+    world.service(capacity=1)
+    world.launchers[0].holds = True
+    world.until(MIDNIGHT + timedelta(seconds=110), timedelta(seconds=10))
+    (slot,) = world.launchers[0].held
+    assert world.queue.finish(slot, "Success", now=world.now)
+    assert len(world.queue.all(state="Waiting")) == 10
+    world.services.clear()
+    world.now += HOUR
+    world.service()
+    for _ in range(20):
+        world.turn()
+    assert world.queue.counts().get("Skipped", 0) == left_out
+    assert all(each > MIDNIGHT + HOUR for each in world.times()) or policy == "all"
+
+
 def test_draining_claims_nothing_and_hands_over(world: World):
     world.register("etl", hourly())
     service = world.service()
