@@ -9,6 +9,7 @@ import asyncio
 import inspect
 import pickle
 import re
+import threading
 import types
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +18,9 @@ from typing import Any
 
 import cloudpickle
 import dask.config
-import distributed
+import distributed.threadpoolexecutor
+import distributed.utils
+import distributed.worker
 import pytest
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
@@ -259,6 +262,25 @@ def test_metadata_of_a_task_reach_the_scheduler_and_annotations_its_worker(clien
     assert task.metadata == {"ours": b"left"}
     task.annotations = {**task.annotations, "given": task.metadata["ours"]}
     assert scheduler._task_to_msg(task)["annotations"]["given"] == b"left", "of one that is run again"
+
+
+def test_a_thread_leaves_the_pool_that_its_state_names():
+    state = distributed.threadpoolexecutor.thread_state
+    state.executor = types.SimpleNamespace(
+        _threads={threading.current_thread()},
+        _adjust_thread_count=lambda: None,
+        _rejoin_lock=threading.Lock(),
+        _rejoin_list=[],
+        submit=lambda function: state.executor._rejoin_list[0][1].set(),
+    )
+    try:
+        distributed.threadpoolexecutor.secede()
+        assert (state.executor._threads, state.proceed) == (set(), False)
+        distributed.threadpoolexecutor.rejoin()
+        assert (state.executor._rejoin_list[0][0], state.proceed) == (threading.current_thread(), True)
+    finally:
+        del state.executor, state.proceed
+    assert distributed.worker.thread_state is distributed.utils.thread_state
 
 
 def test_functions_that_name_dask_worker_are_given_it(client: Client):

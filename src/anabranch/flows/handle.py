@@ -17,6 +17,7 @@ from anabranch.engine.driver.handlers import FlowHandlers
 from anabranch.engine.driver.plan import FinishedRun, RunPlan
 from anabranch.engine.logs.lines import Batch, loads, logs_topic
 from anabranch.engine.units.shipment import driver_call
+from anabranch.engine.worker import slots
 from anabranch.executors.dask import DaskExecutor
 from anabranch.runs.view import FlowRunView
 
@@ -148,7 +149,7 @@ class RunHandle:
             The driver is lost, and was not started again.
         """
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        with self._task() as future:
+        with slots.given_up(), self._task() as future:
             while True:
                 status = self.status()
                 if future.status == "error":

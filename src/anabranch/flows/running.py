@@ -7,7 +7,7 @@ import math
 import secrets
 import socket
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -30,6 +30,7 @@ from anabranch.engine.driver.static import compile_flow
 from anabranch.engine.logs.book import LogBook
 from anabranch.engine.logs.outbox import whole_log_path
 from anabranch.engine.units.units import CallStoring, Doubles, Program
+from anabranch.engine.worker import slots
 from anabranch.executors.base import Executor
 from anabranch.monitoring.progress import progress_of_settings
 from anabranch.monitoring.terminal import Progress
@@ -180,7 +181,8 @@ def run_plan(
     try:
         shown = [] if executor.in_process else [Shown(executor.show)]
         watches = [] if type(watch) is Progress else [watch]
-        with watch, _stores(plan), apart([*shown, *observers, *watches]) as told:
+        waits = nullcontext() if executor.in_process else slots.given_up()  # in a task, for tasks of this run
+        with waits, watch, _stores(plan), apart([*shown, *observers, *watches]) as told:
             if recorder is None:
                 done = run_flow(plan, executor, told, handlers=handlers, logs=logs, wants_end=wants_end)
             else:

@@ -18,14 +18,14 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 from anabranch.base import context, known_secrets, origins
 from anabranch.base.context import TaskContext
-from anabranch.base.errors import CodeNotLoadable
+from anabranch.base.errors import CodeNotLoadable, OptionError
 from anabranch.base.texts import headline_of
 from anabranch.engine.isolation import crossing
 from anabranch.engine.isolation.frames import BEGUN, LEARNT, LOGGED, RAISED, VALUE, Channel
@@ -34,6 +34,7 @@ from anabranch.engine.logs.prints import captured
 from anabranch.engine.units.values import ATOMS, dumps, dumps_with_buffers, materialised, measured
 
 GRACE_S = 2.0  # for an idle child to end as programs do, with what is to be done at exit
+_NO_WORKER = {"No worker found", "No workers found", "No global client found and no address provided"}
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
 
 
@@ -134,7 +135,7 @@ class _Child:
         task = TaskContext(self._loaded[call.run], **about)
         # Made log records here, prints keep their places among the others.
         prints = captured([task.task_slug]) if call.log_stdout else nullcontext()
-        with context.entered(task), prints:
+        with context.entered(task), prints, _no_worker_said():
             value = materialised(function(*args, **kwargs), call.max_width)
         value, data, _ = measured(value)
         if data is not None:
@@ -160,6 +161,23 @@ class _Child:
         if os.environ.copy() != wanted.environ:
             os.environ.clear()
             os.environ.update(wanted.environ)
+
+
+@contextmanager
+def _no_worker_said() -> Iterator[None]:
+    """Say why Dask finds no worker here."""
+    try:
+        yield
+    except ValueError as error:
+        found: BaseException | None = error
+        while found is not None and str(found) not in _NO_WORKER:
+            found = found.__cause__
+        if found is None:
+            raise
+        raise OptionError(
+            "isolation='process': Dask's get_client, worker_client, secede and joblib's dask backend find no worker in "
+            "a task's own process; use isolation='thread', or distributed.Client with the scheduler's address"
+        ) from error
 
 
 class _Relay(logging.Handler):

@@ -29,7 +29,7 @@ from anabranch.engine.units.failures import describe, restore
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.outcomes import UnitOutcome, open_parcel
 from anabranch.engine.units.units import Before, Column, ColumnReport, Key, Outcome, Program, Report, SingleReport, Unit
-from anabranch.engine.worker import interim
+from anabranch.engine.worker import interim, slots
 from anabranch.engine.worker.interim import Channel
 from anabranch.engine.worker.masked import masked_report
 from anabranch.engine.worker.seclusion import PROCESS
@@ -163,7 +163,7 @@ def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome],
     """Run a unit; take its prints where they must travel or be logged."""
     nodes = environment.program.nodes
     logged = [slug for slug in unit.nodes if nodes[slug].policies.log_stdout]
-    with captured(logged) if captures or logged else contextlib.nullcontext():
+    with slots.held(), captured(logged) if captures or logged else contextlib.nullcontext():
         outcome, report = run_unit(unit, environment, outcomes)
     outcome.report = masked_report(report, environment.program)
     return outcome

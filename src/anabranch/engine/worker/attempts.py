@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from anabranch.base.errors import TaskTimeout
+from anabranch.engine.worker import slots
 
 
 class _Deadline(BaseException):
@@ -53,20 +54,24 @@ def _alarm(timeout_s: float) -> Iterator[None]:
 def _call_in_thread(timeout_s: float, function: Callable[..., Any], args: list[Any], kwargs: Mapping[str, Any]) -> Any:
     box: dict[str, Any] = {}
 
-    def run() -> None:
+    def run(take_slot: Callable[[], None]) -> None:
         try:
+            take_slot()
             box["value"] = function(*args, **kwargs)
         except BaseException as error:  # carried to the thread that waits
             box["error"] = error
 
     surroundings = contextvars.copy_context()
-    thread = threading.Thread(target=surroundings.run, args=(run,), name="anabranch-attempt", daemon=True)
-    thread.start()
-    thread.join(timeout_s)
-    if thread.is_alive():
-        stopped = _raise_in(thread)
-        how = "its thread was stopped" if stopped else "its thread could not be stopped and goes on in the background"
-        raise TaskTimeout(f"ran longer than its timeout of {timeout_s:g} s; {how}")
+    with slots.lent() as take_slot:
+        thread = threading.Thread(target=surroundings.run, args=(run, take_slot), name="anabranch-attempt", daemon=True)
+        thread.start()
+        thread.join(timeout_s)
+        if thread.is_alive():
+            stopped = _raise_in(thread)
+            how = (
+                "its thread was stopped" if stopped else "its thread could not be stopped and goes on in the background"
+            )
+            raise TaskTimeout(f"ran longer than its timeout of {timeout_s:g} s; {how}")
     if "error" in box:
         raise box["error"]
     return box["value"]
