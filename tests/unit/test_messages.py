@@ -50,7 +50,7 @@ from anabranch.runs.read.explain import explain
 from anabranch.runs.registry.backfill import times_between
 from anabranch.runs.registry.flow_storage import FlowStorage, S3Storage, read_stored
 from anabranch.runs.registry.registration import registry
-from anabranch.runs.registry.seal import opened_code, schedule_of
+from anabranch.runs.registry.seal import check_seal, schedule_of
 from anabranch.runs.store.codec import decode_indices, from_json
 from anabranch.runs.store.flows import FlowRecord
 from anabranch.runs.store.permit_table import PermitTable
@@ -266,7 +266,7 @@ RESULTS = [
     Case("the function broken failed with", lambda home: located(home, broken).run(raise_on_failure=True)),
     Case("it ends after 9 bytes", lambda home: header_of_cut(home, 9)),
     Case("it ends within its header", lambda home: header_of_cut(home, 100)),
-    Case("not signed", lambda home: read_header((home.path / "r" / "one").read_bytes(), "one", key=b"k" * 32)),
+    Case("not signed", lambda home: read_header((home.path / "r" / "one").read_bytes(), "one", key="k" * 32)),
     Case("there is no input 'nope'", lambda home: partial_inputs_only(["nope"]).digests(Facts({"x": 1}, {}, None))),
     Case("expected a URL or directory", lambda home: FlowStorage("")),
     Case("expected the name of a bucket", lambda home: S3Storage("a/b")),
@@ -274,12 +274,10 @@ RESULTS = [
     Case("holds a int, not a flow", lambda home: load(home.pickle, Flow)),
     Case(
         "its pickle holds a int",
-        lambda home: load_registered(SimpleNamespace(name="f", source="", code=pickle.dumps(5))),
+        lambda home: load_registered(FlowRecord("f", "", code=pickle.dumps(5))),
     ),
-    Case(
-        "its pickle does not load here", lambda home: load_registered(SimpleNamespace(name="f", source="", code=b"x"))
-    ),
-    Case("registered from nowhere.py", lambda home: load_registered(SimpleNamespace(name="f", source="nowhere.py:f"))),
+    Case("its pickle does not load here", lambda home: load_registered(FlowRecord("f", "", code=b"x"))),
+    Case("registered from nowhere.py", lambda home: load_registered(FlowRecord("f", "", source="nowhere.py:f"))),
     Case("a text that is not JSON:", lambda home: from_json("{")),
     Case("not a JSON object", lambda home: from_json("[]")),
     Case("indices that cannot be read", lambda home: decode_indices(b"?")),
@@ -309,7 +307,7 @@ def one_value(home: Any) -> LocalResult:
 
 def header_of_cut(home: Any, nbytes: int) -> Any:
     one_value(home)
-    return read_header((home.path / "r" / "one").read_bytes()[:nbytes], "one", key=None)
+    return read_header((home.path / "r" / "one").read_bytes()[:nbytes], "one", key="")
 
 
 SCHEDULES = [
@@ -317,7 +315,8 @@ SCHEDULES = [
     Case("a clock of an unknown kind", lambda home: from_form(form_of({"kind": "moon"}))),
     Case("the schedule's function 'math:pi' is a float", lambda home: function_of("math:pi")),
     Case("the stored schedule is incomplete: ", lambda home: schedule_of(FlowRecord("f", "", schedule=b"{"))),
-    Case("has no seal", lambda home: with_key(lambda: opened_code("f", b"x"))),
+    Case("has no seal", lambda home: with_key(lambda: check_seal(FlowRecord("f", "")))),
+    Case("is sealed, and this process has no service.key", lambda home: check_seal(FlowRecord("f", "", seal="0"))),
     Case("the token has", lambda home: check_bind("127.0.0.1", "short")),
     Case("is not after the start", lambda home: times_between(DAY, DAY, HOUR)),
     Case("every: expected one second or more", lambda home: times_between(DAY, DAY + HOUR, HOUR / 1e6)),

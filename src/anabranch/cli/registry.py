@@ -121,7 +121,7 @@ def _find_schedule(name: str) -> Any:
             if os.path.exists(name.partition(":")[0]):  # then it is the file that was meant, and what is wrong with it
                 raise
             raise missing from error
-    return schedule_of(record)
+    return schedule_of(record, may_load=False)
 
 
 # backfill -------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ from anabranch.flows.loading import (
 )
 from anabranch.runs.registry.flow_storage import read_stored
 from anabranch.runs.registry.registration import put, record_of
-from anabranch.runs.registry.seal import check_seal, opened_code
+from anabranch.runs.registry.seal import check_seal
 from anabranch.runs.store.flows import FlowRecord
 
 
@@ -32,7 +32,7 @@ def load_registered(record: FlowRecord) -> LoadedFlow:
     FlowLoadError
         Its file or module is gone, or does not have it any more; or its pickle does not load here.
     SealError
-        The settings have a key, and nobody who has it has registered this.
+        The settings have a key, and nobody who has it has registered this; or it is sealed, and they have none.
     """
     check_seal(record)
     if record.source:
@@ -41,7 +41,7 @@ def load_registered(record: FlowRecord) -> LoadedFlow:
         except AnabranchError as error:
             raise FlowLoadError(f"flow {record.name!r}, registered from {record.source}: {error}") from error
     stored = record.code is None
-    data = opened_code(record.name, read_stored(record.storage or "")) if stored else record.code or b""
+    data = read_stored(record.storage or "") if stored else record.code or b""
     try:
         found = origins.loads(data)
     except Exception as error:  # a pickle runs code, which may raise anything

@@ -6,7 +6,7 @@
     version    2 bytes
     length     4 bytes    of the header
     digest    32 bytes    SHA-256 of the three above and the header
-    mac       32 bytes    HMAC-SHA256 of the same, or zeros
+    mac       32 bytes    HMAC-SHA256 of the same (`anabranch.base.signing`), or zeros
     header                JSON: serializer, type, size and SHA-256 of the body, ids, time
     body
 
@@ -17,7 +17,6 @@ Numbers are big-endian. Nothing here is unpickled, and nothing is parsed before 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import struct
 from collections.abc import Mapping
@@ -26,6 +25,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anabranch.base.errors import OptionError, ResultDamaged, ResultStoreError
+from anabranch.base.signing import is_signed, sign
 from anabranch.results.reference import ResultRef
 
 MAGIC = b"\x89ANB\r\n\x1a\n"
@@ -34,6 +34,7 @@ _START = struct.Struct(">8sHI")
 _DIGEST_NBYTES = 32
 PREAMBLE_NBYTES = _START.size + 2 * _DIGEST_NBYTES
 MAX_HEADER_NBYTES = 1 << 16  # ids are a few names
+_PURPOSE = f"result {VERSION}"
 _UNSIGNED = bytes(_DIGEST_NBYTES)
 
 
@@ -86,7 +87,7 @@ def head_of(
     ids: str,
     width: int | None,
     created: datetime,
-    key: bytes | None,
+    key: str,
 ) -> tuple[Header, bytes]:
     """The header for a body, and all that comes before the body."""
     header = Header(
@@ -98,13 +99,13 @@ def head_of(
         ids=ids,
         created=created.astimezone(UTC).isoformat(),
         width=width,
-        is_signed=key is not None,
+        is_signed=bool(key),
     )
     text = json.dumps(asdict(header), separators=(",", ":")).encode()
     if len(text) > MAX_HEADER_NBYTES:
         raise OptionError(f"ids: expected a few names and numbers, found {len(ids):,} characters")
     covered = _START.pack(MAGIC, VERSION, len(text)) + text
-    mac = _UNSIGNED if key is None else hmac.digest(key, covered, "sha256")
+    mac = bytes.fromhex(sign(key, _PURPOSE, covered)) if key else _UNSIGNED
     return header, b"".join([covered[: _START.size], hashlib.sha256(covered).digest(), mac, text])
 
 
@@ -121,7 +122,7 @@ def head_nbytes(data: bytes) -> int:
     return PREAMBLE_NBYTES + min(length, MAX_HEADER_NBYTES)
 
 
-def read_header(data: bytes, location: str, *, key: bytes | None) -> Header:
+def read_header(data: bytes, location: str, *, key: str) -> Header:
     """The header of an object, checked as far as that can be done without its body.
 
     Parameters
@@ -131,7 +132,7 @@ def read_header(data: bytes, location: str, *, key: bytes | None) -> Header:
     location
         For messages.
     key
-        What objects must be signed with; None: they need not be.
+        What objects must be signed with; empty: they need not be.
 
     Raises
     ------
@@ -161,11 +162,11 @@ def read_header(data: bytes, location: str, *, key: bytes | None) -> Header:
     mac = bytes(data[_START.size + _DIGEST_NBYTES : PREAMBLE_NBYTES])
     if hashlib.sha256(covered).digest() != digest:
         raise ResultDamaged(f"result {location!r} is damaged: its header was changed")
-    if key is not None and not hmac.compare_digest(hmac.digest(key, covered, "sha256"), mac):
+    if key and not is_signed(key, _PURPOSE, covered, mac.hex()):
         what = "signed with another key" if any(mac) else "not signed"
         raise ResultDamaged(f"result {location!r} is {what}, and this process reads only what its results.key signed")
     header = _parse_header(text, location)
-    if header.is_signed and key is None:
+    if header.is_signed and not key:
         raise ResultStoreError(
             f"result {location!r} is signed, and this process has no results.key to check that; set "
             "ANABRANCH__RESULTS__KEY where its tasks run"
@@ -187,7 +188,7 @@ def _parse_header(text: bytes, location: str) -> Header:
     return header
 
 
-def open_envelope(data: bytes, location: str, *, key: bytes | None) -> tuple[Header, memoryview]:
+def open_envelope(data: bytes, location: str, *, key: str) -> tuple[Header, memoryview]:
     """Header and body of a whole object, checked.
 
     Raises

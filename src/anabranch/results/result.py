@@ -563,6 +563,6 @@ def _warn_of_secret(run: object, what: object) -> None:
     _logger.warning("the value of %s contains a secret, and is stored as it is", what)
 
 
-def _find_key() -> bytes | None:
+def _find_key() -> str:
     """What objects are signed with here; asked each time, as a result that travels must not carry it along."""
-    return config.results.key.encode() or None
+    return config.results.key

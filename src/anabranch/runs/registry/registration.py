@@ -24,7 +24,7 @@ from anabranch.definition.parameter import Parameter
 from anabranch.definition.parameter_values import is_secret
 from anabranch.runs.parameters import resolve_parameters
 from anabranch.runs.registry.flow_storage import FlowStorage
-from anabranch.runs.registry.seal import pack_schedule, seal_record, sealed_code
+from anabranch.runs.registry.seal import pack_schedule, seal_record
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.relational import RelationalRunStore
@@ -103,7 +103,7 @@ def record_of(
     schedule = None
     if flow.schedule is not None:
         try:
-            schedule = pack_schedule(flow.schedule, flow.name)
+            schedule = pack_schedule(flow.schedule)
         except Exception as error:  # a filter may hold anything
             problems.append(f"its schedule cannot be pickled: {type(error).__name__}: {error}")
     if problems:
@@ -115,9 +115,7 @@ def record_of(
         source=source,
         project=project,
         code=pickled if storage == "database" else None,
-        storage=storage.put(flow.name, sealed_code(flow.name, pickled))
-        if isinstance(storage, FlowStorage) and pickled is not None
-        else None,
+        storage=storage.put(flow.name, pickled) if isinstance(storage, FlowStorage) and pickled is not None else None,
         graph=_drawn(flow.graph),
         parameters={
             "type": "object",

@@ -2,13 +2,12 @@
 
 Whoever can write to the registry, or to a flow storage, can have code run by the services. With the setting
 ``service.key``, only those can who also have the key: what has no seal of it is not loaded. A seal covers the flow's
-name, so that it cannot be moved to another flow.
+name and all its code together, so that no part of it can be moved to another flow, nor put back from an older one.
 """
 
 from __future__ import annotations
 
 import hashlib
-import hmac
 import json
 import pickle
 from typing import Any
@@ -17,35 +16,51 @@ import cloudpickle
 
 from anabranch.base.errors import ScheduleError, SealError
 from anabranch.base.settings import config
+from anabranch.base.signing import is_signed, sign
 from anabranch.runs.store.flows import FlowRecord
 from anabranch.schedules import Schedule
 from anabranch.schedules.as_json import NoForm, from_form, names_code, to_form
 
-_MARK = b"anabranch-sealed:"
+_PURPOSE = "registered flow 1"
 _DIGITS = 64
-_CURE = "register it again, with the key (service.key)"
 
 
 def seal_record(record: FlowRecord) -> str:
-    """The seal of where a flow's code is, and of the code that is in the registry; empty where there is no key."""
-    code = hashlib.sha256(record.code).hexdigest() if record.code is not None else ""
-    return _mac("flow", record.name, json.dumps([record.source, record.storage, code]).encode())
+    """The seal of a flow, which begins with the digest of stored code; empty where there is no key."""
+    key, digest = config.service.key, _digest(record.code)
+    return digest + sign(key, _PURPOSE, _covered(record, digest)) if key else ""
 
 
 def check_seal(record: FlowRecord) -> None:
-    """Refuse a flow that nobody who has the key has registered.
+    """Refuse a flow that nobody who has the key has registered like this.
 
     Raises
     ------
     SealError
-        There is a key, and the seal is none of it.
+        There is a key, and the seal is none of it; or there is a seal, and no key.
     """
-    if config.service.key and not hmac.compare_digest(record.seal.encode(), seal_record(record).encode()):
+    key, digest = config.service.key, record.seal[:_DIGITS]
+    if not key and record.seal:
+        raise SealError(
+            f"flow {record.name!r} is sealed, and this process has no service.key to check that; set "
+            "ANABRANCH__SERVICE__KEY"
+        )
+    is_whole = record.code is None or _digest(record.code) == digest  # lists are read without code
+    if key and not (is_whole and is_signed(key, _PURPOSE, _covered(record, digest), record.seal[_DIGITS:])):
         found = "another key's seal, or was changed since" if record.seal else "no seal"
-        raise SealError(f"flow {record.name!r} has {found}; {_CURE}")
+        raise SealError(f"flow {record.name!r} has {found}; register it again, with the key (service.key)")
 
 
-def pack_schedule(schedule: Schedule, name: str) -> bytes:
+def _covered(record: FlowRecord, digest: str) -> bytes:
+    """The name of a flow, and all that becomes code: code in a flow storage is read by its digest."""
+    return json.dumps([record.name, record.source, record.storage, digest, _digest(record.schedule)]).encode()
+
+
+def _digest(data: bytes | None) -> str:
+    return hashlib.sha256(data or b"").hexdigest()
+
+
+def pack_schedule(schedule: Schedule) -> bytes:
     """A schedule as the registry keeps it: JSON if that can say it, else a pickle.
 
     Raises
@@ -54,11 +69,10 @@ def pack_schedule(schedule: Schedule, name: str) -> bytes:
         It cannot be pickled either.
     """
     try:
-        form = to_form(schedule)
+        return json.dumps(to_form(schedule), sort_keys=True).encode()
     except NoForm:
-        return _sealed("schedule", name, cloudpickle.dumps(schedule))
-    data = json.dumps(form, sort_keys=True).encode()
-    return _sealed("schedule", name, data) if names_code(form) else data
+        found: bytes = cloudpickle.dumps(schedule)
+        return found
 
 
 def schedule_of(record: FlowRecord, *, may_load: bool = True) -> Schedule | None:
@@ -72,40 +86,18 @@ def schedule_of(record: FlowRecord, *, may_load: bool = True) -> Schedule | None
     Raises
     ------
     SealError
-        It is code, there is a key, and the seal is none of it.
+        It is code, and its flow's seal is refused, see `check_seal`.
     ScheduleError
         It does not load here, or it is code and must not be.
     """
     if record.schedule is None:
         return None
-    sealed = record.schedule.startswith(_MARK)
-    data = record.schedule[len(_MARK) + _DIGITS + 1 :] if sealed else record.schedule
-    form = _form(data)
+    form = _form(record.schedule)
     if form is None or names_code(form):
         if not may_load:
             raise ScheduleError("only code knows the times of this schedule; services load it")
-        if config.service.key:
-            _check("schedule", record.name, record.schedule, data)
-    return from_form(form) if form is not None else _unpickled(data)
-
-
-def sealed_code(name: str, pickled: bytes) -> bytes:
-    """A pickled flow as a flow storage keeps it."""
-    return _sealed("code", name, pickled)
-
-
-def opened_code(name: str, data: bytes) -> bytes:
-    """The pickled flow of what a flow storage keeps.
-
-    Raises
-    ------
-    SealError
-        There is a key, and the seal is none of it.
-    """
-    rest = data[len(_MARK) + _DIGITS + 1 :] if data.startswith(_MARK) else data
-    if config.service.key:
-        _check("code", name, data, rest)
-    return rest
+        check_seal(record)
+    return from_form(form) if form is not None else _unpickled(record.schedule)
 
 
 def _form(data: bytes) -> dict[str, Any] | None:
@@ -127,24 +119,3 @@ def _unpickled(data: bytes) -> Schedule:
     if not isinstance(found, Schedule):
         raise ScheduleError(f"expected a schedule, found a {type(found).__name__}")
     return found
-
-
-def _mac(what: str, name: str, data: bytes) -> str:
-    key = config.service.key
-    if not key:
-        return ""
-    head = json.dumps(["anabranch", what, name]).encode()
-    return hmac.new(key.encode(), head + b"\0" + data, hashlib.sha256).hexdigest()
-
-
-def _sealed(what: str, name: str, data: bytes) -> bytes:
-    mac = _mac(what, name, data)
-    return b"%b%b:%b" % (_MARK, mac.encode(), data) if mac else data
-
-
-def _check(what: str, name: str, whole: bytes, data: bytes) -> None:
-    if not hmac.compare_digest(whole, _sealed(what, name, data)):
-        found = "another key's seal, or was changed since" if whole.startswith(_MARK) else "no seal"
-        raise SealError(
-            f"the {'schedule' if what == 'schedule' else 'stored code'} of flow {name!r} has {found}; {_CURE}"
-        )

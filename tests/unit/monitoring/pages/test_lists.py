@@ -130,7 +130,7 @@ def test_runs_of_changed_code_have_another_version():
 def test_what_is_registered_of_a_flow_is_told_with_its_next_times():
     schedule = CronSchedule("0 6 * * *", timezone="Europe/Berlin", overlap="queue")
     record = FlowRecord(
-        "etl", "code", source="etl.py:flow", schedule=pack_schedule(schedule, "etl"), max_runs=3, version=12,
+        "etl", "code", source="etl.py:flow", schedule=pack_schedule(schedule), max_runs=3, version=12,
         changed=NOON, schedule_text=f"{schedule.describe()} [0123abcd]", overlap="queue",
         labels=("eu",), project="<b>sales</b>",
     )  # fmt: skip
