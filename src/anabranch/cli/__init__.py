@@ -7,6 +7,7 @@ Commands import what takes long to import, above all Dask, when they run.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 import sys
@@ -19,7 +20,7 @@ from anabranch.cli.attach import attach, cancel
 from anabranch.cli.completion import completion
 from anabranch.cli.demo import demo
 from anabranch.cli.doctor import doctor
-from anabranch.cli.exits import SIGNALLED
+from anabranch.cli.exits import NOT_WRITTEN, SIGNALLED
 from anabranch.cli.explain import explain
 from anabranch.cli.history import list_runs, prune, resume, show
 from anabranch.cli.init import init
@@ -64,7 +65,8 @@ anabranch doctor                           check this machine
 \b
 Progress and logs go to standard error, results to standard output.
 Exit codes: 0 success, 1 the run failed, 2 usage or parameters, 3 the flow cannot be loaded or built,
-4 no scheduler or no workers, 5 cancelled or paused, 130 after Ctrl-C, 143 after SIGTERM.
+4 no scheduler or no workers, 5 cancelled or paused, 74 standard output cannot be written,
+130 after Ctrl-C, 143 after SIGTERM.
 """  # \b keeps Click from filling the lines that follow
 
 
@@ -80,6 +82,9 @@ for command in (*_RUNS, *_FLOWS, validate, visualize, init, doctor, completion, 
     anabranch.add_command(command)
 
 
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)
+
+
 def main() -> NoReturn:
     """Run the command line with the arguments of this process, and leave it."""
     for stream in (sys.stdout, sys.stderr):
@@ -89,6 +94,12 @@ def main() -> NoReturn:
         anabranch(prog_name="anabranch")
     except SystemExit as end:
         _leave_process(end)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or error.filename is not None:
+            raise
+        click.echo(f"Error: standard output cannot be written: {error.strerror}", err=True)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for what is still to be flushed
+        raise SystemExit(NOT_WRITTEN) from None
     raise SystemExit(0)
 
 

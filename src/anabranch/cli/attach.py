@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from anabranch.base.texts import printable, printable_lines
-from anabranch.cli.exits import code_of_state, exit_codes
+from anabranch.cli.exits import USAGE, Problem, code_of_state, exit_codes
 
 if TYPE_CHECKING:
     from anabranch.flows.handle import RunHandle, RunStatus
@@ -29,22 +31,19 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
     RUN is the run's id, or the beginning of it. Without RUN, the scheduler's runs are listed. Ctrl-C ends the command,
     not the run.
     """
-    from anabranch.flows import handle as handles
-
-    with exit_codes():
-        if run is None:
-            _list_runs_at(address, as_json=as_json)
-            return
-        with handles.attach(address, run) as handle:
-            status = _follow(handle) if wait else handle.status()
-            if as_json:
-                click.echo(json.dumps(_status_data(status), indent=2))
-            else:
-                for line in _write_status(status):
-                    click.echo(line)
-            if forget and status.is_finished:
-                handle.forget()
-            ctx.exit(code_of_state(status.state))
+    if run is None:
+        _list_runs_at(address, as_json=as_json)
+        return
+    with _attached(address, run) as handle:
+        status = _follow(handle) if wait else handle.status()
+        if as_json:
+            click.echo(json.dumps(_status_data(status), indent=2))
+        else:
+            for line in _write_status(status):
+                click.echo(line)
+        if forget and status.is_finished:
+            handle.forget()
+        ctx.exit(code_of_state(status.state))
 
 
 @click.command(short_help="Cancel a run on a cluster.")
@@ -54,18 +53,31 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
 @click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait.")
 def cancel(*, address: str, run: str, reason: str, timeout: float) -> None:
     """Cancel a run whose driver is on the cluster at ADDRESS, and wait for its end."""
-    from anabranch.flows import handle as handles
-
-    with exit_codes(), handles.attach(address, run) as handle:
+    with _attached(address, run) as handle:
         handle.cancel(reason)
         for line in _write_status(handle.wait(timeout)):
             click.echo(line)
 
 
-def _list_runs_at(address: str, *, as_json: bool) -> None:
-    from anabranch.flows.handle import RunHandle, find_runs
+@contextmanager
+def _attached(address: str, run: str) -> Iterator[RunHandle]:
+    """A handle on a run; on none if there is no name. An address or a run that cannot be meant ends the command."""
+    from anabranch.base.errors import OptionError, RunHandleError
+    from anabranch.flows import handle as handles
 
-    with RunHandle(address, "") as handle:
+    with exit_codes():
+        try:
+            handle = handles.attach(address, run) if run else handles.RunHandle(address, "")
+        except (OptionError, RunHandleError) as error:
+            raise Problem(str(error), USAGE) from error
+        with handle:
+            yield handle
+
+
+def _list_runs_at(address: str, *, as_json: bool) -> None:
+    from anabranch.flows.handle import find_runs
+
+    with _attached(address, "") as handle:
         found = []
         for run_id in find_runs(handle.client):
             handle.run_id = run_id

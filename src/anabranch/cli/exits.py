@@ -13,7 +13,10 @@ from anabranch.base.errors import (
     DefinitionError,
     ExecutorError,
     FlowLoadError,
+    FlowNotRegistered,
     ParameterError,
+    RunNotFound,
+    RunQueryError,
     SettingError,
 )
 from anabranch.base.texts import printable_lines
@@ -21,13 +24,15 @@ from anabranch.base.texts import printable_lines
 SUCCESS = 0
 RUN_FAILED = 1
 USAGE = 2
-"""A bad option, parameter or setting; Click's own code as well."""
+"""A bad option, parameter or setting, or a run or flow that is not there; Click's own code as well."""
 NOT_LOADED = 3
 """The flow cannot be loaded or built."""
 NO_CLUSTER = 4
 """No scheduler answers, or it has no workers."""
 CANCELLED = 5
 """Cancelled from elsewhere, or waiting for an approval."""
+NOT_WRITTEN = 74
+"""Standard output could not be written: the code that sysexits.h has for it."""
 SIGNALLED = 128
 """Plus the number of the signal: 130 after Ctrl-C, 143 after SIGTERM."""
 
@@ -61,7 +66,7 @@ def exit_codes() -> Iterator[None]:
 
 
 def _choose_exit_code(error: AnabranchError) -> int:
-    if isinstance(error, (ParameterError, SettingError)):
+    if isinstance(error, (ParameterError, SettingError, RunNotFound, RunQueryError, FlowNotRegistered)):
         return USAGE
     if isinstance(error, (FlowLoadError, DefinitionError)):
         return NOT_LOADED

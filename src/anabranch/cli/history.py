@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anabranch.base.errors import listed, nearest
 from anabranch.base.texts import printable, printable_lines, seconds, shortened
 from anabranch.cli.completion import run_ids, targets
 from anabranch.cli.exits import USAGE, Problem, exit_codes
@@ -25,25 +26,22 @@ if TYPE_CHECKING:
 MAX_FAILURES = 5  # described; the rest is counted
 MAX_SLOWEST = 3
 MAX_RETRIED = 20  # attempts; --json has all that are recorded
+MAX_NAMES = 20  # of flows in a message
 _PAGE = 200  # runs that are read at a time
 
 
 @contextmanager
 def opened_store(*, read_only: bool = True) -> Iterator[RunStore | None]:
     """The run store of the settings; None if nothing was ever recorded. If it cannot be used, the command ends."""
-    from anabranch.base.errors import RunNotFound, RunQueryError
     from anabranch.base.settings import config
     from anabranch.runs import default_path, open_store
 
     with exit_codes():
-        try:
-            if config.backend == "none" or (config.backend == "local" and not default_path().exists()):
-                yield None
-                return
-            with open_store(read_only=read_only) as store:
-                yield store
-        except (RunNotFound, RunQueryError) as error:
-            raise Problem(str(error), USAGE) from error
+        if config.backend == "none" or (config.backend == "local" and not default_path().exists()):
+            yield None
+            return
+        with open_store(read_only=read_only) as store:
+            yield store
 
 
 # ls -------------------------------------------------------------------------------------------------------------------
@@ -60,9 +58,12 @@ def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool)
     from anabranch.runs.read.lookup import as_it_stands
     from anabranch.runs.read.run import run_data
 
+    state = _state_named(state) if state else None
     with opened_store() as store:
-        query = RunQuery(flow_name=flow, state=state.capitalize() if state else None, limit=limit)
+        query = RunQuery(flow_name=flow, state=state, limit=limit)
         found = [as_it_stands(record) for record in store.list_runs(query)] if store is not None else []
+        if store is not None and flow and not found:
+            _check_flow(store, flow)
     if as_json:
         click.echo(json.dumps([run_data(record) for record in found], indent=2))
         return
@@ -73,6 +74,32 @@ def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool)
         name = f"{shortened(record.flow_name, 30):{width}}"
         line = f"{printable(record.run_id)}  {record.state:11}  {name}  {_local_time(record.start)}  {_took(record):>9}"
         click.echo(f"{line}  {shortened(record.message, 80) if record.state != 'Success' else ''}".rstrip())
+
+
+def _state_named(name: str) -> str:
+    from anabranch.base.states import BY_CODE
+    from anabranch.runs.store.records import INTERRUPTED
+
+    names = {each.casefold(): each for each in (*(state.__name__ for state in BY_CODE.values()), INTERRUPTED)}
+    if name.casefold() not in names:
+        text = f"there is no state {name!r}{nearest(name, names.values())}; there are: {', '.join(names.values())}"
+        raise click.BadParameter(printable(text), param_hint="'--state'")
+    return names[name.casefold()]
+
+
+def _check_flow(store: RunStore, name: str) -> None:
+    """Refuse a flow that has no runs and is not registered either."""
+    from anabranch.runs import RunQuery
+    from anabranch.runs.store.flows import FlowTable
+    from anabranch.runs.store.relational import RelationalRunStore
+
+    registered = (
+        [each.name for each in FlowTable(store.database).all()] if isinstance(store, RelationalRunStore) else []
+    )
+    known = sorted({*registered, *(each.flow_name for each in store.list_runs(RunQuery(limit=_PAGE)))})
+    if name not in registered and not store.list_runs(RunQuery(flow_name=name, limit=1)):
+        text = f"there is no flow {name!r}{nearest(name, known)}; there are: {listed(known[:MAX_NAMES])}"
+        raise click.BadParameter(printable(text), param_hint="'--flow'")
 
 
 def _local_time(time: datetime) -> str:
