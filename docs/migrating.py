@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
+
+from anabranch.base.prefect1 import TABLE
 
 PAGE = Path(__file__).parent / "howto" / "migrating.md"
 BEGIN = "<!-- made by migrating.py, from here -->\n"
@@ -12,8 +13,7 @@ BEGIN = "<!-- made by migrating.py, from here -->\n"
 def page() -> str:
     """The page with the table as it is now."""
     text = PAGE.read_text(encoding="utf-8")
-    table = files("anabranch.base").joinpath("prefect1.md").read_text(encoding="utf-8")
-    return f"{text.partition(BEGIN)[0]}{BEGIN}\n{table}"
+    return f"{text.partition(BEGIN)[0]}{BEGIN}\n{TABLE.read_text(encoding='utf-8')}"
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from anabranch import context, signals, states, triggers
+from anabranch.base.prefect1 import find_old_paths, getter
 from anabranch.base.secret import Secret
 from anabranch.base.settings import config
 from anabranch.base.signals import CANCEL, ENDRUN, FAIL, LOOP, PAUSE, RETRY, SKIP, SUCCESS, TRIGGERFAIL, VALIDATIONFAIL
@@ -82,11 +83,11 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "triggers",
 ]
 
-_LAZY = ("engine", "executors", "notifiers", "results", "schedules", "storage", "tasks", "testing")
+_LAZY = ("engine", "executors", "notifiers", "prefect", "results", "schedules", "storage", "tasks", "testing")
 
 
-def __getattr__(name: str) -> Any:
-    """Load a part of the library when it is first asked for."""
+def _part(name: str) -> Any:
+    """A part of the library, loaded when it is first asked for."""
     if name in _LAZY:
         return import_module(f"anabranch.{name}")
     if name == "replay":
@@ -98,3 +99,7 @@ def __getattr__(name: str) -> Any:
 
         return VERSION
     raise AttributeError(f"module 'anabranch' has no attribute {name!r}")
+
+
+__getattr__ = getter("", _part)
+find_old_paths()

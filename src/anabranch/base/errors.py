@@ -88,6 +88,10 @@ class OptionError(DefinitionError, ValueError):
     """An option of a task, parameter or flow has a wrong value."""
 
 
+class PrefectNameError(DefinitionError, AttributeError):
+    """A name of Prefect 1 is used that is not here; the message says what there is in place of it."""
+
+
 class CallError(DefinitionError, TypeError):
     """The arguments of a call do not fit the task's signature."""
 

@@ -6,18 +6,27 @@ The table is the second half of ``docs/howto/migrating.md``, too: ``python docs/
 from __future__ import annotations
 
 import inspect
+import os
 import re
+import sys
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
-from importlib.resources import files
-from typing import NamedTuple, ParamSpec, TypeVar
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple, ParamSpec, TypeVar
 
 from anabranch.base.errors import OptionError
 from anabranch.base.where import caller
 
+if TYPE_CHECKING:
+    from importlib.machinery import ModuleSpec
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
+TABLE, NAMES = (Path(__file__).with_name(f"prefect1.{ending}") for ending in ("md", "txt"))
+VARIABLE = "ANABRANCH_PREFECT"
+"""Environment variable with which ``import prefect`` means ``anabranch.prefect``, here and in child processes."""
 _TABLES = re.compile(r"^\| Prefect 1 \| \| here \|\n\|---\|---\|---\|\n((?:\|.*\n)+)", flags=re.MULTILINE)
 _LINK = re.compile(r"\[([^]]+)\]\([^)]+\)")
 
@@ -42,7 +51,7 @@ class Row(NamedTuple):
 def table() -> tuple[Row, ...]:
     """All lines."""
     try:
-        text = files("anabranch.base").joinpath("prefect1.md").read_text(encoding="utf-8")
+        text = TABLE.read_text(encoding="utf-8")
     except OSError:  # a worker that was sent this package has its code only
         return ()
     lines = [line for body in _TABLES.findall(text) for line in body.splitlines()]
@@ -57,6 +66,46 @@ def _by_name() -> Mapping[str, Row]:
 def row_of(*names: str) -> Row | None:
     """The line of the first of these names that has one."""
     return next((row for name in names if (row := _by_name().get(name))), None)
+
+
+def getter(place: str, ours: Callable[[str], Any] | None = None) -> Callable[[str], Any]:
+    """``__getattr__`` of a module of ours for names that Prefect 1 has in a module; `ours` is asked first."""
+
+    def get(name: str) -> Any:
+        if ours is not None:
+            try:
+                return ours(name)
+            except AttributeError:
+                if name.startswith("_"):
+                    raise
+        if name.startswith("_"):
+            raise AttributeError(name)
+        # By its name: that package is above all others, which do not know it.
+        return import_module("anabranch.prefect.modules").found(place, name)
+
+    return get
+
+
+class OldPaths:
+    """Finds modules of Prefect 1 below another name: ``import anabranch.core.flow``."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+
+    def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        """The module, if Prefect has one of that name."""
+        if fullname.partition(".")[0] != self.root or fullname.startswith("anabranch.prefect."):
+            return None
+        spec: ModuleSpec | None = import_module("anabranch.prefect.modules").find_ours(fullname)
+        return spec
+
+
+def find_old_paths() -> None:
+    """Let modules of Prefect 1 be found where there is none of ours; with `VARIABLE`, as ``prefect`` before all."""
+    sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, OldPaths)]
+    sys.meta_path.append(OldPaths("anabranch"))
+    if os.environ.get(VARIABLE):
+        sys.meta_path.insert(0, OldPaths("prefect"))
 
 
 def refuse(argument: str) -> None:

@@ -105,8 +105,8 @@ def revealed(args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[list[Any],
         One of them is missing in this process.
     """
     return (
-        [each.get() if type(each) is Secret else each for each in args],
-        {name: each.get() if type(each) is Secret else each for name, each in kwargs.items()},
+        [each.get() if isinstance(each, Secret) else each for each in args],
+        {name: each.get() if isinstance(each, Secret) else each for name, each in kwargs.items()},
     )
 
 

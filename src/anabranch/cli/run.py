@@ -30,6 +30,10 @@ class RunCommand(click.Command):
         if not ctx.resilient_parsing:  # that is shell completion, which should not execute anybody's file
             target = self._target(ctx, args)
             if target is not None:
+                if "--prefect" in args:
+                    from anabranch.prefect.modules import as_prefect
+
+                    ctx.with_resource(as_prefect())
                 loaded = load(target)
                 parameters = loaded.flow.parameters(by_name=True)
                 taken = [name for each in self.params for name in (*each.opts, *each.secondary_opts)]
@@ -127,6 +131,7 @@ def check_task_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
 @click.option(
     "--checkpoint/--no-checkpoint", default=None, help="Store the values of all tasks, or only of those that ask."
 )
+@click.option("--prefect", is_flag=True, help="Let `import prefect` mean anabranch.prefect.")
 @click.option("--detach", is_flag=True, help="Send the run and its driver to --executor ADDRESS, and return.")
 @run_options("Where to run; default: the flow's executor, or local.")
 @click.pass_context
@@ -140,6 +145,7 @@ def run(
     keep: tuple[str, ...],
     approve: tuple[str, ...],
     checkpoint: bool | None,
+    prefect: bool,  # which has been heeded: the file is loaded
     detach: bool,
     executor: str | None,
     workers: int | None,

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from anabranch.base.prefect1 import getter
 from anabranch.base.signals import (
     CANCEL,
     ENDRUN,
@@ -19,3 +22,8 @@ from anabranch.base.signals import (
 __all__ = [
     "CANCEL", "ENDRUN", "FAIL", "LOOP", "PAUSE", "RETRY", "SKIP", "SUCCESS", "TRIGGERFAIL", "VALIDATIONFAIL", "Signal",
 ]  # fmt: skip
+
+__path__: list[str] = []
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("engine.signals")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from anabranch.base.prefect1 import getter
 from anabranch.base.states import (
     Cached,
     Cancelled,
@@ -28,3 +31,8 @@ __all__ = [
     "Cached", "Cancelled", "Crashed", "Failed", "Finished", "Looped", "Mapped", "Paused", "Pending", "Retrying",
     "Running", "Scheduled", "Skipped", "State", "Submitted", "Success", "TimedOut", "TriggerFailed", "ValidationFailed",
 ]  # fmt: skip
+
+__path__: list[str] = []
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("engine.state")

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 from anabranch.base.errors import ExecutorError, OptionError
-from anabranch.base.prefect1 import refusing
+from anabranch.base.prefect1 import getter, refusing
 from anabranch.base.settings import config
 from anabranch.executors.base import (
     ANSWER_S,
@@ -579,3 +579,6 @@ class _OwnCancellations(logging.Filter):
 
 
 _OWN_CANCELLATIONS = _OwnCancellations()
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("executors.dask")

@@ -17,10 +17,12 @@ from difflib import get_close_matches
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
+from threading import get_ident
 from types import ModuleType
 from typing import Any
 
 from anabranch.base.errors import AnabranchError, FlowLoadError, listed, nearest
+from anabranch.base.prefect1 import VARIABLE
 from anabranch.base.where import Where, caller, is_library
 from anabranch.flows.flow import Flow
 
@@ -217,12 +219,15 @@ class _RunReached(BaseException):
 
 def _wrap_errors(execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
     """Execute the user's code, with errors in it made ours; the line that wanted to run a flow, if one did."""
+    run, serve = Flow.run, Flow.serve
+    thread = get_ident()
 
-    def reached(*args: object, **kwargs: object) -> None:
+    def reached(self: Flow, *args: Any, **kwargs: Any) -> Any:
+        if get_ident() != thread:  # of a task that runs here meanwhile
+            return run(self, *args, **kwargs)
         raise _RunReached(caller())
 
-    run, serve = Flow.run, Flow.serve
-    Flow.run = reached  # type: ignore[method-assign, assignment]  # only while the user's file is executed
+    Flow.run = reached  # type: ignore[method-assign]  # only while the user's file is executed
     Flow.serve = reached  # type: ignore[method-assign]  # or each run would begin a service
     try:
         execute()
@@ -237,6 +242,8 @@ def _wrap_errors(execute: Callable[[], object], directory: Path, shown: str) -> 
         raise FlowLoadError(f"{shown} cannot be loaded: {_syntax_error(error)}") from error
     except Exception as error:
         where = _user_line(error, directory)
+        if isinstance(error, ModuleNotFoundError) and (error.name or "").partition(".")[0] == "prefect":
+            where += f"\n  it is written for Prefect 1: use `anabranch run --prefect`, or set {VARIABLE}=1"
         raise FlowLoadError(f"{shown} cannot be loaded: {type(error).__name__}: {error}{where}") from error
     finally:
         Flow.run, Flow.serve = run, serve  # type: ignore[method-assign]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from anabranch.base import context
@@ -42,25 +42,29 @@ class _Run:
         return self.flow  # where it runs says nothing of its values
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        given = self.__signature__.bind(*args, **kwargs).arguments
-        outer, is_over = context.current(), context.over()
-        with context.entered(None), context.part_of(outer.run_id if outer is not None else None):
-            # The tasks of the flow are no part of the task that runs it.
-            view = self._run(given, None if outer is None else _id_of(outer), is_over)
+        view = child_run(self.flow, self.__signature__.bind(*args, **kwargs).arguments, self.executor, raises=True)
         if not view.is_finished():
             raise FlowRunFailed(f"flow {self.flow.name!r}, run {view.run_id}, did not end: {view.state}")
         slugs = view._whole.plan.graph.reference
         values = {slug: view[slug].result for slug in slugs}
         return values[slugs[0]] if len(slugs) == 1 else values
 
-    def _run(self, given: dict[str, Any], run_id: str | None, is_over: Callable[[], bool]) -> Any:
-        """Begin the run with this id, or go on with it; while another driver of it may live, that is waited for."""
-        options: dict[str, Any] = {"executor": self.executor, "raise_on_failure": True}
+
+def child_run(flow: Any, given: Mapping[str, Any], executor: Executor | None = None, *, raises: bool = False) -> Any:
+    """The ended run of a flow for the task run that is running here: begun, or gone on with if it has one.
+
+    While another driver of it may live, that is waited for. With `raises`, its failure is raised.
+    """
+    outer, is_over = context.current(), context.over()
+    run_id = None if outer is None else _id_of(outer)
+    options: dict[str, Any] = {"executor": executor, "raise_on_failure": raises}
+    # The tasks of the flow are no part of the task that runs it.
+    with context.entered(None), context.part_of(outer.run_id if outer is not None else None):
         while True:
             try:
                 if run_id is None or not _is_recorded(run_id):
-                    return self.flow.run(given, run_id=run_id, **options)
-                return self.flow.run(given, resume=run_id, keep=self.flow.reference_tasks(), **options)
+                    return flow.run(given, run_id=run_id, **options)
+                return flow.run(given, resume=run_id, keep=flow.reference_tasks(), **options)
             except RunHeld:
                 if is_over():
                     raise

@@ -1,5 +1,8 @@
 """Schedules: when a flow runs by itself. Pure: nothing here waits, or looks at a clock."""
 
+from typing import TYPE_CHECKING
+
+from anabranch.base.prefect1 import getter
 from anabranch.schedules import clocks, filters
 from anabranch.schedules.catch_up import GRACE_S, MAX_CAUGHT_UP, due
 from anabranch.schedules.clocks import Clock, CronClock, DatesClock, IntervalClock
@@ -31,3 +34,6 @@ __all__ = [
     "due",
     "filters",
 ]
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("schedules")

@@ -11,13 +11,13 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from itertools import count
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cronsim import CronSim, CronSimError
 
 from anabranch.base.errors import ScheduleError
 from anabranch.base.names import short
-from anabranch.base.prefect1 import refusing
+from anabranch.base.prefect1 import getter, refusing
 from anabranch.base.times import plain_span
 from anabranch.schedules.zones import existing, moment_of, zone_of
 
@@ -312,3 +312,7 @@ class DatesClock(Clock):
     def describe(self) -> str:
         """The clock in words."""
         return f"at {len(self.dates)} dates ({self._zone_name()})"
+
+
+if not TYPE_CHECKING:
+    __getattr__ = getter("schedules.clocks")

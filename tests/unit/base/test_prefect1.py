@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -48,12 +49,8 @@ def test_a_row_is_found_by_the_name_and_told_as_text():
     assert row_of("nothing") is None
 
 
-def test_a_worker_that_has_the_code_only_knows_no_row(monkeypatch: pytest.MonkeyPatch):
-    class Nowhere:
-        def joinpath(self, name: str) -> Nowhere:
-            raise FileNotFoundError(name)
-
-    monkeypatch.setattr(prefect1, "files", lambda package: Nowhere())
+def test_a_worker_that_has_the_code_only_knows_no_row(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    monkeypatch.setattr(prefect1, "TABLE", tmp_path / "nothing.md")
     assert prefect1.table.__wrapped__() == ()
 
 

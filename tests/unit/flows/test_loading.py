@@ -270,3 +270,25 @@ def test_a_module_that_is_installed_does_not_travel() -> None:
     loaded = load_flow("anabranch.demo.corpus")
     with shipped_by_value(loaded, with_neighbours=True) as names:
         assert names == ()
+
+
+def test_a_file_of_prefect_1_is_told_how_to_be_run():
+    write("etl.py", "import prefect.nothing_of_the_kind\n")
+    text = complaint("etl.py")
+    assert "it is written for Prefect 1: use `anabranch run --prefect`, or set ANABRANCH_PREFECT=1" in text
+    assert "written for Prefect" not in complaint(str(write("other.py", "import prefects\n")))
+
+
+def test_a_run_that_begins_in_another_thread_while_a_file_is_loaded_is_a_run():
+    write(
+        "etl.py",
+        f"""{FLOW}
+import threading
+thread = threading.Thread(target=lambda: seen.append(flow.run().name))
+seen = []
+thread.start()
+thread.join()
+""",
+    )
+    loaded = load_flow("etl.py")
+    assert (loaded.module.seen, loaded.stopped) == (["Success"], None)

@@ -176,7 +176,7 @@ class StageInputs:
                 elif name in self._node.mapped and isinstance(expression, Ref):
                     self._open.append((name, self._lined[expression.node].values))
                 self._template[name] = None if name in self._node.mapped else self._noted(name, expression)
-            return not any(type(value) is Secret for value in self._template.values())
+            return not any(isinstance(value, Secret) for value in self._template.values())
         except BaseException as error:  # the long way makes it each element's failure, with its message
             self._environment.reraise_interrupt(error)
             return False

@@ -1,0 +1,77 @@
+"""Files that are written for Prefect 1, in the style of its users, run unchanged with ``anabranch run --prefect``."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+
+from anabranch.cli import anabranch as command
+from anabranch.flows.registered import register_target
+
+FLOWS = sorted((Path(__file__).parents[1] / "prefect1_flows").glob("*.py"))
+CHILD = """
+from anabranch import Flow, Parameter, task
+
+@task
+def double(n):
+    return 2 * n
+
+with Flow("child") as flow:
+    double(Parameter("n", default=1.5))
+"""
+
+
+def said(file: Path, what: str, otherwise: str = "") -> str:
+    """What a comment at the head of a file says."""
+    found = re.search(rf"^# {what}: (.*)$", file.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    return found[1] if found else otherwise
+
+
+@pytest.mark.parametrize("file", FLOWS, ids=lambda file: file.stem)
+@pytest.mark.filterwarnings("ignore:task_run_name=:UserWarning", "ignore:flow .* is not registered:UserWarning")
+def test_a_file_of_prefect_1_runs_unchanged(file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    # given
+    monkeypatch.chdir(tmp_path)
+    for pair in said(file, "environment").split():
+        monkeypatch.setenv(*pair.split("=", 1))
+    if said(file, "registers"):
+        (tmp_path / "child.py").write_text(CHILD, encoding="utf-8")
+        register_target("child.py", project="family")
+    # when
+    executor = said(file, "executor")
+    words = ["run", str(file), "--prefect", "--json", "--keep", "all", *(["--executor", executor] if executor else [])]
+    outcome = CliRunner().invoke(command, words)
+    # then
+    assert outcome.exit_code == 0, outcome.output
+    values = json.loads(outcome.stdout)["results"]
+    assert {name: values.get(name) for name in gives(file)} == gives(file)
+
+
+def gives(file: Path) -> dict[str, Any]:
+    """Values of tasks that a file says it gives."""
+    found: dict[str, Any] = json.loads(said(file, "gives"))
+    return found
+
+
+BY_PREFECT = """
+import json, runpy, sys
+flow = runpy.run_path(sys.argv[1])["flow"]
+state = flow.run(run_on_schedule=False)
+print(json.dumps({task.name: each.result for task, each in state.result.items()}, default=str))
+"""
+
+
+@pytest.mark.skipif(find_spec("prefect") is None or find_spec("prefect.core") is None, reason="Prefect 1 is not there")
+@pytest.mark.parametrize("file", [each for each in FLOWS if "register(" not in each.read_text()], ids=lambda f: f.stem)
+def test_prefect_1_gives_the_same_values(file: Path, tmp_path: Path):
+    outcome = subprocess.run([sys.executable, "-c", BY_PREFECT, str(file)], capture_output=True, cwd=tmp_path)
+    values = json.loads(outcome.stdout.splitlines()[-1])
+    assert {name: values.get(name) for name in gives(file)} == gives(file)
