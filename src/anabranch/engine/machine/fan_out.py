@@ -478,6 +478,8 @@ class FanOut:
             for index, state in column.records.items():
                 if isinstance(state, Retrying) and elements.codes[index] < FIRST_FINAL_CODE:
                     elements.retries[index] = state
+            if unit.reduces:  # what is reduced is one piece
+                continue
             final = [position for position, code in enumerate(column.codes) if code >= FIRST_FINAL_CODE]
             if not final:
                 continue

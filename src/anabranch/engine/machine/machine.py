@@ -480,10 +480,9 @@ class Machine:
                 self._take_single(single)
             elif isinstance(single.state, Retrying) and not self.runs[single.slug].is_final:
                 self.runs[single.slug].note_attempt(single.state)
-        if not unit.reduces:  # what is reduced is one piece
-            for run in self._fan_out.take_part(unit, report):
-                self._stop_early(run)
-                self._follow(run)
+        for run in self._fan_out.take_part(unit, report):
+            self._stop_early(run)
+            self._follow(run)
         self._free()
 
     def _take_results(self, unit: Unit, report: Report) -> None:

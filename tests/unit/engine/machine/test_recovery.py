@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, task, unmapped
-from anabranch.engine.units.units import Report, SingleReport
+from anabranch.engine.machine.stimuli import Reported
+from anabranch.engine.units.units import ColumnReport, Report, SingleReport
+from anabranch.states import Retrying
 
 LARGE = {"inline_nbytes": 0}  # no value comes with its report: each is on the cluster only
 
@@ -434,3 +437,20 @@ def test_elements_on_record_do_not_run_again_below_a_map_that_has_no_more_on_rec
 
     assert cluster.element_states(each) == ["Success", "Success"]
     assert not cluster.runnable()
+
+
+@pytest.mark.parametrize("is_reduced", [False, True])
+def test_an_attempt_of_which_a_chunk_had_told_is_counted_when_it_is_lost(is_reduced: bool) -> None:
+    with Flow("attempts") as flow:
+        each = task(lambda x: x, name="each", max_retries=2, retry_delay=0).map([0, 1])
+        task(sum, name="total", reduce=is_reduced)(each)
+    cluster = FakeCluster(flow)
+    cluster.start()
+    unit = cluster.runnable()[0]
+    tried = Retrying(message="once", attempt=1, start_time=datetime.fromtimestamp(0, UTC))
+
+    column = ColumnReport("each", bytes([Retrying.code]), {0: tried})
+    cluster.tell(Reported(cluster.now, Report(unit.key, columns=(column,), indices=range(1), part=1)))
+    cluster.crash(unit)
+
+    assert {index: n for unit in cluster.runnable() for index, n in unit.attempts.items()} == {0: 2}
