@@ -188,6 +188,13 @@ def is_third(value: Any) -> bool:
     return isinstance(value, int) and value % 3 == 0
 
 
+def weight(value: Any) -> int:
+    """A number that says something of all that is in a value; of a list, the sum: it may be made of parts."""
+    if isinstance(value, (list, tuple)):
+        return sum(map(weight, value))
+    return value if isinstance(value, int) else len(str(shown(value)))
+
+
 ENDS: dict[str, dict[str, Any]] = {
     "": {},
     "first 2": {"first_n": 2},
@@ -319,6 +326,14 @@ class Map:
 
 
 @dataclass(frozen=True)
+class Reduced:
+    """A task that takes a whole map, and may do so chunk by chunk."""
+
+    of: int
+    trigger: str = "all_successful"
+
+
+@dataclass(frozen=True)
 class Merge:
     """``merge`` of nodes."""
 
@@ -360,7 +375,7 @@ class ApplyMap:
     body: tuple[Statement, ...]
 
 
-Statement: TypeAlias = Given | Call | Map | Merge | Case | Switch | IfElse | ApplyMap
+Statement: TypeAlias = Given | Call | Map | Reduced | Merge | Case | Switch | IfElse | ApplyMap
 
 
 def build(statements: Sequence[Statement], name: str = "drawn") -> Flow:
@@ -398,6 +413,10 @@ class Builder:
                 self.nodes.append(made(*map(self._argument, arguments[:3]), upstream_tasks=self._several(after)))
             case Map(spec, over, rest, after):
                 self.nodes.append(self._map(spec, over, rest[:2], after))
+            case Reduced(of, trigger):
+                if self.nodes:
+                    name = f"t{next(self._names)}"
+                    self.nodes.append(task(weight, name=name, reduce=True, trigger=TRIGGERS[trigger])(self._node(of)))
             case Merge(branches):
                 if found := self._several(branches):
                     self.nodes.append(merge(*found))

@@ -20,7 +20,7 @@ SIGNALS = (
     "trouble",
     "third attempt",
 )
-TRIGGERS = ("all_successful", "all_finished", "any_failed", "not_all_skipped", "some_failed(1, 2)")
+TRIGGERS = ("all_successful", "all_finished", "any_failed", "not_all_skipped", "some_failed(1, 2)", "manual_only")
 CHUNKS: tuple[tuple[int | str, str], ...] = (
     ("auto", ""),
     (2, ""),
@@ -106,7 +106,7 @@ def _source_of_whole(chance: Chance) -> Any:
 
 
 def _statement(chance: Chance) -> d.Statement:
-    kind = chance.below(12)
+    kind = chance.below(13)
     if kind < 4:
         return _call(chance)
     if kind < 8:
@@ -117,4 +117,6 @@ def _statement(chance: Chance) -> d.Statement:
         return d.Merge((chance.below(6), chance.below(6)))
     if kind == 10:
         return d.Case(chance.below(6), chance.pick((0, 1, 2)), (_call(chance),))
+    if kind == 12:
+        return d.Reduced(chance.below(6), chance.pick(("all_successful", "all_finished")))
     return d.IfElse(chance.below(6), _call(chance), _call(chance))

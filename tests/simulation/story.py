@@ -264,14 +264,14 @@ class Story:
             self.executor = executor
         which = {"resume": RUN} if self._record() is not None else {"run_id": RUN}
         keep: Any = "all" if self.plan.keeps_all else ()
+        approve = approved(flow) if process is not self.drivers[0] else ()  # what waits for that is gone on with
         self.world.note(f"{process.name}: {which}")
         try:
-            view = flow.run(
-                executor=executor, observers=[Witness(self, process)], keep=keep, approve=approved(flow), **which
-            )  # type: ignore[arg-type]
+            view = flow.run(executor=executor, observers=[Witness(self, process)], keep=keep, approve=approve, **which)  # type: ignore[arg-type]
             self.world.note(f"{process.name}: {view.state}")
             record = self._record()
-            if record is not None and record.owner == process.name:
+            is_whole = not approved(flow) or bool(approve) or self.was_cancelled
+            if is_whole and record is not None and record.owner == process.name:
                 self.view = view
         except RunStoreError as error:
             self.world.note(f"{process.name}: {type(error).__name__}: {error}")
