@@ -253,6 +253,7 @@ class PandasSerializer(Serializer):
         self.deserialize_kwargs = dict(deserialize_kwargs or {})
         self.serialize_kwargs = dict(serialize_kwargs or {})
         self.runs_code = file_type == "pickle"
+        self.extensions = () if self.runs_code else (f".{file_type}",)
 
     def serialize(self, value: Any) -> bytes:
         """The frame as bytes."""

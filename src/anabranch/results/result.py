@@ -33,6 +33,7 @@ from anabranch.base.settings import config
 from anabranch.results.elements import pack_elements, unpack_elements
 from anabranch.results.envelope import Header, canonical, head_nbytes, head_of, is_envelope, open_envelope, read_header
 from anabranch.results.locations import check_location
+from anabranch.results.plain_files import is_plain, place_beside
 from anabranch.results.reference import ResultRef
 from anabranch.results.serializers import Serializer, by_name, check_serializer
 from anabranch.results.store import Store
@@ -229,18 +230,25 @@ class Result:
         if has_secret(body):
             own = ids or {}
             _warn_of_secret(own.get("run"), own.get("task") or own.get("target of") or own.get("cache") or location)
+        is_file = width is None and is_plain(location, self.serializer)
+        parts = [body] if is_file else [head, body]
         with self._using("written", location):
-            if self.store.put(location, [head, body], replace=overwrite):
+            before = self._head_place(location) if is_file and overwrite else None
+            if is_file:
+                self._put_beside(location, header, head, replace=overwrite)
+            if self.store.put(location, parts, replace=overwrite):
+                if before not in (None, place_beside(location, header.sha256)):
+                    self.store.delete(before)
                 return header.ref(location), True
             data = self._get(location)
         try:
-            there, _ = open_envelope(data, location, key=_find_key())
+            there, _ = self._unpacked(data, location)
         except ResultDamaged as error:
             if not is_envelope(data):
                 raise ResultConflict(f"{error}; remove it, choose another location, or set overwrite=True") from None
             _logger.warning("%s; it is written again", error)
             with self._using("written", location):
-                self.store.put(location, [head, body], replace=True)
+                self.store.put(location, parts, replace=True)
             return header.ref(location), True
         if there.ids != header.ids or there.width != width:
             conflict = ResultConflict(
@@ -325,7 +333,7 @@ class Result:
             It is, or it is no result at all.
         """
         try:
-            header = read_header(data, location, key=_find_key())
+            header = self._header(data, location)
         except ResultDamaged as error:
             if not is_envelope(data):
                 raise ResultConflict(f"{error}; remove it, or choose another location") from None
@@ -371,17 +379,20 @@ class Result:
         try:
             with self._using("read", location):
                 data = self._get(location, _HEAD_NBYTES)
-                if is_envelope(data) and head_nbytes(data) > len(data) >= _HEAD_NBYTES:
-                    data = self._get(location, head_nbytes(data))
+                if len(data) >= _HEAD_NBYTES and not (is_envelope(data) and head_nbytes(data) <= len(data)):
+                    data = self._get(location, head_nbytes(data) if is_envelope(data) else None)
         except ResultMissing:
             return None
-        return read_header(data, location, key=_find_key()).ref(location)
+        return self._header(data, location).ref(location)
 
     def delete(self, location: str) -> None:
         """Remove an object, if there is one."""
         check_location(location)
         with self._using("deleted", location):
+            beside = self._head_place(location) if is_plain(location, self.serializer) else None
             self.store.delete(location)
+            if beside is not None:
+                self.store.delete(beside)
 
     def put_note(self, location: str, data: bytes, *, replace: bool = False) -> bool:
         """Leave bytes that are no value, and need not survive the machine; False if there are some, without `replace`.
@@ -434,7 +445,7 @@ class Result:
         if data is None:
             with self._using("read", location):
                 data = self._get(location)
-        header, body = open_envelope(data, location, key=_find_key())
+        header, body = self._unpacked(data, location)
         if isinstance(where, ResultRef) and header.sha256 != where.checksum:
             raise _replaced(location)
         if ids is not None and header.ids != canonical(ids):
@@ -443,6 +454,38 @@ class Result:
                 "copied, or written by another flow"
             )
         return header, body, location
+
+    def _unpacked(self, data: bytes, location: str) -> tuple[Header, memoryview]:
+        """Header and body of a whole object, checked."""
+        return open_envelope(self._head_beside(data, location) + data, location, key=_find_key())
+
+    def _header(self, data: bytes, location: str) -> Header:
+        """The header of an object, of which this is the beginning; or, of a plain file, the whole."""
+        return read_header(self._head_beside(data, location) + data, location, key=_find_key())
+
+    def _put_beside(self, location: str, header: Header, head: bytes, *, replace: bool) -> None:
+        """Write the head of a plain file, unless the file is there with the head of somebody else."""
+        place = place_beside(location, header.sha256)
+        if not self.store.put(place, [head], replace=replace) and not self.store.exists(location):
+            self.store.put(place, [head], replace=True)  # it is left of a file that is gone
+
+    def _head_place(self, location: str) -> str | None:
+        """Where the head of the plain file is that is there now."""
+        try:
+            data = self.store.get(location)
+        except FileNotFoundError:
+            return None
+        return None if is_envelope(data) else place_beside(location, hashlib.sha256(data).hexdigest())
+
+    def _head_beside(self, data: bytes, location: str) -> bytes:
+        """What is known of a plain file; nothing, if it is none, or not one of ours."""
+        if is_envelope(data) or not data:
+            return b""
+        try:
+            with self._using("read", location):
+                return self.store.get(place_beside(location, hashlib.sha256(data).hexdigest()))
+        except FileNotFoundError:
+            return b""
 
     def _reader(self, header: Header, location: str) -> Serializer:
         """What the object was written with, which may be another serializer than is written with now."""

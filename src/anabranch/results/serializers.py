@@ -66,6 +66,8 @@ class _Named:
     name: str
     takes_lists = True
     runs_code = False
+    extensions: tuple[str, ...] = ()
+    """Ends of names of files of the format, as other programs know it."""
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.name == self.name
@@ -134,6 +136,7 @@ class JSONSerializer(_Named):
     """Values of JSON: None, booleans, numbers, texts, lists, and dicts with texts as keys."""
 
     name = "json"
+    extensions = (".json",)
 
     def dumps(self, value: Any) -> bytes:
         """The value as JSON text.
@@ -176,6 +179,7 @@ class BytesSerializer(_Named):
 
     name = "bytes"
     takes_lists = False
+    extensions = (".*",)  # whatever they are of: an image, a text
 
     def dumps(self, value: Any) -> bytes:
         """The value itself.
@@ -205,6 +209,7 @@ class ParquetSerializer(_Named):
 
     name = "parquet"
     takes_lists = False
+    extensions = (".parquet", ".pq")
     _KIND = b"anabranch.kind"
 
     def __init__(self) -> None:
@@ -259,6 +264,9 @@ _CODECS: Mapping[str, tuple[Callable[[bytes], bytes], Callable[[Bytes], bytes]]]
 }
 
 
+_EXTENSIONS = {"bz2": ".bz2", "lzma": ".xz"}  # a stream of zlib is no file that programs know
+
+
 class CompressedSerializer(_Named):
     """Another serializer's bytes, compressed.
 
@@ -281,6 +289,8 @@ class CompressedSerializer(_Named):
             raise OptionError(f"CompressedSerializer: expected one of the codecs {listed(_CODECS)}, found {codec!r}")
         self.codec = codec
         self.name = f"{self.inner.name}+{codec}"
+        known: tuple[str, ...] = getattr(self.inner, "extensions", ())
+        self.extensions = tuple(f"{each}{_EXTENSIONS[codec]}" for each in known if codec in _EXTENSIONS)
         self.takes_lists = self.inner.takes_lists
         self.runs_code = self.inner.runs_code
 
