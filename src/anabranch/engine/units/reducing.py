@@ -5,9 +5,10 @@ Memory is constant over any width, because a chunk's values do not outlive its D
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
+from itertools import chain
 from typing import Any
 
 from anabranch.base import context
@@ -46,22 +47,26 @@ def gathered_partials(
 
     Chunks that could not be reduced where they were made (an element was to be retried) are reduced here.
     """
-    pieces = [(index, -1, without_value(state).value) for index, state in source.settled.items()]
-    stored = stored_columns(program.nodes[slug], source.stored)
-    for column in found(slug, replace(source, holdings=()), outcomes, stored):
-        pieces += [piece for piece in _elements(column) if piece[0] not in source.settled]
+    counts = source.state.counts
+    assert counts is not None, f"{slug} is not taken as a whole"
+    there = bytearray(counts.total)
+    pieces: list[tuple[int, int, Any]] = []
     apart = []
     for holding in source.holdings:
         made = outcomes[holding.key].partials.get(node.slug)
         if made is not None and made.is_all_of(holding):
-            pieces.append((made.indices.start, made.indices.stop, made.value))
+            start, stop = made.indices.start, made.indices.stop
+            there[start:stop] = bytes([1]) * (stop - start)
+            pieces.append((start, stop, made.value))
         else:
             apart.append(holding)
-    for column in held_columns(slug, apart, outcomes):
-        pieces += _elements(column)
-    there = bytearray(source.state.counts.total if source.state.counts is not None else 0)
-    for start, stop, _ in pieces:
-        there[start : max(stop, start + 1)] = bytes([1]) * (max(stop, start + 1) - start)
+    stored = stored_columns(program.nodes[slug], source.stored)
+    columns = chain(found(slug, replace(source, holdings=()), outcomes, stored), held_columns(slug, apart, outcomes))
+    settled = ((index, without_value(state).value) for index, state in source.settled.items())
+    for index, value in chain(settled, *map(_elements, columns)):
+        if not there[index]:  # a value may be in several places: it came with a report, and is stored, say
+            there[index] = 1
+            pieces.append((index, -1, value))
     check_whole(slug, there)
     pieces.sort(key=lambda piece: piece[0])
     results: list[Any] = []
@@ -79,10 +84,8 @@ def gathered_partials(
     return results
 
 
-def _elements(column: Column) -> list[tuple[int, int, Any]]:
-    """Final elements of a column as pieces; a stop of -1 says that the value is an element's own."""
-    return [
-        (index, -1, value)
-        for index, code, value in zip(column.indices, column.codes, column.values, strict=True)
-        if code >= FIRST_FINAL_CODE
-    ]
+def _elements(column: Column) -> Iterator[tuple[int, Any]]:
+    """Final elements of a column, with their values."""
+    for index, code, value in zip(column.indices, column.codes, column.values, strict=True):
+        if code >= FIRST_FINAL_CODE:
+            yield index, value
