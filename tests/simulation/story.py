@@ -6,8 +6,10 @@ import traceback
 import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from greenlet import GreenletExit
@@ -28,6 +30,7 @@ from anabranch.base.observers import Recipient
 from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Retrying, State, Success
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import Signature
+from anabranch.results import LocalResult
 from anabranch.runs.store.permit_table import PermitTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.view import FlowRunView
@@ -97,6 +100,8 @@ class Plan:
     """Whether events of the scheduler's may not arrive, so that reports are asked for."""
     knows_dead: bool
     """Whether it is seen at once that a driver is gone."""
+    stores: bool
+    """Whether values are stored as results."""
 
     @classmethod
     def drawn(cls, chance: Chance) -> Plan:
@@ -112,7 +117,7 @@ class Plan:
             "max_tracebacks": chance.pick((20, 0)),
             "max_losses": 1000,
         }
-        return cls(
+        plan = cls(
             statements,
             engine,
             workers=1 + chance.below(3),
@@ -129,8 +134,11 @@ class Plan:
             cancel=chance.seconds(20.0) if chance.happens(10) else None,
             rival=chance.seconds(40.0) if chance.happens(6) else None,
             loses_messages=chance.happens(8),
-            knows_dead=not chance.happens(2),
+            knows_dead=True,
+            stores=False,
         )
+        last = chance.below(4)
+        return replace(plan, knows_dead=last != 1, stores=last == 3)
 
 
 class Witness(Recipient):
@@ -188,7 +196,9 @@ class Story:
         self.most = min(filter(None, sizes), default=0)
         self.slack_s = SLACK_S + (SWEEP_S + GRACE_S + SLACK_S) * plan.loses_messages
         self.is_healthy = not plan.touch_fails and plan.outage is None
-        self.is_strict = plan.engine["inline_nbytes"] == 16384 and plan.engine["rescued_nbytes"] > 0
+        is_here = plan.engine["inline_nbytes"] == 16384 and plan.engine["rescued_nbytes"] > 0
+        self.is_here = is_here
+        self.directory = ""
         self.doubles = Doubles(self.world, self._stand_in)
 
     # What happens -----------------------------------------------------------------------------------------------------
@@ -258,6 +268,8 @@ class Story:
 
     def _drive(self, process: Process) -> None:
         flow = build(self.plan.statements)
+        if self.plan.stores:
+            flow.result = LocalResult(self.directory)
         executor = SimulatedExecutor(lambda: self.cluster, self.doubles)
         process.at_end.append(executor.cut_off)
         if process is self.process:
@@ -362,6 +374,10 @@ class Story:
     def _is_dead(self, owner: str) -> bool:
         return self.plan.knows_dead and any(each.name == owner and not each.is_alive for each in self.drivers)
 
+    def _is_kept(self, what: tuple[str, int]) -> bool:
+        """Whether the value of a task run is kept as soon as it has ended; those of elements are stored by chunks."""
+        return self.is_here or (self.plan.stores and what[1] < 0)
+
     # What is seen -----------------------------------------------------------------------------------------------------
 
     def _stand_in(self, node: FrozenNode) -> FrozenNode:
@@ -390,11 +406,15 @@ class Story:
         if self._is_held_elsewhere():
             return
         since = self.done.get(execution.what)
-        if since is not None and self.is_strict and now - since > SOON_S:
+        if since is not None and self._is_kept(execution.what) and now - since > SOON_S:
             slug, index = execution.what
             self._break("ran again", f"{slug}[{index}] was on record {now - since:.2f} s before")
         ended, worker = self.ended_at.get(execution.what, (now, None))
-        if self.is_strict and worker is not None and (worker.ended or now) - ended > SOON_S + self.slack_s:
+        if (
+            worker is not None
+            and self._is_kept(execution.what)
+            and (worker.ended or now) - ended > SOON_S + self.slack_s
+        ):
             self._break("ran again", f"{execution.what} had ended {now - ended:.2f} s before")
         which, due, when = self.tried.get(execution.what, ((0, 0), 0.0, now))
         if (execution.loop_round, execution.attempt) < which and now - when > SOON_S:
@@ -472,8 +492,9 @@ class Story:
                         done.add((slug, index))
                     elif code >= FIRST_FAILED_CODE:
                         failed.add(slug)
-        if self.is_strict and promised - done:
-            self._break("not on record", f"{sorted(promised - done)}, at least {SOON_S} s before the driver's end")
+        missing = {what for what in promised - done if self._is_kept(what)}
+        if missing:
+            self._break("not on record", f"{sorted(missing)}, at least {SOON_S} s before the driver's end")
         tainted: set[str] = set()
         for node in graph.nodes.values():
             if any(edge.upstream in failed | tainted for edge in node.edges):
@@ -495,7 +516,7 @@ class Story:
         assert view is not None
         flow, graph = self.flow, self.graph
         given = {node.slug: node.default_value for node in flow.parameters()}
-        found = seen_in(view)
+        found = {slug: _plain(each) for slug, each in seen_in(view).items()}
         early = {
             slug: [each.state for each in found[slug].elements]
             for slug, node in graph.nodes.items()
@@ -509,7 +530,9 @@ class Story:
         rows = {row.slug: row for row in self._as_reader(lambda: self.store.task_runs(RUN))}
         for slug, right in expected.items():
             row = rows.get(slug)
-            if graph.nodes[slug].kind != "parameter" and (row is None or row.state != right.state):
+            if graph.nodes[slug].kind != "parameter" and (
+                row is None or row.state.replace("Cached", "Success") != right.state
+            ):
                 raise Broken("the record is not true", f"{slug}: {right.state}, recorded {row and row.state}")
         if record.state != view.state.name:
             raise Broken("the record is not true", f"the run is {view.state.name}, recorded {record.state}")
@@ -518,6 +541,12 @@ class Story:
             raise Broken("permits are held", str(held))
         if self.cluster.recipes:
             raise Broken("keys are held", str(list(self.cluster.recipes)))
+
+
+def _plain(seen: Seen) -> Seen:
+    """What is seen of a run, whether values were computed or found where they had been stored."""
+    state = "Success" if seen.state == "Cached" else seen.state
+    return replace(seen, state=state, elements=tuple(map(_plain, seen.elements)))
 
 
 def _as_far(right: Seen, found: Seen, *, keeps_all: bool) -> Seen:
@@ -575,7 +604,10 @@ def play(chance: Chance) -> Story:
     """Play the world that these choices make; `Story.broken` tells which promise was not kept, if one was not."""
     plan = Plan.drawn(chance)
     story = Story(chance, plan)
-    with config.set({f"engine.{name}": value for name, value in plan.engine.items()}):
+    with ExitStack() as stack:
+        stack.enter_context(config.set({f"engine.{name}": value for name, value in plan.engine.items()}))
+        if plan.stores:
+            story.directory = stack.enter_context(TemporaryDirectory())
         try:
             story.play()
         except Broken as broken:
