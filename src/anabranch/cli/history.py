@@ -210,7 +210,14 @@ def _write_failure(failure: RecordedFailure) -> list[str]:
 @click.option("--approve", multiple=True, metavar="TASK", help="Approve this task, so that it runs.")
 @click.option("--rerun-changed", is_flag=True, help="Run again what has different code now, and what is downstream.")
 @click.option("--keep", multiple=True, metavar="TASK", help="Also keep and show the value of this task.")
-@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="Parameter that is not recorded.")
+@click.option(
+    "-p",
+    "--param",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Parameter that is not recorded; @FILE and -: see run.",
+)
 @run_options("Where to run; default: the flow's executor, or local.")
 @click.pass_context
 def resume(
@@ -268,7 +275,7 @@ def resume(
         check_task_names(flow, (element.partition("[")[0],) if element else (), "--element")
     given = Given(flow.parameters(by_name=True))
     given.take_pairs(pairs)
-    named = {pair.partition("=")[0] for pair in pairs}
+    given.ask_for_secrets({})
     place = executor_of(executor, workers) or flow.executor or executor_of("local", None)
     assert place is not None
     session = Session(
@@ -280,7 +287,7 @@ def resume(
             "resume_element": element,
             "rerun_changed": rerun_changed,
         },
-        parameters={name: value for name, value in given.values(below={}).items() if name in named},
+        parameters=given.values(below={}),
         executor=place,
         keep=keep,
         approve=approve,

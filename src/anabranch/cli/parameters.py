@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anabranch.base.masking import MASK
-from anabranch.base.texts import shortened
+from anabranch.base.texts import printable, shortened
 
 if TYPE_CHECKING:
     from anabranch.definition.task import Parameter
@@ -116,7 +116,7 @@ class Given:
                 self._take(name, [value] if isinstance(value, bool) else value, f"--{name.replace('_', '-')}")
 
     def take_pairs(self, pairs: Iterable[str]) -> None:
-        """Take options ``-p NAME=VALUE``."""
+        """Take options ``-p NAME=VALUE``; ``@FILE`` is what is in the file, and ``-`` what is on standard input."""
         texts: dict[str, list[str]] = {}
         for pair in pairs:
             name, equals, text = pair.partition("=")
@@ -128,9 +128,18 @@ class Given:
                 raise click.BadParameter(
                     f"expected a value after {pair!r}; for an empty text, {how}", param_hint="'-p'"
                 )
-            texts.setdefault(name, []).append(text)
+            texts.setdefault(name, []).append(_content(text))
         for name, some in texts.items():
             self._take(name, some, "-p")
+
+    def ask_for_secrets(self, below: Mapping[str, Any]) -> None:
+        """Ask for required secret parameters without a value, if somebody is there who can answer."""
+        from anabranch.definition.parameter_values import is_secret
+
+        if sys.stdin.isatty():
+            for name, parameter in self._parameters.items():
+                if parameter.required and is_secret(parameter) and name not in {**below, **self._values}:
+                    self._take(name, [click.prompt(printable(name), hide_input=True, err=True)], "an answer")
 
     def _take(self, name: str, texts: Sequence[Any], source: str) -> None:
         if name in self._sources:
@@ -146,6 +155,18 @@ class Given:
             self._values[name] = value_of(texts, annotation)
         except ValueError as error:
             raise click.BadParameter(f"parameter {name!r}: {error}", param_hint=f"'{source}'") from error
+
+
+def _content(text: str) -> str:
+    """A text, or what is in the file that it names, without the end of its last line."""
+    if text != "-" and not text.startswith("@"):
+        return text
+    try:
+        found = sys.stdin.read() if text == "-" else Path(text[1:]).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error)
+        raise click.BadParameter(f"{text.removeprefix('@')} cannot be read: {reason}", param_hint="'-p'") from error
+    return found.removesuffix("\n").removesuffix("\r")
 
 
 def value_of(texts: Sequence[Any], annotation: Any) -> Any:

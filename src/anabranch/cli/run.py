@@ -124,7 +124,14 @@ def check_task_names(flow: Flow, names: tuple[str, ...], option: str) -> None:
 
 @click.command(cls=RunCommand, short_help="Run a flow.")
 @click.argument("target", metavar="FILE[:FLOW]|MODULE[:FLOW]|NAME", shell_complete=targets)
-@click.option("-p", "--param", "pairs", multiple=True, metavar="NAME=VALUE", help="Parameter: JSON, else text.")
+@click.option(
+    "-p",
+    "--param",
+    "pairs",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="Parameter: JSON, else text; @FILE: what is in it; -: from standard input.",
+)
 @click.option("--params", "params_file", metavar="FILE", help="YAML or JSON file with parameters, or -; options win.")
 @click.option("--keep", multiple=True, metavar="TASK", help="Also keep and show the value of this task, or of 'all'.")
 @click.option("--approve", multiple=True, metavar="TASK", help="Approve this task, so that it runs.")
@@ -173,7 +180,9 @@ def run(
     given = Given(flow.parameters(by_name=True))
     given.take_options(options)
     given.take_pairs(pairs)
-    values = given.values(below=read_file(params_file) if params_file is not None else {})
+    below = read_file(params_file) if params_file is not None else {}
+    given.ask_for_secrets(below)
+    values = given.values(below)
     place = executor_of(executor, workers) or flow.executor or executor_of("local", None)
     assert place is not None
     keep_all = "all" in keep

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
+import pty
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -240,3 +245,61 @@ def test_a_file_that_is_none_of_these_is_refused_with_the_place(tmp_path: Path, 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(click.BadParameter, match="No such file"):
         read_file(str(tmp_path / "nothing.yaml"))
+
+
+# Values that are not for the list of processes ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [("swordfish\n", "swordfish"), ("two\nlines\r\n", "two\nlines"), ('{"a": 1}\n', {"a": 1}), ("", ""), ("é", "é")],
+)
+def test_a_value_is_read_from_a_file_or_from_standard_input(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str, found: object
+) -> None:
+    file = tmp_path / "secret"
+    file.write_text(content, newline="")
+    monkeypatch.setattr("sys.stdin", io.StringIO(content, newline=""))
+    values = Given({})
+
+    values.take_pairs([f"a=@{file}", "b=-", "c=x@y"])
+
+    assert values.values({}) == {"a": found, "b": found, "c": "x@y"}
+
+
+def test_a_file_that_cannot_be_read_is_told(tmp_path: Path) -> None:
+    (tmp_path / "bytes").write_bytes(b"\xff")
+    for name in ("nosuch", "bytes"):
+        with pytest.raises(click.BadParameter, match=f"{name} cannot be read: "):
+            Given({}).take_pairs([f"a=@{tmp_path / name}"])
+
+
+def test_nobody_is_asked_without_a_terminal() -> None:
+    values = Given({"token": Parameter("token", secret=True)})
+    values.ask_for_secrets({})
+    assert values.values({}) == {}
+
+
+def test_who_is_at_a_terminal_is_asked_for_secrets_and_the_answer_is_not_shown(tmp_path: Path) -> None:
+    # given
+    (tmp_path / "f.py").write_text(
+        "from anabranch import *\nshow = task(lambda token, other: len(token), name='show')\nwith Flow('f') as flow:\n"
+        "    show(Parameter('token', secret=True), Parameter('other', default='x', secret=True))\n"
+    )
+    # when
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(tmp_path)
+        os.execv(sys.executable, [sys.executable, "-m", "anabranch", "run", "f.py", "-q"])
+    seen = b""
+    with contextlib.suppress(OSError):  # which is how a terminal of Linux ends
+        while data := os.read(terminal, 4096):
+            seen += data
+            if seen.endswith(b"token: "):
+                os.write(terminal, b"swordfish\n")
+    os.close(terminal)
+    # then
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert b"show = 9" in seen
+    assert b"swordfish" not in seen
+    assert b"other: " not in seen
