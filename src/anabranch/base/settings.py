@@ -11,6 +11,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import stat
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -423,13 +424,33 @@ def _searched() -> Iterator[tuple[str, dict[str, Any]]]:
 
 def _local() -> Iterator[tuple[str, dict[str, Any]]]:
     """``./anabranch.yaml``, if there is one that can be used."""
-    if not _local_complaint():
+    if not _local_complaint() and not explain_unread():
         for content in dask.config.collect_yaml([_LOCAL_FILE]):
             yield str(Path(_LOCAL_FILE).absolute()), _flat(content["anabranch"])
 
 
+def explain_unread() -> str:
+    """Why ``./anabranch.yaml`` is there and not read; empty if it is read, or is not there.
+
+    Whoever can write to the current directory could otherwise have somebody else's commands load code.
+    """
+    try:
+        found = os.stat(_LOCAL_FILE)
+        is_own = {found.st_uid, os.lstat(_LOCAL_FILE).st_uid} <= {0, os.getuid()}
+    except (OSError, AttributeError):  # there is none, or there are no owners on this system
+        return ""
+    path = Path(_LOCAL_FILE).absolute()
+    if not is_own:
+        return f"{path} is not read, because it is another user's; chown {os.getuid()} {path}"
+    if found.st_mode & stat.S_IWOTH:
+        return f"{path} is not read, because others can write to it; chmod o-w {path}"
+    return ""
+
+
 def _local_complaint() -> str | None:
     """Why ``./anabranch.yaml`` cannot be used; None if it can, or if there is none."""
+    if explain_unread():
+        return None
     try:
         content = next(iter(dask.config.collect_yaml([_LOCAL_FILE])), {"anabranch": None})
     except ValueError as error:
@@ -588,3 +609,5 @@ dask.config.update_defaults(_defaults)
 _overlay(_before)
 _logger.addHandler(terminal)
 apply_logging()
+if unread := explain_unread():
+    _logger.warning("%s", unread)

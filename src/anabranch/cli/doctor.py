@@ -90,10 +90,12 @@ def _check_versions() -> Iterator[Remark]:
 
 
 def _check_settings() -> Iterator[Remark]:
-    from anabranch.base.settings import chosen, config
+    from anabranch.base.settings import chosen, config, explain_unread
     from anabranch.base.texts import masked
 
     config.refresh()  # names every setting that cannot be
+    if unread := explain_unread():
+        yield Remark("settings", unread, "warning")
     yield Remark("settings", f"in order; backend = {_name_backend()}")
     yield from (Remark("settings", f"{name} = {masked(value)}") for name, value in chosen().items())
 

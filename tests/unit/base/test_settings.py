@@ -301,6 +301,46 @@ def test_a_wrong_value_that_something_stronger_replaces_does_no_harm(world: Worl
     assert config.checkpointing is True
 
 
+def test_a_local_file_that_others_can_write_to_is_not_read(world: World):
+    world.local.write_text("anabranch: {engine: {max_losses: 7}}")
+    world.local.chmod(0o646)
+    config.refresh()
+    assert config.engine.max_losses == 3
+    assert settings.explain_unread().endswith(f"because others can write to it; chmod o-w {world.local}")
+    world.local.chmod(0o664)
+    config.refresh()
+    assert config.engine.max_losses == 7
+    assert settings.explain_unread() == ""
+
+
+@pytest.mark.parametrize("kind", ["file", "link to a file of the user's", "file that is no YAML"])
+def test_a_local_file_of_another_user_is_not_read(world: World, kind: str, monkeypatch: pytest.MonkeyPatch):
+    # given
+    if "link" in kind:
+        own = world.local.with_name("own")
+        own.write_text("anabranch: {engine: {max_losses: 7}}")
+        world.local.symlink_to(own)
+    else:
+        world.local.write_text("anabranch: [" if "no YAML" in kind else "anabranch: {engine: {max_losses: 7}}")
+    if os.getuid() == 0:
+        os.chown(world.local, 12345, -1, follow_symlinks=False)
+    else:
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+    # when
+    config.refresh()
+    # then
+    assert config.engine.max_losses == 3
+    assert f"is not read, because it is another user's; chown {os.getuid()} {world.local}" in settings.explain_unread()
+
+
+def test_a_process_says_that_a_file_is_not_read(world: World):
+    world.local.write_text("anabranch: {engine: {max_losses: 7}}")
+    world.local.chmod(0o646)
+    said = in_new_process("import anabranch; print(anabranch.config.engine.max_losses)")
+    assert said.count("is not read, because others can write to it") == 1
+    assert said.endswith("3\n")
+
+
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

@@ -106,6 +106,18 @@ def test_settings_that_somebody_chose_are_shown_with_where_they_are_from(monkeyp
     assert "thirty-two" not in result.output
 
 
+def test_settings_that_are_not_read_are_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("anabranch.yaml").write_text("anabranch: {engine: {max_losses: 5}}")
+    Path("anabranch.yaml").chmod(0o666)
+
+    result = doctor()
+
+    assert result.exit_code == 0
+    assert "is not read, because others can write to it; chmod o-w" in result.output
+    assert "max_losses" not in result.output
+
+
 def test_a_home_that_cannot_be_made_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ANABRANCH_HOME", str(tmp_path / "file" / "home"))
