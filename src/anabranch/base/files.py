@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
 # As the kernel names them, or their beginnings.
@@ -28,6 +29,14 @@ def network_filesystem(path: str | os.PathLike[str], *, mounts: str | None = Non
             kind = line.partition(" - ")[2].split(" ", 1)[0]
             return kind if kind.startswith(_NETWORK) else ""
     return ""
+
+
+def is_public(path: str | os.PathLike[str]) -> bool:
+    """Whether everybody on this machine may read a file; what cannot be told is not public."""
+    try:
+        return bool(os.stat(path).st_mode & stat.S_IROTH)
+    except OSError:
+        return False
 
 
 def data_directory() -> Path:

@@ -90,6 +90,7 @@ def _check_versions() -> Iterator[Remark]:
 
 
 def _check_settings() -> Iterator[Remark]:
+    from anabranch.base.files import is_public
     from anabranch.base.settings import chosen, config, explain_unread
     from anabranch.base.texts import masked
 
@@ -98,6 +99,8 @@ def _check_settings() -> Iterator[Remark]:
         yield Remark("settings", unread, "warning")
     yield Remark("settings", f"in order; backend = {_name_backend()}")
     yield from (Remark("settings", f"{name} = {masked(value)}") for name, value in chosen().items())
+    if is_public(config.service.tls_key):
+        yield Remark("settings", f"everybody can read service.tls_key; chmod o-r {config.service.tls_key}", "warning")
 
 
 def _name_backend() -> str:

@@ -14,6 +14,7 @@ from datetime import timedelta
 
 from anabranch.base import known_secrets
 from anabranch.base.errors import RunStoreError, ServiceError
+from anabranch.base.files import is_public
 from anabranch.base.settings import config
 from anabranch.monitoring.metrics_export import metrics_route
 from anabranch.runs.registry.registration import read_clock
@@ -145,6 +146,8 @@ class Service:
         """
         self._meter.open()
         self._processes.open()  # before there are threads that a fork would copy
+        if is_public(self._options.tls_key):
+            _log.warning("everybody can read the key of the certificate; chmod o-r %s", self._options.tls_key)
         known_secrets.learn("service", [self._options.token, self._options.view_token])
         try:
             asyncio.run(self._serve(started))

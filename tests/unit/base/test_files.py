@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from anabranch.base.files import write_whole
+from anabranch.base.files import is_public, write_whole
 
 
 @pytest.mark.parametrize(("mode", "found"), [(None, 0o640), (0o600, 0o600), (0o644, 0o644)])
@@ -71,3 +71,14 @@ def test_a_device_is_written_into(tmp_path: Path):
     assert stat.S_ISCHR((tmp_path / "link").stat().st_mode)
     assert (tmp_path / "link").is_symlink()
     assert os.stat("/dev/null").st_mode & 0o777 == 0o666
+
+
+def test_what_everybody_may_read_is_public(tmp_path: Path):
+    (tmp_path / "key").write_text("")
+    found = []
+    for mode in (0o600, 0o640, 0o644, 0o604):
+        (tmp_path / "key").chmod(mode)
+        found.append(is_public(tmp_path / "key"))
+    assert found == [False, False, True, True]
+    assert not is_public(tmp_path / "nosuch")
+    assert not is_public("")

@@ -118,6 +118,24 @@ def test_settings_that_are_not_read_are_told(monkeypatch: pytest.MonkeyPatch, tm
     assert "max_losses" not in result.output
 
 
+def test_a_key_that_everybody_can_read_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    key = tmp_path / "key.pem"
+    key.write_text("")
+    key.chmod(0o644)
+
+    monkeypatch.setenv("ANABRANCH__SERVICE__TLS_KEY", str(key))
+    try:
+        found = doctor().output
+        key.chmod(0o640)
+        again = doctor().output
+    finally:
+        monkeypatch.undo()
+        config.refresh()
+
+    assert f"everybody can read service.tls_key; chmod o-r {key}" in found
+    assert "everybody can read" not in again
+
+
 def test_a_home_that_cannot_be_made_is_a_problem(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("ANABRANCH_HOME", str(tmp_path / "file" / "home"))

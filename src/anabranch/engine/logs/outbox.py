@@ -165,8 +165,9 @@ class WholeLog:
         try:
             if self._file is None:
                 self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                # Not for others to read: what is logged was meant for whoever runs it.
-                descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+                # Not for others to read, nor where their link leads: what is logged is meant for whoever runs it.
+                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | getattr(os, "O_NOFOLLOW", 0)
+                descriptor = os.open(self.path, flags, 0o600)
                 self._file = open(descriptor, "a", encoding="utf-8")  # noqa: SIM115  # stays open for the run
             self._file.write(f"{json.dumps(asdict(line))}\n")
         except OSError as error:

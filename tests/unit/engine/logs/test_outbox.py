@@ -232,3 +232,13 @@ def test_a_record_shown_here_has_the_task_run_as_fields(caplog: pytest.LogCaptur
         3,
         "tcp://w:1",
     )
+
+
+def test_a_link_in_the_place_of_the_whole_log_is_not_followed(sent: list[Batch], tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_text("")
+    (tmp_path / "r.jsonl").symlink_to(tmp_path / "theirs")
+    outbox = outbox_to(sent, Clock(), whole=tmp_path / "r.jsonl")
+    outbox.take(line("one"))
+    outbox.close()
+    assert (tmp_path / "theirs").read_text() == ""
+    assert [each.text for batch in sent for each in batch.lines] == ["one"]
