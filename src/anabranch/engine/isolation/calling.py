@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import bz2
 import codecs
+import copy
 import hashlib
 import io
 import logging
@@ -28,6 +29,8 @@ from dataclasses import fields, replace
 from functools import cache
 from shutil import rmtree
 from typing import IO, Any
+
+import dask.config
 
 from anabranch.base import known_secrets, masking, origins
 from anabranch.base.context import RunInfo, TaskContext
@@ -226,9 +229,9 @@ def _surroundings(mark: str) -> Surroundings:
         cwd = None
     loggers = list(logging.root.manager.loggerDict.items())
     levels = {name: each.level for name, each in loggers if isinstance(each, logging.Logger) and each.level}
-    return Surroundings(
-        _search_path(), cwd, {**os.environ, MARK: mark}, {**levels, logging.root.name: logging.root.level}
-    )
+    levels[logging.root.name] = logging.root.level
+    settings = copy.deepcopy(dask.config.get("anabranch", {}))
+    return Surroundings(_search_path(), cwd, {**os.environ, MARK: mark}, levels, settings)
 
 
 def _search_path() -> tuple[str, ...]:

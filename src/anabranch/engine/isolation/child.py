@@ -7,6 +7,7 @@ reads.
 from __future__ import annotations
 
 import atexit
+import copy
 import ctypes
 import faulthandler
 import io
@@ -22,6 +23,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
+
+import dask.config
 
 from anabranch.base import context, known_secrets, origins
 from anabranch.base.context import TaskContext
@@ -47,6 +50,8 @@ class Surroundings:
     environ: Mapping[str, str]
     levels: Mapping[str, int]
     """Levels of loggers that have one of their own."""
+    settings: Mapping[str, Any]
+    """What `dask.config` has for this library: the worker's environment may not say it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +156,7 @@ class _Child:
             sys.path[:] = surroundings.path
             for name, level in surroundings.levels.items():
                 logging.getLogger(name).setLevel(level)
+            dask.config.set(anabranch=copy.deepcopy(surroundings.settings))
         sys.stdout, sys.stderr = self._streams
         wanted = self._surroundings
         if wanted is None:

@@ -29,7 +29,7 @@ import pytest
 from tests.cells import run_cell
 
 import anabranch
-from anabranch import LOOP, RETRY, SKIP, context
+from anabranch import LOOP, RETRY, SKIP, config, context
 from anabranch.base.context import RunInfo, TaskContext
 from anabranch.engine.isolation import calling
 from anabranch.engine.isolation.calling import call_in_process, kill_all
@@ -200,8 +200,8 @@ def test_idle_children_are_ended():
 
 
 def test_each_attempt_finds_the_surroundings_of_the_worker(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    def seen() -> tuple[str, str | None, bool]:
-        return os.getcwd(), os.environ.get("COLOUR"), "there" in sys.path
+    def seen() -> tuple[str, str | None, bool, str]:
+        return os.getcwd(), os.environ.get("COLOUR"), "there" in sys.path, config.results.key
 
     def spoil() -> int:
         os.chdir("/")
@@ -214,9 +214,10 @@ def test_each_attempt_finds_the_surroundings_of_the_worker(monkeypatch: pytest.M
     monkeypatch.setenv("COLOUR", "red")
     monkeypatch.syspath_prepend("there")
 
-    assert call(seen) == (str(tmp_path), "red", True)
-    assert call(spoil) == first
-    assert call(seen) == (str(tmp_path), "red", True)
+    with config.set(results__key="a key that is in no environment"):
+        assert call(seen) == (str(tmp_path), "red", True, config.results.key)
+        assert call(spoil) == first
+        assert call(seen) == (str(tmp_path), "red", True, config.results.key)
 
 
 def test_what_a_child_remembers_is_bounded_and_nothing_is_lost_by_that():
