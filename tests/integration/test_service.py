@@ -53,6 +53,15 @@ def crash():
     print("before the crash", flush=True)
     os.kill(os.getpid(), signal.SIGSEGV)
 
+@task(max_retries=1, retry_delay=6)
+def flaky(before):
+    mark(f"try {context.task_run_count}")
+    if context.task_run_count == 1:
+        raise OSError("the server is away")
+
+with Flow("waiting") as waiting:
+    flaky(note("before"))
+
 @task
 def hold():
     mark("hold")
@@ -204,6 +213,23 @@ def test_a_run_can_be_cancelled_and_resumed(home: Path):
         service.wait_for(run_id, "Success")
         assert service.call("POST", f"/api/runs/{run_id}/resume")[0] == 409
     assert marks(home)["before"] == 1
+
+
+def test_a_run_that_only_waits_gives_its_place_to_others(home: Path):
+    with serving(home, "flows.py:waiting", "flows.py:quick", "--max-runs", "1") as service:
+        run_id = service.start("waiting")
+        until(lambda: marks(home)["try"], "the run begins")
+        resting = service.wait_for(run_id, "Waiting")
+        assert (resting["state"], resting["tasks"]["flaky"]["state"]) == ("Paused", "Retrying")
+        assert "UTC for a retry" in resting["slot"]["message"]
+        service.wait_for(service.start("quick"), "Success")
+        assert service.wait_for(run_id, "Success")["slot"]["tries"] == 1
+        cancelled = service.start("waiting")
+        until(lambda: marks(home)["try"] == 3, "another begins")
+        service.wait_for(cancelled, "Waiting")
+        assert service.call("POST", f"/api/runs/{cancelled}/cancel")[0] == 202
+        assert service.wait_for(cancelled, "Cancelled")["state"] == "Cancelled"
+    assert (marks(home)["before"], marks(home)["try"]) == (2, 3)
 
 
 def test_a_run_that_holds_the_interpreter_for_longer_than_its_lease_runs_once(home: Path):

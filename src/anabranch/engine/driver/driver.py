@@ -23,7 +23,7 @@ from anabranch.base.events import (
     UnitEnded,
 )
 from anabranch.base.masking import mask
-from anabranch.base.states import Pending, Retrying, Running
+from anabranch.base.states import Paused, Pending, Retrying, Running, State
 from anabranch.definition.expressions import Build, Const, Expression
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.driver.compiler import (
@@ -39,6 +39,7 @@ from anabranch.engine.driver.interrupts import interrupts_later
 from anabranch.engine.driver.permit_desk import PermitDesk
 from anabranch.engine.driver.plan import FinishedRun, Journal, RunPlan
 from anabranch.engine.driver.reach import check_reach
+from anabranch.engine.driver.rest import rest_of
 from anabranch.engine.driver.waiting import Patience, Watchdog
 from anabranch.engine.logs import capture
 from anabranch.engine.logs.book import LogBook
@@ -172,6 +173,9 @@ class Driver:
         self._desk = PermitDesk(permits, self._say, keeps=not executor.is_sequential) if permits is not None else None
         self._unfit: set[str] = set()
         """Workers that refuse whatever they get."""
+        self._rest = rest_of(plan.run_id) if journal is not None else None
+        self._resting: State | None = None
+        """How the run stands, if it is put down."""
         self._wake_at: float | None = None
         self._heard: deque[Report] = deque()
         """Interim reports of units that run in this process, which the machine has not seen yet."""
@@ -202,7 +206,7 @@ class Driver:
                 self._loop(WokeUp(self._clock()))
                 outcomes, lost = self._fetch_kept()
             ended = self._now()
-            state = replace(self._machine.flow_state(), start_time=started, end_time=ended)
+            state = replace(self._resting or self._machine.flow_state(), start_time=started, end_time=ended)
             self._tell(RunFinished(self._clock(), state))
         finally:
             if self._desk is not None:
@@ -234,7 +238,7 @@ class Driver:
                     self._carry_out(self._machine.handle(stimulus))
                     if is_end:
                         self._kill_attempts()
-                if self._is_finished:
+                if self._is_finished or self._may_rest():
                     break
                 stimulus = self._next_stimulus()
             except KeyboardInterrupt as interrupt:
@@ -243,6 +247,18 @@ class Driver:
                 self._was_interrupted = True
                 if not self._is_finished:
                     stimulus = CancelAsked(self._clock(), f"interrupted by {str(interrupt) or 'Ctrl-C'}")
+
+    def _may_rest(self) -> bool:
+        """Whether to put the run down, because it only waits for a time that is far enough."""
+        rest, wake = self._rest, self._wake_at
+        if rest is None or wake is None or wake - self._clock() < rest.least_s or self._heard:
+            return False
+        if not self._machine.only_waits or self._why_end() or (self._desk is not None and self._desk.due_s is not None):
+            return False
+        rest.until = wake
+        due = datetime.fromtimestamp(wake, UTC)
+        self._resting = Paused(message=f"waits until {due:%Y-%m-%d %H:%M:%S} UTC for a retry")
+        return True
 
     def _now(self) -> datetime:
         return datetime.fromtimestamp(self._clock(), UTC)

@@ -364,6 +364,20 @@ class Machine:
                     run.elements.settle(index, replace(refused, map_index=index))
             self._conclude(run, replace(refused, counts=run.elements.counts()))
 
+    @property
+    def only_waits(self) -> bool:
+        """Whether nothing runs or can, and all that has ended is on record: another driver could go on with the run."""
+        known = self._known
+        if known.units or known.to_start or self._fan_out.has_work or self._singles.has_waiting:
+            return False
+        return not any(self._holds_unrecorded(run) for run in self.runs.values())
+
+    def _holds_unrecorded(self, run: NodeRun) -> bool:
+        if run.elements is not None:
+            is_here = run.elements.is_inline or run.elements.is_stored
+            return not is_here and any(map(self._known.is_held, run.elements.keys))
+        return run.key is not None and self._known.is_held(run.key) and run.value is None and run.ref is None
+
     def _is_paused(self) -> bool:
         return any(
             isinstance(run.state, Paused) or (run.elements is not None and Paused.code in run.elements.codes)

@@ -27,7 +27,9 @@ _ROUNDS = 20  # of looking past flows that may not run now; the next look is soo
 
 _READY = "state = 'Waiting' AND ready <= ?"
 _POLICIES = f"SELECT flow_name, max_runs, overlap, catch_up FROM {FLOWS.name} WHERE flow_name IN "
-_COUNT = f"SELECT flow_name, grp, count(*) FROM {SLOTS.name} WHERE state = 'Running' AND flow_name IN "
+# A run that has begun and waits, for a retry or for another process, holds no process but its place in its flow.
+_GOES_ON = "(state = 'Running' OR (state = 'Waiting' AND (started IS NOT NULL OR run_epoch > 0)))"
+_COUNT = f"SELECT flow_name, grp, count(*) FROM {SLOTS.name} WHERE {_GOES_ON} AND flow_name IN "
 _CLAIM = (
     f"UPDATE {SLOTS.name} SET state = 'Running', owner = ?, token = ?, lease_until = ?, tries = tries + 1, "
     "started = NULL, message = '', run_epoch = coalesce((SELECT epoch FROM anabranch_runs r "
@@ -68,7 +70,10 @@ _WAITING = (
     "SELECT flow_name, count(*), min(CASE WHEN origin = 'schedule' OR ready > created THEN ready ELSE created END) "
     f"FROM {SLOTS.name} WHERE state = 'Waiting' AND ready <= ? GROUP BY flow_name"
 )
-_CANCEL_OTHERS = f"UPDATE {SLOTS.name} SET cancel = 1 WHERE flow_name = ? AND state = 'Running' AND origin = 'schedule'"
+_CANCEL_OTHERS = (
+    f"UPDATE {SLOTS.name} SET cancel = 1, ready = CASE WHEN state = 'Waiting' AND ready > ? THEN ? ELSE ready END "
+    f"WHERE flow_name = ? AND {_GOES_ON} AND origin = 'schedule'"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,29 +198,30 @@ class SlotQueue:
     def _ready(self, transaction: Transaction, most: int, moment: int) -> list[Slot]:
         """Slots that may be claimed now; those that the overlap policy leaves out are closed on the way."""
         taken: list[Slot] = []
+        passed: list[Slot] = []
+        """Looked at, whatever comes of the others of their flows: what is taken, and what has begun and has to wait."""
         blocked: set[tuple[str, str]] = set()
         running: Counter[tuple[str, str]] = Counter()
         known: dict[str, _Policy | None] = {}
         for _ in range(_ROUNDS):
-            candidates = self._candidates(transaction, most - len(taken), moment, blocked, taken)
+            candidates = self._candidates(transaction, most - len(taken), moment, blocked, passed)
             if not candidates:
                 break
             self._learn(transaction, {slot.flow_name for slot in candidates} - set(known), known, running)
             before = len(blocked)
             for slot in candidates:
-                place = (slot.flow_name, slot.group)
-                if place in blocked:
+                place, has_begun = (slot.flow_name, slot.group), _has_begun(slot)
+                if place in blocked and not has_begun:
                     continue
-                policy = known.get(slot.flow_name)
-                if policy is None:  # somebody else decides about this flow at this moment
-                    blocked.add(place)
-                    continue
-                verdict = self._verdict(transaction, slot, policy, running, moment)
+                policy = known.get(slot.flow_name)  # None: somebody else decides about this flow at this moment
+                verdict = self._verdict(transaction, slot, policy, running, moment) if policy is not None else "wait"
                 if verdict == "run":
                     taken.append(slot)
-                    running[place] += 1
-                elif verdict == "wait":
+                    running[place] += not has_begun
+                elif verdict == "wait" and not has_begun:
                     blocked.add(place)
+                if has_begun or verdict == "run":
+                    passed.append(slot)
             if len(taken) >= most or (len(blocked) == before and len(candidates) < most - len(taken)):
                 break
         return taken
@@ -226,15 +232,15 @@ class SlotQueue:
         most: int,
         moment: int | None,
         blocked: Collection[tuple[str, str]],
-        taken: Sequence[Slot],
+        passed: Sequence[Slot],
     ) -> list[Slot]:
         conditions, parameters = [_READY], [moment]
         for name, group in blocked:
-            conditions.append("NOT (flow_name = ? AND grp = ?)")
+            conditions.append("NOT (flow_name = ? AND grp = ? AND started IS NULL AND run_epoch = 0)")
             parameters += [name, group]  # type: ignore[list-item]
-        if taken:
-            conditions.append(f"run_id NOT IN ({', '.join('?' * len(taken))})")
-            parameters += [slot.run_id for slot in taken]  # type: ignore[misc]
+        if passed:
+            conditions.append(f"run_id NOT IN ({', '.join('?' * len(passed))})")
+            parameters += [slot.run_id for slot in passed]  # type: ignore[misc]
         query = SLOTS.select(f"{' AND '.join(conditions)} ORDER BY ready, run_id LIMIT ?")
         return [slot_of(row) for row in transaction.fetch(f"{query}{self._locked}", [*parameters, most])]
 
@@ -275,16 +281,19 @@ class SlotQueue:
         moment: int,
     ) -> Literal["run", "wait", "closed"]:
         """Whether a slot may run now; one that never will is closed."""
-        if slot.group_most is not None and running[slot.flow_name, slot.group] >= slot.group_most:
+        has_begun = _has_begun(slot)
+        if slot.cancel:  # while it waited: its process ends it
+            return "run"
+        if slot.group_most is not None and running[slot.flow_name, slot.group] - has_begun >= slot.group_most:
             return "wait"
-        others = sum(number for (name, _), number in running.items() if name == slot.flow_name)
+        others = sum(number for (name, _), number in running.items() if name == slot.flow_name) - has_begun
         most = policy.most if slot.origin == "schedule" else policy.max_runs
-        if policy.overlap == "cancel_previous" and slot.origin == "schedule":
+        if policy.overlap == "cancel_previous" and slot.origin == "schedule" and not has_begun:
             if _has_newer(transaction, slot, moment):
                 transaction.execute(_CLOSE, (SKIPPED, "a later time came before it could begin", moment, slot.run_id))
                 return "closed"
             if others:
-                transaction.execute(_CANCEL_OTHERS, (slot.flow_name,))
+                transaction.execute(_CANCEL_OTHERS, (moment, moment, slot.flow_name))
         if most is None or others < most:
             if policy.leaves_out and _is_late(slot, moment):
                 if policy.catch_up == "skip" or _has_newer(transaction, slot, moment):
@@ -292,7 +301,7 @@ class SlotQueue:
                     transaction.execute(_CLOSE, (SKIPPED, text, moment, slot.run_id))
                     return "closed"
             return "run"
-        if policy.overlap == "skip" and slot.origin == "schedule":
+        if policy.overlap == "skip" and slot.origin == "schedule" and not has_begun:
             transaction.execute(_CLOSE, (SKIPPED, "an earlier run of the flow went on", moment, slot.run_id))
             return "closed"
         return "wait"
@@ -459,10 +468,15 @@ def _has_newer(transaction: Transaction, slot: Slot, moment: int) -> bool:
     return bool(transaction.fetch(f"{newer} LIMIT 1", (slot.flow_name, to_microseconds(slot.due), moment)))
 
 
+def _has_begun(slot: Slot) -> bool:
+    """Whether a slot's run has begun, though it waits now."""
+    return slot.started is not None or slot.run_epoch > 0
+
+
 def _is_late(slot: Slot, moment: int) -> bool:
     """Whether a time of a schedule has not begun for so long that it counts as missed."""
-    has_begun = slot.started is not None or slot.run_epoch > 0
-    return slot.origin == "schedule" and not has_begun and moment - (to_microseconds(slot.due) or 0) > GRACE_S * 1e6
+    may_be_left_out = slot.origin == "schedule" and not _has_begun(slot)
+    return may_be_left_out and moment - (to_microseconds(slot.due) or 0) > GRACE_S * 1e6
 
 
 def _renew(transaction: Transaction, slots: Sequence[tuple[str, str]], until: int | None) -> None:

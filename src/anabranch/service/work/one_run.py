@@ -9,11 +9,13 @@ import logging
 import os
 import signal
 import threading
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
 from anabranch.base.settings import config
+from anabranch.engine.driver.rest import may_rest
 from anabranch.engine.isolation.trees import kill_below
 from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord
@@ -28,6 +30,8 @@ from anabranch.service.work.spool import Counted
 
 CANCEL_POLL_S = 1.0
 """Seconds between looks whether a run is to be cancelled."""
+REST_S = 5.0
+"""Seconds that a run must have to wait to be put down: more than another process and reading its record cost."""
 _MOST_RECORDS = 500
 
 _log = logging.getLogger("anabranch.service")
@@ -71,7 +75,7 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         loaded = load_registered(_find_flow(flows, slot.flow_name, begun.flow_changed))
     except (AnabranchError, RecursionError) as error:
         return _fail(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
-    with _Interruptible(queue, slot) as interruption:
+    with _Interruptible(queue, slot) as interruption, may_rest(slot.run_id, REST_S) as rest:
         try:
             state, message = _run_slot(loaded, slot, counted, is_first=is_first)
         except KeyboardInterrupt:
@@ -86,6 +90,13 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
     if interruption.is_handed_over:
         queue.release(slot, "handed over by a service that ended", now=read_clock(store), is_try=False)
         return LAST
+    if state == "Paused" and rest.until is not None:
+        now = read_clock(store)
+        due = now + timedelta(seconds=rest.until - time.time())
+        queue.release(slot, message, now=now, not_before=due, is_try=False)
+        if (left := queue.get(slot.run_id)) is not None and left.state == "Cancelled":
+            record_end(store, slot.run_id, left.state, left.message, now=now)
+        return 0
     ended = _finish(store, queue, slot, state, message)
     return LAST if state == "Cancelled" else ended
 

@@ -174,6 +174,50 @@ def test_a_new_time_cancels_the_run_before_and_waits_for_its_end(store: Relation
     assert states(queue) == ["Cancelled", "Skipped", "Running"]
 
 
+def rest(queue: SlotQueue, *, until_s: int) -> Slot:
+    """Let the first slot begin, and wait for a retry."""
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S)
+    later = NOON + until_s * SECOND
+    assert queue.release(slot, "waits", now=NOON, not_before=later, is_try=False)
+    return slot
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"overlap": "allow"}, ["Waiting", "Running", "Running"]),
+        ({"max_runs": 1}, ["Waiting", "Waiting", "Waiting"]),
+        ({"overlap": "queue"}, ["Waiting", "Waiting", "Waiting"]),
+        ({"overlap": "skip"}, ["Waiting", "Skipped", "Skipped"]),
+    ],
+)
+def test_a_run_that_rests_keeps_its_place_in_its_flow_and_goes_on_when_it_is_due(
+    store: RelationalRunStore, queue: SlotQueue, options: dict[str, object], expected: list[str]
+):
+    put_flow(store, **options)
+    queue.add(slots(1), now=NOON)
+    resting = rest(queue, until_s=3_600)
+    queue.add(slots(3), now=NOON)
+    claim(queue)
+    assert states(queue) == expected
+    assert resting.run_id in claim(queue, at=3_600)
+    (found,) = (slot for slot in queue.all() if slot.run_id == resting.run_id)
+    assert (found.state, found.tries) == ("Running", 1)
+
+
+def test_a_new_time_ends_a_run_that_rests(store: RelationalRunStore, queue: SlotQueue):
+    put_flow(store, overlap="cancel_previous")
+    queue.add(slots(1), now=NOON)
+    resting = rest(queue, until_s=3_600)
+    queue.add(slots(2), now=NOON)
+    (again,) = queue.claim("me:1", 9, now=NOON + 60 * SECOND, lease_s=LEASE_S)
+    begun = queue.begin(again.run_id, again.token, now=NOON + 60 * SECOND, lease_s=LEASE_S)
+    assert (begun.slot.run_id, begun.slot.cancel) == (resting.run_id, True)
+    queue.finish(again, "Cancelled", now=NOON)
+    assert claim(queue) == [slots(2)[1].run_id]
+
+
 def test_a_group_runs_so_many_at_a_time(store: RelationalRunStore, queue: SlotQueue):
     put_flow(store)
     queue.add(slots(5, origin="backfill", group="g", group_most=2), now=NOON)
