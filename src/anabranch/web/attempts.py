@@ -1,4 +1,4 @@
-"""Wrong tokens by the address that sent them: after too many in a minute, it has to wait."""
+"""Wrong tokens by the address that sent them: after too many in a minute, it is told to wait."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Attempts:
         self._times.setdefault(address, []).append(self._clock())
 
     def is_exhausted(self, address: str) -> bool:
-        """Whether no token of an address is looked at for a while."""
+        """Whether an address has sent too many."""
         now = self._clock()
         found = [each for each in self._times.get(address, ()) if now - each < WINDOW_S]
         if found:

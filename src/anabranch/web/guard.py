@@ -16,7 +16,8 @@ from urllib.parse import urlencode, urlsplit
 
 from tornado.httputil import HTTPServerRequest
 
-from anabranch.web.attempts import Attempts
+from anabranch.web.attempts import WINDOW_S, Attempts
+from anabranch.web.few import Few
 from anabranch.web.sessions import Session, Sessions, digest_text
 
 OPERATOR = "operator"
@@ -36,6 +37,7 @@ FORMS = "/do/"
 """Below it are the forms of pages; what they send has a token of its own in it, instead of being JSON."""
 MAX_LOGIN_NBYTES = 8 << 10  # of the form, which anybody may send
 _SAFE = ("GET", "HEAD", "OPTIONS")
+
 
 _log = logging.getLogger("anabranch.web")
 
@@ -59,7 +61,7 @@ class Welcome:
 
 NO_TOKEN = Refusal(401, "a token is needed: Authorization: Bearer TOKEN, or ?token=TOKEN in the address")
 WRONG_TOKEN = Refusal(401, "this is not the token")
-TOO_MANY = Refusal(429, "too many wrong tokens; wait a minute")
+TOO_MANY = Refusal(429, "this is not the token, as many before it; wait a minute")
 TOO_LARGE = Refusal(413, f"the form of the login has at most {MAX_LOGIN_NBYTES >> 10} KiB")
 
 
@@ -76,7 +78,7 @@ class Guard:
     hosts
         Names under which the server is known; one with a port is good for that port only.
     clock
-        Seconds, for the limit on wrong tokens.
+        Seconds, for the limits on wrong tokens and on what is logged of them.
     """
 
     def __init__(
@@ -91,6 +93,7 @@ class Guard:
         self.sessions = Sessions(f"{token} {view_token}" if token else "")  # no token has a space in it
         self._hosts = frozenset(host.lower() for host in hosts)
         self._attempts = Attempts(clock)
+        self._few = Few(clock)
 
     @property
     def needs_token(self) -> bool:
@@ -156,14 +159,19 @@ class Guard:
         return "" if isinstance(visitor, Refusal) else visitor.role
 
     def role_of_token(self, given: str, address: str) -> str | Refusal:
-        """The role of a token that `address` has sent, or why it has none; how long it takes says nothing about it."""
-        if self._attempts.is_exhausted(address):
-            return TOO_MANY
+        """The role of a token that `address` has sent, or why it has none; how long it takes says nothing about it.
+
+        A right one is let in whatever else its address has sent: others may share the address, as behind a proxy.
+        """
         found = [role for role, known in self._digests.items() if secrets.compare_digest(digest_text(given), known)]
         if found:
             return found[0]
+        if self._attempts.is_exhausted(address):
+            return TOO_MANY
         self._attempts.note(address)
-        _log.warning("a wrong token from %s", address)
+        more = f"; further ones are not logged for {WINDOW_S:g} s" if self._attempts.is_exhausted(address) else ""
+        if (left_out := self._few.count()) is not None:
+            _log.warning("a wrong token from %s%s%s", address, more, left_out)
         return WRONG_TOKEN
 
     def _exchange(self, request: HTTPServerRequest) -> Refusal | Welcome:

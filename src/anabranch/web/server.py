@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -10,7 +11,6 @@ from functools import cache
 from http.client import responses
 from typing import Any, TypeAlias
 
-from tornado.httpserver import HTTPServer
 from tornado.httputil import (
     HTTPHeaders,
     HTTPMessageDelegate,
@@ -19,18 +19,28 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import IOStream
 from tornado.web import Application, RequestHandler
 
 from anabranch.web import plain
-from anabranch.web.guard import LOGIN, MAX_LOGIN_NBYTES, NO_TOKEN, TOO_LARGE, Guard, Refusal, Welcome, place_of
+from anabranch.web.connections import BoundedServer
+from anabranch.web.few import Few
+from anabranch.web.guard import (
+    HEALTH,
+    LOGIN,
+    MAX_LOGIN_NBYTES,
+    NO_TOKEN,
+    TOO_LARGE,
+    Guard,
+    Refusal,
+    Welcome,
+    place_of,
+)
 from anabranch.web.handlers import Handler, NotFound, Route, log_answer
 from anabranch.web.headers import HEADERS, JSON
 from anabranch.web.login import login_routes
 
 MAX_BODY_NBYTES = 8 << 20
 """Of a request: parameters are small; what is large belongs into a file."""
-MAX_CONNECTIONS = 512  # at once; half of the files that a process may open on most systems
 IDLE_S = 75.0  # a browser's connection may rest so long, and the head of a request may take so long
 BODY_S = 60.0
 
@@ -94,14 +104,18 @@ class Server:
         self._routes = [*routes, *login_routes(guard)]
         self._make = make
         self._tls = tls
+        self._few = Few()
         self.port = 0
 
     def start(self, sockets: Sequence[socket.socket]) -> None:
         """Serve at sockets that listen, in the loop of this thread."""
         self.port = sockets[0].getsockname()[1]
         self.application = self._make(self._routes)
-        self._server = _BoundedServer(
-            _Guarded(self.application, self._guard),
+        if self._tls is not None:
+            logging.getLogger("tornado.general").addFilter(self._few)  # it tells of each client that speaks no TLS
+        guarded = _Guarded(self.application, self._guard)
+        self._server = guarded.server = BoundedServer(
+            guarded,
             ssl_options=self._tls,
             idle_connection_timeout=IDLE_S,
             body_timeout=BODY_S,
@@ -115,37 +129,26 @@ class Server:
         self._server.stop()
         await self.application.end()
         await self._server.close_all_connections()
-
-
-class _BoundedServer(HTTPServer):
-    """Takes so many connections, and closes those that come then."""
-
-    _streams: Sequence[IOStream] = ()
-
-    def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
-        self._streams = [each for each in self._streams if not each.closed()]
-        if len(self._streams) >= MAX_CONNECTIONS:
-            stream.close()
-            return
-        self._streams = [*self._streams, stream]
-        super().handle_stream(stream, address)
+        logging.getLogger("tornado.general").removeFilter(self._few)
 
 
 class _Guarded(HTTPServerConnectionDelegate):
     """What is served behind the guard: requests that it answers never reach a handler, and their bodies are dropped."""
 
+    server: BoundedServer
+
     def __init__(self, application: Application, guard: Guard) -> None:
-        self._application = application
-        self._guard = guard
+        self.application = application
+        self.guard = guard
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
-        return _GuardedRequest(self._application, self._guard, server_conn, request_conn)
+        return _GuardedRequest(self, server_conn, request_conn)
 
 
 class _GuardedRequest(HTTPMessageDelegate):
-    def __init__(self, application: Application, guard: Guard, server_conn: object, connection: Any) -> None:
-        self._application = application
-        self._guard = guard
+    def __init__(self, front: _Guarded, server_conn: object, connection: Any) -> None:
+        self._front = front
+        self._guard = front.guard
         self._server_conn = server_conn
         self._connection = connection
         self._inner: HTTPMessageDelegate | None = None
@@ -158,15 +161,17 @@ class _GuardedRequest(HTTPMessageDelegate):
             connection=self._connection, server_connection=self._server_conn, start_line=start_line, headers=headers
         )
         self._answer = self._guard.answer(request)
+        if isinstance(self._answer, Welcome) or (self._answer is None and request.path not in (HEALTH, LOGIN)):
+            self._front.server.note_known(self._connection.stream)
         if self._answer is None and request.path == LOGIN:
             told = headers.get("Content-Length", "")
-            if told.isdecimal() and int(told) > MAX_LOGIN_NBYTES:
+            if told.isdecimal() and (len(told) > 9 or int(told) > MAX_LOGIN_NBYTES):
                 self._answer = TOO_LARGE
             else:
                 self._connection.set_max_body_size(MAX_LOGIN_NBYTES)  # of what comes in pieces
         if self._answer is not None:
             return None
-        self._inner = self._application.start_request(self._server_conn, self._connection)
+        self._inner = self._front.application.start_request(self._server_conn, self._connection)
         return self._inner.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> Any:

@@ -13,10 +13,11 @@ from tornado.websocket import websocket_connect
 
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.service.web import openapi
-from anabranch.web.guard import Guard, Refusal
+from anabranch.web.guard import TOO_MANY, WRONG_TOKEN, Guard
 
 TOKEN = "a-token-of-some-length"
 VIEW_TOKEN = "another-one-to-look-with"
+FORM = {"Content_Type": "application/x-www-form-urlencoded"}
 
 
 @pytest.fixture(scope="module")
@@ -210,21 +211,42 @@ def test_tokens_cannot_be_tried_for_long():
         statuses = [server.call("GET", "/api/flows", **bearer(f"wrong-{number}"))[0] for number in range(25)]
         assert statuses == [401] * 20 + [429] * 5
         assert server.call("GET", "/login?token=wrong")[0] == 429
-        assert server.call("GET", f"/login?token={TOKEN}")[0] == 429
+        assert server.call("POST", "/login", b"token=wrong", **FORM)[0] == 429
         assert server.call("GET", "/page", Cookie=cookie)[0] == 200
         now[0] += 61
-        assert server.call("GET", "/api/flows", **bearer())[0] == 200
+        assert server.call("GET", "/api/flows", **bearer("wrong"))[0] == 401
 
 
-def test_wrong_tokens_of_one_address_keep_no_other_out():
+def test_wrong_tokens_keep_nobody_out_who_has_a_right_one():
+    with serving(TOKEN, view_token=VIEW_TOKEN, clock=lambda: 0.0) as server:
+        for number in range(30):
+            server.call("GET", "/api/flows", **bearer(f"wrong-{number}"))
+        for token in (TOKEN, VIEW_TOKEN):
+            assert server.call("GET", "/api/flows", **bearer(token))[0] == 200
+            assert server.call("GET", f"/?token={token}")[0] == 303
+            assert server.call("POST", "/login", f"token={token}".encode(), **FORM)[0] == 303
+        assert server.call("GET", "/api/flows", **bearer("wrong"))[0] == 429
+
+
+def test_wrong_tokens_of_one_address_slow_no_other():
     guard = Guard(token=TOKEN, clock=lambda: 0.0)
     for _ in range(30):
         guard.role_of_token("wrong", "192.0.2.1")
-    assert isinstance(guard.role_of_token(TOKEN, "192.0.2.1"), Refusal)
-    assert guard.role_of_token(TOKEN, "192.0.2.2") == "operator"
+    assert guard.role_of_token("wrong", "192.0.2.1") == TOO_MANY
+    assert guard.role_of_token("wrong", "192.0.2.2") == WRONG_TOKEN
     for number in range(2_000):  # addresses are forgotten before they are too many
         guard.role_of_token("wrong", f"2001:db8::{number:x}")
-    assert guard.role_of_token(TOKEN, "192.0.2.1") == "operator"
+    assert guard.role_of_token("wrong", "192.0.2.1") == WRONG_TOKEN
+
+
+def test_wrong_tokens_are_logged_with_their_address_and_in_few_lines(caplog: pytest.LogCaptureFixture):
+    guard = Guard(token=TOKEN, clock=lambda: 0.0)
+    for number in range(1_900):
+        guard.role_of_token(f"wrong-{number}", "192.0.2.7")
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines == ["a wrong token from 192.0.2.7"] * 19 + [
+        "a wrong token from 192.0.2.7; further ones are not logged for 60 s"
+    ]
 
 
 def test_what_another_sites_page_loads_uses_up_nobodys_attempts():

@@ -126,32 +126,6 @@ def small() -> Iterator[Callable[..., WebServer]]:
         each.close()
 
 
-def answers(port: int) -> bool:
-    try:
-        return ask(port, "/x")[0] == 404
-    except OSError:
-        return False
-
-
-def test_connections_beyond_the_bound_are_closed_and_room_is_made_again(
-    small: Callable[..., WebServer], monkeypatch: pytest.MonkeyPatch
-):
-    # given
-    monkeypatch.setattr(web_server, "MAX_CONNECTIONS", 2)
-    port = small(Guard()).port
-    idle = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(2)]
-    for each in idle:  # each has been taken
-        each.sendall(b"HEAD /x HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        assert each.recv(12) == b"HTTP/1.1 404"
-    # when
-    with socket.create_connection(("127.0.0.1", port), timeout=20) as more:
-        # then
-        assert more.recv(1) == b""
-    for each in idle:
-        each.close()
-    assert any(answers(port) for _ in range(1_000)), "once the server knows of it"
-
-
 def test_a_connection_that_says_nothing_is_closed(small: Callable[..., WebServer], monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(web_server, "IDLE_S", 0.05)
     port = small(Guard()).port
