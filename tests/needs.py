@@ -20,6 +20,7 @@ PACKAGES = {
     "dot": "graphviz",
     "git": "git",
     "initdb": "postgresql",
+    "nginx": "nginx-light",
     "openssl": "openssl",
     "prometheus": "prometheus",
     "promtool": "prometheus",

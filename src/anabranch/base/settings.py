@@ -138,6 +138,7 @@ class ServiceSettings(Section):
     max_runs: int
     runs_per_process: int
     hosts: str
+    proxies: str
     token: str
     view_token: str
     tls_cert: str
@@ -375,6 +376,7 @@ _TEXTS: dict[str, Callable[[object], str | None]] = {
     "secrets.provider": _provider_wanted,
     "service.address": _text_wanted,
     "service.hosts": _text_wanted,
+    "service.proxies": _text_wanted,
     "service.token": _key_wanted,
     "service.view_token": _key_wanted,
     "service.tls_cert": _path_wanted,

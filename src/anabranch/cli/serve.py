@@ -47,6 +47,13 @@ if TYPE_CHECKING:
 )
 @click.option("--no-token", is_flag=True, help="Allow everybody on this machine everything; loopback only.")
 @click.option("--allow-host", "hosts", multiple=True, metavar="NAME", help="Host name of the service; may be repeated.")
+@click.option(
+    "--trust-proxy",
+    "proxies",
+    multiple=True,
+    metavar="ADDRESS",
+    help="Address or network of a proxy whose X-Forwarded-* count, beside this machine; may be repeated.",
+)
 @click.option("--tls-cert", metavar="FILE", help="Serve HTTPS with this certificate (PEM).")
 @click.option("--tls-key", metavar="FILE", help="Key of the certificate, if it is in another file.")
 @click.option("--pages/--no-pages", default=None, help="Serve pages as well as the API.  [default: pages]")

@@ -31,6 +31,7 @@ from anabranch.service.work.processes import Processes
 from anabranch.web.guard import LOOPBACK, Guard
 from anabranch.web.handlers import Route
 from anabranch.web.listening import check_bind, open_sockets, tls_context
+from anabranch.web.proxies import LOCAL_PROXIES, Proxies
 from anabranch.web.server import Server, only_routes
 
 POLL_S = 1.0
@@ -57,6 +58,7 @@ class Options:
     view_token: str = field(default="", repr=False)
     """Token of viewers."""
     hosts: tuple[str, ...] = ()
+    proxies: tuple[str, ...] = LOCAL_PROXIES
     tls_cert: str = ""
     tls_key: str = ""
     pages: bool = True
@@ -113,7 +115,8 @@ class Service:
             on_ended=lambda slot: self._meter.note_end(slot.flow_name, slot.state),
         )
         hosts = (*LOOPBACK, options.address, *options.hosts)
-        guard = Guard(token=options.token, view_token=options.view_token, hosts=hosts)
+        proxies = Proxies(options.proxies)
+        guard = Guard(token=options.token, view_token=options.view_token, hosts=hosts, proxies=proxies)
         actions = Actions(store)
         metrics = metrics_route(lambda: self._meter.text(self._dispatcher))
         routes: list[Route] = [*api_routes(actions, self.is_well), metrics, *pages]

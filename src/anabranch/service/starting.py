@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from anabranch.flows.flow import Flow
 
 _SETTINGS = ("address", "port", "token", "view_token", "tls_cert", "tls_key", "pages", "drain_s", "runs_per_process")
+_LISTS = ("hosts", "proxies")
 
 
 def choose_options(given: Mapping[str, Any], *, needs_token: bool = True) -> tuple[Options, bool]:
@@ -39,7 +40,7 @@ def choose_options(given: Mapping[str, Any], *, needs_token: bool = True) -> tup
     ServiceError
         There is no such option.
     """
-    known = (*_SETTINGS, "hosts", "max_runs")
+    known = (*_SETTINGS, *_LISTS, "max_runs")
     if unknown := [name for name in given if name not in known]:
         raise ServiceError(
             f"a service has no option {unknown[0]!r}{nearest(unknown[0], known)}; it has: {listed(known)}"
@@ -50,9 +51,10 @@ def choose_options(given: Mapping[str, Any], *, needs_token: bool = True) -> tup
     is_made_up = needs_token and not values["token"] and not values["view_token"] and is_loopback(values["address"])
     if is_made_up:
         values["token"] = secrets.token_urlsafe(32)
-    hosts = (*config.service.hosts.replace(",", " ").split(), *(given.get("hosts") or ()))
+    for name in _LISTS:  # what is asked for is added
+        values[name] = (*getattr(config.service, name).replace(",", " ").split(), *(given.get(name) or ()))
     capacity = given.get("max_runs") or config.service.max_runs
-    options = Options(hosts=hosts, **values)
+    options = Options(**values)
     return replace(options, capacity=capacity) if capacity else options, is_made_up
 
 

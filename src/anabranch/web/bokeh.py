@@ -20,7 +20,7 @@ from tornado.httputil import HTTPServerRequest
 from tornado.ioloop import IOLoop
 from tornado.web import RequestHandler
 
-from anabranch.web.guard import Guard
+from anabranch.web.guard import Guard, root_of
 from anabranch.web.handlers import Handler, NotFound, Route
 from anabranch.web.headers import script_page
 from anabranch.web.server import Served
@@ -122,7 +122,7 @@ class _GuardedPage(Handler, DocHandler):  # type: ignore[misc]
         document, nonce = session.document, secrets.token_urlsafe(16)
         page = server_html_page_for_session(
             session,
-            resources=self.application.resources().clone(components=SCRIPTS),
+            resources=self.application.resources(root_of(self.request)).clone(components=SCRIPTS),
             title=document.title,
             template=document.template,
             template_variables=document.template_variables,

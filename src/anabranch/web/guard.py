@@ -18,6 +18,7 @@ from tornado.httputil import HTTPServerRequest
 
 from anabranch.web.attempts import WINDOW_S, Attempts
 from anabranch.web.few import Few
+from anabranch.web.proxies import Proxies
 from anabranch.web.sessions import Session, Sessions, digest_text
 
 OPERATOR = "operator"
@@ -77,6 +78,8 @@ class Guard:
         One with which one may look, and change nothing; empty for none.
     hosts
         Names under which the server is known; one with a port is good for that port only.
+    proxies
+        Those whose word of a client counts; None for those on this machine.
     clock
         Seconds, for the limits on wrong tokens and on what is logged of them.
     """
@@ -87,11 +90,13 @@ class Guard:
         token: str = "",
         view_token: str = "",
         hosts: Collection[str] = LOOPBACK,
+        proxies: Proxies | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._digests = {role: digest_text(each) for role, each in ((OPERATOR, token), (VIEWER, view_token)) if each}
         self.sessions = Sessions(f"{token} {view_token}" if token else "")  # no token has a space in it
         self._hosts = frozenset(host.lower() for host in hosts)
+        self.proxies = proxies or Proxies()
         self._attempts = Attempts(clock)
         self._few = Few(clock)
 
@@ -128,10 +133,16 @@ class Guard:
         """Why a request is another site's, or for another one."""
         host = request.headers.get("Host", "").lower()
         if host not in self._hosts and _name(host) not in self._hosts:
-            return Refusal(403, f"the server is not known as {_name(host)!r}; anabranch serve --allow-host adds names")
+            return Refusal(
+                403, f"the server is not known as {_name(host)[:200]!r}; anabranch serve --allow-host adds names"
+            )
         origin = request.headers.get("Origin")
         if origin is not None and origin.lower() not in (f"http://{host}", f"https://{host}"):
-            return Refusal(403, "requests from other origins are not served")
+            return Refusal(
+                403,
+                f"requests from other origins are not served: Origin is {origin[:200]!r}, and Host is {host[:200]!r}; "
+                "a proxy before the server has to pass on Host as it came",
+            )
         if request.headers.get("Sec-Fetch-Site") in (None, "same-origin", "none"):
             return None
         # A link may lead here. What a page loads may not, or twenty images would use up the attempts of the browser's
@@ -193,6 +204,16 @@ class Guard:
     def is_form_token(self, given: str, request: HTTPServerRequest) -> bool:
         """Whether a form has sent it."""
         return secrets.compare_digest(digest_text(given), digest_text(self.form_token(request)))
+
+
+def root_of(request: HTTPServerRequest) -> str:
+    """The way from the address of a request to the first page: relative, as a proxy may serve us below a path."""
+    return "../" * (request.path.count("/") - 1) or "./"
+
+
+def way_to(place: str, request: HTTPServerRequest) -> str:
+    """The way from the address of a request to a path of this server."""
+    return root_of(request) + place.removeprefix("/")
 
 
 def place_of(request: HTTPServerRequest) -> str:

@@ -13,7 +13,7 @@ from tornado.web import RequestHandler
 from anabranch.base.errors import ExtraMissing
 from anabranch.base.texts import printable
 from anabranch.web import plain
-from anabranch.web.guard import Guard
+from anabranch.web.guard import Guard, root_of, way_to
 from anabranch.web.headers import HEADERS, JSON
 
 Route: TypeAlias = tuple[str, type[RequestHandler], dict[str, Any]]
@@ -92,11 +92,15 @@ class PageHandler(Handler):
 
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """An error that no handler has foreseen; what it was is in the log."""
-        self.page(plain.build_notice(self._reason), status=status_code)
+        self.notice(self._reason, status=status_code)
+
+    def notice(self, text: str, *, status: int) -> None:
+        """Send a page that says one thing."""
+        self.page(plain.build_notice(text, root_of(self.request)), status=status)
 
     def to(self, place: str) -> None:
-        """Send the browser elsewhere, to look."""
-        self.redirect(place, status=303)
+        """Send the browser to a path of this server, to look."""
+        self.redirect(way_to(place, self.request), status=303)
 
 
 class FormHandler(PageHandler):
@@ -108,8 +112,7 @@ class FormHandler(PageHandler):
         """Refuse forms of others."""
         given = self.get_body_argument("form", "") if self.request.method == "POST" else None
         if given is not None and not self.guard.is_form_token(given, self.request):
-            text = "this form is old, or from another server; load its page again"
-            self.page(plain.build_notice(text), status=403)
+            self.notice("this form is old, or from another server; load its page again", status=403)
 
     def form(self, inner: str) -> str:
         """A form around some fields."""

@@ -19,7 +19,7 @@ class _Login(PageHandler):
     def get(self) -> None:
         """Ask for a token."""
         if self._guard.needs_token:
-            self.page(login_form(self.get_query_argument("next", "/")))
+            self.page(login_form("./", self.get_query_argument("next", "/")))
         else:
             self.to("/")
 
@@ -29,7 +29,7 @@ class _Login(PageHandler):
         if self._guard.needs_token:
             role = self._guard.role_of_token(self.get_body_argument(TOKEN, ""), str(self.request.remote_ip))
             if isinstance(role, Refusal):
-                self.page(login_form(after, role.text), status=role.status)
+                self.page(login_form("./", after, role.text), status=role.status)
                 return
             is_tls = self.request.protocol == "https"
             self.add_header("Set-Cookie", self._guard.sessions.begin(role, is_tls=is_tls))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 
 from anabranch.base.html import escaped
-from anabranch.web.guard import LOGIN, LOGOUT, TOKEN
+from anabranch.web.guard import LOGIN, TOKEN
 from anabranch.web.headers import plain_page
 
 _STYLE = """
@@ -53,16 +53,19 @@ def build_page(title: str, body: str) -> str:
     )
 
 
-def build_notice(text: str, *, title: str = "anabranch") -> str:
-    """A page that says one thing."""
-    return build_page(title, f'<p class="notice">{escaped(text, 2_000)}</p><p><a href="/">All runs</a></p>')
+def build_notice(text: str, root: str, *, title: str = "anabranch") -> str:
+    """A page that says one thing; `root` is the way to the first page."""
+    link = f'<p><a href="{exact(root)}">All runs</a></p>'
+    return build_page(title, f'<p class="notice">{escaped(text, 2_000)}</p>{link}')
 
 
-def login_form(after: str, problem: str = "") -> str:
+def login_form(root: str, after: str, problem: str = "") -> str:
     """The page that asks for a token.
 
     Parameters
     ----------
+    root
+        The way to the first page.
     after
         Where to go then.
     problem
@@ -71,7 +74,8 @@ def login_form(after: str, problem: str = "") -> str:
     told = f'<p class="notice" role="alert">{escaped(problem)}</p>' if problem else ""
     return build_page(
         "Log in",
-        f'{told}<form method="post" action="{LOGIN}"><input type="hidden" name="next" value="{exact(after)}">'
+        f'{told}<form method="post" action="{exact(root + LOGIN[1:])}">'
+        f'<input type="hidden" name="next" value="{exact(after)}">'
         '<label for="token">Token <small>from the settings of the service, or from the address that was printed'
         "</small></label>"
         f'<input id="token" name="{TOKEN}" type="password" required autofocus autocomplete="current-password">'
@@ -81,5 +85,5 @@ def login_form(after: str, problem: str = "") -> str:
 
 def logout_form() -> str:
     """The page that asks whether to log out."""
-    button = '<button autofocus>Log out</button> <a href="/">back</a>'
-    return build_page("Log out", f'<form method="post" action="{LOGOUT}">{button}</form>')
+    button = '<button autofocus>Log out</button> <a href="./">back</a>'
+    return build_page("Log out", f'<form method="post">{button}</form>')

@@ -34,6 +34,8 @@ from anabranch.web.guard import (
     Refusal,
     Welcome,
     place_of,
+    root_of,
+    way_to,
 )
 from anabranch.web.handlers import Handler, NotFound, Route, log_answer
 from anabranch.web.headers import HEADERS, JSON
@@ -113,7 +115,7 @@ class Server:
         self.application = self._make(self._routes)
         if self._tls is not None:
             logging.getLogger("tornado.general").addFilter(self._few)  # it tells of each client that speaks no TLS
-        guarded = _Guarded(self.application, self._guard)
+        guarded = _Guarded(self.application, self._guard, "http" if self._tls is None else "https")
         self._server = guarded.server = BoundedServer(
             guarded,
             ssl_options=self._tls,
@@ -137,9 +139,10 @@ class _Guarded(HTTPServerConnectionDelegate):
 
     server: BoundedServer
 
-    def __init__(self, application: Application, guard: Guard) -> None:
+    def __init__(self, application: Application, guard: Guard, protocol: str) -> None:
         self.application = application
         self.guard = guard
+        self.protocol = protocol
 
     def start_request(self, server_conn: object, request_conn: Any) -> HTTPMessageDelegate:
         return _GuardedRequest(self, server_conn, request_conn)
@@ -157,6 +160,10 @@ class _GuardedRequest(HTTPMessageDelegate):
 
     def headers_received(self, start_line: Any, headers: HTTPHeaders) -> Any:
         assert isinstance(start_line, RequestStartLine)
+        context = self._connection.context  # of the connection; a proxy has many clients on one
+        context.remote_ip, context.protocol = self._guard.proxies.client(
+            context.address[0], self._front.protocol, headers
+        )
         self._request = request = HTTPServerRequest(
             connection=self._connection, server_connection=self._server_conn, start_line=start_line, headers=headers
         )
@@ -196,7 +203,7 @@ class _GuardedRequest(HTTPMessageDelegate):
     def _shown(self, request: HTTPServerRequest, answer: Refusal | Welcome) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body: a page for people who look at one, JSON for all others."""
         if isinstance(answer, Welcome):
-            headers = {"Location": answer.place}
+            headers = {"Location": way_to(answer.place, request)}
             if answer.role:
                 headers["Set-Cookie"] = self._guard.sessions.begin(answer.role, is_tls=request.protocol == "https")
             return 303, headers, b""
@@ -204,7 +211,7 @@ class _GuardedRequest(HTTPMessageDelegate):
         if "text/html" not in request.headers.get("Accept", ""):
             return answer.status, {**headers, "Content-Type": JSON}, json.dumps({"error": answer.text}).encode()
         if answer.status in (401, 429):
-            text = plain.login_form(place_of(request), "" if answer == NO_TOKEN else answer.text)
+            text = plain.login_form(root_of(request), place_of(request), "" if answer == NO_TOKEN else answer.text)
         else:
-            text = plain.build_notice(answer.text)
+            text = plain.build_notice(answer.text, root_of(request))
         return answer.status, {**headers, **plain.HEADERS}, text.encode()

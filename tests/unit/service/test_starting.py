@@ -40,11 +40,20 @@ def invoke(*arguments: str) -> Result:
 
 
 def test_what_is_not_asked_for_is_as_the_settings_say():
-    with config.set({"service": {"port": 9000, "token": TOKEN, "hosts": "a.example, b.example", "max_runs": 7}}):
-        options, is_made_up = choose_options({"hosts": ("c.example",), "drain_s": 5.0, "port": None})
+    with config.set(
+        {"service": {"port": 9000, "token": TOKEN, "hosts": "a.example, b.example", "max_runs": 7, "proxies": ""}}
+    ):
+        options, is_made_up = choose_options(
+            {"hosts": ("c.example",), "proxies": ("10.0.0.0/8",), "drain_s": 5.0, "port": None}
+        )
     assert not is_made_up
     assert options == Options(
-        capacity=7, port=9000, token=TOKEN, hosts=("a.example", "b.example", "c.example"), drain_s=5.0
+        capacity=7,
+        port=9000,
+        token=TOKEN,
+        hosts=("a.example", "b.example", "c.example"),
+        proxies=("10.0.0.0/8",),
+        drain_s=5.0,
     )
 
 

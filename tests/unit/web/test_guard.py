@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import re
 from collections.abc import Iterator
+from urllib.parse import urljoin
 
 import pytest
 from tests.web_server import Server, serving
@@ -14,6 +16,7 @@ from tornado.websocket import websocket_connect
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.service.web import openapi
 from anabranch.web.guard import TOO_MANY, WRONG_TOKEN, Guard
+from anabranch.web.proxies import Proxies
 
 TOKEN = "a-token-of-some-length"
 VIEW_TOKEN = "another-one-to-look-with"
@@ -158,7 +161,7 @@ def test_a_websocket_of_another_origin_is_refused_though_its_handler_would_take_
 
 def cookie_of(server: Server, token: str) -> str:
     status, headers, _ = server.call("GET", f"/login?token={token}")
-    assert (status, headers["location"]) == (303, "/")
+    assert (status, headers["location"]) == (303, "./")
     return headers["set-cookie"]
 
 
@@ -192,11 +195,11 @@ def test_services_with_the_same_token_know_each_others_cookies_and_no_others(loc
 def test_the_form_logs_in_and_leads_back_to_the_page_that_was_asked_for(locked: Server):
     form = {"Content_Type": "application/x-www-form-urlencoded", "Origin": f"http://127.0.0.1:{locked.web.port}"}
     status, headers, _ = locked.call("POST", "/login", f"token={TOKEN}&next=%2Frun%3Fid%3D1".encode(), **form)
-    assert (status, headers["location"]) == (303, "/run?id=1")
+    assert (status, headers["location"]) == (303, "./run?id=1")
     assert "HttpOnly" in headers["set-cookie"]
     for elsewhere in ("https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"):
         status, headers, _ = locked.call("POST", "/login", f"token={TOKEN}&next={elsewhere}".encode(), **form)
-        assert (status, headers["location"]) == (303, "/")
+        assert (status, headers["location"]) == (303, "./")
     status, headers, body = locked.call("POST", "/login", b"token=wrong&next=%2F%22%3E%3Cscript%3E", **form)
     assert status == 401
     assert "set-cookie" not in headers
@@ -274,3 +277,95 @@ def test_a_form_is_good_for_the_session_that_it_was_shown_to(locked: Server):
     # then
     assert [status for status, _, _ in answers] == [303, 403]
     assert b"from another server" in answers[1][2]
+
+
+# Behind a proxy -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", ["/", "/run?id=1", "/login", "/nothing", "/do/cancel?run=run-1", "/api/flows/etl"])
+@pytest.mark.parametrize("known", [True, False])
+def test_no_address_of_an_answer_leads_out_of_the_path_below_which_a_proxy_serves_it(
+    locked: Server, path: str, known: bool
+):
+    # given
+    base, form = "https://host.example/flows", {**FORM, "Accept": "text/html"}
+    session = {"Cookie": cookie_of(locked, TOKEN).partition(";")[0]} if known else {}
+    asked = [
+        ("GET", path, None),
+        ("POST", path, b"token=wrong&next=/run"),
+        ("GET", f"{path}{'&' if '?' in path else '?'}token={TOKEN}", None),
+    ]
+    for method, place, body in asked:
+        # when
+        _, headers, text = locked.call(method, place, body, **form, **session)
+        # then
+        found = re.findall(r'(?:href|src|action)="([^"#][^"]*)"', text.decode())
+        for each in [*found, *filter(None, [headers.get("location")])]:
+            assert urljoin(f"{base}{place}", each).startswith(f"{base}/"), (method, place, each)
+
+
+def test_forms_lead_to_pages_below_the_path_of_a_proxy():
+    with serving(TOKEN) as server:
+        cookie = cookie_of(server, TOKEN).partition(";")[0]
+        _, _, page = server.call("GET", "/do/cancel?run=run-2", Cookie=cookie)
+        (token,) = re.findall(r'name="form" value="(\w+)"', page.decode())
+        _, done, _ = server.call("POST", "/do/cancel?run=run-2", f"form={token}".encode(), Cookie=cookie, **FORM)
+        _, over, _ = server.call("POST", "/logout", b"", Cookie=cookie, **FORM)
+    assert urljoin("/flows/do/cancel?run=run-2", done["location"]) == "/flows/run?id=run-2&said=cancel"
+    assert urljoin("/flows/logout", over["location"]) == "/flows/login"
+
+
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_behind_a_proxy_with_tls_the_cookie_is_for_https_only(locked: Server, method: str):
+    for proto, is_secure in (("https", True), ("http", False), ("", False)):
+        told = {"X_Forwarded_Proto": proto} if proto else {}
+        asked = (
+            ("GET", f"/login?token={TOKEN}", None) if method == "GET" else ("POST", "/login", f"token={TOKEN}".encode())
+        )
+        _, headers, _ = locked.call(*asked, **FORM, **told)
+        assert headers["set-cookie"].endswith("; Secure") is is_secure
+
+
+def test_a_trusted_proxy_names_who_is_slowed_down_and_logged(caplog: pytest.LogCaptureFixture):
+    def ask(server: Server, client: str, token: str = "wrong") -> int:
+        return server.call("GET", "/api/flows", X_Forwarded_For=client, **bearer(token))[0]
+
+    with serving(TOKEN, clock=lambda: 0.0) as server:
+        assert [ask(server, "10.0.0.7") for _ in range(21)] == [401] * 20 + [429]
+        assert ask(server, "10.0.0.8") == 401
+        assert ask(server, "10.0.0.7", TOKEN) == 200
+        assert server.call("GET", "/api/flows", **bearer("wrong"))[0] == 401
+    assert {line.rpartition("from ")[2] for line in caplog.messages if line.startswith("a wrong token from 1")} >= {
+        "10.0.0.7", "10.0.0.8", "127.0.0.1"
+    }  # fmt: skip
+    caplog.clear()
+    with serving(TOKEN, proxies=Proxies([]), clock=lambda: 0.0) as server:
+        assert [ask(server, f"10.0.0.{number}") for number in range(21)] == [401] * 20 + [429]
+    assert {line for line in caplog.messages if line.startswith("a wrong token")} >= {"a wrong token from 127.0.0.1"}
+    assert "10.0.0" not in caplog.text
+
+
+def test_one_connection_of_a_proxy_has_many_clients(locked: Server, caplog: pytest.LogCaptureFixture):
+    connection = http.client.HTTPConnection("127.0.0.1", locked.web.port, timeout=20)
+    for client in ({"X-Forwarded-For": "192.0.2.1"}, {}, {"X-Forwarded-For": "192.0.2.2"}):
+        connection.request("GET", "/api/flows", headers={**client, **bearer("wrong")})
+        connection.getresponse().read()
+    connection.close()
+    assert [line.split()[4] for line in caplog.messages] == ["192.0.2.1", "127.0.0.1", "192.0.2.2"]
+
+
+def test_a_proxy_that_keeps_the_host_to_itself_is_told_so(locked: Server):
+    status, _, body = locked.call("POST", "/login", f"token={TOKEN}".encode(), Origin="https://etl.example", **FORM)
+    assert status == 403
+    assert json.loads(body)["error"] == (
+        "requests from other origins are not served: Origin is 'https://etl.example', and Host is "
+        f"'127.0.0.1:{locked.web.port}'; a proxy before the server has to pass on Host as it came"
+    )
+    told = {"Host": "etl.example", "Origin": "https://etl.example"}
+    assert locked.call("POST", "/login", f"token={TOKEN}".encode(), **told, **FORM)[0] == 303
+
+
+def test_no_word_of_a_proxy_makes_another_host_or_origin_ours(locked: Server):
+    told = {"X_Forwarded_Host": "localhost", "X_Forwarded_For": "127.0.0.1", "Forwarded": "host=localhost"}
+    assert locked.call("GET", "/api/flows", Host="evil.example", **told, **bearer())[0] == 403
+    assert locked.call("GET", "/api/flows", Origin="http://evil.example", **told, **bearer())[0] == 403

@@ -18,7 +18,7 @@ from anabranch.service.web.inputs import PREFIX, BadInput, read_values, render_f
 from anabranch.service.web.models import ApproveAsked, PauseAsked, Refused, StartAsked, check_asked, status_of
 from anabranch.web.guard import FORMS, Guard
 from anabranch.web.handlers import FormHandler, Route
-from anabranch.web.plain import build_notice, build_page, exact
+from anabranch.web.plain import build_page, exact
 
 
 def form_routes(actions: Actions, guard: Guard) -> list[Route]:
@@ -52,7 +52,7 @@ class _Form(FormHandler):
         except BadInput as error:
             self.page(str(error), status=422)
         except AnabranchError as error:
-            self.page(build_notice(str(error)), status=status_of(error))
+            self.notice(str(error), status=status_of(error))
         else:
             if place:
                 self.to(place)
@@ -103,7 +103,7 @@ class _Start(_Form):
             if isinstance(error, Refused) and error.status != 422:
                 raise
             raise BadInput(self._page(flow, given, str(error), once)) from None
-        return f"../run?id={quote(started['run_id'], safe='')}&said=run", ""
+        return f"/run?id={quote(started['run_id'], safe='')}&said=run", ""
 
     def _page(self, flow: dict[str, Any], given: dict[str, str] | None, problem: str, once: str) -> str:
         name = flow["name"]
@@ -127,7 +127,7 @@ class _Pause(_Form):
     def done(self) -> tuple[str, str]:
         name = self.name("flow")
         self.actions.pause(name, PauseAsked(paused=self.get_body_argument("paused", "") == "yes"))
-        return f"../flow?name={quote(name, safe='')}", ""
+        return f"/flow?name={quote(name, safe='')}", ""
 
 
 class _OfRun(_Form):
@@ -153,7 +153,7 @@ class _OfRun(_Form):
     def done(self) -> tuple[str, str]:
         run_id = self.name("run")
         self.act(run_id)
-        return f"../run?id={quote(run_id, safe='')}&said={self.said}", ""
+        return f"/run?id={quote(run_id, safe='')}&said={self.said}", ""
 
     def act(self, run_id: str) -> None:
         """Do it."""

@@ -93,7 +93,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(pages: Pages):
     status, headers, _ = ask(pages, f"{address.path}?{address.query}")
     # then
     assert status == 303
-    assert headers["Location"] == "/run?id=a%2Fb%26c"
+    assert headers["Location"] == "./run?id=a%2Fb%26c"
     assert "HttpOnly" in headers["Set-Cookie"]
     assert "SameSite=Strict" in headers["Set-Cookie"]
     token = address.query.partition("token=")[2]
@@ -103,7 +103,7 @@ def test_the_token_becomes_a_cookie_and_leaves_the_address(pages: Pages):
 def test_logging_in_never_leads_to_another_server(pages: Pages):
     token = urlsplit(pages.address()).query.partition("token=")[2]
     _, headers, _ = ask(pages, f"//evil.example/x?token={token}")
-    assert headers["Location"].startswith("/evil.example")
+    assert headers["Location"] == "../../evil.example/x"
 
 
 def test_wrong_tokens_are_refused_and_slowed_down_and_the_right_one_is_not():
