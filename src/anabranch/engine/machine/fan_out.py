@@ -442,7 +442,7 @@ class FanOut:
             name = (unit.nodes[0], done[0]) if len(done) == len(unit.nodes) == 1 else unit.key
             self._known.verdicts.survived(name, report.seconds)
         if len(rest):
-            chain.hand_back(replace(batch, indices=rest), report.last_s)
+            self._hand_back(chain, replace(batch, indices=rest), report.last_s)
         finals = []
         key = None if self._is_all_here(unit, report) else unit.key
         for column in report.columns:
@@ -465,6 +465,14 @@ class FanOut:
                     self._go_on(chain, column.slug, fresh, is_suspect=batch.is_suspect)
             finals.append(run)
         return finals
+
+    def _hand_back(self, chain: Chain, batch: Batch, last_s: float) -> None:
+        """Elements of a chunk go out again, but for those that had ended in it: Dask may have made it again since."""
+        codes, indices = self._elements_of(chain.slugs[batch.first]).codes, batch.indices
+        is_new = isinstance(indices, range) and not any(codes[indices.start : indices.stop])
+        left = batch if is_new else self._unfinished(chain, batch, 0.0, is_suspect=batch.is_suspect)
+        if left is not None:
+            chain.hand_back(left, last_s)
 
     def take_part(self, unit: Unit, report: Report) -> list[NodeRun]:
         """Write down what has ended in a chunk that goes on; the maps that it was of."""
@@ -572,8 +580,8 @@ class FanOut:
             self._go_on(chain, slug, as_range([index]), is_suspect=True)
         return [first]
 
-    def _unfinished(self, chain: Chain, batch: Batch, now: float) -> Batch | None:
-        """What is left of a lost chunk: the elements that its first map had not told; of later maps, see below.
+    def _unfinished(self, chain: Chain, batch: Batch, now: float, *, is_suspect: bool = True) -> Batch | None:
+        """What is left of a chunk: the elements that its first map had not told; of later maps, see below.
 
         Elements that the first map had ended and a later one had not go on there, each map apart.
         """
@@ -592,7 +600,7 @@ class FanOut:
         for number, indices in left.items():
             if number:
                 first = batch.first + number
-                chain.ready.append(Batch(as_range(indices), first, is_suspect=True, is_apart=True))
+                chain.ready.append(Batch(as_range(indices), first, is_suspect=is_suspect, is_apart=True))
         mine = left.get(0, [])
         if len(mine) == len(batch.indices):
             return batch

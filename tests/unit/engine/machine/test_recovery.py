@@ -454,3 +454,16 @@ def test_an_attempt_of_which_a_chunk_had_told_is_counted_when_it_is_lost(is_redu
     cluster.crash(unit)
 
     assert {index: n for unit in cluster.runnable() for index, n in unit.attempts.items()} == {0: 2}
+
+
+def test_what_a_chunk_had_told_of_is_not_in_what_is_handed_back() -> None:
+    with Flow("handed back") as flow:
+        task(lambda x: x, name="each", chunksize=3).map([0, 1, 2])
+    cluster = FakeCluster(flow)
+    cluster.start()
+    (unit,) = cluster.runnable()
+    cluster.tell_part(unit, 1)
+
+    cluster.tell(Reported(cluster.now, Report(unit.key, indices=())))
+
+    assert [list(each.indices or ()) for each in cluster.runnable() if each.key != unit.key] == [[1, 2]]
