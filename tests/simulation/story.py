@@ -376,7 +376,7 @@ class Story:
 
     def _is_kept(self, what: tuple[str, int]) -> bool:
         """Whether the value of a task run is kept as soon as it has ended; those of elements are stored by chunks."""
-        return self.is_here or (self.plan.stores and what[1] < 0)
+        return self.is_here or self.plan.stores
 
     # What is seen -----------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+from itertools import chain, pairwise
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -22,7 +23,7 @@ DONE = bytes([Success.code])
 def pieces(draw: st.DrawFn) -> tuple[Pieces, dict[Key, UnitOutcome]]:
     """Elements of a map, some of them in several places; the value of each is a list of its index."""
     bounds = sorted({0, WIDTH, *draw(st.lists(st.integers(0, WIDTH), max_size=3))})
-    chunks = [range(low, high) for low, high in zip(bounds, bounds[1:], strict=False)]
+    chunks = [range(low, high) for low, high in pairwise(bounds)]
     lost = draw(st.sets(st.sampled_from(chunks)))
     outcomes: dict[Key, UnitOutcome] = {}
     holdings, given = [], []
@@ -49,10 +50,10 @@ def test_each_element_counts_once_and_in_order(drawn: tuple[Pieces, dict[Key, Un
     source, outcomes = drawn
     with Flow("reduced") as flow:
         each = task(lambda x: [x], name="each").map(range(WIDTH))
-        task(lambda lists: sum(lists, []), name="total", reduce=True)(each)
+        task(lambda lists: list(chain(*lists)), name="total", reduce=True)(each)
     nodes = flow.graph.freeze().nodes
     program = Program(RunInfo("reduced", "reduced"), dict(nodes), {}, config.snapshot()["engine"])
 
     results = gathered_partials(nodes["total"], "each", source, program, outcomes)
 
-    assert sum(results, []) == list(range(WIDTH))
+    assert list(chain(*results)) == list(range(WIDTH))
