@@ -28,7 +28,7 @@ from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.limits import limits
 from anabranch.cli.logs import logs
 from anabranch.cli.pages import report, ui
-from anabranch.cli.registry import backfill, list_flows, register, show_schedule
+from anabranch.cli.registry import backfill, list_flows, register, show_schedule, unregister
 from anabranch.cli.replay import replay
 from anabranch.cli.run import run
 from anabranch.cli.serve import serve
@@ -77,7 +77,7 @@ def anabranch() -> None:
 
 
 _RUNS = (run, list_runs, show, logs, explain, report, ui, resume, replay, prune, attach, cancel, limits)
-_FLOWS = (register, list_flows, show_schedule, backfill, serve)
+_FLOWS = (register, unregister, list_flows, show_schedule, backfill, serve)
 for command in (*_RUNS, *_FLOWS, validate, visualize, init, doctor, completion, demo):
     anabranch.add_command(command)
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import re
+import shlex
 import sys
 from datetime import UTC, datetime, timedelta, tzinfo
 from typing import TYPE_CHECKING, Any
@@ -33,9 +34,11 @@ _UNITS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 7 * 86_400}
     metavar="source|database|URL",
     help="Where runs find the code: in its file, pickled in the registry, or pickled below a URL.  [default: source]",
 )
-def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...], storage: str) -> None:
+@click.option("--replace", "replaces", is_flag=True, help="Replace flows of these names from other files or projects.")
+def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...], storage: str, replaces: bool) -> None:
     """Register the flows of files or modules. If a flow cannot be registered, it says why, and none of its file is."""
-    from anabranch.flows.registered import register_target
+    from anabranch.flows.loading import split_target
+    from anabranch.flows.registered import flows_gone, register_target
     from anabranch.runs.registry.flow_storage import FlowStorage
 
     place: object = storage if storage in ("source", "database") else FlowStorage(storage)
@@ -43,7 +46,8 @@ def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...],
     for target in targets:
         try:
             with exit_codes(), contextlib.redirect_stdout(sys.stderr):
-                records = register_target(target, project=project, labels=labels, storage=place)
+                records = register_target(target, project=project, labels=labels, storage=place, replaces=replaces)
+                gone = [] if split_target(target)[1] else flows_gone(records)
         except Problem as error:
             problem = error
             error.show()
@@ -51,8 +55,23 @@ def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...],
         for record in records:
             plan = f"; {printable(record.schedule_words)}" if record.schedule_text else ""
             click.echo(f"{printable(record.name)}: version {record.version}{plan}")
+        for record in gone:
+            text = f"{printable(record.name)}: no longer in {printable(target)}, and still registered from there"
+            click.echo(f"{text}; if nobody needs it: anabranch unregister {shlex.quote(record.name)}", err=True)
     if problem is not None:
         sys.exit(problem.exit_code)
+
+
+@click.command(short_help="Take flows out of the registry.")
+@click.argument("names", metavar="NAME…", nargs=-1, required=True, shell_complete=flow_names)
+def unregister(*, names: tuple[str, ...]) -> None:
+    """Take flows out of the registry, with what waits to run of them. Their runs stay in the history."""
+    from anabranch.runs.registry.registration import registry
+
+    with exit_codes():
+        for name in names:
+            registry()[1].remove(name)
+            click.echo(f"{printable(name)}: no longer registered")
 
 
 @click.command("flows", short_help="List registered flows.")
@@ -60,7 +79,7 @@ def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...],
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_flows(*, project: str | None, as_json: bool) -> None:
     """List the registered flows by name, with their versions and schedules."""
-    from anabranch.runs.registry.registration import registry
+    from anabranch.runs.registry.registration import place_of, registry
     from anabranch.service.web.actions import flow_data
 
     with exit_codes():
@@ -73,6 +92,9 @@ def list_flows(*, project: str | None, as_json: bool) -> None:
     width = max((len(shortened(each.name, 40)) for each in found), default=0)
     for each in found:
         state = "paused" if each.paused else each.schedule_words
+        place = place_of(each.source)
+        if place.endswith(".py") and not os.path.exists(place):
+            state = f"its file is gone: {place}"
         line = f"{shortened(each.name, 40):{width}}  version {each.version:<3}  {shortened(state, 80)}"
         click.echo(line.rstrip())
 

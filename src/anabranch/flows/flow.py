@@ -472,7 +472,8 @@ class Flow(Writing):
         project: str = "",
         labels: Iterable[str] = (),
         *,
-        storage: object = "source",
+        storage: object = None,
+        replace: bool = False,
         project_name: str | None = None,
     ) -> FlowRecord:
         """Put the flow into the registry, so that services run it on its schedule and on request.
@@ -483,7 +484,10 @@ class Flow(Writing):
             For lists of flows.
         storage
             Where runs find the code: ``"source"``, its file; ``"database"``, a pickle in the registry; or a pickle in a
-            `anabranch.storage.LocalStorage` or ``S3Storage``.
+            `anabranch.storage.LocalStorage` or ``S3Storage``. Default: its file, if it loads back from there in another
+            process, else the registry.
+        replace
+            Whether to replace a flow of the same name that is registered from another file or project.
         project_name
             Another name of `project`.
 
@@ -497,15 +501,15 @@ class Flow(Writing):
         FlowValidationError, UnregistrableFlow, RegistryError
             Nothing was registered.
         """
-        from anabranch.runs.registry.registration import put, record_of
-
+        # By its name: the module loads flows.
+        register_flows = resolve_name("anabranch.flows.registered:register_flows")
         if scope.current().graphs:
             raise DefinitionError(
                 f"flow {self.name!r}: register() inside a `with Flow` block ({caller()}); call it after the block"
             )
-        source = f"{self.where.file}:{self.name}"
         project = project or project_name or ""
-        return put(record_of(self.registrable(source), project=project, labels=labels or (), storage=storage))
+        (record,) = register_flows([self], project=project, labels=labels or (), storage=storage, replaces=replace)
+        return typing.cast("FlowRecord", record)
 
     def serve(
         self,
@@ -525,8 +529,7 @@ class Flow(Writing):
         *others
             Further flows.
         project, labels, storage
-            As for `register`. By default the code is in the file where the flow was written or, if there is none (in a
-            notebook), pickled in the registry.
+            As for `register`.
         **options
             ``address, port, token, view_token, hosts, tls_cert, tls_key, max_runs, pages, drain_s``; default: the
             settings (``service`` in `anabranch.config`). Without a token, a random one is made and printed.

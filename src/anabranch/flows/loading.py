@@ -8,26 +8,34 @@ sends its code along. Running the flow is left to others.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from importlib import import_module
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from threading import get_ident
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from weakref import WeakKeyDictionary
 
 from anabranch.base.errors import AnabranchError, FlowLoadError, listed, nearest
 from anabranch.base.prefect1 import VARIABLE
 from anabranch.base.where import Where, caller, is_library
 from anabranch.flows.flow import Flow
 
+if TYPE_CHECKING:
+    from anabranch.runs.store.flows import FlowRecord
+
 _OURS: set[str] = set()
 """Names in ``sys.modules`` that flow files have; the next file may take them over."""
+_MADE: WeakKeyDictionary[ModuleType, list[Flow]] = WeakKeyDictionary()
+"""Flows that were made while a module was executed, whatever variables it has."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +106,7 @@ def _module_of(target: str, place: str, is_file: bool) -> tuple[ModuleType, Wher
         raise FlowLoadError(f"expected a file such as etl.py, or a module; found {target!r}")
     if is_file:
         path = Path(os.path.abspath(place))
-        return *_load_file(path, shown=place), path.parent
+        return *_load_file(path, shown=place), root_of(path)
     return *_import(place), Path.cwd()
 
 
@@ -110,6 +118,9 @@ def split_target(target: str) -> tuple[str, str, bool]:
     >>> split_target("etl.py:daily"), split_target("package.flows:daily")
     (('etl.py', 'daily', True), ('package.flows', 'daily', False))
     """
+    place, mark, name = target.partition(".py:")
+    if mark and name and not os.path.exists(target):  # the name of a flow may have anything in it
+        return f"{place}.py", name, True
     place, colon, name = target.rpartition(":")
     # A colon may be part of the path: of "C:\etl.py", or of any name elsewhere.
     if not colon or os.path.exists(target) or "/" in name or "\\" in name:
@@ -130,8 +141,11 @@ def _load_file(path: Path, *, shown: str) -> tuple[ModuleType, Where | None]:
         raise FlowLoadError(f"{shown} is a directory; name the file that has the flow")
     if not path.exists():
         raise FlowLoadError(f"there is no file {shown}{_similar(path)}")
+    root = root_of(path)
+    if str(root) not in sys.path:
+        sys.path.insert(0, str(root))
     _put_first(path.parent)
-    name = _module_name(path)
+    name = _name_in_package(path, root, shown) or _module_name(path)
     loader = SourceFileLoader(name, str(path))
     spec = spec_from_file_location(name, path, loader=loader)
     assert spec is not None  # there is a loader
@@ -143,7 +157,33 @@ def _load_file(path: Path, *, shown: str) -> tuple[ModuleType, Where | None]:
         exec(code, module.__dict__)
 
     _OURS.add(name)
-    return module, _execute_module(module, execute, path.parent, shown)
+    return module, _execute_module(module, execute, root, shown)
+
+
+def root_of(path: Path) -> Path:
+    """The directory from which a file is imported: its own, or the one that its outermost package is in."""
+    directory = path.parent
+    while (directory / "__init__.py").is_file() and directory.name.isidentifier() and directory != directory.parent:
+        directory = directory.parent
+    return directory
+
+
+def _name_in_package(path: Path, root: Path, shown: str) -> str:
+    """The name of a module of a package that can be imported from there; nothing if it is in none."""
+    if root == path.parent or not path.stem.isidentifier():
+        return ""
+    package = ".".join(path.parent.relative_to(root).parts)
+    try:
+        _wrap_errors(lambda: import_module(package), root, shown)
+    except AnabranchError:
+        if _RELATIVE.search(path.read_bytes()):
+            raise
+        return ""  # the file needs nothing of the package that it is in
+    paths = getattr(sys.modules.get(package), "__path__", ())
+    return f"{package}.{path.stem}" if str(path.parent) in paths else ""
+
+
+_RELATIVE = re.compile(rb"^\s*from\s+\.", re.MULTILINE)
 
 
 def _similar(path: Path) -> str:
@@ -193,8 +233,9 @@ def _execute_module(module: ModuleType, execute: Callable[[], object], directory
     """Run a module's code; the line where it wanted to run a flow, if it did."""
     before = sys.modules.get(module.__name__)
     sys.modules[module.__name__] = module
+    made = _MADE[module] = []
     try:
-        return _wrap_errors(execute, directory, shown)
+        return _wrap_errors(execute, directory, shown, made)
     except BaseException:
         sys.modules.pop(module.__name__, None)
         if before is not None:
@@ -217,16 +258,37 @@ class _RunReached(BaseException):
         self.where = where
 
 
-def _wrap_errors(execute: Callable[[], object], directory: Path, shown: str) -> Where | None:
-    """Execute the user's code, with errors in it made ours; the line that wanted to run a flow, if one did."""
-    run, serve = Flow.run, Flow.serve
-    thread = get_ident()
+def _wrap_errors(
+    execute: Callable[[], object], directory: Path, shown: str, made: list[Flow] | None = None
+) -> Where | None:
+    """Execute the user's code, with errors in it made ours; the line that wanted to run a flow, if one did.
+
+    Flows that it makes are added to `made`.
+    """
+    init, run, serve, register = Flow.__init__, Flow.run, Flow.serve, Flow.register
+    thread = get_ident()  # others are of tasks that run here meanwhile
+
+    def initialize(self: Flow, *args: Any, **kwargs: Any) -> None:
+        init(self, *args, **kwargs)
+        if made is not None and get_ident() == thread:
+            made.append(self)
 
     def reached(self: Flow, *args: Any, **kwargs: Any) -> Any:
-        if get_ident() != thread:  # of a task that runs here meanwhile
+        if get_ident() != thread:
             return run(self, *args, **kwargs)
         raise _RunReached(caller())
 
+    def registered(self: Flow, *args: Any, **options: Any) -> FlowRecord:
+        """Loading a flow does not put it into the registry."""
+        if get_ident() != thread:
+            return register(self, *args, **options)
+        from anabranch.runs.registry.registration import record_of
+
+        project = args[0] if args else options.get("project") or options.get("project_name") or ""
+        return record_of(self.registrable(f"{self.where.file}:{self.name}"), project=project)
+
+    Flow.__init__ = initialize  # type: ignore[method-assign]
+    Flow.register = registered  # type: ignore[method-assign]
     Flow.run = reached  # type: ignore[method-assign]  # only while the user's file is executed
     Flow.serve = reached  # type: ignore[method-assign]  # or each run would begin a service
     try:
@@ -246,7 +308,7 @@ def _wrap_errors(execute: Callable[[], object], directory: Path, shown: str) -> 
             where += f"\n  it is written for Prefect 1: use `anabranch run --prefect`, or set {VARIABLE}=1"
         raise FlowLoadError(f"{shown} cannot be loaded: {type(error).__name__}: {error}{where}") from error
     finally:
-        Flow.run, Flow.serve = run, serve  # type: ignore[method-assign]
+        Flow.__init__, Flow.run, Flow.serve, Flow.register = init, run, serve, register  # type: ignore[method-assign]
     return None
 
 
@@ -274,13 +336,59 @@ def _syntax_error(error: SyntaxError) -> str:
 
 
 def flows_in(module: ModuleType) -> dict[str, Flow]:
-    """Flows among a module's variables, each once, without groups of others, or imported ones if it has own."""
+    """Flows that a module has made: its variables, what lists and dicts of its variables hold, and what is in neither.
+
+    Each is there once, by its variable or its name, without groups of others. If it has made none, those that it has
+    imported.
+    """
+    held = _held(module)
+    own = {name: flow for name, flow in held.items() if not _is_imported(flow, module)} or held
+    own = {name: flow for name, flow in own.items() if not _is_group(flow, own.values())}
+    known = list(held.values())
+    for flow in _MADE.get(module, ()):
+        is_left = flow.where.file == module.__file__ and all(flow is not each for each in known)
+        if is_left and not _is_within(flow, known):
+            known.append(flow)
+            own[_free(flow.name, own)] = flow
+    return own
+
+
+def _held(module: ModuleType) -> dict[str, Flow]:
+    """Flows among a module's variables by their names, and by names of their own those in lists and dicts."""
+    values = list(vars(module).items())
     found: dict[str, Flow] = {}
-    for name, value in list(vars(module).items()):
+    for name, value in values:
         if isinstance(value, Flow) and all(value is not each for each in found.values()):
             found[name] = value
-    own = {name: flow for name, flow in found.items() if flow.where.file == module.__file__} or found
-    return {name: flow for name, flow in own.items() if not _is_group(flow, own.values())}
+    for name, value in values:
+        if not name.startswith("__"):
+            for flow in _flows_within(value, set()):
+                if all(flow is not each for each in found.values()):
+                    found[_free(flow.name, found)] = flow
+    return found
+
+
+def _flows_within(value: object, seen: set[int], depth: int = 3) -> Iterator[Flow]:
+    """Flows in plain collections, and in collections of these."""
+    if isinstance(value, Flow):
+        yield value
+    elif depth and isinstance(value, (list, tuple, set, frozenset, dict)) and id(value) not in seen:
+        seen.add(id(value))
+        for each in list(value.values() if isinstance(value, dict) else value):
+            yield from _flows_within(each, seen, depth - 1)
+
+
+def _free(name: str, taken: Mapping[str, Flow]) -> str:
+    """The name, or one like it that is not taken."""
+    return name if name not in taken else _free(f"{name}'", taken)
+
+
+def _is_imported(flow: Flow, module: ModuleType) -> bool:
+    """Whether a flow is another module's, which has it, too."""
+    if flow.where.file == module.__file__:
+        return False
+    others = (each for each in list(sys.modules.values()) if getattr(each, "__file__", None) == flow.where.file)
+    return any(flow is each for other in others for each in _held(other).values())
 
 
 def _is_group(flow: Flow, others: Iterable[Flow]) -> bool:
@@ -288,8 +396,17 @@ def _is_group(flow: Flow, others: Iterable[Flow]) -> bool:
     return bool(nodes) and any(nodes < set(other.graph) for other in others)
 
 
+def _is_within(flow: Flow, others: Iterable[Flow]) -> bool:
+    """Whether others have all that a flow has, so that it was a step towards one of them."""
+    nodes = set(flow.graph)
+    return any(nodes <= set(other.graph) for other in others)
+
+
 def _only(module: ModuleType, place: str) -> Flow:
     flows = flows_in(module)
+    variables = [name for name in flows if isinstance(getattr(module, name, None), Flow)]
+    if len(variables) == 1:
+        return flows[variables[0]]
     if not flows:
         raise FlowLoadError(f"{place} has no flow among its variables; write one with `with Flow(…) as flow:`")
     if len(flows) > 1:
@@ -336,12 +453,30 @@ def shipped_by_value(loaded: LoadedFlow | LoadedModule, *, with_neighbours: bool
     tuple of str
         Names of the modules that travel.
     """
-    import cloudpickle
-
-    before = set(cloudpickle.list_registry_pickle_by_value())
     modules = [loaded.module] if loaded.is_file else []
     if with_neighbours:
         modules += [each for each in _modules_below(loaded.directory) if each is not loaded.module]
+    with by_value(modules) as names:
+        yield names
+
+
+@contextmanager
+def neighbours_by_value(flow: Flow) -> Iterator[None]:
+    """Within it, the modules beside a flow's file and beside the script that runs travel as code."""
+    main = getattr(sys.modules.get("__main__"), "__file__", None)
+    files = [each for each in (flow.where.file, main) if each is not None and Path(each).is_file()]
+    directories = {root_of(Path(os.path.abspath(each))) for each in files} or {Path.cwd()}
+    modules = {id(module): module for each in directories for module in _modules_below(each) if is_own(module)}
+    with by_value(list(modules.values())):
+        yield
+
+
+@contextmanager
+def by_value(modules: Iterable[ModuleType]) -> Iterator[tuple[str, ...]]:
+    """Within it, functions and classes of these modules travel as code; their names are given."""
+    import cloudpickle
+
+    before = set(cloudpickle.list_registry_pickle_by_value())
     names = [each.__name__ for each in modules if each.__name__ not in before]
     for name in names:
         cloudpickle.register_pickle_by_value(sys.modules[name])
@@ -364,6 +499,17 @@ def _modules_below(directory: Path) -> list[ModuleType]:
         and name.partition(".")[0] != "anabranch"
         and _is_below(str(module.__file__), directory)
     ]
+
+
+def is_own(module: ModuleType) -> bool:
+    """Whether a module is the user's: of a file that is not installed, as Python's own and those of libraries are."""
+    file = getattr(module, "__file__", None)
+    if not isinstance(file, str) or module.__name__.partition(".")[0] == "anabranch":
+        return False
+    return _is_below(file, Path(Path(file).anchor)) and not Path(file).is_relative_to(_STANDARD)
+
+
+_STANDARD = Path(os.__file__).parent
 
 
 def _is_below(file: str, directory: Path) -> bool:

@@ -8,12 +8,12 @@ import sys
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anabranch.base.errors import ServiceError, listed, nearest
 from anabranch.base.settings import config
-from anabranch.runs.registry.registration import put, record_of, registry
+from anabranch.flows.registered import register_flows
+from anabranch.runs.registry.registration import registry
 from anabranch.service.serving import Options, Service
 from anabranch.web.guard import LOGIN
 from anabranch.web.listening import is_loopback
@@ -86,14 +86,7 @@ def serve_flows(
         raise ServiceError("serve() outside of the main thread, which alone receives Ctrl-C; call it there")
     found, is_made_up = choose_options(options)
     service = Service(registry()[0], found)  # refuses before anything is registered
-    records = []
-    for flow in flows:
-        file = flow.where.file
-        place = storage if storage is not None else "source" if Path(file).is_file() else "database"
-        registrable = flow.registrable(f"{file}:{flow.name}")
-        records.append(record_of(registrable, project=project, labels=labels, storage=place))
-    for record in records:
-        put(record)
+    register_flows(flows, project=project, labels=labels, storage=storage)
     logger = logging.getLogger("anabranch")
     if logger.getEffectiveLevel() > logging.INFO:
         logger.setLevel(logging.INFO)

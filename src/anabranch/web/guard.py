@@ -125,7 +125,8 @@ class Guard:
             return Refusal(403, "this is the viewers' token; changing something requires the operators' token")
         kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         is_form = request.path.startswith(FORMS) and kind == "application/x-www-form-urlencoded"
-        if kind != "application/json" and not is_form:
+        # No form can send DELETE, and no script of another site without asking first.
+        if kind != "application/json" and not is_form and request.method != "DELETE":
             return Refusal(415, "a request that changes something has Content-Type: application/json")
         return None
 

@@ -42,7 +42,7 @@ def bearer(token: str = TOKEN) -> dict[str, str]:
 # Every route ----------------------------------------------------------------------------------------------------------
 
 ROUTES = [
-    (method.upper(), path.replace("{name}", "etl").replace("{run_id}", "run-1"))
+    (method.upper(), path.replace("{name}", "etl" if method != "delete" else "none").replace("{run_id}", "run-1"))
     for path, operations in openapi.build_document()["paths"].items()
     for method in operations
 ]

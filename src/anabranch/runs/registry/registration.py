@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
@@ -89,7 +90,7 @@ def record_of(
             problems.append(str(error))
     source, pickled = flow.source, None
     if storage == "source":
-        file = source.rpartition(":")[0]
+        file = place_of(source)
         if (file.endswith(".py") or "/" in file or file.startswith("<")) and not Path(file).is_file():
             problems.append(f"its code is in {file}, which is no file; register it with storage='database'")
     elif storage == "database" or isinstance(storage, FlowStorage):
@@ -144,6 +145,42 @@ def put(record: FlowRecord) -> FlowRecord:
     """Register a flow; the version it has now is in what is given back."""
     store, flows, _ = registry()
     return flows.put(record, now=read_clock(store))
+
+
+def place_of(source: str) -> str:
+    """The file or module of a source, without the name of the flow."""
+    place = source.partition(".py:")[0] if ".py:" in source else source.rpartition(":")[0]
+    return os.path.realpath(f"{place}.py") if ".py:" in source else place
+
+
+def check_free(records: Iterable[FlowRecord], *, replaces: bool = False) -> None:
+    """Refuse to replace flows that others have registered: from another file that is still there, or another project.
+
+    Raises
+    ------
+    RegistryError
+        A flow of the same name is registered from elsewhere.
+    """
+    known = {each.name: each for each in registry()[1].all()} if not replaces else {}
+    for record in records:
+        before = known.get(record.name)
+        if before is None:
+            continue
+        place, there = place_of(record.source), place_of(before.source)
+        if place and there:
+            is_another = place != there and (not there.endswith(".py") or Path(there).is_file())
+        else:
+            is_another = bool(record.project and before.project and record.project != before.project)
+        if is_another:
+            raise RegistryError(
+                f"flow {record.name!r} is registered from {_shown(before)}, and this one is from {_shown(record)}; "
+                "give it another name, or replace the other: --replace, replace=True, or `anabranch unregister` first"
+            )
+
+
+def _shown(record: FlowRecord) -> str:
+    place = place_of(record.source) or "a pickle"
+    return f"{place} (project {record.project!r})" if record.project else place
 
 
 def read_clock(store: RelationalRunStore) -> datetime:

@@ -69,6 +69,12 @@ class Actions:
                 problem = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
         return {**flow_data(record), "graph": record.graph, "next": times, "problem": problem}
 
+    def remove(self, name: str) -> dict[str, Any]:
+        """Take a flow out of the registry, with what waits to run of it."""
+        record = self._flows.get(name)
+        self._flows.remove(name)
+        return flow_data(record)
+
     def start(self, name: str, asked: StartAsked) -> dict[str, Any]:
         """Start a run of a flow, as soon as a service is free for it."""
         record = self._flows.get(name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from tornado.web import HTTPError
@@ -13,7 +13,7 @@ from tornado.web import HTTPError
 from anabranch.base.errors import AnabranchError
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.models import Asked, Refused, check_asked, status_of
-from anabranch.service.web.openapi import OPERATIONS, Operation, build_document
+from anabranch.service.web.openapi import Operation, build_document, by_path
 from anabranch.web.guard import HEALTH
 from anabranch.web.handlers import JsonHandler, Route
 
@@ -23,9 +23,9 @@ Health = Callable[[], bool]
 def api_routes(actions: Actions, is_well: Health) -> list[Route]:
     """Routes of the API; `is_well` says whether the service's turns go on."""
     routes: list[Route] = [(HEALTH, _Healthz, {"is_well": is_well}), (r"/api/openapi\.json", _Document, {})]
-    for each in OPERATIONS:
-        pattern = re.sub(r"{\w+}", r"([^/]+)", each.path)
-        routes.append((pattern, _Action, {"actions": actions, "operation": each}))
+    for path, operations in by_path().items():
+        pattern = re.sub(r"{\w+}", r"([^/]+)", path)
+        routes.append((pattern, _Action, {"actions": actions, "operations": operations}))
     return routes
 
 
@@ -46,14 +46,18 @@ class _Document(JsonHandler):
 class _Action(JsonHandler):
     """Checks what is asked of an operation, does it, and sends what it gives."""
 
-    def initialize(self, actions: Actions, operation: Operation) -> None:
+    def initialize(self, actions: Actions, operations: Sequence[Operation]) -> None:
         self._actions = actions
-        self._operation = operation
+        self._operations = {each.method: each for each in operations}
 
     def prepare(self) -> None:
         """Refuse other methods."""
-        if (self.request.method or "").lower() != self._operation.method:
+        if (self.request.method or "").lower() not in self._operations:
             raise HTTPError(405)
+
+    @property
+    def _operation(self) -> Operation:
+        return self._operations[(self.request.method or "").lower()]
 
     async def get(self, *names: str) -> None:
         """Do it in a thread, and send what it gives, or why it was refused."""
@@ -67,7 +71,7 @@ class _Action(JsonHandler):
         else:
             self.reply(found, status=operation.status)
 
-    post = get
+    post = delete = get
 
     def _asked(self) -> Asked:
         """What the query of a GET asks, or the body of a POST."""
@@ -78,6 +82,8 @@ class _Action(JsonHandler):
         if self._operation.method == "get":
             return check_asked(self._operation.asks, texts, is_query=True)
         check_asked(Asked, texts, is_query=True)
+        if self._operation.method == "delete":
+            return Asked()
         try:
             body = json.loads(self.request.body, parse_constant=_refuse_constant)
         except (ValueError, RecursionError) as error:

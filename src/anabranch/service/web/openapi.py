@@ -26,13 +26,14 @@ class Operation:
     """Of `Actions`: takes the names in the path and, unless it asks nothing, what is asked."""
     gives: type[BaseModel]
     asks: type[Asked] = Asked
-    """The query of a GET, the body of a POST."""
+    """The query of a GET, the body of a POST; nothing of a DELETE."""
     status: int = 200
 
 
 OPERATIONS = (
     Operation("get", "/api/flows", "listFlows", Actions.flows, models.Flows, models.FlowsAsked),
     Operation("get", "/api/flows/{name}", "showFlow", Actions.flow, models.Flow),
+    Operation("delete", "/api/flows/{name}", "removeFlow", Actions.remove, models.Flow),
     Operation("post", "/api/flows/{name}/runs", "startRun", Actions.start, models.Started, models.StartAsked, 202),
     Operation("post", "/api/flows/{name}/pause", "pauseFlow", Actions.pause, models.Flow, models.PauseAsked),
     Operation("get", "/api/runs", "listRuns", Actions.runs, models.Runs, models.RunsAsked),
@@ -59,6 +60,14 @@ _REFUSALS = {
 }
 
 
+def by_path() -> dict[str, list[Operation]]:
+    """The operations of each path."""
+    found: dict[str, list[Operation]] = {}
+    for each in OPERATIONS:
+        found.setdefault(each.path, []).append(each)
+    return found
+
+
 def build_document() -> dict[str, Any]:
     """The OpenAPI document."""
     used: set[type[BaseModel]] = {models.Problem}.union(*({each.asks, each.gives} for each in OPERATIONS))
@@ -71,7 +80,10 @@ def build_document() -> dict[str, Any]:
             "version": VERSION,
             "description": "Requests that change something have Content-Type: application/json.",
         },
-        "paths": {each.path: {each.method: _describe_operation(each, schemas["$defs"])} for each in OPERATIONS},
+        "paths": {
+            path: {each.method: _describe_operation(each, schemas["$defs"]) for each in operations}
+            for path, operations in by_path().items()
+        },
         "components": {
             "schemas": schemas["$defs"],
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
@@ -82,7 +94,7 @@ def build_document() -> dict[str, Any]:
 
 def _describe_operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     names = [part[1:-1] for part in operation.path.split("/") if part.startswith("{")]
-    is_change = operation.method == "post"
+    is_change, has_body = operation.method != "get", operation.method == "post"
     refusals = {400, 401, 403, 429, 503} | ({404} if names else set()) | ({409, 415, 422} if is_change else set())
     found: dict[str, Any] = {
         "operationId": operation.name,
@@ -93,7 +105,7 @@ def _describe_operation(operation: Operation, schemas: dict[str, Any]) -> dict[s
             **{str(each): {"description": _REFUSALS[each], **_json(models.Problem)} for each in sorted(refusals)},
         },
     }
-    if is_change:
+    if has_body:
         found["requestBody"] = {"required": True, **_json(operation.asks)}
     else:
         for name, schema in schemas[operation.asks.__name__].get("properties", {}).items():
