@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import traceback
 import zlib
 from collections import Counter
@@ -51,6 +52,8 @@ CALM = 8
 DONE = (Success.code, Cached.code)
 DURATIONS_S = (0.0, 0.0, 0.1, 0.4, 1.5, 5.0)
 OWN_CODE = ("task",)
+IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
+"""A directory whose files need no disk."""
 
 
 class Broken(AssertionError):
@@ -607,7 +610,7 @@ def play(chance: Chance) -> Story:
     with ExitStack() as stack:
         stack.enter_context(config.set({f"engine.{name}": value for name, value in plan.engine.items()}))
         if plan.stores:
-            story.directory = stack.enter_context(TemporaryDirectory())
+            story.directory = stack.enter_context(TemporaryDirectory(dir=IN_MEMORY))
         try:
             story.play()
         except Broken as broken:
