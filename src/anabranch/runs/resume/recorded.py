@@ -8,11 +8,20 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anabranch.base.errors import RunStoreDamaged
-from anabranch.base.states import Deferred, Pending, Retrying, Running, Submitted
-from anabranch.definition.frozen import FrozenGraph
-from anabranch.engine.units.units import SingleReport
+from anabranch.base.states import (
+    FIRST_FAILED_CODE,
+    FIRST_FINAL_CODE,
+    Deferred,
+    Mapped,
+    Pending,
+    Retrying,
+    Running,
+    Submitted,
+)
+from anabranch.definition.frozen import FrozenGraph, FrozenNode
+from anabranch.engine.units.units import Report, SingleReport
 from anabranch.runs.record.calls import calls_of, with_calls
-from anabranch.runs.record.reports import columns_of, single_of
+from anabranch.runs.record.reports import columns_of, picked, single_of
 from anabranch.runs.resume.choice import Recorded
 from anabranch.runs.store.records import RunStore
 
@@ -39,6 +48,8 @@ def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
         try:
             if node.is_map:
                 columns = columns_of(store.chunks(run_id, slug), by_slug.get(slug, ()))
+                if row is not None and row.state == Mapped.__name__ and node.policies.may_stop_early:
+                    columns = _without_rest(node, columns)
                 if columns:
                     recorded.columns[slug] = columns
                 if row is not None and row.width is not None:
@@ -53,6 +64,19 @@ def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
         for slug, base, group in zip(placed.slugs, placed.bases, placed.expansion.groups, strict=True):
             widths[slug] = base + group.width
     return replace(recorded, widths=widths)
+
+
+def _without_rest(node: FrozenNode, columns: list[Report]) -> list[Report]:
+    """The chunks of a map that had enough, without what was left out then, and may have failed or waited before."""
+    if node.policies.first_n is None and node.policies.stop_when is None:
+        return columns
+    kept = []
+    for report in columns:
+        codes = report.columns[0].codes
+        left = [position for position, code in enumerate(codes) if FIRST_FINAL_CODE <= code < FIRST_FAILED_CODE]
+        if left:
+            kept.append(report if len(left) == len(codes) else picked(report, left))
+    return kept
 
 
 _SAY_NOTHING = ("Looped", "Scheduled")

@@ -774,3 +774,28 @@ def test_runs_are_listed_with_their_states():
     store = current_store()
     assert store is not None
     assert [record.state for record in store.list_runs(RunQuery(flow_name="corpus"))] == ["Failed", "Success"]
+
+
+def test_what_a_map_left_out_that_had_enough_does_not_run_again_because_it_had_failed_before():
+    @task(first_n=1, chunksize=1)
+    def first(x: int) -> int:
+        begin(f"first[{x}]")
+        return x
+
+    @task
+    def after(xs: list[int | None]) -> int:
+        begin("after")
+        return len(xs)
+
+    with Flow("enough") as flow:
+        after(first.map([0, 1]))
+    BROKEN.update(("first[0]", "first[1]"))
+    run_id = flow.run().run_id
+    BROKEN.clear()
+    assert flow.run(resume=run_id).is_successful()
+    before = CALLS.copy()
+
+    state = flow.run(resume=run_id)
+
+    assert [each.name for each in state["first"].map_states] == ["Success", "Skipped"]
+    assert not reruns(before)
