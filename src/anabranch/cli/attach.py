@@ -1,4 +1,4 @@
-"""``anabranch attach`` and ``anabranch cancel``: runs whose driver is on a cluster, from any process."""
+"""``anabranch attach`` and ``anabranch cancel``: runs whose driver is a service's or on a cluster, from any process."""
 
 from __future__ import annotations
 
@@ -46,17 +46,71 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
         ctx.exit(code_of_state(status.state))
 
 
-@click.command(short_help="Cancel a run on a cluster.")
-@click.argument("address", metavar="ADDRESS")
-@click.argument("run", metavar="RUN")
+@click.command(short_help="Cancel a run of a service or on a cluster, or a backfill.")
+@click.argument("address", metavar="[ADDRESS]")
+@click.argument("run", metavar="RUN|GROUP", required=False)
 @click.option("--reason", default="asked for on the command line", show_default=True, help="The reason to record.")
 @click.option("--timeout", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait.")
-def cancel(*, address: str, run: str, reason: str, timeout: float) -> None:
-    """Cancel a run whose driver is on the cluster at ADDRESS, and wait for its end."""
+def cancel(*, address: str, run: str | None, reason: str, timeout: float) -> None:
+    """Cancel a run, and wait for its end.
+
+    Without ADDRESS, RUN is a run of a service that waits or goes on. GROUP, as `anabranch backfill --json` gives it,
+    ends a whole backfill. With ADDRESS, RUN is a run whose driver is on the cluster there.
+    """
+    if run is None:
+        _cancel_served(address, reason, timeout)
+        return
     with _attached(address, run) as handle:
         handle.cancel(reason)
         for line in _write_status(handle.wait(timeout)):
             click.echo(line)
+
+
+def _cancel_served(name: str, reason: str, timeout_s: float) -> None:
+    """Cancel a run of a service, or all runs of a group."""
+    import time
+
+    from anabranch.base.errors import RunNotFound
+    from anabranch.runs.registry.ending import cancel, cancel_group
+    from anabranch.runs.registry.registration import registry
+
+    with exit_codes():
+        store, _, queue = registry()
+        by = f"{_name_user()} ({reason})"
+        try:
+            found = cancel_group(store, queue, name, by=by) or cancel(store, queue, name, by=by)
+        except RunNotFound:
+            record = store.get_run(name)
+            raise Problem(
+                f"run {record.run_id} was not started by a service; end it where it was started: {record.owner}", USAGE
+            ) from None
+        if len(found) == 1 and found[0].state not in ("Waiting", "Running"):
+            raise Problem(f"run {name} has ended: {found[0].state}", USAGE)
+        going_on = {slot.run_id for slot in found if slot.state == "Running"}
+        click.echo(f"{len(found) - len(going_on):,} cancelled, {len(going_on):,} asked to end")
+        until = time.monotonic() + timeout_s
+        while going_on and time.monotonic() < until:
+            time.sleep(FOLLOW_S)
+            for run_id in list(going_on):
+                slot = queue.get(run_id)
+                if slot is None or slot.state != "Running":
+                    going_on.discard(run_id)
+                    click.echo(f"{run_id}: {slot.state if slot is not None else 'gone'}")
+        for run_id in sorted(going_on):
+            click.echo(f"{run_id} goes on after {timeout_s:g} s; its service ends it", err=True)
+
+
+def _name_user() -> str:
+    """``user@host``, by which others find who has asked for something."""
+    import getpass
+    import os
+    import socket
+
+    try:
+        user = getpass.getuser()
+    except (OSError, KeyError):  # in a container, the user may have a number only
+        user = str(os.getuid())
+    return f"{user}@{socket.gethostname()}"
 
 
 @contextmanager

@@ -71,7 +71,8 @@ _WAITING = (
     f"FROM {SLOTS.name} WHERE state = 'Waiting' AND ready <= ? GROUP BY flow_name"
 )
 _CANCEL_OTHERS = (
-    f"UPDATE {SLOTS.name} SET cancel = 1, ready = CASE WHEN state = 'Waiting' AND ready > ? THEN ? ELSE ready END "
+    f"UPDATE {SLOTS.name} SET cancel = 1, message = 'a later time', "
+    "ready = CASE WHEN state = 'Waiting' AND ready > ? THEN ? ELSE ready END "
     f"WHERE flow_name = ? AND {_GOES_ON} AND origin = 'schedule'"
 )
 
@@ -149,8 +150,13 @@ class SlotQueue:
 
         return self._database.write(act, durable=True)
 
-    def cancel(self, run_id: str, *, now: datetime) -> Slot:
+    def cancel(self, run_id: str, *, by: str = "", now: datetime) -> Slot:
         """Let a slot not run, or ask whoever runs it to end; gives it as it was before.
+
+        Parameters
+        ----------
+        by
+            Who wants it, for the message.
 
         Raises
         ------
@@ -164,13 +170,23 @@ class SlotQueue:
             if not found:
                 raise RunNotFound(f"no run {run_id!r} waits or runs here")
             slot = slot_of(found[0])
-            if slot.state == WAITING:
-                transaction.execute(_CLOSE, ("Cancelled", "cancelled before it began", moment, run_id))
-            elif slot.state == RUNNING:
-                transaction.execute(f"UPDATE {SLOTS.name} SET cancel = 1 WHERE run_id = ?", (run_id,))
+            _cancel(transaction, slot, moment, by)
             return slot
 
         return self._database.write(act)
+
+    def cancel_group(self, group: str, *, by: str = "", now: datetime) -> list[Slot]:
+        """Do that with all slots of a group that wait or run, at once; gives these as they were before."""
+        moment = to_microseconds(now)
+        query = SLOTS.select("grp = ? AND state IN ('Waiting', 'Running') ORDER BY due, run_id")
+
+        def act(transaction: Transaction) -> list[Slot]:
+            found = [slot_of(row) for row in transaction.fetch(f"{query}{self._database.lock_clause}", (group,))]
+            for slot in found:
+                _cancel(transaction, slot, moment, by)
+            return found
+
+        return self._database.write(act) if group else []
 
     # Claiming ---------------------------------------------------------------------------------------------------------
 
@@ -462,6 +478,16 @@ class SlotQueue:
         return self._database.write(lambda transaction: transaction.execute(statement, (to_microseconds(before),)))
 
 
+def _cancel(transaction: Transaction, slot: Slot, moment: int | None, by: str) -> None:
+    if slot.state == WAITING:
+        what = "before it went on" if _has_begun(slot) else "before it began"
+        text = to_text(f"cancelled{f' by {by}' if by else ''} {what}", MESSAGE_NBYTES)
+        transaction.execute(_CLOSE, ("Cancelled", text, moment, slot.run_id))
+    elif slot.state == RUNNING:
+        text = to_text(f"a request{f' of {by}' if by else ''} to cancel it", MESSAGE_NBYTES)
+        transaction.execute(f"UPDATE {SLOTS.name} SET cancel = 1, message = ? WHERE run_id = ?", (text, slot.run_id))
+
+
 def _has_newer(transaction: Transaction, slot: Slot, moment: int) -> bool:
     """Whether a later time of the schedule waits already."""
     newer = SLOTS.select("flow_name = ? AND origin = 'schedule' AND state = 'Waiting' AND due > ? AND due <= ?")
@@ -502,7 +528,9 @@ def _settle_dead(
     elif has_ended and (state != "Cancelled" or slot.cancel):  # it could not say so here
         transaction.execute(_CLOSE, (state, "", moment, slot.run_id))
     elif slot.cancel:
-        return _end(transaction, slot, "Cancelled", f"cancelled; {why}", moment)
+        return _end(
+            transaction, slot, "Cancelled", f"interrupted by {slot.message or 'a request to cancel it'}; {why}", moment
+        )
     elif slot.tries >= MAX_TRIES and is_try:
         return _end(transaction, slot, "Crashed", f"given up after {slot.tries} tries: {why}", moment)
     else:  # what is Cancelled without a wish was put down for others

@@ -15,7 +15,7 @@ from anabranch.base.errors import AnabranchError, RunNotFound
 from anabranch.runs import RunQuery, RunRecord
 from anabranch.runs.read.lookup import as_it_stands
 from anabranch.runs.read.run import detail_data, read_run, run_data
-from anabranch.runs.registry.ending import record_end
+from anabranch.runs.registry.ending import cancel, cancel_group
 from anabranch.runs.registry.registration import read_clock
 from anabranch.runs.registry.seal import schedule_of
 from anabranch.runs.store.flows import FlowRecord, FlowTable
@@ -127,15 +127,21 @@ class Actions:
     def cancel(self, run_id: str) -> dict[str, Any]:
         """Cancel a run that waits or runs."""
         try:
-            slot = self._queue.cancel(run_id, now=read_clock(self._store))
+            (slot,) = cancel(self._store, self._queue, run_id)
         except RunNotFound:
             self._run(run_id)
             raise Refused(409, f"run {run_id} was not started by a service; stop it where it was started") from None
         if slot.state not in (WAITING, RUNNING):
             raise Refused(409, f"run {run_id} has ended: {slot.state}")
-        if slot.state == WAITING:
-            record_end(self._store, run_id, "Cancelled", "cancelled before it went on", now=read_clock(self._store))
         return _describe_slot(slot, "Cancelled" if slot.state == WAITING else "Cancelling")
+
+    def cancel_group(self, group: str) -> dict[str, Any]:
+        """Cancel all runs of a group, such as those of a backfill, that wait or run."""
+        found = cancel_group(self._store, self._queue, group)
+        if not found:
+            raise Refused(404, f"no run of group {group!r} waits or runs")
+        waited = sum(slot.state == WAITING for slot in found)
+        return {"group": group, "cancelled": waited, "cancelling": len(found) - waited}
 
     def resume(self, run_id: str, approve: Sequence[str] = ()) -> dict[str, Any]:
         """Resume a run that failed, was stopped or waits for an approval."""

@@ -138,6 +138,14 @@ class Runs(BaseModel):
     runs: list[Run]
 
 
+class Group(BaseModel):
+    """A group, how many of its runs will not begin, and how many are asked to end."""
+
+    group: str
+    cancelled: int
+    cancelling: int
+
+
 class Waiting(BaseModel):
     """Runs that have not begun, and how many are in each state."""
 

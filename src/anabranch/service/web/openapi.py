@@ -39,6 +39,7 @@ OPERATIONS = (
     Operation("get", "/api/runs", "listRuns", Actions.runs, models.Runs, models.RunsAsked),
     Operation("get", "/api/runs/{run_id}", "showRun", Actions.run, models.Run),
     Operation("post", "/api/runs/{run_id}/cancel", "cancelRun", Actions.cancel, models.Run, status=202),
+    Operation("post", "/api/groups/{group}/cancel", "cancelGroup", Actions.cancel_group, models.Group, status=202),
     Operation("post", "/api/runs/{run_id}/resume", "resumeRun", Actions.resume, models.Run, status=202),
     Operation(
         "post", "/api/runs/{run_id}/approve", "approveRun", Actions.approve, models.Run, models.ApproveAsked, 202
@@ -51,7 +52,7 @@ _REFUSALS = {
     400: "The request does not match this document.",
     401: "A token is needed.",
     403: "The role, host, origin or site is not allowed.",
-    404: "There is no such flow or run.",
+    404: "There is no such flow, run or group.",
     409: "The state of the flow or run does not allow it.",
     415: "The body is not JSON.",
     422: "The values are not valid.",

@@ -165,6 +165,22 @@ def _fail(
     return _finish(store, queue, slot, "Failed", text)
 
 
+class _Asked(KeyboardInterrupt):
+    """A request to cancel a run; who made it is looked up when that is to be told, which is not in a signal handler."""
+
+    def __init__(self, queue: SlotQueue, slot: Slot) -> None:
+        super().__init__()
+        self._queue = queue
+        self._slot = slot
+
+    def __str__(self) -> str:
+        try:
+            found = self._queue.get(self._slot.run_id)
+        except RunStoreError:
+            found = None
+        return (found.message if found is not None and found.cancel else "") or "a request to cancel it"
+
+
 class _Interruptible:
     """Within it, SIGTERM asks that the run be put down for another process, and a cancelled slot ends it."""
 
@@ -196,7 +212,7 @@ class _Interruptible:
     def _cancel(self, number: int, frame: object) -> None:
         if not self._over.is_set() and not self._is_asked:  # by the service, or by the thread
             self._is_asked = True
-            raise KeyboardInterrupt("a request to cancel it")
+            raise _Asked(self._queue, self._slot)
 
     def _watch(self) -> None:
         while not self._over.wait(CANCEL_POLL_S):

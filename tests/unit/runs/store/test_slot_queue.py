@@ -333,7 +333,7 @@ def test_what_is_to_be_cancelled_never_waits_again(
     HANDS[how](queue, slot, NOON)
     (found,) = queue.all()
     assert (found.state, found.ended is not None, found.lease_until) == ("Cancelled", True, None)
-    assert "cancelled" in found.message
+    assert "cancel" in found.message
     assert queue.cancelled() == []
     assert claim(queue, at=10_000) == []
 
@@ -399,6 +399,31 @@ def test_cancelling(queue: SlotQueue):
     assert states(queue) == ["Running", "Cancelled"]
     with pytest.raises(RunNotFound, match="no run 'x' waits or runs here"):
         queue.cancel("x", now=NOON)
+
+
+def test_a_group_is_cancelled_as_one_and_who_has_asked_for_it_is_told(queue: SlotQueue):
+    queue.add(slots(4, origin="backfill", group="g", group_most=4), now=NOON)
+    rests = rest(queue, until_s=60)
+    done, running = queue.claim("me:1", 2, now=NOON + 2 * SECOND, lease_s=LEASE_S)
+    queue.finish(done, "Success", now=NOON)
+    queue.add(slots(1, flow="other", group="h"), now=NOON)
+    found = queue.cancel_group("g", by="ann@host", now=NOON)
+    assert [(slot.run_id, slot.state) for slot in found] == [
+        (rests.run_id, "Waiting"),
+        (running.run_id, "Running"),
+        (slots(4)[3].run_id, "Waiting"),
+    ]
+    told = {slot.run_id: (slot.state, slot.message) for slot in queue.all(group="g")}
+    assert told == {
+        done.run_id: ("Success", ""),
+        running.run_id: ("Running", "a request of ann@host to cancel it"),
+        rests.run_id: ("Cancelled", "cancelled by ann@host before it went on"),
+        slots(4)[3].run_id: ("Cancelled", "cancelled by ann@host before it began"),
+    }
+    assert queue.cancelled() == [(running.run_id, running.token)]
+    assert queue.cancel_group("g", now=NOON)
+    assert queue.cancel_group("", now=NOON) == queue.cancel_group("x", now=NOON) == []
+    assert queue.counts(group="h") == {"Waiting": 1}
 
 
 def test_a_run_that_is_over_may_wait_again_and_one_that_is_not_may_not(queue: SlotQueue):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -32,9 +33,7 @@ def open_one() -> Iterator[Server]:
 
 def test_every_route_of_the_api_is_in_the_list():
     served = {pattern for pattern, _, _ in api_routes(Actions(InMemoryRunStore()), lambda: True)}
-    documented = {
-        path.replace("{name}", r"([^/]+)").replace("{run_id}", r"([^/]+)") for path in openapi.build_document()["paths"]
-    }
+    documented = {re.sub(r"{\w+}", "([^/]+)", path) for path in openapi.build_document()["paths"]}
     assert served == documented | {r"/healthz", r"/api/openapi\.json"}
 
 
@@ -49,6 +48,15 @@ def test_a_schedule_that_cannot_be_followed_is_told_of_where_its_times_are():
 
 def refuses(moment: datetime) -> bool:
     raise LookupError("no such calendar")
+
+
+def test_a_backfill_is_cancelled_by_its_group():
+    store = InMemoryRunStore()
+    queue = SlotQueue(store.database)
+    queue.add([Slot(f"day-{number}", "etl", NOON, group="days") for number in range(3)], now=NOON)
+    queue.claim("host:1", 1, now=NOON, lease_s=60)
+    assert Actions(store).cancel_group("days") == {"group": "days", "cancelled": 2, "cancelling": 1}
+    assert queue.counts() == {"Running": 1, "Cancelled": 2}
 
 
 # What it answers ------------------------------------------------------------------------------------------------------
@@ -98,6 +106,7 @@ def refuses(moment: datetime) -> bool:
         ("POST", "/api/flows/etl/pause", b"{}", 400, "paused is missing"),
         ("POST", "/api/runs/none/cancel", b"{}", 404, "no run 'none'"),
         ("POST", "/api/runs/run-1/cancel", b"{}", 409, "was not started by a service"),
+        ("POST", "/api/groups/none/cancel", b"{}", 404, "no run of group 'none' waits or runs"),
         ("POST", "/api/runs/run/resume", b"{}", 404, ""),
         (
             "POST",
@@ -200,7 +209,7 @@ def test_a_fuzzer_finds_nothing_that_the_document_does_not_say(open_one: Server)
 
         check()
         tried.append(operation.ok().label)
-    assert len(tried) == 11
+    assert len(tried) == 12
 
 
 @pytest.mark.timeout(600)  # as above

@@ -393,7 +393,10 @@ def test_a_cancelled_run_is_interrupted_and_its_process_is_killed_if_it_does_not
     launcher.end(slot, -9)
     world.turn()
     record = world.store.get_run(slot.run_id, now=world.now)
-    assert (record.state, record.message) == ("Cancelled", "cancelled; its process was killed by signal 9")
+    assert (record.state, record.message) == (
+        "Cancelled",
+        "interrupted by a later time; its process was killed by signal 9",
+    )
     assert service.deaths == 1
     world.until(world.now + timedelta(seconds=2), timedelta(seconds=1))
     assert [each.due for each in launcher.held] == hours(2)
