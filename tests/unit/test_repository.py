@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import re
 import subprocess
 import sys
 import tomllib
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -73,6 +75,21 @@ def test_the_extra_all_has_every_extra_that_users_want():
     names = re.fullmatch(r"anabranch\[(.+)\]", everything)
     assert names is not None
     assert set(names[1].split(",")) == set(extras) - {"all", "docs", "lint", "test"}
+
+
+def test_what_is_imported_is_declared():
+    project = PYPROJECT["project"]
+    lines = [*project["dependencies"], *chain(*project["optional-dependencies"].values())]
+    declared = {re.split(r"[^\w.-]", line)[0].lower().replace("-", "_") for line in lines}
+    brought = {"yaml": "pyyaml", "opentelemetry": "opentelemetry_api", "pydantic_core": "pydantic"}
+    imported = set()
+    for file in (ROOT / "src").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            imported |= {name.partition(".")[0] for name in names}
+    others = imported - set(sys.stdlib_module_names) - {"anabranch"}
+    assert {brought.get(name, name) for name in others} <= declared
 
 
 def test_the_versions_that_have_passed_are_of_all_that_the_tests_need():
