@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from anabranch.base.masking import SECRET_NAME
 from anabranch.base.names import short
+from anabranch.definition.dask_objects import holds_dask
 from anabranch.definition.equality import equal
 
 if TYPE_CHECKING:
@@ -40,6 +41,8 @@ def validated(parameter: Parameter, value: Any) -> Any:
         The value does not fit; the message says what was expected and found.
     """
     _check_size(value)
+    if holds_dask(value):
+        raise ValueError(f"{short(value)} is Dask's, and no plain value; compute it, or pass it to a task in the flow")
     if value is None and parameter.type is None and parameter.required:
         raise ValueError("a value is required, found None; give the parameter default=None if None is a value")
     if parameter.type is not None:

@@ -187,6 +187,8 @@ class Policies:
     tags: frozenset[str] = frozenset()
     nout: int | None = None
     log_stdout: bool = False
+    lazy: bool = False
+    """Whether the task is given Dask's collections, and gives them away, without anybody computing them."""
     state_handlers: tuple[Handler, ...] = ()
     on_failure: Callable[[Any, Any], Any] | None = None
     chunksize: int | Literal["auto"] = "auto"
@@ -245,7 +247,7 @@ class Policies:
             raise OptionError(f"first_n: expected a whole number from 1, found {self.first_n!r}")
         if self.stop_when is not None and not callable(self.stop_when):
             raise OptionError(f"stop_when: expected a function of an element's value, found {self.stop_when!r}")
-        for option in ("reduce", "log_stdout", "skip_on_upstream_skip"):
+        for option in ("reduce", "lazy", "log_stdout", "skip_on_upstream_skip"):
             if not isinstance(getattr(self, option), bool):
                 raise OptionError(f"{option}: expected True or False, found {getattr(self, option)!r}")
         if isinstance(self.priority, bool) or not isinstance(self.priority, int):

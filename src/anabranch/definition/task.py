@@ -18,7 +18,7 @@ from anabranch.base.names import check_name, named, short
 from anabranch.base.prefect1 import refuse
 from anabranch.base.triggers import Trigger
 from anabranch.base.where import caller
-from anabranch.definition import scope
+from anabranch.definition import dask_objects, scope
 from anabranch.definition.deferred import DeferredCall, deferred
 from anabranch.definition.dependency import Dependency
 from anabranch.definition.graph import Graph
@@ -329,6 +329,8 @@ class Task(Template, Generic[P, R]):
     ) -> DeferredCall:
         """Make a call in a running task, with values in place of the flow's parameters."""
         arguments = self._with_fixed(self._bound(args, kwargs), unmapped)
+        if not self._anabranch.policies.lazy:
+            arguments = {name: dask_objects.resolved_argument(value) for name, value in arguments.items()}
         parameters = context.get("parameters", {}) if self._anabranch.fixed else {}
         for name, value in list(arguments.items()) if self._anabranch.fixed else ():
             meant = value.value if isinstance(value, unmapped) else value
@@ -543,6 +545,7 @@ def task(
     skip_on_upstream_skip: bool | None = ...,
     nout: int | None = ...,
     log_stdout: bool | None = ...,
+    lazy: bool | None = ...,
     state_handlers: Sequence[Handler] | None = ...,
     on_failure: Callable[[Any, Any], Any] | None = ...,
     depends_on: object = ...,
@@ -587,6 +590,9 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         Number of outputs, so that a call can be unpacked; default: the length of a ``tuple[…]`` annotation.
     log_stdout
         Whether prints become log records.
+    lazy
+        Whether futures, `Delayed` and collections of Dask's are arguments and values as they are. Default: they are
+        computed, on the cluster, before the task is called, and after it has returned.
     state_handlers, on_failure
         Functions ``(task, old, new) -> new | None`` and ``(task, state)``, called where the task runs.
     depends_on

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,7 +10,7 @@ from anabranch.base.errors import CallError, MappingError, NodeValueError, Width
 from anabranch.base.names import short
 from anabranch.base.triggers import all_finished
 from anabranch.base.where import caller
-from anabranch.definition import scope
+from anabranch.definition import dask_objects, scope
 from anabranch.definition.expressions import ATOMS, Const, Expression, Ref, evaluate, express, refs, rename
 from anabranch.definition.frozen import Edge, EdgeKind
 from anabranch.definition.graph import Graph, NodeLike
@@ -116,12 +116,26 @@ def expressed(
             f"{node.name}.map() has no argument to map over, all are unmapped ({caller()}); "
             f"call {node.name}() for a single run"
         )
+    if not node.policies.lazy:
+        for name, value in values.items():
+            if name in elementwise and dask_objects.is_dask(value) and type(value).__name__ == "DataFrame":
+                raise MappingError(
+                    f"{node.name}.map(): cannot map {name!r} over a DataFrame ({caller()}); map over frame.partitions"
+                )
+            if name != STAR or name not in elementwise:
+                values[name] = _computed(value, node, graphs, is_elementwise=name in elementwise)
     for name, value in values.items():
         _refuse_stowaway(value, name, node, graphs[0])
     mapped_over = {name: value for name, value in values.items() if name in elementwise and name != STAR}
     check_elements(mapped_over, f"{node.name}.map()")
 
+    is_lazy = node.policies.lazy
+
+    def is_made(value: object) -> bool:
+        return stands_for_node(value) or (not is_lazy and dask_objects.is_dask(value))
+
     def as_ref(value: object) -> Expression:
+        value = value if is_lazy else _computed(value, node, graphs, is_elementwise=False)
         if isinstance(value, flatten):
             return Ref(_flat(value.value, node, graphs))
         if isinstance(value, Mark):
@@ -134,7 +148,7 @@ def expressed(
     members = scope.current().members or ()
     for name, value in values.items():
         if name not in elementwise:
-            expression = express(value, stands_for_node, as_ref)
+            expression = express(value, is_made, as_ref)
         elif name == STAR:
             expression = Ref(_tuples(value, node, graphs, is_mapped=is_mapped))
         else:
@@ -145,6 +159,38 @@ def expressed(
             elementwise.add(name)
         expressions[name] = expression
     return expressions, frozenset(elementwise)
+
+
+def _computed(value: Any, node: NodeLike, graphs: tuple[Graph, ...], *, is_elementwise: bool) -> Any:
+    """A node that computes an argument of Dask's, or what holds some; anything else as it is."""
+    if isinstance(value, Mark):
+        return value
+    function: Callable[..., Any]
+    arguments: dict[str, object]
+    about, is_map = type(value).__name__, is_elementwise
+    if stands_for_node(value):
+        found = node_of(value, graphs[0])
+        if not found.policies.lazy:
+            return value
+        function, arguments, about = dask_objects.resolved, {"value": found}, found.name
+    elif is_elementwise and (elements := _elements_of_dask(value)) is not None:
+        function, arguments = dask_objects.ComputeElement(elements), {"index": range(len(elements))}
+    elif dask_objects.is_dask(value) or (dask_objects.holds_dask(value) and not holds_node(value)):
+        function, arguments, is_map = dask_objects.Compute(value), {}, False
+    else:
+        return value
+    policies = Policies(retry=node.policies.retry, lazy=function is dask_objects.resolved)
+    helper = node.helper(f"compute({about})", function, policies=policies)
+    with scope.open_scope(elements=(), members=None):
+        made: NodeLike = call(helper, arguments, graphs=graphs, is_mapped=is_map)
+    return made
+
+
+def _elements_of_dask(value: Any) -> Sequence[Any] | None:
+    """What to compute element by element; None if a value is computed as a whole, or not at all."""
+    if isinstance(value, (list, tuple)) and not holds_node(value):
+        return value if any(map(dask_objects.holds_dask, value)) else None
+    return dask_objects.parts(value)
 
 
 def _refuse_stowaway(value: Any, name: str, node: NodeLike, graph: Graph) -> None:
@@ -188,7 +234,11 @@ def check_elements(values: Mapping[str, Any], what: str) -> None:
     WidthError
         Their widths differ.
     """
-    constants = {name: value for name, value in values.items() if not stands_for_node(value)}
+    constants = {
+        name: value
+        for name, value in values.items()
+        if not (stands_for_node(value) or dask_objects.is_dask(value) or dask_objects.parts(value))
+    }
     for name, value in constants.items():
         reason = unmappable(value)
         if reason:

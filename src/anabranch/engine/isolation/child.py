@@ -141,7 +141,7 @@ class _Child:
         # Made log records here, prints keep their places among the others.
         prints = captured([task.task_slug]) if call.log_stdout else nullcontext()
         with context.entered(task), prints, _no_worker_said():
-            value = materialised(function(*args, **kwargs), call.max_width)
+            value = materialised(function(*args, **kwargs), call.max_width, is_lazy=True)  # the worker computes
         value, data, _ = measured(value)
         if data is not None:
             return [data]

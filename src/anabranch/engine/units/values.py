@@ -12,6 +12,7 @@ from typing import Any
 from anabranch.base import origins
 from anabranch.base.errors import UnmappableError, UnstorableValueError
 from anabranch.base.texts import headline_of
+from anabranch.definition.dask_objects import holds_dask, resolved
 
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
 """Types whose values are immutable, hold nothing else, and always pickle."""
@@ -92,8 +93,15 @@ def dumps_with_buffers(value: Any, buffers: list[pickle.PickleBuffer]) -> bytes:
     return origins.pickled(value, buffers.append)[0]
 
 
-def materialised(value: Any, limit: int) -> Any:
-    """A list in place of an iterator, which could be read only once.
+def materialised(value: Any, limit: int, *, is_lazy: bool = False) -> Any:
+    """A list in place of an iterator, which could be read only once, and values in place of Dask's objects.
+
+    Parameters
+    ----------
+    limit
+        Elements that an iterator may give.
+    is_lazy
+        Whether Dask's objects stay.
 
     Raises
     ------
@@ -101,10 +109,10 @@ def materialised(value: Any, limit: int) -> Any:
         The iterator gave more than `limit` elements.
     """
     if not isinstance(value, Iterator) or hasattr(value, "read"):
-        return value
+        return value if is_lazy or not holds_dask(value) else resolved(value)
     elements: list[Any] = []
     for element in value:
         if len(elements) >= limit:
             raise UnmappableError(f"the returned iterator yielded more than {limit:,} elements (engine.max_width)")
         elements.append(element)
-    return elements
+    return elements if is_lazy or not holds_dask(elements) else resolved(elements)

@@ -196,6 +196,7 @@ class Stage:
         usual = inputs.is_plain and not (inputs.has_stand_ins or self.attempts or self.loops)
         call = self._call = inputs.caller() if usual else None
         is_gated, is_followed, busy = inputs.is_gated, self.is_followed, inputs.busy
+        is_lazy = self.node.policies.lazy
         max_width: int = self.environment.setting("max_width")
         codes, values, ctx, indices = self.codes, self.values, self.context, self.indices
         clock = self.environment.stopwatch
@@ -231,7 +232,9 @@ class Stage:
                                 self._defer(position, value)
                             else:
                                 if is_followed and type(value) not in ATOMS:
-                                    value = materialised(value, max_width)  # a map below and the join see the same
+                                    value = materialised(
+                                        value, max_width, is_lazy=is_lazy
+                                    )  # a map below and the join see the same
                                 values[position] = value
                                 codes[position] = SUCCESS
                         now = clock()
@@ -329,7 +332,7 @@ class Stage:
                 ctx.task_run_count += 1
                 self.inputs.renew()
                 try:
-                    value = materialised(self._call(position), self.environment.setting("max_width"))
+                    value = self.materialised(self._call(position))
                     is_deferred = has_deferred(ctx, value)
                 except BaseException as again:
                     self.environment.reraise_interrupt(again)
@@ -398,6 +401,10 @@ class Stage:
         """Whether it is a last attempt that failed in the way of another element: there may be very many of these."""
         is_last = attempt > self.node.policies.retry.max_retries and not isinstance(error, Signal)
         return is_last and not self._is_new(position, error)
+
+    def materialised(self, value: Any) -> Any:
+        """The value of an element, as others can have it."""
+        return materialised(value, self.environment.setting("max_width"), is_lazy=self.node.policies.lazy)
 
     def _late_success(self, position: int, began: datetime) -> State:
         return Success(

@@ -9,10 +9,11 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Retrying, State
+from anabranch.definition.dask_objects import holds_dask
 from anabranch.engine.units.calls import Expansion
 from anabranch.engine.units.indices import Indices, as_range
 from anabranch.engine.units.units import ColumnReport, Refs
-from anabranch.engine.units.values import ATOMS, materialised, measured
+from anabranch.engine.units.values import ATOMS, measured
 from anabranch.engine.worker.calls_out import expanded
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def news(stage: Stage, serial: int) -> tuple[Indices, ColumnReport] | None:
         values = [
             stage.values[position] if stage.codes[position] < FIRST_FAILED_CODE else None for position in positions
         ]
-        if any(hasattr(kind, "__next__") for kind in set(map(type, values))):
+        if any(hasattr(kind, "__next__") for kind in set(map(type, values))) or any(map(holds_dask, values)):
             return None
         data = measured(values)[1] if values else None
         refs: Refs = ()
@@ -165,11 +166,12 @@ def _travelling(stage: Stage, reached: int) -> list[Any]:
 
 
 def _materialise(stage: Stage, values: list[Any], kinds: set[type]) -> None:
-    if not any(hasattr(kind, "__next__") for kind in kinds):
+    is_plain = stage.node.policies.lazy or not any(map(holds_dask, values))
+    if is_plain and not any(hasattr(kind, "__next__") for kind in kinds):
         return
     for position, value in enumerate(values):
         try:
-            stage.values[position] = materialised(value, stage.environment.setting("max_width"))
+            stage.values[position] = stage.materialised(value)
         except BaseException as error:
             stage.fail(position, error)
 

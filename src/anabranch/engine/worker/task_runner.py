@@ -363,7 +363,8 @@ def run_attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outcome
                     log_stdout=policies.log_stdout,
                 )
             else:
-                value = materialised(call_within(policies.timeout_s, function, args, kwargs), max_width)
+                value = call_within(policies.timeout_s, function, args, kwargs)
+            value = materialised(value, max_width, is_lazy=policies.lazy)
         if has_deferred(run.context, value):
             return deferring(run, running, value)
         if run.check_value:
