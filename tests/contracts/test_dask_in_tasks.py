@@ -21,7 +21,7 @@ def address() -> Iterator[str]:
     from distributed import Client, LocalCluster
 
     with LocalCluster(
-        n_workers=1, threads_per_worker=1, processes=True, dashboard_address=None, silence_logs=50
+        n_workers=1, threads_per_worker=1, processes=True, dashboard_address="127.0.0.1:0", silence_logs=50
     ) as made:
         yield made.scheduler_address
         with Client(made, set_as_default=False) as client:

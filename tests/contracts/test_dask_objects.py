@@ -29,7 +29,7 @@ def plus(i: int, x: Any) -> float:
 
 
 def made() -> LocalCluster:
-    return LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, silence_logs=50)
+    return LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50)
 
 
 @pytest.fixture(scope="module")
