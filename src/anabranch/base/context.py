@@ -25,7 +25,7 @@ NAMES = (
     *("task_loop_count", "task_loop_result", "idempotency_key"),
 )
 """What users may ask the context for."""
-_PREFECTS = {"flow_run_id": "run_id", "scheduled_start_time": "date", "task_tags": "tags"}
+PREFECTS = {"flow_run_id": "run_id", "scheduled_start_time": "date", "task_tags": "tags"}
 """Names that Prefect 1 has for the same thing."""
 _NO_DEFAULT: Any = object()
 
@@ -197,9 +197,9 @@ _NO_VALUE: Any = object()
 
 def _read(name: str, task: TaskContext | None) -> Any:
     """What users see under a name."""
-    ours = _PREFECTS.get(name, name)
+    ours = PREFECTS.get(name, name)
     if ours not in NAMES:
-        near = nearest(name, [*NAMES, *_PREFECTS])
+        near = nearest(name, [*NAMES, *PREFECTS])
         raise AttributeError(f"the context has no {name!r}{near or f'; it has: {listed(NAMES)}'}")
     if task is None:
         return logging.getLogger("anabranch") if name == "logger" else _NO_VALUE

@@ -27,6 +27,7 @@ from anabranch.cli.init import init
 from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.limits import limits
 from anabranch.cli.logs import logs
+from anabranch.cli.migrate import migrate
 from anabranch.cli.pages import report, ui
 from anabranch.cli.registry import backfill, list_flows, register, show_schedule, unregister
 from anabranch.cli.replay import replay
@@ -60,6 +61,7 @@ anabranch replay RUN TASK[137]             run one attempt again here, with its 
 anabranch serve etl.py                     register its flows and run them on their schedules
 anabranch demo                             try it out
 anabranch init DIR                         start a project
+anabranch migrate etl.py                   say what of a file for Prefect 1 works here
 anabranch doctor                           check this machine
 
 \b
@@ -78,7 +80,7 @@ def anabranch() -> None:
 
 _RUNS = (run, list_runs, show, logs, explain, report, ui, resume, replay, prune, attach, cancel, limits)
 _FLOWS = (register, unregister, list_flows, show_schedule, backfill, serve)
-for command in (*_RUNS, *_FLOWS, validate, visualize, init, doctor, completion, demo):
+for command in (*_RUNS, *_FLOWS, validate, visualize, migrate, init, doctor, completion, demo):
     anabranch.add_command(command)
 
 

@@ -172,6 +172,7 @@ class Flow(anabranch.Flow):
         *,
         project: str = "",
         storage: object = None,
+        replace: bool = False,
     ) -> FlowRecord | None:
         """As `anabranch.Flow.register`, with the labels and storage that the flow has.
 
@@ -198,11 +199,13 @@ class Flow(anabranch.Flow):
                 raise
             warnings.warn(f"flow {self.name!r} is not registered: {error}", stacklevel=2)
             return None
-        if storage is None or (storage == "source" and is_loading):
-            storage = "database" if is_loading else "source"
+        if is_loading and storage in (None, "source"):
+            storage = "database"
         schedule, self.schedule = self.schedule, self.schedule if set_schedule_active else None
         try:
-            return super().register(project or project_name or "", dict.fromkeys(named), storage=storage)
+            return super().register(
+                project or project_name or "", dict.fromkeys(named), storage=storage, replace=replace
+            )
         finally:
             self.schedule = schedule
 

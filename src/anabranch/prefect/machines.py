@@ -147,7 +147,7 @@ class KubernetesRun(RunConfig):
         super().__init__(env, labels)
         given = sorted(name for name, value in options.items() if value is not None)
         if given:
-            row = row_of("KubernetesRun")
+            row = row_of(f"KubernetesRun({given[0]}=)", "KubernetesRun")
             raise PrefectNameError(f"KubernetesRun({given[0]}=) has no meaning here ({caller()}); {row}")
         self.image = image
         self.resources: dict[str, dict[str, str]] = {}

@@ -64,9 +64,6 @@ PLACES: dict[str, str] = {
     "GCSResultHandler": "anabranch.prefect.stored_values:GCSResult",
     "AzureResultHandler": "anabranch.prefect.stored_values:AzureResult",
     "JSONResultHandler": "anabranch.prefect.stored_values:PrefectResult",
-    "engine:signals": "anabranch.signals",
-    "engine:state": "anabranch.states",
-    "engine.cache_validators:": "anabranch.definition.caching",
     "tasks.core.resource_manager:ResourceManager": "anabranch:resource_manager",
 }
 """By name, or by ``module:name`` where a name means several things."""

@@ -156,7 +156,7 @@ def test_an_attribute_that_is_what_tasks_have_themselves_is_refused(name):
 
 
 def test_a_method_in_place_of_one_that_tasks_need_is_refused():
-    with refused(DefinitionError, "Query._call is what tasks have themselves", "give it another name"):
+    with refused(DefinitionError, "Query._call is what tasks have themselves (", "): give it another name"):
         type("Query", (Task,), {"_call": lambda self: 1})
 
 

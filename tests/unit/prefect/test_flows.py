@@ -157,15 +157,13 @@ def test_what_means_something_for_a_registration_works(tmp_path: Path):
     assert flow.schedule is not None
 
 
-def test_a_plain_flow_is_registered_from_its_file_and_one_of_a_file_of_prefect_as_a_pickle():
-    first = flow_of().register()
-    assert first is not None
-    assert first.source
+@pytest.mark.parametrize("storage", [None, Local(stored_as_script=True)])
+def test_a_flow_of_a_file_that_imports_prefect_is_kept_as_a_pickle(storage: Storage | None):
     with as_prefect():
         __import__("prefect")
-        second = flow_of(storage=Local(stored_as_script=True)).register()
-    assert second is not None
-    assert (second.source, second.code is not None) == ("", True)
+        record = flow_of(storage=storage).register(replace=True)
+    assert record is not None
+    assert (record.source, record.code is not None) == ("", True)
 
 
 @pytest.mark.parametrize(
