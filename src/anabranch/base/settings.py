@@ -99,6 +99,7 @@ class EngineSettings(Section):
     target_chunk_s: float
     probe_elements: int
     chunks_per_slot: int
+    concurrency_per_slot: int
     chunk_nbytes: int
     max_width: int
     max_defer_depth: int

@@ -58,6 +58,18 @@ class FrozenNode:
         return logger_of(self.name)
 
     @property
+    def is_awaited(self) -> bool:
+        """Whether calls of the function are awaited on a loop of the worker's, side by side."""
+        return self.signature.is_async and self.policies.isolation == "thread"
+
+    def lanes(self, settings: Mapping[str, Any]) -> int:
+        """Elements that run side by side in one chunk."""
+        if not self.is_awaited or self.policies.concurrency:  # who holds a limit is one
+            return 1
+        most: int = self.policies.concurrency_per_slot or settings["concurrency_per_slot"]
+        return most
+
+    @property
     def element_upstreams(self) -> tuple[str, ...]:
         """Slugs of what this map goes through element by element, nodes whose value is a list included."""
         return tuple(dict.fromkeys(edge.upstream for edge in self.edges if edge.mapped))

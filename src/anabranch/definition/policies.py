@@ -5,6 +5,7 @@ Checks happen here, when the option is written, so that a wrong one never surpri
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -80,6 +81,8 @@ class Retry:
                 raise OptionError(f"{option}: expected a number of at least {least:g}, found {value!r}")
         if self.jitter > 1:
             raise OptionError(f"retry_jitter: expected a part of the delay from 0 to 1, found {self.jitter!r}")
+        _check_plain("retry_on", self.on)
+        _check_plain("retry_delay", self.delay)
         if self.on is not None and not _is_exception_filter(self.on):
             raise OptionError(f"retry_on: expected exception types or a predicate of the exception, found {self.on!r}")
 
@@ -109,6 +112,12 @@ class Retry:
         except OverflowError:  # as 2.0 ** 1100 is
             grown = MAX_SECONDS if base else 0.0
         return min(grown * (1 + self.jitter * (2 * randomness - 1)), self.max_delay_s, MAX_SECONDS)
+
+
+def _check_plain(option: str, function: object) -> None:
+    """Refuse an async function where nobody would await it."""
+    if inspect.iscoroutinefunction(function):
+        raise OptionError(f"{option}: expected a plain function, found one that is async; only tasks are awaited")
 
 
 def _is_exception_filter(value: object) -> bool:
@@ -193,6 +202,8 @@ class Policies:
     on_failure: Callable[[Any, Any], Any] | None = None
     chunksize: int | Literal["auto"] = "auto"
     """Elements of a map in one Dask task; "auto" follows their measured durations."""
+    concurrency_per_slot: int | None = None
+    """Elements of an async task that one worker slot awaits side by side; None: as the settings say."""
     resources: Mapping[str, float] = field(default_factory=dict)
     priority: int = 0
     concurrency: Mapping[str, int] = field(default_factory=dict)
@@ -229,6 +240,10 @@ class Policies:
         if isinstance(self.state_handlers, str) or not isinstance(self.state_handlers, Sequence):
             raise OptionError(f"state_handlers: expected a list of functions, found {self.state_handlers!r}")
         object.__setattr__(self, "state_handlers", tuple(self.state_handlers))
+        for option in ("trigger", "on_failure", "stop_when"):
+            _check_plain(option, getattr(self, option))
+        for each in self.state_handlers:
+            _check_plain("state_handlers", each)
         for handler in (*self.state_handlers, *([self.on_failure] if self.on_failure is not None else [])):
             if not callable(handler):
                 raise OptionError(f"state_handlers / on_failure: expected a function, found {handler!r}")
@@ -238,6 +253,9 @@ class Policies:
             isinstance(self.chunksize, bool) or not isinstance(self.chunksize, int) or self.chunksize < 1
         ):
             raise OptionError(f"chunksize: expected 'auto' or a whole number from 1, found {self.chunksize!r}")
+        lanes = self.concurrency_per_slot
+        if lanes is not None and (isinstance(lanes, bool) or not isinstance(lanes, int) or lanes < 1):
+            raise OptionError(f"concurrency_per_slot: expected a whole number from 1, found {lanes!r}")
         share = self.min_success
         if share is not None and (isinstance(share, bool) or not isinstance(share, Real) or not 0 < share <= 1):
             raise OptionError(f"min_success: expected a share above 0 and up to 1, such as 0.95, found {share!r}")

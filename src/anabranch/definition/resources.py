@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ def resource_manager(cls: Any = None, /, **options: Any) -> Any:
     Inside ``with Database(url) as connection:``, `connection` stands for what ``setup`` returned. Tasks of the block
     run after ``setup`` and before ``cleanup``. ``cleanup`` runs if ``setup`` succeeded, however the block ended, and
     finds on ``self`` what ``setup`` has put there. A cleanup that fails does not fail the flow; the message of the run
-    tells it.
+    tells it. Both methods may be ``async def``.
 
     Parameters
     ----------
@@ -81,12 +82,16 @@ class ResourceManager:
         self.init: FunctionTask[..., Any] = FunctionTask(
             cls, **{"name": self.name, **_AT_HAND, **(init_task_kwargs or {})}
         )
+        is_async = {name: inspect.iscoroutinefunction(getattr(cls, name, None)) for name in ("setup", "cleanup")}
         self.setup: FunctionTask[..., Any] = FunctionTask(
-            _setup, **{"name": f"{self.name}.setup", **_AT_HAND, **(setup_task_kwargs or {})}
+            _setup_awaited if is_async["setup"] else _setup,
+            **{"name": f"{self.name}.setup", **_AT_HAND, **(setup_task_kwargs or {})},
         )
         self.resource: FunctionTask[..., Any] = FunctionTask(_resource, name=f"{self.name}.resource", **_AT_HAND)
         last = {"name": f"{self.name}.cleanup", "trigger": _if_set_up, "skip_on_upstream_skip": False, **_AT_HAND}
-        self.cleanup: FunctionTask[..., Any] = FunctionTask(_cleanup, **{**last, **(cleanup_task_kwargs or {})})
+        self.cleanup: FunctionTask[..., Any] = FunctionTask(
+            _cleanup_awaited if is_async["cleanup"] else _cleanup, **{**last, **(cleanup_task_kwargs or {})}
+        )
 
     def __call__(self, *args: Any, flow: Any = None, **kwargs: Any) -> Resource:
         """A block with a resource made from these arguments, which may be nodes."""
@@ -148,12 +153,20 @@ def _setup(manager: Any) -> SetUp:
     return SetUp(manager, manager.setup() if hasattr(manager, "setup") else None)
 
 
+async def _setup_awaited(manager: Any) -> SetUp:
+    return SetUp(manager, await manager.setup())
+
+
 def _resource(setup: Any) -> Any:
     return setup.resource if isinstance(setup, SetUp) else setup  # a test may have given the resource itself
 
 
 def _cleanup(manager: Any, setup: Any) -> Any:
     return (setup.manager if isinstance(setup, SetUp) else manager).cleanup(_resource(setup))
+
+
+async def _cleanup_awaited(manager: Any, setup: Any) -> Any:
+    return await _cleanup(manager, setup)
 
 
 def _if_set_up(upstreams: Upstreams) -> bool:

@@ -17,6 +17,8 @@ RESERVED = ("upstream_tasks", "task_args", "mapped", "flow")
 
 _VARIADIC = (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL)
 
+_ASYNC = (inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+
 STAR = "*args"
 """Name under which the arguments of a ``*args`` parameter are bound, as one tuple."""
 
@@ -38,6 +40,12 @@ class Signature:
             return dict(inspect.signature(self.function).parameters)
         except (TypeError, ValueError):
             return None
+
+    @cached_property
+    def is_async(self) -> bool:
+        """Whether calls of the function give something to await."""
+        called = inspect.getattr_static(type(self.function), "__call__", None)  # of an object that is no function
+        return any(is_kind(each) for is_kind in _ASYNC for each in (self.function, called))
 
     @cached_property
     def _positional(self) -> tuple[str, ...]:

@@ -69,15 +69,15 @@ class Task(Template, Generic[P, R]):
         except OptionError as error:
             raise OptionError(f"task {self.name!r} ({where}): {error}") from None
         function = self._function()
-        if inspect.iscoroutinefunction(function) or inspect.isasyncgenfunction(function):
-            raise DefinitionError(
-                f"task {self.name!r} ({where}) is an async function; tasks are plain functions, "
-                "so call asyncio.run(…) inside one"
-            )
         if policies.nout is None:
             policies = replace(policies, nout=_annotated_nout(function))
         storing = {option: options[option] for option in STORING_OPTIONS if option in options}
-        self._keep("_anabranch", Definition(where, policies, Signature(function, self.name), storing))
+        signature = Signature(function, self.name)
+        try:
+            _check_awaited(signature, policies)
+        except OptionError as error:
+            raise OptionError(f"task {self.name!r} ({where}): {error}") from None
+        self._keep("_anabranch", Definition(where, policies, signature, storing))
         self._check_reserved()
         self.depends_on(*each_of(depends_on))
         if parameters is not None:
@@ -371,6 +371,7 @@ class Task(Template, Generic[P, R]):
         name = check_name(options.pop("name", self.name), "task name")
         try:
             policies = policies_of(options, self._anabranch.policies) if options else self._anabranch.policies
+            _check_awaited(self._anabranch.signature, policies)
         except OptionError as error:
             raise OptionError(f"{self.name}(task_args=…): {error} ({caller()})") from None
         # One Signature for all calls: looking at a function is slow, and it travels to workers once.
@@ -423,6 +424,15 @@ def policies_of(options: Mapping[str, Any], base: Policies | None = None) -> Pol
     from anabranch.definition.storing import storing_of  # which few tasks need, and which takes a while to load
 
     return replace(policies, storing=storing_of(storing, policies.storing))
+
+
+def _check_awaited(signature: Signature, policies: Policies) -> None:
+    """Refuse options that do not go with a function that is, or is not, async."""
+    if signature.is_async:
+        if policies.reduce:
+            raise OptionError("reduce needs a plain function, and this one is async: gather in a task of its own")
+    elif policies.concurrency_per_slot is not None:
+        raise OptionError("concurrency_per_slot needs an async function: others run one after the other in a slot")
 
 
 def _with_nbytes(options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -551,6 +561,7 @@ def task(
     depends_on: object = ...,
     parameters: Mapping[str, object] | Sequence[str] | None = ...,
     chunksize: int | Literal["auto"] | None = ...,
+    concurrency_per_slot: int | None = ...,
     resources: Mapping[str, float] | None = ...,
     concurrency: Mapping[str, int] | None = ...,
     priority: int | None = ...,
@@ -573,7 +584,7 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     Parameters
     ----------
     function
-        The function; its signature and types are kept.
+        The function; its signature and types are kept. It may be ``async def``.
     name, slug, tags
         Name of the task (default: the function's), its name in a flow, and words to find it by.
     max_retries, retry_delay, retry_backoff, retry_jitter, retry_max_delay, retry_on, retry_kwargs
@@ -601,6 +612,9 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         Arguments to fix in advance (dict), or names of arguments that become parameters of the flow (list).
     chunksize
         Number of elements of a map in one Dask task, or "auto".
+    concurrency_per_slot
+        Number of elements that one worker slot awaits side by side, if the function is async; default: the setting
+        ``engine.concurrency_per_slot``.
     resources, priority
         Dask worker resources, and priority (larger first).
     concurrency

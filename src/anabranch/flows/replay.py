@@ -9,6 +9,7 @@ import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anabranch.base import context, known_secrets, masking
@@ -16,10 +17,12 @@ from anabranch.base.context import RunInfo, TaskContext
 from anabranch.base.errors import ReplayError, listed, nearest
 from anabranch.base.names import short
 from anabranch.base.secret import revealed
+from anabranch.base.settings import config
 from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, State
 from anabranch.definition.fingerprints import changes, fingerprints
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.definition.parameter_values import is_secret, validated
+from anabranch.engine.units.loops import run_call
 from anabranch.flows.loading import load_flow
 from anabranch.runs import RunRecord, RunStore
 from anabranch.runs.read.lookup import date_of, facts_of, find, source_of
@@ -73,6 +76,8 @@ class Replay:
         try:
             with context.entered(self.context):
                 args, kwargs = revealed(*self.node.signature.split(self.inputs))
+                if self.node.signature.is_async:
+                    function = partial(_run_async, function)  # alone: nothing else is on its loop
                 return _debugged(function, args, kwargs) if pdb else function(*args, **kwargs)
         finally:
             known_secrets.forget(f"replay-{self.context.run_id}")
@@ -271,13 +276,18 @@ def _choose_parameters(
 # Debugging ------------------------------------------------------------------------------------------------------------
 
 
+def _run_async(function: Any, *args: Any, **kwargs: Any) -> Any:
+    return run_call(function(*args, **kwargs), config.engine.max_width)
+
+
 def _debugged(function: Any, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
     """Call under pdb: it stops at the first line, and where an exception comes out."""
     import bdb
     import pdb
 
     try:
-        return pdb.Pdb().runcall(function, *args, **kwargs)
+        debugger = pdb.Pdb(skip=["anabranch.*", "asyncio.*"]) if isinstance(function, partial) else pdb.Pdb()
+        return debugger.runcall(function, *args, **kwargs)
     except bdb.BdbQuit:
         raise ReplayError("the debugger was quit, so the attempt did not end; replay it again to see its end") from None
     except Exception as error:

@@ -12,7 +12,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -67,18 +67,18 @@ class Claim:
                 self.result.delete(_name_claim(self.location, number))
 
 
-def value_or_claim(
+async def value_or_claim(
     result: Result,
     location: str,
     look: Callable[[], T | None],
+    pause: Callable[[float], Awaitable[None]],
     *,
     has_looked: bool = False,
     clock: Callable[[], float] = time.monotonic,
-    sleep: Callable[[float], None] = time.sleep,
 ) -> T | Claim:
     """What `look` finds, be it once another has computed it; or the claim to compute it here.
 
-    `has_looked`: nothing was there a moment ago.
+    `has_looked`: nothing was there a moment ago. `pause` lets some seconds pass.
 
     Raises
     ------
@@ -86,7 +86,7 @@ def value_or_claim(
         The store cannot be used.
     """
     began = clock()
-    pause, is_told = _FIRST_PAUSE_S, False
+    pause_s, is_told = _FIRST_PAUSE_S, False
     seen: dict[int, tuple[bytes, float]] = {}
     while True:
         if not has_looked and (value := look()) is not None:
@@ -106,8 +106,8 @@ def value_or_claim(
         if not is_told and clock() - began > _TELL_S:
             is_told = True
             _log.info("waiting for %s, which %s computes", location, claim)
-        sleep(pause)
-        pause = min(2 * pause, _LONGEST_PAUSE_S)
+        await pause(pause_s)
+        pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
 
 
 def _claim(

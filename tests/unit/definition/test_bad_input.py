@@ -91,7 +91,7 @@ def asynchronous() -> None:
     async def load() -> int:
         return 1
 
-    task(load)
+    task(len, state_handlers=[load])
 
 
 def reserved() -> None:
@@ -127,7 +127,7 @@ REFUSED_WHILE_WRITING = [
     ("19 node == 3", in_flow(lambda f: value() == 3), NodeValueError, "use node.is_equal(…)"),
     ("19 len(node)", in_flow(lambda f: len(value())), NodeValueError, "has no length"),
     ("20 node.attribute", in_flow(lambda f: value().shape), NodeAttributeError, "take 'shape' from the value inside"),
-    ("23 an async function", asynchronous, DefinitionError, "is an async function"),
+    ("23 an async state handler", asynchronous, OptionError, "state_handlers: expected a plain function"),
     ("26 too many arguments", in_flow(lambda f: needs(1, 2)), CallError, "takes 1 arguments by position (x), found 2"),
     ("26 too few arguments", in_flow(lambda f: needs()), CallError, "needs() is missing 'x'"),
     ("26 an unknown argument", in_flow(lambda f: needs(y=1)), CallError, "no parameter 'y'; it has: 'x'"),

@@ -6,7 +6,9 @@ import functools
 import gc
 import pickle
 from collections import namedtuple
+from collections.abc import AsyncIterator
 from datetime import timedelta
+from typing import Any
 
 import cloudpickle
 import pytest
@@ -245,12 +247,60 @@ def test_what_cannot_be_a_task_is_refused(make, words):
         make()
 
 
-def test_an_async_function_is_refused():
-    async def load():
-        return 1
+async def load(x: int) -> int:
+    return x
 
-    with refused(DefinitionError, "task 'load'", "is an async function", "call asyncio.run(…) inside one"):
-        task(load)
+
+class Loader:
+    async def __call__(self, x: int) -> int:
+        return x
+
+    async def method(self, x: int) -> int:
+        return x
+
+
+async def rows(x: int) -> AsyncIterator[int]:
+    yield x
+
+
+class LoadTask(Task[..., Any]):
+    async def run(self, x: int) -> int:
+        return x
+
+
+@pytest.mark.parametrize("function", [load, functools.partial(load, 1), Loader(), Loader().method, rows])
+def test_all_kinds_of_async_functions_are_awaited(function):
+    assert task(function, name="load")._anabranch.signature.is_async
+    assert LoadTask()._anabranch.signature.is_async
+
+
+@pytest.mark.parametrize("function", [len, str, Loader, lambda x: x, functools.partial(max, 1)])
+def test_others_are_not(function):
+    assert not task(function, name="load")._anabranch.signature.is_async
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"reduce": True}, "reduce needs a plain function, and this one is async"),
+        ({"concurrency_per_slot": 0}, "concurrency_per_slot: expected a whole number from 1, found 0"),
+        ({"concurrency_per_slot": True}, "concurrency_per_slot: expected a whole number from 1, found True"),
+        *(
+            ({"max_retries": 1, option: [load] if option == "state_handlers" else load}, f"{option}: expected a plain")
+            for option in ("state_handlers", "on_failure", "trigger", "stop_when", "retry_on", "retry_delay")
+        ),
+    ],
+)
+def test_what_does_not_go_with_async_functions_is_refused(options, words):
+    with refused(OptionError, "task 'load'", words):
+        task(load, **options)
+    with refused(OptionError, words), Flow("options"):
+        task(load)(1, task_args=options)
+
+
+def test_plain_functions_do_not_run_side_by_side():
+    with refused(OptionError, "task 'len'", "concurrency_per_slot needs an async function"):
+        task(len, concurrency_per_slot=4)
 
 
 def test_tasks_travel():

@@ -10,6 +10,7 @@ import atexit
 import copy
 import ctypes
 import faulthandler
+import inspect
 import io
 import logging
 import os
@@ -141,7 +142,12 @@ class _Child:
         # Made log records here, prints keep their places among the others.
         prints = captured([task.task_slug]) if call.log_stdout else nullcontext()
         with context.entered(task), prints, _no_worker_said():
-            value = materialised(function(*args, **kwargs), call.max_width, is_lazy=True)  # the worker computes
+            value = function(*args, **kwargs)
+            if inspect.iscoroutine(value) or inspect.isasyncgen(value):
+                from anabranch.engine.units.loops import run_call  # asyncio takes a while to load
+
+                value = run_call(value, call.max_width)
+            value = materialised(value, call.max_width, is_lazy=True)  # the worker computes
         value, data, _ = measured(value)
         if data is not None:
             return [data]

@@ -219,7 +219,8 @@ class FanOut:
             chain.make_ready(indices)
 
     def _pacer(self, run: NodeRun) -> Pacer:
-        return Pacer(self._known.settings, run.node.policies.chunksize)
+        settings = self._known.settings
+        return Pacer(settings, run.node.policies.chunksize, lanes=run.node.lanes(settings))
 
     def stop(self) -> None:
         """Nothing goes out any more, and nothing that is on its way matters."""
@@ -336,9 +337,9 @@ class FanOut:
                 chain.make_ready(source.elements.final_now())
 
     def _same_policies(self, run: NodeRun, chain: Chain) -> bool:
-        first = self._known.graph.nodes[chain.slugs[0]].policies
-        mine = run.node.policies
-        return all(getattr(first, name) == getattr(mine, name) for name in _SHARED)
+        first, mine = self._known.graph.nodes[chain.slugs[0]], run.node
+        is_plain = not (first.is_awaited or mine.is_awaited)  # elements of an async map go on as they come
+        return is_plain and all(getattr(first.policies, name) == getattr(mine.policies, name) for name in _SHARED)
 
     def next_chunks(self) -> list[Unit]:
         """Hand out chunks while there are fewer in flight than the slots can have at hand."""

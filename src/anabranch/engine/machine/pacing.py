@@ -15,6 +15,7 @@ PROBE_SHARE = 8  # a probe takes at most this part of a slot's share, so that a 
 LEFT_SHARE = 4  # a chunk takes at most this part of a slot's share of what is left, so that slots end together
 GIVE_UP_TARGETS = 4  # a chunk hands back its rest after so many targets: the pace it was cut for was wrong
 SHORTEST_SHARE = 0.2  # the last chunks get shorter, down to this part of the target: below, costs outgrow work
+ROUNDS = 8  # a chunk fills its lanes so often, that few are empty for the most of its time
 CHUNKS_PER_SECOND = 300  # what a driver looks at with ease; with many slots, chunks get longer
 
 
@@ -27,13 +28,18 @@ class Pacer:
         The ``engine`` settings: `target_chunk_s`, `probe_elements`, `chunk_nbytes`.
     chunksize
         Elements per chunk if that is fixed, or "auto".
+    lanes
+        Elements of a chunk that run side by side.
     """
 
-    def __init__(self, settings: Mapping[str, Any], chunksize: int | Literal["auto"] = "auto") -> None:
+    def __init__(
+        self, settings: Mapping[str, Any], chunksize: int | Literal["auto"] = "auto", *, lanes: int = 1
+    ) -> None:
         self._target_s: float = settings["target_chunk_s"]
         self._probe: int = settings["probe_elements"]
         self._chunk_nbytes: int = settings["chunk_nbytes"]
         self._chunksize = chunksize
+        self._lanes = lanes
         self._last: int | None = None
         self.pace_s: float | None = None
         """Seconds per element; None until the first chunk is back."""
@@ -58,6 +64,8 @@ class Pacer:
         target = self.target_s(slots)
         if self.pace_s is None:
             return target
+        if self._lanes > 1 and width is not None:
+            return max(target, GIVE_UP_TARGETS * width * self.pace_s)
         expected = target if width is None else min(target, width * self.pace_s)
         return max(target, GIVE_UP_TARGETS * expected)
 
@@ -74,6 +82,8 @@ class Pacer:
         slots = max(1, slots)
         if self._chunksize != "auto":
             return min(self._chunksize, left)
+        if self._lanes > 1:
+            return self._next_in_lanes(left, slots)
         if self.pace_s is None:
             return max(1, min(self._probe, left // (slots * PROBE_SHARE)))
         target = self.target_s(slots)
@@ -87,6 +97,20 @@ class Pacer:
         if self.element_nbytes:
             size = min(size, int(self._chunk_nbytes / self.element_nbytes))
         return min(left, max(1, size))
+
+    def _next_in_lanes(self, left: int, slots: int) -> int:
+        """The same where elements run side by side: lanes are empty while a chunk's last elements end.
+
+        So chunks fill the lanes several times; what is left at the end fills the lanes of all slots.
+        """
+        share = math.ceil(left / slots)
+        if self.pace_s is None:
+            return min(self._lanes, share)
+        size = math.ceil(self.target_s(slots) / self.pace_s) if self.pace_s else left
+        size = min(max(size, ROUNDS * self._lanes), math.ceil(share / LEFT_SHARE))
+        if self.element_nbytes:
+            size = min(size, int(self._chunk_nbytes / self.element_nbytes))
+        return min(left, max(1, size, min(self._lanes, share)))
 
     def observe(self, *, width: int, seconds: float, nbytes: int = 0) -> None:
         """Learn from a chunk that is back: `width` elements in `seconds`.

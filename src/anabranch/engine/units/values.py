@@ -5,7 +5,8 @@ from __future__ import annotations
 import io
 import pickle
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing
 from types import CodeType
 from typing import Any
 
@@ -112,7 +113,26 @@ def materialised(value: Any, limit: int, *, is_lazy: bool = False) -> Any:
         return value if is_lazy or not holds_dask(value) else resolved(value)
     elements: list[Any] = []
     for element in value:
-        if len(elements) >= limit:
-            raise UnmappableError(f"the returned iterator yielded more than {limit:,} elements (engine.max_width)")
-        elements.append(element)
+        _append(elements, element, limit)
     return elements if is_lazy or not holds_dask(elements) else resolved(elements)
+
+
+async def collected(source: AsyncGenerator[Any, None], limit: int) -> list[Any]:
+    """A list of what an async generator gives.
+
+    Raises
+    ------
+    UnmappableError
+        That was more than `limit` elements.
+    """
+    elements: list[Any] = []
+    async with aclosing(source):
+        async for element in source:
+            _append(elements, element, limit)
+    return elements
+
+
+def _append(elements: list[Any], element: Any, limit: int) -> None:
+    if len(elements) >= limit:
+        raise UnmappableError(f"the returned iterator yielded more than {limit:,} elements (engine.max_width)")
+    elements.append(element)

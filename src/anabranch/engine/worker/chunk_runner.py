@@ -5,7 +5,7 @@ Elements go through in blocks, each block through all maps, so that values betwe
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import replace
 
 from anabranch.base.states import (
@@ -19,7 +19,7 @@ from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.reducing import reduced
 from anabranch.engine.units.units import Column, ColumnReport, Key, Partial, Report, Unit
 from anabranch.engine.units.values import dumps, measured
-from anabranch.engine.worker.interim import telling
+from anabranch.engine.worker.interim import EVERY_S, telling
 from anabranch.engine.worker.stage import Stage
 from anabranch.engine.worker.stage_outputs import check_values, expansion, news, store
 from anabranch.engine.worker.task_runner import (
@@ -51,9 +51,14 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         deadline = start + unit.give_up_s if unit.give_up_s is not None else float("inf")
         for stage in stages:
             stage.is_over = ongoing.ends
-        reached = _run_blocks(stages, len(indices), deadline)
-        seconds = clock() - start  # without waits: it is what the next chunk is cut by
-        _wait_for_retries(stages, environment, environment.longest_wait_s(unit))
+        horizon = environment.longest_wait_s(unit)
+        if stages[0].node.is_awaited:
+            start += _run_lanes(stages[0], deadline, horizon)
+            seconds, reached = clock() - start, stages[0].reached
+        else:
+            reached = _run_blocks(stages, len(indices), deadline)
+            seconds = clock() - start  # without waits: it is what the next chunk is cut by
+            _wait_for_retries(stages, environment, horizon)
     expansions = [each for stage in stages if (each := expansion(stage)) is not None]
     done = indices[:reached]
     nbytes = 0
@@ -111,6 +116,8 @@ class _News:
         self._environment = environment
         self._at: tuple[str, int] | None = None
         self._since = environment.stopwatch()
+        self._told: Set[int] = frozenset()
+        """Positions of async elements that were told to be under way."""
 
     def look(self) -> Iterator[Report]:
         """Reports of what has ended since this was last asked, and of what runs now if that is another element."""
@@ -124,6 +131,23 @@ class _News:
             seconds = self._environment.stopwatch() - self._since if self._at is None else 0.0
             self._at = at
             yield replace(report, indices=(), at=(*at, seconds))
+        yield from self._look_at_lanes(report)
+
+    def _look_at_lanes(self, report: Report) -> Iterator[Report]:
+        """Reports of async elements that were begun a while ago and go on: what is quick is told when it ends."""
+        stage, now = self._stages[0], self._environment.stopwatch()
+        slow = {place: now - began for place, began in stage.under_way.copy().items() if now - began > EVERY_S}
+        for position in slow.keys() - self._told:
+            yield replace(report, indices=(), at=(stage.node.slug, stage.indices[position], slow[position]))
+        self._told = slow.keys()
+
+
+def _run_lanes(stage: Stage, deadline: float, horizon_s: float) -> float:
+    """Run the elements of an async map; seconds in which all of them waited."""
+    from anabranch.engine.worker.lanes import run_side_by_side  # asyncio takes a while to load
+
+    stage.look_ahead(range(len(stage.indices)))
+    return run_side_by_side(stage, deadline, horizon_s)
 
 
 def failed_chunk(unit: Unit, environment: Environment, error: BaseException) -> tuple[UnitOutcome, Report]:

@@ -43,11 +43,12 @@ from anabranch.engine.worker.task_runner import (
     conclude_exception,
     deferring,
     failed_state,
+    finish,
     has_deferred,
     is_never_over,
+    perform,
     run_assembly,
     run_attempts,
-    run_task,
 )
 
 if TYPE_CHECKING:
@@ -101,6 +102,10 @@ class Stage:
         self.deferring: dict[int, Any] = {}
         """What elements returned that made deferred calls, by position."""
         self.is_running = False
+        self.begun = 0
+        """Of an async map: position below which all has begun."""
+        self.under_way: dict[int, float] = {}
+        """Of an async map: when its elements began that are awaited now, by position and the stopwatch."""
         self.is_over: Callable[[], bool] = is_never_over
         """Whether nothing more of the chunk should begin."""
         self.is_enough = False
@@ -122,7 +127,7 @@ class Stage:
             outcomes,
             before,
             is_first=is_first,
-            is_plain=node.policies.is_plain and not is_by_element,
+            is_plain=node.policies.is_plain and not is_by_element and not node.is_awaited,
         )
         self._call: Callable[[int], Any] | None = None
         """The short way; None where it is closed."""
@@ -204,8 +209,7 @@ class Stage:
         position = low - 1
         raised: BaseException | None = None
         took_s = 0.0
-        if self.stored is not None:
-            self.stored.look_ahead((position, self._run_at(position)) for position in range(low, high))
+        self.look_ahead(range(low, high))
         self.is_running = True
         before = clock()
         until = min(deadline, before + LOOK_S)
@@ -251,6 +255,17 @@ class Stage:
         self.is_running = False
         self.reached = position + 1
 
+    def look_ahead(self, positions: range) -> None:
+        """Look for what other runs may have stored of some elements."""
+        if self.stored is not None:
+            self.stored.look_ahead((position, self._run_at(position)) for position in positions)
+
+    def ends(self) -> bool:
+        """Whether nothing more of the map should begin, and nobody waits for what has."""
+        first_n = self.node.policies.first_n  # a driver in this thread cannot say that there are as many
+        is_enough = self.is_enough or (first_n is not None and self.codes.count(SUCCESS) >= first_n)
+        return is_enough or self.is_over()
+
     @property
     def at(self) -> tuple[str, int] | None:
         """Slug and index of the element that runs now, as seen from another thread."""
@@ -276,7 +291,7 @@ class Stage:
             is_approved=self.approved,
             check_value=False,
             note=partial(self.ongoing.__setitem__, position),
-            is_over=self.is_over,
+            is_over=self.ends if self.node.is_awaited else self.is_over,
             is_new=partial(self._is_new, position),
             own_value=self.inputs.own_value,
         )
@@ -285,13 +300,21 @@ class Stage:
         return run if self.stored is None else self.stored.equip(run, position)
 
     def _long_way(self, position: int) -> None:
+        finish(self.perform(position))
+
+    async def perform(self, position: int, before: State | None = None) -> None:
+        """Run an element through all that a task run may mean; `before`: its state, if it goes on after that."""
         if position in self._elsewhere:
             return
         run = self._run_at(position)
+        if before is not None:
+            run.context.task_run_count, run.attempts = before.attempt + 1, before.attempts
+            if before.result is not None:
+                run.go_on(before.result)
         if self.inputs.assembles and self.inputs.called is not None:
             self._record(position, run_assembly(run, self.inputs.called, self.indices[position]))
         else:
-            self._record(position, run_task(run))
+            self._record(position, await perform(run))
 
     def _look_for_enough(self, position: int, outcome: Outcome) -> Outcome:
         """Ask whether the value of an element is enough; its failure, if that cannot be said."""
@@ -384,7 +407,7 @@ class Stage:
         else:
             self._record(position, outcome)
             return
-        self._record(position, run_attempts(run, inputs))
+        self._record(position, finish(run_attempts(run, inputs)))
 
     def _is_repeated_at_once(self, error: BaseException, attempt: int) -> bool:
         """Whether a next attempt follows without delay, and without anybody being told of the one that failed."""
@@ -443,12 +466,7 @@ class Stage:
 
     def again(self, position: int) -> None:
         """Run an element's next attempt."""
-        state = self.records.pop(position)
-        run = self._run_at(position)
-        run.context.task_run_count, run.attempts = state.attempt + 1, state.attempts
-        if state.result is not None:
-            run.go_on(state.result)
-        self._record(position, run_task(run))
+        finish(self.perform(position, self.records.pop(position)))
 
     def rerun(self, position: int) -> None:
         """Run an element that had waited for the map above."""

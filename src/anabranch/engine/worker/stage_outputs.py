@@ -95,8 +95,8 @@ def news(stage: Stage, serial: int) -> tuple[Indices, ColumnReport] | None:
 def _ended(stage: Stage) -> list[int]:
     """Positions of what has ended and was not told."""
     codes, records, width = stage.codes, stage.records, len(stage.codes)
-    high = codes.find(0, stage.told)
-    while high >= 0 and high in records:  # it waits for a map above
+    high = stage.begun if stage.node.is_awaited else codes.find(0, stage.told)
+    while not stage.node.is_awaited and high >= 0 and high in records:  # it waits for a map above
         high = codes.find(0, high + 1)
     high = width if high < 0 else high
     candidates = [*stage.untold, *range(stage.told, high)]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, TypeAlias
@@ -199,8 +199,13 @@ class Errand:
         """What is recorded of the key, for explanations."""
         return (self.verdict, dict(self.digests or {})) if self.verdict else None
 
-    def look(self, inputs: Mapping[str, Any], prefetched: Prefetched | None = None) -> Outcome | None:
-        """A value that will do; or None, and nobody else computes it until `close`.
+    async def look(
+        self,
+        inputs: Mapping[str, Any],
+        pause: Callable[[float], Awaitable[None]],
+        prefetched: Prefetched | None = None,
+    ) -> Outcome | None:
+        """A value that will do; or None, and nobody else computes it until `close`. `pause` lets some seconds pass.
 
         Raises
         ------
@@ -215,7 +220,9 @@ class Errand:
             found = self._judged(prefetched[self.location], inputs)
             if found is not None:
                 return found
-        answer = value_or_claim(self.storage.result, self.location, lambda: self._look(inputs), has_looked=is_known)
+        answer = await value_or_claim(
+            self.storage.result, self.location, lambda: self._look(inputs), pause, has_looked=is_known
+        )
         if isinstance(answer, Claim):
             self.claim = answer
             return None

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from anabranch.base import context
 from anabranch.base.context import TaskContext
@@ -59,6 +60,8 @@ from anabranch.engine.worker.interim import Channel
 if TYPE_CHECKING:
     from anabranch.engine.worker.storage import Errand, Storage
 
+
+T = TypeVar("T")
 
 MAX_REASON = 300  # characters of what ended an attempt that was followed by another
 MADE_AGAIN_WAIT_S = 60.0  # a longer wait is better made by the driver, which takes the value for lost then
@@ -197,6 +200,25 @@ class TaskRun:
 
 def run_task(run: TaskRun) -> Outcome:
     """State and value of a task run; Pending if something upstream is not final, Retrying if it is due later."""
+    if not run.node.is_awaited:
+        return finish(perform(run))
+    from anabranch.engine.units.loops import run_in_loop
+
+    return run_in_loop(perform(run))
+
+
+def finish(steps: Coroutine[Any, Any, T]) -> T:
+    """The result of steps in which nothing is waited for on a loop."""
+    try:
+        steps.send(None)
+    except StopIteration as done:
+        value: T = done.value
+        return value
+    raise AssertionError("a plain task has awaited something")
+
+
+async def perform(run: TaskRun) -> Outcome:
+    """The same as `run_task`, on a loop that others may run on; of a plain task it awaits nothing."""
     for slug, upstream in (*run.upstreams.items(), *run.neighbours.items()):
         if not isinstance(upstream.state, Finished):
             return Outcome(Pending(message=f"waits for {slug}"))
@@ -209,28 +231,28 @@ def run_task(run: TaskRun) -> Outcome:
         run.environment.reraise_interrupt(error)
         return _concluded(run, Pending(), failed_state(error, root=run.context.task_full_name))
     if run.storage is None:
-        return run_attempts(run, inputs)
-    return run_stored(run, run.storage, inputs)
+        return await run_attempts(run, inputs)
+    return await _perform_stored(run, run.storage, inputs)
 
 
-def run_stored(run: TaskRun, storage: Storage, inputs: dict[str, Any]) -> Outcome:
+async def _perform_stored(run: TaskRun, storage: Storage, inputs: dict[str, Any]) -> Outcome:
     """The attempts, and their value stored; or a value that is there and will do."""
     try:
         errand = run.errand = run.errand or storage.errand(inputs, run.context.map_index)
         found = None
         if errand.is_shared:
-            found = errand.look(inputs, run.prefetched)
+            found = await errand.look(inputs, partial(_pause, run), run.prefetched)
         elif run.looks_back:
             found = errand.look_for_own()
     except BaseException as error:
-        run.environment.reraise_interrupt(error)
+        _reraise(run, error)
         run.errand = None
         return _concluded(run, Pending(), failed_state(error, inputs, root=run.context.task_full_name))
     try:
         if found is not None:
             outcome = _concluded(run, Pending(), found.state, found.value, ref=found.ref)
         else:
-            outcome = run_attempts(run, inputs)
+            outcome = await run_attempts(run, inputs)
     finally:
         errand.close()
     return replace(outcome, note=errand.note)
@@ -313,14 +335,34 @@ def copied_nbytes(node: FrozenNode, environment: Environment) -> int | None:
     return nbytes
 
 
-def run_attempts(run: TaskRun, inputs: dict[str, Any]) -> Outcome:
+def _reraise(run: TaskRun, error: BaseException) -> None:
+    """Raise what ends a task run without a state: the user's Ctrl-C, and the cancel of what nobody waits for."""
+    run.environment.reraise_interrupt(error)
+    if run.node.is_awaited:
+        from anabranch.engine.units.loops import is_ours
+
+        if is_ours(error):
+            raise error
+
+
+async def _pause(run: TaskRun, seconds: float) -> None:
+    """Let time pass, for others too if they run on the same loop."""
+    if not run.node.is_awaited:
+        time.sleep(seconds)
+        return
+    import asyncio
+
+    await asyncio.sleep(seconds)
+
+
+async def run_attempts(run: TaskRun, inputs: dict[str, Any]) -> Outcome:
     """Attempts, loops and short waits between them, until there is a state that lasts."""
     state: State = Pending()
     while True:
         state = change(run, state, Running(start_time=run.environment.now()))
         if isinstance(state, Finished):
             return _concluded(run, state, state, announced=True)
-        outcome = run_attempt(run, state, inputs)
+        outcome = await _attempt(run, state, inputs)
         state = outcome.state
         ctx = run.context
         if isinstance(state, Looped):
@@ -342,7 +384,7 @@ def run_attempts(run: TaskRun, inputs: dict[str, Any]) -> Outcome:
             return outcome
 
 
-def run_attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outcome:
+async def _attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outcome:
     """One call of the function; Retrying if there will be another."""
     function, policies = run.node.signature.function, run.node.policies
     max_width: int = run.environment.setting("max_width")
@@ -362,6 +404,11 @@ def run_attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outcome
                     max_width=max_width,
                     log_stdout=policies.log_stdout,
                 )
+            elif run.node.is_awaited:
+                from anabranch.engine.units.loops import value_of
+
+                returned = function(*args, **kwargs)
+                value = materialised(await value_of(returned, policies.timeout_s, max_width), max_width)
             else:
                 value = call_within(policies.timeout_s, function, args, kwargs)
             value = materialised(value, max_width, is_lazy=policies.lazy)
@@ -377,7 +424,7 @@ def run_attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outcome
             if stored is not value:  # whoever ran it first, and was lost, had another
                 value, measures["pickled"], measures["nbytes"] = measured(stored)
     except BaseException as error:
-        run.environment.reraise_interrupt(error)
+        _reraise(run, error)
         return conclude_exception(run, running, error, inputs)
     return _concluded(run, running, Success(message="done"), value, **measures)
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.simulator import SETTINGS, simulate
 
-from anabranch.engine.machine.pacing import CHUNKS_PER_SECOND, GIVE_UP_TARGETS, Pacer
+from anabranch.engine.machine.pacing import CHUNKS_PER_SECOND, GIVE_UP_TARGETS, ROUNDS, Pacer
 
 
 def pacer_at(pace_s: float, **settings: Any) -> Pacer:
@@ -31,6 +31,21 @@ def test_a_probe_is_small_and_a_small_part_of_a_slots_share() -> None:
     assert pacer.next_size(left=1_000_000, slots=2) == 64
     assert pacer.next_size(left=160, slots=2) == 10
     assert pacer.next_size(left=3, slots=2) == 1
+
+
+def test_chunks_of_what_runs_side_by_side_fill_the_lanes() -> None:
+    pacer = Pacer(SETTINGS, lanes=100)
+
+    assert [pacer.next_size(left=left, slots=2) for left in (100_000, 100, 3)] == [100, 50, 2]
+    pacer.observe(width=100, seconds=60.0)  # of a minute each: 0.6 s an element
+    assert pacer.next_size(left=100_000, slots=2) == ROUNDS * 100
+    assert pacer.next_size(left=2_000, slots=2) == 250
+    assert pacer.next_size(left=400, slots=2) == 100
+    assert pacer.next_size(left=100, slots=2) == 50
+    assert pacer.give_up_s(2, 800) == pytest.approx(GIVE_UP_TARGETS * 480)
+    for _ in range(20):
+        pacer.observe(width=1_000, seconds=0.01)
+    assert pacer.next_size(left=1_000_000, slots=2) > ROUNDS * 100
 
 
 def test_chunks_take_the_target_in_the_middle_of_a_wide_map() -> None:
