@@ -619,7 +619,7 @@ class FanOut:
         """Let a map end if it has enough (`is_enough`: a value says so) or can never have it; units to call back.
 
         What had ended before, and runs again for its value, is no part of the rest: it counts, as it did then. Nor are
-        elements of a chunk that has told of some already: it is their maps below that it is at.
+        elements of a chunk that has told of some already: it is their maps below that it is at, or it has their values.
         """
         elements, policies, chain = run.elements, run.node.policies, run.chain
         if elements is None or elements.is_final or chain is None or chain.slugs[0] != run.node.slug:
@@ -630,7 +630,12 @@ class FanOut:
             return []
         codes, had_ended = elements.codes, elements.were_lost
         flying = {key: batch for key, batch in chain.in_flight.items() if not batch.first}
-        back = [k for k, each in flying.items() if all(codes[i] < FIRST_FINAL_CODE for i in each.indices)]
+        is_alone = len(chain.slugs) == 1
+        back = [
+            key
+            for key, each in flying.items()
+            if all(codes[i] < FIRST_FINAL_CODE for i in each.indices) or (is_alone and key not in elements.keys)
+        ]
         stay = had_ended.union(*(batch.indices for key, batch in flying.items() if key not in back))
         rest = as_range(i for i, code in enumerate(codes) if code < FIRST_FINAL_CODE and i not in stay)
         if not len(rest):

@@ -467,3 +467,16 @@ def test_what_a_chunk_had_told_of_is_not_in_what_is_handed_back() -> None:
     cluster.tell(Reported(cluster.now, Report(unit.key, indices=())))
 
     assert [list(each.indices or ()) for each in cluster.runnable() if each.key != unit.key] == [[1, 2]]
+
+
+def test_a_chunk_of_one_map_is_called_back_if_all_that_it_has_told_is_here() -> None:
+    with Flow("enough") as flow:
+        found = task(lambda x: x, name="each", chunksize=3, first_n=1).map([0, 1, 2])
+    cluster = FakeCluster(flow)
+    cluster.start()
+    (unit,) = cluster.runnable()
+
+    cluster.tell_part(unit, 1)
+
+    assert cluster.element_states(found) == ["Success", "Skipped", "Skipped"]
+    assert not cluster.machine.expects(unit.key)
