@@ -83,6 +83,9 @@ def insist(holds):
 with Flow("insisting", max_runs=1) as insisting:
     insist(Parameter("holds", type=bool))
 
+with Flow("overdue", max_runs=1) as overdue:
+    insist(False, task_args={"timeout": 1})
+
 with Flow("quick") as quick:
     note(Parameter("name", default="quick", type=str))
 
@@ -249,6 +252,17 @@ def test_a_cancelled_run_that_does_not_end_is_ended_with_all_that_it_has_started
         found = service.wait_for(run_id, "Cancelled")
         assert "killed by signal 9" in found["slot"]["message"]
         assert service.wait_for(service.start("insisting", holds=holds), "Running")["slot"]["state"] == "Running"
+        until(lambda: not any(is_running(each) for each in pids), "its processes are gone")
+
+
+def test_a_task_that_catches_its_timeout_is_ended_with_its_process(home: Path):
+    with serving(home, "flows.py:overdue", ANABRANCH__SERVICE__CANCEL_GRACE_S="1") as service:
+        found = service.wait_for(service.start("overdue"), "Failed")
+        why = "insist ran longer than its timeout of 1 s and could not be stopped: its code catches everything"
+        assert found["state"] == "Failed"
+        assert found["slot"]["message"] == f"{why}; its process was killed"
+        assert found["slot"]["tries"] == 1
+        pids = [int(each) for each in (home / "marks").read_text().split()[1:]]
         until(lambda: not any(is_running(each) for each in pids), "its processes are gone")
 
 

@@ -13,6 +13,23 @@ from typing import Any
 from anabranch.base.errors import TaskTimeout
 from anabranch.engine.worker import slots
 
+_OVERDUE: contextvars.ContextVar[tuple[float, Callable[[str], object]] | None] = contextvars.ContextVar(
+    "anabranch_overdue", default=None
+)
+
+
+@contextmanager
+def telling_overdue(grace_s: float, tell: Callable[[str], object]) -> Iterator[None]:
+    """Within it, `tell` hears of a call in the main thread that goes on so long after its deadline: it catches all.
+
+    It is called by a signal, in the middle of the user's code, with words about the call.
+    """
+    before = _OVERDUE.set((grace_s, tell))
+    try:
+        yield
+    finally:
+        _OVERDUE.reset(before)
+
 
 class _Deadline(BaseException):
     """Raised inside the user's code at its deadline; no `except Exception` there can swallow it."""
@@ -39,8 +56,17 @@ def call_within(
 
 @contextmanager
 def _alarm(timeout_s: float) -> Iterator[None]:
+    overdue = _OVERDUE.get()
+    told: list[str] = []
+
     def ring(signum: int, frame: object) -> None:
-        raise _Deadline
+        if not told:
+            told.append(f"ran longer than its timeout of {timeout_s:g} s")
+            if overdue is not None:
+                signal.setitimer(signal.ITIMER_REAL, max(overdue[0], 1e-3))
+            raise _Deadline
+        if overdue is not None:
+            overdue[1](f"{told[0]} and could not be stopped: its code catches everything")
 
     before = signal.signal(signal.SIGALRM, ring)
     signal.setitimer(signal.ITIMER_REAL, timeout_s)

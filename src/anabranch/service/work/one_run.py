@@ -13,10 +13,12 @@ import time
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from anabranch.base.context import current
 from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
 from anabranch.base.settings import config
 from anabranch.engine.driver.rest import may_rest
 from anabranch.engine.isolation.trees import kill_below
+from anabranch.engine.worker.attempts import telling_overdue
 from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord
 from anabranch.runs.registry.ending import record_end
@@ -75,7 +77,11 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         loaded = load_registered(_find_flow(flows, slot.flow_name, begun.flow_changed))
     except (AnabranchError, RecursionError) as error:
         return _fail(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
-    with _Interruptible(queue, slot) as interruption, may_rest(slot.run_id, REST_S) as rest:
+    with (
+        _Interruptible(queue, slot) as interruption,
+        may_rest(slot.run_id, REST_S) as rest,
+        telling_overdue(config.service.cancel_grace_s, lambda text: _end_by_force(store, queue, slot, text)),
+    ):
         try:
             state, message = _run_slot(loaded, slot, counted, is_first=is_first)
         except KeyboardInterrupt:
@@ -165,6 +171,29 @@ def _fail(
     return _finish(store, queue, slot, "Failed", text)
 
 
+def _end_by_force(store: RelationalRunStore, queue: SlotQueue, slot: Slot, why: str) -> None:
+    """Fail a run whose task cannot be ended otherwise, and this process with all below it; in a thread of its own."""
+    task = current()
+    text = f"{task.task_full_name if task is not None else 'a task'} {why}; its process was killed"
+
+    def end() -> None:
+        _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
+        try:
+            now = read_clock(store)
+            record_end(store, slot.run_id, "Failed", text, now=now, is_gone=True)
+            queue.finish(slot, "Failed", text, now=now)
+        except RunStoreError as error:  # it is tried again, by a service
+            _log.warning("the end of run %s could not be recorded: %s", slot.run_id, error)
+        _kill_own()
+
+    threading.Thread(target=end, name="anabranch-end", daemon=True).start()
+
+
+def _kill_own() -> None:
+    kill_below(os.getpid())
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 class _Asked(KeyboardInterrupt):
     """A request to cancel a run; who made it is looked up when that is to be told, which is not in a signal handler."""
 
@@ -227,5 +256,4 @@ class _Interruptible:
             break
         if not self._over.wait(config.service.cancel_grace_s):
             _log.warning("run %s was cancelled and does not end: its process is killed", self._slot.run_id)
-            kill_below(os.getpid())
-            os.kill(os.getpid(), signal.SIGKILL)  # what becomes of the run is decided by a service
+            _kill_own()  # what becomes of the run is decided by a service
