@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import stat
 import sys
 from collections.abc import Mapping
@@ -72,9 +71,11 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
     not given come from the settings (service: in anabranch.yaml).
     """
     from anabranch.runs.registry.registration import registry
+    from anabranch.service.first import leave_first_place
     from anabranch.service.serving import Service
     from anabranch.service.starting import choose_options, write_greeting
 
+    leave_first_place()
     logger = logging.getLogger("anabranch")
     if logger.getEffectiveLevel() > logging.INFO:
         logger.setLevel(logging.INFO)
@@ -92,13 +93,12 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
 
 
 def _with_tokens(given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the service, with what is in files and in the environment."""
+    """The options of the service, with the tokens that are in files."""
     files = {"token": given["token_file"], "view_token": given["view_token_file"]}
     if given["no_token"] and any(files.values()):
         raise Problem("--no-token cannot be combined with a token file; leave out one of them", USAGE)
     tokens = {
-        name: _token(f"--{name.replace('_', '-')}-file", file, f"ANABRANCH_SERVICE_{name.upper()}") or None
-        for name, file in files.items()
+        name: _token(f"--{name.replace('_', '-')}-file", file) for name, file in files.items() if file is not None
     }
     mine = ("token_file", "view_token_file", "no_token")
     return {**{name: value for name, value in given.items() if name not in mine}, **tokens}
@@ -115,9 +115,7 @@ def _register_files(files: tuple[str, ...]) -> None:
         raise Problem("not all flows could be registered (see above), so the service did not start", done.returncode)
 
 
-def _token(option: str, file: str | None, variable: str) -> str:
-    if file is None:
-        return os.environ.get(variable, "").strip()
+def _token(option: str, file: str) -> str:
     try:
         path = Path(file)
         if path.stat().st_mode & (stat.S_IRGRP | stat.S_IROTH):

@@ -100,6 +100,20 @@ def converted(parameter: Parameter, value: Any) -> Any:
     return result
 
 
+def written(parameter: Parameter, value: Any) -> Any:
+    """A value as JSON has it, if the parameter's type makes an equal value of that again; else the value."""
+    if parameter.type is None:
+        return value
+    from pydantic_core import PydanticSerializationError
+
+    try:
+        meant = converted(parameter, value)
+        found = _adapter(parameter.type).dump_python(meant, mode="json", warnings="error")
+        return found if equal(converted(parameter, found), meant) else value
+    except (ValueError, PydanticSerializationError):  # it does not fit, or its type has no form in JSON
+        return value
+
+
 def _misfit(parameter: Parameter, value: Any, reason: str) -> str:
     return f"expected {shown_type(parameter.type)}, found {_found(parameter, value)}: {reason}"
 

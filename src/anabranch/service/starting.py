@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import sys
 import threading
@@ -14,6 +15,7 @@ from anabranch.base.errors import ServiceError, listed, nearest
 from anabranch.base.settings import config
 from anabranch.flows.registered import register_flows
 from anabranch.runs.registry.registration import registry
+from anabranch.service.first import leave_first_place
 from anabranch.service.serving import Options, Service
 from anabranch.web.guard import LOGIN
 from anabranch.web.listening import is_loopback
@@ -45,7 +47,8 @@ def choose_options(given: Mapping[str, Any], *, needs_token: bool = True) -> tup
         raise ServiceError(
             f"a service has no option {unknown[0]!r}{nearest(unknown[0], known)}; it has: {listed(known)}"
         )
-    values = {name: getattr(config.service, name) if (it := given.get(name)) is None else it for name in _SETTINGS}
+    given = {**_of_the_environment(), **{name: value for name, value in given.items() if value is not None}}
+    values = {name: given.get(name, getattr(config.service, name)) for name in _SETTINGS}
     if not needs_token:
         values["token"] = values["view_token"] = ""
     is_made_up = needs_token and not values["token"] and not values["view_token"] and is_loopback(values["address"])
@@ -56,6 +59,12 @@ def choose_options(given: Mapping[str, Any], *, needs_token: bool = True) -> tup
     capacity = given.get("max_runs") or config.service.max_runs
     options = Options(**values)
     return replace(options, capacity=capacity) if capacity else options, is_made_up
+
+
+def _of_the_environment() -> dict[str, str]:
+    """Tokens of variables that are for services alone, and no settings."""
+    names = {name: f"ANABRANCH_SERVICE_{name.upper()}" for name in ("token", "view_token")}
+    return {name: token for name, variable in names.items() if (token := os.environ.get(variable, "").strip())}
 
 
 def write_greeting(options: Options, port: int, *, is_made_up: bool) -> Iterable[str]:
@@ -84,6 +93,7 @@ def serve_flows(
     """
     if threading.current_thread() is not threading.main_thread():
         raise ServiceError("serve() outside of the main thread, which alone receives Ctrl-C; call it there")
+    leave_first_place()
     found, is_made_up = choose_options(options)
     service = Service(registry()[0], found)  # refuses before anything is registered
     register_flows(flows, project=project, labels=labels, storage=storage)

@@ -53,6 +53,16 @@ def begin(counted: Counted) -> None:
     observer(UnitEnded(2.0, "w", 1.0, 2.0, indices=range(10), codes={"parse": b"\x0a" * 10}))
 
 
+def test_a_directory_that_was_cleaned_away_is_made_again_as_long_as_its_service_lives(meter: Meter):
+    counted = Counted(str(meter.directory), "one")
+    begin(counted)
+    meter.directory.rmdir()
+    counted(RunFinished(3.0, Success()))
+    counted.close()
+    assert meter.directory.stat().st_mode & 0o777 == 0o700
+    assert shown(meter)["anabranch_flow_runs_total etl Success"] == 1
+
+
 def test_what_runs_have_counted_adds_up_whoever_asks_and_however_often(meter: Meter):
     # given
     for run_id in ("one", "two"):
@@ -109,11 +119,13 @@ os._exit(9)
 
 
 def test_a_run_outlives_the_directory_and_one_without_any_counts_nothing(meter: Meter, tmp_path: Path):
-    counted = Counted(str(meter.directory), "one")
-    begin(counted)
     meter.close()
-    counted.close()
     assert not meter.directory.exists()
+    for name in ("anabranch-metrics-99999999-abc", "anabranch-metrics-x", "another"):  # of services that are gone
+        counted = Counted(str(tmp_path / name), "one")
+        begin(counted)
+        counted.close()
+    assert not list(tmp_path.glob("a*"))
     assert Counted("", "one").observers == []
     Counted("", "one").close()
 

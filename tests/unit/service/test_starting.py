@@ -73,6 +73,18 @@ def test_a_token_is_made_up_for_loopback_alone_and_told_once():
     assert len(list(write_greeting(Options(address="::1", token=TOKEN, tls_cert="x"), 1, is_made_up=False))) == 1
 
 
+def test_tokens_of_the_environment_come_before_the_settings_and_after_what_is_given(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("ANABRANCH_SERVICE_TOKEN", f"{TOKEN}\n")
+    monkeypatch.setenv("ANABRANCH_SERVICE_VIEW_TOKEN", f"{TOKEN}2")
+    with config.set({"service": {"token": "of-the-settings-20-chars"}}):
+        options, is_made_up = choose_options({"token": None})
+        assert (options.token, options.view_token, is_made_up) == (TOKEN, f"{TOKEN}2", False)
+        assert choose_options({"token": "given-as-an-option-20-ch"})[0].token == "given-as-an-option-20-ch"
+        assert choose_options({}, needs_token=False)[0] == Options()
+        monkeypatch.setenv("ANABRANCH_SERVICE_TOKEN", " ")
+        assert choose_options({})[0].token == "of-the-settings-20-chars"
+
+
 def test_an_option_that_there_is_not_is_refused_with_the_nearest():
     with pytest.raises(ServiceError, match=r"a service has no option 'adress'; did you mean 'address'\?"):
         choose_options({"adress": "::1"})

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
 from pathlib import Path
@@ -19,10 +20,10 @@ from anabranch.base.errors import (
     UnregistrableFlow,
 )
 from anabranch.base.names import check_name, short
-from anabranch.definition.fingerprints import fingerprints
+from anabranch.definition.fingerprints import describe_value, fingerprints
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.definition.parameter import Parameter
-from anabranch.definition.parameter_values import is_secret
+from anabranch.definition.parameter_values import is_secret, written
 from anabranch.runs.parameters import resolve_parameters
 from anabranch.runs.registry.flow_storage import FlowStorage
 from anabranch.runs.registry.seal import pack_schedule, seal_record
@@ -102,9 +103,10 @@ def record_of(
     else:
         problems.append(f"storage: expected 'source', 'database' or a flow storage, found {short(storage)}")
     schedule = None
-    if flow.schedule is not None:
+    given = _with_plain_parameters(flow.schedule, flow.parameters) if flow.schedule is not None else None
+    if given is not None:
         try:
-            schedule = pack_schedule(flow.schedule)
+            schedule = pack_schedule(given)
         except Exception as error:  # a filter may hold anything
             problems.append(f"its schedule cannot be pickled: {type(error).__name__}: {error}")
     if problems:
@@ -125,7 +127,7 @@ def record_of(
             "additionalProperties": False,
         },
         schedule=schedule,
-        schedule_text=_schedule_text(flow.schedule, schedule),
+        schedule_text=_schedule_text(given, schedule),
         overlap=flow.schedule.overlap if flow.schedule is not None else "allow",
         catch_up=flow.schedule.catch_up if flow.schedule is not None else "all",
         max_runs=flow.max_runs,
@@ -138,7 +140,31 @@ def _schedule_text(schedule: Schedule | None, pickled: bytes | None) -> str:
     """The schedule in words, with a mark that changes when it does."""
     if schedule is None:
         return ""
-    return f"{schedule.describe()} [{hashlib.sha256(pickled or b'').hexdigest()[:8]}]"
+    return f"{schedule.describe()} [{hashlib.sha256(_marked(schedule, pickled or b'')).hexdigest()[:8]}]"
+
+
+def _marked(schedule: Schedule, packed: bytes) -> bytes:
+    """What is the same for the same schedule: not its pickle, in which sets have an order of each process's own."""
+    if packed.startswith(b"{"):
+        return packed
+    clocks = [(type(each), {**vars(each), "zone": str(each.zone)}) for each in schedule.clocks]
+    found = describe_value([clocks, {name: each for name, each in vars(schedule).items() if name != "clocks"}])
+    return packed if found.gap else found.text.encode()
+
+
+def _with_plain_parameters(schedule: Schedule, parameters: Collection[Parameter]) -> Schedule:
+    """The schedule with the parameters of its runs as JSON has them, as far as their types can write and read them."""
+    twin = copy.copy(schedule)
+    clocks = [copy.copy(each) for each in schedule.clocks]
+    for clock in clocks:
+        clock.parameter_defaults = _plain_parameters(clock.parameter_defaults, parameters)
+    twin.clocks = tuple(clocks)
+    return twin
+
+
+def _plain_parameters(values: Mapping[str, Any], parameters: Collection[Parameter]) -> dict[str, Any]:
+    known = {each.name: each for each in parameters}
+    return {name: written(known[name], value) if name in known else value for name, value in values.items()}
 
 
 def put(record: FlowRecord) -> FlowRecord:
@@ -206,7 +232,7 @@ def _schedule_problems(flow: Registrable) -> list[str]:
         ]
         try:
             resolve_parameters(flow.name, flow.parameters, clock.parameter_defaults)
-            jsonify(clock.parameter_defaults)
+            jsonify(_plain_parameters(clock.parameter_defaults, flow.parameters))
         except ParameterError as error:
             problems += [f"{where}: {problem}" for problem in error.problems]
         except ValueError as error:

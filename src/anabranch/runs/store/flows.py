@@ -6,6 +6,7 @@ Graphs and schemas are JSON, code is pickled, schedules are one or the other: no
 from __future__ import annotations
 
 import json
+import logging
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,8 @@ from anabranch.runs.store.codec import from_microseconds, to_microseconds, to_te
 from anabranch.runs.store.relational import Database, Transaction
 from anabranch.runs.store.schema import FLOWS, SLOTS
 from anabranch.runs.store.slots import Slot, slot_row
+
+_log = logging.getLogger("anabranch.registry")
 
 _MANY = 500  # parameters of a statement that every database takes
 
@@ -89,8 +92,10 @@ class FlowTable:
         flow had this very schedule before.
         """
         moment = to_microseconds(now)
+        given_up: list[datetime] = []
 
         def act(transaction: Transaction) -> FlowRecord:
+            given_up.clear()
             lock = self._database.lock_clause
             found = transaction.fetch(f"{FLOWS.select('flow_name = ?')}{lock}", (record.name,))
             before = _read_record(found[0]) if found else None
@@ -100,13 +105,22 @@ class FlowTable:
                 paused = record.paused or before.paused
                 if before.schedule_text == record.schedule_text and record.schedule is not None:
                     since = before.scheduled_until or now
+                elif before.schedule is not None and record.schedule is not None and before.scheduled_until:
+                    given_up.append(before.scheduled_until)
             new = replace(record, version=version, paused=paused, scheduled_until=since)
             changed = max(moment, to_microseconds(before.changed) + 1 if before and before.changed else 0)
             new = replace(new, changed=from_microseconds(changed))
             transaction.execute(FLOWS.upsert(), _flow_row(new))
             return new
 
-        return self._database.write(act, durable=True)
+        new = self._database.write(act, durable=True)
+        if given_up and given_up[0] < now:
+            _log.warning(
+                "flow %r has another schedule than before: what was due since %s and missed is given up",
+                record.name,
+                f"{given_up[0]:%Y-%m-%d %H:%M:%S %Z}",
+            )
+        return new
 
     def get(self, name: str) -> FlowRecord:
         """A flow with its code and graph.

@@ -1,7 +1,7 @@
 """Where the processes of runs leave what they have counted, for the service that started them.
 
 A process writes a file now and then while its run goes on, and once at its end; the service adds up what it finds. A
-run needs no service for that: where the directory is gone, nothing is written.
+run needs no service for that: where the service is gone, nothing is written.
 """
 
 from __future__ import annotations
@@ -66,6 +66,8 @@ class Counted:
             return
         data = {"pid": os.getpid(), "is_over": is_over, "counted": self.metrics.snapshot()}
         with contextlib.suppress(OSError):  # a full disk, or no service any more: it is counts that are lost, no run
+            if not self._file.parent.exists() and _is_of_the_living(self._file.parent):
+                self._file.parent.mkdir(mode=0o700)  # what is old is removed there now and then, by the system
             write_whole(self._file, json.dumps(data))
 
 
@@ -87,10 +89,16 @@ def choose_directory() -> Path:
 def sweep(parent: Path) -> None:
     """Remove directories of services that were killed."""
     for each in parent.glob(f"{_PREFIX}*"):
-        pid = each.name.removeprefix(_PREFIX).partition("-")[0]
         with contextlib.suppress(OSError):  # it is gone by now, or not for us to look into
-            if pid.isdecimal() and each.lstat().st_uid == os.getuid() and not _is_alive(int(pid)):
+            if each.lstat().st_uid == os.getuid() and _is_of_the_living(each) is False:
                 shutil.rmtree(each, ignore_errors=True)
+
+
+def _is_of_the_living(directory: Path) -> bool | None:
+    """Whether the service lives that has a directory; None if it is of no service."""
+    name = directory.name
+    pid = name.removeprefix(_PREFIX).partition("-")[0]
+    return _is_alive(int(pid)) if name.startswith(_PREFIX) and pid.isdecimal() else None
 
 
 def collect(directory: Path) -> Iterator[Left]:

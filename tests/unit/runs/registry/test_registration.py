@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from enum import Enum
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from click.testing import CliRunner, Result
+from pydantic import BaseModel
 
 from anabranch import Flow, Parameter, config, task
 from anabranch.cli import anabranch
@@ -23,12 +31,15 @@ from anabranch.errors import (
     UnregistrableFlow,
 )
 from anabranch.flows.registered import load_registered
+from anabranch.runs.parameters import resolve_parameters
 from anabranch.runs.registry.backfill import slots_for, times_between
-from anabranch.runs.registry.registration import registry
+from anabranch.runs.registry.registration import record_of, registry
+from anabranch.runs.registry.seal import schedule_of
 from anabranch.schedules import CronSchedule, IntervalSchedule
 from anabranch.schedules.zones import zone_of
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.models import Refused, StartAsked
+from anabranch.service.work.timetable import _make_slot
 from anabranch.storage import LocalStorage
 
 NEW_YEAR = datetime(2026, 1, 1, tzinfo=UTC)
@@ -59,6 +70,11 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 @task
 def double(x: int) -> int:
     return 2 * x
+
+
+@task
+def identity(value: Any) -> Any:
+    return value
 
 
 def flow_of(name: str = "etl", value: object = 1, **options: Any) -> Flow:
@@ -307,3 +323,104 @@ def test_fields_are_filled_in_and_nothing_else_is_looked_into():
 def test_a_backfill_without_an_end_in_sight_is_refused():
     with pytest.raises(ScheduleError, match="more than 100,000 runs"):
         times_between(NEW_YEAR, NEW_YEAR + timedelta(days=3650), timedelta(seconds=1))
+
+
+# The same schedule ----------------------------------------------------------------------------------------------------
+
+CLOSING = """
+from datetime import UTC, datetime, timedelta
+from anabranch import Flow, task
+from anabranch.runs.registry.registration import record_of
+from anabranch.schedules import CronClock, IntervalSchedule, Schedule
+
+def not_on(days):
+    return lambda moment: f"{moment:%a}".lower() not in days
+
+with Flow("etl", schedule=Schedule([CronClock("0 6 * * *")], filters=[not_on({"sun", "sat", "fri", "hol"})])) as flow:
+    task(lambda: 1, name="go")()
+print(record_of(flow.registrable("etl.py:flow"), storage="database").schedule_text)
+"""
+
+
+def test_a_schedule_with_a_set_in_it_is_the_same_in_each_process():
+    texts = {
+        subprocess.run(
+            [sys.executable, "-c", CLOSING],
+            env={**os.environ, "PYTHONHASHSEED": str(seed)},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in (1, 2, 3)
+    }
+    assert len(texts) == 1
+
+
+def test_another_schedule_gives_up_what_was_missed_and_says_so(caplog: pytest.LogCaptureFixture):
+    _, flows, _ = registry()
+    first, second = (record_of(flow_of(schedule=IntervalSchedule(every)).registrable("")) for every in (60, 61))
+    for record, day in ((first, 1), (first, 2), (second, 3), (second, 4)):
+        flows.put(record, now=datetime(2026, 1, day, tzinfo=UTC))
+    assert [each.getMessage() for each in caplog.records] == [
+        "flow 'etl' has another schedule than before: what was due since 2026-01-01 00:00:00 UTC and missed is given up"
+    ]
+    assert flows.get("etl").scheduled_until == datetime(2026, 1, 3, tzinfo=UTC)
+
+
+# Parameters -----------------------------------------------------------------------------------------------------------
+
+
+class Colour(Enum):
+    RED = "red"
+
+
+class Place(BaseModel):
+    name: str
+
+
+@dataclass
+class Point:
+    x: int
+    y: int = 0
+
+
+@pytest.mark.parametrize(
+    ("kind", "value"),
+    [
+        (date, date(2026, 1, 1)),
+        (Path, Path("a/b")),
+        (Colour, Colour.RED),
+        (timedelta, timedelta(hours=2, microseconds=1)),
+        (Decimal, Decimal("1.10")),
+        (UUID, UUID(int=5)),
+        (set[int], {1, 2}),
+        (frozenset[Colour], frozenset({Colour.RED})),
+        (tuple[int, int], (1, 2)),
+        (Place, Place(name="here")),
+        (Point, Point(1)),
+        (dict[Colour, timedelta], {Colour.RED: timedelta(days=1)}),
+        (list[UUID] | None, [UUID(int=5)]),
+        (time, time(6, 30)),
+        (bytes, b"abc"),
+    ],
+    ids=str,
+)
+def test_what_the_type_of_a_parameter_writes_and_reads_may_be_in_a_schedule(kind: Any, value: object):
+    with Flow("etl", schedule=IntervalSchedule(60, parameter_defaults={"value": value})) as flow:
+        identity(Parameter("value", type=kind))
+    record = record_of(flow.registrable(""), storage="database")
+    schedule = schedule_of(record, may_load=False)  # it is data
+    assert schedule is not None
+    (slot,) = [_make_slot("etl", each) for each in schedule.next(1, return_events=True)]
+    kept = json.loads(json.dumps(slot.parameters))
+    (found,) = resolve_parameters("etl", [Parameter("value", type=kind)], kept).values()
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(("kind", "value"), [(None, {1, 2}), (None, Colour.RED), (object, {1}), (bytes, b"\xff")])
+def test_what_no_type_can_read_again_is_refused(kind: Any, value: object):
+    with Flow("etl", schedule=IntervalSchedule(60, parameter_defaults={"value": value})) as flow:
+        identity(Parameter("value", type=kind))
+    with pytest.raises(UnregistrableFlow, match="cannot be kept until the run"):
+        record_of(flow.registrable(""), storage="database")
