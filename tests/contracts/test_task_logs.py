@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -145,6 +147,37 @@ def test_prints_are_lines_where_the_task_says_so(executor: Any, capfd: pytest.Ca
     assert sorted(row.text for row in rows if row.text.startswith("printed")) == ["printed 0", "printed 1"]
     assert {(row.slug, row.level) for row in rows} == {("logged", logging.INFO)}
     assert "printed 5\nand no end" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("log_stdout", [False, True])
+def test_whatever_a_task_says_is_heard_here(
+    executor: Any,
+    isolation: str,
+    log_stdout: bool,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def speak() -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("always")
+            warnings.showwarning = lambda message, *about: print(message, file=sys.stderr)  # in the place of pytest's
+            warnings.warn("swan", stacklevel=1)
+        print("heron", file=sys.stderr)
+        thread = threading.Thread(target=lambda: (print("robin"), logging.getLogger("vendor").warning("eagle")))
+        thread.start()
+        thread.join()
+        with ThreadPoolExecutor(2) as pool:
+            list(pool.map(print, ["raven"]))
+
+    with Flow("voices") as flow:
+        task(speak, name="speak", isolation=isolation, log_stdout=log_stdout)()
+
+    view = flow.run(executor=executor)
+
+    out, err = capfd.readouterr()
+    said = f"{out}{err}{caplog.text}{rows_of(view.run_id)}"
+    assert [bird for bird in ("swan", "heron", "robin", "eagle", "raven") if bird not in said] == []
 
 
 def test_the_level_is_chosen_where_the_run_begins(executor: Any) -> None:

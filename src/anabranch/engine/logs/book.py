@@ -15,7 +15,7 @@ from typing import Protocol
 
 from anabranch.base import settings
 from anabranch.engine.logs.capture import TASKS
-from anabranch.engine.logs.lines import DRIVER, PRINTED, Batch, LogLine, this_process
+from anabranch.engine.logs.lines import DRIVER, PRINTED, STDERR, Batch, LogLine, this_process
 from anabranch.engine.logs.outbox import Outbox, Throttle, WholeLog
 
 BURST_LINES, LINES_PER_S = 10_000, 2_000  # what a terminal and a file of SQLite's take beside a run
@@ -137,7 +137,7 @@ def show(line: LogLine, *, is_here: bool) -> None:
     """
     if line.level == PRINTED:
         with suppress(OSError, ValueError):  # a terminal that has gone
-            sys.stdout.write(f"{line.text}\n")
+            (sys.stderr if line.logger == STDERR else sys.stdout).write(f"{line.text}\n")
     elif not settings.has_handlers():
         settings.terminal.write(_record(line, _shown_name(line)))
     elif not is_here:

@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 from anabranch.base import context, masking, settings
+from anabranch.base.context import TaskContext
 from anabranch.engine.logs.lines import LogLine, formatted, line_of
 
 TASKS = "anabranch.task"
@@ -37,6 +39,8 @@ class Sink(Protocol):
         ...
 
 
+SPEAKER: ContextVar[TaskContext | None] = ContextVar("anabranch_speaker", default=None)
+"""In a thread that a task has started: the task, as far as it is heard."""
 _sinks: dict[str, Sink] = {}
 _lock = threading.Lock()
 _before: tuple[int, int] | None = None
@@ -51,7 +55,7 @@ class _Capture(logging.Handler):
     is_ours = True
 
     def emit(self, record: logging.LogRecord) -> None:
-        task = context.current()
+        task = context.current() or SPEAKER.get()
         sink = _sinks.get(task.run_id) if task is not None else None
         try:
             if task is not None and sink is not None:
@@ -138,7 +142,7 @@ def _masked(*args: Any, **kwargs: Any) -> logging.LogRecord:
 
 def is_taken(record: logging.LogRecord) -> bool:
     """Whether a record is a task's, so that its run sees to it that it is shown."""
-    task = context.current()
+    task = context.current() or SPEAKER.get()
     return task is not None and task.run_id in _sinks
 
 

@@ -22,6 +22,8 @@ PRINTED = 0
 _formatter = logging.Formatter()
 
 
+STDERR = "stderr"
+"""Logger of what was printed to standard error."""
 DRIVER = "driver"
 """Worker of lines that no task logs, but the run itself; their slug is empty."""
 
