@@ -851,6 +851,32 @@ def test_a_value_of_a_class_that_only_one_worker_has_hangs_nothing() -> None:
     assert "only_here" in views[0].result[both].message
 
 
+def test_tasks_run_loops_of_their_own_wherever_their_flow_is_run(place: Place) -> None:
+    async def fetch(x: int) -> int:
+        await asyncio.sleep(0)
+        if context.task_run_count == 1 and x == 3:
+            raise OSError("once")
+        return 2 * x
+
+    def load(x: int) -> int:
+        return asyncio.run(fetch(x))
+
+    async def cell() -> Any:
+        with Flow("notebook") as flow:
+            nodes = (
+                task(load, name="plain")(1),
+                task(load, name="each").map([1, 2]),
+                task(load, name="timed", timeout=20)(2),
+                task(load, name="again", max_retries=1, retry_delay=0)(3),
+            )
+        state = flow.run(executor=place.executor)
+        await asyncio.sleep(0)  # the notebook's own loop is there as before
+        assert asyncio.get_event_loop() is asyncio.get_running_loop()
+        return [state[node].result for node in nodes]
+
+    assert asyncio.run(cell()) == [2, [2, 4], 4, 6]
+
+
 @pytest.mark.cluster
 @pytest.mark.parametrize("act", ["asyncio", "fork", "threads", "chdir", "stdout"])
 def test_tasks_that_leave_traces_harm_nobody(on_cluster: Place, act: str, tmp_path: Any) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import pickle
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -163,10 +164,29 @@ def _run(unit: Unit, environment: Environment, outcomes: dict[Key, UnitOutcome],
     """Run a unit; take its prints where they must travel or be logged."""
     nodes = environment.program.nodes
     logged = [slug for slug in unit.nodes if nodes[slug].policies.log_stdout]
-    with slots.held(), captured(logged) if captures or logged else contextlib.nullcontext():
+    prints = captured(logged) if captures or logged else contextlib.nullcontext()
+    with no_loop_runs(), slots.held(), prints:
         outcome, report = run_unit(unit, environment, outcomes)
     outcome.report = masked_report(report, environment.program)
     return outcome
+
+
+@contextlib.contextmanager
+def no_loop_runs() -> Iterator[None]:
+    """Until the block ends, no event loop runs in this thread, although one waits for it: that of a notebook.
+
+    So task code may run its own, as it may in any other thread.
+    """
+    loop = asyncio._get_running_loop()
+    if loop is None:
+        yield
+        return
+    asyncio._set_running_loop(None)
+    try:
+        yield
+    finally:
+        asyncio.set_event_loop(loop)  # `asyncio.run` leaves the thread without one
+        asyncio._set_running_loop(loop)
 
 
 def _take_logs(worker: Any, token: str, program: Program) -> None:
