@@ -70,6 +70,42 @@ def executor(request: pytest.FixtureRequest) -> Any:
     return DaskExecutor(request.getfixturevalue("address"))
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"stop_when": bool}, "1 successful, 59 skipped"),
+        ({"first_n": 1}, "1 successful, 59 skipped"),
+        ({"min_success": 0.99}, "0 successful, 1 failed, 59 cancelled"),
+    ],
+    ids=["stop_when", "first_n", "min_success"],
+)
+def test_calls_that_nobody_needs_any_more_do_not_begin(executor: Any, options: dict[str, Any], told: str) -> None:
+    @task(chunksize=1)
+    def work(k: Any, i: int) -> int:
+        if "min_success" in options:
+            raise ValueError(i)
+        return i
+
+    @task(chunksize=1)
+    def inner(i: int) -> Any:
+        return work(0, i)
+
+    @task(chunksize=1, **options)
+    def trial(i: int) -> Any:
+        return [work(0, i), inner(i), work(work(1, i), i)]
+
+    with Flow("trials") as flow:
+        node = trial.map(list(range(60)))
+
+    state = flow.run(executor=executor)
+
+    assert f"60 elements: {told}" in state[node].message
+    calls = [state[slug] for slug in ("trial/work", "trial/inner", "trial/inner/work")]
+    ran = [each for call in calls for each in call.map_states if each.is_successful() or each.name == "Failed"]
+    assert 1 <= len(ran) <= 75, "of 300: those of the first elements, and what was on its way"
+    assert all(each.is_finished() for call in calls for each in call.map_states)
+
+
 def test_trees_grow_from_single_tasks_and_from_elements(executor: Any) -> None:
     with Flow("f") as flow:
         single = tree(1, 4)

@@ -205,7 +205,7 @@ class FanOut:
         if run.chain is not None:
             run.chain.width += width
 
-    def free(self, waiter: Waiter, indices: Indices) -> None:
+    def free(self, waiter: Waiter, indices: Indices, *, have_waited: bool = False) -> None:
         """Elements of a map miss nothing any more: calls can run, values of callers can be put together."""
         run = self._known.runs[waiter.slug]
         chain = run.chain
@@ -213,8 +213,10 @@ class FanOut:
             return  # it gets a chain again with all that can run
         if not isinstance(indices, range):
             indices = as_range(sorted(indices))
-        if waiter.is_caller:
-            chain.ready.append(Batch(indices, chain.slugs.index(waiter.slug), assembles=True))
+        if waiter.is_caller:  # before others begin: what is finished first may be enough
+            chain.ready.appendleft(Batch(indices, chain.slugs.index(waiter.slug), assembles=True))
+        elif have_waited and chain.missing is None:  # somebody has begun who needs them
+            chain.ready.appendleft(Batch(indices))
         else:
             chain.make_ready(indices)
 
@@ -348,7 +350,7 @@ class FanOut:
         in_flight = self.in_flight
         open_chains = [chain for chain in self.chains if chain.ready]
         while open_chains and in_flight < window:
-            chain = min(open_chains, key=lambda each: len(each.in_flight))
+            chain = min(open_chains, key=self._turn_of)
             is_full = chain.pacer.is_probing and len(chain.in_flight) >= self._known.slots
             if not is_full and not self._known.limits.have_room(self._known.graph.nodes[chain.slugs[0]]):
                 is_full = True
@@ -359,6 +361,10 @@ class FanOut:
             if is_full or not chain.ready:
                 open_chains.remove(chain)
         return units
+
+    def _turn_of(self, chain: Chain) -> tuple[int, bool, int]:
+        """Whose turn it is: of chains with as many chunks on their way, what finishes elements that have begun."""
+        return len(chain.in_flight), not chain.ready[0].assembles, -self._known.graph.nodes[chain.slugs[0]].depth
 
     def _chunk(self, chain: Chain) -> Unit:
         chain.has_begun = True
@@ -626,37 +632,62 @@ class FanOut:
             return []
         elements.is_enough |= is_enough
         state = _early_end(elements, policies)
-        if state is None:
+        return self._end_early(run, state, set()) if state is not None else []
+
+    def _end_early(self, run: NodeRun, state: State, needed: set[int]) -> list[Key]:
+        """Settle what has not begun of a map, but for what is needed, and of the calls of what was settled."""
+        elements, chain = run.elements, run.chain
+        if elements is None or elements.is_final or chain is None:
             return []
-        codes, had_ended = elements.codes, elements.were_lost
+        codes, had_ended = elements.codes, elements.were_lost | needed
         flying = {key: batch for key, batch in chain.in_flight.items() if not batch.first}
         is_alone = len(chain.slugs) == 1
         back = [
             key
-            for key, each in flying.items()
-            if all(codes[i] < FIRST_FINAL_CODE for i in each.indices) or (is_alone and key not in elements.keys)
+            for key, batch in flying.items()
+            if needed.isdisjoint(batch.indices)
+            and (all(codes[i] < FIRST_FINAL_CODE for i in batch.indices) or (is_alone and key not in elements.keys))
         ]
         stay = had_ended.union(*(batch.indices for key, batch in flying.items() if key not in back))
         rest = as_range(i for i, code in enumerate(codes) if code < FIRST_FINAL_CODE and i not in stay)
         if not len(rest):
             return []
         mine = [*(batch for batch in chain.ready if not batch.first), *map(chain.in_flight.pop, back)]
-        again = sorted(index for batch in mine for index in batch.indices if index in had_ended)
         for key in back:
             self._known.arrived(key)
             self._known.lose(key)
         later = [batch for batch in chain.ready if batch.first]
         chain.ready.clear()
         chain.ready.extend(later)
-        if again:
-            chain.ready.append(Batch(as_range(again)))
+        for batch in mine:
+            if left := [index for index in batch.indices if index in had_ended]:
+                chain.ready.append(replace(batch, indices=as_range(left)))
         chain.due = [each for each in chain.due if each[2] or each[1] in had_ended]
         heapq.heapify(chain.due)
         for index in rest:
             elements.settle(index, state)
+        for slug, wanted in self._calls_needed(run.node.slug).items():
+            back += self._end_early(self._known.runs[slug], state, wanted)
         self._pass_on(run.node.slug, rest)
         self._go_on(chain, run.node.slug, rest, is_suspect=False)
         return back
+
+    def _calls_needed(self, caller: str) -> dict[str, set[int]]:
+        """By group: the calls of a map whose values its elements need that have not ended, or other calls for them."""
+        calls, codes = self._known.calls, self._elements_of(caller).codes
+        found: dict[str, set[int]] = {slug: set() for slug in calls.groups_of(caller)}
+        waiting = [(Waiter(caller, True), [i for i, code in enumerate(codes) if code < FIRST_FINAL_CODE])]
+        while found and waiting:
+            for slug, indices in calls.needs(*waiting.pop()).items():
+                fresh = [index for index in indices if index not in found[slug]]
+                found[slug].update(fresh)
+                if fresh:
+                    waiting.append((Waiter(slug, False), fresh))
+        return found
+
+    def waits(self, waiter: Waiter, index: int) -> bool:
+        """Whether an element has not ended, for which a call may be made."""
+        return self._elements_of(waiter.slug).codes[index] < FIRST_FINAL_CODE
 
     def settle(self, run: NodeRun, index: int, state: State) -> None:
         """Give an element a final state without running it, and let what waits for it go on."""

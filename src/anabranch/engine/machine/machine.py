@@ -662,8 +662,9 @@ class Machine:
         for waiter, indices in freed:
             if waiter.is_caller:
                 self._free_callers(waiter, indices)
-            else:
-                self._fan_out.free(waiter, indices)
+            else:  # those that nobody needs any more were settled
+                left = tuple(index for index in indices if self._fan_out.waits(waiter, index))
+                self._fan_out.free(waiter, left, have_waited=True)
 
     def _free_callers(self, waiter: Waiter, indices: Indices) -> None:
         run = self.runs[waiter.slug]
