@@ -263,6 +263,27 @@ def test_arguments_that_cannot_travel_are_their_element_s_failure() -> None:
     assert "deferred call parent[1]/add[0]" in state.result[node].map_states[1].message
 
 
+@pytest.mark.parametrize("is_map", [True, False])
+def test_what_calls_share_weighs_once_however_many_they_are(is_map):
+    data = bytes(800_000)
+
+    @task
+    def child(i, data):
+        return i + len(data)
+
+    @task
+    def parent(i, data):
+        return child.map(list(range(22)), unmapped(data)) if is_map else [child(k, data) for k in range(22)]
+
+    with Flow("shared") as flow:
+        node = parent.map(list(range(10)), unmapped(data))
+    with config.set(engine__calls_nbytes=4_000_000):
+        state = flow.run()
+
+    assert state.is_successful(), state.message
+    assert state[node].result == [[k + len(data) for k in range(22)]] * 10
+
+
 def test_arguments_that_are_too_large_are_refused() -> None:
     with config.set(engine__calls_nbytes=1000):
         error = value_of(lambda: [add(bytes(900)), add(bytes(901))])

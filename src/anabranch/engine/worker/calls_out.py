@@ -36,6 +36,7 @@ from anabranch.engine.units.units import Program
 from anabranch.engine.units.values import dumps
 from anabranch.engine.worker.call_storing import choose_storing, storing_to_read
 
+MAX_GROWTH = 1.5  # of records that are pickled apart: if they weigh so much more, each has a copy of what they share
 MIN_RUN = 2  # calls in a row of a list that become one need
 
 
@@ -344,22 +345,29 @@ def _as_tuple(parts: list[Any]) -> tuple[Any, ...]:
     return tuple(parts[0])
 
 
-def _blocks(records: list[Record]) -> list[tuple[int, bytes]]:
-    """Records, pickled together where they are small."""
-    try:
-        data = dumps([tuple(record) for record in records])
-    except BaseException as error:  # pickling runs the user's code
-        if len(records) > 1:
-            return [block for record in records for block in _blocks([record])]
-        (record,) = records
-        raise UnstorableValueError(
-            f"an argument of the deferred call {record.called}[{record.number}] cannot leave the process it was made "
-            f"in: {headline_of(error)}"
-        ) from None
+def _blocks(records: list[Record], data: bytes | None = None) -> list[tuple[int, bytes]]:
+    """Records, pickled together where they are small, or share what is large; `data`: the pickle of all of them."""
+    if data is None:
+        try:
+            data = _dumps_records(records)
+        except BaseException as error:  # pickling runs the user's code
+            if len(records) > 1:
+                return [block for record in records for block in _blocks([record])]
+            (record,) = records
+            raise UnstorableValueError(
+                f"an argument of the deferred call {record.called}[{record.number}] cannot leave the process it was "
+                f"made in: {headline_of(error)}"
+            ) from None
     if len(data) > BLOCK_NBYTES and len(records) > 1:
         middle = len(records) // 2
-        return [*_blocks(records[:middle]), *_blocks(records[middle:])]
+        halves = [(half, _dumps_records(half)) for half in (records[:middle], records[middle:])]
+        if sum(len(part) for _, part in halves) < MAX_GROWTH * len(data):
+            return [block for half, part in halves for block in _blocks(half, part)]
     return [(len(records), data)]
+
+
+def _dumps_records(records: list[Record]) -> bytes:
+    return dumps([tuple(record) for record in records])
 
 
 def _finished(group: _Group, caller: FrozenNode, program: Program, *, in_process: bool) -> CallGroup:
