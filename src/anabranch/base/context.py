@@ -220,6 +220,12 @@ class ContextModule(ModuleType):
             raise KeyError(name)
         return value
 
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        """Refuse what Prefect 1 has: ``with context(…)``."""
+        from anabranch.base.prefect1 import refuse
+
+        refuse("with context(…)")
+
     def __contains__(self, name: object) -> bool:
         try:
             return _read(str(name), _TASK.get()) is not _NO_VALUE

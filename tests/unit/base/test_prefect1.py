@@ -12,6 +12,7 @@ import pytest
 from docs import migrating
 from tests.refusals import refused
 
+import anabranch
 from anabranch import Flow, Parameter, Task, merge, switch, task
 from anabranch.base import prefect1
 from anabranch.base.prefect1 import refusing, row_of, table
@@ -97,6 +98,7 @@ ARGUMENTS: dict[str, tuple[Callable[..., Any], str]] = {
     "LocalResult(validate_dir=)": (lambda: LocalResult("x", validate_dir=False), "makes the directory"),
     "S3Result(boto3_kwargs=)": (lambda: S3Result("b", boto3_kwargs={}), "options of s3fs"),
     "Schedule(adjustments=)": (lambda: Schedule([CronClock("@daily")], adjustments=[]), "a clock with the times"),  # type: ignore[call-arg]
+    "with context(…)": (lambda: anabranch.context(x=1), "give parameters"),  # type: ignore[operator]
     "Clock(day_or=)": (lambda: CronClock("@daily", day_or=True), "Debian's cron"),
 }
 
