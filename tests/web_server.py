@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any
 
 from tornado.web import RequestHandler
@@ -61,6 +62,17 @@ class Server:
             return answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
         finally:
             connection.close()
+
+
+def make_certificate(folder: Path) -> tuple[str, str]:
+    """Files with a certificate for no name, and its key."""
+    from distributed import Security
+
+    found = Security.temporary()
+    cert, key = folder / "cert.pem", folder / "key.pem"
+    cert.write_text(str(found.tls_scheduler_cert), encoding="ascii")
+    key.write_text(str(found.tls_scheduler_key), encoding="ascii")
+    return str(cert), str(key)
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from urllib.parse import urlencode, urljoin
 import pytest
 from tests.browser import Watched, chromium
 from tests.nginx_server import nginx
-from tests.web_server import Server, serving
+from tests.web_server import Server, make_certificate, serving
 from tornado.httpclient import HTTPRequest
 from tornado.websocket import websocket_connect
 
@@ -26,14 +26,7 @@ FORM = {**HTML, "Content-Type": "application/x-www-form-urlencoded"}
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    from distributed import Security
-
-    found = Security.temporary()
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    cert.write_text(str(found.tls_scheduler_cert), encoding="ascii")
-    key.write_text(str(found.tls_scheduler_key), encoding="ascii")
-    return str(cert), str(key)
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 @pytest.fixture(scope="module")

@@ -50,6 +50,14 @@ class BoundedServer(HTTPServer):
         """Listen."""
         super().add_sockets([cast(socket.socket, _Door(each, self)) for each in sockets])
 
+    def _handle_connection(self, connection: socket.socket, address: Any) -> None:
+        """Take a connection, unless it was reset before TLS has begun, which Tornado takes for a bug of ours."""
+        try:
+            connection.getpeername()
+            super()._handle_connection(connection, address)
+        except OSError:
+            connection.close()
+
     def handle_stream(self, stream: IOStream, address: tuple[Any, ...]) -> None:
         """Serve a connection, or close it."""
         if len(self._strangers) + len(self._known) >= self._most:

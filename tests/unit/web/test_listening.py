@@ -9,7 +9,7 @@ from http.client import HTTPConnection, HTTPSConnection, RemoteDisconnected
 from pathlib import Path
 
 import pytest
-from tests.web_server import serving
+from tests.web_server import make_certificate, serving
 
 from anabranch.errors import ServiceError
 from anabranch.web.listening import check_bind, open_sockets, tls_context
@@ -81,14 +81,7 @@ def test_what_cannot_be_had_is_an_error_of_the_system(address: str, port: int, p
 
 @pytest.fixture(scope="module")
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    from distributed import Security
-
-    found = Security.temporary()
-    folder = tmp_path_factory.mktemp("tls")
-    cert, key = folder / "cert.pem", folder / "key.pem"
-    cert.write_text(str(found.tls_scheduler_cert), encoding="ascii")
-    key.write_text(str(found.tls_scheduler_key), encoding="ascii")
-    return str(cert), str(key)
+    return make_certificate(tmp_path_factory.mktemp("tls"))
 
 
 def test_a_service_speaks_https_and_its_cookie_goes_nowhere_else(certificate: tuple[str, str]):

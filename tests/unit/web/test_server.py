@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import logging
 import socket
+import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from tests.web_server import Server, serving
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.web_server import Server, make_certificate, serving
 
 from anabranch.errors import ExtraMissing
 from anabranch.monitoring.metrics import MetricsServer
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.server import Pages
+from anabranch.web import few
 from anabranch.web import server as web_server
 from anabranch.web.guard import Guard
 from anabranch.web.handlers import TextHandler
 from anabranch.web.headers import HEADERS
-from anabranch.web.listening import open_sockets
+from anabranch.web.listening import open_sockets, tls_context
 from anabranch.web.server import MAX_BODY_NBYTES, only_routes
 from anabranch.web.server import Server as WebServer
 from anabranch.web.thread import ServerThread
@@ -159,6 +165,95 @@ def test_bodies_are_bounded_and_the_login_takes_a_small_one(service: Server):
             f"Content-Length: {MAX_BODY_NBYTES + 1}\r\n\r\n".encode()
         )
         assert client.recv(12) == b"HTTP/1.1 400"
+
+
+# Strangers ------------------------------------------------------------------------------------------------------------
+
+HOSTILE = st.text(st.characters(codec="latin-1", exclude_characters="\r\n"), max_size=60).map(
+    lambda text: text.encode("latin-1")
+)
+NUMBERS = st.sampled_from(
+    [b"9" * 5_000, b"-1", b"+1", b"1_0", b"0x10", "\u00b2".encode("latin-1"), b"8193", b"1, 1", b"1, 2", b""]
+)
+
+
+@given(
+    method=st.sampled_from([b"GET", b"POST", b"HEAD", b"OPTIONS", b"CONNECT", b"PRI"]) | HOSTILE,
+    path=st.sampled_from(
+        [b"/", b"/login", b"/run?id=%ff", b"/do/cancel?run=x", b"*", b"http://localhost/", b"//x", b"/ws"]
+    )
+    | HOSTILE,
+    headers=st.dictionaries(
+        st.sampled_from(
+            [b"Cookie", b"Authorization", b"Origin", b"X-Forwarded-For", b"Content-Type", b"Upgrade", b"Expect"]
+        )
+        | HOSTILE,
+        HOSTILE | NUMBERS,
+        max_size=4,
+    ),
+    length=st.none() | NUMBERS | HOSTILE,
+    host=st.sampled_from([b"localhost", b"localhost:x", b"[", b"[::1", b"127.0.0.1:99999999999", b"evil.example"])
+    | HOSTILE,
+)
+def test_whatever_a_stranger_says_is_refused_without_an_error(
+    service: Server, method: bytes, path: bytes, headers: dict[bytes, bytes], length: bytes | None, host: bytes
+):
+    # given
+    told = Told()
+    loggers = [logging.getLogger(name) for name in ("anabranch", "tornado", "asyncio", "bokeh")]
+    lines = [b"%s: %s" % each for each in headers.items()]
+    lines += [b"Content-Length: " + length] if length is not None else []
+    said = b"\r\n".join([b"%s %s HTTP/1.1" % (method, path), b"Host: " + host, *lines, b"Connection: close", b"", b""])
+    for each in loggers:
+        each.addHandler(told)
+    # when
+    try:
+        with socket.create_connection(("127.0.0.1", service.web.port), timeout=20) as client:
+            client.sendall(said)
+            client.shutdown(socket.SHUT_WR)
+            answer = client.recv(4_000)
+    except ConnectionResetError:
+        answer = b""
+    finally:
+        for each in loggers:
+            each.removeHandler(told)
+    # then
+    assert answer[9:12] in (b"", b"200", b"303", b"400", b"401", b"403", b"405", b"413")
+    assert answer[9:12] != b"200" or path in (b"/login", b"/healthz")
+    assert [line for line in told.lines if "a wrong token" not in line] == []
+
+
+class Told(logging.Handler):
+    """What is logged as a warning or worse."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.lines.append(record.getMessage())
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # ssl leaves one that was reset open
+def test_who_speaks_no_tls_is_told_of_in_few_lines(tmp_path: Path, caplog: pytest.LogCaptureFixture):
+    # given
+    certificate = make_certificate(tmp_path)
+    caplog.set_level(logging.WARNING, "tornado")
+    caplog.set_level(logging.WARNING, "tornado.general")
+    with serving(TOKEN, tls=tls_context(*certificate)) as server:
+        # when
+        for number in range(3 * few.MOST):
+            with socket.create_connection(("127.0.0.1", server.web.port), timeout=20) as client:
+                if number % 2:  # it goes by a reset
+                    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    continue
+                client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+                with contextlib.suppress(ConnectionResetError):
+                    client.recv(1)
+    # then
+    told = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert {(record.name, record.levelname) for record in told} == {("tornado.general", "WARNING")}
+    assert len(told) <= few.MOST
 
 
 # What goes wrong ------------------------------------------------------------------------------------------------------

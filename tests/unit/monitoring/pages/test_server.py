@@ -130,6 +130,10 @@ def test_a_page_has_a_policy_that_lets_no_other_script_run(pages: Pages):
     assert cookie_of(pages).partition("=")[2] not in text
 
 
+def test_pages_listen_on_loopback_only(pages: Pages):
+    assert [each.getsockname()[0] for each in pages._sockets] == ["127.0.0.1"]
+
+
 def test_a_page_of_no_run_says_so(pages: Pages):
     # given
     cookie = cookie_of(pages)
