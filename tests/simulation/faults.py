@@ -21,7 +21,7 @@ from anabranch.engine.machine.fan_out import FanOut
 from anabranch.engine.machine.knowledge import Knowledge, NodeRun
 from anabranch.engine.machine.machine import Machine
 from anabranch.engine.machine.maps import Chain, MapRun
-from anabranch.engine.units.units import Before, Column, Holding, Report, Unit
+from anabranch.engine.units.units import Before, Column, Holding, Key, Report, Unit
 from anabranch.engine.worker import task_runner
 from anabranch.engine.worker.interim import Ongoing
 from anabranch.engine.worker.stage import Stage
@@ -324,3 +324,29 @@ def at_once_means_although_it_is_over() -> list[Change]:
 @_fault
 def the_driver_submits_after_the_end() -> list[Change]:
     return [(Driver, "_why_end", lambda self: "")]
+
+
+@_fault
+def what_was_told_is_handed_back() -> list[Change]:
+    return [(FanOut, "_hand_back", lambda self, chain, batch, last_s: chain.hand_back(batch, last_s))]
+
+
+@_fault
+def maps_without_rows_are_not_known_to_have_ended() -> list[Change]:
+    def reach(self: Machine, run: NodeRun, *args: Any) -> None:
+        if run.node.is_map and run.elements is None and self._known.may_start(run):
+            self._fan_out.expand(run)
+
+    return [(Machine, "_reach", reach)]
+
+
+@_fault
+def what_had_ended_may_be_left_out() -> list[Change]:
+    usual = FanOut.stop_early
+
+    def stop_early(self: FanOut, run: NodeRun, *, is_enough: bool) -> list[Key]:
+        if run.elements is not None:
+            run.elements.were_lost.clear()
+        return usual(self, run, is_enough=is_enough)
+
+    return [(FanOut, "stop_early", stop_early)]

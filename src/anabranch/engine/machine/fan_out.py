@@ -455,7 +455,7 @@ class FanOut:
         for column in report.columns:
             run = self._known.runs[column.slug]
             assert run.elements is not None
-            fresh = run.elements.take(key, done, column)
+            fresh = run.elements.take(key, done, column, in_one_piece=bool(unit.reduces))
             number = chain.slugs.index(column.slug)
             for index, state in column.records.items():
                 if isinstance(state, Retrying):
@@ -493,8 +493,6 @@ class FanOut:
             for index, state in column.records.items():
                 if isinstance(state, Retrying) and elements.codes[index] < FIRST_FINAL_CODE:
                     elements.retries[index] = state
-            if unit.reduces:  # what is reduced is one piece
-                continue
             final = [position for position, code in enumerate(column.codes) if code >= FIRST_FINAL_CODE]
             if not final:
                 continue
@@ -503,6 +501,10 @@ class FanOut:
             records = {index: state for index, state in column.records.items() if state.code >= FIRST_FINAL_CODE}
             ended = replace(column, codes=codes, records=records)
             key = None if self._is_here(ended, self._elements_of(column.slug)) else unit.key
+            if unit.reduces and key is not None:  # it comes in one piece, with what is only there
+                if not ended.refs:
+                    continue
+                key, ended = None, replace(ended, values=None)
             fresh = self._elements_of(column.slug).take(key, indices, ended)
             if len(fresh):
                 self._pass_on(column.slug, fresh)
@@ -625,7 +627,7 @@ class FanOut:
         """Let a map end if it has enough (`is_enough`: a value says so) or can never have it; units to call back.
 
         What had ended before, and runs again for its value, is no part of the rest: it counts, as it did then. Nor are
-        elements of a chunk that has told of some already: it is their maps below that it is at, or it has their values.
+        elements of a chunk that has told of some already: it is at the maps below, or it has their values.
         """
         elements, policies, chain = run.elements, run.node.policies, run.chain
         if elements is None or elements.is_final or chain is None or chain.slugs[0] != run.node.slug:
@@ -646,6 +648,7 @@ class FanOut:
             key
             for key, batch in flying.items()
             if needed.isdisjoint(batch.indices)
+            and not self._known.units[key].reduces  # it comes in one piece, and the record may have some of that
             and (all(codes[i] < FIRST_FINAL_CODE for i in batch.indices) or (is_alone and key not in elements.keys))
         ]
         stay = had_ended.union(*(batch.indices for key, batch in flying.items() if key not in back))

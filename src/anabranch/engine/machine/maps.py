@@ -82,10 +82,11 @@ class MapRun:
         if self._is_stored:
             self._is_stored.extend(bytes(width))
 
-    def take(self, key: Key | None, indices: Indices, column: ColumnReport) -> Indices:
+    def take(self, key: Key | None, indices: Indices, column: ColumnReport, *, in_one_piece: bool = False) -> Indices:
         """Write down a chunk's report; the elements that are final now and were not before.
 
-        Without a key, the chunk's values are in the report, and nowhere else from now on.
+        Without a key, the chunk's values are in the report, and nowhere else from now on. What is reduced is there
+        `in_one_piece`, with what the chunk had told of before.
         """
         is_plain = isinstance(indices, range) and min(column.codes) >= FIRST_FINAL_CODE
         if isinstance(indices, range) and is_plain and not any(self.codes[indices.start : indices.stop]):
@@ -120,13 +121,16 @@ class MapRun:
             return fresh
         if not len(fresh):
             return fresh
-        if isinstance(fresh, range):
-            insort(self._ranges, (fresh.start, fresh.stop, key))
+        held = fresh
+        if in_one_piece and len(fresh) < len(indices):
+            held = as_range(index for index in indices if self.codes[index] >= FIRST_FINAL_CODE)
+        if isinstance(held, range):
+            insort(self._ranges, (held.start, held.stop, key))
         elif isinstance(indices, range):
-            for part in runs_of(fresh):
+            for part in runs_of(held):
                 insort(self._ranges, (part.start, part.stop, key))
         else:
-            self._places.update(dict.fromkeys(fresh, key))
+            self._places.update(dict.fromkeys(held, key))
         self.keys[key] = None
         return fresh
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -480,3 +481,41 @@ def test_a_chunk_of_one_map_is_called_back_if_all_that_it_has_told_is_here() -> 
 
     assert cluster.element_states(found) == ["Success", "Skipped", "Skipped"]
     assert not cluster.machine.expects(unit.key)
+
+
+def test_a_reduced_chunk_that_is_lost_keeps_what_it_had_told_of() -> None:
+    begun: Counter[int] = Counter()
+
+    def each(x: int) -> int:
+        begun[x] += 1
+        return x
+
+    with Flow("reduced") as flow:
+        total = task(sum, name="total", reduce=True)(task(each, chunksize=3).map([1, 2, 3]))
+    cluster = FakeCluster(flow)
+    cluster.start()
+    (unit,) = cluster.runnable()
+    cluster.tell_part(unit, 2)
+    told = begun.copy()
+
+    cluster.crash(unit)
+    cluster.finish()
+
+    assert pickle.loads(cluster.machine.runs[total.slug].value or b"") == 6
+    assert set(begun - told) == {3}
+
+
+def test_a_reduced_chunk_is_taken_in_one_piece_with_what_it_had_told_of() -> None:
+    with Flow("reduced") as flow:
+        total = task(sum, name="total", reduce=True)(task(lambda x: x, name="each", chunksize=3).map(range(9)))
+    cluster = FakeCluster(flow, engine={"rescued_nbytes": 30})
+    cluster.start()
+    while not cluster.machine.runs["each"].is_final:
+        unit = cluster.runnable()[0]
+        cluster.tell_part(unit, 2)
+        cluster.go(unit)
+        cluster.machine.validate()
+
+    cluster.finish()
+
+    assert pickle.loads(cluster.machine.runs[total.slug].value or b"") == sum(range(9))
