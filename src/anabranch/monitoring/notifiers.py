@@ -6,6 +6,7 @@ logged, and changes nothing. If it has too many messages, it says how many it le
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -16,10 +17,11 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Collection, Sequence
 from email.message import EmailMessage
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from anabranch.base.errors import OptionError
+from anabranch.base import context
+from anabranch.base.errors import OptionError, RunStoreError
 from anabranch.base.masking import mask
 from anabranch.base.names import short
 from anabranch.base.states import State
@@ -27,6 +29,9 @@ from anabranch.base.states import State
 TIMEOUT_S = 5.0
 """Seconds that a run waits for a notifier."""
 MAX_TEXT = 2_000  # characters of a message: the rest is in the history
+
+if TYPE_CHECKING:
+    from anabranch.runs.store.relational import Database
 
 _log = logging.getLogger("anabranch.notifiers")
 
@@ -41,9 +46,10 @@ class Notifier:
     states
         Names of states to report, such as ``"Success"``; default: all failures and cancellations.
     most, per_s
-        Send at most `most` messages in `per_s` seconds, in each process; the next message says how many were left out.
+        Send at most `most` messages in `per_s` seconds; the next message says how many were left out. Of a flow, the
+        limit holds for all its runs of a run store together, else in each process.
     clock
-        Returns seconds, for the limit.
+        Returns seconds, for the limit in this process alone; default: a clock of the system, or of the run store.
     """
 
     def __init__(
@@ -52,7 +58,7 @@ class Notifier:
         states: Collection[str] | None = None,
         most: int = 10,
         per_s: float = 60.0,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         if isinstance(states, str):
             states = (states,)
@@ -67,22 +73,24 @@ class Notifier:
         self._sent: list[float] = []
         self._left_out = 0
         self._lock = threading.Lock()
+        self._last: State | None = None
         self._stuck: threading.Thread | None = None
         """What has been waited for in vain."""
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_stuck")}
+        return {name: value for name, value in self.__dict__.items() if name not in ("_lock", "_stuck", "_last")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state, _lock=threading.Lock(), _stuck=None)
+        self.__dict__.update(state, _lock=threading.Lock(), _stuck=None, _last=None)
 
     def __call__(self, subject: Any, *states: State) -> None:
         """Tell of the last of these states, if it is one to tell of: a state handler, and an ``on_failure``."""
         try:
             state = states[-1]
-            if not self._is_wanted(state):
+            if not self._is_wanted(state) or state is self._last:  # on_failure and a state handler may be one
                 return
-            left_out = self._admitted()
+            self._last = state
+            left_out = self._admitted(subject)
             if left_out is not None:
                 self._send_apart(_write_text(subject, state, left_out), short(subject))
         except Exception as error:  # the run does not depend on it
@@ -117,18 +125,54 @@ class Notifier:
             return state.name in self._states
         return state.is_failed() or state.is_cancelled()
 
-    def _admitted(self) -> int | None:
+    def _admitted(self, subject: object) -> int | None:
         """How many messages were left out before this one; None if this one is left out, too."""
+        is_stuck = self._stuck is not None and self._stuck.is_alive()  # a run waits for it once, not each time
+        database = _database() if self._clock is None and not is_stuck else None
+        if database is not None:
+            from anabranch.runs.store.notices import admit
+
+            teller = f"{getattr(subject, 'name', subject)!s:.200} {self._digest()}"
+            try:
+                left_out = admit(database, teller, most=self._most, per_s=self._per_s)
+            except RunStoreError as error:
+                _log.warning("what was told lately is not known, so a limit holds in this process only: %s", error)
+            else:
+                with self._lock:
+                    here = self._left_out
+                    self._left_out = here if left_out is None else 0
+                return None if left_out is None else left_out + here
         with self._lock:
-            now = self._clock()
+            now = (self._clock or time.monotonic)()
             self._sent = [each for each in self._sent if now - each < self._per_s]
-            is_stuck = self._stuck is not None and self._stuck.is_alive()  # a run waits for it once, not each time
             if is_stuck or len(self._sent) >= self._most:
                 self._left_out += 1
                 return None
             self._sent.append(now)
             left_out, self._left_out = self._left_out, 0
             return left_out
+
+    def _digest(self) -> str:
+        """What is the same for a notifier with these options in each process, and tells nothing of them."""
+        from anabranch.definition.fingerprints import describe_value
+
+        own = {name: value for name, value in self.__getstate__().items() if name not in ("_sent", "_left_out")}
+        text = repr((type(self).__qualname__, sorted((name, describe_value(each).text) for name, each in own.items())))
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def _database() -> Database | None:
+    """The run store's, where there is one: not in a task, which may run on any machine."""
+    if context.is_running():
+        return None
+    from anabranch.runs.store.opening import current_store
+    from anabranch.runs.store.relational import RelationalRunStore
+
+    try:
+        store = current_store()
+    except RunStoreError:
+        return None
+    return store.database if isinstance(store, RelationalRunStore) else None
 
 
 class WebhookNotifier(Notifier):
@@ -261,8 +305,6 @@ def _check_notifier_url(url: str) -> None:
 
 
 def _write_text(subject: Any, state: State, left_out: int) -> str:
-    from anabranch.base import context
-
     name = getattr(subject, "name", subject)
     name = name if isinstance(name, str) else short(name, 200)
     running = context.get("task_full_name")

@@ -8,14 +8,19 @@ import socket
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from anabranch import Flow, task
+from anabranch import Flow, config, task
 from anabranch.base.known_secrets import forget, learn
 from anabranch.errors import OptionError
 from anabranch.notifiers import EmailNotifier, Notifier, WebhookNotifier
+from anabranch.runs.store.notices import admit
+from anabranch.runs.store.opening import current_store
+from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.states import Failed, Running, Success
 
 
@@ -49,6 +54,40 @@ def flow_of(one: Any, **options: Any) -> Flow:
     with Flow("etl", **options) as flow:
         one()
     return flow
+
+
+def test_a_notifier_that_is_a_handler_twice_tells_once():
+    notify = Kept()
+    flow = flow_of(fails, state_handlers=[notify], on_failure=notify)
+    flow.run()
+    flow.run()
+    assert len(notify.texts) == 2
+
+
+def test_a_limit_holds_over_runs_whatever_process_has_them(tmp_path: Path):
+    """Each of these is made anew, as each process of a run loads a flow."""
+    texts: list[str] = []
+
+    class Told(Notifier):
+        def send(self, text: str) -> None:
+            texts.append(text)
+
+    with config.set({"backend": f"sqlite:///{tmp_path}/runs.db"}):
+        for _ in range(5):
+            Told(most=2, per_s=3_600)(SimpleNamespace(name="etl"), Failed(message="x"))
+        assert len(texts) == 2
+        Told(most=2, per_s=3_600)(SimpleNamespace(name="other"), Failed(message="x"))
+        Told(most=2, per_s=7_200)(SimpleNamespace(name="etl"), Failed(message="x"))
+        assert len(texts) == 4
+        store = current_store()
+        assert isinstance(store, RelationalRunStore)
+        database = store.database
+        assert [admit(database, "a", most=1, per_s=3_600) for _ in range(3)] == [0, None, None]
+        assert admit(database, "a", most=1, per_s=1e-6) == 2  # what was left out is said by the next one
+    with config.set({"backend": "none"}):
+        for _ in range(3):
+            Told(most=2, per_s=3_600)(SimpleNamespace(name="etl"), Failed(message="x"))
+        assert len(texts) == 7
 
 
 def test_a_flow_tells_of_its_failure_and_not_of_its_success():

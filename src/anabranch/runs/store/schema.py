@@ -84,7 +84,8 @@ PERMITS = _define(
     "name token bundle",
     "run_id flow_name owner most held wanted ticket seen lease_until",
 )
-SERVICE_TABLES = (FLOWS, SLOTS, LIMITS, PERMITS)
+NOTICES = _define("notices", "teller", "sent left_out")
+SERVICE_TABLES = (FLOWS, SLOTS, LIMITS, PERMITS, NOTICES)
 """Tables of flows that run by themselves, and of what runs share."""
 
 SQLITE = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "bytes": "BLOB", "clustered": " WITHOUT ROWID"}
@@ -167,6 +168,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ("ALTER TABLE anabranch_slots ADD COLUMN zone {text} NOT NULL DEFAULT ''",),
     # 7: what becomes of times that could not begin in time
     ("ALTER TABLE anabranch_flows ADD COLUMN catch_up {text} NOT NULL DEFAULT 'all'",),
+    # 8: what people were told lately
+    (
+        """CREATE TABLE anabranch_notices (
+            teller {text} NOT NULL PRIMARY KEY, sent {text} NOT NULL, left_out {integer} NOT NULL){clustered}""",
+    ),
 )
 VERSION = len(STEPS)
 

@@ -407,10 +407,10 @@ class _SQLite:
     def _explaining(self, doing: str) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as error:
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the latter where it quotes a name that is damaged
             raise self._explained(error, doing) from error
 
-    def _explained(self, error: sqlite3.Error, doing: str) -> RunStoreError:
+    def _explained(self, error: sqlite3.Error | UnicodeDecodeError, doing: str) -> RunStoreError:
         code = getattr(error, "sqlite_errorname", None) or ""  # absent where Python itself raised
         store = f"the run store {self._path}"
         if code.startswith(("SQLITE_BUSY", "SQLITE_LOCKED")):
@@ -421,7 +421,8 @@ class _SQLite:
             return RunStoreError(f"cannot write to {store}: {_NO_SPACE[code]}; what was written before is whole")
         if code.startswith("SQLITE_READONLY"):
             return RunStoreError(f"cannot write to {store}: it, or its directory, is read-only")
-        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or str(error).startswith("Could not decode"):
+        is_undecoded = isinstance(error, UnicodeDecodeError) or str(error).startswith("Could not decode")
+        if code.startswith(("SQLITE_CORRUPT", "SQLITE_NOTADB")) or is_undecoded:
             return RunStoreDamaged(
                 f"{store} is damaged ({error}); it was left as it is. `sqlite3 {self._path} .recover` may save rows; "
                 "move it away, and a new one is created"
