@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 import sys
+from collections import deque
 from collections.abc import Iterator, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import Any
 
 from anabranch.base.errors import UpstreamFailure
-from anabranch.definition.expressions import ATOMS, Const, Expression, evaluate, express, holds, parts_of
+from anabranch.definition.expressions import ATOMS, Const, Expression, evaluate, express, holds
 from anabranch.definition.marks import Mark
 
 MAX_SHOWN = 60  # characters of a key
@@ -20,7 +21,8 @@ MAX_SHOWN = 60  # characters of a key
 
 def is_dask(value: object) -> bool:
     """Whether a value is an object of Dask's that stands for another: a future, a `Delayed`, or a collection."""
-    return type(value) not in ATOMS and _is_kind(type(value)) and (is_future(value) or _is_collection(value))
+    cls: Any = type(value)
+    return _is_kind(cls) and (is_future(value) or _is_collection(value))
 
 
 def is_future(value: object) -> bool:
@@ -28,9 +30,21 @@ def is_future(value: object) -> bool:
     return any(cls.__module__ == "distributed.client" and cls.__name__ == "Future" for cls in type(value).__mro__)
 
 
+@lru_cache(maxsize=256)
 def _is_kind(cls: type) -> bool:
+    """Whether instances of a class may be objects of Dask's."""
     mro = type.mro(cls) if cls is type else cls.__mro__
     return any("__dask_graph__" in vars(each) or each.__module__ == "distributed.client" for each in mro)
+
+
+@lru_cache(maxsize=256)
+def _has_parts(cls: type) -> bool:
+    """Whether instances of a class may hold some."""
+    return issubclass(cls, _COLLECTIONS) or any(hasattr(cls, name) for name in _FIELDS)
+
+
+_COLLECTIONS = (list, tuple, set, frozenset, deque, dict)
+_FIELDS = ("__dataclass_fields__", "__attrs_attrs__", "__pydantic_validator__")
 
 
 def _is_collection(value: object) -> bool:
@@ -42,14 +56,15 @@ def _is_collection(value: object) -> bool:
         return False
 
 
-def holds_dask(value: object) -> bool:
-    """Whether there is an object of Dask's in a value, at any depth; quick where what it holds is plain."""
-    if type(value) in ATOMS:
+def holds_dask(value: Any) -> bool:
+    """Whether there is an object of Dask's in a value, at any depth; quick, as it is asked of every value."""
+    cls: Any = type(value)
+    if cls in ATOMS:
         return False
-    parts = parts_of(value)
-    if parts is None:
-        return is_dask(value)
-    return not ATOMS.issuperset(map(type, parts)) and holds(value, is_dask)
+    held: Any = value.values() if cls is dict else value if cls is list or cls is tuple else None
+    if held is not None and ATOMS.issuperset(map(type, held)):
+        return False
+    return holds(value, is_dask) if _has_parts(cls) else is_dask(value)
 
 
 def resolved(value: Any) -> Any:

@@ -189,7 +189,7 @@ def _computed(value: Any, node: NodeLike, graphs: tuple[Graph, ...], *, is_eleme
 def _elements_of_dask(value: Any) -> Sequence[Any] | None:
     """What to compute element by element; None if a value is computed as a whole, or not at all."""
     if isinstance(value, (list, tuple)) and not holds_node(value):
-        return value if any(map(dask_objects.holds_dask, value)) else None
+        return value if dask_objects.holds_dask(value) else None
     return dask_objects.parts(value)
 
 
