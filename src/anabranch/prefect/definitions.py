@@ -12,8 +12,8 @@ from typing import Annotated, Any
 import anabranch
 from anabranch.base.prefect1 import row_of
 from anabranch.base.triggers import all_finished
+from anabranch.definition import task as definition
 from anabranch.definition.marks import unmapped
-from anabranch.definition.task import FunctionTask as FunctionTask
 from anabranch.prefect.stored_values import as_result
 
 _NOT_GIVEN: Any = object()
@@ -35,6 +35,13 @@ class Task(anabranch.Task[..., Any]):
 
     def run(self, *args: Any, **kwargs: Any) -> Any:
         """Nothing, unless a subclass says more."""
+
+
+class FunctionTask(definition.FunctionTask[..., Any]):
+    """A task of a function; `task` makes the same."""
+
+    def __init__(self, fn: Callable[..., Any], name: str | None = None, **options: Any) -> None:
+        super().__init__(fn, name=name, **_options(options))
 
 
 def task(function: Callable[..., Any] | None = None, **options: Any) -> Any:
@@ -98,7 +105,7 @@ def FilterTask(  # noqa: N802  # a class there
         return found
 
     options = {"name": "FilterTask", "trigger": all_finished, "skip_on_upstream_skip": False, **options}
-    return FunctionTask(kept, **_options(options))
+    return FunctionTask(kept, **options)
 
 
 def _is_value(element: object) -> bool:

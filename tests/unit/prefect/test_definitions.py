@@ -10,7 +10,15 @@ from tests.refusals import refused
 
 from anabranch.errors import OptionError, ParameterError
 from anabranch.prefect import Flow, Task, case, task, unmapped
-from anabranch.prefect.definitions import DateTimeParameter, FilterTask, defaults_from_attrs, ifelse, merge, switch
+from anabranch.prefect.definitions import (
+    DateTimeParameter,
+    FilterTask,
+    FunctionTask,
+    defaults_from_attrs,
+    ifelse,
+    merge,
+    switch,
+)
 from anabranch.prefect.times import CronClock, CronSchedule, IntervalSchedule, Schedule
 from anabranch.prefect.tools import as_task, is_serializable, set_temporary_config
 
@@ -38,6 +46,13 @@ def test_a_task_may_be_named_by_position_and_a_plain_one_is_a_marker():
         get, end = Get(3, name="get")(), Task("end")()
     assert (get.name, end.name) == ("get", "end")
     assert results(flow, get, end) == [3, None]
+
+
+def test_a_task_may_be_made_of_a_function_by_its_class():
+    with Flow("f") as flow:
+        double = FunctionTask(fn=lambda x: 2 * x, name="double")
+        node = double(double(2))
+    assert (results(flow, node), node.name) == ([8], "double")
 
 
 def test_task_run_names_change_nothing_and_that_is_said():
