@@ -46,6 +46,10 @@ def load_registered(record: FlowRecord) -> LoadedFlow:
     SealError
         The settings have a key, and nobody who has it has registered this; or it is sealed, and they have none.
     """
+    if record.damage:
+        raise FlowLoadError(
+            f"flow {record.name!r}: its {record.damage} in the registry cannot be read; register it again"
+        )
     check_seal(record)
     return _load(record)
 

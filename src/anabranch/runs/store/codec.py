@@ -9,10 +9,12 @@ from array import array
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from struct import Struct
-from typing import Any, overload
+from typing import Any, TypeVar, overload
 
 from anabranch.base.errors import RunStoreDamaged
 from anabranch.base.times import plain_time
+
+T = TypeVar("T")
 
 MESSAGE_NBYTES = 8_192
 LOG_NBYTES = 16_384
@@ -92,6 +94,15 @@ def from_json(text: str) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunStoreDamaged(f"the run store has a text that is not a JSON object: {text[:60]!r}")
     return value
+
+
+def read_json(text: str, kind: type[T]) -> T | None:
+    """What a text says in JSON, if it is of a kind: one row that is damaged is no reason not to read the others."""
+    try:
+        value = json.loads(text)
+    except (TypeError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, kind) else None
 
 
 def encode_indices(indices: Sequence[int]) -> bytes:

@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from anabranch.base.errors import FlowNotRegistered, listed, nearest
-from anabranch.runs.store.codec import from_microseconds, to_microseconds, to_text
+from anabranch.runs.store.codec import from_microseconds, read_json, to_microseconds, to_text
 from anabranch.runs.store.relational import Database, Transaction
 from anabranch.runs.store.schema import FLOWS, SLOTS
 from anabranch.runs.store.slots import Slot, slot_row
@@ -55,6 +55,8 @@ class FlowRecord:
     """Up to here all times of the schedule have been dealt with."""
     seal: str = field(default="", repr=False)
     """Proof that who registered its code had the key; empty if there was none."""
+    damage: str = ""
+    """What of its row cannot be read; such a flow does not run."""
 
     @property
     def schedule_words(self) -> str:
@@ -281,27 +283,30 @@ def _flow_row(record: FlowRecord) -> tuple[Any, ...]:
 def _read_record(row: Sequence[Any]) -> FlowRecord:
     values = dict(zip(FLOWS.columns, row, strict=True))
     light = _light([values[column] for column in _LIGHT])
-    return replace(light, code=values["code"], graph=json.loads(values["graph"]))
+    return replace(light, code=values["code"], graph=read_json(values["graph"], dict) or {})
 
 
 def _light(row: Sequence[Any]) -> FlowRecord:
     values = dict(zip(_LIGHT, row, strict=True))
+    parameters, labels = read_json(values["parameters"], dict), read_json(values["labels"], list)
+    lost = {"parameters": parameters, "labels": labels}
     return FlowRecord(
         name=values["flow_name"],
         fingerprint=values["fingerprint"],
         source=values["source"],
         project=values["project"],
         storage=values["storage"],
-        parameters=json.loads(values["parameters"]),
+        parameters={"properties": {}, "required": []} if parameters is None else parameters,
         schedule=values["schedule"],
         schedule_text=values["schedule_text"],
         overlap=values["overlap"],
         max_runs=values["max_runs"],
-        labels=tuple(json.loads(values["labels"])),
+        labels=tuple(labels or ()),
         paused=bool(values["paused"]),
         version=values["version"],
         changed=from_microseconds(values["changed"]),
         scheduled_until=from_microseconds(values["scheduled_until"]),
         seal=values["seal"],
         catch_up=values["catch_up"],
+        damage=", ".join(name for name, value in lost.items() if value is None),
     )

@@ -10,7 +10,7 @@ from datetime import datetime
 from typing import Any
 
 from anabranch.base.times import zone_in, zone_text
-from anabranch.runs.store.codec import from_microseconds, to_microseconds, to_text
+from anabranch.runs.store.codec import from_microseconds, read_json, to_microseconds, to_text
 from anabranch.runs.store.schema import SLOTS
 
 WAITING = "Waiting"
@@ -54,6 +54,8 @@ class Slot:
     created: datetime | None = None
     started: datetime | None = None
     ended: datetime | None = None
+    damage: str = ""
+    """What of its row cannot be read; such a run does not begin."""
 
 
 def wanted_since(slot: Slot) -> datetime:
@@ -106,17 +108,20 @@ def slot_row(slot: Slot, *, now: int) -> tuple[Any, ...]:
 def slot_of(row: Sequence[Any]) -> Slot:
     """A slot of its row."""
     values = dict(zip(SLOTS.columns, row, strict=True))
+    parameters = read_json(values["parameters"], dict)
+    labels, approve = (read_json(values[name], list) for name in ("labels", "approve"))
+    lost = {"parameters": parameters, "labels": labels, "approve": approve}
     return Slot(
         run_id=values["run_id"],
         flow_name=values["flow_name"],
         due=from_microseconds(values["due"]).astimezone(zone_in(values["zone"])),
         ready=from_microseconds(values["ready"]),
-        parameters=json.loads(values["parameters"]),
-        labels=tuple(json.loads(values["labels"])),
+        parameters=parameters or {},
+        labels=tuple(labels or ()),
         origin=values["origin"],
         group=values["grp"],
         group_most=values["grp_most"],
-        approve=tuple(json.loads(values["approve"])),
+        approve=tuple(approve or ()),
         state=values["state"],
         message=values["message"],
         cancel=bool(values["cancel"]),
@@ -128,4 +133,5 @@ def slot_of(row: Sequence[Any]) -> Slot:
         created=from_microseconds(values["created"]),
         started=from_microseconds(values["started"]),
         ended=from_microseconds(values["ended"]),
+        damage=", ".join(name for name, value in lost.items() if value is None),
     )

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from anabranch.base.context import current
-from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreError, StaleOwner
+from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreDamaged, RunStoreError, StaleOwner
 from anabranch.base.settings import config
 from anabranch.engine.driver.rest import may_rest
 from anabranch.engine.isolation.trees import kill_below
@@ -73,6 +73,9 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         record_end(store, slot.run_id, "Cancelled", "cancelled before it went on", now=now)
         return _finish(store, queue, slot, "Cancelled", "cancelled before it began")
     is_first = begun.run_state is None
+    if slot.damage:
+        problem = RunStoreDamaged(f"its {slot.damage} in the queue cannot be read; start it again")
+        return _fail(store, queue, slot, problem, counted, is_first=is_first)
     try:
         loaded = load_registered(_find_flow(flows, slot.flow_name, begun.flow_changed))
     except (AnabranchError, RecursionError) as error:

@@ -10,12 +10,17 @@ from pathlib import Path
 import pytest
 from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 
-from anabranch.errors import FlowNotRegistered, RunNotFound, StaleOwner
+from anabranch.base.settings import config
+from anabranch.errors import FlowLoadError, FlowNotRegistered, RunNotFound, StaleOwner
+from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord, open_store
+from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore, name_process
 from anabranch.runs.store.slot_queue import MAX_TRIES, SlotQueue
 from anabranch.runs.store.slots import Slot, slot_id
+from anabranch.service.work.messages import Job
+from anabranch.service.work.one_run import run_job
 
 NOON = datetime(2026, 11, 21, 12, tzinfo=UTC)
 SECOND = timedelta(seconds=1)
@@ -485,3 +490,66 @@ def test_names_of_users_are_only_ever_values(store: RelationalRunStore, queue: S
     queue.add(slots(2, flow=name), now=NOON)
     assert len(claim(queue)) == 1
     assert [each.name for each in FlowTable(store.database).all()] == [name]
+
+
+# Damaged rows ---------------------------------------------------------------------------------------------------------
+
+BROKEN = ["", "{", "[1", "5", "null", '"text"', "\\u0000", "[" * 5_000]
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
+def test_a_slot_that_cannot_be_read_is_its_own_problem(store: RelationalRunStore, queue: SlotQueue, broken: str):
+    # given
+    first, second = slots(2)
+    queue.add([first, second], now=NOON)
+    assignments = "parameters = ?, labels = ?, approve = ?"
+    store.database.write(
+        lambda transaction: transaction.execute(
+            f"UPDATE anabranch_slots SET {assignments} WHERE run_id = ?", (broken, broken, broken, first.run_id)
+        )
+    )
+    # then
+    assert claim(queue) == [first.run_id, second.run_id]
+    assert [each.damage for each in queue.all()] == ["parameters, labels, approve", ""]
+
+
+def test_a_run_whose_slot_cannot_be_read_fails_and_says_why(tmp_path: Path):
+    with config.set(backend=f"sqlite:///{tmp_path}/runs.db"):
+        store, _, queue = registry()
+        put_flow(store)
+        queue.add(slots(1), now=NOON)
+        store.database.write(lambda transaction: transaction.execute("UPDATE anabranch_slots SET parameters = '{'"))
+        (claimed,) = queue.claim("me:1", 1, now=read_clock(store), lease_s=LEASE_S)
+
+        run_job(Job(claimed.run_id, claimed.token))
+
+        (found,) = queue.all()
+    assert (found.state, found.message) == ("Failed", "its parameters in the queue cannot be read; start it again")
+
+
+@pytest.mark.parametrize("broken", BROKEN, ids=range(len(BROKEN)))
+def test_a_flow_that_cannot_be_read_is_its_own_problem(store: RelationalRunStore, broken: str):
+    # given
+    for name in ("bad", "good"):
+        put_flow(store, name)
+    store.database.write(
+        lambda transaction: transaction.execute(
+            "UPDATE anabranch_flows SET parameters = ?, labels = ?, graph = ? WHERE flow_name = 'bad'", (broken,) * 3
+        )
+    )
+    # then
+    table = FlowTable(store.database)
+    assert [(each.name, each.damage) for each in table.all()] == [("bad", "parameters, labels"), ("good", "")]
+    with pytest.raises(FlowLoadError, match="flow 'bad': its parameters, labels in the registry cannot be read"):
+        load_registered(table.get("bad"))
+
+
+def test_labels_of_a_run_that_cannot_be_read_hide_no_other_run(store: RelationalRunStore):
+    # given
+    for name in ("bad", "good"):
+        store.create_run(RunRecord(name, "etl", NOON))
+    store.database.write(
+        lambda transaction: transaction.execute("UPDATE anabranch_runs SET labels = '{' WHERE run_id = 'bad'")
+    )
+    # then
+    assert {each.run_id for each in store.list_runs()} == {"bad", "good"}
