@@ -32,7 +32,7 @@ def explain(*, run: str, name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(asdict(found), indent=2))
         return
-    click.echo(f"{printable(found.name)}: {found.state}")
+    click.echo(f"{printable(found.name)}: {printable(found.state)}")
     for reason in found.reasons:
         click.echo(f"  {printable(reason)}")
     for part, text in (found.digests or {}).items():

@@ -72,7 +72,8 @@ def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool)
     width = max((len(shortened(record.flow_name, 30)) for record in found), default=0)
     for record in found:
         name = f"{shortened(record.flow_name, 30):{width}}"
-        line = f"{printable(record.run_id)}  {record.state:11}  {name}  {_local_time(record.start)}  {_took(record):>9}"
+        line = f"{printable(record.run_id)}  {printable(record.state):11}  {name}  {_local_time(record.start)}"
+        line += f"  {_took(record):>9}"
         click.echo(f"{line}  {shortened(record.message, 80) if record.state != 'Success' else ''}".rstrip())
 
 
@@ -136,7 +137,7 @@ def _run_lines(run: RecordedRun) -> list[str]:
     took = f", {_took(record)}" if record.end else ""
     message = f": {shortened(record.message, 300)}" if record.message else ""
     lines = [
-        f"{printable(record.flow_name)}: run {printable(record.run_id)}, {record.state}{message}",
+        f"{printable(record.flow_name)}: run {printable(record.run_id)}, {printable(record.state)}{message}",
         f"  began {_local_time(record.start)}{took}; driver {printable(record.owner)}"
         + (f" (number {record.epoch})" if record.epoch > 1 else "")
         + (f"; part of run {printable(record.parent_run_id)}" if record.parent_run_id else ""),
@@ -177,7 +178,7 @@ def _chunk_text(chunk: RecordedChunk) -> str:
 
 
 def _task_line(task: RecordedTask, width: int) -> str:
-    line = f"  {shortened(task.slug, 40):{width}}  {task.state:13}"
+    line = f"  {shortened(task.slug, 40):{width}}  {printable(task.state):13}"
     line += f"  {seconds(task.seconds) if task.seconds is not None else '':>9}"
     if task.counts is not None:
         line += f"  {task.counts}{f'; {printable(task.running_text)}' if task.running_text else ''}"
@@ -192,7 +193,7 @@ def _write_failure(failure: RecordedFailure) -> list[str]:
     tries = f" after {failure.attempt} tries" if failure.attempt > 1 else ""
     why = failure.failure
     where = f" on {printable(failure.worker)}" if failure.worker not in ("", "local") else ""
-    lines = [f"✗ {printable(failure.name)} {failure.state}{tries}{where}"]
+    lines = [f"✗ {printable(failure.name)} {printable(failure.state)}{tries}{where}"]
     lines += [f"    {printable(name)} = {printable(value)}" for name, value in why.inputs.items()]
     text = why.traceback.rstrip("\n") or why.headline()
     return [*lines, *(f"  {line}" for line in printable_lines(text))]
