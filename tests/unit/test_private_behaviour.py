@@ -283,6 +283,16 @@ def test_a_thread_leaves_the_pool_that_its_state_names():
     assert distributed.worker.thread_state is distributed.utils.thread_state
 
 
+def test_a_future_is_made_of_a_key_and_announced(client: Client):
+    there = client.submit(add, 1, 2, pure=False)
+    with Client(client.scheduler.address, set_as_default=False) as other:
+        here = distributed.Future(there.key, other)
+        other._inform_scheduler_of_futures()
+        assert here.result(timeout=10) == 3
+        known = other.sync(other.scheduler.get_task_status, keys=[there.key, "unknown"])
+        assert known == {there.key: "memory", "unknown": None}
+
+
 def test_functions_that_name_dask_worker_are_given_it(client: Client):
     def ask(dask_worker: Any = None) -> str:
         return str(dask_worker.address)
