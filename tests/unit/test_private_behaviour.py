@@ -22,6 +22,7 @@ import distributed.threadpoolexecutor
 import distributed.utils
 import distributed.worker
 import pytest
+import yaml
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.server.tornado import BokehTornado
@@ -97,6 +98,14 @@ def test_settings_are_read_again_into_a_dict_of_ours():
     assert "distributed" in section, "defaults of packages come with it"
     assert dask.config.global_config is dask.config.config
     assert list(dask.config.collect_yaml([], return_paths=True)) == []
+
+
+def test_defaults_of_distributed_are_in_a_file_beside_it():
+    file = Path(distributed.__file__).with_name("distributed.yaml")
+    assert yaml.safe_load(file.read_bytes()) in dask.config.defaults
+    assert dask.config.canonical_name("work_stealing", {"work-stealing": True}) == "work-stealing"
+    with dask.config.config_lock:
+        pass
 
 
 # distributed: client and scheduler ------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 import dask.config
 import yaml
 
-from anabranch.base import package_files
+from anabranch.base import dask_settings, package_files
 from anabranch.base.errors import SettingError, listed
 from anabranch.base.known_secrets import forget, learn
 from anabranch.base.masking import mask
@@ -238,6 +238,8 @@ def _read(name: str) -> Any:
         _refuse(_problems)
     if name not in _DEFAULTS:
         raise SettingError(_unknown(name))
+    if "anabranch" not in dask.config.global_config:  # it went with the end of a block of `dask.config.set`
+        config.refresh()
     # If somebody sets all of "anabranch" through dask.config, the settings that are not named keep their defaults.
     value = dask.config.get(f"anabranch.{name}", _DEFAULTS[name])
     if complaint := _complaint(name, value):
@@ -608,6 +610,7 @@ terminal = Terminal()
 config = Settings()
 
 _before = _assigned()
+dask_settings.load_early()
 dask.config.update_defaults(_defaults)
 _overlay(_before)
 _logger.addHandler(terminal)

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+from anabranch.base import dask_settings
 from anabranch.base.errors import ExecutorError, OptionError
 from anabranch.base.prefect1 import getter, refusing
 from anabranch.base.settings import config
@@ -195,6 +196,7 @@ class DaskExecutor(Executor):
         """
         self._reset()
         self._token = token
+        dask_settings.restore()
         if self.address is None:
             self._made = make_cluster(self.cluster_class, self.cluster_kwargs, self.adapt_kwargs, self.security)
         try:
@@ -214,6 +216,7 @@ class DaskExecutor(Executor):
         SchedulerUnreachable
             Nothing answers at the address.
         """
+        dask_settings.restore()
         where = self._made.cluster if self._made is not None else self.address
         timeout_s = config.engine.connect_timeout_s
         return connect(where, self.security, timeout_s=timeout_s, client_kwargs=self.client_kwargs)
