@@ -54,12 +54,21 @@ def clean(text: str, limit: int = MAX_MESSAGE) -> str:
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
+_CURES = {
+    "daemonic processes are not allowed to have children": (
+        "; a task whose worker may not start processes can with @task(isolation='process')"
+    )
+}
+"""What a user can do about errors whose texts do not say so."""
+
+
 def message_of(exception: BaseException) -> str:
     """The exception's text, or a placeholder where asking for it fails."""
     try:
         # A copy that Dask's pickles have made of a SystemExit has its arguments, and no code.
         text = exception.code if isinstance(exception, SystemExit) and not exception.args else exception
-        return clean(str(text))
+        found = clean(str(text))
+        return found + _CURES.get(found, "")
     except BaseException as error:  # a user's __str__ may do anything
         return f"<str() of the exception failed with {type(error).__name__}>"
 

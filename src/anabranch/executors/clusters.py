@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import inspect
+import ipaddress
 import logging
 import math
 import os
@@ -16,9 +17,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import dask.config
+
 from anabranch.base.errors import ExecutorError, OptionError, listed, nearest
 from anabranch.base.masking import SECRET_NAME
 from anabranch.base.settings import config
+from anabranch.executors.connection import is_loopback
 
 if TYPE_CHECKING:
     from distributed import Client, Security
@@ -118,10 +122,11 @@ def make_cluster(
     maker = _maker(cluster_class)
     if cluster_class is None:
         # A page of Dask's own on a port that is free: two runs on one machine must not quarrel about 8787.
-        kwargs = {"dashboard_address": "127.0.0.1:0", "silence_logs": 50, "preload": [DEAF_TO_CTRL_C], **kwargs}
+        kwargs = {"dashboard_address": "127.0.0.1:0", "silence_logs": 50, **_preloads(), **kwargs}
     if security is not None and "security" in _parameters(maker):
         kwargs.setdefault("security", security)
     if _is_local(maker):
+        kwargs.update({"host": _bracketed(kwargs["host"])} if isinstance(kwargs.get("host"), str) else {})
         _check_local(kwargs, is_adaptive=adapt_kwargs is not None)
     made = MadeCluster(_made(maker, kwargs), is_ours=True)
     try:
@@ -284,12 +289,34 @@ def _check_local(kwargs: Mapping[str, Any], *, is_adaptive: bool) -> None:
             raise OptionError(
                 f"LocalCluster: expected memory_limit as bytes, such as '2 GiB', or 'auto'; found {memory_limit!r}"
             ) from None
-    host = str(kwargs.get("host") or "127.0.0.1").partition("://")[2] or str(kwargs.get("host") or "127.0.0.1")
-    if not kwargs.get("security") and host not in ("localhost", "::1") and not host.startswith("127."):
+    host = str(kwargs.get("host") or "127.0.0.1").rpartition("://")[2]
+    if not kwargs.get("security") and not is_loopback(host):
         raise OptionError(
             f"LocalCluster: host={host!r} would let others run code here, because no certificate is required; "
             "give security=True as well, or leave out host"
         )
+
+
+def _preloads() -> dict[str, Any]:
+    """What the workers load as they start: what Dask's settings say, after what is ours."""
+    names, arguments = (dask.config.get(f"distributed.worker.{each}", None) for each in ("preload", "preload-argv"))
+    preloads: dict[str, Any] = {"preload": [DEAF_TO_CTRL_C, *([names] if isinstance(names, str) else names or ())]}
+    if arguments and not isinstance(arguments[0], str):  # those of each; else they are for all alike
+        preloads["preload_argv"] = [[], *arguments]
+    return preloads
+
+
+def _bracketed(host: str) -> str:
+    """A host as Dask takes it, which wants an address of IPv6 in brackets.
+
+    >>> _bracketed("::1"), _bracketed("tcp://::1"), _bracketed("[::1]"), _bracketed("localhost")
+    ('[::1]', 'tcp://[::1]', '[::1]', 'localhost')
+    """
+    scheme, separator, name = host.rpartition("://")
+    try:
+        return f"{scheme}{separator}[{ipaddress.IPv6Address(name)}]"
+    except ValueError:
+        return host
 
 
 def _is_whole(value: object, least: int) -> bool:

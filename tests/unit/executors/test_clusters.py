@@ -11,6 +11,7 @@ from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
 
+import dask.config
 import pytest
 from distributed import LocalCluster, Security, SpecCluster
 
@@ -18,7 +19,14 @@ from anabranch import config
 from anabranch.errors import ExecutorError, OptionError, SchedulerUnreachable
 from anabranch.executors import clusters
 from anabranch.executors import connection as security
-from anabranch.executors.clusters import MadeCluster, make_cluster, most_slots, performance_report
+from anabranch.executors.clusters import (
+    DEAF_TO_CTRL_C,
+    MadeCluster,
+    _preloads,
+    make_cluster,
+    most_slots,
+    performance_report,
+)
 
 
 class FakeCluster:
@@ -431,3 +439,27 @@ def test_certificates_that_cannot_be_used_are_refused_by_name(
     (tmp_path / "other").write_text(Security.temporary().tls_client_key, encoding="ascii")
     with pytest.raises(OptionError, match=message):
         security.as_security(change(certificates, tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("names", "argv", "preloads"),
+    [
+        ([], [], {"preload": [DEAF_TO_CTRL_C]}),
+        (["a.py", "import b"], [], {"preload": [DEAF_TO_CTRL_C, "a.py", "import b"]}),
+        ("a.py", ["--x"], {"preload": [DEAF_TO_CTRL_C, "a.py"]}),
+        (["a.py"], [["--x"]], {"preload": [DEAF_TO_CTRL_C, "a.py"], "preload_argv": [[], ["--x"]]}),
+    ],
+)
+def test_workers_of_a_cluster_made_here_load_what_dasks_settings_say(names: Any, argv: Any, preloads: Any):
+    with dask.config.set({"distributed.worker.preload": names, "distributed.worker.preload-argv": argv}):
+        assert _preloads() == preloads
+
+
+@pytest.mark.parametrize(
+    "host", ["::1", "[::1]", "tcp://::1", "tcp://[::1]", "127.0.0.1", "tcp://127.8.8.8", "localhost"]
+)
+def test_loopback_is_loopback_however_it_is_written(host: str, monkeypatch: pytest.MonkeyPatch):
+    made: list[dict[str, Any]] = []
+    monkeypatch.setattr(clusters, "_made", lambda maker, kwargs: made.append(kwargs) or FakeCluster())
+    make_cluster(LocalCluster, {"host": host}).close()
+    assert made[0]["host"] == host.replace("[", "").replace("]", "").replace("::1", "[::1]")
