@@ -26,6 +26,7 @@ from anabranch.base.masking import mask
 from anabranch.base.states import Paused, Pending, Retrying, Running, State
 from anabranch.definition.expressions import Build, Const, Expression
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
+from anabranch.engine.driver.clocks import Clocks
 from anabranch.engine.driver.compiler import (
     compile_program,
     compile_units,
@@ -167,6 +168,7 @@ class Driver:
             shares_limits=permits is not None,
             limits_outside=permits.outside if permits is not None else frozenset(),
         )
+        self._clocks = Clocks(clock)
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
         self._watchdog = Watchdog(plan.settings["watchdog_s"], executor.situation, self._say_silent)
@@ -338,7 +340,7 @@ class Driver:
                     self._send_program(self._program.with_code())
                 return Reported(self._clock(), self._hear(read_report(self._sent_elsewhere(message.payload))))
             if isinstance(message, Logged):
-                self._logs.take_batch(loads(message.payload))
+                self._logs.take_batch(self._clocks.aligned_lines(loads(message.payload)))
                 continue
             if isinstance(message, CancelWanted):
                 return CancelAsked(self._clock(), mask(message.reason))
@@ -358,7 +360,8 @@ class Driver:
 
     def _hear(self, report: Report) -> Report:
         """Have a report written down and told, before anything is done about it; as the machine is to have it."""
-        report = self._machine.vet(report if self._executor.in_process else masked_report(report))
+        report = report if self._executor.in_process else self._clocks.aligned(masked_report(report))
+        report = self._machine.vet(report)
         if self._machine.expects(report.key):  # what was made again is no news
             if self._journal is not None and (report.singles or report.columns):
                 self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`

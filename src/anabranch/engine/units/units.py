@@ -373,6 +373,8 @@ class Report:
     worker: str = ""
     started: float = 0.0
     """When the unit began, in seconds since the epoch, by the worker's clock."""
+    sent: float = 0.0
+    """When the worker sent it, by the same clock; 0: it did not, or sends no clock."""
     enough: tuple[str, ...] = ()
     """Maps of which an element was enough: the rest need not run."""
     expansions: tuple[Expansion, ...] = ()

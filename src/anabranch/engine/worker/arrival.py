@@ -153,7 +153,9 @@ def announce(worker: Any, token: str, key: Key) -> None:
 
 
 def dumps_report(report: object) -> bytes:
-    """A report as bytes: by plain pickle, which is many times quicker, where that can."""
+    """A report as bytes, as it is sent now: by plain pickle, which is many times quicker, where that can."""
+    if isinstance(report, Report):
+        report = replace(report, sent=time.time())
     try:
         return pickle.dumps(report, protocol=5)
     except Exception:  # a state that task code made may hold anything
