@@ -940,7 +940,7 @@ def test_an_address_where_nobody_answers_is_named_within_the_time_that_was_set()
     assert time.monotonic() - began < 5
 
 
-@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1:8786", 8786])
+@pytest.mark.parametrize("address", ["nonsense", "127.0.0.1", ":8786", "host:x", "a b:1", 8786])
 def test_what_is_no_address_is_refused_when_it_is_written(address: Any) -> None:
     with pytest.raises(OptionError, match="expected an address such as 'tcp://host:8786'"):
         DaskExecutor(address)

@@ -322,6 +322,13 @@ def test_clusters_tell_how_they_adapt_and_what_workers_they_start(client: Client
     assert "target_duration" in inspect.signature(Adaptive.__init__).parameters
 
 
+def test_protocols_are_registered_by_name():
+    from distributed.comm import registry
+
+    assert {"tcp", "tls", "inproc"} <= registry.backends.keys()
+    assert '"distributed.comm.backends"' in inspect.getsource(registry)
+
+
 def test_a_connection_is_opened_and_greeted_in_steps():
     from distributed.comm.core import Comm, FatalCommClosedError
     from distributed.comm.registry import get_backend

@@ -53,6 +53,7 @@ def executor_of(name: str | None, workers: int | None) -> Executor | None:
     click.UsageError
         The name is unknown, or workers do not go with it.
     """
+    from anabranch.base.errors import OptionError
     from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 
     if workers is not None and name not in ("threads", "dask"):
@@ -66,12 +67,13 @@ def executor_of(name: str | None, workers: int | None) -> Executor | None:
         return LocalDaskExecutor(num_workers=workers)
     if name == "dask":
         return DaskExecutor(cluster_kwargs={"n_workers": workers, "threads_per_worker": 1} if workers else None)
-    if "://" in name and not name.startswith("://"):
+    try:
         return DaskExecutor(name)
-    raise click.BadParameter(
-        f"expected local, threads, dask, or a scheduler's address such as tcp://host:8786; found {name!r}",
-        param_hint="'--executor'",
-    )
+    except OptionError:
+        raise click.BadParameter(
+            f"expected local, threads, dask, or a scheduler's address such as tcp://host:8786; found {name!r}",
+            param_hint="'--executor'",
+        ) from None
 
 
 def progress_mode(progress: bool | None, *, quiet: bool) -> Mode:

@@ -17,6 +17,7 @@ import threading
 import time
 import warnings
 from collections.abc import Coroutine, Mapping
+from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
 from anabranch.base.errors import OptionError, SchedulerUnreachable, listed, nearest
@@ -148,7 +149,13 @@ def connect(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", VersionMismatchWarning)
             client = Client(target, **kwargs)
-    except (OSError, ValueError, TypeError, RuntimeError, ImportError) as error:
+    except (KeyError, ValueError, TypeError, AttributeError) as error:
+        if not client_kwargs:
+            raise unreachable(address, error, security, timeout_s=timeout_s) from error
+        raise OptionError(
+            f"client_kwargs: Dask's Client cannot be made with {listed(client_kwargs)}: {type(error).__name__}: {error}"
+        ) from error
+    except (OSError, RuntimeError, ImportError) as error:
         raise unreachable(address, error, security, timeout_s=timeout_s) from error
     warn_if_open(address)
     return client
@@ -163,7 +170,7 @@ def reach(address: str, security: Security | None, *, timeout_s: float) -> None:
         It does not, within the limit.
     """
     host, port = host_and_port(address)
-    if address.startswith("inproc"):
+    if not port:  # within this process, or by a protocol that has its own ways to find a scheduler
         return
     try:
         kind = _bounded(_greet(address, security, CONNECT_SHARE * timeout_s), CONNECT_SHARE * timeout_s)
@@ -277,6 +284,8 @@ def host_and_port(address: str) -> tuple[str, int]:
             f"{address!r} is a web address, perhaps of Dask's dashboard; the scheduler has an address of its own: "
             f"{expected}"
         )
+    if scheme not in _SCHEMES and scheme in _registered():
+        return "", 0  # as gateway://, whose rest is its own matter
     if scheme not in _SCHEMES:
         raise SchedulerUnreachable(f"the scheduler's address {address!r} has an unknown protocol; {expected}")
     host, _, port = rest.rstrip("/").rpartition(":")
@@ -285,6 +294,13 @@ def host_and_port(address: str) -> tuple[str, int]:
     if not port.isdecimal() or not 0 < int(port) < 65_536:
         raise SchedulerUnreachable(f"the scheduler's address {address!r} has port {port!r}, not 1 to 65535; {expected}")
     return host.strip("[]"), int(port)
+
+
+def _registered() -> set[str]:
+    """Protocols that packages have brought to Dask."""
+    from distributed.comm.registry import backends
+
+    return {*backends, *(each.name for each in entry_points(group="distributed.comm.backends"))}
 
 
 def is_loopback(host: str) -> bool:
@@ -354,6 +370,8 @@ def _advice(address: str, error: BaseException, security: Security | None, patie
     if "unexpected keyword argument 'n_workers'" in told:
         return "it runs an older Dask than this process; install the same version of dask and distributed on both"
     host, port = host_and_port(address)
+    if not port:
+        return told
     found = speaks(host, port, timeout_s=patience_s)
     if found == "name":
         return f"the host name {host!r} is not known; check its spelling, or give an IP address"

@@ -6,17 +6,19 @@ import contextlib
 import logging
 import os
 import queue
-import re
 import time
 from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
+import dask.config
+
 from anabranch.base import dask_settings
 from anabranch.base.errors import ExecutorError, OptionError
 from anabranch.base.prefect1 import getter, refusing
 from anabranch.base.settings import config
+from anabranch.executors.arguments import address_in_file, as_address, checked_client_kwargs
 from anabranch.executors.base import (
     ANSWER_S,
     CancelWanted,
@@ -58,7 +60,10 @@ class DaskExecutor(Executor):
     Parameters
     ----------
     address
-        Address of a scheduler (``"tcp://host:8786"``, or without ``tcp://``). None: make a cluster for the run.
+        Address of a scheduler (``"tcp://host:8786"``, or without ``tcp://``). None: that of Dask's own setting
+        ``scheduler-address``, if nothing else is given; else make a cluster for the run.
+    scheduler_file
+        A file with the address, as ``dask scheduler --scheduler-file`` writes it. It is read when a run begins.
     cluster_class
         Class, function or dotted name that makes the cluster, or an existing cluster, which is not closed; default:
         ``distributed.LocalCluster``.
@@ -84,6 +89,7 @@ class DaskExecutor(Executor):
         self,
         address: str | None = None,
         *,
+        scheduler_file: str | os.PathLike[str] | None = None,
         cluster_class: ClusterClass | None = None,
         cluster_kwargs: Mapping[str, Any] | None = None,
         adapt_kwargs: Mapping[str, Any] | None = None,
@@ -91,23 +97,27 @@ class DaskExecutor(Executor):
         security: Security | Mapping[str, Any] | bool | None = None,
         performance_report: str | os.PathLike[str] | None = None,
     ) -> None:
-        if isinstance(address, str) and re.fullmatch(r"[\w.-]+:\d{1,5}", address):
-            address = f"tcp://{address}"
-        if address is not None and (
-            cluster_class is not None or cluster_kwargs is not None or adapt_kwargs is not None
-        ):
+        client_kwargs = checked_client_kwargs(client_kwargs or {})
+        scheduler_file = client_kwargs.pop("scheduler_file", None) or scheduler_file
+        is_made = cluster_class is not None or cluster_kwargs is not None or adapt_kwargs is not None
+        if address is not None and scheduler_file is not None:
+            raise OptionError("DaskExecutor: give an address, or a scheduler_file, not both")
+        is_there = address is not None or scheduler_file is not None
+        if is_there and is_made:
             raise OptionError("DaskExecutor: give an address, or cluster_class and its arguments, not both")
-        if address is not None and (not isinstance(address, str) or "://" not in address):
-            raise OptionError(f"DaskExecutor: expected an address such as 'tcp://host:8786', found {address!r}")
-        if address is not None and security is True:
+        if is_there and security is True:
             raise OptionError(
                 "DaskExecutor: security=True is for a new cluster; one at an address has its certificates"
             )
-        self.address = address
+        has_certificates = security is not None and security is not False
+        self.address = None if address is None else as_address(address, has_certificates=has_certificates)
+        self.scheduler_file = scheduler_file
+        self.takes_setting = not is_there and not is_made and security is not True
+        """Whether Dask's setting ``scheduler-address`` counts."""
         self.cluster_class = cluster_class
         self.cluster_kwargs: dict[str, Any] = dict(cluster_kwargs or {})
         self.adapt_kwargs = dict(adapt_kwargs) if adapt_kwargs is not None else None
-        self.client_kwargs: dict[str, Any] = dict(client_kwargs or {})
+        self.client_kwargs: dict[str, Any] = client_kwargs
         self.security = as_security(security)
         self.performance_report = performance_report
         self.has_page: bool | None = None
@@ -119,6 +129,8 @@ class DaskExecutor(Executor):
         self._reset()
 
     def __repr__(self) -> str:
+        if self.scheduler_file is not None:
+            return f"DaskExecutor(scheduler_file={os.fspath(self.scheduler_file)!r})"
         return f"DaskExecutor({self.address!r})" if self.address else "DaskExecutor()"
 
     def __getstate__(self) -> dict[str, Any]:
@@ -133,10 +145,24 @@ class DaskExecutor(Executor):
         self._reset()
 
     def for_run(self) -> Self:
-        """An executor like this one, for one run."""
+        """An executor like this one, for one run; with the address, where a file or Dask's settings have it.
+
+        Raises
+        ------
+        SchedulerUnreachable
+            The `scheduler_file` has none within ``engine.connect_timeout_s``.
+        """
         made = super().for_run()
         self._latest, made._latest = made, None
+        made._find()
         return made
+
+    def _find(self) -> None:
+        """Look up the address where others tell it."""
+        if self.scheduler_file is not None:
+            self.address = address_in_file(self.scheduler_file, timeout_s=config.engine.connect_timeout_s)
+        elif self.takes_setting and (setting := dask.config.get("scheduler-address", None)) is not None:
+            self.address = as_address(setting, has_certificates=self.security is not None)
 
     def _reset(self) -> None:
         self._messages: queue.SimpleQueue[Any] = queue.SimpleQueue()
@@ -167,6 +193,8 @@ class DaskExecutor(Executor):
         """The cluster: its address, or what makes it."""
         if self.address is not None:
             return f"the cluster at {self.address}"
+        if self.scheduler_file is not None:
+            return f"the cluster of {os.fspath(self.scheduler_file)}"
         if self.cluster_class is None:
             return "a cluster on this machine"
         return str(getattr(self.cluster_class, "__name__", self.cluster_class))
@@ -174,7 +202,7 @@ class DaskExecutor(Executor):
     @property
     def is_elsewhere(self) -> bool:
         """Whether the workers may be on other machines: all but those of a cluster that is made here by default."""
-        return self.address is not None or self.cluster_class is not None
+        return self.address is not None or self.scheduler_file is not None or self.cluster_class is not None
 
     @property
     def dashboard_link(self) -> str | None:
@@ -289,6 +317,7 @@ class DaskExecutor(Executor):
         deadline = time.monotonic() + limit
         while True:
             try:
+                self._find()
                 self._reset()
                 self._token = token
                 self._connect(max(1.0, deadline - time.monotonic()))

@@ -382,7 +382,7 @@ class Flow(Writing):
             approved=self._slugs(approve),
             result=self.result,
         )
-        place = choose_executor(executor, self.executor)
+        place = choose_executor(executor, self.executor).for_run()
         return submit_run(plan, self.graph, place, self._handlers())
 
     @property

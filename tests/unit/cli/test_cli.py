@@ -419,7 +419,7 @@ def test_a_flows_own_executor_is_used_unless_another_is_named() -> None:
     ("arguments", "complaint"),
     [
         (["--executor", "cloud"], "expected local, threads, dask, or a scheduler's address such as tcp://host:8786"),
-        (["--executor", "localhost:8786"], "found 'localhost:8786'"),
+        (["--executor", "localhost:port"], "found 'localhost:port'"),
         (["--workers", "2"], "--workers goes with --executor threads or --executor dask, found no --executor"),
         (["--executor", "local", "--workers", "2"], "found --executor local"),
         (["--executor", "tcp://x:1", "--workers", "2"], "found --executor tcp://x:1"),
