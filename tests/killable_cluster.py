@@ -89,10 +89,12 @@ class KillableCluster:
         self.scheduler.kill()
         self.scheduler.wait()
 
-    def add_worker(self) -> subprocess.Popen[bytes]:
-        """Start a worker below its nanny, and do not wait for it."""
+    def add_worker(self, *options: str) -> subprocess.Popen[bytes]:
+        """Start a worker below its nanny, with further options, and do not wait for it."""
         fixed = ["--nthreads", str(self._threads), "--no-dashboard", "--host", "127.0.0.1"]
-        nanny = self._start("worker", self.address, *fixed, *self._options, "--preload-nanny", str(self._watch))
+        nanny = self._start(
+            "worker", self.address, *fixed, *self._options, *options, "--preload-nanny", str(self._watch)
+        )
         self.nannies.append(nanny)
         return nanny
 

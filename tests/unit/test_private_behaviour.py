@@ -124,6 +124,8 @@ def test_a_client_tells_how_it_is_connected(client: Client, scheduler: Scheduler
     assert client.id in scheduler.clients
     assert client.scheduler_comm is client.scheduler_comm is not None
     assert client.loop.asyncio_loop.is_running()
+    assert client.generation == 0
+    assert "self.generation += 1" in inspect.getsource(Client._handle_restart)
 
 
 def test_a_client_asks_its_scheduler_what_ours_asks(client: Client):
@@ -138,6 +140,7 @@ def test_a_client_asks_its_scheduler_what_ours_asks(client: Client):
     assert ask(scheduler.get_task_status, keys=["none"]) == {"none": None}
     assert set(ask(scheduler.processing, workers=None)) == {address}
     versions = ask(scheduler.broadcast, msg={"op": "versions"}, workers=[address], on_error="ignore")
+    assert isinstance(worker["metrics"]["task_counts"], dict)
     assert {"python", "dask", "distributed"} <= {*versions[address]["packages"]}
     assert ask(scheduler.versions)["packages"] == versions[address]["packages"]
     ask(scheduler.set_metadata, keys=["of", "ours"], value=1)
@@ -190,6 +193,20 @@ def test_plugins_travel_as_plain_pickles_and_hear_of_clients_and_transitions(cli
     remote: Any = client.scheduler
     client.sync(remote.register_scheduler_plugin, plugin=data, name="of-ours", idempotent=False)
     assert type(scheduler.plugins.pop("of-ours")) is SchedulerPlugin
+
+
+def test_plugins_hear_of_workers_that_leave_and_of_what_they_were_at(scheduler: Scheduler):
+    assert {"scheduler", "worker"} <= {*inspect.signature(SchedulerPlugin.add_worker).parameters}
+    assert {"scheduler", "worker"} <= {*inspect.signature(SchedulerPlugin.remove_worker).parameters}
+    ((address, worker),) = scheduler.workers.items()
+    assert worker.address == address
+    assert isinstance(worker.executing, dict)
+    assert isinstance(worker.last_seen, float)
+    assert {"who_wants", "dependents"} <= {*distributed.scheduler.TaskState.__slots__}
+    text = inspect.getsource(Scheduler.remove_worker)
+    removed, told = text.index("del self.workers[address]"), text.index("self.transitions(recommendations")
+    assert removed < told < text.index("plugin.remove_worker(")
+    assert {"keys", "client"} <= {*inspect.signature(Scheduler.client_releases_keys).parameters}
 
 
 def test_a_task_is_given_up_at_the_death_after_those_allowed(scheduler: Scheduler):

@@ -57,9 +57,11 @@ class Dropped:
     key: Key
     reason: str
     is_death: bool = False
-    """Whether that is because a process died, of which the task need not be the cause."""
+    """Whether its process was lost, by death or in good order, of which the task need not be the cause."""
     ran_s: float | None = None
-    """Seconds since the task announced that it ran alone; None if it has not."""
+    """Seconds that it had run then, alone or where no other is to blame; None if it is not known to have run."""
+    is_vain: bool = False
+    """Whether it would be the same again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,6 +164,10 @@ class Executor(ABC):
     @abstractmethod
     def slots(self) -> int:
         """Tasks that can run at the same time now; 0 if there is nothing that could run one."""
+
+    def shortage(self) -> tuple[str, str]:
+        """Why there are no slots, and what to do about it."""
+        return "no workers", "start one with `dask worker`"
 
     @abstractmethod
     def submit(self, region: Region) -> None:

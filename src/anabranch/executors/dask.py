@@ -36,6 +36,7 @@ from anabranch.executors.connection import as_security, connect
 from anabranch.executors.entry import Sourced
 from anabranch.executors.fitness import Needs
 from anabranch.executors.preflight import check, wait_for_workers
+from anabranch.executors.situation import amounts_of
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Security
@@ -175,8 +176,12 @@ class DaskExecutor(Executor):
         """How workers died, by address."""
         self._wanted: dict[Key, Mapping[str, float]] = {}
         """What keys ask for that ask for something."""
+        self._unoffered: dict[str, float] = {}
+        """Amounts of resources that keys ask for and no worker offers, and since when."""
         self._next_sweep = 0.0
         self._slots = (0.0, 1)
+        self._idle: dict[str, str] = {}
+        """Status of workers that begin nothing."""
         self._addresses: frozenset[str] = frozenset()
         """Workers that there were a moment ago."""
         self._unfit: set[str] = set()
@@ -186,6 +191,9 @@ class DaskExecutor(Executor):
         self._alone_since: float | None = None
         self._token = ""
         self._comm: Any = None
+        self._generation = 0
+        self._data: list[Key] = []
+        """Keys of what tasks need and nobody computes."""
         self._feed: PageFeed | None = None
 
     @property
@@ -260,6 +268,15 @@ class DaskExecutor(Executor):
         return self._connected.status != "running" or self._connected.scheduler_comm is not self._comm
 
     @property
+    def _is_emptied(self) -> bool:
+        """Whether another client has made the scheduler forget all tasks, or what all tasks of the run need."""
+        has_restarted = self._connected.generation != self._generation
+        return has_restarted or any(self._status(key) == "cancelled" for key in self._data)
+
+    def _status(self, key: Key) -> str | None:
+        return self._futures[key].status if key in self._futures else None
+
+    @property
     def _is_of_this_machine(self) -> bool:
         """Whether the workers were started here, in the environment of this process."""
         return self._made is not None and self._made.is_ours and not self.is_elsewhere
@@ -268,7 +285,7 @@ class DaskExecutor(Executor):
         from anabranch.executors.deaths import HandBack, plugin_name, topics
 
         self._client = self.new_client()
-        self._comm = self._client.scheduler_comm
+        self._comm, self._generation = self._client.scheduler_comm, self._client.generation
         if self._made is None or not self._made.is_adaptive:  # an adaptive cluster has no workers before there is work
             address = self._client.scheduler.address if self._client.scheduler is not None else ""
             wait_for_workers(self._client, patience_s, _log.warning, address=address)
@@ -339,7 +356,8 @@ class DaskExecutor(Executor):
         """
         if self._is_of_this_machine and not needs.resources:
             return
-        report = check(self._connected, replace(needs, is_adaptive=self._made is not None and self._made.is_adaptive))
+        may_grow = self._made is None or not self._made.is_ours or self._made.is_adaptive
+        report = check(self._connected, replace(needs, may_grow=may_grow))
         for warning in report.warnings:
             _log.warning("%s", warning)
         report.raise_problems(self.address or "hand")
@@ -413,14 +431,17 @@ class DaskExecutor(Executor):
         made.close()
 
     def slots(self) -> int:
-        """Threads of all workers, or those that an adaptive cluster may come to have; 0 if there are no workers."""
+        """Threads of workers that take tasks, or those that an adaptive cluster may come to have."""
         counted, slots = self._slots
         now = time.monotonic()
         client = self._client
         if client is not None and client.status == "running" and now - counted > SLOTS_S:
             try:
                 workers = self._workers()
-                slots = sum(workers[address]["nthreads"] for address in self._only or workers)
+                usable = {address: workers[address] for address in self._only or workers}
+                slots = sum(map(slots_of, usable.values()))
+                self._give_up_unoffered(self._wanted, workers.values())
+                self._idle = {a: worker["status"] for a, worker in usable.items() if worker["status"] != "running"}
             except (OSError, TimeoutError):
                 _log.warning("the scheduler did not say within %g s which workers it has", ANSWER_S)
             self._slots = (time.monotonic(), slots)
@@ -428,6 +449,39 @@ class DaskExecutor(Executor):
         if self._made is not None and (slots or not self._has_waited_long(slots)):
             return self._made.window_slots(slots)
         return slots
+
+    def _give_up_unoffered(self, keys: Iterable[Key], workers: Iterable[Mapping[str, Any]] | None = None) -> None:
+        """Give up what asks for resources that no worker has offered for as long as a first worker is waited for.
+
+        Without `workers`, nothing has changed since the last time.
+        """
+        now, limit = time.monotonic(), config.engine.no_workers_timeout_s
+        if workers is not None:
+            asked = {amounts_of(self._wanted[key]): self._wanted[key] for key in keys}
+            offers = [worker.get("resources") or {} for worker in workers]
+            self._unoffered = {
+                amounts: self._unoffered.get(amounts, now)
+                for amounts, wanted in asked.items()
+                if not any(all(offer.get(name, 0) >= wanted[name] for name in wanted) for offer in offers)
+            }
+        for key in [key for key in keys if key in self._expected]:
+            amounts = amounts_of(self._wanted[key])
+            if now - self._unoffered.get(amounts, now) >= limit:
+                self._expected.pop(key, None)
+                reason = (
+                    f"no worker has offered {amounts} for {limit:g} s; start one with `dask worker --resources`, or "
+                    "wait longer with the setting engine.no_workers_timeout_s"
+                )
+                self._messages.put(Dropped(key, reason, is_vain=True))
+
+    def shortage(self) -> tuple[str, str]:
+        """Why there is no slot, and what to do about it."""
+        if not self._idle:
+            return super().shortage()
+        (address, status), *others = self._idle.items()
+        more = f" (+{len(others)} other{'s' * (len(others) > 1)})" if others else ""
+        found = f"no worker that begins anything: {address} is {status}{more}"
+        return found, "a paused worker lacks memory: restart it, or give it more"
 
     def _has_waited_long(self, slots: int) -> bool:
         """Whether an adaptive cluster, which begins without workers, has had time to get one."""
@@ -461,12 +515,14 @@ class DaskExecutor(Executor):
         )
         self._futures.update(zip(keys, futures, strict=True))
         if region.is_data:
+            self._data += keys
             if self._slots[1]:  # without workers that would wait, without a limit
                 self._client.replicate(futures)  # else all tasks would go to the one worker that has it
         else:
             self._expected.update(dict.fromkeys(keys))
             if region.resources:
                 self._wanted.update(dict.fromkeys(keys, region.resources))
+                self._give_up_unoffered(keys)
 
     def situation(self) -> list[str]:
         """Where the tasks are that have not reported, and what keeps workers from them; in words."""
@@ -502,15 +558,21 @@ class DaskExecutor(Executor):
             return
         self._expected.pop((name, number), None)
         self._begun.pop((name, number), None)
-        self._messages.put(Posted(payload))
+        if isinstance(payload, dict) and "left" in payload:  # of `anabranch.executors.deaths`
+            self._messages.put(_left((name, number), payload["left"], payload["ran_s"]))
+        else:
+            self._messages.put(Posted(payload))
 
     def next_message(self, timeout_s: float | None) -> Message | None:
         """The next report, or a key that is lost."""
         now = time.monotonic()
         end = now + timeout_s if timeout_s is not None else float("inf")
         while True:
-            if self._client is not None and self._is_cut_off and self._messages.empty():
-                return Disconnected("the connection to the scheduler is lost")
+            if self._client is not None and self._messages.empty():
+                if self._is_cut_off:
+                    return Disconnected("the connection to the scheduler is lost")
+                if self._is_emptied:
+                    return Disconnected("another client has restarted the cluster, or cancelled what the run had there")
             if self._expected and now >= self._next_sweep:
                 self._sweep(now)
             until = min(end, self._next_sweep if self._expected else end, now + TICK_S)
@@ -536,8 +598,11 @@ class DaskExecutor(Executor):
                     del self._expected[key]
                     self._ask(key)
                 continue
-            if status == "cancelled" and self._is_cut_off:
-                return  # everything is: the connection is lost
+            if status == "cancelled" and (self._is_cut_off or self._is_emptied):
+                return  # everything is
+            if status == "cancelled" and since is None:
+                self._expected[key] = now  # it may be the first of all: what has been emptied is known a moment later
+                continue
             del self._expected[key]
             self._drop(key, status)
 
@@ -551,7 +616,7 @@ class DaskExecutor(Executor):
             ran_s = time.monotonic() - began if began is not None else None
             if error.task != str(key) and error.task != key:  # it waited for a value that could not be made again
                 ran_s = None
-                self._drop_lost_inputs()
+                self._drop_lost_inputs("its value was lost with its worker")
             worker = error.last_worker
             # The cause takes its time, and is worth it where it may be the end of a task run.
             reason = self._cause(worker) if ran_s is not None else f"worker {worker.address} was lost"
@@ -559,13 +624,15 @@ class DaskExecutor(Executor):
         elif error is not None:
             self._messages.put(Dropped(key, f"{type(error).__name__}: {error}"))
         else:
-            self._messages.put(Dropped(key, f"the scheduler lost it ({status})"))
+            reason = "another client has cancelled it" if status == "cancelled" else f"the scheduler lost it ({status})"
+            self._drop_lost_inputs(reason)
+            self._messages.put(Dropped(key, reason))
 
-    def _drop_lost_inputs(self) -> None:
-        """Tell of values that were here, died with their worker, and took others along when they were made again."""
+    def _drop_lost_inputs(self, reason: str) -> None:
+        """Tell of values that were there and are gone, such as with a worker; what needs them went with them."""
         for key, future in list(self._futures.items()):
             if key not in self._expected and future.status not in ALIVE:
-                self._messages.put(Dropped(key, "its value was lost with its worker", is_death=True))
+                self._messages.put(Dropped(key, reason, is_death=True))
 
     def _cause(self, worker: Any) -> str:
         """How a worker died, in words."""
@@ -601,6 +668,23 @@ class DaskExecutor(Executor):
         futures = {key: self._futures[key] for key in keys if key in self._futures}
         gathered: dict[Key, Any] = self._client.gather(futures, errors="skip")
         return gathered
+
+
+def slots_of(worker: Mapping[str, Any]) -> int:
+    """Task slots of a worker, from what the scheduler says of it: of one that begins nothing, those that are busy."""
+    if worker["status"] == "running":
+        return int(worker["nthreads"])
+    counts = worker.get("metrics", {}).get("task_counts", {})
+    return int(counts.get("executing", 0) + counts.get("long-running", 0))
+
+
+def _left(key: Key, worker: str, ran_s: float | None) -> Dropped:
+    """Tell of a task whose worker left in good order while it ran; `ran_s` is None for one that waits for its value."""
+    if ran_s is None:
+        return Dropped(key, f"what it needs was lost with worker {worker}", is_death=True)
+    reason = f"worker {worker} left in good order, as at the end of its lifetime, when it had run for {ran_s:.0f} s"
+    _log.warning("%s was lost and runs again: %s", key[0].rpartition("-")[0], reason)
+    return Dropped(key, reason, is_death=True, ran_s=ran_s)
 
 
 class _OwnCancellations(logging.Filter):

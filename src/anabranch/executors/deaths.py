@@ -1,8 +1,9 @@
-"""Deaths of workers: told at once, and with their cause.
+"""Deaths and exits of workers: told at once, and with their cause.
 
-Left to itself, Dask sends what was on a dead worker to the next one, and after the fourth death blames all of it. A
-plug-in of ours on the scheduler, for the time of a run, makes it hand back our tasks after the first: the driver knows
-better which of them to suspect. It travels as source text, so that the scheduler needs no anabranch. When the driver's
+Left to itself, Dask sends what was on a dead worker to the next one, and after the fourth death blames all of it. What
+ran on a worker that leaves in good order, as at the end of its lifetime, it begins again without end. A plug-in of ours
+on the scheduler, for the time of a run, makes it hand back our tasks after the first loss: the driver knows better
+which of them to suspect. It travels as source text, so that the scheduler needs no anabranch. When the driver's
 client leaves, however that happens, it removes itself and what the scheduler would keep of the run for ever.
 """
 
@@ -26,13 +27,16 @@ NANNY_S = 3.0  # how long a nanny is given to say how its worker died
 
 _SOURCE = """
 import asyncio
+import time
 from distributed.diagnostics.plugin import SchedulerPlugin
 class HandBack(SchedulerPlugin):
     def __init__(self, token, name, topics, client, late_s):
         self.token, self.name, self.topics, self.client, self.late_s = token, name, topics, client, late_s
         self.done = set()
+        self.left = {}
     async def start(self, scheduler):
         self.scheduler = scheduler
+        self.workers = dict(scheduler.workers)
     def transition(self, key, start, finish, *args, **kwargs):
         if not (isinstance(key, tuple) and isinstance(key[0], str) and key[0].endswith(self.token)):
             return
@@ -50,6 +54,26 @@ class HandBack(SchedulerPlugin):
                 task.suspicious = self.scheduler.allowed_failures
             elif task is not None and start == "waiting":
                 task.suspicious = 0
+        elif start == "processing" and finish == "released" and key not in self.done:
+            task = self.scheduler.tasks.get(key)
+            for address, worker in self.workers.items():
+                if address not in self.scheduler.workers and task in worker.executing:
+                    self.left[key] = worker.executing[task] + time.time() - worker.last_seen
+    def add_worker(self, scheduler, worker):
+        self.workers[worker] = scheduler.workers[worker]
+    def remove_worker(self, scheduler, worker, **kwargs):
+        self.workers.pop(worker, None)
+        left, self.left = self.left, {}
+        client = scheduler.clients.get(self.client)
+        tasks = [scheduler.tasks[key] for key in left if key in scheduler.tasks] if client is not None else []
+        found = set(tasks)
+        for task in tasks:
+            tasks.extend(task.dependents - found)
+            found |= task.dependents
+        for key in (keys := [task.key for task in tasks if client in (task.who_wants or ())]):
+            scheduler.log_event(self.token, (*key, {"left": worker, "ran_s": left.get(key)}))
+        if keys:
+            scheduler.client_releases_keys(keys, self.client)
     def remove_client(self, scheduler, client):
         if client == self.client:
             if scheduler.plugins.get(self.name) is self:
@@ -67,7 +91,7 @@ class HandBack(SchedulerPlugin):
 
 
 class HandBack(SchedulerPlugin):
-    """Makes the scheduler give up a run's task when its worker dies, unless it had been computed before.
+    """Makes the scheduler give up a run's task when its worker dies or leaves, unless it had been computed before.
 
     What was computed and lost with its worker is Dask's to compute again, as often as ``allowed-failures`` allows. Who
     does so is told what had been reported of it, so that the value is made again as it was:

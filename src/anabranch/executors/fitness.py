@@ -29,7 +29,7 @@ class Needs:
     """Run on each worker, with `probe_data`: None if that loads there, else what is wrong. Pickled by value if it is a
     function of ``__main__``."""
     probe_data: bytes = b""
-    is_adaptive: bool = False
+    may_grow: bool = False
     """Whether other workers may come."""
 
 
@@ -159,10 +159,11 @@ def _about_resources(workers: Sequence[WorkerFacts], needs: Needs) -> Iterator[F
         short = ", ".join(f"{name}: at most {most:g}" for name, most in offered.items())
         options = " ".join(f"{name}={amount:g}" for name, amount in wanted.items())
         text = f"task {task!r} wants {options.replace(' ', ', ')}, and no worker offers that ({short}); "
-        if needs.is_adaptive:
-            yield Finding(f"{text}it waits until one comes that does")
+        cure = f'start one with `dask worker … --resources "{options}"`'
+        if needs.may_grow:
+            yield Finding(f"{text}it waits until one comes that does: {cure}")
         else:
-            yield Finding(f'{text}start one with `dask worker … --resources "{options}"`', is_problem=True)
+            yield Finding(f"{text}{cure}", is_problem=True)
 
 
 def _about_workers(workers: Sequence[WorkerFacts]) -> Iterator[Finding]:

@@ -60,8 +60,8 @@ def _waiting(
     said = []
     if not workers:
         return [f"{_tasks(len(waiting))} waiting: there are no workers"] if waiting else []
-    for wanted in sorted({_amounts(resources[key]) for key in starved if resources.get(key)}):
-        count = sum(1 for key in starved if resources.get(key) and _amounts(resources[key]) == wanted)
+    for wanted in sorted({amounts_of(resources[key]) for key in starved if resources.get(key)}):
+        count = sum(1 for key in starved if resources.get(key) and amounts_of(resources[key]) == wanted)
         said.append(f"{_tasks(count)} waiting: no worker offers {wanted} (start one with `dask worker --resources`)")
     queued = [key for key, state in waiting.items() if key not in starved and state in ("queued", "no-worker")]
     if queued:
@@ -93,7 +93,8 @@ def _offers(worker: Mapping[str, Any], wanted: Mapping[str, float]) -> bool:
     return all(offered.get(name, 0) >= amount for name, amount in wanted.items())
 
 
-def _amounts(resources: Mapping[str, float]) -> str:
+def amounts_of(resources: Mapping[str, float]) -> str:
+    """Amounts of resources in words."""
     return ", ".join(f"{name} = {amount:g}" for name, amount in sorted(resources.items()))
 
 

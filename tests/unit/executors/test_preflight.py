@@ -102,7 +102,7 @@ def test_resources_must_be_offered_by_one_worker_together():
 
 
 def test_an_adaptive_cluster_may_yet_offer_a_resource():
-    report = judge(cluster(), Needs(resources={"train": {"GPU": 1}}, is_adaptive=True))
+    report = judge(cluster(), Needs(resources={"train": {"GPU": 1}}, may_grow=True))
     assert report.problems == ()
     assert "it waits until one comes" in only(report.warnings)
 

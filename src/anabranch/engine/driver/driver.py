@@ -170,7 +170,7 @@ class Driver:
         )
         self._clocks = Clocks(clock)
         self._started = self._now()
-        self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say)
+        self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say, executor.shortage)
         self._watchdog = Watchdog(plan.settings["watchdog_s"], executor.situation, self._say_silent)
         self._desk = PermitDesk(permits, self._say, keeps=not executor.is_sequential) if permits is not None else None
         self._unfit: set[str] = set()
@@ -347,7 +347,8 @@ class Driver:
             if isinstance(message, Disconnected):
                 return self._reconnect(message.reason)
             if message is not None:
-                return Lost(self._clock(), message.key, mask(message.reason), message.is_death, message.ran_s)
+                reason = mask(message.reason)
+                return Lost(self._clock(), message.key, reason, message.is_death, message.ran_s, message.is_vain)
             if self._executor.is_sequential and (self._wake_at is not None or look_s is not None):
                 # Nothing is queued, and nothing will be before that time.
                 wake_s = self._wake_s(self._clock())

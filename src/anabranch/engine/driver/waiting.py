@@ -16,21 +16,22 @@ class Patience:
         Seconds without any worker after which nothing is expected any more.
     say
         Is told once that the run waits.
+    shortage
+        Gives what there is instead of slots, and what to do about it.
     """
 
-    def __init__(self, limit_s: float, say: Callable[[str], None]) -> None:
+    def __init__(self, limit_s: float, say: Callable[[str], None], shortage: Callable[[], tuple[str, str]]) -> None:
         self._limit_s = limit_s
         self._say = say
+        self._shortage = shortage
         self._since: float | None = None
         self._has_spoken = False
 
     @property
     def reason(self) -> str:
         """Why the run ends, if it does."""
-        return (
-            f"no workers for {self._limit_s:g} s; start one with `dask worker`, or wait longer with the setting "
-            "engine.no_workers_timeout_s"
-        )
+        found, cure = self._shortage()
+        return f"{found} for {self._limit_s:g} s; {cure}, or wait longer with the setting engine.no_workers_timeout_s"
 
     def is_over(self, slots: int, now: float) -> bool:
         """Whether there has been no slot for too long."""
@@ -42,7 +43,7 @@ class Patience:
         waited_s = now - self._since
         if waited_s >= FIRST_WORD_S and not self._has_spoken:
             self._has_spoken = True
-            self._say(f"no workers for {waited_s:.0f} s; waiting up to {self._limit_s:g} s in all")
+            self._say(f"{self._shortage()[0]} for {waited_s:.0f} s; waiting up to {self._limit_s:g} s in all")
         return waited_s >= self._limit_s
 
 

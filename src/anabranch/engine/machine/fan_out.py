@@ -552,11 +552,11 @@ class FanOut:
             else:  # some were made again only because their value was lost; who has made calls waits for these alone
                 follower.make_ready(as_range(i for i in fresh if self._known.takes_inputs(below, i)))
 
-    def lose(self, unit: Unit, reason: str, ran_s: float | None, now: float) -> list[NodeRun]:
+    def lose(self, unit: Unit, reason: str, ran_s: float | None, now: float, *, is_vain: bool = False) -> list[NodeRun]:
         """A chunk is lost: halve it to find the guilty element, and give that up in the end. The maps that changed.
 
         Elements that waited in it for their next attempt go on waiting. `ran_s`: seconds that it ran alone in its
-        process before that died; None if it did not.
+        process before that died; None if it did not. `is_vain`: all of it is given up.
         """
         first = self._known.runs[unit.nodes[0]]
         chain = first.chain
@@ -568,25 +568,28 @@ class FanOut:
         if ran_s is None and batch.is_suspect:
             chain.ready.append(batch)
             return []
-        if len(batch.indices) > 1:
+        if len(batch.indices) > 1 and not is_vain:
             middle = len(batch.indices) // 2
             for half in (batch.indices[middle:], batch.indices[:middle]):
                 chain.ready.appendleft(replace(batch, indices=half, is_suspect=True))
             return []
-        (index,) = batch.indices
         if len(unit.nodes) > 1:  # one of several maps is to blame: each runs alone now
             chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
             return []
-        slug, verdicts = first.node.slug, self._known.verdicts
-        if ran_s is None or not verdicts.died((slug, index), ran_s):
+        slug, verdicts, index = first.node.slug, self._known.verdicts, batch.indices[0]
+        if is_vain:
+            state = unplaced(slug, reason)
+        elif ran_s is None or not verdicts.died((slug, index), ran_s):
             chain.ready.append(replace(batch, is_suspect=True, is_apart=True))
             return []
+        else:
+            state = crashed(f"{slug}[{index}]", verdicts.deaths((slug, index)), reason)
         assert first.elements is not None
-        state = crashed(f"{slug}[{index}]", verdicts.deaths((slug, index)), reason)
-        first.elements.settle(index, replace(state, map_index=index))
-        self._pass_on(slug, as_range([index]))
+        for each in batch.indices:
+            first.elements.settle(each, replace(state, map_index=each))
+        self._pass_on(slug, batch.indices)
         if batch.is_apart:
-            self._go_on(chain, slug, as_range([index]), is_suspect=True)
+            self._go_on(chain, slug, batch.indices, is_suspect=True)
         return [first]
 
     def _unfinished(self, chain: Chain, batch: Batch, now: float, *, is_suspect: bool = True) -> Batch | None:
@@ -752,6 +755,11 @@ def made_in_vain(state: State) -> State:
 
 def crashed(name: str, losses: int, reason: str) -> State:
     """The state of a task run that was lost more often than the budget allows."""
-    message = f"its worker died {losses} times while {name} ran alone: {reason}"
+    message = f"it was lost {losses} times while {name} ran alone: {reason}"
     failure = Failure("WorkerLost", message, root=name)
     return Crashed(message=message, failure=failure, end_time=None)
+
+
+def unplaced(name: str, reason: str) -> State:
+    """The state of a task run that nothing can run."""
+    return Crashed(message=reason, failure=Failure("NoWorkersError", reason, root=name))

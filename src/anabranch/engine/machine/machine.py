@@ -33,7 +33,7 @@ from anabranch.base.states import (
 )
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.machine.call_book import Waiter
-from anabranch.engine.machine.fan_out import FanOut, crashed, made_in_vain
+from anabranch.engine.machine.fan_out import FanOut, crashed, made_in_vain, unplaced
 from anabranch.engine.machine.knowledge import Knowledge, NodeRun
 from anabranch.engine.machine.maps import MapRun
 from anabranch.engine.machine.recovery import ALL, called_back, reopen
@@ -175,8 +175,8 @@ class Machine:
                     self._recall(recorded)
             case Reported(_, report):
                 self._take_report(report)
-            case Lost(_, key, reason, is_death, ran_s):
-                self._lose(key, reason, ran_s if is_death else 0.0)
+            case Lost(_, key, reason, is_death, ran_s, is_vain):
+                self._lose(key, reason, ran_s if is_death else 0.0, is_vain=is_vain)
             case Uprooted():
                 for unit in self._known.units.values():
                     self._tell_loss(unit, "the place where it ran is gone")
@@ -770,8 +770,11 @@ class Machine:
 
     # Losses -----------------------------------------------------------------------------------------------------------
 
-    def _lose(self, key: Key, reason: str, ran_s: float | None) -> None:
-        """A unit is lost; `ran_s`: seconds that it ran alone in its process, None if it is not to blame."""
+    def _lose(self, key: Key, reason: str, ran_s: float | None, *, is_vain: bool) -> None:
+        """A unit is lost; `ran_s`: seconds that it ran alone in its process, None if it is not to blame.
+
+        `is_vain`: it is not sent again.
+        """
         unit = self._known.arrived(key)
         if unit is None:
             if self._known.is_held(key):
@@ -782,11 +785,11 @@ class Machine:
         if unit.indices is None:
             has_told = any(self.runs[slug].is_final and self.runs[slug].key == key for slug in unit.nodes)
             self._known.lose(key)
-            self._lose_singles(unit, reason, ran_s)
+            self._lose_singles(unit, reason, ran_s, is_vain=is_vain)
         else:
             has_told = any(key in self._elements_of(slug).keys for slug in unit.nodes)
             self._known.lose(key)
-            for run in self._fan_out.lose(unit, reason, ran_s, self._now):
+            for run in self._fan_out.lose(unit, reason, ran_s, self._now, is_vain=is_vain):
                 self._follow(run)
             first = self.runs[unit.nodes[0]]
             if first.node.policies.may_stop_early:
@@ -800,7 +803,7 @@ class Machine:
     def _tell_loss(self, unit: Unit, reason: str) -> None:
         self._commands.append(Tell(UnitLost(self._now, unit.nodes, _width(unit), reason, unit.indices or ())))
 
-    def _lose_singles(self, unit: Unit, reason: str, ran_s: float | None) -> None:
+    def _lose_singles(self, unit: Unit, reason: str, ran_s: float | None, *, is_vain: bool) -> None:
         """Send lost nodes again: each alone, so that the guilty one is found."""
         verdicts = self._known.verdicts
         left = [run for run in map(self.runs.__getitem__, unit.nodes) if not run.is_final]
@@ -809,7 +812,9 @@ class Machine:
         for run in left:
             slug = run.node.slug
             run.is_suspect = True
-            if len(left) == 1 and len(unit.nodes) == 1 and ran_s is not None and verdicts.died(slug, ran_s):
+            if is_vain:
+                self._conclude(run, unplaced(slug, reason))
+            elif len(left) == 1 and len(unit.nodes) == 1 and ran_s is not None and verdicts.died(slug, ran_s):
                 self._conclude(run, crashed(slug, verdicts.deaths(slug), reason))
             else:
                 self._start_or_wait(run)

@@ -31,15 +31,17 @@ class Reported:
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A unit did not come back and will not: its worker died, or it could not be sent."""
+    """A unit did not come back and will not: its worker died or left, or it could not be sent."""
 
     now: float
     key: Key
     reason: str
     is_death: bool = False
-    """Whether a process died, of which the unit need not be the cause."""
+    """Whether its process was lost, of which the unit need not be the cause."""
     ran_s: float | None = None
-    """Seconds that a suspect ran alone in its process before that died; None if it did not."""
+    """Seconds that it had run in its process then, alone or where no other is to blame; None if it had not."""
+    is_vain: bool = False
+    """Whether it would be the same again: what it needs is nowhere."""
 
 
 @dataclass(frozen=True, slots=True)

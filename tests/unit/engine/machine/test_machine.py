@@ -12,7 +12,7 @@ from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, context, signals, task, triggers, unmapped
 from anabranch.base.events import MapAdvanced, TaskChanged, UnitLost
-from anabranch.engine.machine.stimuli import Finish, Release, Reported, Submit, Tell, Uprooted, WakeAt
+from anabranch.engine.machine.stimuli import Finish, Lost, Release, Reported, Submit, Tell, Uprooted, WakeAt
 from anabranch.engine.units.units import Unit
 from anabranch.states import Cancelled, Crashed, Paused
 
@@ -446,9 +446,32 @@ def test_a_crash_says_how_often_and_why() -> None:
     assert elements is not None
     state = elements.records[1]
     assert isinstance(state, Crashed)
-    assert "its worker died 2 times while each[1] ran" in state.message
+    assert "it was lost 2 times while each[1] ran" in state.message
     assert "KilledWorker" in state.message
     assert "each[1]" in cluster.machine.flow_state().message
+
+
+def test_what_can_run_nowhere_is_given_up_at_once_and_the_rest_goes_on() -> None:
+    reason = "no worker has offered GPU = 1 for 300 s"
+    with Flow("gpu") as flow:
+        alone = task(lambda: 1, name="alone", resources={"GPU": 1})()
+        each = task(lambda x: x, name="each", resources={"GPU": 1}).map([0, 1, 2])
+        below = task(lambda x: x, name="below").map(each)
+        plain = task(lambda: 2, name="plain")()
+    cluster = FakeCluster(flow)
+    cluster.start()
+
+    while any(unit.nodes[0] in ("alone", "each") for unit in cluster.submitted.values()):
+        unit = next(unit for unit in cluster.submitted.values() if unit.nodes[0] in ("alone", "each"))
+        del cluster.submitted[unit.key]
+        cluster.tell(Lost(cluster.now, unit.key, reason, is_vain=True))
+    run_until_done(cluster, lambda unit: False)
+
+    assert cluster.state(alone).name == "Crashed"
+    assert cluster.state(alone).message == reason
+    assert cluster.element_states(each) == ["Crashed"] * 3
+    assert cluster.element_states(below) == ["TriggerFailed"] * 3
+    assert cluster.state(plain).name == "Success"
 
 
 def test_losing_a_worker_is_not_an_attempt() -> None:

@@ -1,0 +1,246 @@
+"""What others do to a cluster while a run goes on: restart it, cancel tasks, retire and add workers."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.killable_cluster import KillableCluster, killable_cluster
+from tests.ledger import SINGLE, Ledger
+
+from anabranch import Flow, config, task, unmapped
+from anabranch.base.events import Event, TaskChanged
+from anabranch.executors import DaskExecutor
+
+pytestmark = pytest.mark.cluster
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableCluster]:
+    with killable_cluster(tmp_path_factory.mktemp("cluster"), workers=2) as cluster:
+        yield cluster
+
+
+@pytest.fixture
+def cluster(made: KillableCluster) -> KillableCluster:
+    made.heal(2)
+    return made
+
+
+@pytest.fixture
+def client(cluster: KillableCluster) -> Iterator[Any]:
+    """Somebody else's."""
+    from distributed import Client
+
+    with Client(cluster.address, set_as_default=False) as made:
+        yield made
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Ledger:
+    return Ledger(tmp_path / "ledger")
+
+
+def stand_still() -> None:
+    """Return when the worker that this is called in closes: it waits for its threads then."""
+    from distributed import get_worker
+
+    while get_worker().status.name in ("running", "closing_gracefully"):
+        time.sleep(0.02)
+
+
+@task
+def make() -> bytes:
+    return bytes(100_000)  # stays on its worker
+
+
+@task
+def hold(ledger: Ledger, times: int) -> int:
+    """Stand still as often as that, and go on the next time."""
+    ledger.note()
+    if len(ledger.executions()) <= times:
+        stand_still()
+    return 1
+
+
+@task
+def held(x: int, ledger: Ledger) -> bytes:
+    """Stand still at one element, the first time."""
+    ledger.note()
+    if x == 7 and sum(each.index == 7 for each in ledger.executions()) == 1:
+        stand_still()
+    return bytes(50_000)
+
+
+@task
+def total(first: Any, *others: Any) -> int:
+    return sum(map(len, first)) if isinstance(first, list) else len(first) + sum(others)
+
+
+def value(ledger: Ledger) -> Any:
+    return total(make(), hold(ledger, 1))
+
+
+def joined(ledger: Ledger) -> Any:
+    return total(held.map(range(12), unmapped(ledger)))
+
+
+SHAPES = {"value": (value, 100_001), "joined": (joined, 600_000)}
+
+
+def until(holds: Callable[[], Any]) -> Any:
+    """What a function gives once that is true."""
+    end = time.monotonic() + 30
+    while not (found := holds()):
+        assert time.monotonic() < end
+        time.sleep(0.05)
+    return found
+
+
+def standing_still(client: Any, ledger: Ledger, times: int = 1) -> str:
+    """Address of the worker that stands still for so many times by now, once the scheduler knows it to be at work."""
+
+    def pids() -> list[int]:
+        return [each.pid for each in ledger.executions() if each.index in (SINGLE, 7)]
+
+    until(lambda: len(pids()) == times)
+    address = next(address for address, pid in client.run(os.getpid).items() if pid == pids()[-1])
+
+    def is_known(dask_scheduler: Any, address: str = address) -> bool:
+        worker = dask_scheduler.workers[address]
+        return any(seconds > 0.2 and task in worker.processing for task, seconds in worker.executing.items())
+
+    until(lambda: client.run_on_scheduler(is_known))
+    return str(address)
+
+
+def run_while(flow: Flow, executor: DaskExecutor, act: Callable[[], Any]) -> Any:
+    """The view of a run, and what somebody does meanwhile."""
+    other = threading.Thread(target=act)
+    other.start()
+    view = flow.run(executor=executor)
+    other.join()
+    return view
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_restart_by_another_client_is_one_loss(
+    cluster: KillableCluster, client: Any, ledger: Ledger, shape: str
+) -> None:
+    write, right = SHAPES[shape]
+    with Flow("restarted") as flow:
+        node = write(ledger)
+
+    def restart() -> None:
+        standing_still(client, ledger)
+        client.restart(timeout=30)
+
+    view = run_while(flow, DaskExecutor(cluster.address), restart)
+
+    assert view.state.name == "Success"
+    assert view.result[node].result == right
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_another_client_cancels_runs_again(
+    cluster: KillableCluster, client: Any, ledger: Ledger, shape: str
+) -> None:
+    write, right = SHAPES[shape]
+    with Flow("cancelled") as flow:
+        node = write(ledger)
+
+    def cancel() -> None:
+        standing_still(client, ledger)
+
+        def cancel_all(dask_scheduler: Any) -> None:
+            keys = [key for key, task in dask_scheduler.tasks.items() if task.who_wants]
+            mine = next(iter(dask_scheduler.tasks[keys[0]].who_wants)).client_key
+            dask_scheduler.stimulus_cancel(keys, client=mine, force=True, reason="", msg="")
+
+        client.run_on_scheduler(cancel_all)
+        client.restart_workers([*client.scheduler_info()["workers"]])  # else the slots stand still for a minute
+
+    view = run_while(flow, DaskExecutor(cluster.address), cancel)
+
+    assert view.state.name == "Success"
+    assert view.result[node].result == right
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_what_a_worker_was_at_that_leaves_in_order_runs_again(
+    cluster: KillableCluster, client: Any, ledger: Ledger, shape: str
+) -> None:
+    write, right = SHAPES[shape]
+    with Flow("retired") as flow:
+        node = write(ledger)
+
+    def retire() -> None:
+        client.retire_workers([standing_still(client, ledger)])
+
+    view = run_while(flow, DaskExecutor(cluster.address), retire)
+
+    assert view.state.name == "Success"
+    assert view.result[node].result == right
+    assert len([each for each in ledger.executions() if each.index in (SINGLE, 7)]) == 2
+
+
+def test_a_task_that_takes_longer_than_its_workers_live_crashes_and_says_so(
+    tmp_path: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Flow("long") as flow:
+        node = hold(ledger, 10)
+        below = total(make(), node)
+
+    lifetime = ("--lifetime", "4s", "--lifetime-restart")
+    with killable_cluster(tmp_path, workers=2, options=lifetime) as short, config.set(engine__max_losses=1):
+        view = flow.run(executor=DaskExecutor(short.address))
+
+    state = view.result[node].state
+    assert state.name == "Crashed"
+    assert "it was lost 2 times while hold ran alone: worker tcp://" in state.message
+    assert "left in good order, as at the end of its lifetime, when it had run for" in state.message
+    assert view.result[below].state.name == "TriggerFailed"
+    assert len(ledger.executions()) <= 4  # what began a moment before the end is not known to have run
+    assert "long.hold was lost and runs again: worker tcp://" in caplog.text
+
+
+def test_a_resource_that_comes_late_is_waited_for(cluster: KillableCluster, caplog: pytest.LogCaptureFixture) -> None:
+    extra = []
+
+    def add(event: Event) -> None:
+        if isinstance(event, TaskChanged) and event.slug == "prepare" and event.state.is_finished():
+            extra.append(cluster.add_worker("--resources", "GPU=1"))
+
+    with Flow("gpu") as flow:
+        width = task(lambda: 3, name="prepare")()
+        node = task(lambda x, n: x + n, name="train", resources={"GPU": 1}).map([0, 1], unmapped(width))
+
+    view = flow.run(executor=DaskExecutor(cluster.address), observers=[add])
+
+    assert view.result[node].result == [3, 4]
+    assert "task 'train' wants GPU=1, and no worker offers that (GPU: at most 0); it waits until one" in caplog.text
+    cluster.nannies.remove(extra[0])
+    extra[0].terminate()
+    extra[0].wait()
+
+
+def test_a_resource_that_never_comes_ends_what_wants_it_and_nothing_else(cluster: KillableCluster) -> None:
+    with Flow("gpus") as flow:
+        alone = task(lambda: 1, name="alone", resources={"GPU": 3})()
+        each = task(lambda x: x, name="each", resources={"FPGA": 1}).map(range(200))
+        plain = total([b"1"])
+
+    with config.set(engine__no_workers_timeout_s=1.0):
+        view = flow.run(executor=DaskExecutor(cluster.address))
+
+    assert view.result[alone].state.name == "Crashed"
+    assert (
+        "no worker has offered GPU = 3 for 1 s; start one with `dask worker --resources`" in view.result[alone].message
+    )
+    assert {state.name for state in view.result[each].map_states} == {"Crashed"}
+    assert view.result[plain].result == 1
