@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any
 
@@ -42,6 +43,35 @@ def pauses_s(client: Client, width: int, seconds: float) -> float:
     """Seconds of ``client.map`` of sleeps."""
     began = time.perf_counter()
     client.gather(client.map(_pause, range(width), seconds=seconds, pure=False))
+    return time.perf_counter() - began
+
+
+async def _request(x: Any, seconds: float) -> Any:
+    await asyncio.sleep(seconds)
+    return x
+
+
+def requests_s(client: Client, width: int, seconds: float) -> float:
+    """Seconds of ``client.map`` of a coroutine function that sleeps: a worker runs one per thread."""
+    began = time.perf_counter()
+    client.gather(client.map(_request, range(width), seconds=seconds, pure=False))
+    return time.perf_counter() - began
+
+
+def script_s(width: int, seconds: float, lanes: int) -> float:
+    """Seconds of a bare asyncio script with so many sleeps at a time."""
+
+    async def main() -> None:
+        numbers = iter(range(width))
+
+        async def lane() -> None:
+            for number in numbers:
+                await _request(number, seconds)
+
+        await asyncio.gather(*(lane() for _ in range(lanes)))
+
+    began = time.perf_counter()
+    asyncio.run(main())
     return time.perf_counter() - began
 
 

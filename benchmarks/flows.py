@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import random
 import time
@@ -30,6 +31,12 @@ def count_values(xs):
 @task
 def pause(x, seconds):
     time.sleep(seconds)
+    return x
+
+
+@task
+async def request(x, seconds):
+    await asyncio.sleep(seconds)
     return x
 
 

@@ -190,6 +190,28 @@ def efficiency(bench: Bench) -> Iterator[Row]:
         )
 
 
+def requests(bench: Bench) -> Iterator[Row]:
+    """Awaits of 50 ms, a hundred at a time in each slot, beside ``client.map`` and a bare asyncio script."""
+    lanes, pause_s = config.engine.concurrency_per_slot, 0.05
+    bench.seconds(flows.fan_out(100, mapped=flows.request, seconds=_whole(pause_s)))
+    few = 400
+    compared = bare.requests_s(bench.client, few, pause_s) / few
+    for width in (10_000,) if bench.quick else (10_000, 100_000):
+        ideal = width * pause_s / (2 * lanes)
+        seconds = bench.seconds(flows.fan_out(width, mapped=flows.request, seconds=_whole(pause_s)))
+        script = bare.script_s(width, pause_s, 2 * lanes)
+        yield Row(
+            f"{width:,} awaits of 50 ms",
+            f"efficiency {ideal / seconds:.3f} ({seconds:.2f} s); a bare script {ideal / script:.3f}; "
+            f"{compared * width / seconds:,.0f}× client.map (extrapolated from {few})",
+            "≥ 0.8",
+            None if bench.quick else ideal / seconds >= 0.8,
+            seconds=seconds,
+            bare_seconds=compared * width,
+            width=width,
+        )
+
+
 def _whole(value: Any) -> Any:
     from anabranch import unmapped
 
@@ -365,6 +387,7 @@ MEASURES: dict[str, Measure] = {
     "stages": stages,
     "deferral": deferral,
     "efficiency": efficiency,
+    "requests": requests,
     "singles": singles,
     "failures": failures,
     "history": history,

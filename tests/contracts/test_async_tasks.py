@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import decimal
+import threading
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
@@ -510,6 +511,50 @@ def test_a_flow_runs_where_a_loop_runs_already(executor: Any) -> None:
         return [view.result[node].result for node in found]
 
     assert asyncio.run(cell()) == [[0, 2, 4, 6, 8], 42]
+
+
+def test_a_run_is_awaited_while_the_loop_goes_on() -> None:
+    told = threading.Event()
+
+    @task
+    def listen() -> bool:
+        return told.wait(30)
+
+    with Flow("awaited") as flow:
+        heard = listen()
+
+    async def main() -> Any:
+        run = asyncio.create_task(flow.arun())
+        asyncio.get_running_loop().call_soon(told.set)
+        return (await run).result[heard].result
+
+    assert asyncio.run(main()) is True
+
+
+@pytest.mark.parametrize("is_map", [False, True])
+def test_who_cancels_the_await_cancels_the_run(is_map: bool) -> None:
+    begun, ended = threading.Event(), []
+
+    @task
+    async def hang(x: int) -> None:
+        begun.set()
+        try:
+            await never()
+        finally:
+            ended.append(x)
+
+    with Flow("awaited") as flow:
+        hang.map([1]) if is_map else hang(1)
+
+    async def main() -> None:
+        run = asyncio.create_task(flow.arun())
+        await asyncio.to_thread(begun.wait, 30)
+        run.cancel()
+        await run
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(main())
+    assert ended == [1]
 
 
 def test_what_a_task_leaves_running_ends_with_its_loop(executor: Any, tmp_path: Path) -> None:

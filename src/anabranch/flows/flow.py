@@ -12,6 +12,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, overload
 
+from anabranch.base import context
 from anabranch.base.errors import DefinitionError, OptionError, ParameterError, listed, nearest
 from anabranch.base.names import check_name, named, short
 from anabranch.base.prefect1 import refuse, refusing
@@ -301,6 +302,24 @@ class Flow(Writing):
         if raise_on_failure:
             view.raise_failure()
         return view
+
+    async def arun(self, parameters: Mapping[str, Any] | None = None, **options: Any) -> FlowRunView:
+        """Await a run: it has a thread of its own, and the loop goes on. Takes what `run` takes.
+
+        Who cancels the await cancels the run, and gets the cancel when that has ended.
+        """
+        import asyncio
+        import threading
+
+        over = threading.Event()
+        with context.ending(over.is_set):
+            run = asyncio.ensure_future(asyncio.to_thread(self.run, parameters, **options))
+        try:
+            return await asyncio.shield(run)
+        except asyncio.CancelledError:
+            over.set()
+            await asyncio.wait({run})
+            raise
 
     def to_delayed(self, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> Delayed:
         """The flow as one `dask.delayed.Delayed`, which any Dask scheduler computes.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Collection, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Collection, Coroutine
 from typing import Any, TypeVar
 
 from anabranch.base.errors import TaskTimeout
@@ -103,6 +103,20 @@ async def value_of(returned: Any, timeout_s: float | None, max_width: int) -> An
                 attempt.exception()  # looked at, so that asyncio does not log that nobody did
     how = "was cancelled" if attempt.done() else "does not end when it is cancelled and goes on in the background"
     raise TaskTimeout(f"ran longer than its timeout of {timeout_s:g} s and {how}")
+
+
+async def unless(is_over: Callable[[], bool], steps: Coroutine[Any, Any, T]) -> T | None:
+    """The result of a coroutine; None if it was cancelled, because nobody waits for it any more."""
+    task = asyncio.ensure_future(steps)
+    try:
+        while not task.done():
+            await asyncio.wait({task}, timeout=LOOK_S)
+            if not task.done() and is_over():
+                return None
+        return task.result()
+    finally:
+        if not task.done():
+            await cancel({task})
 
 
 async def cancel(tasks: Collection[asyncio.Task[Any]]) -> None:

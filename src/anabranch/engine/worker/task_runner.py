@@ -202,9 +202,10 @@ def run_task(run: TaskRun) -> Outcome:
     """State and value of a task run; Pending if something upstream is not final, Retrying if it is due later."""
     if not run.node.is_awaited:
         return finish(perform(run))
-    from anabranch.engine.units.loops import run_in_loop
+    from anabranch.engine.units.loops import run_in_loop, unless
 
-    return run_in_loop(perform(run))
+    outcome = run_in_loop(unless(run.is_over, perform(run)))
+    return outcome if outcome is not None else Outcome(Pending(message="its run is over"))
 
 
 def finish(steps: Coroutine[Any, Any, T]) -> T:
