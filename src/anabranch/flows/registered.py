@@ -263,6 +263,9 @@ def try_loading() -> None:
 
 
 def _names_own(pickled: bytes) -> bool:
-    """Whether a pickle names a module that is not installed: what has no such name in it loads anywhere."""
+    """Whether a pickle names a module that is not installed: what has no such name in it loads anywhere.
+
+    The script that runs is named, and travels as code.
+    """
     texts = {text for _, text, _ in pickletools.genops(pickled) if isinstance(text, str)} if pickled else set()
-    return any(is_own(sys.modules[name]) for name in texts & sys.modules.keys())
+    return any(is_own(sys.modules[name]) for name in texts & (sys.modules.keys() - {"__main__"}))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from anabranch import config
 from anabranch.cli import anabranch
 from anabranch.errors import FlowLoadError, FlowNotRegistered, RegistryError, UnregistrableFlow
 from anabranch.flows.loading import load_flow
-from anabranch.flows.registered import flows_gone, load_registered, register_target
+from anabranch.flows.registered import _names_own, flows_gone, load_registered, register_target
 from anabranch.runs.registry.registration import registry
 
 HEAD = """
@@ -226,6 +227,12 @@ def test_flows_of_a_script_load_back_in_a_process_elsewhere(home: Path, script: 
         )
         assert done.returncode == 0, done.stderr
     assert (registry()[1].get("daily").source == "") == is_pickled
+
+
+def test_only_a_pickle_that_names_a_module_of_the_users_is_loaded_to_see_whether_it_loads():
+    assert _names_own(pickle.dumps(["json", __name__]))
+    assert not _names_own(pickle.dumps(["json", "pytest", "anabranch.flows.flow", "__main__", "no such module"]))
+    assert not _names_own(b"")
 
 
 # What is gone ---------------------------------------------------------------------------------------------------------
