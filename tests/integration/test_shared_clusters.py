@@ -1,8 +1,9 @@
-"""What others do to a cluster while a run goes on: restart it, cancel tasks, retire and add workers."""
+"""What others do to a cluster while a run goes on: restart it, cancel tasks, retire, pause and add workers."""
 
 from __future__ import annotations
 
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +23,8 @@ pytestmark = pytest.mark.cluster
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KillableCluster]:
-    with killable_cluster(tmp_path_factory.mktemp("cluster"), workers=2) as cluster:
+    options = ("--memory-limit", "0")  # nothing pauses or wakes workers but the tests
+    with killable_cluster(tmp_path_factory.mktemp("cluster"), workers=2, options=options) as cluster:
         yield cluster
 
 
@@ -207,6 +209,32 @@ def test_a_task_that_takes_longer_than_its_workers_live_crashes_and_says_so(
     assert view.result[below].state.name == "TriggerFailed"
     assert len(ledger.executions()) <= 4  # what began a moment before the end is not known to have run
     assert "long.hold was lost and runs again: worker tcp://" in caplog.text
+
+
+def test_workers_that_are_paused_for_good_end_the_run_and_are_named(
+    cluster: KillableCluster, client: Any, ledger: Ledger
+) -> None:
+    with Flow("leaky") as flow:
+        node = task(lambda x, ledger: ledger.note() or time.sleep(0.05), name="slow").map(
+            range(1_000), unmapped(ledger)
+        )
+
+    def pause(status: str, dask_worker: Any = None) -> None:
+        from distributed.core import Status
+
+        dask_worker.status = Status[status]
+
+    def pause_all() -> None:
+        until(ledger.executions)
+        client.run(pause, "paused")
+
+    with config.set(engine__no_workers_timeout_s=2.0):
+        view = run_while(flow, DaskExecutor(cluster.address), pause_all)
+    client.run(pause, "running")
+
+    assert view.state.name == "Crashed"
+    assert re.search(r"no worker that begins anything: tcp://\S+ is paused \(\+1 other\) for 2 s", view.state.message)
+    assert not view.result[node].is_successful()
 
 
 def test_a_resource_that_comes_late_is_waited_for(cluster: KillableCluster, caplog: pytest.LogCaptureFixture) -> None:
