@@ -19,6 +19,7 @@ from anabranch import Flow, config, signals, task
 from anabranch.base.context import RunInfo
 from anabranch.definition.caching import duration_only, inputs, never_use
 from anabranch.engine.worker.storage import Storage
+from anabranch.engine.worker.task_runner import finish
 from anabranch.errors import ResultMissing, ResultStoreError
 from anabranch.executors import LocalDaskExecutor
 from anabranch.results import InMemoryResult, JSONSerializer, LocalResult
@@ -475,14 +476,14 @@ class Clock:
     def __call__(self) -> float:
         return self.now
 
-    def sleep(self, seconds: float) -> None:
+    async def pause(self, seconds: float) -> None:
         self.now += seconds
         self.naps += 1
 
 
 def claim(result: Any, look: Callable[[], Any] = lambda: None, clock: Clock | None = None) -> Any:
     clock = clock or Clock()
-    return value_or_claim(result, "cache/x", look, clock=clock, sleep=clock.sleep)
+    return finish(value_or_claim(result, "cache/x", look, clock.pause, clock=clock))
 
 
 def test_a_claim_is_one_persons_until_it_is_released():
