@@ -10,6 +10,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from tests.machine_checks import check
+
 from anabranch import Flow, config
 from anabranch.base.context import RunInfo
 from anabranch.base.events import CallsMade, Event
@@ -150,7 +152,7 @@ class FakeCluster:
                         self.journal.append(event.record)
                 case Finish():
                     self.is_finished = True
-        self.machine.validate()
+        check(self.machine)
         return commands
 
     def start(self) -> list[Command]:

@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any, Self, TypeVar
 from unittest.mock import patch
 
+from tests.machine_checks import check
 from tests.simulation.chance import Chance
 from tests.simulation.world import Process, Thread, World
 
@@ -19,6 +20,8 @@ from anabranch import config
 from anabranch.base.errors import RunStoreError
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.driver.permit_desk import PermitDesk
+from anabranch.engine.machine.machine import Machine
+from anabranch.engine.machine.stimuli import Command, Stimulus
 from anabranch.engine.units.units import Report
 from anabranch.engine.worker import interim
 from anabranch.engine.worker.interim import EVERY_S, FIRST_S, Ongoing
@@ -297,13 +300,23 @@ def simulated(here: World, store: RelationalRunStore, is_dead: Callable[[str], b
 
 @contextmanager
 def settings_of_simulations() -> Iterator[None]:
-    """Settings for many worlds; the code of their tasks never changes, and is not looked at."""
+    """Settings for many worlds: machines are checked after each step; the code of tasks never changes."""
     with (
         config.set(backend="memory://", progress="never"),
         patch.object(beginning, "fingerprints", _places_of),
         patch.object(takeover, "fingerprints", _places_of),
+        patch.object(Machine, "handle", _handle),
     ):
         yield
+
+
+_usual = Machine.handle
+
+
+def _handle(self: Machine, stimulus: Stimulus) -> list[Command]:
+    commands = _usual(self, stimulus)
+    check(self)
+    return commands
 
 
 def _places_of(graph: FrozenGraph) -> dict[str, str]:

@@ -861,61 +861,6 @@ class Machine:
             run.assembles = not is_waiting
             run.state = Deferred(message="made deferred calls") if is_waiting else Pending()
 
-    # Checks -----------------------------------------------------------------------------------------------------------
-
-    def validate(self) -> None:
-        """Raise `AssertionError`, with the story, if what is known does not fit together."""
-        try:
-            self._validate()
-        except AssertionError as error:
-            raise AssertionError(f"{error}\nstory:\n" + "\n".join(self.story[-60:])) from None
-
-    def _validate(self) -> None:
-        assert self._unfinished == sum(not run.is_final for run in self.runs.values()), (
-            "the count of the unfinished is off"
-        )
-        flying = {slug for unit in self._known.units.values() if unit.indices is None for slug in unit.nodes}
-        for slug, run in self.runs.items():
-            assert run.is_flying == (slug in flying and not run.is_final), (
-                f"{slug}: flying, and in no unit (or the other way round)"
-            )
-            assert not (run.is_flying and run.is_final), f"{slug}: final and flying"
-            if run.elements is not None:
-                final = sum(code >= Success.code for code in run.elements.codes)
-                assert final == run.elements.done, f"{slug}: {final} elements final, {run.elements.done} counted"
-        for chain in self._fan_out.chains:
-            seen: set[tuple[int, int]] = {(number, index) for _, index, number in chain.due}
-            assert len(seen) == len(chain.due), f"{chain.slugs}: an element waits twice"
-            for batch in (*chain.ready, *chain.in_flight.values()):
-                places = {(batch.first, index) for index in batch.indices}
-                assert not seen & places, f"{chain.slugs}: an element is in two places"
-                seen |= places
-            assert all(key in self._known.units for key in chain.in_flight), (
-                f"{chain.slugs}: a chunk in flight is unknown"
-            )
-
-        if self._known.calls:
-            self._validate_calls()
-
-    def _validate_calls(self) -> None:
-        """What waits for deferred calls waits for those that have not ended, and for no others."""
-        calls = self._known.calls
-
-        def waiting() -> dict[tuple[Waiter, int], int]:
-            return {each: n for each, n in calls.missing().items() if not self._known.has_ended(*each)}
-
-        counted = waiting()
-        calls.recount(self._codes_of)
-        assert counted == waiting(), f"the counts of missing calls are off: {counted}, and should be {waiting()}"
-        for slug in calls.caller_of:
-            run = self.runs[slug]
-            assert run.elements is not None
-            assert not run.is_final or run.elements.is_final, f"{slug}: final, with elements that are not"
-        for slug, run in self.runs.items():
-            if run.elements is None and isinstance(run.state, Deferred):
-                assert calls.has_called(slug, -1), f"{slug}: waits for calls that nobody knows"
-                assert calls.is_waiting(Waiter(slug, True), -1), f"{slug}: waits, and nothing is missing"
-
     def _tell_story(self, stimulus: Stimulus) -> None:
         if isinstance(stimulus, Reported):
             report = stimulus.report

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from tests.fake_cluster import FakeCluster
+from tests.machine_checks import check
 
 from anabranch import Flow, context, signals, task, triggers, unmapped
 from anabranch.base.events import MapAdvanced, TaskChanged, UnitLost
@@ -883,4 +884,4 @@ def test_an_error_of_the_machine_tells_the_story() -> None:
     cluster.machine.runs["one"].is_flying = False
 
     with pytest.raises(AssertionError, match=r"(?s)one: flying, and in no unit.*story:\nStarted"):
-        cluster.machine.validate()
+        check(cluster.machine)

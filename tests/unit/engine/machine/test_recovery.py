@@ -68,7 +68,6 @@ def test_what_is_left_out_of_a_unit_that_dask_has_made_again_runs_in_another() -
 
     # when
     cluster.deliver(cluster.reports[-1])
-    cluster.machine.validate()
     cluster.finish()
 
     # then
@@ -371,7 +370,6 @@ def test_what_counted_of_a_map_that_had_enough_counts_when_it_is_made_again(
     decided = cluster.element_states(found)
 
     death(cluster)
-    cluster.machine.validate()
     cluster.finish()
 
     assert decided == ["Success", "Success", "Skipped", "Skipped", "Skipped"]
@@ -404,7 +402,6 @@ def test_a_chunk_that_is_at_the_maps_below_goes_on_when_a_map_had_enough() -> No
     cluster.start()
 
     cluster.tell_part(cluster.runnable()[0], 1)
-    cluster.machine.validate()
     cluster.finish()
 
     assert cluster.element_states(found) == ["Success", "Skipped", "Skipped"]
@@ -514,7 +511,6 @@ def test_a_reduced_chunk_is_taken_in_one_piece_with_what_it_had_told_of() -> Non
         unit = cluster.runnable()[0]
         cluster.tell_part(unit, 2)
         cluster.go(unit)
-        cluster.machine.validate()
 
     cluster.finish()
 
