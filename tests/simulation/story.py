@@ -475,7 +475,11 @@ class Story:
             return
         last = self.drivers[-2].ended if self.is_healthy and len(self.drivers) > 1 else 0.0
         promised = {what for what, when in self.done.items() if when < last - SOON_S}
-        promised |= {what for what, (when, _) in self.ended_at.items() if when < last - SOON_S - self.slack_s}
+        promised |= {
+            what
+            for what, (when, worker) in self.ended_at.items()
+            if when < min(last, worker.ended or last) - SOON_S - self.slack_s
+        }
         self.tried = {what: known for what, known in self.tried.items() if known[-1] < last - SOON_S}
         self.ended_at.clear()
         rows = self._as_reader(lambda: self.store.task_runs(RUN))
