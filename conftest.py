@@ -24,6 +24,8 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> Iterat
         terminalreporter.write_line(line, yellow=True)
 
 
+collect_ignore_glob = ["tests/prefect1_flows/*"]  # flow files that tests run
+
 pytest_plugins = ["pytest_anabranch"]  # whether or not this checkout was installed since it has a plugin
 
 

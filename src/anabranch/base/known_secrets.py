@@ -64,7 +64,7 @@ def spellings(value: object) -> set[str | bytes]:
     Examples
     --------
     >>> sorted(map(str, spellings("swordfish")))[-2:], spellings("abc"), spellings(None)
-    (['c3dvcmRmaXNo', 'swordfish'], set(), set())
+    (['d29yZGZp', 'swordfish'], set(), set())
     """
     found = {each for part in _parts(value) for each in (_of_text(part) if isinstance(part, str) else _of_bytes(part))}
     return {each for each in found if len(each) >= MIN_SECRET}

@@ -94,15 +94,17 @@ class OldPaths:
 
     def find_spec(self, fullname: str, path: object = None, target: object = None) -> ModuleSpec | None:
         """The module, if Prefect has one of that name."""
-        if fullname.partition(".")[0] != self.root or fullname.startswith("anabranch.prefect."):
-            return None
+        is_own = fullname == "anabranch" or f"{fullname}.".startswith("anabranch.prefect.")
+        if fullname.partition(".")[0] != self.root or is_own or "anabranch" not in sys.modules:
+            return None  # a worker may have dropped the library, and have this of it
         spec: ModuleSpec | None = import_module("anabranch.prefect.modules").find_ours(fullname)
         return spec
 
 
 def find_old_paths() -> None:
     """Let modules of Prefect 1 be found where there is none of ours; with `VARIABLE`, as ``prefect`` before all."""
-    sys.meta_path[:] = [each for each in sys.meta_path if not isinstance(each, OldPaths)]
+    # By name: on a worker, another version of the library may have been there.
+    sys.meta_path[:] = [each for each in sys.meta_path if type(each).__name__ != OldPaths.__name__]
     sys.meta_path.append(OldPaths("anabranch"))
     if os.environ.get(VARIABLE):
         sys.meta_path.insert(0, OldPaths("prefect"))

@@ -182,9 +182,11 @@ def _no_worker_said() -> Iterator[None]:
         yield
     except ValueError as error:
         found: BaseException | None = error
-        while found is not None and str(found) not in _NO_WORKER:
+        seen: set[int] = set()  # causes may go in a circle
+        while found is not None and id(found) not in seen and str(found) not in _NO_WORKER:
+            seen.add(id(found))
             found = found.__cause__
-        if found is None:
+        if found is None or id(found) in seen:
             raise
         raise OptionError(
             "isolation='process': Dask's get_client, worker_client, secede and joblib's dask backend find no worker in "
