@@ -192,26 +192,6 @@ def test_what_a_worker_was_at_that_leaves_in_order_runs_again(
     assert len([each for each in ledger.executions() if each.index in (SINGLE, 7)]) in (2, 3)
 
 
-def test_a_task_that_takes_longer_than_its_workers_live_crashes_and_says_so(
-    tmp_path: Path, ledger: Ledger, caplog: pytest.LogCaptureFixture
-) -> None:
-    with Flow("long") as flow:
-        node = hold(ledger, 10)
-        below = total(make(), node)
-
-    lifetime = ("--lifetime", "4s", "--lifetime-restart")
-    with killable_cluster(tmp_path, workers=2, options=lifetime) as short, config.set(engine__max_losses=1):
-        view = flow.run(executor=DaskExecutor(short.address))
-
-    state = view.result[node].state
-    assert state.name == "Crashed"
-    assert "it was lost 2 times while hold ran alone: worker tcp://" in state.message
-    assert "left in good order, as at the end of its lifetime, when it had run for" in state.message + caplog.text
-    assert view.result[below].state.name == "TriggerFailed"
-    assert len(ledger.executions()) <= 4  # what began a moment before the end is not known to have run
-    assert "long.hold was lost and runs again: worker tcp://" in caplog.text
-
-
 def test_workers_that_are_paused_for_good_end_the_run_and_are_named(
     cluster: KillableCluster, client: Any, ledger: Ledger
 ) -> None:

@@ -77,8 +77,8 @@ def local_time(time: datetime) -> datetime:
     ValueError
         It is not aware.
     """
-    if type(time) is datetime and type(time.tzinfo) in _PLAIN:
-        return time
+    if type(time.tzinfo) in _PLAIN:
+        return time if type(time) is datetime else wall_time(time).replace(tzinfo=time.tzinfo)
     moment = plain_time(time)
     zone = plain_zone(time.tzinfo) if time.tzinfo is not None else None
     if zone is None:

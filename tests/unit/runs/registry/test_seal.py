@@ -103,7 +103,7 @@ def test_what_was_registered_with_the_key_is_loaded_with_it(place: str, home: Pa
 
 @pytest.mark.parametrize("place", ["source", "database", "storage"])
 def test_what_was_registered_without_the_key_is_not_loaded(place: str, home: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("PYTHONPATH", str(Path(holidays.__file__).parents[1]))  # a process of its own loads the flow back, and with it a filter
+    monkeypatch.setenv("PYTHONPATH", str(Path(holidays.__file__).parents[1]))  # where a process loads the filter back
     storage: Any = LocalStorage(home / "flows") if place == "storage" else place
     record = registered(flow_of(schedule=IntervalSchedule(60, not_filters=[holidays.is_holiday])), storage)
     with config.set({"service.key": KEY}):
