@@ -80,15 +80,18 @@ def environment(home: Path, **variables: str) -> dict[str, str]:
 
 
 @contextmanager
-def serving(home: Path, *arguments: str, token: str = "", **variables: str) -> Iterator[ServiceProcess]:
-    """A service that listens; it is killed at the end, if it is still there."""
+def serving(
+    home: Path, *arguments: str, token: str = "", files: int | None = None, **variables: str
+) -> Iterator[ServiceProcess]:
+    """A service that listens, and may open so many files; it is killed at the end, if it is still there."""
     if token:
         variables["ANABRANCH_SERVICE_TOKEN"] = token
     else:
         arguments = ("--no-token", *arguments)
+    limited = ["bash", "-c", 'ulimit -Sn "$0" && exec "$@"', str(files)] if files is not None else []
     with (home / "serve.out").open("a+") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "anabranch", "serve", "--port", "0", *arguments],
+            [*limited, sys.executable, "-m", "anabranch", "serve", "--port", "0", *arguments],
             cwd=home,
             env=environment(home, **variables),
             stderr=subprocess.PIPE,

@@ -31,14 +31,12 @@ with Flow("quick") as flow:
 def service(tmp_path: Path) -> Iterator[ServiceProcess]:
     (tmp_path / "quick.py").write_text(FLOW)
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    with contextlib.ExitStack() as stack:
-        try:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (FILES, hard))  # what it inherits
-            found = stack.enter_context(serving(tmp_path, "quick.py", token=TOKEN))
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the strangers have many
-        stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
-        yield found
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))  # the strangers have many
+    try:
+        with serving(tmp_path, "quick.py", token=TOKEN, files=FILES) as found:
+            yield found
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 class Strangers:
