@@ -2,7 +2,7 @@
 from datetime import datetime, timedelta
 
 from prefect import Flow, task
-from prefect.schedules import CronSchedule, IntervalSchedule, Schedule, clocks, filters
+from prefect.schedules import CronSchedule, IntervalSchedule, Schedule, adjustments, clocks, filters
 from prefect.schedules.clocks import CronClock, IntervalClock
 
 EVERY = IntervalSchedule(start_date=datetime(2026, 1, 1), interval=timedelta(hours=1))
@@ -14,6 +14,7 @@ WORKDAYS = Schedule(
     ],
     filters=[filters.is_weekday],
     not_filters=[filters.between_dates(12, 24, 12, 31)],
+    adjustments=[adjustments.add(timedelta(hours=3)), adjustments.next_weekday],
 )
 
 

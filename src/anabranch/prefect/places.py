@@ -10,7 +10,7 @@ anabranch.definition.caching: all_inputs all_parameters duration_only never_use 
     partial_parameters_only
 anabranch.executors: LocalExecutor
 anabranch.executors.base: Executor
-anabranch.schedules: Clock DatesClock IntervalClock
+anabranch.schedules: Clock
 anabranch.schedules.filters: at_time between_dates between_datetimes between_times is_day_of_week is_month_end
     is_month_start is_weekday is_weekend on_date on_datetime
 anabranch.signals: ENDRUN FAIL LOOP PAUSE RETRY SKIP SUCCESS TRIGGERFAIL VALIDATIONFAIL
@@ -30,7 +30,7 @@ anabranch.prefect.machines: DaskCloudProviderEnvironment DaskExecutor DaskKubern
     LocalRun RemoteDaskEnvironment RemoteEnvironment RunConfig UniversalRun VertexRun
 anabranch.prefect.stored_values: AzureResult CompressedSerializer DateTimeSerializer GCSResult LocalResult
     PandasSerializer PrefectResult Result S3Result Serializer
-anabranch.prefect.times: CronClock CronSchedule IntervalSchedule Schedule
+anabranch.prefect.times: CronClock CronSchedule DatesClock IntervalClock IntervalSchedule Schedule
 anabranch.prefect.notices: EmailTask SlackTask callback_factory gmail_notifier slack_notifier
 anabranch.prefect.records: create_link create_link_artifact create_markdown create_markdown_artifact delete_artifact
     delete_key get_key_value list_keys set_key_value update_link update_link_artifact update_markdown
@@ -64,6 +64,8 @@ PLACES: dict[str, str] = {
     "GCSResultHandler": "anabranch.prefect.stored_values:GCSResult",
     "AzureResultHandler": "anabranch.prefect.stored_values:AzureResult",
     "JSONResultHandler": "anabranch.prefect.stored_values:PrefectResult",
+    "schedules.adjustments:add": "anabranch.prefect.adjustments:add",
+    "schedules.adjustments:next_weekday": "anabranch.prefect.adjustments:next_weekday",
     "tasks.core.resource_manager:ResourceManager": "anabranch:resource_manager",
 }
 """By name, or by ``module:name`` where a name means several things."""

@@ -126,8 +126,6 @@ def test_schedules_begin_with_their_start():
     assert len(schedule.next(5, after=start - timedelta(seconds=1))) == 2
     assert Schedule([CronClock("@daily", day_or=True)], [bool], adjustments=[]).filters == (bool,)
     assert CronSchedule("0 6 * * *", start).clocks[0].start_date == start
-    with refused(OptionError, "Schedule(adjustments=) is of Prefect 1", "a clock with the times"):
-        Schedule([CronClock("@daily")], adjustments=[lambda time: time])
     with refused(OptionError, "CronSchedule(day_or=) is of Prefect 1"):
         CronSchedule("0 6 1 * 1", day_or=False)
 
