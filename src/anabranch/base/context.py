@@ -74,6 +74,8 @@ class TaskContext:
     """Deferred calls that the task has made so far."""
     limits: frozenset[str] = frozenset()
     """Named limits that the task holds."""
+    is_approved: bool = field(default=False, repr=False)
+    """Whether the task was approved when the run was resumed."""
     is_share: bool = field(default=False, repr=False)
     """Whether a chunk's share of a reduction is computed, before the task run itself."""
     names: Mapping[int, tuple[str, int]] | None = field(default=None, repr=False)

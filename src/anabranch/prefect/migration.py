@@ -225,7 +225,7 @@ class _Reader:
                 yield Finding(each.value.lineno, f"{name}({each.arg}=)", "hand", _text(row))
 
 
-_REFUSED = {("flow.run", "run_on_schedule"), ("flow.run", "runner_cls")}
+_REFUSED = {("flow.run", "run_on_schedule"), ("flow.run", "runner_cls"), ("pause_task", "duration")}
 """Arguments that are taken where they ask for nothing."""
 
 

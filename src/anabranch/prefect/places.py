@@ -35,7 +35,7 @@ anabranch.prefect.notices: EmailTask SlackTask callback_factory gmail_notifier s
 anabranch.prefect.records: create_link create_link_artifact create_markdown create_markdown_artifact delete_artifact
     delete_key get_key_value list_keys set_key_value update_link update_link_artifact update_markdown
     update_markdown_artifact
-anabranch.prefect.tools: as_task is_serializable raise_on_exception set_temporary_config
+anabranch.prefect.tools: as_task is_serializable pause_task raise_on_exception set_temporary_config
 anabranch.prefect.library: Add And Constant Copy Dict Div Equal FloorDiv GetAttr GetItem Glob GreaterThan
     GreaterThanOrEqual JinjaTemplate LessThan LessThanOrEqual List Mod Move Mul Not NotEqual Or Pow Remove SQLiteQuery
     SQLiteScript Set ShellTask StringFormatter Sub Tuple Unzip Zip

@@ -90,7 +90,7 @@ def refusal_of(ask):
 
 
 def test_all_that_a_context_shows_can_be_asked_for():
-    inner = {"run", "calls", "limits", "is_share", "names", "seen"}
+    inner = {"run", "calls", "limits", "is_approved", "is_share", "names", "seen"}
     assert {name for name in dir(TaskContext) if not name.startswith("_")} - inner == set(NAMES)
     assert seen_by(lambda: [name for name in NAMES if name not in context]) == ["map_index", "task_loop_result"]
 

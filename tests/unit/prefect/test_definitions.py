@@ -20,7 +20,8 @@ from anabranch.prefect.definitions import (
     switch,
 )
 from anabranch.prefect.times import CronClock, CronSchedule, IntervalSchedule, Schedule
-from anabranch.prefect.tools import as_task, is_serializable, set_temporary_config
+from anabranch.prefect.tools import as_task, is_serializable, pause_task, set_temporary_config
+from anabranch.signals import PAUSE
 
 
 @task
@@ -128,6 +129,31 @@ def test_schedules_begin_with_their_start():
     assert CronSchedule("0 6 * * *", start).clocks[0].start_date == start
     with refused(OptionError, "CronSchedule(day_or=) is of Prefect 1"):
         CronSchedule("0 6 1 * 1", day_or=False)
+
+
+@pytest.mark.parametrize("options", [{}, {"isolation": "process", "timeout": 60}, {"max_retries": 1}])
+def test_a_paused_task_goes_on_when_it_is_approved_and_only_that_one(options: dict[str, Any]):
+    @task(**options)
+    def look(x: int) -> int:
+        pause_task("look at it first")
+        return x
+
+    with Flow("f") as flow:
+        one, many, other = look(1), look.map([2, 3]), look(4)
+    paused = flow.run(keep="all")
+    states = [paused.result[one], *paused.result[many].map_states, paused.result[other]]
+    assert [each.name for each in states] == ["Paused"] * 4
+    assert paused.result[one].message == "look at it first"
+    state = flow.run(resume=paused.run_id, approve=[one, many], keep="all")
+    assert [state.result[one].result, state.result[many].result] == [1, [2, 3]]
+    assert state.result[other].name == "Paused"
+
+
+def test_a_pause_has_no_duration_and_none_is_approved_outside_of_a_run():
+    with pytest.raises(PAUSE, match="Pause signal raised during task execution"):
+        pause_task()
+    with refused(OptionError, "pause_task(duration=) is of Prefect 1", "anabranch resume RUN --approve TASK"):
+        pause_task("x", timedelta(hours=1))
 
 
 def test_tools():

@@ -93,7 +93,7 @@ class Stage:
         self.reached = 0
         self.last_s = 0.0
         """Seconds that the last element took before the deadline passed."""
-        self.context = environment.task_context(node)
+        self.context = environment.task_context(node, is_approved=self.approved)
         self.stored = self._chunk_storage(unit)
         self._seen: dict[object, int] = {}
         """Position of the first failure of each kind."""
@@ -278,7 +278,8 @@ class Stage:
         """The task run of an element, for the long way."""
         index = self.indices[position]
         node, neighbours, elements = self.inputs.at(position)
-        ctx = self.environment.task_context(node, map_index=index, attempt=self.attempts.get(index, 1))
+        attempt = self.attempts.get(index, 1)
+        ctx = self.environment.task_context(node, map_index=index, attempt=attempt, is_approved=self.approved)
         ctx.names = {index: self.context.names[index]} if self.context.names is not None else None
         run = TaskRun(
             node,

@@ -109,7 +109,9 @@ class Environment:
 
         return Storage(node, self.program.run, self.program.values)
 
-    def task_context(self, node: FrozenNode, *, map_index: int | None = None, attempt: int = 1) -> TaskContext:
+    def task_context(
+        self, node: FrozenNode, *, map_index: int | None = None, attempt: int = 1, is_approved: bool = False
+    ) -> TaskContext:
         """A context for the task's code."""
         policies = node.policies
         limits = frozenset(policies.concurrency) if policies.concurrency else frozenset[str]()
@@ -121,6 +123,7 @@ class Environment:
             map_index=map_index,
             task_run_count=attempt,
             limits=limits,
+            is_approved=is_approved,
         )
 
 

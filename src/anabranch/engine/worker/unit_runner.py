@@ -154,14 +154,15 @@ class _Line:
             self._conclude(node, Outcome(state, revive(state.failure)))
             return
         attempt = unit.attempts.get(-1, 1) if place == 0 else 1
+        is_approved = slug in unit.approved
         run = TaskRun(
             node,
             upstreams,
             {},
-            environment.task_context(node, attempt=attempt),
+            environment.task_context(node, attempt=attempt, is_approved=is_approved),
             environment,
             wait_s=0.0 if unit.give_up_s is not None else environment.longest_wait_s(unit),
-            is_approved=slug in unit.approved,
+            is_approved=is_approved,
             storage=environment.storage(node),
             looks_back=unit.is_suspect or unit.before is not None,
             note=self._note,
