@@ -14,6 +14,7 @@ FAST = ("tests/unit", "tests/contracts/test_results.py", "src", "-m", "not clust
 TOOLS = (
     *("hatchling", "hypothesis", "import-linter", "kubernetes-validate", "moto[server]", "openapi-spec-validator"),
     *("opentelemetry-sdk", "pandas", "playwright", "pyright[nodejs]", "pytest", "pytest-timeout", "pytest-xdist"),
+    "sqlalchemy",
 )
 
 nox.options.default_venv_backend = "uv|virtualenv"

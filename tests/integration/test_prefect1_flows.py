@@ -12,9 +12,12 @@ from typing import Any
 
 import pytest
 from click.testing import CliRunner
+from tests.postgres_server import PASSWORD, PostgresServer, postgres  # noqa: F401
 
 from anabranch.cli import anabranch as command
 from anabranch.flows.registered import register_target
+from anabranch.prefect import Flow
+from anabranch.prefect.databases import PostgresExecute, PostgresExecuteMany, PostgresFetch
 
 FLOWS = sorted((Path(__file__).parents[1] / "prefect1_flows").glob("*.py"))
 CHILD = """
@@ -115,3 +118,23 @@ def test_a_kubernetes_run_runs_on_a_cluster_of_the_operator(tmp_path: Path, monk
     # then
     assert outcome.returncode == 0, outcome.stderr
     assert json.loads(outcome.stdout)["results"] == {"tea": "greentea"}
+
+
+def test_tasks_speak_to_postgresql(postgres: PostgresServer):  # noqa: F811
+    account: dict[str, Any] = {"db_name": "postgres", "user": "tester", "host": "127.0.0.1", "port": postgres.port}
+    with Flow("tea") as flow:
+        table = PostgresExecute(**account, query="create table tea (n int, word text)", commit=True)(password=PASSWORD)
+        rows = PostgresExecuteMany(**account, query="insert into tea values (%s, %s)", commit=True)(
+            data=[(1, "a"), (2, "50 %")], password=PASSWORD, upstream_tasks=[table]
+        )
+        lost = PostgresExecute(**account, query="delete from tea")(password=PASSWORD, upstream_tasks=[rows])
+        found = PostgresFetch(**account, query="select * from tea where n > %s order by n", data=(0,), fetch="all")(
+            password=PASSWORD, col_names=True, upstream_tasks=[lost]
+        )
+        like = PostgresFetch(**account, query="select n from tea where word like '%5%'")(
+            password=PASSWORD, upstream_tasks=[lost]
+        )
+    state = flow.run()
+    assert state.is_successful(), state.message
+    assert state.result[found].result == [("n", "word"), (1, "a"), (2, "50 %")]
+    assert state.result[like].result == (2,)
