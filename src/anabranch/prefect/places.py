@@ -38,6 +38,7 @@ anabranch.prefect.records: create_link create_link_artifact create_markdown crea
 anabranch.prefect.tools: as_task is_serializable pause_task raise_on_exception set_temporary_config
 anabranch.prefect.databases: MySQLExecute MySQLFetch PostgresExecute PostgresExecuteMany PostgresFetch
     SqlServerExecute SqlServerExecuteMany SqlServerFetch
+anabranch.prefect.github: CreateBranch CreateGitHubPR CreateIssueComment GetRepoInfo OpenGitHubIssue
 anabranch.prefect.library: Add And Constant Copy Dict Div Equal FloorDiv GetAttr GetItem Glob GreaterThan
     GreaterThanOrEqual JinjaTemplate LessThan LessThanOrEqual List Mod Move Mul Not NotEqual Or Pow Remove SQLiteQuery
     SQLiteScript Set ShellTask StringFormatter Sub Tuple Unzip Zip
