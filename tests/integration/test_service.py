@@ -319,6 +319,69 @@ def test_a_file_that_has_gone_and_parameters_that_do_not_fit_fail_those_runs_alo
         assert (status, "there is no parameter 'nam'" in answer["error"]) == (422, True)
 
 
+NEWS = """
+import os, signal, time
+from pathlib import Path
+from anabranch import Flow, Parameter, task
+from anabranch.notifiers import Notifier
+
+HEARD = Path(__file__).parent / "heard"
+
+class Told(Notifier):
+    def send(self, text):
+        with HEARD.open("a") as file:
+            file.write(text.splitlines()[0] + "\\n")
+
+notify = Told()
+
+def tell(flow, state):
+    Told().send(f"{flow.name}: {state.name} to a function")
+
+@task
+def die():
+    os.kill(os.getpid(), signal.SIGKILL)
+
+@task
+def insist():
+    while True:
+        try:
+            time.sleep(1)
+        except:
+            pass
+
+use = task(lambda number: number, name="use")
+
+with Flow("dies", on_failure=notify, state_handlers=[notify]) as dies:
+    die()
+with Flow("asks", on_failure=tell) as asks:
+    die()
+with Flow("overdue", on_failure=notify) as overdue:
+    insist(task_args={"timeout": 1})
+with Flow("picky", on_failure=notify) as picky:
+    use(Parameter("number", type=int, default=1))
+with Flow("gone", on_failure=notify) as gone:
+    use(1)
+"""
+
+
+def test_whoever_asked_for_failures_is_told_once_of_every_way_in_which_a_run_fails(home: Path):
+    (home / "news.py").write_text(NEWS)
+    with serving(home, "news.py", "--max-runs", "2", ANABRANCH__SERVICE__CANCEL_GRACE_S="1") as service:
+        ends = {"dies": "Crashed", "asks": "Crashed", "overdue": "Failed"}
+        runs = {name: service.start(name) for name in ends}
+        runs["picky"] = service.start("picky", number=[1])
+        for name, run_id in runs.items():
+            service.wait_for(run_id, ends.get(name, "Failed"))
+        until(lambda: len((home / "heard").read_text().splitlines()) == 4, "all are told")
+        (home / "news.py").write_text("import no_such_module")
+        service.wait_for(service.start("gone"), "Failed")
+        said = service.end()  # which waits for what is to be told
+    heard = sorted(line.partition(": ")[::2] for line in (home / "heard").read_text().splitlines())
+    expected = ["Crashed to", "Crashed: given up", "Failed: flow 'gone'", "Failed: insist", "Failed: the parameters"]
+    assert [name for name, _ in heard] == ["asks", "dies", "gone", "overdue", "picky"], said
+    assert [text[: len(each)] for (_, text), each in zip(heard, expected, strict=True)] == expected
+
+
 def test_what_the_service_logs_and_what_runs_print_is_on_standard_error(home: Path):
     with serving(home, "flows.py:crashing") as service:
         service.wait_for(service.start("crashing"), "Crashed")

@@ -571,6 +571,7 @@ class Flow(Writing):
     def registrable(self, source: str) -> Registrable:
         """What the registry needs of this flow; `source` is where it can be loaded from."""
         from anabranch.base.origins import dumps_to_keep
+        from anabranch.flows.news import pack_notifiers
         from anabranch.runs.registry.registration import Registrable
 
         self.validate()
@@ -582,6 +583,7 @@ class Flow(Writing):
             max_runs=self.max_runs,
             source=source,
             pickled=lambda: dumps_to_keep(self),
+            notifiers=pack_notifiers(self),
         )
 
     # Keeping ----------------------------------------------------------------------------------------------------------

@@ -21,11 +21,13 @@ from anabranch.runs.registry.registration import read_clock
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore, name_process
 from anabranch.runs.store.slot_queue import SlotQueue
+from anabranch.runs.store.slots import Slot
 from anabranch.service.metering import Meter
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.api import api_routes
 from anabranch.service.web.desk import pages_of
 from anabranch.service.web.forms import form_routes
+from anabranch.service.work.courier import Courier
 from anabranch.service.work.dispatcher import Dispatcher
 from anabranch.service.work.processes import Processes
 from anabranch.web.guard import LOOPBACK, Guard
@@ -105,6 +107,7 @@ class Service:
             runs_each=options.runs_per_process,
             metrics=str(self._meter.directory),
         )
+        self._courier = Courier()
         self._dispatcher = Dispatcher(
             store,
             self._processes,
@@ -112,7 +115,7 @@ class Service:
             capacity=options.capacity,
             clock=lambda: read_clock(store),
             grace_s=config.service.cancel_grace_s,
-            on_ended=lambda slot: self._meter.note_end(slot.flow_name, slot.state),
+            on_ended=self._note_end,
         )
         hosts = (*LOOPBACK, options.address, *options.hosts)
         proxies = Proxies(options.proxies)
@@ -184,7 +187,12 @@ class Service:
             counting.cancel()
             await self._web.close()
             self._processes.close()
+            self._courier.close()
             self._meter.close()
+
+    def _note_end(self, slot: Slot) -> None:
+        self._meter.note_end(slot.flow_name, slot.state)
+        self._courier.tell(slot.run_id)
 
     def _signalled(self, number: int) -> None:
         assert self._stopping is not None

@@ -48,14 +48,18 @@ class FlowHandlers:
     def tell_end(self, done: FinishedRun) -> State:
         """The state of a run that has ended, after all of them have seen it."""
         result = self.results_of(done) if self and self.results_of is not None else None
-        state = self.tell(Running(), replace(done.state, result=result))
+        return replace(self.tell_last(replace(done.state, result=result)), result=None)
+
+    def tell_last(self, state: State) -> State:
+        """The state that a run ends with, after all of them have seen it."""
+        state = self.tell(Running(), state)
         if self.on_failure is not None and state.is_failed():
             try:
                 self.on_failure(self.flow, state)
             except Exception as error:  # it is told; what it does changes nothing
                 name = getattr(self.flow, "name", "")
                 _log.error("on_failure of flow %s raised %s: %s", name, type_name(error), message_of(error))
-        return replace(state, result=None)
+        return state
 
 
 NO_HANDLERS = FlowHandlers()

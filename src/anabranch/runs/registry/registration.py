@@ -46,6 +46,8 @@ class Registrable:
     source: str
     """``file:name`` or ``module:name``, where the flow can be loaded from."""
     pickled: Callable[[], bytes]
+    notifiers: bytes | None = None
+    """As `FlowRecord.notifiers`."""
 
 
 def registry() -> tuple[RelationalRunStore, FlowTable, SlotQueue]:
@@ -132,6 +134,7 @@ def record_of(
         catch_up=flow.schedule.catch_up if flow.schedule is not None else "all",
         max_runs=flow.max_runs,
         labels=labels,
+        notifiers=flow.notifiers,
     )
     return replace(record, seal=seal_record(record))
 

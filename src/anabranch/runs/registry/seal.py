@@ -53,7 +53,9 @@ def check_seal(record: FlowRecord) -> None:
 
 def _covered(record: FlowRecord, digest: str) -> bytes:
     """The name of a flow, and all that becomes code: code in a flow storage is read by its digest."""
-    return json.dumps([record.name, record.source, record.storage, digest, _digest(record.schedule)]).encode()
+    further = [_digest(record.notifiers)] if record.notifiers is not None else []  # seals without them stay good
+    covered = [record.name, record.source, record.storage, digest, _digest(record.schedule), *further]
+    return json.dumps(covered).encode()
 
 
 def _digest(data: bytes | None) -> str:

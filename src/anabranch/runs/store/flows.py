@@ -53,6 +53,8 @@ class FlowRecord:
     changed: datetime | None = None
     scheduled_until: datetime | None = None
     """Up to here all times of the schedule have been dealt with."""
+    notifiers: bytes | None = field(default=None, repr=False)
+    """Pickled: whom services tell of runs that cannot tell themselves."""
     seal: str = field(default="", repr=False)
     """Proof that who registered its code had the key; empty if there was none."""
     damage: str = ""
@@ -277,6 +279,7 @@ def _flow_row(record: FlowRecord) -> tuple[Any, ...]:
         to_microseconds(record.scheduled_until),
         record.seal,
         record.catch_up,
+        record.notifiers,
     )
 
 
@@ -308,5 +311,6 @@ def _light(row: Sequence[Any]) -> FlowRecord:
         scheduled_until=from_microseconds(values["scheduled_until"]),
         seal=values["seal"],
         catch_up=values["catch_up"],
+        notifiers=values["notifiers"],
         damage=", ".join(name for name, value in lost.items() if value is None),
     )

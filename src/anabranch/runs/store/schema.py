@@ -70,7 +70,7 @@ FLOWS = _define(
     "flows",
     "flow_name",
     "project version fingerprint source code storage graph parameters schedule schedule_text overlap max_runs labels "
-    "paused changed scheduled_until seal catch_up",
+    "paused changed scheduled_until seal catch_up notifiers",
 )
 SLOTS = _define(
     "slots",
@@ -173,6 +173,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE anabranch_notices (
             teller {text} NOT NULL PRIMARY KEY, sent {text} NOT NULL, left_out {integer} NOT NULL){clustered}""",
     ),
+    # 9: who is told of runs that cannot tell themselves
+    ("ALTER TABLE anabranch_flows ADD COLUMN notifiers {bytes}",),
 )
 VERSION = len(STEPS)
 

@@ -10,15 +10,20 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from anabranch.base.context import current
 from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreDamaged, RunStoreError, StaleOwner
 from anabranch.base.settings import config
+from anabranch.base.states import Failed, State
+from anabranch.engine.driver.handlers import FlowHandlers
 from anabranch.engine.driver.rest import may_rest
 from anabranch.engine.isolation.trees import kill_below
 from anabranch.engine.worker.attempts import telling_overdue
+from anabranch.flows.news import tell
 from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord
 from anabranch.runs.registry.ending import record_end
@@ -34,7 +39,12 @@ CANCEL_POLL_S = 1.0
 """Seconds between looks whether a run is to be cancelled."""
 REST_S = 5.0
 """Seconds that a run must have to wait to be put down: more than another process and reading its record cost."""
+TELL_S = 10.0
+"""Seconds that the handlers of a flow have whose process is to be killed."""
 _MOST_RECORDS = 500
+
+Tell = Callable[[State], object]
+"""Tells who asked for it of the state in which a run has ended."""
 
 _log = logging.getLogger("anabranch.service")
 
@@ -75,15 +85,19 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
     is_first = begun.run_state is None
     if slot.damage:
         problem = RunStoreDamaged(f"its {slot.damage} in the queue cannot be read; start it again")
-        return _fail(store, queue, slot, problem, counted, is_first=is_first)
+        return _fail(store, queue, slot, problem, counted, is_first=is_first, tell=partial(tell, flows, slot.flow_name))
     try:
         loaded = load_registered(_find_flow(flows, slot.flow_name, begun.flow_changed))
     except (AnabranchError, RecursionError) as error:
-        return _fail(store, queue, slot, error, counted, is_first=is_first) if is_new else AGAIN
+        if not is_new:
+            return AGAIN
+        kept_told = partial(tell, flows, slot.flow_name, loads=False)
+        return _fail(store, queue, slot, error, counted, is_first=is_first, tell=kept_told)
+    told = FlowHandlers(loaded.flow, loaded.flow.state_handlers, loaded.flow.on_failure).tell_last
     with (
         _Interruptible(queue, slot) as interruption,
         may_rest(slot.run_id, REST_S) as rest,
-        telling_overdue(config.service.cancel_grace_s, lambda text: _end_by_force(store, queue, slot, text)),
+        telling_overdue(config.service.cancel_grace_s, lambda text: _end_by_force(store, queue, slot, text, told)),
     ):
         try:
             state, message = _run_slot(loaded, slot, counted, is_first=is_first)
@@ -95,7 +109,7 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         except RunStoreError:
             raise  # the process ends badly, and the slot is tried again
         except Exception as error:  # parameters that do not fit, an executor that cannot start, a handler of the flow's
-            return _fail(store, queue, slot, error, counted, is_first=_is_unknown(store, slot))
+            return _fail(store, queue, slot, error, counted, is_first=_is_unknown(store, slot), tell=told)
     if interruption.is_handed_over:
         queue.release(slot, "handed over by a service that ended", now=read_clock(store), is_try=False)
         return LAST
@@ -158,9 +172,16 @@ def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str,
 
 
 def _fail(
-    store: RelationalRunStore, queue: SlotQueue, slot: Slot, error: Exception, counted: Counted, *, is_first: bool
+    store: RelationalRunStore,
+    queue: SlotQueue,
+    slot: Slot,
+    error: Exception,
+    counted: Counted,
+    *,
+    is_first: bool,
+    tell: Tell,
 ) -> int:
-    """Record that a run could not begin, or not go on."""
+    """Record and tell that a run could not begin, or not go on."""
     counted.metrics.note_end(slot.flow_name, "Failed")
     text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
     _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
@@ -171,10 +192,12 @@ def _fail(
             store.finish_run(ownership, "Failed", end=now, message=text)
         except RunStoreError as problem:
             _log.warning("the run could not be recorded: %s", problem)
-    return _finish(store, queue, slot, "Failed", text)
+    if queue.finish(slot, "Failed", text, now=read_clock(store)):
+        tell(Failed(text))
+    return 0
 
 
-def _end_by_force(store: RelationalRunStore, queue: SlotQueue, slot: Slot, why: str) -> None:
+def _end_by_force(store: RelationalRunStore, queue: SlotQueue, slot: Slot, why: str, tell: Tell) -> None:
     """Fail a run whose task cannot be ended otherwise, and this process with all below it; in a thread of its own."""
     task = current()
     text = f"{task.task_full_name if task is not None else 'a task'} {why}; its process was killed"
@@ -184,7 +207,10 @@ def _end_by_force(store: RelationalRunStore, queue: SlotQueue, slot: Slot, why: 
         try:
             now = read_clock(store)
             record_end(store, slot.run_id, "Failed", text, now=now, is_gone=True)
-            queue.finish(slot, "Failed", text, now=now)
+            if queue.finish(slot, "Failed", text, now=now):
+                telling = threading.Thread(target=tell, args=(Failed(text),), name="anabranch-telling", daemon=True)
+                telling.start()
+                telling.join(TELL_S)
         except RunStoreError as error:  # it is tried again, by a service
             _log.warning("the end of run %s could not be recorded: %s", slot.run_id, error)
         _kill_own()

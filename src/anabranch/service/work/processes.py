@@ -32,6 +32,11 @@ NURSERY = "anabranch.service.work.nursery"
 _log = logging.getLogger("anabranch.service")
 
 
+def settings_for_runs() -> bytes:
+    """What processes of runs read first: a line of JSON with settings of this one."""
+    return json.dumps({name: attrgetter(name)(config) for name in _SETTINGS}).encode() + b"\n"
+
+
 def is_process_of_runs(name: str) -> bool:
     """Whether a process, given as ``host:pid``, lives on this machine and is one that runs are begun in."""
     host, _, pid = name.rpartition(":")
@@ -143,8 +148,7 @@ class Processes:
         )
         self._opened, self._is_ready = time.monotonic(), False
         assert self._nursery.stdin is not None
-        settings = {name: attrgetter(name)(config) for name in _SETTINGS}
-        self._nursery.stdin.write(json.dumps(settings).encode() + b"\n")
+        self._nursery.stdin.write(settings_for_runs())
         threading.Thread(target=self._listen, args=(self._nursery,), name="anabranch-nursery", daemon=True).start()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""The process of one run: for which day the run is."""
+"""The process of one run: for which day the run is, and who is told of its end."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import signal
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -16,7 +17,7 @@ from anabranch.runs.read.lookup import date_of
 from anabranch.runs.registry.backfill import slots_for
 from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.slots import Slot
-from anabranch.service.work.messages import Job
+from anabranch.service.work.messages import AGAIN, Job
 from anabranch.service.work.one_run import run_job
 
 FILE = """
@@ -99,3 +100,76 @@ def test_a_resumed_run_is_for_the_day_that_it_was_begun_for(home: Path):
     later = Slot("a", "plain", MIDNIGHT + timedelta(days=90), origin="resume")
     assert day_of(later) == "2026-05-01T00:00:00+09:00 2026-05-01"
     assert str(date_of(registry()[0].get_run("a")).tzinfo) == "Asia/Tokyo"
+
+
+TOLD = """
+from anabranch import Flow, Parameter, task
+from anabranch.notifiers import Notifier
+
+class Told(Notifier):
+    def send(self, text):
+        with open("told", "a") as file:
+            file.write(text.splitlines()[0] + "\\n")
+
+def handler(flow, old, new):
+    with open("told", "a") as file:
+        file.write(f"handler: {old.name} {new.name}\\n")
+
+@task
+def fail(number):
+    raise ValueError(number)
+
+with Flow("told", on_failure=Told(), state_handlers=[handler]) as told:
+    fail(Parameter("number", type=int))
+"""
+
+
+@pytest.mark.parametrize(
+    ("parameters", "lines"),
+    [
+        ({"number": 1}, ["handler: Pending Running", "handler: Running Failed", "told: Failed: fail failed with"]),
+        ({"number": "many"}, ["handler: Running Failed", "told: Failed: the parameters do not fit flow 'told'"]),
+        ({}, ["handler: Running Failed", "told: Failed: the parameters do not fit flow 'told'"]),
+    ],
+)
+def test_a_run_that_fails_is_told_of_once_whether_it_has_begun_or_not(parameters: dict[str, Any], lines: list[str]):
+    Path("told.py").write_text(TOLD)
+    register_target("told.py")
+    run_slot("told", parameters)
+    found = Path("told").read_text().splitlines()
+    assert [line[: len(known)] for line, known in zip(found, lines, strict=True)] == lines
+
+
+def test_a_run_whose_file_does_not_load_is_told_of_in_a_new_process_only():
+    Path("told.py").write_text(TOLD)
+    register_target("told.py")
+    Path("told.py").write_text("import no_such_module")
+    assert run_slot("told", {}, is_new=False) == AGAIN
+    assert not Path("told").exists()
+    assert run_slot("told", {}) == 0
+    (line,) = Path("told").read_text().splitlines()
+    assert line.startswith("told: Failed: flow 'told', registered from")
+
+
+def test_a_run_whose_slot_cannot_be_read_is_told_of_with_the_flow_loaded():
+    Path("told.py").write_text(TOLD)
+    register_target("told.py")
+    store, _, queue = registry()
+    queue.add([Slot("a", "told", read_clock(store))], now=read_clock(store))
+    store.database.write(lambda transaction: transaction.execute("UPDATE anabranch_slots SET parameters = '{'", ()))
+    run_slot("told", {})
+    assert [line[:28] for line in Path("told").read_text().splitlines()] == [
+        "told: Failed: its parameters",
+        "handler: Running Failed",
+    ]
+
+
+def run_slot(name: str, parameters: dict[str, Any], *, is_new: bool = True) -> int:
+    """The exit code of a run of a flow, begun again if it is there already."""
+    store, _, queue = registry()
+    now = read_clock(store)
+    queue.add([Slot("a", name, now, parameters)], now=now)
+    for slot in queue.all(state="Running"):
+        queue.release(slot, now=now)
+    (claimed,) = queue.claim("me:1", 1, now=now, lease_s=30)
+    return run_job(Job(claimed.run_id, claimed.token), is_new=is_new)
