@@ -324,6 +324,7 @@ import os, signal, time
 from pathlib import Path
 from anabranch import Flow, Parameter, task
 from anabranch.notifiers import Notifier
+from anabranch.schedules import IntervalSchedule
 
 HEARD = Path(__file__).parent / "heard"
 
@@ -361,6 +362,14 @@ with Flow("picky", on_failure=notify) as picky:
     use(Parameter("number", type=int, default=1))
 with Flow("gone", on_failure=notify) as gone:
     use(1)
+
+def is_open(moment):
+    if (HEARD.parent / "closed").exists():
+        raise LookupError("no calendar")
+    return True
+
+with Flow("resting", schedule=IntervalSchedule(2, filters=[is_open]), on_failure=notify) as resting:
+    use(1)
 """
 
 
@@ -372,14 +381,18 @@ def test_whoever_asked_for_failures_is_told_once_of_every_way_in_which_a_run_fai
         runs["picky"] = service.start("picky", number=[1])
         for name, run_id in runs.items():
             service.wait_for(run_id, ends.get(name, "Failed"))
-        until(lambda: len((home / "heard").read_text().splitlines()) == 4, "all are told")
+        (home / "closed").touch()
+        until(lambda: len((home / "heard").read_text().splitlines()) == 5, "all are told")
         (home / "news.py").write_text("import no_such_module")
         service.wait_for(service.start("gone"), "Failed")
         said = service.end()  # which waits for what is to be told
-    heard = sorted(line.partition(": ")[::2] for line in (home / "heard").read_text().splitlines())
-    expected = ["Crashed to", "Crashed: given up", "Failed: flow 'gone'", "Failed: insist", "Failed: the parameters"]
-    assert [name for name, _ in heard] == ["asks", "dies", "gone", "overdue", "picky"], said
-    assert [text[: len(each)] for (_, text), each in zip(heard, expected, strict=True)] == expected
+    heard = sorted((home / "heard").read_text().splitlines())
+    expected = [
+        *("asks: Crashed to a function", "dies: Crashed: given up", "gone: Failed: flow 'gone', registered from"),
+        *("overdue: Failed: insist ran longer", "picky: Failed: the parameters", "resting: Failed: its schedule"),
+    ]
+    assert len(heard) == len(expected), (heard, said)
+    assert [line[: len(each)] for line, each in zip(heard, expected, strict=True)] == expected
 
 
 def test_what_the_service_logs_and_what_runs_print_is_on_standard_error(home: Path):

@@ -116,6 +116,7 @@ class Service:
             clock=lambda: read_clock(store),
             grace_s=config.service.cancel_grace_s,
             on_ended=self._note_end,
+            on_problem=self._courier.tell_of_schedule,
         )
         hosts = (*LOOPBACK, options.address, *options.hosts)
         proxies = Proxies(options.proxies)

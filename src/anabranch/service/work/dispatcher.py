@@ -83,6 +83,8 @@ class Dispatcher:
         Seconds that a cancelled run has to end before its process is killed.
     on_ended
         Told of slots that ended with their processes: all of them died, or the run was cancelled.
+    on_problem
+        As for `Timetable`.
     lives
         Whether a process of runs, by its name, is seen to live on this machine.
     """
@@ -97,6 +99,7 @@ class Dispatcher:
         clock: Callable[[], datetime],
         grace_s: float = 15.0,
         on_ended: Callable[[Slot], object] = lambda slot: None,
+        on_problem: Callable[[str, str], object] = lambda name, why: None,
         lives: Callable[[str], bool] = is_process_of_runs,
     ) -> None:
         self._store = store
@@ -105,7 +108,7 @@ class Dispatcher:
         self.capacity = capacity
         self._clock = clock
         self._queue = SlotQueue(store.database)
-        self.timetable = Timetable(FlowTable(store.database))
+        self.timetable = Timetable(FlowTable(store.database), on_problem=on_problem)
         self.running: dict[str, Slot] = {}
         self.deaths = 0
         """Processes that ended badly."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,10 +30,13 @@ class Timetable:
     ----------
     flows
         The registry.
+    on_problem
+        Told of a flow whose schedule cannot be followed any more, and why.
     """
 
-    def __init__(self, flows: FlowTable) -> None:
+    def __init__(self, flows: FlowTable, *, on_problem: Callable[[str, str], object] = lambda name, why: None) -> None:
         self._flows = flows
+        self._on_problem = on_problem
         self._revision = (-1, -1)
         self._records: dict[str, FlowRecord] = {}
         """Of flows with a schedule that does not rest."""
@@ -88,6 +92,7 @@ class Timetable:
         text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
         if name not in self.problems:  # later ones may name another time
             _log.error("flow %s: its schedule cannot be followed, and is tried again: %s", name, text)
+            self._on_problem(name, text)
         self.problems[name] = text
         self._at(name, now + min(MOST, max(LEAST, (now - self._failed.setdefault(name, now)) / 2)))
 

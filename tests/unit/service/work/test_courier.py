@@ -65,7 +65,16 @@ def test_a_flow_that_kills_who_loads_it_is_told_of_by_what_the_registry_keeps(
     (home / "jobs.py").write_text("import os; os._exit(3)")
     told("a", "b")
     assert (home / "heard").read_text().splitlines() == ["etl: Crashed: gone"] * 2
-    assert "the end of run a may not have been told to all who asked for it: its process ended with 3" in caplog.text
+    assert "not all who asked for it may have been told of run a: its process ended with 3" in caplog.text
+
+
+def test_a_schedule_that_cannot_be_followed_is_told_of_once_whichever_services_find_that(home: Path):
+    for _ in range(2):
+        courier = Courier()
+        courier.tell_of_schedule("etl", "KeyError: 'calendar'")
+        courier.close(most_s=120)
+    why = "its schedule cannot be followed, and is tried again: KeyError: 'calendar'"
+    assert (home / "heard").read_text().splitlines() == [f"etl: Failed: {why}", "handler: Failed"]
 
 
 def test_a_courier_with_nothing_to_tell_ends_at_once():

@@ -32,6 +32,7 @@ class World:
         self.queue = SlotQueue(self.store.database)
         self.now = MIDNIGHT
         self.ran: list[tuple[str, datetime]] = []
+        self.problems: list[str] = []
         self.services: list[Dispatcher] = []
         self.launchers: list[Instant] = []
 
@@ -44,8 +45,16 @@ class World:
         launcher = Instant(self)
         name = f"host:{len(self.services) + 1}"
         self.launchers.append(launcher)
-        self.services.append(Dispatcher(self.store, launcher, owner=name, capacity=capacity, clock=lambda: self.now))
-        return self.services[-1]
+        service = Dispatcher(
+            self.store,
+            launcher,
+            owner=name,
+            capacity=capacity,
+            clock=lambda: self.now,
+            on_problem=lambda name, why: self.problems.append(name),
+        )
+        self.services.append(service)
+        return service
 
     def until(self, end: datetime, step: timedelta = timedelta(minutes=1)) -> None:
         """Let all services take turns until then."""
@@ -241,6 +250,7 @@ def test_a_schedule_that_breaks_is_told_of_and_the_others_go_on(world: World, ca
     assert caplog.text.count("its schedule cannot be followed, and is tried again") == 3
     world.until(world.now + HOUR)
     assert caplog.text.count("and is tried again") == 3  # once each
+    assert sorted(world.problems) == ["broken", "raises", "seconds"]
 
 
 @pytest.mark.parametrize(("policy", "expected"), [("all", range(4, 7)), ("latest", [6]), ("skip", [])])
