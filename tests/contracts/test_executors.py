@@ -10,6 +10,8 @@ import time
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,10 +20,12 @@ from tests.contracts.misbehaviour import RAISES, RETURNS, HoldsLock
 from tests.shuffled_executor import ShuffledExecutor
 
 from anabranch import Flow, FlowRunner, Parameter, config, context, signals, task, triggers, unmapped
-from anabranch.base.events import TaskChanged
+from anabranch.base.events import MapAdvanced, TaskChanged
 from anabranch.errors import AnabranchError, OptionError, SchedulerUnreachable
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.results import LocalResult
+from anabranch.runs import open_store
+from anabranch.states import Retrying
 
 SECONDS = 8.0
 """Longest that a run of a few tasks may take, on a busy machine; what hangs takes for ever."""
@@ -315,6 +319,59 @@ def test_a_task_that_is_retried_after_what_it_raised_runs_again(place: Place) ->
     view = flow.run(executor=place.executor)
 
     assert view.result[node].result == 2
+
+
+# Wishes of others -----------------------------------------------------------------------------------------------------
+
+
+class Asking:
+    """Has somebody else ask that a run end, once a map is under way or a task waits for its second attempt."""
+
+    def __init__(self, store: Any, run_id: str) -> None:
+        self.store = store
+        self.run_id = run_id
+
+    def __call__(self, event: Any) -> None:
+        if isinstance(event, MapAdvanced) or (isinstance(event, TaskChanged) and type(event.state) is Retrying):
+            self.store.ask_end(self.run_id, "cancelled by ann@there")
+
+
+@task
+def slow(x: int, marker: str) -> int:
+    if not os.path.exists(marker):
+        time.sleep(0.05)
+    return x
+
+
+@task(max_retries=1, retry_delay=timedelta(hours=1))
+def late(marker: str) -> int:
+    if not os.path.exists(marker):
+        raise ValueError("not yet")
+    return 7
+
+
+@pytest.mark.parametrize("kind", ["busy", "waiting"])
+def test_a_wish_in_the_run_store_cancels_a_run_and_is_forgotten_when_it_goes_on(
+    place: Place, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("anabranch.runs.store.heart._LOOK_S", 0.01)
+    marker = tmp_path / "resumed"
+    with Flow("wished") as flow:
+        slow.map(list(range(1_000)), unmapped(str(marker))) if kind == "busy" else late(str(marker))
+    with config.set(backend=f"sqlite:///{tmp_path}/runs.db"):
+        store = open_store()
+        began = time.monotonic()
+
+        view = flow.run(executor=place.executor, run_id="r", observers=[Asking(store, "r")])
+
+        assert (view.state.name, view.state.message) == ("Cancelled", "cancelled by ann@there")
+        assert time.monotonic() - began < SECONDS
+        recorded = store.get_run("r")
+        assert (recorded.state, recorded.message) == ("Cancelled", "cancelled by ann@there")
+
+        marker.touch()
+        assert flow.run(executor=place.executor, resume="r").state.name == "Success"
+        store.close()
 
 
 # What tasks return ----------------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ from anabranch.runs import (
     TaskRunRow,
     open_store,
 )
+from anabranch.runs.store.codec import to_text
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.states import Failed, Retrying, Skipped, Success
 
@@ -335,6 +336,67 @@ def test_one_of_six_takes_a_run_over(opened: Opened):
 def test_a_run_that_is_not_there_cannot_be_taken_over(store: RelationalRunStore):
     with pytest.raises(RunNotFound, match="the run store has no run 'run-1'"):
         store.take_over("run-1")
+
+
+# Wishes ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_wish_reaches_whoever_holds_the_run_from_any_process(opened: Opened):
+    ownership = opened().create_run(record(details=RunDetails({"n": 1})), owner="there:7", now=NOON)
+    assert opened().find_wish(ownership) == ""
+    found = opened().ask_end("run-1", f"cancelled by {NASTY}", now=NOON)
+    assert (found.state, found.owner, found.details) == ("Running", "there:7", None)
+    assert opened().find_wish(ownership) == f"cancelled by {to_text(NASTY)}"
+
+
+def test_a_wish_holds_while_the_owner_is_not_heard_of(store: RelationalRunStore):
+    ownership = store.create_run(record(), now=NOON)
+    assert store.ask_end("run-1", "cancelled by ann", now=LATER).state == INTERRUPTED
+    store.heartbeat(ownership, now=LATER + timedelta(days=1))
+    assert store.find_wish(ownership) == "cancelled by ann"
+
+
+def test_who_takes_a_run_over_is_not_asked_what_the_former_owner_was(store: RelationalRunStore):
+    former = store.create_run(record(), now=NOON)
+    store.ask_end("run-1", "cancelled by ann", now=NOON)
+    store.finish_run(former, "Cancelled", end=NOON)
+    present = store.take_over("run-1", now=NOON)
+    assert store.find_wish(present) == ""
+    store.ask_end("run-1", "cancelled by bob", now=NOON)
+    assert (store.find_wish(present), store.find_wish(former)) == ("cancelled by bob", "")
+
+
+@pytest.mark.parametrize(("state", "end"), [("Success", LATER), ("Cancelled", LATER), ("Paused", None)])
+def test_nothing_is_asked_of_a_run_that_was_put_down(store: RelationalRunStore, state: str, end: datetime | None):
+    ownership = store.create_run(record(), now=NOON)
+    store.finish_run(ownership, state, end=end)
+    assert store.ask_end("run-1", "cancelled by ann", now=NOON).state == state
+    assert store.find_wish(ownership) == ""
+
+
+def test_a_wish_goes_with_its_run(store: RelationalRunStore):
+    ownership = store.create_run(record(), now=NOON)
+    store.ask_end("run-1", "cancelled by ann", now=NOON)
+    store.delete_run("run-1", now=LATER)
+    assert store.find_wish(ownership) == ""
+    assert store.check() == []
+    with pytest.raises(RunNotFound, match="the run store has no run 'run-1'"):
+        store.ask_end("run-1", "cancelled by ann", now=LATER)
+
+
+def test_a_heart_hears_a_wish_between_its_beats(store: RelationalRunStore, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("anabranch.runs.store.heart._LOOK_S", 0.001)
+    ownership = store.create_run(record())
+    until = store.get_run("run-1").lease_until
+    with Heart(store, ownership) as heart:
+        store.ask_end("run-1", "cancelled by ann")
+        while not heart.wish:
+            assert not heart.lost.wait(0.001)
+    assert heart.wish == "cancelled by ann"
+    assert store.get_run("run-1").lease_until == until
+
+
+# Hearts ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_heart_keeps_a_run_and_tells_when_it_is_lost(store: RelationalRunStore):

@@ -109,6 +109,9 @@ class SimulatedHeart(Heart):
     def __exit__(self, *exc_info: object) -> None:
         self._stop.set()
 
+    def look(self) -> None:
+        """Nobody asks by the run store: people of these worlds cancel runs at the driver."""
+
     def _beat(self) -> None:
         while not self._stop.is_set() and self.beat():
             world().sleep(self._interval_s)

@@ -250,6 +250,10 @@ class RunHeld(RunStoreError):
     """A run cannot be taken over or deleted while its owner is alive."""
 
 
+class RunOver(AnabranchError, RuntimeError):
+    """A run cannot be cancelled: it has ended, or nobody is there to end it."""
+
+
 class ResumeError(RunStoreError, ValueError):
     """A recorded run cannot be resumed with this flow, or in this way."""
 

@@ -1,9 +1,9 @@
-"""``anabranch attach`` and ``anabranch cancel``: runs whose driver is a service's or on a cluster, from any process."""
+"""``anabranch attach`` and ``anabranch cancel``: runs that go on elsewhere, from any process."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,10 @@ from anabranch.cli.exits import USAGE, Problem, code_of_state, exit_codes
 
 if TYPE_CHECKING:
     from anabranch.flows.handle import RunHandle, RunStatus
+    from anabranch.runs import RunRecord
+    from anabranch.runs.store.relational import RelationalRunStore
+    from anabranch.runs.store.slot_queue import SlotQueue
+    from anabranch.runs.store.slots import Slot
 
 FOLLOW_S = 0.5  # as often as the driver writes its status
 
@@ -46,7 +50,7 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
         ctx.exit(code_of_state(status.state))
 
 
-@click.command(short_help="Cancel a run of a service or on a cluster, or a backfill.")
+@click.command(short_help="Cancel a run, wherever it goes on, or a backfill.")
 @click.argument("address", metavar="[ADDRESS]")
 @click.argument("run", metavar="RUN|GROUP", required=False)
 @click.option("--reason", default="asked for on the command line", show_default=True, help="The reason to record.")
@@ -54,11 +58,12 @@ def attach(ctx: click.Context, *, address: str, run: str | None, wait: bool, for
 def cancel(*, address: str, run: str | None, reason: str, timeout: float) -> None:
     """Cancel a run, and wait for its end.
 
-    Without ADDRESS, RUN is a run of a service that waits or goes on. GROUP, as `anabranch backfill --json` gives it,
-    ends a whole backfill. With ADDRESS, RUN is a run whose driver is on the cluster there.
+    Without ADDRESS, RUN is a run in the run store that goes on, on whatever machine, or that waits for a service: its
+    id, or the beginning of it. GROUP, as `anabranch backfill --json` gives it, ends a whole backfill. With ADDRESS, RUN
+    is a run whose driver is on the cluster there.
     """
     if run is None:
-        _cancel_served(address, reason, timeout)
+        _cancel_recorded(address, reason, timeout)
         return
     with _attached(address, run) as handle:
         handle.cancel(reason)
@@ -66,38 +71,50 @@ def cancel(*, address: str, run: str | None, reason: str, timeout: float) -> Non
             click.echo(line)
 
 
-def _cancel_served(name: str, reason: str, timeout_s: float) -> None:
-    """Cancel a run of a service, or all runs of a group."""
+def _cancel_recorded(name: str, reason: str, timeout_s: float) -> None:
+    """Cancel a run in the run store, or all runs of a group."""
     import time
 
     from anabranch.base.errors import RunNotFound
+    from anabranch.runs import RunRecord
     from anabranch.runs.registry.ending import cancel, cancel_group
     from anabranch.runs.registry.registration import registry
 
     with exit_codes():
         store, _, queue = registry()
         by = f"{_name_user()} ({reason})"
+        found: Sequence[Slot | RunRecord]
         try:
-            found = cancel_group(store, queue, name, by=by) or cancel(store, queue, name, by=by)
+            found = cancel_group(store, queue, name, by=by) or [cancel(store, queue, name, by=by)]
         except RunNotFound:
-            record = store.get_run(name)
-            raise Problem(
-                f"run {record.run_id} was not started by a service; end it where it was started: {record.owner}", USAGE
-            ) from None
-        if len(found) == 1 and found[0].state not in ("Waiting", "Running"):
-            raise Problem(f"run {name} has ended: {found[0].state}", USAGE)
-        going_on = {slot.run_id for slot in found if slot.state == "Running"}
+            found = [cancel(store, queue, store.get_run(name).run_id, by=by)]
+        going_on = {each.run_id: each for each in found if each.state == "Running"}
         click.echo(f"{len(found) - len(going_on):,} cancelled, {len(going_on):,} asked to end")
         until = time.monotonic() + timeout_s
         while going_on and time.monotonic() < until:
             time.sleep(FOLLOW_S)
-            for run_id in list(going_on):
-                slot = queue.get(run_id)
-                if slot is None or slot.state != "Running":
-                    going_on.discard(run_id)
-                    click.echo(f"{run_id}: {slot.state if slot is not None else 'gone'}")
-        for run_id in sorted(going_on):
-            click.echo(f"{run_id} goes on after {timeout_s:g} s; its service ends it", err=True)
+            for run_id, before in list(going_on.items()):
+                if (state := _state_of(store, queue, before)) != "Running":
+                    del going_on[run_id]
+                    click.echo(f"{run_id}: {state}")
+        for run_id, before in sorted(going_on.items()):
+            who = f"driver {printable(before.owner)}" if isinstance(before, RunRecord) else "service"
+            click.echo(f"{run_id} goes on after {timeout_s:g} s; its {who} ends it", err=True)
+
+
+def _state_of(store: RelationalRunStore, queue: SlotQueue, before: Slot | RunRecord) -> str:
+    """How a run stands now that was asked to end."""
+    from anabranch.base.errors import RunNotFound
+    from anabranch.runs.read.lookup import as_it_stands
+    from anabranch.runs.store.slots import Slot
+
+    if isinstance(before, Slot):
+        slot = queue.get(before.run_id)
+        return slot.state if slot is not None else "gone"
+    try:
+        return as_it_stands(store.get_run(before.run_id)).state
+    except RunNotFound:
+        return "gone"
 
 
 def _name_user() -> str:

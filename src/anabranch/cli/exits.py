@@ -16,6 +16,7 @@ from anabranch.base.errors import (
     FlowNotRegistered,
     ParameterError,
     RunNotFound,
+    RunOver,
     RunQueryError,
     SettingError,
 )
@@ -66,7 +67,7 @@ def exit_codes() -> Iterator[None]:
 
 
 def _choose_exit_code(error: AnabranchError) -> int:
-    if isinstance(error, (ParameterError, SettingError, RunNotFound, RunQueryError, FlowNotRegistered)):
+    if isinstance(error, (ParameterError, SettingError, RunNotFound, RunOver, RunQueryError, FlowNotRegistered)):
         return USAGE
     if isinstance(error, (FlowLoadError, DefinitionError)):
         return NOT_LOADED

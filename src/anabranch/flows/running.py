@@ -16,6 +16,7 @@ from anabranch.base import context, known_secrets, origins
 from anabranch.base.context import RunInfo
 from anabranch.base.events import Observer
 from anabranch.base.files import data_directory
+from anabranch.base.masking import mask
 from anabranch.base.observers import apart
 from anabranch.base.settings import config
 from anabranch.base.states import Cancelled, Crashed
@@ -225,7 +226,9 @@ def _run_recorded(
 
     def ends() -> str:
         heart.catch_up()
-        return wants_end() if recorder.end is None else recorder.end.message or recorder.end.name
+        if recorder.end is not None:
+            return recorder.end.message or recorder.end.name
+        return wants_end() or mask(heart.wish)
 
     try:
         with heart:

@@ -1,4 +1,4 @@
-"""The sign of life of whoever owns a run."""
+"""The sign of life of whoever owns a run, and the ear for wishes that it end."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from anabranch.base.errors import RunStoreError, StaleOwner
 from anabranch.runs.store.records import Ownership, RunStore
 
 _BEATS_PER_LEASE = 3  # two may be late or fail before somebody takes the run for dead
+_LOOK_S = 2.0  # between looks for a wish that the run end: who asks waits a few seconds
 _FAREWELL_S = 1.0  # for a beat in a store that does not answer; one that comes after the end changes nothing
 
 _logger = logging.getLogger(__name__)
@@ -25,6 +26,8 @@ _sleepless_clock: Callable[[], float] = (
 
 class Heart:
     """Renews the lease of a run from a thread of its own, for as long as it is entered as a context.
+
+    It looks, too, whether somebody wants the run to end.
 
     A store that does not answer is no reason to stop: whether the run was lost is for the store to say.
 
@@ -63,6 +66,8 @@ class Heart:
         self._thread = threading.Thread(target=self._run, name=f"anabranch-heart-{ownership.run_id}", daemon=True)
         self.lost = threading.Event()
         """Set when the run is somebody else's."""
+        self.wish = ""
+        """Why somebody wants the run to end; nothing as long as nobody does."""
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -93,9 +98,22 @@ class Heart:
             return False
         except RunStoreError as error:
             _logger.warning("the lease of run %s was not renewed: %s", self._ownership.run_id, error)
+        self.look()
         return True
 
+    def look(self) -> None:
+        """Look whether somebody wants the run to end."""
+        try:
+            self.wish = self.wish or self._store.find_wish(self._ownership)
+        except RunStoreError as error:
+            _logger.debug("whether run %s is to end was not told: %s", self._ownership.run_id, error)
+
     def _run(self) -> None:
-        while not self._stop.wait(self._interval_s):
-            if not self.beat():
+        beat_at = self._clock() + self._interval_s
+        while not self._stop.wait(min(_LOOK_S, max(0.0, beat_at - self._clock()))):
+            if self._clock() < beat_at:
+                self.look()
+            elif self.beat():
+                beat_at = self._clock() + self._interval_s
+            else:
                 return

@@ -209,6 +209,20 @@ class RunStore(Protocol):
             The run has been taken over, or deleted.
         """
 
+    def ask_end(self, run_id: str, wish: str, *, now: datetime | None = None) -> RunRecord:
+        """Ask whoever holds a run to end it; gives the run as it stands, without its details.
+
+        Nothing is asked of a run that was finished or put down, and who takes the run over later is asked nothing.
+
+        Raises
+        ------
+        RunNotFound
+            There is no run with this id.
+        """
+
+    def find_wish(self, ownership: Ownership) -> str:
+        """Why somebody wants the run to end under this ownership; nothing if nobody does."""
+
     def write(self, ownership: Ownership, batch: Batch) -> None:
         """Write a batch in one transaction; when this returns it will survive the death of this process.
 

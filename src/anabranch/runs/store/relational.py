@@ -46,7 +46,7 @@ from anabranch.runs.store.rows import (
     run_of,
     run_row,
 )
-from anabranch.runs.store.schema import CHUNKS, DETAILS, ELEMENTS, LOGS, RUNS, TABLES, TASK_RUNS
+from anabranch.runs.store.schema import CHUNKS, DETAILS, ELEMENTS, LOGS, RUNS, TABLES, TASK_RUNS, WISHES
 
 T = TypeVar("T")
 
@@ -201,6 +201,26 @@ class RelationalRunStore:
                 self._refuse_stale(transaction, ownership)
 
         self._database.write(act)
+
+    def ask_end(self, run_id: str, wish: str, *, now: datetime | None = None) -> RunRecord:
+        """Ask whoever holds a run to end it; gives the run as it stands, and raises `RunNotFound` if there is none."""
+        wanted, text, moment = to_text(run_id), to_text(wish, MESSAGE_NBYTES), self._moment(now)
+
+        def act(transaction: Transaction) -> RunRecord:
+            found = transaction.fetch(f"{RUNS.select('run_id = ?')}{self._database.lock_clause}", (wanted,))
+            if not found:
+                raise _not_found(wanted)
+            record = run_of(found[0], moment)
+            if record.lease_until is not None:
+                transaction.execute(WISHES.upsert(), (wanted, record.epoch, text))
+            return record
+
+        return self._database.write(act, durable=True)
+
+    def find_wish(self, ownership: Ownership) -> str:
+        """Why somebody wants the run to end under this ownership; nothing if nobody does."""
+        rows = self._fetch(WISHES.select("run_id = ? AND epoch = ?"), (ownership.run_id, ownership.epoch))
+        return str(rows[0][-1]) if rows else ""
 
     def _moment(self, now: datetime | None) -> int:
         """What time it is for all who share the store, by whose clock leases run; a machine's own may jump."""

@@ -64,7 +64,8 @@ TASK_RUNS = _define(
 CHUNKS = _define("chunks", "run_id slug serial", "indices codes element_values result worker started seconds")
 ELEMENTS = _define("elements", "run_id slug element", "code attempt due message failure")
 LOGS = _define("logs", "run_id epoch serial", "logged level line slug element attempt worker")
-TABLES = (RUNS, DETAILS, TASK_RUNS, CHUNKS, ELEMENTS, LOGS)
+WISHES = _define("wishes", "run_id", "epoch wish")
+TABLES = (RUNS, DETAILS, TASK_RUNS, CHUNKS, ELEMENTS, LOGS, WISHES)
 """Tables of runs; all begin with the run's id."""
 FLOWS = _define(
     "flows",
@@ -175,6 +176,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     # 9: who is told of runs that cannot tell themselves
     ("ALTER TABLE anabranch_flows ADD COLUMN notifiers {bytes}",),
+    # 10: wishes that a run end, each for one owner of the run
+    (
+        """CREATE TABLE anabranch_wishes (
+            run_id {text} NOT NULL PRIMARY KEY, epoch {integer} NOT NULL, wish {text} NOT NULL){clustered}""",
+    ),
 )
 VERSION = len(STEPS)
 

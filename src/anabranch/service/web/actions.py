@@ -122,18 +122,16 @@ class Actions:
         except RunNotFound:
             if slot is None:
                 raise
-            return {**_describe_slot(slot), "slot": _slot_data(slot)}
+            return {**_describe(slot), "slot": _slot_data(slot)}
 
     def cancel(self, run_id: str) -> dict[str, Any]:
-        """Cancel a run that waits or runs."""
+        """Cancel a run that waits or goes on, whoever drives it."""
         try:
-            (slot,) = cancel(self._store, self._queue, run_id)
+            found = cancel(self._store, self._queue, run_id)
         except RunNotFound:
-            self._run(run_id)
-            raise Refused(409, f"run {run_id} was not started by a service; stop it where it was started") from None
-        if slot.state not in (WAITING, RUNNING):
-            raise Refused(409, f"run {run_id} has ended: {slot.state}")
-        return _describe_slot(slot, "Cancelled" if slot.state == WAITING else "Cancelling")
+            self._run(run_id)  # names the run that begins so
+            raise
+        return _describe(found, "Cancelled" if found.state == WAITING else "Cancelling")
 
     def cancel_group(self, group: str) -> dict[str, Any]:
         """Cancel all runs of a group, such as those of a backfill, that wait or run."""
@@ -158,7 +156,7 @@ class Actions:
             if standing is None or standing.state != RUNNING or time.monotonic() >= until:
                 raise Refused(409, f"run {run_id} waits or runs already")
             time.sleep(0.05)
-        return _describe_slot(slot)
+        return _describe(slot)
 
     def approve(self, run_id: str, asked: ApproveAsked) -> dict[str, Any]:
         """Approve tasks that wait for it, and resume their run."""
@@ -192,13 +190,13 @@ def flow_data(record: FlowRecord) -> dict[str, Any]:
     }
 
 
-def _describe_slot(slot: Slot, state: str | None = None) -> dict[str, Any]:
-    return {"run_id": slot.run_id, "flow": slot.flow_name, "state": state or slot.state}
+def _describe(run: Slot | RunRecord, state: str | None = None) -> dict[str, Any]:
+    return {"run_id": run.run_id, "flow": run.flow_name, "state": state or run.state}
 
 
 def _slot_data(slot: Slot) -> dict[str, Any]:
     return {
-        **_describe_slot(slot),
+        **_describe(slot),
         "due": slot.due.isoformat(),
         "origin": slot.origin,
         "group": slot.group,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anabranch.errors import StaleOwner
+from anabranch.errors import RunStoreUnavailable, StaleOwner
 from anabranch.runs.store.heart import Heart
 from anabranch.runs.store.records import Ownership
 
@@ -22,11 +22,18 @@ class Store:
     def __init__(self) -> None:
         self.beats = 0
         self.is_taken = False
+        self.wish = ""
+        self.silent = False
 
     def heartbeat(self, ownership: Ownership) -> None:
         self.beats += 1
         if self.is_taken:
             raise StaleOwner("somebody else has it")
+
+    def find_wish(self, ownership: Ownership) -> str:
+        if self.silent:
+            raise RunStoreUnavailable("no answer")
+        return self.wish
 
 
 @pytest.fixture
@@ -63,3 +70,30 @@ def test_who_stood_still_learns_that_the_run_is_somebody_elses(clock: Any) -> No
 
     assert len(lost) == 1
     assert heart.lost.is_set()
+
+
+def test_who_stood_still_hears_a_wish_of_that_time_before_anything_begins(clock: Any) -> None:
+    store = Store()
+    heart = _heart(store, clock, [])
+    store.wish = "cancelled by ann"
+
+    clock.now += 60.0
+    heart.catch_up()
+
+    assert heart.wish == "cancelled by ann"
+
+
+def test_a_wish_stays_though_the_store_falls_silent(clock: Any) -> None:
+    store = Store()
+    heart = _heart(store, clock, [])
+
+    store.silent = True
+    heart.look()
+    assert heart.wish == ""
+    store.silent, store.wish = False, "cancelled by ann"
+    heart.look()
+    store.silent = True
+    heart.look()
+
+    assert heart.wish == "cancelled by ann"
+    assert store.beats == 0

@@ -6,6 +6,7 @@ import json
 import os
 import pickle
 import re
+import socket
 from collections.abc import Iterator
 from datetime import datetime
 from typing import Any
@@ -59,6 +60,13 @@ def test_a_backfill_is_cancelled_by_its_group():
     assert queue.counts() == {"Running": 1, "Cancelled": 2}
 
 
+def test_a_run_that_no_service_drives_is_cancelled_by_its_driver():
+    store = InMemoryRunStore()
+    ownership = store.create_run(RunRecord("mine", "etl", NOON), owner="other-host:7")
+    assert Actions(store).cancel("mine") == {"run_id": "mine", "flow": "etl", "state": "Cancelling"}
+    assert store.find_wish(ownership) == f"cancelled from the service on {socket.gethostname()}"
+
+
 # What it answers ------------------------------------------------------------------------------------------------------
 
 
@@ -105,7 +113,7 @@ def test_a_backfill_is_cancelled_by_its_group():
         ),
         ("POST", "/api/flows/etl/pause", b"{}", 400, "paused is missing"),
         ("POST", "/api/runs/none/cancel", b"{}", 404, "no run 'none'"),
-        ("POST", "/api/runs/run-1/cancel", b"{}", 409, "was not started by a service"),
+        ("POST", "/api/runs/run-1/cancel", b"{}", 409, "run run-1 has ended: Failed"),
         ("POST", "/api/groups/none/cancel", b"{}", 404, "no run of group 'none' waits or runs"),
         ("POST", "/api/runs/run/resume", b"{}", 404, ""),
         (
