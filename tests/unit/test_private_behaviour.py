@@ -202,10 +202,15 @@ def test_plugins_hear_of_workers_that_leave_and_of_what_they_were_at(scheduler: 
     assert worker.address == address
     assert isinstance(worker.executing, dict)
     assert isinstance(worker.last_seen, float)
-    assert {"who_wants", "dependents"} <= {*distributed.scheduler.TaskState.__slots__}
+    assert {"who_wants", "dependents", "worker_restrictions"} <= {*distributed.scheduler.TaskState.__slots__}
     text = inspect.getsource(Scheduler.remove_worker)
     removed, told = text.index("del self.workers[address]"), text.index("self.transitions(recommendations")
-    assert removed < told < text.index("plugin.remove_worker(")
+    assert removed < text.index('self.log_event("all", event_msg)') < told < text.index("plugin.remove_worker(")
+    assert " await " not in text[: text.index("plugin.remove_worker(")]
+    assert {"topic", "msg"} <= {*inspect.signature(SchedulerPlugin.log_event).parameters}
+    assert '"action": "remove-worker"' in text
+    assert '"expected": expected' in text
+    assert {"processing", "long_running", "nthreads"} <= {*distributed.scheduler.WorkerState.__slots__}
     assert {"keys", "client"} <= {*inspect.signature(Scheduler.client_releases_keys).parameters}
 
 

@@ -557,9 +557,10 @@ class DaskExecutor(Executor):
             self._begun[name, number] = time.monotonic()
             return
         self._expected.pop((name, number), None)
-        self._begun.pop((name, number), None)
+        began = self._begun.pop((name, number), None)
         if isinstance(payload, dict) and "left" in payload:  # of `anabranch.executors.deaths`
-            self._messages.put(_left((name, number), payload["left"], payload["ran_s"]))
+            ran_s = payload["ran_s"] if began is None else time.monotonic() - began
+            self._messages.put(_left((name, number), payload["left"], ran_s))
         else:
             self._messages.put(Posted(payload))
 
@@ -679,9 +680,9 @@ def slots_of(worker: Mapping[str, Any]) -> int:
 
 
 def _left(key: Key, worker: str, ran_s: float | None) -> Dropped:
-    """Tell of a task whose worker left in good order while it ran; `ran_s` is None for one that waits for its value."""
+    """Tell of a task whose worker left in good order; `ran_s` is None if it may not have begun there."""
     if ran_s is None:
-        return Dropped(key, f"what it needs was lost with worker {worker}", is_death=True)
+        return Dropped(key, f"it, or what it needs, was with worker {worker}, which left in good order", is_death=True)
     reason = f"worker {worker} left in good order, as at the end of its lifetime, when it had run for {ran_s:.0f} s"
     _log.warning("%s was lost and runs again: %s", key[0].rpartition("-")[0], reason)
     return Dropped(key, reason, is_death=True, ran_s=ran_s)

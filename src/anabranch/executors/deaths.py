@@ -37,8 +37,10 @@ class HandBack(SchedulerPlugin):
     async def start(self, scheduler):
         self.scheduler = scheduler
         self.workers = dict(scheduler.workers)
+    def is_ours(self, key):
+        return isinstance(key, tuple) and isinstance(key[0], str) and key[0].endswith(self.token)
     def transition(self, key, start, finish, *args, **kwargs):
-        if not (isinstance(key, tuple) and isinstance(key[0], str) and key[0].endswith(self.token)):
+        if not self.is_ours(key):
             return
         if finish == "memory":
             self.done.add(key)
@@ -54,15 +56,25 @@ class HandBack(SchedulerPlugin):
                 task.suspicious = self.scheduler.allowed_failures
             elif task is not None and start == "waiting":
                 task.suspicious = 0
-        elif start == "processing" and finish == "released" and key not in self.done:
-            task = self.scheduler.tasks.get(key)
-            for address, worker in self.workers.items():
-                if address not in self.scheduler.workers and task in worker.executing:
-                    self.left[key] = worker.executing[task] + time.time() - worker.last_seen
     def add_worker(self, scheduler, worker):
         self.workers[worker] = scheduler.workers[worker]
+    def log_event(self, topic, event):
+        if topic == "all" and isinstance(event, dict) and event.get("action") == "remove-worker":
+            worker = self.workers.pop(event["worker"], None)
+            if event["expected"] and worker is not None:
+                self.keep_back(worker)
+    def keep_back(self, worker):
+        client = self.scheduler.clients.get(self.client)
+        at_work = worker.executing.keys() & worker.processing - worker.long_running
+        is_full = len(at_work) >= worker.nthreads
+        for task in worker.processing:
+            ran_s = worker.executing.get(task)
+            if not self.is_ours(task.key) or task.key in self.done or (is_full and ran_s is None):
+                continue
+            if client is not None and (task.who_wants or set()) <= {client}:
+                self.left[task.key] = None if ran_s is None else ran_s + time.time() - worker.last_seen
+                task.worker_restrictions = {worker.address}
     def remove_worker(self, scheduler, worker, **kwargs):
-        self.workers.pop(worker, None)
         left, self.left = self.left, {}
         client = scheduler.clients.get(self.client)
         tasks = [scheduler.tasks[key] for key in left if key in scheduler.tasks] if client is not None else []
