@@ -270,7 +270,7 @@ def simulated(here: World, store: RelationalRunStore, is_dead: Callable[[str], b
     def name_process() -> str:
         return here.current.process.name if here.current is not None else "nobody"
 
-    def knows_dead(owner: str, held_since: object) -> bool:
+    def knows_dead(owner: str, born: str) -> bool:
         return is_dead(owner)
 
     numbers = iter(range(1, 10**9))

@@ -19,7 +19,8 @@ from anabranch.base.settings import config
 from anabranch.monitoring.metrics_export import metrics_route
 from anabranch.runs.registry.registration import read_clock
 from anabranch.runs.store.flows import FlowTable
-from anabranch.runs.store.relational import RelationalRunStore, name_process
+from anabranch.runs.store.owners import name_process
+from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot
 from anabranch.service.metering import Meter

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import datetime
@@ -13,6 +12,7 @@ from zoneinfo import ZoneInfo
 
 from anabranch.base.errors import ResumeError
 from anabranch.runs.store.opening import current_store
+from anabranch.runs.store.owners import is_dead
 from anabranch.runs.store.records import INTERRUPTED, RunRecord, RunStore
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -35,26 +35,9 @@ def find(run_id: str) -> tuple[RunStore, RunRecord]:
     return store, store.get_run(run_id)
 
 
-def is_dead(owner: str, held_since: datetime | None) -> bool:
-    """Whether the process that holds a run is known to be gone, so that its lease need not be waited for."""
-    import psutil
-
-    host, _, pid = owner.rpartition(":")
-    if host != socket.gethostname() or not pid.isdigit():
-        return False
-    try:
-        process = psutil.Process(int(pid))
-        is_another = held_since is not None and process.create_time() > held_since.timestamp() + 1.0
-        return bool(is_another or process.status() == psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return True
-    except psutil.Error:
-        return False
-
-
 def as_it_stands(record: RunRecord) -> RunRecord:
     """A run whose driver is known to be gone is interrupted, whatever its lease says."""
-    if record.state == "Running" and is_dead(record.owner, record.held_since):
+    if record.state == "Running" and is_dead(record.owner, record.born):
         return replace(record, state=INTERRUPTED, message=f"its driver {record.owner} is gone")
     return record
 

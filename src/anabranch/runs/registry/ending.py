@@ -7,8 +7,8 @@ import socket
 from datetime import datetime
 
 from anabranch.base.errors import RunNotFound, RunOver, RunStoreError
-from anabranch.runs.read.lookup import is_dead
 from anabranch.runs.registry.registration import read_clock
+from anabranch.runs.store.owners import is_dead
 from anabranch.runs.store.records import INTERRUPTED, RunRecord, RunStore
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
@@ -62,7 +62,7 @@ def _ask_driver(store: RunStore, run_id: str, by: str) -> RunRecord:
     record = store.ask_end(run_id, f"cancelled {by}")
     if record.lease_until is None:
         raise RunOver(f"run {run_id} {'does not go on' if record.end is None else 'has ended'}: {record.state}")
-    if is_dead(record.owner, record.held_since):
+    if is_dead(record.owner, record.born):
         raise RunOver(f"run {run_id} does not go on: its driver {record.owner} is gone")
     if record.state == INTERRUPTED:
         raise RunOver(f"run {run_id}: {record.message}; should its driver come back, it ends the run as Cancelled")
@@ -81,7 +81,7 @@ def record_end(store: RunStore, run_id: str, state: str, message: str, *, now: d
         record = store.get_run(run_id)
         if record.run_id != run_id or (record.lease_until is None and record.state != "Paused"):
             return
-        is_gone = is_gone or is_dead(record.owner, record.held_since)
+        is_gone = is_gone or is_dead(record.owner, record.born)
         ownership = store.take_over(run_id, now=record.lease_until if is_gone else None)
         store.finish_run(ownership, state, end=now, message=message)
     except RunNotFound:

@@ -15,11 +15,12 @@ from anabranch.base.twins import of_this_process
 from anabranch.definition.fingerprints import changes, fingerprints, unknown_changes
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.driver.plan import RunPlan
-from anabranch.runs.read.lookup import date_of, facts_of, find, is_dead
+from anabranch.runs.read.lookup import date_of, facts_of, find
 from anabranch.runs.record.calls import with_calls
 from anabranch.runs.record.recorder import SERIALS_OF_AN_OWNER, Recorder
 from anabranch.runs.resume.choice import Choice, Recorded, held
 from anabranch.runs.resume.recorded import load
+from anabranch.runs.store.owners import is_dead
 from anabranch.runs.store.records import Ownership, RunRecord, RunStore
 
 _MAX_NAMES = 8
@@ -74,7 +75,7 @@ def take(request: Request, flow_name: str) -> Taken:
             f"run {record.run_id} is one of flow {record.flow_name!r}, found flow {flow_name!r}; "
             "resume it with its own flow"
         )
-    now = record.lease_until if record.lease_until is not None and is_dead(record.owner, record.held_since) else None
+    now = record.lease_until if record.lease_until is not None and is_dead(record.owner, record.born) else None
     parameters = _parameters(record, request.given)
     return Taken(store, record, store.take_over(record.run_id, now=now), parameters)
 

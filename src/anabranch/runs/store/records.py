@@ -55,6 +55,8 @@ class RunRecord:
     held_since: datetime | None = None
     lease_until: datetime | None = None
     """None: the run has been finished, or put down, by its owner."""
+    born: str = ""
+    """What tells that process from others of its number; empty if that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

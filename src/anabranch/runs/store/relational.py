@@ -6,7 +6,6 @@ Statements mark parameters by ``?``, and what users say is only ever a parameter
 from __future__ import annotations
 
 import os
-import socket
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from secrets import token_hex
@@ -22,6 +21,7 @@ from anabranch.runs.store.codec import (
     to_microseconds,
     to_text,
 )
+from anabranch.runs.store.owners import birth_of, name_process
 from anabranch.runs.store.records import (
     INTERRUPTED,
     SORTS,
@@ -100,7 +100,7 @@ class Database(Protocol):
 
 
 _TAKE = (
-    f"UPDATE {RUNS.name} SET owner = ?, epoch = epoch + 1, token = ?, held_since = ?, lease_until = ?, "
+    f"UPDATE {RUNS.name} SET owner = ?, born = ?, epoch = epoch + 1, token = ?, held_since = ?, lease_until = ?, "
     "state = 'Running', message = '', ended = NULL "
     "WHERE run_id = ? AND epoch = ? AND (lease_until IS NULL OR lease_until <= ?)"
 )
@@ -159,7 +159,8 @@ class RelationalRunStore:
     def create_run(self, record: RunRecord, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Record a run that begins, and hold it; raises `RunExists` if there is one with this id."""
         held = Ownership(to_text(record.run_id), to_text(owner or name_process()), 1, token_hex(12))
-        row = run_row(record, held, _here(now), self._until(self._moment(now)))
+        born = birth_of(os.getpid()) if owner is None else ""
+        row = run_row(record, held, _here(now), self._until(self._moment(now)), born)
         details = details_row(held.run_id, record.details or RunDetails())
 
         def act(transaction: Transaction) -> None:
@@ -177,13 +178,14 @@ class RelationalRunStore:
     def take_over(self, run_id: str, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Hold a run that nobody holds; raises `RunHeld` otherwise, and `RunNotFound`."""
         taker, token, moment = to_text(owner or name_process()), token_hex(12), self._moment(now)
+        born = birth_of(os.getpid()) if owner is None else ""
 
         def act(transaction: Transaction) -> Ownership:
             found = transaction.fetch(_HOLDER, (run_id,))
             if not found:
                 raise _not_found(run_id)
             epoch = found[0][0]
-            taking = (taker, token, _here(now), self._until(moment), run_id, epoch, moment)
+            taking = (taker, born, token, _here(now), self._until(moment), run_id, epoch, moment)
             if found[0][1] != token:
                 if not transaction.execute(_TAKE, taking):
                     raise _sort_held(run_id, transaction.fetch(_HOLDER, (run_id,)))
@@ -428,13 +430,8 @@ _ALL = 2**62
 """More than any number of rows, and later than any time, that a store has."""
 
 
-def name_process() -> str:
-    """``host:pid``, by which a person can find this process."""
-    return f"{socket.gethostname()}:{os.getpid()}"
-
-
 def _here(now: datetime | None) -> int:
-    """What time it is on this machine, for what is compared with its processes."""
+    """What time it is on this machine."""
     return to_microseconds(now or datetime.now(UTC))
 
 

@@ -40,8 +40,8 @@ Row: TypeAlias = Sequence[Any]
 # Records to rows
 
 
-def run_row(record: RunRecord, held: Ownership, moment: int, until: int) -> Row:
-    """Row of a run that begins, with a lease from one moment until another."""
+def run_row(record: RunRecord, held: Ownership, moment: int, until: int, born: str) -> Row:
+    """Row of a run that begins, with a lease from one moment until another, in a process that was born so."""
     return (
         held.run_id,
         to_text(record.flow_name),
@@ -57,6 +57,7 @@ def run_row(record: RunRecord, held: Ownership, moment: int, until: int) -> Row:
         held.token,
         moment,
         until,
+        born,
     )
 
 
@@ -165,7 +166,7 @@ def _write_log(run_id: str, epoch: int, row: LogRow) -> Row:
 
 def run_of(row: Row, moment: int, details: Row | None = None) -> RunRecord:
     """A run as it stands at a moment."""
-    run_id, flow_name, version, state, message, started, ended, parent, labels, owner, epoch, _, held, until = row
+    run_id, flow_name, version, state, message, started, ended, parent, labels, owner, epoch, _, held, until, born = row
     interrupted = until is not None and until <= moment
     return RunRecord(
         run_id=run_id,
@@ -182,6 +183,7 @@ def run_of(row: Row, moment: int, details: Row | None = None) -> RunRecord:
         epoch=epoch,
         held_since=from_microseconds(held),
         lease_until=from_microseconds(until),
+        born=born,
     )
 
 

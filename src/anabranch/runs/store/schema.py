@@ -52,7 +52,8 @@ def _define(name: str, key: str, rest: str) -> Table:
 RUNS = _define(
     "runs",
     "run_id",
-    "flow_name flow_version state message started ended parent_run_id labels owner epoch token held_since lease_until",
+    "flow_name flow_version state message started ended parent_run_id labels owner epoch token held_since lease_until "
+    "born",
 )
 # Apart from the runs, since a database writes a row anew as a whole each time a lease is renewed.
 DETAILS = _define("run_details", "run_id", "parameters parameters_pickle code versions plan")
@@ -181,6 +182,8 @@ STEPS: tuple[tuple[str, ...], ...] = (
         """CREATE TABLE anabranch_wishes (
             run_id {text} NOT NULL PRIMARY KEY, epoch {integer} NOT NULL, wish {text} NOT NULL){clustered}""",
     ),
+    # 11: what tells the process that holds a run from others of its number
+    ("ALTER TABLE anabranch_runs ADD COLUMN born {text} NOT NULL DEFAULT ''",),
 )
 VERSION = len(STEPS)
 

@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from anabranch.base.errors import RunNotFound, StaleOwner
 from anabranch.runs.store.codec import MESSAGE_NBYTES, from_microseconds, to_microseconds, to_text
-from anabranch.runs.store.relational import Database, Transaction, name_process
+from anabranch.runs.store.owners import name_process
+from anabranch.runs.store.relational import Database, Transaction
 from anabranch.runs.store.schema import FLOWS, RUNS, SLOTS
 from anabranch.runs.store.slots import RUNNING, SKIPPED, WAITING, Slot, slot_of, slot_row
 from anabranch.schedules.catch_up import GRACE_S

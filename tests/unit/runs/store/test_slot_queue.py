@@ -16,7 +16,8 @@ from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord, open_store
 from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.flows import FlowRecord, FlowTable
-from anabranch.runs.store.relational import RelationalRunStore, name_process
+from anabranch.runs.store.owners import name_process
+from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import MAX_TRIES, SlotQueue
 from anabranch.runs.store.slots import Slot, slot_id
 from anabranch.service.work.messages import Job
