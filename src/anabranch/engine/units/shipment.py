@@ -56,6 +56,7 @@ _ALWAYS = (
 )
 DRIVER_MODULES = frozenset({DRIVER_HOME, "anabranch.executors.deaths", "anabranch.executors.scheduler_page_feed"})
 _TEXT = re.compile(r'""".*?"""', re.DOTALL)
+_COMMENT = re.compile(r"""(?:^ *|  )#[^'"\n]*$""", re.MULTILINE)  # with a quotation mark, it may be part of a text
 _IMPORT = re.compile(r"^(?:import (anabranch[\w.]*)|from (anabranch[\w.]*) import (\([^)]*\)|.*))", re.MULTILINE)
 _NAMED = re.compile(rb"\x8c.(anabranch(?:\.\w+)+)", re.DOTALL)  # as pickle writes names of modules
 _registry = threading.RLock()
@@ -283,7 +284,9 @@ def archive_of(named: frozenset[str] = frozenset()) -> bytes:
 
     Its files are alike, so all of it compresses better than each of them. `named`: with these modules as well.
     """
-    files = {"anabranch/base/anabranch.yaml": package_files.read("base/anabranch.yaml")}
+    files = {
+        "anabranch/base/anabranch.yaml": _without_prose(package_files.read("base/anabranch.yaml").decode()).encode()
+    }
     todo, seen = [*_ALWAYS, *sorted(named)], set()
     while todo:
         name = todo.pop()
@@ -292,7 +295,7 @@ def archive_of(named: frozenset[str] = frozenset()) -> bytes:
             continue
         seen.add(name)
         file, data = found
-        files[file] = _without_docstrings(data.decode()).encode()
+        files[file] = _without_prose(data.decode()).encode()
         todo += [name.rpartition(".")[0], *_imports_of(data.decode())]
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:
@@ -301,15 +304,15 @@ def archive_of(named: frozenset[str] = frozenset()) -> bytes:
     return bz2.compress(buffer.getvalue())  # a quarter smaller than zlib makes it, as its window is wider
 
 
-def _without_docstrings(source: str) -> str:
-    """A module of ours, line by line, without the texts that only its readers need."""
+def _without_prose(source: str) -> str:
+    """A module of ours, line by line, without the docstrings and comments that only its readers need."""
 
     def spare(match: re.Match[str]) -> str:
         begins = source.rfind("\n", 0, match.start()) + 1
         is_statement = source[begins : match.start()].isspace() or begins == match.start()
         return '""' + "\n" * match[0].count("\n") if is_statement else match[0]
 
-    return _TEXT.sub(spare, source)
+    return _COMMENT.sub("", _TEXT.sub(spare, source))
 
 
 def _shelf() -> Finder | None:
