@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from anabranch import executors as executors
     from anabranch import notifiers as notifiers
     from anabranch import results as results
+    from anabranch import runs as runs
     from anabranch import schedules as schedules
     from anabranch import storage as storage
     from anabranch import tasks as tasks
@@ -65,6 +66,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "notifiers",
     "replay",
     "results",
+    "runs",
     "schedules",
     "storage",
     # What tasks can say
@@ -83,7 +85,7 @@ __all__ = [  # noqa: RUF022  # in groups, as above
     "triggers",
 ]
 
-_LAZY = ("engine", "executors", "notifiers", "prefect", "results", "schedules", "storage", "tasks", "testing")
+_LAZY = ("engine", "executors", "notifiers", "prefect", "results", "runs", "schedules", "storage", "tasks", "testing")
 
 
 def _part(name: str) -> Any:

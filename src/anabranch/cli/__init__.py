@@ -22,6 +22,7 @@ from anabranch.cli.demo import demo
 from anabranch.cli.doctor import doctor
 from anabranch.cli.exits import NOT_WRITTEN, SIGNALLED
 from anabranch.cli.explain import explain
+from anabranch.cli.export import export
 from anabranch.cli.history import list_runs, prune, resume, show
 from anabranch.cli.init import init
 from anabranch.cli.inspect import validate, visualize
@@ -52,9 +53,10 @@ HELP = """Data workflows on Dask.
 \b
 anabranch run etl.py --date 2026-11-20     run the flow in etl.py; its parameters are options
 anabranch run etl.py --help                show its parameters
-anabranch ls                               list recorded runs; anabranch show RUN shows one
+anabranch ls                               list recorded runs; anabranch show RUN shows one (or "last")
 anabranch logs RUN [TASK]                  show what its tasks logged; --follow waits for more
 anabranch report RUN -o run.html           write a run to a page that opens anywhere
+anabranch export RUN -o run.parquet        write its task runs to a table
 anabranch ui                               show all runs in a browser
 anabranch resume RUN                       continue a run that failed or was stopped
 anabranch replay RUN TASK[137]             run one attempt again here, with its inputs; --pdb
@@ -78,7 +80,7 @@ def anabranch() -> None:
     """Data workflows on Dask."""
 
 
-_RUNS = (run, list_runs, show, logs, explain, report, ui, resume, replay, prune, attach, cancel, limits)
+_RUNS = (run, list_runs, show, logs, explain, report, export, ui, resume, replay, prune, attach, cancel, limits)
 _FLOWS = (register, unregister, list_flows, show_schedule, backfill, serve)
 for command in (*_RUNS, *_FLOWS, validate, visualize, migrate, init, doctor, completion, demo):
     anabranch.add_command(command)

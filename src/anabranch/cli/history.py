@@ -118,7 +118,7 @@ def _took(record: RunRecord) -> str:
 @click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def show(*, run: str, as_json: bool) -> None:
-    """Show a run: its tasks, what failed and why, what took longest. RUN is an id, or the beginning of it."""
+    """Show a run: its tasks, what failed and why, what took longest. RUN is an id, the beginning of it, or "last"."""
     from anabranch.runs.read.run import detail_data, read_run
 
     with opened_store() as store:
@@ -246,7 +246,7 @@ def resume(
 ) -> None:
     """Continue a run that failed or was cancelled, paused or killed. What has finished is not run again.
 
-    RUN is the run's id, or the beginning of it. Give FILE if the flow has moved since.
+    RUN is the run's id, the beginning of it, or "last". Give FILE if the flow has moved since.
     """
     from anabranch.cli.session import MetricsWanted, Session
     from anabranch.flows.loading import shipped_by_value

@@ -39,7 +39,8 @@ _LOOKS: dict[int, dict[str, Any]] = {
 def logs(*, run: str, task: str | None, follow: bool, level: str, as_json: bool) -> None:
     """Show what the tasks of a run logged: all of them, one task, or one element.
 
-    RUN is the run's id, or the beginning of it. Lines below the run's own level (logging.level) were never recorded.
+    RUN is the run's id, the beginning of it, or "last". Lines below the run's own level (logging.level) were never
+    recorded.
     """
     with opened_store() as store:
         if store is None:

@@ -50,8 +50,8 @@ def ui(*, port: int) -> None:
 def report(*, run: str, output: str | None) -> None:
     """Write a run to one HTML file, which needs neither a server nor the internet.
 
-    RUN is the run's id, or the beginning of it. The file contains parameters, inputs of what failed and log lines;
-    secrets are masked.
+    RUN is the run's id, the beginning of it, or "last". The file contains parameters, inputs of what failed and log
+    lines; secrets are masked.
     """
     with opened_store() as store:
         if store is None:

@@ -37,7 +37,8 @@ def replay(
 ) -> None:
     """Run one attempt again in this process, with the inputs that it had. Nothing is recorded.
 
-    RUN is the run's id, or the beginning of it. If TASK is a map without an index, its first failed element is run.
+    RUN is the run's id, the beginning of it, or "last". If TASK is a map without an index, its first failed element is
+    run.
     """
     from anabranch.base.errors import ReplayError, RunStoreError
     from anabranch.cli.parameters import Given

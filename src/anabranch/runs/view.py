@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, overload
 
 from anabranch.base.errors import AmbiguousTaskError, FlowRunFailed, ResultReleased, UnknownNodeError, listed, nearest
-from anabranch.base.states import BY_CODE, Failed, Skipped, State, Success
+from anabranch.base.states import BY_CODE, Failed, Pending, Skipped, State, Success
 from anabranch.base.tracebacks import LED
 from anabranch.definition.graph import Graph
 from anabranch.engine.driver.plan import FinishedRun
@@ -198,7 +198,8 @@ class ElementStates(Sequence[ElementView]):
     def _state(self, index: int) -> State:
         record = self._elements.records.get(index)
         if record is None:
-            return BY_CODE[self._elements.codes[index]](message="done", map_index=index)
+            code = self._elements.codes[index]
+            return BY_CODE[code](message="done", map_index=index) if code else Pending(map_index=index)
         # What did not run because its map had ended has one state for all.
         return record if record.map_index == index else replace(record, map_index=index)
 

@@ -224,7 +224,15 @@ def held_columns(slug: str, holdings: Iterable[Holding], outcomes: Mapping[Key, 
 
 
 def result_of(node: FrozenNode) -> Any:  # a Result, of which what decides, and imports this, must know nothing
-    """Where a node's values are stored."""
+    """Where a node's values are stored.
+
+    Raises
+    ------
+    ResultReleased
+        Only the flow says where, and is not here.
+    """
+    if node.policies.storing is None:
+        raise ResultReleased(f"the value of {node.slug} is where its flow stores it: runs.load(…, flow=flow) finds it")
     return node.policies.storing.result
 
 

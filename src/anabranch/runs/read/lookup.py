@@ -13,14 +13,14 @@ from zoneinfo import ZoneInfo
 from anabranch.base.errors import ResumeError
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.owners import is_dead
-from anabranch.runs.store.records import INTERRUPTED, RunRecord, RunStore
+from anabranch.runs.store.records import INTERRUPTED, LAST, RunQuery, RunRecord, RunStore
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Runs that were
 
 
-def find(run_id: str) -> tuple[RunStore, RunRecord]:
-    """A recorded run, by its id or a beginning of it.
+def find(run_id: str, flow_name: str | None = None) -> tuple[RunStore, RunRecord]:
+    """A recorded run, by its id or a beginning of it, or by ``last``: of a flow, if one is named.
 
     Raises
     ------
@@ -32,6 +32,9 @@ def find(run_id: str) -> tuple[RunStore, RunRecord]:
         raise ResumeError(
             f"run {run_id}: config.backend is 'none', so no runs are recorded; name the run store that it is in"
         )
+    if run_id == LAST and flow_name is not None:
+        latest = store.list_runs(RunQuery(flow_name=flow_name, limit=1))
+        run_id = latest[0].run_id if latest else LAST
     return store, store.get_run(run_id)
 
 

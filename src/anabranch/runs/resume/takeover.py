@@ -33,7 +33,7 @@ class Request:
     """Which run is to go on, and what of it is to run again; nodes by slug."""
 
     run_id: str
-    """Or a beginning of it."""
+    """Or a beginning of it, or ``last``: the flow's run that began last."""
     only_failed: bool = False
     start: frozenset[str] = frozenset()
     element: tuple[str, int] | None = None
@@ -69,7 +69,7 @@ def take(request: Request, flow_name: str) -> Taken:
     RunHeld
         It goes on elsewhere.
     """
-    store, record = find(request.run_id)
+    store, record = find(request.run_id, flow_name)
     if record.flow_name != flow_name:
         raise ResumeError(
             f"run {record.run_id} is one of flow {record.flow_name!r}, found flow {flow_name!r}; "

@@ -16,6 +16,9 @@ from typing import Any, Protocol, Self
 INTERRUPTED = "Interrupted"
 """State of a run whose owner has not been heard of for the length of its lease. Never stored: it is seen on reading."""
 
+LAST = "last"
+"""Stands for the run that began last, and is no part of another, where a run's id is asked for."""
+
 
 @dataclass(frozen=True, slots=True)
 class RunDetails:
@@ -248,7 +251,7 @@ class RunStore(Protocol):
         """
 
     def get_run(self, run_id: str, *, now: datetime | None = None) -> RunRecord:
-        """A run with its details, by its id or by a beginning of it that no other run has.
+        """A run with its details, by its id or by a beginning of it that no other run has, or by `LAST`.
 
         Raises
         ------

@@ -24,6 +24,7 @@ from anabranch.runs.store.codec import (
 from anabranch.runs.store.owners import birth_of, name_process
 from anabranch.runs.store.records import (
     INTERRUPTED,
+    LAST,
     SORTS,
     Batch,
     ChunkRow,
@@ -281,7 +282,7 @@ class RelationalRunStore:
     # Reading ----------------------------------------------------------------------------------------------------------
 
     def get_run(self, run_id: str, *, now: datetime | None = None) -> RunRecord:
-        """A run with its details, by its id or a beginning of it; raises `RunNotFound` if none or several have it."""
+        """A run with its details, by its id, a beginning of it, or `LAST`; `RunNotFound` if none or several fit."""
         wanted, moment = to_text(run_id), self._moment(now)
 
         def act(transaction: Transaction) -> RunRecord:
@@ -289,6 +290,8 @@ class RelationalRunStore:
             if not rows and wanted:
                 beginning = RUNS.select("substr(run_id, 1, ?) = ? ORDER BY run_id LIMIT 4")
                 rows = transaction.fetch(beginning, (len(wanted), wanted))
+            if not rows and wanted == LAST:
+                rows = transaction.fetch(RUNS.select("parent_run_id IS NULL ORDER BY started DESC, run_id LIMIT 1"), ())
             if not rows:
                 raise _not_found(wanted)
             if len(rows) > 1:
