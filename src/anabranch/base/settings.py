@@ -112,9 +112,10 @@ class EngineSettings(Section):
 
 
 class ResultsSettings(Section):
-    """How stored values are protected."""
+    """How stored values are protected, and where they are in tests."""
 
     key: str
+    only_in: str
 
 
 class SecretsSettings(Section):
@@ -374,6 +375,7 @@ _TEXTS: dict[str, Callable[[object], str | None]] = {
     "backend": _backend_wanted,
     "progress": _progress_wanted,
     "results.key": _key_wanted,
+    "results.only_in": _path_wanted,
     "logging.directory": _path_wanted,
     "runs.path": _path_wanted,
     "secrets.provider": _provider_wanted,

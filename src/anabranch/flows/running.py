@@ -98,6 +98,7 @@ def plan_of(
             is_off=is_made_up,
             directory=str(data_directory() / "results"),
             host=socket.gethostname(),
+            only_in=config.results.only_in,
         ),
         date=date,
         doubles=doubles,

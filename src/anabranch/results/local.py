@@ -7,9 +7,11 @@ reader sees a part of it. Symbolic links below the root are not followed: each d
 from __future__ import annotations
 
 import errno
+import hashlib
 import logging
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -214,6 +216,22 @@ class LocalResult(Result):
         if dir is not None and (not isinstance(dir, (str, os.PathLike)) or not str(dir) or "\0" in str(dir)):
             raise OptionError(f"LocalResult: expected the path of a directory, found {dir!r:.80}")
         super().__init__(LocalStore(data_directory() / "results" if dir is None else dir), **options)
+
+
+def kept_in(directory: str, result: Result) -> Result:
+    """A result with the same names and formats in a directory, whatever its own store is.
+
+    What is in memory, or below the system's temporary directory, stays there.
+    """
+    store = result.store
+    if getattr(store, "of_one_process", False):
+        return result
+    if isinstance(store, LocalStore):
+        root = Path(os.path.realpath(store.root))
+        if any(root.is_relative_to(os.path.realpath(each)) for each in (directory, tempfile.gettempdir())):
+            return result
+    name = f"{type(store).__name__}-{hashlib.sha256(repr(store).encode()).hexdigest()[:12]}"
+    return LocalResult(Path(directory, name), serializer=result.serializer, location=result.template)
 
 
 def _give_name(temporary: str, name: str, folder: int | None) -> bool:

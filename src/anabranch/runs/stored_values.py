@@ -5,12 +5,13 @@ from __future__ import annotations
 import logging
 import threading
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Self
 
+from anabranch.base.settings import config
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.definition.storing import Storing, completed, describe_code_of
-from anabranch.results.local import LocalResult
+from anabranch.results.local import LocalResult, kept_in
 from anabranch.results.result import Result
 
 _log = logging.getLogger("anabranch.results")
@@ -27,6 +28,8 @@ def with_storing(graph: FrozenGraph, result: Result | None, *, checkpointing: bo
         Whether tasks store their values that say nothing of it.
     """
     default = cache(LocalResult)  # one store for all nodes that need one
+    only_in = config.results.only_in
+    moved = cache(partial(kept_in, only_in))
 
     def planned(node: FrozenNode) -> FrozenNode:
         own: Storing | None = node.policies.storing
@@ -35,6 +38,8 @@ def with_storing(graph: FrozenGraph, result: Result | None, *, checkpointing: bo
         is_asked = node.kind == "task"  # conditions and the like are made anew at once
         storing = completed(own, flow_result=result, checkpointing=checkpointing, default=default) if is_asked else None
         if storing is not None:
+            if only_in and storing.result is not None:
+                storing = replace(storing, result=moved(storing.result))
             storing = describe_code_of(node, storing)
         return replace(node, policies=replace(node.policies, storing=storing))
 

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import os
 import pickle
+import shutil
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache
 from typing import TYPE_CHECKING, Any
+from uuid import uuid4
 
 from anabranch.base import context
 from anabranch.base.errors import OptionError, UnknownNodeError, listed, nearest
@@ -57,7 +63,9 @@ class FlowTester:
     """Runs flows in this process, one task at a time, on a fake clock: an hour of retries takes milliseconds.
 
     Elements run in order, and the fake clock cuts the chunks, so each run is the same. Tasks with
-    ``isolation="process"`` run in this process, too. Flows that run as tasks of others run on the same clock.
+    ``isolation="process"`` run in this process, too. Flows that run as tasks of others run on the same clock. Values,
+    targets and caches are in a directory of the tester's, whatever results flows and tasks name; what is in memory, or
+    below the system's temporary directory, stays there.
 
     Parameters
     ----------
@@ -89,6 +97,7 @@ class FlowTester:
         self._replacements: list[Rule] = []
         self._calls: list[tuple[FrozenNode, Call]] = []
         self._nodes: dict[str, FrozenNode] = {}
+        self._values = os.path.join(_directory_of_values(), uuid4().hex)
 
     def fail(
         self,
@@ -168,8 +177,8 @@ class FlowTester:
                 f"FlowTester.run: resume={short(options['resume'])} needs a run that was recorded, and this tester "
                 f"records none ({caller()}); make it with FlowTester(recorded=True), as for the first run"
             )
-        recording = contextlib.nullcontext() if self.recorded else config.set(backend="none")
-        with recording:
+        settings = {} if self.recorded else {"backend": "none"}
+        with config.set(settings, results__only_in=config.results.only_in or self._values):
             view = flow.run(parameters, executor=_Executor(self), **options)
         for what, rules in (("fail", self._failures), ("replace", self._replacements)):
             for rule in rules:
@@ -230,6 +239,14 @@ class FlowTester:
         double = _Double(self, node, rules)
         policies = replace(node.policies, isolation="thread", memory_limit=None)
         return replace(node, signature=Signature(double, node.signature.name), policies=policies)
+
+
+@cache
+def _directory_of_values() -> str:
+    """Where this process stores values of tests; the views of their runs read them until it ends."""
+    path = tempfile.mkdtemp(prefix="anabranch-values-")
+    atexit.register(shutil.rmtree, path, ignore_errors=True)
+    return path
 
 
 class _Executor(LocalExecutor):

@@ -71,6 +71,8 @@ class CallStoring:
     """Of the driver, for values for which nobody has named a result."""
     host: str = ""
     """Name of the driver's machine, which that directory is on."""
+    only_in: str = ""
+    """Directory in which all values are, whatever results are named: a test's."""
 
 
 NO_CALL_STORING = CallStoring()

@@ -55,6 +55,10 @@ def choose_storing(
     found = completed(storing, flow_result=result, checkpointing=calls.checkpointing, default=by_default)
     if found is None:
         return None
+    if calls.only_in and found.result is not None:
+        from anabranch.results.local import kept_in
+
+        found = replace(found, result=kept_in(calls.only_in, found.result))
     mapped = inputs if is_many or "map_index" in found.template.fields else None
     problems = find_storing_problems(found, inputs=inputs, parameters=program.run.parameters, mapped=mapped)
     if problem := next(problems, ""):
