@@ -10,13 +10,19 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import duckdb
+import fsspec
+import pandas
+import polars
 import pytest
+from pyarrow import dataset
 from tests.contracts.test_results import ResultContract
 from tests.contracts.test_stored_runs import StoredRunContract, cluster, executor_named
 from tests.postgres_server import QUOTED_PASSWORD, PostgresServer, running_postgres
 from tests.refusals import refused
 from tests.servers import S3Server, running_s3
 
+from anabranch import Flow, task
 from anabranch.errors import ResultStoreError
 from anabranch.results import FileResult, Result, S3Result, SQLResult, sql
 
@@ -171,3 +177,27 @@ def test_another_process_reads_what_this_one_has_written(kind: str, request: pyt
     )
     assert outcome.stdout.decode().strip() == "[1, 2]", outcome.stderr.decode()
     result.close()
+
+
+def test_other_programs_read_what_a_map_has_written_to_s3(s3: S3Server):
+    bucket, options = s3.fresh_bucket(), s3.options()
+
+    @task(target="sales/month={month}/{map_index}.parquet")
+    def sell(month: str, n: int) -> Any:
+        return pandas.DataFrame({"n": [n, n + 1]})
+
+    with Flow("sales", result=S3Result(bucket, serializer="parquet", **options)) as flow:
+        sold = sell.map(["2026-01", "2026-02"], [1, 3])
+    assert flow.run().is_successful()
+    assert [each.is_cached() for each in flow.run()[sold].map_states] == [True, True]
+
+    files = fsspec.filesystem("s3", **options, skip_instance_cache=True)
+    wanted = [("2026-01", 1), ("2026-01", 2), ("2026-02", 3), ("2026-02", 4)]
+    read = dataset.dataset(f"{bucket}/sales", filesystem=files, partitioning="hive").to_table().sort_by("n")
+    assert list(zip(read["month"].to_pylist(), read["n"].to_pylist(), strict=True)) == wanted
+    names = sorted(files.glob(f"{bucket}/sales/*/*.parquet"))
+    assert [n for name in names for n in pandas.read_parquet(name, filesystem=files)["n"]] == [1, 2, 3, 4]
+    assert [n for name in names for n in polars.read_parquet(files.open(name))["n"]] == [1, 2, 3, 4]
+    with duckdb.connect() as database:
+        database.register_filesystem(files)
+        assert database.sql(f"SELECT sum(n) FROM 's3://{bucket}/sales/*/*.parquet'").fetchall() == [(10,)]

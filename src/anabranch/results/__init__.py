@@ -9,6 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from anabranch.results.formats import CSVSerializer as CSVSerializer
+    from anabranch.results.formats import FeatherSerializer as FeatherSerializer
+    from anabranch.results.formats import NumpySerializer as NumpySerializer
+    from anabranch.results.formats import ParquetSerializer as ParquetSerializer
     from anabranch.results.local import LocalResult as LocalResult
     from anabranch.results.memory import InMemoryResult as InMemoryResult
     from anabranch.results.reference import ResultRef as ResultRef
@@ -18,8 +22,8 @@ if TYPE_CHECKING:
     from anabranch.results.serializers import BytesSerializer as BytesSerializer
     from anabranch.results.serializers import CompressedSerializer as CompressedSerializer
     from anabranch.results.serializers import JSONSerializer as JSONSerializer
-    from anabranch.results.serializers import ParquetSerializer as ParquetSerializer
     from anabranch.results.serializers import PickleSerializer as PickleSerializer
+    from anabranch.results.serializers import TextSerializer as TextSerializer
     from anabranch.results.sql import SQLResult as SQLResult
     from anabranch.results.templates import Template as Template
 
@@ -33,8 +37,12 @@ _HOMES = {
     "BytesSerializer": "serializers",
     "CompressedSerializer": "serializers",
     "JSONSerializer": "serializers",
-    "ParquetSerializer": "serializers",
+    "CSVSerializer": "formats",
+    "FeatherSerializer": "formats",
+    "NumpySerializer": "formats",
+    "ParquetSerializer": "formats",
     "PickleSerializer": "serializers",
+    "TextSerializer": "serializers",
     "SQLResult": "sql",
     "Template": "templates",
 }
@@ -48,10 +56,14 @@ __all__ = [  # noqa: RUF022  # results, what they give, and what they are made o
     "SQLResult",
     "ResultRef",
     "BytesSerializer",
+    "CSVSerializer",
     "CompressedSerializer",
+    "FeatherSerializer",
     "JSONSerializer",
+    "NumpySerializer",
     "ParquetSerializer",
     "PickleSerializer",
+    "TextSerializer",
     "Template",
 ]
 

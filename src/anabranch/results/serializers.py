@@ -14,6 +14,7 @@ import lzma
 import pickle
 import zlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
 from anabranch.base import origins
@@ -60,7 +61,7 @@ class Serializer(Protocol):
         ...
 
 
-class _Named:
+class Named:
     """Serializers are what their name says: equal if that is, and written as it is made."""
 
     name: str
@@ -90,7 +91,7 @@ def safe_load(data: Bytes) -> Any:
 # ---------------------------------------------------------------------------------------------------------------------
 
 
-class PickleSerializer(_Named):
+class PickleSerializer(Named):
     """Any value that can be pickled, by cloudpickle if necessary."""
 
     name = "pickle"
@@ -112,7 +113,7 @@ class PickleSerializer(_Named):
             if type(value) not in _ATOMS and len(data) <= CHECK_NBYTES and b"cloudpickle.cloudpickle" not in data:
                 safe_load(data)
         except (Exception, SystemExit, GeneratorExit) as error:  # pickling runs the user's code
-            raise _unstorable(
+            raise unstorable(
                 value, self, f"{type(error).__name__}: {error}; return plain data, or what it takes to make it again"
             ) from error
         return data
@@ -132,7 +133,7 @@ def _pickle(value: Any) -> bytes:
     return origins.dumps(value)
 
 
-class JSONSerializer(_Named):
+class JSONSerializer(Named):
     """Values of JSON: None, booleans, numbers, texts, lists, and dicts with texts as keys."""
 
     name = "json"
@@ -151,7 +152,7 @@ class JSONSerializer(_Named):
             if json.loads(text) != value and (culprit := _not_json(value, "$")):  # NaN differs and is fine
                 raise TypeError(culprit)
         except (Exception, SystemExit, GeneratorExit) as error:  # comparing runs the user's code
-            raise _unstorable(value, self, f"{error}; use PickleSerializer, or return what JSON has") from error
+            raise unstorable(value, self, f"{error}; use PickleSerializer, or return what JSON has") from error
         return text.encode()
 
     def loads(self, data: Bytes) -> Any:
@@ -174,7 +175,7 @@ def _not_json(value: Any, path: str) -> str | None:
     return None if kind in (int, float, bool, str, type(None)) else f"{path} is of type {named(kind)}"
 
 
-class BytesSerializer(_Named):
+class BytesSerializer(Named):
     """Bytes as they are."""
 
     name = "bytes"
@@ -190,7 +191,7 @@ class BytesSerializer(_Named):
             It is not of type bytes.
         """
         if type(value) is not bytes:
-            raise _unstorable(value, self, "it takes bytes only; return bytes, or use PickleSerializer")
+            raise unstorable(value, self, "it takes bytes only; return bytes, or use PickleSerializer")
         return value
 
     def loads(self, data: Bytes) -> Any:
@@ -198,63 +199,31 @@ class BytesSerializer(_Named):
         return bytes(data)
 
 
-class ParquetSerializer(_Named):
-    """Arrow tables and pandas frames.
+class TextSerializer(Named):
+    """A text, as UTF-8."""
 
-    Raises
-    ------
-    ExtraMissing
-        pyarrow is not installed.
-    """
-
-    name = "parquet"
+    name = "text"
     takes_lists = False
-    extensions = (".parquet", ".pq")
-    _KIND = b"anabranch.kind"
-
-    def __init__(self) -> None:
-        need("pyarrow", "arrow", "ParquetSerializer")
+    extensions = (".*",)  # whatever it is: a page, a query, a list
 
     def dumps(self, value: Any) -> bytes:
-        """The table as a Parquet file.
+        """The text's bytes.
 
         Raises
         ------
         UnstorableValueError
-            It is neither kind of table, or has columns that Parquet cannot hold.
+            It is not of type str, or has surrogates, which UTF-8 has no bytes for.
         """
-        need("pyarrow", "arrow", "ParquetSerializer")  # a worker may have less than the machine it was made on
-        import pyarrow
-        from pyarrow import parquet
-
-        kind = type(value).__module__.partition(".")[0]
+        if type(value) is not str:
+            raise unstorable(value, self, "it takes texts only; return a str, or use PickleSerializer")
         try:
-            if isinstance(value, pyarrow.Table):
-                table = value
-            elif kind == "pandas" and type(value).__name__ == "DataFrame":
-                if value.columns.inferred_type.startswith("mixed"):
-                    raise TypeError("names of its columns are of several types, and would all become texts")
-                table = pyarrow.Table.from_pandas(value)
-            else:
-                raise TypeError("it takes Arrow tables and pandas frames only")
-            sink = io.BytesIO()
-            metadata = {**(table.schema.metadata or {}), self._KIND: b"pandas" if table is not value else b"arrow"}
-            parquet.write_table(table.replace_schema_metadata(metadata), sink)
-        except Exception as error:
-            raise _unstorable(value, self, f"{error}; use PickleSerializer, or return a table") from error
-        return sink.getvalue()
+            return value.encode()
+        except UnicodeEncodeError as error:
+            raise unstorable(value, self, str(error)) from error
 
     def loads(self, data: Bytes) -> Any:
-        """The table, of the kind that it was."""
-        need("pyarrow", "arrow", "ParquetSerializer")
-        import pyarrow
-        from pyarrow import parquet
-
-        table = parquet.read_table(pyarrow.BufferReader(pyarrow.py_buffer(data)))
-        metadata = dict(table.schema.metadata or {})
-        kind = metadata.pop(self._KIND, None)
-        table = table.replace_schema_metadata(metadata or None)
-        return table.to_pandas() if kind == b"pandas" else table
+        """The text."""
+        return str(data, "utf-8")
 
 
 _CODECS: Mapping[str, tuple[Callable[[bytes], bytes], Callable[[Bytes], bytes]]] = {
@@ -267,7 +236,7 @@ _CODECS: Mapping[str, tuple[Callable[[bytes], bytes], Callable[[Bytes], bytes]]]
 _EXTENSIONS = {"bz2": ".bz2", "lzma": ".xz"}  # a stream of zlib is no file that programs know
 
 
-class CompressedSerializer(_Named):
+class CompressedSerializer(Named):
     """Another serializer's bytes, compressed.
 
     Parameters
@@ -308,11 +277,19 @@ class CompressedSerializer(_Named):
 
 # ---------------------------------------------------------------------------------------------------------------------
 
+
+def _of_others(name: str) -> Serializer:
+    from anabranch.results.formats import BY_NAME
+
+    return BY_NAME[name]()
+
+
 _BY_NAME: Mapping[str, Callable[[], Serializer]] = {
     "pickle": PickleSerializer,
     "json": JSONSerializer,
     "bytes": BytesSerializer,
-    "parquet": ParquetSerializer,
+    "text": TextSerializer,
+    **{name: partial(_of_others, name) for name in ("parquet", "feather", "csv", "npy")},
 }
 
 
@@ -370,7 +347,8 @@ def need(module: str, extra: str, what: str) -> None:
         raise ExtraMissing(f'{what} needs the package {module}: pip install "anabranch[{extra}]"')
 
 
-def _unstorable(value: object, serializer: Serializer, why: str) -> UnstorableValueError:
+def unstorable(value: object, serializer: Serializer, why: str) -> UnstorableValueError:
+    """The error for a value that would not come back as it is."""
     return UnstorableValueError(
         f"a value of type {named(type(value))} cannot be stored by {type(serializer).__name__}: {why}"
     )

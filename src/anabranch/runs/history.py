@@ -347,7 +347,7 @@ class LoadedRun(FlowRunView):
 
     def to_pandas(self) -> Any:
         """The `table` as a ``pandas.DataFrame``; pandas must be installed."""
-        import pandas  # type: ignore[import-untyped]
+        import pandas
 
         return pandas.DataFrame(self.table()).astype({"map_index": "Int64"})
 

@@ -140,7 +140,7 @@ def test_a_key_is_long_and_shown_nowhere():
     with config.set(results__key=KEY):
         assert KEY not in repr(config.results) + repr(config)
         assert "'***'" in repr(config.results)
-    assert repr(config.results) == "ResultsSettings(key='')"
+    assert repr(config.results) == "ResultsSettings(key='', only_in='')"
     for wrong in ("secretsecret123", 1234567890123456, None):
         with refused(
             SettingError, "setting 'results.key': expected a secret text of at least 16 characters", at=""
