@@ -20,6 +20,7 @@ def play_batch(first: int, count: int, fault: str | None, end: float) -> tuple[i
     logging.disable(logging.CRITICAL)
     failures, played = [], 0
     gc.disable()  # worlds are full of rings, which are dropped together, once in a while
+    gc.freeze()
     with settings_of_simulations(), planted(fault):
         for seed in range(first, first + count):
             story = play(Chance(seed))

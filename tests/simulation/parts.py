@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, Self, TypeVar
 from unittest.mock import patch
@@ -33,16 +34,33 @@ from anabranch.runs.store import opening, relational, run_permits
 from anabranch.runs.store.heart import Heart
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.run_permits import RunPermits
-from anabranch.runs.store.sqlite import InMemoryRunStore, _within
+from anabranch.runs.store.schema import SQLITE, statements
+from anabranch.runs.store.sqlite import _within
 
 T = TypeVar("T")
-_HERE: list[World] = []
-"""The world that is played."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the library lives: a world, with its store, and who there is known to be dead."""
+
+    world: World
+    store: RelationalRunStore
+    is_dead: Callable[[str], bool]
+    numbers: Iterator[int]
+
+
+_HERE: list[Place] = []
+"""What is played."""
 
 
 def world() -> World:
     """The world that is played now."""
-    return _HERE[-1]
+    return _HERE[-1].world
+
+
+def _now() -> float:
+    return _HERE[-1].world.now
 
 
 # Interim reports ------------------------------------------------------------------------------------------------------
@@ -177,9 +195,12 @@ def _at_once(act: Callable[[], T]) -> Future[T]:
 
 
 @cache
-def _empty() -> bytes:
-    store = InMemoryRunStore()
-    return store.database._connection.serialize()  # type: ignore[attr-defined, no-any-return]
+def _tables() -> tuple[sqlite3.Connection, list[str]]:
+    """The tables of a process: statements are read once, not once a world."""
+    connection = sqlite3.connect(":memory:", isolation_level=None, cached_statements=1_000)
+    for statement in statements(SQLITE):
+        connection.execute(statement)
+    return connection, [name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
 
 
 class Touches:
@@ -194,8 +215,9 @@ class Touches:
     lock_clause = skip_clause = ""
 
     def __init__(self, chance: Chance, *, one_in: int) -> None:
-        self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        self._connection.deserialize(_empty())
+        self._connection, tables = _tables()
+        for name in tables:
+            self._connection.execute(f"DELETE FROM {name}")
         self._chance = chance
         self._one_in = one_in
         self.kills: dict[int, str] = {}
@@ -217,8 +239,6 @@ class Touches:
         return _within(self._connection, "BEGIN", act)
 
     def _touch(self, act: Callable[[Any], T], *, is_write: bool) -> T:
-        from anabranch.runs.store.sqlite import _Sqlite  # noqa: F401
-
         here = world()
         if here.is_over or here.current is None:
             raise RunStoreError("the world is over")
@@ -266,50 +286,51 @@ class Touches:
 @contextmanager
 def simulated(here: World, store: RelationalRunStore, is_dead: Callable[[str], bool]) -> Iterator[None]:
     """Within the block, the library lives in a simulated world."""
-
-    def name_process() -> str:
-        return here.current.process.name if here.current is not None else "nobody"
-
-    def knows_dead(owner: str, born: str) -> bool:
-        return is_dead(owner)
-
-    numbers = iter(range(1, 10**9))
-    changes = [
-        (interim, "_TELLER", TELLER),
-        (running, "Heart", SimulatedHeart),
-        (backlog, "threading", THREADING),
-        (run_permits, "_apart", _at_once),
-        (backlog, "time", SimpleNamespace(sleep=here.sleep)),
-        (opening, "_kept_open", lambda *args, **options: store),
-        (relational, "name_process", name_process),
-        (relational, "_here", lambda now: round(here.now * 1e6)),
-        (relational, "token_hex", lambda n=12: f"token-{next(numbers)}"),
-        (lookup, "is_dead", knows_dead),
-        (takeover, "is_dead", knows_dead),
-    ]
-    _HERE.append(here)
+    _HERE.append(Place(here, store, is_dead, count(1)))
     try:
-        with ExitStack() as stack:
-            for where, name, what in changes:
-                stack.enter_context(patch.object(where, name, what))
-            for made in (backlog.Backlog.__init__, RunPermits.__init__, PermitDesk.__init__, Heart.__init__):
-                stack.enter_context(patch.dict(made.__kwdefaults__, clock=here.time))
-            stack.enter_context(patch.dict(PermitDesk.__init__.__kwdefaults__, jitter=lambda: 1.0))
-            yield
+        yield
     finally:
         TELLER.clear()
         _HERE.pop()
 
 
+def _name_process() -> str:
+    current = world().current
+    return current.process.name if current is not None else "nobody"
+
+
+def _is_dead(owner: str, born: str) -> bool:
+    return _HERE[-1].is_dead(owner)
+
+
+_CHANGES: list[tuple[object, str, Any]] = [
+    (interim, "_TELLER", TELLER),
+    (running, "Heart", SimulatedHeart),
+    (backlog, "threading", THREADING),
+    (run_permits, "_apart", _at_once),
+    (backlog, "time", SimpleNamespace(sleep=lambda seconds: world().sleep(seconds))),
+    (opening, "_kept_open", lambda *args, **options: _HERE[-1].store),
+    (relational, "name_process", _name_process),
+    (relational, "_here", lambda now: round(_now() * 1e6)),
+    (relational, "token_hex", lambda n=12: f"token-{next(_HERE[-1].numbers)}"),
+    (lookup, "is_dead", _is_dead),
+    (takeover, "is_dead", _is_dead),
+]
+
+
 @contextmanager
 def settings_of_simulations() -> Iterator[None]:
-    """Settings for many worlds: machines are checked after each step; the code of tasks never changes."""
-    with (
-        config.set(backend="memory://", progress="never"),
-        patch.object(beginning, "fingerprints", _places_of),
-        patch.object(takeover, "fingerprints", _places_of),
-        patch.object(Machine, "handle", _handle),
-    ):
+    """Within the block, worlds can be played: machines are checked after each step; the code of tasks never changes."""
+    with ExitStack() as stack:
+        stack.enter_context(config.set(backend="memory://", progress="never"))
+        for where, name, what in _CHANGES:
+            stack.enter_context(patch.object(where, name, what))
+        for made in (backlog.Backlog.__init__, RunPermits.__init__, PermitDesk.__init__, Heart.__init__):
+            stack.enter_context(patch.dict(made.__kwdefaults__, clock=_now))
+        stack.enter_context(patch.dict(PermitDesk.__init__.__kwdefaults__, jitter=lambda: 1.0))
+        stack.enter_context(patch.object(beginning, "fingerprints", _places_of))
+        stack.enter_context(patch.object(takeover, "fingerprints", _places_of))
+        stack.enter_context(patch.object(Machine, "handle", _handle))
         yield
 
 
