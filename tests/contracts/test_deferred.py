@@ -172,6 +172,20 @@ def test_calls_use_values_that_the_block_has_stored_and_store_for_it(
     assert len(list(tmp_path.glob("ran *"))) == 2
 
 
+@pytest.mark.parametrize("options", [{}, {"cache_for": 60}, {"target": "{n}"}])
+@pytest.mark.parametrize("chunksize", [1, 2, "auto"])
+def test_callers_with_values_to_be_stored_have_their_own(
+    executor: Any, tmp_path: Path, options: dict[str, Any], chunksize: Any
+) -> None:
+    with Flow("f", result=LocalResult(tmp_path)) as flow:
+        parents = task(lambda n: number(n), name="parent", chunksize=chunksize, **options).map([1, 2, 3])
+        total(parents)
+
+    for _ in range(2):
+        view = flow.run(executor=executor, keep="all")
+        assert [view.result["parent"].result, view.result["total"].result] == [[1, 2, 3], 6]
+
+
 def test_a_run_goes_on_in_the_middle_of_an_expansion(executor: Any, tmp_path: Path) -> None:
     ran, mended = tmp_path / "ran", tmp_path / "mended"
 

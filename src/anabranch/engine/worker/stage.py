@@ -257,7 +257,7 @@ class Stage:
 
     def look_ahead(self, positions: range) -> None:
         """Look for what other runs may have stored of some elements."""
-        if self.stored is not None:
+        if self.stored is not None and not self.inputs.assembles:  # what is put together has no inputs to go by
             self.stored.look_ahead((position, self._run_at(position)) for position in positions)
 
     def ends(self) -> bool:

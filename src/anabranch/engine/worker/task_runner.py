@@ -248,6 +248,8 @@ async def _perform_stored(run: TaskRun, storage: Storage, inputs: dict[str, Any]
             found = await errand.look(inputs, partial(_pause, run), run.prefetched)
         elif run.looks_back:
             found = errand.look_for_own()
+    except _Over:
+        return Outcome(Pending(message="its run is over"))
     except BaseException as error:
         _reraise(run, error)
         run.errand = None
@@ -349,10 +351,16 @@ def _reraise(run: TaskRun, error: BaseException) -> None:
             raise error
 
 
+class _Over(Exception):
+    """The run of a task has ended while that waited."""
+
+
 async def _pause(run: TaskRun, seconds: float) -> None:
     """Let time pass, for others too if they run on the same loop."""
+    if run.is_over():
+        raise _Over
     if not run.node.is_awaited:
-        time.sleep(seconds)
+        run.environment.sleep(seconds)
         return
     import asyncio
 
