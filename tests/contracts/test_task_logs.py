@@ -378,3 +378,37 @@ def test_follow_shows_lines_as_they_come_and_ends_with_the_run(tmp_path: Path) -
     assert follower.returncode == 0
     assert first.endswith("INFO     speak: first\n")
     assert rest.endswith("INFO     speak: last\n")
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_what_packages_say_by_the_way_is_not_heard_unless_somebody_asked(
+    executor: Any, isolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.root, "handlers", [])  # as in a script, which has no logging of its own
+
+    def call() -> None:
+        lines = "logger.info('%s by the way', name); logger.warning('%s warns', name)"
+        say = compile(lines, "/x/site-packages/library.py", "exec")
+        logging.getLogger("asked").setLevel(logging.INFO)
+        for name in ("library", "library.part", "asked", "asked.part"):
+            exec(say, {"logger": logging.getLogger(name), "name": name})
+        logging.getLogger("my.own").info("my own")
+        logging.getLogger().info("by the root")
+
+    with Flow("chatter") as flow:
+        task(call, name="call", isolation=isolation)()
+    try:
+        view = flow.run(executor=executor)
+    finally:
+        logging.getLogger("asked").setLevel(logging.NOTSET)
+    assert view.is_successful()
+    assert [row.text for row in rows_of(view.run_id)] == [
+        "library: library warns",
+        "library.part: library.part warns",
+        "asked: asked by the way",
+        "asked: asked warns",
+        "asked.part: asked.part by the way",
+        "asked.part: asked.part warns",
+        "my.own: my own",
+        "root: by the root",
+    ]

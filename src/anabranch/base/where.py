@@ -41,7 +41,13 @@ def caller() -> Where:
 @lru_cache(maxsize=4096)
 def is_users(filename: str) -> bool:
     """Whether a file is the user's own: neither this package's, nor installed, nor of the standard library."""
-    return not (is_library(filename) or filename.startswith(_INSTALLED) or _ELSEWHERE.search(filename))
+    return not (is_library(filename) or is_installed(filename))
+
+
+@lru_cache(maxsize=4096)
+def is_installed(filename: str) -> bool:
+    """Whether a file is of an installed package or of the standard library, here or on another machine."""
+    return filename.startswith(_INSTALLED) or _ELSEWHERE.search(filename) is not None
 
 
 @lru_cache(maxsize=4096)

@@ -100,7 +100,7 @@ def unmappable(value: object) -> str:
     if not (hasattr(value, "__len__") and hasattr(value, "__getitem__")) or isinstance(value, type):
         if isinstance(value, Iterable) and not isinstance(value, type):
             return f"a {kind} while the flow is written: make it a list"
-        return f"{short(value)} of type {kind}: it has no elements"
+        return f"{short(value)} of type {kind}: it has no elements; unmapped(…) gives it whole to each element"
     try:
         width = len(value)
     except KeyboardInterrupt:

@@ -293,10 +293,13 @@ class DataFrame(list):
 
 
 UNMAPPABLE = [
-    (5, "over 5 of type int: it has no elements"),
-    (None, "over None of type NoneType: it has no elements"),
-    (len, "over len of type builtin_function_or_method: it has no elements"),
-    (list, "over list of type type: it has no elements"),
+    (5, "over 5 of type int: it has no elements; unmapped(…) gives it whole to each element"),
+    (None, "over None of type NoneType: it has no elements; unmapped(…) gives it whole to each element"),
+    (
+        len,
+        "over len of type builtin_function_or_method: it has no elements; unmapped(…) gives it whole to each element",
+    ),
+    (list, "over list of type type: it has no elements; unmapped(…) gives it whole to each element"),
     ("abc", "over a str: that would be one run per character; wrap it in a list"),
     (b"abc", "over a bytes: that would be one run per character; wrap it in a list"),
     ({"a": 1}, "over a dict: use .items(), .keys() or .values() in a list"),

@@ -34,6 +34,7 @@ from anabranch.base.texts import headline_of
 from anabranch.engine.isolation import crossing
 from anabranch.engine.isolation.frames import BEGUN, LEARNT, LOGGED, RAISED, VALUE, Channel
 from anabranch.engine.isolation.trees import kill_below, kill_tree
+from anabranch.engine.logs.capture import ASKED, was_asked
 from anabranch.engine.logs.prints import captured
 from anabranch.engine.units.values import ATOMS, dumps, dumps_with_buffers, materialised, measured
 
@@ -202,7 +203,7 @@ class _Relay(logging.Handler):
         self._channel = channel
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields = {**record.__dict__, "args": None, "exc_info": None}
+        fields = {**record.__dict__, "args": None, "exc_info": None, ASKED: was_asked(record.name)}
         try:
             fields["msg"] = record.getMessage()
             if record.exc_info and not record.exc_text:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 from anabranch.base import context, masking, settings
 from anabranch.base.context import TaskContext
+from anabranch.base.where import is_installed
 from anabranch.engine.logs.lines import LogLine, formatted, line_of
 
 TASKS = "anabranch.task"
@@ -39,6 +40,8 @@ class Sink(Protocol):
         ...
 
 
+ASKED = "anabranch_asked"
+"""Attribute of a record from another process: whether its logger `was_asked` there."""
 SPEAKER: ContextVar[TaskContext | None] = ContextVar("anabranch_speaker", default=None)
 """In a thread that a task has started: the task, as far as it is heard."""
 _sinks: dict[str, Sink] = {}
@@ -59,12 +62,29 @@ class _Capture(logging.Handler):
         sink = _sinks.get(task.run_id) if task is not None else None
         try:
             if task is not None and sink is not None:
-                if record.levelno >= sink.level:
+                if record.levelno >= sink.level and not _is_chatter(record):
                     sink.take(line_of(record, task, sink.worker))
             elif (last := logging.lastResort) is not None and record.levelno >= last.level and not _has_others(record):
                 last.handle(record)
         except Exception:  # what is wrong with a log line must not fail the task
             self.handleError(record)
+
+
+def _is_chatter(record: logging.LogRecord) -> bool:
+    """Whether an installed package says what it would not say without us: nobody has asked for its lower levels."""
+    if _before is None or record.levelno >= _before[0] or not is_installed(record.pathname):
+        return False
+    return not (was_asked(record.name) or record.__dict__.get(ASKED))
+
+
+def was_asked(name: str) -> bool:
+    """Whether a logger below the root has a level that somebody gave it, or one above it."""
+    logger: logging.Logger | None = logging.getLogger(name)
+    while logger is not None and logger is not logging.root:
+        if logger.level != logging.NOTSET:
+            return True
+        logger = logger.parent
+    return False
 
 
 def _has_others(record: logging.LogRecord) -> bool:
