@@ -21,7 +21,7 @@ from tests.shuffled_executor import ShuffledExecutor
 
 from anabranch import Flow, FlowRunner, Parameter, config, context, signals, task, triggers, unmapped
 from anabranch.base.events import MapAdvanced, TaskChanged
-from anabranch.errors import AnabranchError, OptionError, SchedulerUnreachable
+from anabranch.errors import AnabranchError, OptionError, ResultReleased, SchedulerUnreachable
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.results import LocalResult
 from anabranch.runs import open_store
@@ -752,8 +752,6 @@ def test_a_task_may_need_a_value_that_is_on_its_way_and_one_that_is_there(place:
 
 
 def test_nothing_is_copied_to_the_caller_that_was_not_asked_for(place: Place) -> None:
-    from anabranch.errors import ResultReleased
-
     with Flow("released") as flow:
         large = task(lambda: b"x" * 100_000, name="large")()
         node = task(len, name="size")(large)
@@ -1018,3 +1016,25 @@ def test_local_schedulers_that_there_are_not_are_refused(scheduler: Any) -> None
 def test_a_number_of_threads_that_cannot_be_is_refused(num_workers: Any) -> None:
     with pytest.raises(OptionError, match="num_workers of 1 or more"):
         LocalDaskExecutor(num_workers=num_workers)
+
+
+def test_only_small_values_are_fetched_where_no_others_are_wanted(place: Place) -> None:
+    @task
+    def make(n: int) -> bytes:
+        return b"x" * n
+
+    @task
+    def measure(data: bytes) -> int:
+        return len(data)
+
+    with Flow("large") as flow:
+        large, small, parts = make(100_000), make(3), make.map([50_000, 60_000])
+        measured = measure(large)
+    view = flow.run(executor=place.executor, keep="small")
+    assert view.is_successful()
+    assert (view[measured].result, view[small].result) == (100_000, b"xxx")
+    assert [state.is_successful() for state in view[parts].map_states] == [True, True]
+    for read in (lambda: view[large].result, lambda: view[parts].result, lambda: view[parts].map_states[0].result):
+        with pytest.raises(ResultReleased, match="or only small ones were to be kept"):
+            read()
+    assert view._whole.outcomes == {}

@@ -195,7 +195,7 @@ class Flow(Writing):
         *,
         executor: Executor | None = None,
         raise_on_failure: bool = False,
-        keep: Iterable[object] | Literal["all"] = (),
+        keep: Iterable[object] | Literal["all", "small"] = (),
         approve: Iterable[object] = (),
         observers: Sequence[Observer] = (),
         run_id: str | None = None,
@@ -222,7 +222,8 @@ class Flow(Writing):
         raise_on_failure
             Raise the user's own exception if the run fails.
         keep
-            Nodes whose values to keep even if they are large and not terminal; or ``"all"``.
+            Nodes whose values to keep even if they are large and not terminal; or ``"all"``; or ``"small"``: no value
+            larger than ``engine.inline_nbytes`` is fetched from the workers, not even of terminal nodes.
         approve
             Nodes that may run although they have the trigger ``manual_only``, or pause.
         observers
@@ -278,7 +279,7 @@ class Flow(Writing):
             source=f"{self.where.file}:{self.name}",
             request=request,
             run_id=run_id,
-            keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
+            keep=self._kept(keep),
             approved=self._slugs(approve),
             result=self.result,
             date=local_time(run_date) if run_date is not None and run_date.tzinfo is not None else run_date,
@@ -397,12 +398,19 @@ class Flow(Writing):
             self.parameters(by_name=True).values(),
             self._given(parameters, kwargs),
             run_id=run_id,
-            keep=None if isinstance(keep, str) and keep == "all" else self._slugs(keep),
+            keep=self._kept(keep),
             approved=self._slugs(approve),
             result=self.result,
         )
         place = choose_executor(executor, self.executor).for_run()
         return submit_run(plan, self.graph, place, self._handlers())
+
+    def _kept(self, keep: object) -> frozenset[str] | Literal["all", "small"]:
+        if isinstance(keep, str):
+            for word in ("all", "small"):
+                if keep == word:
+                    return word
+        return self._slugs(keep)
 
     @property
     def logger(self) -> logging.Logger:

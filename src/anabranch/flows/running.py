@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from anabranch.base import context, known_secrets, origins
 from anabranch.base.context import RunInfo
@@ -58,14 +58,14 @@ def plan_of(
     given: Mapping[str, Any],
     *,
     run_id: str | None = None,
-    keep: frozenset[str] | None = frozenset(),
+    keep: frozenset[str] | Literal["all", "small"] = frozenset(),
     approved: frozenset[str] = frozenset(),
     result: Result | None = None,
     checkpointing: bool | None = None,
     date: datetime | None = None,
     doubles: Doubles | None = None,
 ) -> RunPlan:
-    """What is to be run, with every parameter's value; `keep` None is everything.
+    """What is to be run, with every parameter's value; `keep` is as `Flow.run` has it, by slug.
 
     `result` is the flow's; `checkpointing` None: as the settings say; `doubles` are a test's.
 
@@ -90,7 +90,8 @@ def plan_of(
         run_id=run_id or secrets.token_hex(6),
         parameters={slug: values[name] for slug, name in named.items()},
         settings={**_settings(), "secret_parameters": tuple(secret_slugs(frozen, parameters))},
-        keep=frozenset(frozen.nodes) if keep is None else keep,
+        keep=frozenset(frozen.nodes if keep == "all" else () if keep == "small" else keep),
+        keeps_ends=keep != "small",
         approved=approved,
         calls=CallStoring(
             result,

@@ -121,8 +121,9 @@ def _plain(run: NodeRun, value: Any) -> Any:
 
 def _released(name: str) -> str:
     return (
-        f"the value of {name} was not kept after the run: it is larger than engine.inline_nbytes and neither of a "
-        "terminal nor of a reference task. Name it in flow.run(keep=[…]), or have it made by a terminal task"
+        f"the value of {name} was not kept after the run: it is larger than engine.inline_nbytes, and neither of a "
+        "terminal nor of a reference task, or only small ones were to be kept. Name it in flow.run(keep=[…]), or have "
+        "it made by a terminal task"
     )
 
 

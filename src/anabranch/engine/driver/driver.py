@@ -167,6 +167,7 @@ class Driver:
             slots=max(1, executor.slots()),  # without a worker, the first is waited for
             widths=_parameter_widths(plan),
             keep=plan.keep,
+            keeps_ends=plan.keeps_ends,
             approved=plan.approved,
             fuses=not executor.is_sequential,
             first_serial=plan.first_serial,

@@ -31,6 +31,8 @@ class RunPlan:
     """The ``engine`` settings."""
     keep: frozenset[str] = frozenset()
     """Slugs of nodes whose values are wanted afterwards, beside the reference and terminal ones."""
+    keeps_ends: bool = True
+    """Whether those of the reference and terminal nodes are wanted."""
     approved: frozenset[str] = frozenset()
     calls: CallStoring = NO_CALL_STORING
     date: datetime | None = None

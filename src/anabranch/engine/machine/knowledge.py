@@ -86,6 +86,7 @@ class Knowledge:
         settings: Mapping[str, Any],
         slots: int,
         keep: Iterable[str],
+        keeps_ends: bool = True,
         approved: Iterable[str],
         fuses: bool,
         shares_limits: bool = False,
@@ -99,7 +100,7 @@ class Knowledge:
         self.fuses = fuses
         """Whether several single nodes may share a unit."""
         self.runs = {slug: NodeRun(node, Pending()) for slug, node in graph.nodes.items()}
-        self.keep = frozenset((*graph.reference, *graph.terminal, *keep))
+        self.keep = frozenset((*graph.reference, *graph.terminal, *keep) if keeps_ends else keep)
         """Nodes whose values are wanted after the run."""
         self.approved = frozenset(approved)
         self.order = {slug: i for i, slug in enumerate(graph.nodes)}

@@ -75,6 +75,8 @@ class Machine:
         For parameters that maps take their elements from: the width, or why there is none.
     keep
         Slugs of nodes whose values are wanted after the run, beside the reference and terminal ones.
+    keeps_ends
+        Whether those of the reference and terminal ones are.
     settings
         The ``engine`` settings.
     slots
@@ -99,6 +101,7 @@ class Machine:
         slots: int = 1,
         widths: Mapping[str, int | str] | None = None,
         keep: Iterable[str] = (),
+        keeps_ends: bool = True,
         approved: Iterable[str] = (),
         fuses: bool = True,
         first_serial: int = 0,
@@ -112,6 +115,7 @@ class Machine:
             settings=settings,
             slots=slots,
             keep=keep,
+            keeps_ends=keeps_ends,
             approved=approved,
             fuses=fuses,
             shares_limits=shares_limits,
