@@ -259,6 +259,43 @@ def test_attempts_are_counted_by_element(executor: Any, delay: float) -> None:
     assert [len(state.attempts) for state in states] == [x % 4 for x in range(40)]
 
 
+@pytest.mark.parametrize("options", [{}, {"max_retries": 1, "retry_delay": 0}])
+def test_what_an_attempt_changes_of_its_arguments_no_other_sees(executor: Any, options: dict[str, Any]) -> None:
+    @task(**options)
+    async def change(own: list[int], common: dict[str, int]) -> tuple[int, int]:
+        seen = len(own), len(common)
+        own.append(1)
+        common[str(own)] = 1
+        await asyncio.sleep(0)
+        if options and context.task_run_count == 1 and own[0] % 2:
+            raise OSError(own)
+        return seen
+
+    with Flow("changes") as flow:
+        found = change.map([[x] for x in range(40)], unmapped({"a": 1}))
+
+    assert flow.run(executor=executor, keep="all").result[found].result == [(1, 1)] * 40
+
+
+@pytest.mark.parametrize("error", [None, OSError])
+def test_elements_behind_a_failed_one_of_another_map_do_not_run(executor: Any, error: Any) -> None:
+    @task
+    async def fetch(x: int) -> int:
+        await asyncio.sleep(0)
+        if error is not None and x == 1:
+            raise error(x)
+        if x == 3:
+            raise signals.SKIP
+        return x
+
+    with Flow("behind") as flow:
+        again = fetch.map(fetch.map(range(5)))
+    states = flow.run(executor=executor, keep="all").result[again].map_states
+
+    behind = "TriggerFailed" if error is not None else "Success"
+    assert kinds(states) == ["Success", behind, "Success", "Skipped", "Success"]
+
+
 def test_a_retry_delay_holds_no_lane(executor: Any) -> None:
     """While one element waits for its next attempt, the one that frees it has the only lane."""
 

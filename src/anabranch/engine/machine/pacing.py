@@ -101,16 +101,18 @@ class Pacer:
     def _next_in_lanes(self, left: int, slots: int) -> int:
         """The same where elements run side by side: lanes are empty while a chunk's last elements end.
 
-        So chunks fill the lanes several times; what is left at the end fills the lanes of all slots.
+        So chunks fill the lanes several times, and whole: the last elements would have them to themselves. What is left
+        at the end fills the lanes of all slots.
         """
         share = math.ceil(left / slots)
         if self.pace_s is None:
             return min(self._lanes, share)
         size = math.ceil(self.target_s(slots) / self.pace_s) if self.pace_s else left
         size = min(max(size, ROUNDS * self._lanes), math.ceil(share / LEFT_SHARE))
+        size = min(math.ceil(size / self._lanes) * self._lanes, share)
         if self.element_nbytes:
-            size = min(size, int(self._chunk_nbytes / self.element_nbytes))
-        return min(left, max(1, size, min(self._lanes, share)))
+            size = min(size, max(self._lanes, int(self._chunk_nbytes / self.element_nbytes)))
+        return max(1, size)
 
     def observe(self, *, width: int, seconds: float, nbytes: int = 0) -> None:
         """Learn from a chunk that is back: `width` elements in `seconds`.

@@ -27,6 +27,7 @@ def run_side_by_side(stage: Stage, deadline: float, horizon_s: float) -> float:
     horizon_s
         Longest wait for a retry when nothing else is left to do; a longer one is the driver's.
     """
+    stage.open_short_way()
     lanes = _Lanes(stage, deadline, horizon_s)
     run_in_loop(lanes.run())
     return lanes.waited_s
@@ -73,7 +74,7 @@ class _Lanes:
         stage, loop = self._stage, asyncio.get_running_loop()
         while len(self._running) < self._most and (position := self._next()) is not None:
             stage.under_way[position] = self._environment.stopwatch()
-            task = loop.create_task(stage.perform(position, stage.records.pop(position, None)))
+            task = loop.create_task(stage.run_awaited(position, stage.records.pop(position, None)))
             self._running[task] = position
             task.add_done_callback(self._ended)
 

@@ -14,14 +14,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anabranch.base import context
-from anabranch.base.signals import LOOP, Signal
+from anabranch.base.signals import Signal
 from anabranch.base.states import (
     FIRST_FINAL_CODE,
     Attempt,
     Cached,
     Deferred,
     Failed,
-    Retrying,
     Running,
     State,
     Success,
@@ -47,11 +46,13 @@ from anabranch.engine.worker.task_runner import (
     has_deferred,
     is_never_over,
     perform,
+    reraise,
     run_assembly,
     run_attempts,
 )
 
 if TYPE_CHECKING:
+    from anabranch.base.context import TaskContext
     from anabranch.engine.worker.chunk_storage import ChunkStorage
 
 LOOK_S = 0.25  # how often elements look whether their run is over
@@ -127,7 +128,7 @@ class Stage:
             outcomes,
             before,
             is_first=is_first,
-            is_plain=node.policies.is_plain and not is_by_element and not node.is_awaited,
+            is_plain=node.policies.is_plain and not is_by_element,
         )
         self._call: Callable[[int], Any] | None = None
         """The short way; None where it is closed."""
@@ -195,11 +196,15 @@ class Stage:
 
     # Running ----------------------------------------------------------------------------------------------------------
 
+    def open_short_way(self) -> None:
+        """Let elements be called at once, if running the function and keeping its value is all there is to do."""
+        usual = self.inputs.is_plain and not (self.inputs.has_stand_ins or self.attempts or self.loops)
+        self._call = self.inputs.caller() if usual else None
+
     def run(self, low: int, high: int, deadline: float) -> None:
         """Run the elements at positions from `low` to `high`, or to where the deadline has passed; at least one."""
-        inputs = self.inputs
-        usual = inputs.is_plain and not (inputs.has_stand_ins or self.attempts or self.loops)
-        call = self._call = inputs.caller() if usual else None
+        self.open_short_way()
+        inputs, call = self.inputs, self._call
         is_gated, is_followed, busy = inputs.is_gated, self.is_followed, inputs.busy
         is_lazy = self.node.policies.lazy
         max_width: int = self.environment.setting("max_width")
@@ -279,13 +284,11 @@ class Stage:
         index = self.indices[position]
         node, neighbours, elements = self.inputs.at(position)
         attempt = self.attempts.get(index, 1)
-        ctx = self.environment.task_context(node, map_index=index, attempt=attempt, is_approved=self.approved)
-        ctx.names = {index: self.context.names[index]} if self.context.names is not None else None
         run = TaskRun(
             node,
             self.inputs.whole,
             elements,
-            ctx,
+            self._context_at(index, attempt),
             self.environment,
             wait_s=0.0,
             neighbours=neighbours,
@@ -299,6 +302,11 @@ class Stage:
         if index in self.loops:
             run.go_on(self.loops[index])
         return run if self.stored is None else self.stored.equip(run, position)
+
+    def _context_at(self, index: int, attempt: int = 1) -> TaskContext:
+        ctx = self.environment.task_context(self.node, map_index=index, attempt=attempt, is_approved=self.approved)
+        ctx.names = {index: self.context.names[index]} if self.context.names is not None else None
+        return ctx
 
     def _long_way(self, position: int) -> None:
         finish(self.perform(position))
@@ -316,6 +324,39 @@ class Stage:
             self._record(position, run_assembly(run, self.inputs.called, self.indices[position]))
         else:
             self._record(position, await perform(run))
+
+    async def run_awaited(self, position: int, before: State | None) -> None:
+        """Run an element of an async map, on the short way where that is open."""
+        from anabranch.engine.units.loops import value_of
+
+        call, inputs = self._call, self.inputs
+        is_shut = before is not None or position in inputs.busy or (inputs.is_gated and not inputs.is_open(position))
+        if call is None or is_shut:
+            await self.perform(position, before)
+            return
+        ctx, value, raised = self._context_at(self.indices[position]), None, None
+        try:
+            with context.entered(ctx):
+                value = self.materialised(await value_of(call(position), None, self.environment.setting("max_width")))
+                is_deferred = has_deferred(ctx, value)
+        except BaseException as error:
+            raised = error
+        else:
+            if not is_deferred:
+                self.values[position], self.codes[position] = value, SUCCESS
+                return
+        run = self._run_at(position)
+        run.context = ctx
+        took = timedelta(seconds=self.environment.stopwatch() - self.under_way[position])
+        running = Running(start_time=self.environment.now() - took)
+        if raised is None:
+            self._record(position, deferring(run, running, value))
+            return
+        reraise(run, raised)
+        inputs.renew()
+        given = inputs.arguments(position)
+        outcome = conclude_exception(run, running, raised, given)
+        self._record(position, await run_attempts(run, given, outcome))
 
     def _look_for_enough(self, position: int, outcome: Outcome) -> Outcome:
         """Ask whether the value of an element is enough; its failure, if that cannot be said."""
@@ -389,26 +430,8 @@ class Stage:
         run = self._run_at(position)
         run.context.task_run_count, run.context.calls, run.attempts = attempt, calls, attempts
         inputs = self.inputs.arguments(position)
-        running = Running(start_time=began)
-        outcome = conclude_exception(run, running, error, inputs)
-        state = outcome.state
-        if isinstance(error, LOOP) and not isinstance(state, Deferred):
-            looped = run.next_round(state.result)
-            run.note(looped)
-            if self.is_over():
-                self._record(position, Outcome(looped))
-                return
-        elif (
-            isinstance(state, Retrying)
-            and state.start_time
-            and state.start_time.timestamp() <= self.environment.clock()
-            and not self.is_over()
-        ):
-            run.context.task_run_count += 1
-        else:
-            self._record(position, outcome)
-            return
-        self._record(position, finish(run_attempts(run, inputs)))
+        outcome = conclude_exception(run, Running(start_time=began), error, inputs)
+        self._record(position, finish(run_attempts(run, inputs, outcome)))
 
     def _is_repeated_at_once(self, error: BaseException, attempt: int) -> bool:
         """Whether a next attempt follows without delay, and without anybody being told of the one that failed."""

@@ -251,7 +251,7 @@ async def _perform_stored(run: TaskRun, storage: Storage, inputs: dict[str, Any]
     except _Over:
         return Outcome(Pending(message="its run is over"))
     except BaseException as error:
-        _reraise(run, error)
+        reraise(run, error)
         run.errand = None
         return _concluded(run, Pending(), failed_state(error, inputs, root=run.context.task_full_name))
     try:
@@ -341,7 +341,7 @@ def copied_nbytes(node: FrozenNode, environment: Environment) -> int | None:
     return nbytes
 
 
-def _reraise(run: TaskRun, error: BaseException) -> None:
+def reraise(run: TaskRun, error: BaseException) -> None:
     """Raise what ends a task run without a state: the user's Ctrl-C, and the cancel of what nobody waits for."""
     run.environment.reraise_interrupt(error)
     if run.node.is_awaited:
@@ -367,14 +367,15 @@ async def _pause(run: TaskRun, seconds: float) -> None:
     await asyncio.sleep(seconds)
 
 
-async def run_attempts(run: TaskRun, inputs: dict[str, Any]) -> Outcome:
-    """Attempts, loops and short waits between them, until there is a state that lasts."""
+async def run_attempts(run: TaskRun, inputs: dict[str, Any], outcome: Outcome | None = None) -> Outcome:
+    """Attempts, loops and short waits between them, until there is a state that lasts; `outcome`: of the first one."""
     state: State = Pending()
     while True:
-        state = change(run, state, Running(start_time=run.environment.now()))
-        if isinstance(state, Finished):
-            return _concluded(run, state, state, announced=True)
-        outcome = await _attempt(run, state, inputs)
+        if outcome is None:
+            state = change(run, state, Running(start_time=run.environment.now()))
+            if isinstance(state, Finished):
+                return _concluded(run, state, state, announced=True)
+            outcome = await _attempt(run, state, inputs)
         state = outcome.state
         ctx = run.context
         if isinstance(state, Looped):
@@ -394,6 +395,7 @@ async def run_attempts(run: TaskRun, inputs: dict[str, Any]) -> Outcome:
             ctx.task_run_count += 1
         else:
             return outcome
+        outcome = None
 
 
 async def _attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outcome:
@@ -436,7 +438,7 @@ async def _attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outc
             if stored is not value:  # whoever ran it first, and was lost, had another
                 value, measures["pickled"], measures["nbytes"] = measured(stored)
     except BaseException as error:
-        _reraise(run, error)
+        reraise(run, error)
         return conclude_exception(run, running, error, inputs)
     return _concluded(run, running, Success(message="done"), value, **measures)
 

@@ -39,7 +39,9 @@ def test_chunks_of_what_runs_side_by_side_fill_the_lanes() -> None:
     assert [pacer.next_size(left=left, slots=2) for left in (100_000, 100, 3)] == [100, 50, 2]
     pacer.observe(width=100, seconds=60.0)  # of a minute each: 0.6 s an element
     assert pacer.next_size(left=100_000, slots=2) == ROUNDS * 100
-    assert pacer.next_size(left=2_000, slots=2) == 250
+    assert (
+        pacer.next_size(left=2_000, slots=2) == 300
+    )  # whole lanes: a quarter of the share would leave half of them empty
     assert pacer.next_size(left=400, slots=2) == 100
     assert pacer.next_size(left=100, slots=2) == 50
     assert pacer.give_up_s(2, 800) == pytest.approx(GIVE_UP_TARGETS * 480)
