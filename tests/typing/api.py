@@ -58,6 +58,16 @@ def pair() -> tuple[int, str]:
     return 1, "a"
 
 
+@task
+async def fetched(url: str) -> bytes:
+    return url.encode()
+
+
+@task(timeout=5, concurrency_per_slot=10)
+async def counted(page: bytes) -> int:
+    return len(page)
+
+
 class Scale(Task[[float], float]):
     def __init__(self, factor: float) -> None:
         self.factor = factor
@@ -74,6 +84,16 @@ def what_a_task_is() -> None:
     assert_type(parse.run("a", encoding="ascii"), dict[str, int])
     assert_type(Scale(2.0).run(1.0), float)
     total.run("a")  # type: ignore[arg-type]
+
+
+async def what_an_async_task_is() -> None:
+    assert_type(fetched("a"), bytes)
+    assert_type(counted(fetched("a")), int)
+    assert_type(await fetched.run("a"), bytes)
+    plain: Task[[bytes], int] = counted
+    assert_type(plain(b""), int)
+    counted("a")  # type: ignore[call-overload]
+    await fetched.run(1)  # type: ignore[arg-type]
 
 
 def what_a_call_is() -> None:

@@ -6,9 +6,9 @@ import copy
 import inspect
 import typing
 import weakref
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Generic, Literal, ParamSpec, Protocol, TypeVar, overload
 
 from dask.utils import parse_bytes
 
@@ -533,6 +533,28 @@ class FunctionTask(Task[P, R]):
         return self.function
 
 
+if TYPE_CHECKING:
+
+    class AwaitedTask(FunctionTask[P, R]):
+        """What a type checker makes of a task whose function is async: a call is typed as the awaited value."""
+
+        function: Callable[P, Coroutine[Any, Any, R]]  # type: ignore[assignment]  # see `run`
+
+        def run(  # type: ignore[override]  # the plain function, whose calls are awaited by whoever makes them
+            self, *args: P.args, **kwargs: P.kwargs
+        ) -> Coroutine[Any, Any, R]: ...
+
+    class Decorator(Protocol):
+        """What ``task(…)`` with options gives."""
+
+        @overload
+        def __call__(self, function: Callable[P, Coroutine[Any, Any, R]], /) -> AwaitedTask[P, R]: ...
+        @overload
+        def __call__(self, function: Callable[P, R], /) -> FunctionTask[P, R]: ...
+
+
+@overload
+def task(function: Callable[P, Coroutine[Any, Any, R]], /) -> AwaitedTask[P, R]: ...
 @overload
 def task(function: Callable[P, R], /) -> FunctionTask[P, R]: ...
 @overload
@@ -577,7 +599,7 @@ def task(
     cache_for: Seconds | None = ...,
     cache_key: CacheKey | str | Callable[..., Any] | None = ...,
     cache_validator: CacheKey | Callable[..., Any] | None = ...,
-) -> Callable[[Callable[P, R]], FunctionTask[P, R]]: ...
+) -> Decorator: ...
 def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     """Make a task of a function.
 
