@@ -57,6 +57,12 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             id="daylight",
         ),
         pytest.param(
+            "stations",
+            ["--stations", "100"],
+            r"99 of 100 stations answered\. The warmest: .* degrees\.\n  measure\[13\]: .*answers 404",
+            id="stations",
+        ),
+        pytest.param(
             "sweep", ["--enough", "4.3"], r"(?s) bits\n.*\d of 72 settings were tried\. The best: [34]", id="sweep"
         ),
         pytest.param(

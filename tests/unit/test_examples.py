@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from docs.images import draw_examples
-from examples import collatz, crawl, daylight, remote, schedule, sweep, tiles
+from examples import collatz, crawl, daylight, remote, schedule, stations, sweep, tiles
 from PIL import Image
 
 from anabranch.cli import anabranch
@@ -28,9 +29,17 @@ RUNS = {
     "daylight": ["--day", "2026-12-21"],
     "remote": ["--limit", "1000", "--parts", "3"],
     "schedule": [],
+    "stations": ["--count", "60", "--port", "{port}"],
     "sweep": ["--enough", "4.4"],
     "tiles": ["--size", "128"],
 }
+
+
+@pytest.fixture(scope="module")
+def port() -> Iterator[int]:
+    """Of the service of `examples.stations`."""
+    with stations.service() as listening:
+        yield listening
 
 
 def test_the_crawler_finds_every_file_of_a_tree(tmp_path: Path) -> None:
@@ -44,6 +53,17 @@ def test_the_crawler_finds_every_file_of_a_tree(tmp_path: Path) -> None:
     assert state.result[crawl.totals].result == {"directories": 4, "files": 4, "bytes": 7}
     assert state["crawl"].result["a"]["b"] == {"c": {"deep": 4}, "y": 0}
     assert len(state["crawl/measure"].map_states) == 1
+
+
+def test_stations_are_asked_again_when_the_service_says_so_and_one_that_it_lacks_is_left_out() -> None:
+    with stations.service() as listening:  # which has not been asked yet
+        state = stations.flow.run(count=60, port=listening, raise_on_failure=True)
+
+    assert [(name, each.message) for name, each in state.failures()] == [
+        ("measure[13]", "LookupError: station 13: the service answers 404")
+    ]
+    assert [i for i, each in enumerate(state.result[stations.degrees].map_states) if each.attempt > 1] == [7, 57]
+    assert state.result[stations.found].result == (25, 33.75)
 
 
 def test_each_number_loops_for_as_long_as_it_takes() -> None:
@@ -142,12 +162,13 @@ def test_a_picture_is_written_as_other_programs_read_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(RUNS))
-def test_an_example_runs_from_the_shell(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_example_runs_from_the_shell(name: str, port: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
     file = ROOT / "examples" / f"{name}.py"
 
-    done = CliRunner().invoke(anabranch, ["run", str(file), *RUNS[name], "--executor", "local", "--json"])
+    given = [each.format(port=port) for each in RUNS[name]]
+    done = CliRunner().invoke(anabranch, ["run", str(file), *given, "--executor", "local", "--json"])
 
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout)["state"] == "Success"
