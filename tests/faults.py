@@ -9,7 +9,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from anabranch.errors import RunStoreUnavailable
-from anabranch.runs.store.relational import Database, RelationalRunStore, Transaction
+from anabranch.runs.store.database import Database, Transaction
+from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.rows import Row
 
 T = TypeVar("T")

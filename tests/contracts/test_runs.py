@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from tests.faults import Fault, FaultyDatabase, FaultyStore
 from tests.postgres_server import PostgresServer, running_postgres
 
 from anabranch import config
+from anabranch.base.retention import read_rules
 from anabranch.errors import (
     RunExists,
     RunHeld,
@@ -38,6 +40,7 @@ from anabranch.runs import (
     TaskRunRow,
     open_store,
 )
+from anabranch.runs.retention import Retention, sweep
 from anabranch.runs.store.codec import to_text
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.states import Failed, Retrying, Skipped, Success
@@ -623,6 +626,26 @@ def test_old_runs_are_pruned_but_none_that_goes_on(several: RelationalRunStore, 
     assert several.prune(**options, now=NOW) == pruned.split()
     left = [found.run_id for found in several.list_runs(RunQuery(sort="run_id"))]
     assert left == [run_id for run_id in ("a1", "a2", "a3", "b1") if run_id not in pruned.split()]
+
+
+def test_what_rules_leave_is_swept(several: RelationalRunStore):
+    """On each database; what rules are is tested without one."""
+    held = several.create_run(record("b0", details=RunDetails(stores=("host:/results",))), now=NOON)
+    text = json.dumps(["etl/b0/map", 7, "c0de", "pickle", "int", "7", None])
+    several.finish_run(held, "Success", end=NOON, batch=Batch([TaskRunRow("map", "map", "Success", 10, result=text)]))
+    part = several.create_run(record("b0-part", parent_run_id="b0"), now=NOON)
+    several.finish_run(part, "Success", end=NOON)
+    kept = Retention(logs=read_rules("1 kB"), results=read_rules("1 kB"), runs=read_rules("1 GB"))
+    assert not sweep(several, kept, now=NOW)
+    assert several.removal.sizes(["b0"])["b0"] > 0
+    swept = sweep(several, Retention(results=read_rules("0 runs"), caches=read_rules("1d")), now=NOW)
+    assert swept.values == 1
+    assert [location for _, location, _ in several.removal.files()] == ["etl/b0/map"]
+    assert several.task_runs("b0")[0].result is None
+    swept = sweep(several, Retention(runs=read_rules("0 runs"), logs=read_rules("0 runs")), now=NOW)
+    assert sorted(swept.runs) == ["a1", "a2", "a3", "b0", "b0-part"]
+    assert [found.run_id for found in several.list_runs()] == ["b1"]
+    assert several.check() == []
 
 
 def test_pruning_without_a_limit_is_refused(several: RelationalRunStore):

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 
 from anabranch import config
 from anabranch.cli import anabranch as command
-from anabranch.runs import RunRecord, open_store
+from anabranch.runs import Batch, LogRow, RunRecord, open_store
 
 ETL = """
 import pathlib
@@ -221,3 +221,20 @@ def test_prune_deletes_what_is_old_and_says_what_it_would_delete():
 @pytest.mark.parametrize("words", [("prune",), ("prune", "--older-than", "soon"), ("prune", "--keep-last", "-1")])
 def test_prune_asks_which_runs(words: tuple[str, ...]):
     assert anabranch(*words).exit_code == 2
+
+
+def test_prune_without_limits_goes_by_the_settings():
+    now = datetime.now(UTC)
+    with open_store() as store:
+        for days in (50, 10):
+            held = store.create_run(RunRecord(f"run-{days}", "etl", now - timedelta(days=days)))
+            store.write(held, Batch(logs=[LogRow(0, now, 20, "line")]))
+            store.finish_run(held, "Success", end=now)
+    assert "or set retention.runs" in anabranch("prune").stderr
+    with config.set(retention__runs="30d", retention__logs="5d"):
+        planned = anabranch("prune", "--dry-run")
+        done = anabranch("prune")
+    assert planned.stdout == done.stdout == "run-50\n"
+    words = "1 run, the log lines of 1 run, the values of 0 runs and 0 cached values"
+    assert planned.stderr == f"{words} would be deleted\n"
+    assert done.stderr == f"{words} were deleted\n"

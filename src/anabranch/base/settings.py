@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -26,6 +27,7 @@ from anabranch.base import dask_settings, package_files
 from anabranch.base.errors import SettingError, listed
 from anabranch.base.known_secrets import forget, learn
 from anabranch.base.masking import mask
+from anabranch.base.retention import RULES, Rule, read_rules
 from anabranch.base.texts import password_of, printable_lines
 
 _LOCAL_FILE = "anabranch.yaml"
@@ -132,6 +134,15 @@ class RunsSettings(Section):
     patience_s: float
 
 
+class RetentionSettings(Section):
+    """What services, and ``anabranch prune``, keep."""
+
+    runs: str
+    logs: str
+    results: str
+    caches: str
+
+
 class ServiceSettings(Section):
     """Defaults of the options of ``anabranch serve``."""
 
@@ -177,6 +188,7 @@ class Settings(Section):
     engine: EngineSettings
     results: ResultsSettings
     runs: RunsSettings
+    retention: RetentionSettings
     secrets: SecretsSettings
     service: ServiceSettings
 
@@ -186,6 +198,7 @@ class Settings(Section):
         self.__dict__["engine"] = EngineSettings("engine.")
         self.__dict__["results"] = ResultsSettings("results.")
         self.__dict__["runs"] = RunsSettings("runs.")
+        self.__dict__["retention"] = RetentionSettings("retention.")
         self.__dict__["secrets"] = SecretsSettings("secrets.")
         self.__dict__["service"] = ServiceSettings("service.")
 
@@ -371,12 +384,28 @@ def _format_wanted(value: object) -> str | None:
     return None
 
 
+def _rules_wanted(value: object, *, of_caches: bool = False) -> str | None:
+    wanted = "limits such as '90d, 5 GB'" if of_caches else RULES
+    if not isinstance(value, str):
+        return wanted
+    try:
+        rules = read_rules(value)
+    except ValueError as error:
+        return f"{wanted} ({error})"
+    is_of_runs = len(rules) > 1 or any(rule != Rule(age=rule.age, nbytes=rule.nbytes) for rule in rules)
+    return wanted if of_caches and is_of_runs else None
+
+
 _TEXTS: dict[str, Callable[[object], str | None]] = {
     "backend": _backend_wanted,
     "progress": _progress_wanted,
     "results.key": _key_wanted,
     "results.only_in": _path_wanted,
     "logging.directory": _path_wanted,
+    "retention.runs": _rules_wanted,
+    "retention.logs": _rules_wanted,
+    "retention.results": _rules_wanted,
+    "retention.caches": partial(_rules_wanted, of_caches=True),
     "runs.path": _path_wanted,
     "secrets.provider": _provider_wanted,
     "service.address": _text_wanted,

@@ -23,13 +23,14 @@ from anabranch.cli.doctor import doctor
 from anabranch.cli.exits import NOT_WRITTEN, SIGNALLED
 from anabranch.cli.explain import explain
 from anabranch.cli.export import export
-from anabranch.cli.history import list_runs, prune, resume, show
+from anabranch.cli.history import list_runs, resume, show
 from anabranch.cli.init import init
 from anabranch.cli.inspect import validate, visualize
 from anabranch.cli.limits import limits
 from anabranch.cli.logs import logs
 from anabranch.cli.migrate import migrate
 from anabranch.cli.pages import report, ui
+from anabranch.cli.prune import prune
 from anabranch.cli.registry import backfill, list_flows, register, show_schedule, unregister
 from anabranch.cli.replay import replay
 from anabranch.cli.run import run

@@ -1,4 +1,4 @@
-"""``anabranch ls``, ``show``, ``resume`` and ``prune``: the recorded runs."""
+"""``anabranch ls``, ``show`` and ``resume``: the recorded runs."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime
+from typing import TYPE_CHECKING
 
 import click
 
@@ -301,63 +301,3 @@ def resume(
     )
     with shipped_by_value(loaded, with_neighbours=place.is_elsewhere):
         ctx.exit(session.run())
-
-
-# prune ----------------------------------------------------------------------------------------------------------------
-
-
-class _Age(click.ParamType):  # type: ignore[type-arg]  # generic in new versions of Click only
-    """A length of time such as ``30d`` or ``12h``."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        from dask.utils import parse_timedelta
-
-        if isinstance(value, timedelta):
-            return value
-        try:
-            length = parse_timedelta(value, default=False)
-            return timedelta(seconds=float(length))
-        except (ValueError, KeyError, TypeError, OverflowError):
-            self.fail(f"expected a length of time such as 30d or 12h, found {value!r}", param, ctx)
-
-
-@click.command(short_help="Delete old runs.")
-@click.option("--older-than", type=_Age(), metavar="AGE", help="Delete runs that began longer ago: 30d, 12h.")
-@click.option("--keep-last", type=click.IntRange(0), metavar="N", help="Keep the newest N runs of each flow.")
-@click.option("--dry-run", is_flag=True, help="Only list the runs.")
-def prune(*, older_than: timedelta | None, keep_last: int | None, dry_run: bool) -> None:
-    """Delete runs from the run store, except those still running. Stored values and other files stay."""
-    if older_than is None and keep_last is None:
-        raise click.UsageError("give --older-than AGE, --keep-last N or both: without them every run would be deleted")
-    before = None if older_than is None else datetime.now(UTC) - older_than
-    with opened_store(read_only=dry_run) as store:
-        if store is None:
-            found = []
-        elif dry_run:
-            found = _prunable(store, before, keep_last or 0)
-        else:
-            found = store.prune(older_than=before, keep_last=keep_last)
-    for run_id in found:
-        click.echo(printable(run_id))
-    word = "would be deleted" if dry_run else "deleted"
-    click.echo(f"{len(found):,} run{'s' if len(found) != 1 else ''} {word}", err=True)
-
-
-def _prunable(store: RunStore, before: datetime | None, keep_last: int) -> list[str]:
-    """Runs that would be pruned, oldest first."""
-    from anabranch.runs import INTERRUPTED, RunQuery
-
-    counted: dict[str, int] = {}
-    found: list[str] = []
-    offset = 0
-    while page := store.list_runs(RunQuery(limit=_PAGE, offset=offset)):
-        offset += len(page)
-        for record in page:
-            counted[record.flow_name] = counted.get(record.flow_name, 0) + 1
-            is_kept = counted[record.flow_name] <= keep_last
-            is_held = record.lease_until is not None and record.state != INTERRUPTED
-            if not is_kept and not is_held and (before is None or record.start < before):
-                found.append(record.run_id)
-    return found[::-1]

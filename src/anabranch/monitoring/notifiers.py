@@ -31,7 +31,7 @@ TIMEOUT_S = 5.0
 MAX_TEXT = 2_000  # characters of a message: the rest is in the history
 
 if TYPE_CHECKING:
-    from anabranch.runs.store.relational import Database
+    from anabranch.runs.store.database import Database
 
 _log = logging.getLogger("anabranch.notifiers")
 

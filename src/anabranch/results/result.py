@@ -9,9 +9,11 @@ from __future__ import annotations
 import copy
 import errno
 import hashlib
+import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Self, TypeAlias, TypeVar
@@ -49,6 +51,16 @@ MAX_REPR = 200  # characters
 _HEAD_NBYTES = 4096  # most headers are shorter, so that one trip gets them
 
 _logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Whose a stored object is."""
+
+    ids: Ids
+    created: datetime
+    serializer: str
+    """Name of what wrote it."""
 
 
 class Result:
@@ -375,15 +387,21 @@ class Result:
         ResultDamaged, ResultStoreError
             As `read`; the body is not looked at.
         """
-        check_location(location)
-        try:
-            with self._using("read", location):
-                data = self._get(location, _HEAD_NBYTES)
-                if len(data) >= _HEAD_NBYTES and not (is_envelope(data) and head_nbytes(data) <= len(data)):
-                    data = self._get(location, head_nbytes(data) if is_envelope(data) else None)
-        except ResultMissing:
+        found = self._found_header(location)
+        return None if found is None else found.ref(location)
+
+    def owner(self, location: str) -> Owner | None:
+        """Whose an object is; None if there is no object.
+
+        Raises
+        ------
+        ResultDamaged, ResultStoreError
+            As `info`.
+        """
+        found = self._found_header(location)
+        if found is None:
             return None
-        return self._header(data, location).ref(location)
+        return Owner(json.loads(found.ids), datetime.fromisoformat(found.created), found.serializer)
 
     def delete(self, location: str) -> None:
         """Remove an object, if there is one."""
@@ -428,6 +446,17 @@ class Result:
     def close(self) -> None:
         """Close this process's connections to the store; the next call opens them again."""
         self.store.close()
+
+    def _found_header(self, location: str) -> Header | None:
+        check_location(location)
+        try:
+            with self._using("read", location):
+                data = self._get(location, _HEAD_NBYTES)
+                if len(data) >= _HEAD_NBYTES and not (is_envelope(data) and head_nbytes(data) <= len(data)):
+                    data = self._get(location, head_nbytes(data) if is_envelope(data) else None)
+        except ResultMissing:
+            return None
+        return self._header(data, location)
 
     def _value(self, where: ResultRef | str, ids: Ids | None, data: bytes | None = None) -> tuple[Any, Header]:
         header, body, location = self._opened(where, ids, data)

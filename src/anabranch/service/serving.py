@@ -31,6 +31,7 @@ from anabranch.service.web.forms import form_routes
 from anabranch.service.work.courier import Courier
 from anabranch.service.work.dispatcher import Dispatcher
 from anabranch.service.work.processes import Processes
+from anabranch.service.work.sweeper import Sweeper
 from anabranch.web.guard import LOOPBACK, Guard
 from anabranch.web.handlers import Route
 from anabranch.web.listening import check_bind, open_sockets, tls_context
@@ -109,6 +110,7 @@ class Service:
             metrics=str(self._meter.directory),
         )
         self._courier = Courier()
+        self._sweeper = Sweeper(store)
         self._dispatcher = Dispatcher(
             store,
             self._processes,
@@ -178,6 +180,7 @@ class Service:
             loop.add_signal_handler(number, self._signalled, number)
         turns = threading.Thread(target=self._turns, name="anabranch-turns")
         turns.start()
+        self._sweeper.open()
         counting = asyncio.create_task(self._meter.keep_up())
         started(self)
         try:
@@ -188,6 +191,7 @@ class Service:
         finally:
             counting.cancel()
             await self._web.close()
+            self._sweeper.close()
             self._processes.close()
             self._courier.close()
             self._meter.close()

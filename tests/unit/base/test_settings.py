@@ -201,7 +201,7 @@ def test_snapshot_is_a_copy():
     config.engine.max_losses = 7
     assert before["engine"]["max_losses"] == 3
     assert config.snapshot()["engine"]["max_losses"] == 7
-    sections = {"logging", "engine", "results", "runs", "secrets", "service"}
+    sections = {"logging", "engine", "results", "runs", "retention", "secrets", "service"}
     assert set(before) == {"backend", "checkpointing", "progress", "scheduler_page", *sections}
     assert all(type(part) is dict for part in (before, before["engine"], before["logging"]))
 
@@ -388,8 +388,8 @@ def test_wrong_values_that_dask_config_let_in_are_refused_when_read():
         with pytest.raises(SettingError):
             config.snapshot()
     with (
-        dask.config.set({"anabranch.bogus": 1}),
-        pytest.raises(SettingError, match="there is no setting 'bogus'; anabranch has"),
+        dask.config.set({"anabranch.xyzzy": 1}),
+        pytest.raises(SettingError, match="there is no setting 'xyzzy'; anabranch has"),
     ):
         config.snapshot()
 
@@ -445,7 +445,7 @@ def test_a_handler_of_the_application_on_our_logger_silences_our_own():
 
 
 def test_the_annotations_and_the_file_have_the_same_settings():
-    parts = ("", "logging", "engine", "results", "runs", "secrets", "service")
+    parts = ("", "logging", "engine", "results", "runs", "retention", "secrets", "service")
     annotated = {
         f"{prefix}{name}": hint
         for prefix, view in [(f"{part}." if part else "", getattr(config, part) if part else config) for part in parts]

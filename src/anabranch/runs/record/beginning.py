@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 import pickle
+import socket
 import sys
 from collections.abc import Collection, Iterable, Mapping
 from functools import cache
@@ -23,6 +24,7 @@ from anabranch.definition.parameter import Parameter
 from anabranch.definition.parameter_values import is_secret
 from anabranch.definition.shape import Shape
 from anabranch.engine.driver.plan import RunPlan
+from anabranch.results.local import LocalStore
 from anabranch.runs.record.recorder import Recorder
 from anabranch.runs.store.opening import current_store, is_by_default
 from anabranch.runs.store.records import RunDetails, RunRecord
@@ -116,7 +118,16 @@ def _details(plan: RunPlan, secret: Collection[str], facts: Mapping[str, Any]) -
         code=fingerprints(plan.graph),
         versions=_versions(),
         plan=json.dumps(facts).encode(),
+        stores=_stores(plan.graph),
     )
+
+
+def _stores(graph: FrozenGraph) -> tuple[str, ...]:
+    """Directories that values go to, each after the name of this machine: who keeps house looks for them there."""
+    storing = [node.policies.storing for node in graph.nodes.values() if node.policies.storing is not None]
+    stores = [each.result.store for each in storing if each.result is not None]
+    roots = {store.root for store in stores if isinstance(store, LocalStore)}
+    return tuple(f"{socket.gethostname()}:{root}" for root in sorted(roots))
 
 
 def shown_parameters(plan: RunPlan, secret: Collection[str]) -> dict[str, Any]:

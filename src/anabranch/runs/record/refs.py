@@ -11,6 +11,7 @@ from anabranch.base.errors import RunStoreDamaged
 from anabranch.base.masking import mask
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.units import Note, Refs
+from anabranch.results.locations import slug
 from anabranch.results.reference import ResultRef
 
 _NAMES = tuple(each.name for each in fields(ResultRef))
@@ -82,6 +83,22 @@ def load_stored(text: str | None) -> tuple[Refs, dict[int, Note]]:
         return refs, {int(index): _note(note) for index, note in found["notes"].items()}
     except (TypeError, ValueError, KeyError, AttributeError) as error:
         raise _damaged(error) from None
+
+
+def locations_in(text: str, run_id: str) -> dict[str, int]:
+    """Sizes of the stored values that a text of a row names, by location, where that names the run."""
+    found = _parsed(text)
+    refs = [_ref(facts) for _, facts in found["refs"]] if isinstance(found, dict) else [_ref(found)]
+    return {ref.location: ref.nbytes for ref in refs if slug(run_id) in ref.location}
+
+
+def without_locations(text: str, run_id: str) -> str | None:
+    """The text without these; None if nothing is left."""
+    found = _parsed(text)
+    if not isinstance(found, dict):
+        return None if locations_in(text, run_id) else text
+    refs = [(held, facts) for held, facts in found["refs"] if slug(run_id) not in _ref(facts).location]
+    return json.dumps({**found, "refs": refs}) if refs or found["notes"] or found.get("enough") else None
 
 
 def _bounds(held: Indices) -> Any:

@@ -15,7 +15,7 @@ from typing import Any
 
 from anabranch.base.errors import FlowNotRegistered, listed, nearest
 from anabranch.runs.store.codec import from_microseconds, read_json, to_microseconds, to_text
-from anabranch.runs.store.relational import Database, Transaction
+from anabranch.runs.store.database import Database, Transaction
 from anabranch.runs.store.schema import FLOWS, SLOTS
 from anabranch.runs.store.slots import Slot, slot_row
 

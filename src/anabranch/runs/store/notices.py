@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from anabranch.runs.store.codec import to_text
-from anabranch.runs.store.relational import Database, Transaction
+from anabranch.runs.store.database import Database, Transaction
 from anabranch.runs.store.schema import NOTICES
 
 

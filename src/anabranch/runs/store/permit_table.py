@@ -14,8 +14,8 @@ from typing import Any
 from anabranch.base.errors import LimitError
 from anabranch.engine.machine.permits import Claim
 from anabranch.runs.store.codec import to_text
+from anabranch.runs.store.database import Database, Transaction
 from anabranch.runs.store.permit_rules import Permit, Verdict, settle, size_of
-from anabranch.runs.store.relational import Database, Transaction
 from anabranch.runs.store.schema import LIMITS, PERMITS
 
 MAX_NAME = 200  # characters of a limit's name

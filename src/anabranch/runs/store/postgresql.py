@@ -239,8 +239,9 @@ class _PostgreSQL:
         missing = self.read(lambda transaction: [name for name in names if not _has(transaction, name)])
         return [f"{name}: there is no such table in {self._location}" for name in missing]
 
-    def compact(self) -> None:
+    def compact(self) -> bool:
         """Nothing: the server does it by itself."""
+        return False
 
     def describe(self) -> dict[str, str]:
         return {

@@ -34,6 +34,8 @@ class RunDetails:
     """Versions of Python and of libraries, by name."""
     plan: bytes | None = field(default=None, repr=False)
     """Whatever else resuming needs."""
+    stores: tuple[str, ...] = ()
+    """Directories of results that it writes to, each after its machine and a colon; not read back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -290,7 +292,7 @@ class RunStore(Protocol):
     def prune(
         self, *, older_than: datetime | None = None, keep_last: int | None = None, now: datetime | None = None
     ) -> list[str]:
-        """Delete runs that nobody holds, and give their ids.
+        """Delete runs that nobody holds or waits for, and give their ids; runs that are part of others go with these.
 
         Parameters
         ----------
@@ -303,7 +305,7 @@ class RunStore(Protocol):
         """
 
     def delete_run(self, run_id: str, *, now: datetime | None = None) -> None:
-        """Delete a run and all about it.
+        """Delete a run and all about it, with the runs that are part of it.
 
         Raises
         ------

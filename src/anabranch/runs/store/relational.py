@@ -6,12 +6,14 @@ Statements mark parameters by ``?``, and what users say is only ever a parameter
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from secrets import token_hex
-from typing import Any, Protocol, Self, TypeVar
+from typing import Any, Self
 
 from anabranch.base.errors import RunExists, RunHeld, RunNotFound, RunQueryError, RunStoreDamaged, StaleOwner, listed
+from anabranch.base.retention import Rule, Tally
 from anabranch.base.settings import config
 from anabranch.runs.store.codec import (
     MESSAGE_NBYTES,
@@ -21,6 +23,7 @@ from anabranch.runs.store.codec import (
     to_microseconds,
     to_text,
 )
+from anabranch.runs.store.database import Database, Transaction
 from anabranch.runs.store.owners import birth_of, name_process
 from anabranch.runs.store.records import (
     INTERRUPTED,
@@ -36,69 +39,32 @@ from anabranch.runs.store.records import (
     RunRecord,
     TaskRunRow,
 )
+from anabranch.runs.store.removal import Removal
 from anabranch.runs.store.rows import (
     Row,
     changes_of,
     details_row,
+    held_by,
     read_chunk,
     read_element,
     read_log,
     read_task_run,
+    render_moment,
     run_of,
     run_row,
 )
-from anabranch.runs.store.schema import CHUNKS, DETAILS, ELEMENTS, LOGS, RUNS, TABLES, TASK_RUNS, WISHES
-
-T = TypeVar("T")
-
-
-class Transaction(Protocol):
-    """What can be done within a transaction."""
-
-    def execute(self, statement: str, parameters: Row = ()) -> int:
-        """Run a statement; gives the number of rows it changed."""
-
-    def execute_many(self, statement: str, rows: Sequence[Row]) -> None:
-        """Run a statement for each row of parameters."""
-
-    def fetch(self, statement: str, parameters: Row = ()) -> list[Any]:
-        """Rows that a query finds."""
-
-
-class Database(Protocol):
-    """Where tables are. Safe to use from several threads."""
-
-    lock_clause: str
-    """What a query must end with to keep others from changing the rows it read, until its transaction ends."""
-
-    skip_clause: str
-    """What follows it to leave out rows that others have locked, instead of waiting for them."""
-
-    def now(self) -> int:
-        """Microseconds since 1970 by the clock that all who share the database go by."""
-
-    def write(self, act: Callable[[Transaction], T], *, durable: bool = False) -> T:
-        """Do something in a transaction that is committed when this returns, and rolled back if it raises.
-
-        `act` may be called again, if it is not known whether its transaction was committed. `durable`: what is
-        written has to survive even the loss of power.
-        """
-
-    def read(self, act: Callable[[Transaction], T]) -> T:
-        """Do something that only reads."""
-
-    def check(self) -> list[str]:
-        """What the database itself finds wrong with its tables."""
-
-    def compact(self) -> None:
-        """Give back the space of deleted rows."""
-
-    def describe(self) -> dict[str, str]:
-        """Kind, location, versions, warnings."""
-
-    def close(self) -> None:
-        """Let go of connections."""
-
+from anabranch.runs.store.schema import (
+    CHUNKS,
+    DETAILS,
+    ELEMENTS,
+    LEAVING,
+    LOGS,
+    RUNS,
+    STORES,
+    TABLES,
+    TASK_RUNS,
+    WISHES,
+)
 
 _TAKE = (
     f"UPDATE {RUNS.name} SET owner = ?, born = ?, epoch = epoch + 1, token = ?, held_since = ?, lease_until = ?, "
@@ -113,7 +79,6 @@ _FINISH = (
     "WHERE run_id = ? AND epoch = ? AND token = ?"
 )
 _HOLDER = f"SELECT epoch, token, owner, held_since, lease_until FROM {RUNS.name} WHERE run_id = ?"
-_NEWER = f"SELECT count(*) FROM {RUNS.name} WHERE flow_name = ? AND (started, run_id) > (?, ?)"
 _ORDER = {"start": "started", "end": "ended", "flow_name": "flow_name", "state": "state", "run_id": "run_id"}
 _PLACES = f"SELECT run_id, slug, serial, indices, codes FROM {CHUNKS.name} WHERE run_id = ?"
 
@@ -163,8 +128,14 @@ class RelationalRunStore:
         born = birth_of(os.getpid()) if owner is None else ""
         row = run_row(record, held, _here(now), self._until(self._moment(now)), born)
         details = details_row(held.run_id, record.details or RunDetails())
+        stores = record.details.stores if record.details is not None else ()
 
         def act(transaction: Transaction) -> None:
+            if transaction.fetch(f"{LEAVING.select('run_id = ?')} LIMIT 1", (held.run_id,)):
+                raise RunHeld(
+                    f"run {held.run_id} is being deleted, so none of its id can begin; try again in a moment. "
+                    "If no service does it, `anabranch prune` deletes what is left"
+                )
             if not transaction.execute(RUNS.insert(), row):
                 (holder,) = transaction.fetch(_HOLDER, (held.run_id,))
                 if holder[1] != held.token:  # else it was us, and the answer to the first try was lost
@@ -172,6 +143,8 @@ class RelationalRunStore:
                         f"there is a run {held.run_id!r} already; give the new one another id, or resume it"
                     )
             transaction.execute(DETAILS.insert(), details)
+            for store in stores:
+                transaction.execute(STORES.insert(), (store,))
 
         self._database.write(act, durable=True)
         return held
@@ -240,7 +213,7 @@ class RelationalRunStore:
         epoch, token, owner, held_since, _ = found[0]
         if (epoch, token) != (ownership.epoch, ownership.token):
             raise StaleOwner(
-                f"run {ownership.run_id} was taken over by {owner} at {_render_moment(held_since)}; "
+                f"run {ownership.run_id} was taken over by {owner} at {render_moment(held_since)}; "
                 f"{ownership.owner} must not write to it any more"
             )
 
@@ -363,41 +336,35 @@ class RelationalRunStore:
     def prune(
         self, *, older_than: datetime | None = None, keep_last: int | None = None, now: datetime | None = None
     ) -> list[str]:
-        """Delete runs that nobody holds: those from before a time, but never the newest so many of a flow."""
+        """Delete runs that nobody holds or waits for; see `RunStore.prune`."""
         if older_than is None and keep_last is None:
             raise RunQueryError("prune needs older_than=, keep_last= or both: without them every run would be deleted")
         keep, moment = _check_number("keep_last", keep_last or 0), self._moment(now)
-        statement = (
-            f"SELECT run_id, flow_name, started FROM {RUNS.name} "
-            "WHERE started < ? AND (lease_until IS NULL OR lease_until <= ?) ORDER BY started, run_id"
-        )
-        before = _ALL if older_than is None else to_microseconds(older_than)
-        pruned = []
-        for run_id, flow_name, started in self._fetch(statement, (before, moment)):
-            if not keep or self._fetch(_NEWER, (flow_name, started, run_id))[0][0] >= keep:
-                try:
-                    self.delete_run(run_id, now=now)
-                except (RunHeld, RunNotFound):  # taken over, or pruned by another process, since we looked
-                    continue
-                pruned.append(run_id)
-        if pruned:
-            self._database.compact()
+        seen = from_microseconds(moment)
+        rule = Rule(count=keep) if older_than is None else Rule(age=seen - older_than, keep=keep)
+        tally, removal = Tally([rule], seen), self.removal
+        over = [each.run_id for page in removal.pages(now=moment) for each in page if each.is_left_by(tally)]
+        pruned: list[str] = []
+        for run_id in reversed(over):
+            with suppress(RunHeld):  # it, or a run that is part of it, has been taken over since we looked
+                pruned += removal.take(run_id, now=moment)
+        removal.delete(pruned)
+        while pruned and self._database.compact():
+            pass
         return pruned
 
     def delete_run(self, run_id: str, *, now: datetime | None = None) -> None:
         """Delete a run and all about it; raises `RunNotFound`, and `RunHeld` if it goes on."""
-        moment = self._moment(now)
+        removal = self.removal
+        gone = removal.take(run_id, now=self._moment(now))
+        if not gone:
+            raise _not_found(run_id)
+        removal.delete(gone)
 
-        def act(transaction: Transaction) -> None:
-            found = transaction.fetch(f"{_HOLDER}{self._database.lock_clause}", (run_id,))
-            if not found:
-                raise _not_found(run_id)
-            if found[0][4] is not None and found[0][4] > moment:
-                raise _sort_held(run_id, found)
-            for table in TABLES:
-                transaction.execute(f"DELETE FROM {table.name} WHERE run_id = ?", (run_id,))
-
-        self._database.write(act)
+    @property
+    def removal(self) -> Removal:
+        """How runs leave."""
+        return Removal(self._database)
 
     def check(self) -> list[str]:
         """What is wrong with the store, one line each; reads all of it."""
@@ -410,7 +377,7 @@ class RelationalRunStore:
 
     def _orphans(self) -> Iterator[str]:
         for table in TABLES[1:]:
-            lost = f"run_id NOT IN (SELECT run_id FROM {RUNS.name})"
+            lost = f"run_id NOT IN (SELECT run_id FROM {RUNS.name} UNION SELECT run_id FROM {LEAVING.name})"
             for run_id, count in self._fetch(
                 f"SELECT run_id, count(*) FROM {table.name} WHERE {lost} GROUP BY run_id", ()
             ):
@@ -438,10 +405,6 @@ def _here(now: datetime | None) -> int:
     return to_microseconds(now or datetime.now(UTC))
 
 
-def _render_moment(moment: int) -> str:
-    return f"{from_microseconds(moment):%Y-%m-%d %H:%M:%S} UTC"
-
-
 def _check_number(name: str, value: int) -> int:
     if value < 0:
         raise RunQueryError(f"{name}: expected zero or more, found {value}")
@@ -456,7 +419,7 @@ def _sort_held(run_id: str, found: Sequence[Row]) -> RunHeld:
     if not found:
         return RunHeld(f"run {run_id} was deleted a moment ago")
     _, _, owner, held_since, _ = found[0]
-    return RunHeld(f"run {run_id} is held by {owner} since {_render_moment(held_since)}")
+    return held_by(run_id, owner, held_since)
 
 
 def _listing(query: RunQuery, moment: int) -> tuple[str, list[Any]]:

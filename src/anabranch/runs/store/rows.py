@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
+from anabranch.base.errors import RunHeld
 from anabranch.runs.store.codec import (
     LOG_NBYTES,
     MESSAGE_NBYTES,
@@ -59,6 +60,16 @@ def run_row(record: RunRecord, held: Ownership, moment: int, until: int, born: s
         until,
         born,
     )
+
+
+def held_by(run_id: str, owner: str, held_since: int) -> RunHeld:
+    """What is told of a run that somebody holds."""
+    return RunHeld(f"run {run_id} is held by {owner} since {render_moment(held_since)}")
+
+
+def render_moment(moment: int) -> str:
+    """A moment of a row, for people."""
+    return f"{from_microseconds(moment):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def details_row(run_id: str, details: RunDetails) -> Row:

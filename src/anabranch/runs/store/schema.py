@@ -66,6 +66,9 @@ CHUNKS = _define("chunks", "run_id slug serial", "indices codes element_values r
 ELEMENTS = _define("elements", "run_id slug element", "code attempt due message failure")
 LOGS = _define("logs", "run_id epoch serial", "logged level line slug element attempt worker")
 WISHES = _define("wishes", "run_id", "epoch wish")
+# What is deleted, some at a time: a run whose rows are left (without a location), or a file of a run's.
+LEAVING = _define("leaving", "run_id location", "since")
+STORES = _define("stores", "store", "")
 TABLES = (RUNS, DETAILS, TASK_RUNS, CHUNKS, ELEMENTS, LOGS, WISHES)
 """Tables of runs; all begin with the run's id."""
 FLOWS = _define(
@@ -87,8 +90,8 @@ PERMITS = _define(
     "run_id flow_name owner most held wanted ticket seen lease_until",
 )
 NOTICES = _define("notices", "teller", "sent left_out")
-SERVICE_TABLES = (FLOWS, SLOTS, LIMITS, PERMITS, NOTICES)
-"""Tables of flows that run by themselves, and of what runs share."""
+SERVICE_TABLES = (FLOWS, SLOTS, LIMITS, PERMITS, NOTICES, LEAVING, STORES)
+"""Tables of flows that run by themselves, of what runs share, and of what goes."""
 
 SQLITE = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "bytes": "BLOB", "clustered": " WITHOUT ROWID"}
 # Collation "C": ids and names sort by code point in both.
@@ -184,6 +187,14 @@ STEPS: tuple[tuple[str, ...], ...] = (
     ),
     # 11: what tells the process that holds a run from others of its number
     ("ALTER TABLE anabranch_runs ADD COLUMN born {text} NOT NULL DEFAULT ''",),
+    # 12: what is on its way out, where runs have stored values, and which runs are part of others
+    (
+        """CREATE TABLE anabranch_leaving (
+            run_id {text} NOT NULL, location {text} NOT NULL, since {integer} NOT NULL,
+            PRIMARY KEY (run_id, location)){clustered}""",
+        "CREATE TABLE anabranch_stores (store {text} NOT NULL PRIMARY KEY){clustered}",
+        "CREATE INDEX anabranch_runs_parent ON anabranch_runs (parent_run_id)",
+    ),
 )
 VERSION = len(STEPS)
 

@@ -16,8 +16,8 @@ from typing import Any, Literal
 
 from anabranch.base.errors import RunNotFound, StaleOwner
 from anabranch.runs.store.codec import MESSAGE_NBYTES, from_microseconds, to_microseconds, to_text
+from anabranch.runs.store.database import Database, Transaction
 from anabranch.runs.store.owners import name_process
-from anabranch.runs.store.relational import Database, Transaction
 from anabranch.runs.store.schema import FLOWS, RUNS, SLOTS
 from anabranch.runs.store.slots import RUNNING, SKIPPED, WAITING, Slot, slot_of, slot_row
 from anabranch.schedules.catch_up import GRACE_S
@@ -472,11 +472,6 @@ class SlotQueue:
         query = f"SELECT min(ready) FROM {SLOTS.name} WHERE state = 'Waiting'"
         found: int | None = self._database.read(lambda transaction: transaction.fetch(query))[0][0]
         return from_microseconds(found)
-
-    def prune(self, *, before: datetime) -> int:
-        """Forget slots that ended before; gives how many."""
-        statement = f"DELETE FROM {SLOTS.name} WHERE ended < ? AND state NOT IN ('Waiting', 'Running')"
-        return self._database.write(lambda transaction: transaction.execute(statement, (to_microseconds(before),)))
 
 
 def _cancel(transaction: Transaction, slot: Slot, moment: int | None, by: str) -> None:

@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_NBYTES = 100
+_GIVEN_BACK = 1_000  # pages at a time, 4 MB: others can write in between
+_LOG_NBYTES = 64 << 20  # a log is cut to this size where it had to grow; it has 4 MB otherwise
 _SAFE_WAL = (3, 51, 3)
 _NO_SPACE = {
     "SQLITE_FULL": "no space left on device",
@@ -169,9 +171,13 @@ class _SQLite:
             return [str(error)]
         return [] if found == ["ok"] else [f"{self._path}: {text}" for text in found]
 
-    def compact(self) -> None:
+    def compact(self) -> bool:
         with self._lock, self._explaining("write to"):
-            self._open().executescript("PRAGMA incremental_vacuum")  # execute() would take one step of it, of one page
+            connection = self._open()
+            (before,) = connection.execute("PRAGMA freelist_count").fetchone()
+            connection.executescript(f"PRAGMA incremental_vacuum({_GIVEN_BACK})")  # execute() would take one page
+            (left,) = connection.execute("PRAGMA freelist_count").fetchone()
+        return bool(0 < left < before)
 
     def describe(self) -> dict[str, str]:
         facts = {"kind": "SQLite", "location": str(self._path), "library": f"SQLite {sqlite3.sqlite_version}"}
@@ -338,6 +344,7 @@ class _SQLite:
             return
         self._set_journal(connection)
         connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute(f"PRAGMA journal_size_limit = {_LOG_NBYTES}")
         if version < VERSION:
             _within(connection, "BEGIN IMMEDIATE", self._upgrade)
         self._identity, self._log_identity = _identify(self._path), None
@@ -460,8 +467,9 @@ class _Memory:
     def check(self) -> list[str]:
         return []
 
-    def compact(self) -> None:
+    def compact(self) -> bool:
         """Nothing: it is all gone soon."""
+        return False
 
     def describe(self) -> dict[str, str]:
         return {"kind": "memory", "location": "this process", "library": f"SQLite {sqlite3.sqlite_version}"}

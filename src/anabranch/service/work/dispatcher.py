@@ -24,9 +24,6 @@ RECOVER_S = 5.0
 """Seconds between looks for slots of dead processes: much less than a lease."""
 REFRESH_S = 0.9
 """Seconds between looks for newly registered flows: each turn of an idle service looks."""
-PRUNE_S = 3600.0
-KEPT = timedelta(days=30)
-"""Age at which finished slots are deleted; their runs stay until they are pruned."""
 LATE = timedelta(seconds=10)
 """Delay of runs from which on it is reported."""
 COMPLAIN_S = 60.0
@@ -128,7 +125,6 @@ class Dispatcher:
         self._watched: datetime | None = None
         self._renewed: datetime | None = None
         self._recovered: datetime | None = None
-        self._pruned: datetime | None = None
         self._refreshed: datetime | None = None
         self._pace = _Pace()
         self._complained: datetime | None = None
@@ -183,9 +179,6 @@ class Dispatcher:
             self._is_flowing = bool(claimed)
             if len(claimed) == free:
                 self._complain(claimed[0], now)
-        if _is_over(self._pruned, now, PRUNE_S):
-            self._queue.prune(before=now - KEPT)
-            self._pruned = now
 
     def _complain(self, oldest: Slot, now: datetime) -> None:
         """Report, at most once a minute, that runs begin late."""

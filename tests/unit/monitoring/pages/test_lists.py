@@ -24,9 +24,9 @@ from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.runs_page import PAGE, RunsPage
 from anabranch.runs import RunRecord
 from anabranch.runs.registry.seal import pack_schedule
+from anabranch.runs.store.database import Transaction
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.opening import current_store
-from anabranch.runs.store.relational import Transaction
 from anabranch.runs.store.sqlite import InMemoryRunStore
 from anabranch.schedules import CronSchedule
 

@@ -15,9 +15,10 @@ from anabranch.engine.machine.permits import Claim, Grant
 from anabranch.errors import RunStoreUnavailable
 from anabranch.runs import Ownership
 from anabranch.runs.store import run_permits
+from anabranch.runs.store.database import Database
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.permit_table import PermitTable
-from anabranch.runs.store.relational import Database, RelationalRunStore
+from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.run_permits import RunPermits
 from anabranch.runs.store.sqlite import InMemoryRunStore
 from anabranch.triggers import manual_only

@@ -442,15 +442,6 @@ def test_a_run_that_is_over_may_wait_again_and_one_that_is_not_may_not(queue: Sl
     assert queue.again(slot, now=NOON)
 
 
-def test_what_is_over_for_long_is_forgotten(queue: SlotQueue):
-    queue.add(slots(2), now=NOON)
-    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
-    queue.finish(slot, "Success", now=NOON)
-    assert queue.prune(before=NOON) == 0
-    assert queue.prune(before=NOON + SECOND) == 1
-    assert states(queue) == ["Waiting"]
-
-
 # The registry ---------------------------------------------------------------------------------------------------------
 
 
