@@ -7,6 +7,7 @@ import pickle
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from typing import Any
 
 from anabranch.base.errors import ParameterError, ResumeError, listed
@@ -54,8 +55,11 @@ class Taken:
     """Values by name, as far as they are recorded."""
 
     def give_back(self) -> None:
-        """Put the run down as it was."""
+        """Put the run down as it was; one whose driver was lost still has to be gone on with."""
         before = self.record
+        if before.lease_until is not None:  # ours ends in the past, as its did
+            self.store.heartbeat(self.ownership, now=before.start - timedelta(seconds=self.store.lease_s))
+            return
         self.store.finish_run(self.ownership, before.state, end=before.end, message=before.message)
 
 

@@ -518,10 +518,11 @@ def _settle_dead(
     """Decide what becomes of a slot whose process died, or may have; gives it if it has ended with that."""
     slot, (epoch, state, lease) = slot_of(row[:-3]), row[-3:]
     is_try = is_try and (is_dead or slot.started is not None)  # else its service died before it had a process for it
-    has_ended = epoch is not None and epoch > slot.run_epoch and lease is None
+    is_put_down = state == "Paused" or (state == "Cancelled" and not slot.cancel)  # by a process that died before
+    has_ended = epoch is not None and epoch > slot.run_epoch and lease is None and not is_put_down
     if lease is not None and lease > moment and not is_dead:
         transaction.execute(f"UPDATE {SLOTS.name} SET lease_until = ? WHERE run_id = ?", (lease, slot.run_id))
-    elif has_ended and (state != "Cancelled" or slot.cancel):  # it could not say so here
+    elif has_ended:  # it could not say so here
         transaction.execute(_CLOSE, (state, "", moment, slot.run_id))
     elif slot.cancel:
         return _end(
@@ -529,7 +530,7 @@ def _settle_dead(
         )
     elif slot.tries >= MAX_TRIES and is_try:
         return _end(transaction, slot, "Crashed", f"given up after {slot.tries} tries: {why}", moment)
-    else:  # what is Cancelled without a wish was put down for others
+    else:
         text = to_text(why, MESSAGE_NBYTES)
         transaction.execute(_RELEASE, (moment, moment, moment, text, int(not is_try), slot.run_id, slot.token))
     return None

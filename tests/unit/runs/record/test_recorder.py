@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import socket
 import sqlite3
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -799,3 +800,16 @@ def test_what_a_map_left_out_that_had_enough_does_not_run_again_because_it_had_f
 
     assert [each.name for each in state["first"].map_states] == ["Success", "Skipped"]
     assert not reruns(before)
+
+
+def test_a_run_whose_driver_was_lost_stays_interrupted_when_it_cannot_be_gone_on_with():
+    with Flow("lost") as flow:
+        clean.map(extract(1))
+    store = current_store()
+    assert store is not None
+    gone = f"{socket.gethostname()}:{2**22 + 1}"
+    store.create_run(RunRecord("run-1", "lost", datetime.now(UTC)), owner=gone)
+    with pytest.raises(ResumeError, match="no elements of it are recorded"):
+        flow.run(resume="run-1", resume_element="clean[0]")
+    assert store.get_run("run-1").state == "Interrupted"
+    assert flow.run(resume="run-1").state.is_successful()

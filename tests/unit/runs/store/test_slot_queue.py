@@ -344,14 +344,15 @@ def test_what_is_to_be_cancelled_never_waits_again(
     assert claim(queue, at=10_000) == []
 
 
+@pytest.mark.parametrize(("state", "message"), [("Cancelled", "interrupted by a service that ended"), ("Paused", "")])
 def test_a_run_that_was_put_down_for_others_waits_though_its_process_died_before_it_could_say_so(
-    store: RelationalRunStore, queue: SlotQueue
+    store: RelationalRunStore, queue: SlotQueue, state: str, message: str
 ):
     queue.add(slots(1), now=NOON)
     (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
     queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S)
     ownership = store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
-    store.finish_run(ownership, "Cancelled", end=NOON, message="interrupted by a service that ended")
+    store.finish_run(ownership, state, end=NOON, message=message)
     assert queue.bury(slot, "its process was killed by signal 9", now=NOON) is None
     assert claim(queue) == [slot.run_id]
 
