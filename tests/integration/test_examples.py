@@ -63,6 +63,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             id="stations",
         ),
         pytest.param(
+            "orders",
+            ["--days", "105"],
+            r"The first run +104 days loaded, +0 were there\n  day 99: json\.decoder\.JSONDecodeError: .*\n"
+            r"The second run +0 days loaded, +104 were there\n(?s:.*)2026-04  oolong +\d+ orders",
+            id="orders",
+        ),
+        pytest.param(
             "sweep", ["--enough", "4.3"], r"(?s) bits\n.*\d of 72 settings were tried\. The best: [34]", id="sweep"
         ),
         pytest.param(

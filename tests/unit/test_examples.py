@@ -27,6 +27,7 @@ RUNS = {
     "crash": ["--limit", "3"],
     "crawl": ["--root", "."],
     "daylight": ["--day", "2026-12-21"],
+    "orders": ["--days", "3"],
     "remote": ["--limit", "1000", "--parts", "3"],
     "schedule": [],
     "stations": ["--count", "60", "--port", "{port}"],
