@@ -70,6 +70,15 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             id="orders",
         ),
         pytest.param(
+            "scans",
+            ["--pages", "32"],
+            r"29 of 32 pages could be read; .*\n"
+            r"  page 7: Crashed: ProcessDied: its process was killed by SIGSEGV\n"
+            r"  page 23: Crashed: ProcessDied: killed: used .* more than memory_limit .*\n"
+            r"  page 31: TimedOut: TaskTimeout: ran longer than its timeout of 3 s; its process was killed\n",
+            id="scans",
+        ),
+        pytest.param(
             "sweep", ["--enough", "4.3"], r"(?s) bits\n.*\d of 72 settings were tried\. The best: [34]", id="sweep"
         ),
         pytest.param(

@@ -29,6 +29,7 @@ RUNS = {
     "daylight": ["--day", "2026-12-21"],
     "orders": ["--days", "3"],
     "remote": ["--limit", "1000", "--parts", "3"],
+    "scans": ["--pages", "4"],
     "schedule": [],
     "stations": ["--count", "60", "--port", "{port}"],
     "sweep": ["--enough", "4.4"],

@@ -350,7 +350,7 @@ class _Attempt:
             if -code == signal.SIGKILL:
                 how += " (as the kernel does where memory runs out)"
         said = self._stderr.tail()
-        return ProcessDied(f"{how}; last lines of stderr:\n{said}" if said else how)
+        return ProcessDied(f"{how}\nlast lines of stderr:\n{said}" if said else how)
 
 
 class _Stream:

@@ -494,8 +494,8 @@ def kill_itself() -> None:
 @pytest.mark.parametrize(
     ("die", "message"),
     [
-        (exit_quietly, r"its process ended with exit code 3; last lines of stderr:\nthe last words$"),
-        (crash, r"(?s)its process was killed by SIGSEGV; last lines of stderr:\n.*Segmentation fault.* in crash$"),
+        (exit_quietly, r"its process ended with exit code 3\nlast lines of stderr:\nthe last words$"),
+        (crash, r"(?s)its process was killed by SIGSEGV\nlast lines of stderr:\n.*Segmentation fault.* in crash$"),
         (kill_itself, r"its process was killed by SIGKILL \(as the kernel does where memory runs out\)$"),
     ],
 )
