@@ -79,6 +79,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             id="scans",
         ),
         pytest.param(
+            "climate",
+            ["--years", "5"],
+            r"year  3: ValueError: 30 circles of latitude have no values\n"
+            r"year  4:  10\.13 °C, -51 to 36\n\n\+3\.0 °C a century",
+            id="climate",
+        ),
+        pytest.param(
             "sweep", ["--enough", "4.3"], r"(?s) bits\n.*\d of 72 settings were tried\. The best: [34]", id="sweep"
         ),
         pytest.param(

@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[2]
 # Small runs, from the shell.
 RUNS = {
     "cache": ["--files", "3", "--checkpoint"],
+    "climate": [],
     "collatz": ["--limit", "30"],
     "corpus": ["--limit", "5", "--no-report"],
     "crash": ["--limit", "3"],
