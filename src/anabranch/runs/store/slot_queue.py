@@ -60,6 +60,15 @@ _RENEW_RUN = (
     f"UPDATE {RUNS.name} SET lease_until = ? WHERE run_id = ? AND lease_until < ? AND epoch = (SELECT run_epoch + 1 "
     f"FROM {SLOTS.name} s WHERE s.run_id = {RUNS.name}.run_id AND s.token = ? AND s.state = 'Running')"
 )
+# What ends with its slot: the run waited, or was its process's; whoever else holds it ends it himself.
+_END_RUN = (
+    f"UPDATE {RUNS.name} SET (state, message) = (SELECT s.state, s.message FROM {SLOTS.name} s "
+    f"WHERE s.run_id = {RUNS.name}.run_id), ended = ?, lease_until = NULL, epoch = epoch + 1, token = '' "
+    "WHERE run_id = ? AND (lease_until <= ? OR (lease_until IS NOT NULL AND epoch = ?) "
+    "OR (lease_until IS NULL AND state = 'Paused')) AND EXISTS (SELECT 1 "
+    f"FROM {SLOTS.name} s WHERE s.run_id = {RUNS.name}.run_id AND s.state IN ('Cancelled', 'Crashed', 'Failed'))"
+)
+_LAPSE = f"UPDATE {RUNS.name} SET lease_until = ? WHERE run_id = ? AND epoch = ? AND lease_until > ?"
 _CANCELLED = f"SELECT run_id, token FROM {SLOTS.name} WHERE state = 'Running' AND cancel = 1"
 _BEGUN = (
     f"SELECT {', '.join(f's.{column}' for column in SLOTS.columns)}, r.state, r.message, r.lease_until, f.changed "
@@ -416,8 +425,16 @@ class SlotQueue:
 
     def finish(self, slot: Slot, state: str, message: str = "", *, now: datetime) -> bool:
         """Say how a slot's run ended; False if the slot is somebody else's."""
-        parameters = (state, to_text(message, MESSAGE_NBYTES), to_microseconds(now), slot.run_id, slot.token)
-        return bool(self._database.write(lambda transaction: transaction.execute(_FINISH, parameters), durable=True))
+        moment = to_microseconds(now)
+        parameters = (state, to_text(message, MESSAGE_NBYTES), moment, slot.run_id, slot.token)
+
+        def act(transaction: Transaction) -> bool:
+            is_ours = bool(transaction.execute(_FINISH, parameters))
+            if is_ours and state != "Success":
+                _end_runs(transaction, [slot], moment, are_over=True)
+            return is_ours
+
+        return self._database.write(act, durable=True)
 
     def release(
         self, slot: Slot, message: str = "", *, now: datetime, not_before: datetime | None = None, is_try: bool = True
@@ -426,14 +443,26 @@ class SlotQueue:
         moment, ready = to_microseconds(now), to_microseconds(not_before or now)
         text = to_text(message, MESSAGE_NBYTES)
         parameters = (moment, ready, ready, text, int(not is_try), slot.run_id, slot.token)
-        return bool(self._database.write(lambda transaction: transaction.execute(_RELEASE, parameters)))
+
+        def act(transaction: Transaction) -> bool:
+            is_ours = bool(transaction.execute(_RELEASE, parameters))
+            if is_ours:
+                _end_runs(transaction, [slot], moment)
+            return is_ours
+
+        return self._database.write(act)
 
     def give_back(self, slots: Sequence[Slot], *, now: datetime) -> None:
         """Let claimed slots wait again that no process has begun: for anybody, and without counting it as a try."""
         moment = to_microseconds(now)
         rows = [(moment, moment, moment, "", 1, slot.run_id, slot.token) for slot in slots]
+
+        def act(transaction: Transaction) -> None:
+            transaction.execute_many(_RELEASE, rows)
+            _end_runs(transaction, slots, moment)
+
         if rows:
-            self._database.write(lambda transaction: transaction.execute_many(_RELEASE, rows))
+            self._database.write(act)
 
     # Looking ----------------------------------------------------------------------------------------------------------
 
@@ -479,6 +508,7 @@ def _cancel(transaction: Transaction, slot: Slot, moment: int | None, by: str) -
         what = "before it went on" if _has_begun(slot) else "before it began"
         text = to_text(f"cancelled{f' by {by}' if by else ''} {what}", MESSAGE_NBYTES)
         transaction.execute(_CLOSE, ("Cancelled", text, moment, slot.run_id))
+        _end_runs(transaction, [slot], moment)
     elif slot.state == RUNNING:
         text = to_text(f"a request{f' of {by}' if by else ''} to cancel it", MESSAGE_NBYTES)
         transaction.execute(f"UPDATE {SLOTS.name} SET cancel = 1, message = ? WHERE run_id = ?", (text, slot.run_id))
@@ -533,10 +563,19 @@ def _settle_dead(
     else:
         text = to_text(why, MESSAGE_NBYTES)
         transaction.execute(_RELEASE, (moment, moment, moment, text, int(not is_try), slot.run_id, slot.token))
+        if is_dead:  # whoever goes on with the run need not wait for its lease
+            transaction.execute(_LAPSE, (moment, slot.run_id, slot.run_epoch + 1, moment))
     return None
 
 
 def _end(transaction: Transaction, slot: Slot, state: str, message: str, moment: int) -> Slot:
     text = to_text(message, MESSAGE_NBYTES)
     transaction.execute(_CLOSE, (state, text, moment, slot.run_id))
+    _end_runs(transaction, [slot], moment, are_over=True)
     return replace(slot, state=state, message=text)
+
+
+def _end_runs(transaction: Transaction, slots: Iterable[Slot], moment: int | None, *, are_over: bool = False) -> None:
+    """Let runs end as their slots have, if these are closed; `are_over`: also those that the slots' processes hold."""
+    rows = [(moment, slot.run_id, moment, slot.run_epoch + 1 if are_over else -1) for slot in slots]
+    transaction.execute_many(_END_RUN, rows)

@@ -11,7 +11,6 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from anabranch.base.errors import RunStoreError
-from anabranch.runs.registry.ending import record_end
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
@@ -241,10 +240,9 @@ class Dispatcher:
                 self._launcher.kill(run_id)
 
     def _close(self, slot: Slot) -> None:
-        """Record that a run has ended with its process."""
+        """Tell that a run has ended with its process."""
         _log.error("run %s of flow %s: %s, %s", slot.run_id, slot.flow_name, slot.state, slot.message)
         self._on_ended(slot)
-        record_end(self._store, slot.run_id, slot.state, slot.message, now=self._clock(), is_gone=True)
 
     @property
     def problems(self) -> int:

@@ -79,15 +79,16 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         counted.metrics.note_lateness(slot.flow_name, (now - wanted_since(slot)).total_seconds())
     if begun.run_state == "Success":  # who had it died before saying so
         return _finish(store, queue, slot, begun.run_state, begun.run_message)
-    if slot.cancel:
-        record_end(store, slot.run_id, "Cancelled", "cancelled before it went on", now=now)
-        return _finish(store, queue, slot, "Cancelled", "cancelled before it began")
     is_first = begun.run_state is None
+    if slot.cancel:
+        return _finish(store, queue, slot, "Cancelled", f"cancelled before it {'began' if is_first else 'went on'}")
     if slot.damage:
         problem = RunStoreDamaged(f"its {slot.damage} in the queue cannot be read; start it again")
         return _fail(store, queue, slot, problem, counted, is_first=is_first, tell=partial(tell, flows, slot.flow_name))
     try:
         loaded = load_registered(_find_flow(flows, slot.flow_name, begun.flow_changed))
+    except RunStoreError:
+        raise  # as below
     except (AnabranchError, RecursionError) as error:
         if not is_new:
             return AGAIN
@@ -117,8 +118,6 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         now = read_clock(store)
         due = now + timedelta(seconds=rest.until - time.time())
         queue.release(slot, message, now=now, not_before=due, is_try=False)
-        if (left := queue.get(slot.run_id)) is not None and left.state == "Cancelled":
-            record_end(store, slot.run_id, left.state, left.message, now=now)
         return 0
     ended = _finish(store, queue, slot, state, message)
     return LAST if state == "Cancelled" else ended

@@ -357,6 +357,70 @@ def test_a_run_that_was_put_down_for_others_waits_though_its_process_died_before
     assert claim(queue) == [slot.run_id]
 
 
+def take_up(store: RelationalRunStore, queue: SlotQueue) -> Slot:
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    begun = queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S)
+    store.take_over(slot.run_id, now=NOON)
+    return begun.slot
+
+
+def cancelled(queue: SlotQueue, slot: Slot) -> Slot:
+    queue.cancel(slot.run_id, now=NOON)
+    return slot
+
+
+ENDS = {
+    "while it waits": lambda store, queue, run_id: queue.cancel(run_id, now=NOON),
+    "with others": lambda store, queue, run_id: queue.cancel_group("dates", now=NOON),
+    "when it is put down": lambda store, queue, run_id: queue.release(
+        cancelled(queue, take_up(store, queue)), now=NOON + 60 * SECOND
+    ),
+    "when its claim is given back": lambda store, queue, run_id: queue.give_back(
+        [cancelled(queue, queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)[0])], now=NOON
+    ),
+    "with its process": lambda store, queue, run_id: queue.bury(
+        cancelled(queue, take_up(store, queue)), "killed", now=NOON
+    ),
+    "when its lease is over": lambda store, queue, run_id: queue.recover(
+        now=cancelled(queue, take_up(store, queue)).due + 60 * SECOND, lease_s=LEASE_S
+    ),
+    "as one that does not load": lambda store, queue, run_id: queue.finish(
+        queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)[0], "Failed", now=NOON
+    ),
+    "though its end could not be recorded": lambda store, queue, run_id: queue.finish(
+        take_up(store, queue), "Failed", now=NOON
+    ),
+}
+
+
+@pytest.mark.parametrize("way", ENDS)
+def test_a_run_that_has_begun_ends_with_its_slot(store: RelationalRunStore, queue: SlotQueue, way: str):
+    queue.add(slots(1, group="dates"), now=NOON)
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S)
+    ownership = store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
+    store.finish_run(ownership, "Paused", end=None, message="waits for a retry")
+    queue.release(slot, now=NOON, is_try=False)
+    ENDS[way](store, queue, slot.run_id)
+    found, record = queue.get(slot.run_id), store.get_run(slot.run_id, now=NOON)
+    assert found is not None
+    assert found.state in ("Cancelled", "Failed")
+    assert (record.state, record.message, record.lease_until) == (found.state, found.message, None)
+    assert record.end is not None
+    with pytest.raises(StaleOwner):
+        store.finish_run(ownership, "Success", end=NOON)
+
+
+def test_nobody_waits_for_the_lease_of_a_process_that_is_known_to_be_dead(store: RelationalRunStore, queue: SlotQueue):
+    queue.add(slots(1), now=NOON)
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S)
+    store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
+    queue.bury(slot, "its process was killed by signal 9", now=NOON)
+    assert store.get_run(slot.run_id, now=NOON).state == "Interrupted"
+    assert store.take_over(slot.run_id, owner="another:1", now=NOON).epoch == 2
+
+
 def test_what_is_handed_over_is_no_try(queue: SlotQueue):
     queue.add(slots(1), now=NOON)
     for _ in range(2 * MAX_TRIES):

@@ -12,10 +12,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from anabranch import config
+from anabranch.errors import RunStoreUnavailable
 from anabranch.flows.registered import register_target
 from anabranch.runs.read.lookup import date_of
 from anabranch.runs.registry.backfill import slots_for
 from anabranch.runs.registry.registration import read_clock, registry
+from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.slots import Slot
 from anabranch.service.work.messages import AGAIN, Job
 from anabranch.service.work.one_run import run_job
@@ -149,6 +151,19 @@ def test_a_run_whose_file_does_not_load_is_told_of_in_a_new_process_only():
     assert run_slot("told", {}) == 0
     (line,) = Path("told").read_text().splitlines()
     assert line.startswith("told: Failed: flow 'told', registered from")
+
+
+def test_a_run_store_that_does_not_answer_when_the_flow_is_looked_up_fails_no_run(monkeypatch: pytest.MonkeyPatch):
+    def down(self: FlowTable, name: str) -> FlowRecord:
+        raise RunStoreUnavailable("the database does not answer")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(FlowTable, "get", down)
+        with pytest.raises(RunStoreUnavailable):
+            run_slot("plain", {})
+    found = registry()[2].get("a")
+    assert found is not None
+    assert found.state == "Running"  # its service lets it wait, as the process has ended badly
 
 
 def test_a_run_whose_slot_cannot_be_read_is_told_of_with_the_flow_loaded():
