@@ -18,7 +18,7 @@ from distributed import Client
 
 from anabranch import Flow, config
 from anabranch.executors import DaskExecutor
-from benchmarks import bare, flows
+from benchmarks import bare, flows, rates
 from benchmarks.cluster import Cluster
 
 
@@ -218,6 +218,29 @@ def _whole(value: Any) -> Any:
     return unmapped(value)
 
 
+def rate(bench: Bench) -> Iterator[Row]:
+    """Requests to a server that is slow, fails and turns away at times, as often as a rate allows."""
+    width, per_window = (200, 100) if bench.quick else (5_000, 400)
+    flow, total = rates.flow_of(width, per_window)
+    with rates.served() as port:
+        state = flow.run(port=port, executor=DaskExecutor(bench.cluster.address))
+        seen = rates.summary_of(port)
+    ideal_s = (seen["requests"] - per_window) / per_window * rates.WINDOW_S
+    is_right = state.result[total].result == width * (width - 1) and seen["200"] == width and not seen["early"]
+    figure = (
+        f"at most {seen['most']} in any second of {per_window}, {seen['seconds']:.1f} s of at least {ideal_s:.1f} s"
+    )
+    figure += "" if is_right else "; wrong answers"
+    yield Row(
+        f"{width:,} requests, {seen['requests'] - width:,} of them again, at {per_window}/s",
+        figure,
+        "never above the rate",
+        is_right and seen["most"] <= per_window,
+        seen["seconds"],
+        width=width,
+    )
+
+
 def singles(bench: Bench) -> Iterator[Row]:
     """Single tasks: a long chain, and a random DAG."""
     length = 50 if bench.quick else 500
@@ -388,6 +411,7 @@ MEASURES: dict[str, Measure] = {
     "deferral": deferral,
     "efficiency": efficiency,
     "requests": requests,
+    "rate": rate,
     "singles": singles,
     "failures": failures,
     "history": history,

@@ -10,7 +10,7 @@ import pytest
 from tests.limited_driver import LimitedDrivers, ended
 from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 
-from anabranch.engine.machine.permits import Bundle, Claim
+from anabranch.engine.machine.permits import Bundle, Claim, rate_limit
 from anabranch.errors import LimitError
 from anabranch.runs import open_store
 from anabranch.runs.store.permit_rules import FRESH, Verdict
@@ -246,6 +246,110 @@ def test_names_are_only_ever_values(table: PermitTable):
     claim = Claim({name: 1}, {}, (((name,), 1),))
     table.settle(driver("a"), claim, [name], lease_s=LEASE_S, now=SECOND)
     assert [(each.name, each.size) for each in table.all(now=SECOND)] == [(name, 1)]
+
+
+# Rates ----------------------------------------------------------------------------------------------------------------
+
+MIN = rate_limit("api", 60.0)
+RATE: Bundle = (MIN,)
+
+
+def ask(
+    table: PermitTable,
+    name: str,
+    *,
+    in_use: int = 0,
+    wants: int = 0,
+    at: float = 0,
+    run: str = "",
+    late: bool = False,
+    alive_at: float = 5,
+) -> Verdict:
+    claim = Claim({MIN: 10}, {MIN: in_use} if in_use else {}, ((RATE, wants),) if wants else ())
+    now = round((1_000 + at) * SECOND)
+    if in_use and not late:  # it has given signs of life
+        table.renew(f"token-{name}", lease_s=1_000.0, now=round((1_000 + alive_at) * SECOND))
+    return table.settle(driver(name, run=run), claim, {MIN}, lease_s=LEASE_S, now=now).verdict
+
+
+def drop(table: PermitTable, name: str, *spent: tuple[int, float], at: float = 0) -> None:
+    entries = [(MIN, count, seconds) for count, seconds in spent]
+    table.drop(f"token-{name}", entries, now=round((1_000 + at) * SECOND))
+
+
+def test_what_was_spent_of_a_rate_counts_until_its_window_ends_whoever_has_gone(table: PermitTable):
+    assert ask(table, "a", wants=10).may_use == {MIN: 10}
+
+    drop(table, "a", (4, 50.0), (3, 60.0), at=1)
+
+    assert ask(table, "b", wants=10, at=2).may_use == {MIN: 3}
+    assert ask(table, "b", in_use=3, wants=10, at=50.9).may_use == {MIN: 3}
+    assert ask(table, "b", in_use=3, wants=10, at=51.7).may_use == {MIN: 7}
+    assert ask(table, "b", in_use=7, wants=10, at=61.7).may_use == {MIN: 10}
+
+
+def test_of_a_dead_driver_what_it_held_of_a_rate_counts_for_a_window_after_its_lease(table: PermitTable):
+    ask(table, "a", wants=10)
+
+    assert ask(table, "b", wants=1, at=LEASE_S + 59.9).may_use == {}
+    assert ask(table, "b", wants=1, at=LEASE_S + 60.7).may_use == {MIN: 1}
+
+
+def test_of_an_earlier_driver_of_the_run_what_it_held_of_a_rate_counts_for_a_window(table: PermitTable):
+    ask(table, "a", wants=6, run="run-1")
+
+    assert ask(table, "b", wants=10, run="run-1", at=5).may_use == {MIN: 4}
+    assert ask(table, "b", in_use=4, wants=10, run="run-1", at=64.9).may_use == {MIN: 4}
+    assert ask(table, "b", in_use=4, wants=10, run="run-1", at=65.7).may_use == {MIN: 10}
+
+
+def test_who_comes_too_late_has_spent_what_it_had_of_a_rate(table: PermitTable):
+    ask(table, "a", wants=6)
+
+    late = ask(table, "a", in_use=6, wants=10, at=LEASE_S + 1, late=True)
+
+    assert late.lost == {MIN}
+    assert late.may_use == {MIN: 4}
+    assert ask(table, "a", in_use=4, wants=10, at=LEASE_S + 59.9, alive_at=LEASE_S + 2).may_use == {MIN: 4}
+    assert ask(table, "a", wants=10, at=LEASE_S + 60.7).may_use == {MIN: 10}
+
+
+def test_what_was_spent_has_no_share_in_what_is_free(table: PermitTable):
+    for n in range(8):
+        ask(table, f"gone-{n}", wants=1)
+        drop(table, f"gone-{n}", (1, 60.0))
+    ask(table, "a", wants=2)
+
+    ask(table, "b", wants=2, at=1)
+
+    assert ask(table, "a", in_use=2, wants=1, at=2).may_use == {MIN: 2}
+    assert ask(table, "b", wants=2, at=61).may_use[MIN] == 2
+
+
+def test_permits_of_a_rate_that_are_taken_by_force_were_spent(table: PermitTable, store: RelationalRunStore):
+    now = store.database.now()
+    claim = Claim({MIN: 10}, {}, ((RATE, 10),))
+    table.settle(driver("a"), claim, {MIN}, lease_s=LEASE_S, now=now)
+
+    assert [each.held for each in table.release("run-a", [MIN])] == [10]
+
+    found = table.settle(driver("b"), claim, {MIN}, lease_s=LEASE_S, now=now + 59 * SECOND).verdict
+    assert found.may_use == {}
+    assert table.release("run-a", [MIN]) == []
+
+
+def test_many_runs_that_have_ended_leave_few_rows(table: PermitTable, store: RelationalRunStore):
+    size, now = 1_000_000, 1_000 * SECOND
+    for n in range(300):
+        claim = Claim({MIN: size}, {}, ((RATE, 3),))
+        table.settle(driver(f"{n}"), claim, {MIN}, lease_s=LEASE_S, now=now + n * SECOND)
+        table.drop(f"token-{n}", [(MIN, 3, 60.0)], now=now + n * SECOND)
+
+    rows = store.database.read(lambda transaction: transaction.fetch("SELECT name FROM anabranch_permits"))
+    (limit,) = table.all(now=now + 299 * SECOND)
+
+    assert len(rows) <= 103
+    assert 180 <= sum(each.held for each in limit.holders) <= 186
 
 
 def test_threads_never_hold_more_than_there_is(store: RelationalRunStore):

@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from anabranch.base import triggers
 from anabranch.base.errors import OptionError, listed, nearest
+from anabranch.definition.rates import rates_of
 
 Seconds: TypeAlias = float | timedelta
 RetryOn: TypeAlias = type[BaseException] | tuple[type[BaseException], ...] | Callable[[BaseException], bool]
@@ -208,6 +209,9 @@ class Policies:
     priority: int = 0
     concurrency: Mapping[str, int] = field(default_factory=dict)
     """Named limits: of all task runs that share a name, in all runs of a run store, at most so many go on at a time."""
+    rate: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    """Rates, as `anabranch.definition.rates` reads them: of all attempts that share a name, in all runs of a run store,
+    at most so many in any window of so many seconds."""
     min_success: float | None = None
     """Share of a map's elements that is enough for its success; past what it allows to fail, the rest is not run."""
     first_n: int | None = None
@@ -283,6 +287,8 @@ class Policies:
                     f"found {self.concurrency!r}"
                 )
 
+        object.__setattr__(self, "rate", rates_of(self.rate))
+
     def _check_memory_limit(self, limit: object) -> None:
         if isinstance(limit, bool) or not isinstance(limit, int):
             raise OptionError(f"memory_limit: expected bytes, or a text such as '500 MB', found {limit!r}")
@@ -340,6 +346,11 @@ class Policies:
         return self.min_success is not None or self.first_n is not None or self.stop_when is not None
 
     @property
+    def is_limited(self) -> bool:
+        """Whether a call needs permits, which only the driver gets."""
+        return bool(self.concurrency or self.rate)
+
+    @property
     def is_plain(self) -> bool:
         """Whether running the function and keeping its value is all there is to do."""
         return (
@@ -349,4 +360,5 @@ class Policies:
             and not self.state_handlers
             and self.on_failure is None
             and self.stop_when is None
+            and not self.rate
         )

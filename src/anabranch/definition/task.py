@@ -586,6 +586,7 @@ def task(
     concurrency_per_slot: int | None = ...,
     resources: Mapping[str, float] | None = ...,
     concurrency: Mapping[str, int] | None = ...,
+    rate: Mapping[str, str | tuple[int, Seconds]] | None = ...,
     priority: int | None = ...,
     min_success: float | None = ...,
     first_n: int | None = ...,
@@ -642,6 +643,9 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
     concurrency
         Named limits, such as ``{"db": 4}``: how many task runs with this name may run at the same time, over all runs
         of a run store. A waiting task takes no worker slot. If sizes of a name differ, the lowest applies.
+    rate
+        Named rates, such as ``{"api": "100/min"}`` or ``"5/10s"``: how many attempts with this name there may be in any
+        window of that length, over all runs of a run store. A retry is another attempt. What waits takes no slot.
     min_success, first_n, stop_when
         For maps. `min_success` is the share of elements that must succeed (0.95). After `first_n` successful elements,
         or after a value for which the predicate `stop_when` is true, the rest is skipped. Tasks downstream get what

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from anabranch import config
 from anabranch.cli import anabranch as command
-from anabranch.engine.machine.permits import Claim
+from anabranch.engine.machine.permits import Claim, rate_limit
 from anabranch.runs.registry.registration import registry
 from anabranch.runs.store.permit_table import Holder, PermitTable
 
@@ -67,6 +67,26 @@ def test_a_size_is_set_and_unset(table: PermitTable):
     assert call().stdout == ""
 
 
+def test_rates_are_shown_set_and_unset_with_their_windows(table: PermitTable):
+    rate = rate_limit("api", 60.0)
+    for name, count in (("abc1", 3), ("xyz2", 5)):
+        holder = Holder(f"token-{name}", name, f"flow {name}", "host:1")
+        table.settle(holder, Claim({rate: 100}, {}, (((rate,), count),)), [rate], lease_s=30.0)
+    table.drop("token-abc1", [(rate, 2, 60.0)])
+
+    lines = call("api").stdout.splitlines()
+    (data,) = json.loads(call("api per min", "--json").stdout)
+
+    assert lines[:2] == ["api per min: 7 of 100 held", "  spent 2    by runs that have ended"]
+    assert lines[2].startswith("  holds 5    run xyz2 of flow xyz2 (host:1), for ")
+    assert len(lines) == 3
+    assert (data["name"], data["window_s"], data["spent"], data["held"]) == ("api per min", 60.0, 2, 7)
+    assert call("api", "--set", "50/min").stderr == "size of api per min: 50, whatever runs ask for\n"
+    assert call("api").stdout.splitlines()[0] == "api per min: 7 of 50 held, set here"
+    assert call("api", "--unset").stderr == "size of api: as runs ask for\n"
+    assert call("api").stdout.splitlines()[0] == "api per min: 7 of 100 held"
+
+
 def test_permits_are_taken_away_once_it_is_confirmed(busy: PermitTable):
     refused = call("--release", "ab", answer="n\n")
     assert refused.exit_code == 1
@@ -87,6 +107,8 @@ def test_it_does_not_ask_if_told_so(busy: PermitTable):
     [
         (["--set", "2"], "name the limit"),
         (["db", "--set", "2", "--unset"], "exclude each other"),
+        (["db", "--set", "two"], "'two' is not a valid integer"),
+        (["db", "--set", "2/fortnight"], "--set: rate: expected 1 to 1,000,000 in a millisecond to a year"),
         (["db", "--set", "0"], "0 is not in the range x>=1"),
         (["--release", "nobody"], "run 'nobody' holds no permits; anabranch limits shows which runs do"),
         (["api", "--release", "abc1"], "run 'abc1' holds no permits of limit 'api'"),

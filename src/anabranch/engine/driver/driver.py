@@ -218,7 +218,7 @@ class Driver:
             self._tell(RunFinished(self._clock(), state))
         finally:
             if self._desk is not None:
-                self._desk.close()
+                self._desk.close(self._machine.spent(self._clock()))
             interim.close_channel(plan.run_id)
             capture.close_sink(plan.run_id)  # of a cluster in this process, too
             self._logs.close()

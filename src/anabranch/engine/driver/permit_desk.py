@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from anabranch.engine.machine.permits import Claim, Grant, Permits
+from anabranch.engine.machine.permits import Claim, Grant, Permits, Spent
 
 LOOK_S = 1.0
 """How often a driver that goes on using its permits asks whether others wait, and how long it keeps those that nothing
@@ -89,7 +89,8 @@ class PermitDesk:
 
     def look(self) -> Grant | None:
         """Ask, if it is time; what the machine should know of the answer."""
-        if self._look_at is None or self._clock() < self._look_at:
+        is_due = self._look_at is not None and self._clock() >= self._look_at
+        if not is_due and not self._permits.has_lapsed():
             return None
         before, self._grant = self._grant, self._permits.settle(self._claim)
         now = self._looked = self._clock()
@@ -126,8 +127,8 @@ class PermitDesk:
             self._has_said = True
             self._say(f"waits for room in a limit: {self._grant.waits_for}")
 
-    def close(self) -> None:
-        """Give everything back."""
+    def close(self, spent: Collection[Spent] = ()) -> None:
+        """Give everything back, but for what counts for some time yet."""
         self._look_at = None
         self._grant = replace(self._grant, may_use={})
-        self._permits.close()
+        self._permits.close(spent)

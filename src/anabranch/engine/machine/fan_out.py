@@ -36,7 +36,8 @@ from anabranch.engine.units.calls import UnitCalls
 from anabranch.engine.units.indices import Indices, as_range, cut, stretches
 from anabranch.engine.units.units import ColumnReport, CutFrom, Held, Input, Key, Pieces, Report, Unit
 
-_SHARED = ("resources", "chunksize", "priority", "concurrency")  # policies that maps of one chunk must agree on
+_SHARED = ("resources", "chunksize", "priority", "concurrency", "rate")  # policies that maps of one chunk must agree on
+PERMIT_S = 5.0  # for which a chunk has permits of a rate that it does not use: they are good for as long as a lease is
 RECORD_NBYTES = 500  # about what the state of a failed element weighs
 
 
@@ -341,6 +342,7 @@ class FanOut:
     def _same_policies(self, run: NodeRun, chain: Chain) -> bool:
         first, mine = self._known.graph.nodes[chain.slugs[0]], run.node
         is_plain = not (first.is_awaited or mine.is_awaited)  # elements of an async map go on as they come
+        is_plain = is_plain and not first.policies.rate  # a permit for each attempt
         return is_plain and all(getattr(first.policies, name) == getattr(mine.policies, name) for name in _SHARED)
 
     def next_chunks(self) -> list[Unit]:
@@ -351,12 +353,17 @@ class FanOut:
         open_chains = [chain for chain in self.chains if chain.ready]
         while open_chains and in_flight < window:
             chain = min(open_chains, key=self._turn_of)
-            is_full = chain.pacer.is_probing and len(chain.in_flight) >= self._known.slots
-            if not is_full and not self._known.limits.have_room(self._known.graph.nodes[chain.slugs[0]]):
-                is_full = True
-                self._known.limits.turn_away(self._known.graph.nodes[chain.slugs[0]], chain.left)
+            node, room = self._known.graph.nodes[chain.slugs[0]], 0
+            # What is queued would hold permits of a rate that others can use.
+            is_eager = not (chain.pacer.is_probing or node.policies.rate)
+            is_full = not is_eager and len(chain.in_flight) >= self._known.slots
             if not is_full:
-                units.append(self._chunk(chain))
+                room = self._known.limits.room(node, is_call=not chain.ready[0].assembles)
+            if not is_full and not room:
+                is_full = True
+                self._known.limits.turn_away(node, chain.left)
+            if not is_full:
+                units.append(self._chunk(chain, room))
                 in_flight += 1
             if is_full or not chain.ready:
                 open_chains.remove(chain)
@@ -366,9 +373,9 @@ class FanOut:
         """Whose turn it is: of chains with as many chunks on their way, what finishes elements that have begun."""
         return len(chain.in_flight), not chain.ready[0].assembles, -self._known.graph.nodes[chain.slugs[0]].depth
 
-    def _chunk(self, chain: Chain) -> Unit:
+    def _chunk(self, chain: Chain, room: int) -> Unit:
         chain.has_begun = True
-        batch = self._apart(chain, chain.next_batch(self._known.slots))
+        batch = self._apart(chain, chain.next_batch(self._known.slots, room))
         slugs = chain.slugs[batch.first : batch.first + 1 if batch.is_apart else None]
         elements: dict[str, Input] = {}
         for slug in slugs[1:] if batch.assembles else slugs:
@@ -399,13 +406,21 @@ class FanOut:
             slices=self._slices(slugs[1:] if batch.assembles else slugs, batch.indices),
             keep=frozenset(slug for slug in slugs if self._is_kept(slug, slugs)),
             reduces={slug: self._reducers[slug] for slug in slugs if slug in self._reducers},
-            give_up_s=None if batch.is_suspect else chain.pacer.give_up_s(self._known.slots, len(batch.indices)),
+            give_up_s=self._give_up_s(chain, batch),
             approved=self._known.approved.intersection(slugs),
             is_suspect=batch.is_suspect,
             calls=calls,
         )
         chain.in_flight[unit.key] = batch
         return self._known.send(unit)
+
+    def _give_up_s(self, chain: Chain, batch: Batch) -> float | None:
+        if batch.is_suspect:
+            return None
+        give_up_s = chain.pacer.give_up_s(self._known.slots, len(batch.indices))
+        if self._known.graph.nodes[chain.slugs[0]].policies.rate:
+            return min(give_up_s or PERMIT_S, PERMIT_S)
+        return give_up_s
 
     def _calls(self, slug: str, batch: Batch, elements: dict[str, Input]) -> UnitCalls | None:
         """What a chunk needs to run deferred calls, or to put callers' values together."""

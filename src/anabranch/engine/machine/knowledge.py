@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,7 +146,10 @@ class Knowledge:
     def send(self, unit: Unit) -> Unit:
         """Note that a unit is on its way."""
         self.units[unit.key] = unit
-        self.limits.hold(unit.key, (self.graph.nodes[slug] for slug in unit.nodes))
+        if self.limits:
+            is_call = unit.calls is None or not unit.calls.assembles
+            attempts = 0 if not is_call else 1 if unit.indices is None else len(unit.indices)
+            self.limits.hold(unit.key, [self.graph.nodes[slug] for slug in unit.nodes], attempts)
         self._users[unit.key] = set(unit.nodes)
         self._takers.update(unit.upstream_keys())
         self._flying.update(self._names_of(unit))
@@ -159,13 +163,16 @@ class Knowledge:
         """How many single nodes that are calls of a task are on their way."""
         return self._flying[name]
 
-    def arrived(self, key: Key) -> Unit | None:
-        """Note that a unit is not on its way any more; None if it was not."""
+    def arrived(self, key: Key, attempts: int = sys.maxsize, ages: Sequence[float] = ()) -> Unit | None:
+        """Note that a unit is not on its way any more; None if it was not.
+
+        `attempts`: that it made, at the most; `ages`: how many seconds ago they ended.
+        """
         unit = self.units.pop(key, None)
         if unit is not None:
             self._takers.subtract(unit.upstream_keys())
             self._flying.subtract(self._names_of(unit))
-            self.limits.free(unit.key, (self.graph.nodes[slug] for slug in unit.nodes))
+            self.limits.free(unit.key, attempts, ages)
         return unit
 
     def lose(self, key: Key) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import heapq
 import re
+import sys
 from collections import Counter, deque
 from collections.abc import Collection, Container, Iterable, Mapping
 from dataclasses import replace
@@ -15,6 +16,7 @@ from typing import Any
 
 from anabranch.base.events import CallsMade, MapAdvanced, TaskChanged, UnitLost
 from anabranch.base.states import (
+    Cached,
     Cancelled,
     Crashed,
     Deferred,
@@ -36,6 +38,7 @@ from anabranch.engine.machine.call_book import Waiter
 from anabranch.engine.machine.fan_out import FanOut, crashed, made_in_vain, unplaced
 from anabranch.engine.machine.knowledge import Knowledge, NodeRun
 from anabranch.engine.machine.maps import MapRun
+from anabranch.engine.machine.permits import Spent
 from anabranch.engine.machine.recovery import ALL, called_back, reopen
 from anabranch.engine.machine.singles import Singles
 from anabranch.engine.machine.stimuli import (
@@ -60,6 +63,8 @@ from anabranch.engine.machine.stimuli import (
 from anabranch.engine.units.calls import Expansion, Placed
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.units import Key, Report, SingleReport, Unit
+
+_WITHOUT_ATTEMPT = (Pending.code, Cached.code, TriggerFailed.code)
 
 
 class Machine:
@@ -159,6 +164,11 @@ class Machine:
         """Task runs that can go on at the same time."""
         return self._known.slots
 
+    def spent(self, now: float) -> list[Spent]:
+        """Permits of rates that will count for some time when the run is over."""
+        self._known.limits.pass_time(max(self._now, now))
+        return self._known.limits.spent()
+
     def on_their_way(self) -> dict[str, int]:
         """How many task runs have been sent and not come back, by slug."""
         found: Counter[str] = Counter()
@@ -169,6 +179,7 @@ class Machine:
     def handle(self, stimulus: Stimulus) -> list[Command]:
         """What is to be done about something that happened."""
         self._now = max(self._now, stimulus.now)
+        self._known.limits.pass_time(self._now)
         self._tell_story(stimulus)
         match stimulus:
             case _ if self.is_finished:
@@ -287,8 +298,9 @@ class Machine:
             self._send()
         self._claim_permits()
         wake = self._next_wake()
-        if wake is not None:
-            self._commands.append(WakeAt(wake))
+        times = [time for time in (wake, self._known.limits.next_due) if time is not None]
+        if times:
+            self._commands.append(WakeAt(min(times)))
         has_ready = self._fan_out.has_work or (self._ending is None and self._singles.has_waiting)
         if not self._known.units and not has_ready and wake is None:
             if self._unfinished and self._ending is None and not self._is_paused():
@@ -470,9 +482,11 @@ class Machine:
 
     def _take_report(self, report: Report) -> None:
         if report.part:
+            self._known.limits.spend(report.key, _attempts(report), is_part=True)
             self._take_part(report)
             return
-        unit = self._known.arrived(report.key)
+        attempts = sys.maxsize if report.changed else _attempts(report)
+        unit = self._known.arrived(report.key, attempts, report.ended_s)
         if unit is None:
             # A second report, as Dask has made a lost value again; or one of a unit that was called back.
             if self._known.is_held(report.key) and self._has_changed(report):
@@ -882,6 +896,12 @@ def _roots(run: NodeRun) -> int:
     if run.elements is not None:
         return run.elements.failed - run.elements.codes.count(TriggerFailed.code)
     return tally([run.state]).by_word()["failed"]
+
+
+def _attempts(report: Report) -> int:
+    """How many attempts a report tells of, which have ended."""
+    codes = b"".join([bytes(each.state.code for each in report.singles), *(each.codes for each in report.columns)])
+    return len(codes) - sum(map(codes.count, _WITHOUT_ATTEMPT))
 
 
 def _width(unit: Unit) -> int:

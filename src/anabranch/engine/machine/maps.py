@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import heapq
+import math
+import sys
 from bisect import bisect_left, bisect_right, insort
 from collections import deque
 from collections.abc import Iterable, Mapping
@@ -396,12 +398,14 @@ class Chain:
                 self.ready.pop()
         self.ready.append(Batch(indices))
 
-    def next_batch(self, slots: int) -> Batch:
-        """Take the next chunk's elements."""
+    def next_batch(self, slots: int, room: int = sys.maxsize) -> Batch:
+        """Take the next chunk's elements, of which there is room for so many on all slots together."""
         batch = self.ready[0]
-        if batch.is_suspect:
-            return self.ready.popleft()
-        size = self.pacer.next_size(left=max(self.left, 1), slots=slots)
+        size = len(batch.indices)
+        if not batch.is_suspect:
+            idle = max(1, slots - len(self.in_flight))
+            size = min(self.pacer.next_size(left=max(self.left, 1), slots=slots), math.ceil(room / idle))
+        size = min(size, room)
         if size >= len(batch.indices):
             return self.ready.popleft()
         self.ready[0] = replace(batch, indices=batch.indices[size:])

@@ -2,16 +2,69 @@
 
 The machine says what it uses and waits for; `anabranch.runs.store.run_permits` shares the limits among all runs of a
 run store.
+
+A rate is a limit, too: of as many permits as there may be attempts in a window. An attempt has one from before it
+begins until a window after its end. So whatever moment of an attempt is counted, and whoever counts, finds no more of
+them in any window; and nothing but a count, which others see too, has to be kept.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 Bundle: TypeAlias = tuple[str, ...]
 """Names of limits of which a piece of work needs one permit each, all or none; sorted."""
+
+
+Spent: TypeAlias = tuple[str, int, float]
+"""Permits of a rate that count for some time yet: limit, count, and for how many seconds."""
+
+_PER = "\x1f"  # names that people give are printable
+
+
+def rate_limit(name: str, window_s: float) -> str:
+    """The limit that a rate of this name and window is."""
+    return f"{name}{_PER}{window_s!r}"
+
+
+def rate_name(limit: str) -> str:
+    """The name that tasks have given a limit."""
+    return limit.partition(_PER)[0]
+
+
+def window_of(limit: str) -> float:
+    """Seconds for which a permit of a limit is kept after its use: 0, if it is no rate."""
+    return float(limit.partition(_PER)[2] or 0)
+
+
+def name_of(limit: str) -> str:
+    """What people call a limit.
+
+    Examples
+    --------
+    >>> name_of("db"), name_of(rate_limit("api", 60.0)), name_of(rate_limit("api", 2.5))
+    ('db', 'api per min', 'api per 2.5s')
+    """
+    name, _, window = limit.partition(_PER)
+    return f"{name} per {_window_text(float(window))}" if window else name
+
+
+def option_of(limit: str) -> str:
+    """How its size is set by ``anabranch limits``.
+
+    Examples
+    --------
+    >>> option_of("db"), option_of(rate_limit("api", 60.0))
+    ('db --set N', 'api --set N/min')
+    """
+    name, _, window = limit.partition(_PER)
+    return f"{name} --set N/{_window_text(float(window))}" if window else f"{name} --set N"
+
+
+def _window_text(window_s: float) -> str:
+    return {1.0: "s", 60.0: "min", 3600.0: "h", 86400.0: "day"}.get(window_s) or f"{window_s:.15g}s"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +109,10 @@ class Permits(Protocol):
         """Say what is used and wanted; what was had beyond that is given back."""
         ...
 
-    def close(self) -> None:
-        """Give everything back."""
+    def has_lapsed(self) -> bool:
+        """Whether what may be used was given for a time that is over, so that others may have it by now."""
+        ...
+
+    def close(self, spent: Collection[Spent] = ()) -> None:
+        """Give everything back, but for what counts for some time yet."""
         ...

@@ -100,7 +100,7 @@ class Singles:
             run = self._known.runs[self._backlog.pop()]
             if not (self._known.may_start(run) and self._is_due(run)):
                 continue
-            if self._known.limits.have_room(run.node):
+            if self._known.limits.room(run.node, is_call=not run.assembles):
                 return self._start(run)
             self._known.limits.turn_away(run.node)
             self._waiting.append(run)
@@ -118,7 +118,7 @@ class Singles:
         One that may be quick waits as well, if a call of its task is on its way that will tell.
         """
         if any(self._known.runs[up].is_flying for up in run.node.whole_upstreams):
-            if run.node.policies.concurrency:
+            if run.node.policies.is_limited:
                 return False  # it would hold its limits while it waits for them
             if self._known.fuses and (self._is_quick(run) or self._will_be_known(run)):
                 return False
@@ -194,7 +194,7 @@ class Singles:
         mine, theirs = run.node.policies, other.node.policies
         same = (mine.resources, mine.priority) == (theirs.resources, theirs.priority)
         same = same and not run.assembles and not other.assembles
-        same = same and not mine.concurrency and not theirs.concurrency
+        same = same and not mine.is_limited and not theirs.is_limited
         same = same and other.attempt == 1 and other.loop is None  # what a unit is told of these is its first node's
         return (
             self._known.fuses and same and not run.is_suspect and not other.is_suspect and self._known.may_start(other)
@@ -226,6 +226,6 @@ class Singles:
         """Whether a node is known to be quick, and needs nothing that is still on its way elsewhere."""
         if not self._known.fuses or not self._is_quick(run) or run.is_suspect or run.attempt > 1 or run.assembles:
             return False
-        if run.node.policies.concurrency:
+        if run.node.policies.is_limited:
             return False
         return all(up in inside or self._known.runs[up].is_final for up in run.node.whole_upstreams)

@@ -371,6 +371,8 @@ class Report:
     """Wall time of the elements."""
     last_s: float = 0.0
     """Of a chunk that hands elements back: seconds that the last one took."""
+    ended_s: tuple[float, ...] = ()
+    """Of a map with a rate: how many seconds before the report its elements ended."""
     nbytes: int = 0
     worker: str = ""
     started: float = 0.0

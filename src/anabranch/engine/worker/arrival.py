@@ -93,7 +93,7 @@ def execute(
                 _take_logs(worker, token, loaded)
             if unit.is_suspect and worker is not None:
                 announce(worker, token, unit.key)
-            if before is not None and any(loaded.nodes[slug].policies.concurrency for slug in unit.nodes):
+            if before is not None and any(loaded.nodes[slug].policies.is_limited for slug in unit.nodes):
                 outcome = handed_back(key, unit.nodes, unit.indices)  # it has no permit: only the driver gets one
             else:
                 outcome = _run(unit, environment, opened, captures=worker is not None)

@@ -400,6 +400,7 @@ def _finished(group: _Group, caller: FrozenNode, program: Program, *, in_process
         resources=policies.resources,
         priority=policies.priority,
         concurrency=policies.concurrency,
+        rate=policies.rate,
         storing=storing_to_read(storing) if storing is not None else None,
     )
     shape = replace(node, policies=plain, signature=Signature(_not_here, call.name))

@@ -102,6 +102,7 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         started=began,
         enough=tuple(stage.node.slug for stage in stages if stage.is_enough),
         expansions=tuple(expansions),
+        ended_s=tuple(clock() - end for end in stages[0].ended_at),
     )
     return UnitOutcome(columns=columns, partials=partials, nbytes=nbytes), report
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import math
 import time
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ class _Lanes:
                 if self._running:
                     await self._change()
                     continue
-                wait_s = self._due[0][0] - environment.clock() if self._due else self._horizon_s + 1
+                wait_s = self._due[0][0] - environment.clock() if self._due else math.inf
                 if wait_s > self._horizon_s:
                     return
                 before = environment.stopwatch()
@@ -97,7 +98,7 @@ class _Lanes:
             return
         self._error = self._error or task.exception()
         state = self._stage.records.get(position)
-        if isinstance(state, Retrying):
+        if isinstance(state, Retrying) and self._horizon_s >= 0:
             heapq.heappush(self._due, (state.start_time.timestamp() if state.start_time else 0.0, position))
 
     async def _change(self) -> None:

@@ -107,6 +107,8 @@ class Stage:
         """Of an async map: position below which all has begun."""
         self.under_way: dict[int, float] = {}
         """Of an async map: when its elements began that are awaited now, by position and the stopwatch."""
+        self.ended_at: list[float] = []
+        """By the stopwatch: when elements ended, of a map with a rate."""
         self.is_over: Callable[[], bool] = is_never_over
         """Whether nothing more of the chunk should begin."""
         self.is_enough = False
@@ -324,6 +326,8 @@ class Stage:
             self._record(position, run_assembly(run, self.inputs.called, self.indices[position]))
         else:
             self._record(position, await perform(run))
+        if self.node.policies.rate:
+            self.ended_at.append(self.environment.stopwatch())
 
     async def run_awaited(self, position: int, before: State | None) -> None:
         """Run an element of an async map, on the short way where that is open."""

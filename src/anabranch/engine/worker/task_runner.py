@@ -5,6 +5,7 @@ Trigger → inputs → attempt → state. Nothing the user's code does gets out 
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections.abc import Callable, Coroutine, Iterator, Mapping
@@ -99,6 +100,8 @@ class Environment:
 
     def longest_wait_s(self, unit: Unit) -> float:
         """Longest delay before a retry that is waited for in place; of a lost value, no driver sees to one."""
+        if any(self.program.nodes[slug].policies.rate for slug in unit.nodes):
+            return -math.inf  # each attempt needs a permit
         return MADE_AGAIN_WAIT_S if unit.before is not None else float(self.setting("inplace_retry_delay_s"))
 
     def storage(self, node: FrozenNode) -> Storage | None:
@@ -381,12 +384,12 @@ async def run_attempts(run: TaskRun, inputs: dict[str, Any], outcome: Outcome | 
         if isinstance(state, Looped):
             ended = run.next_round(state.result)
             run.note(ended)
-            if run.is_over():
+            if run.is_over() or run.node.policies.rate:  # the next round needs a permit, as an attempt does
                 return Outcome(ended)
         elif isinstance(state, Retrying):
             run.attempts = state.attempts
             wait = (state.start_time.timestamp() - run.environment.clock()) if state.start_time else 0.0
-            if wait > run.wait_s or run.is_over():
+            if wait > run.wait_s or run.is_over() or run.node.policies.rate:
                 return outcome
             run.note(state)
             run.environment.sleep(max(0.0, wait))

@@ -3,6 +3,8 @@
 Requests are served in the order in which they were made, each whole or not at all, so that of several names nobody
 holds one while waiting for another. Who holds more than a fair share gives back what becomes free as long as somebody
 has less: of a size of 4 and three runs each has one, and one of them two. With more runs than permits they take turns.
+
+What was spent of a rate counts for the rest of its window, whoever is gone meanwhile, and has no share in what is free.
 """
 
 from __future__ import annotations
@@ -11,8 +13,10 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from anabranch.engine.machine.permits import Bundle, Claim
+from anabranch.engine.machine.permits import Bundle, Claim, window_of
 
+SPENT = "spent "
+"""How tokens begin of what was spent of a rate by drivers that are gone."""
 FRESH = 5_000_000
 """Microseconds. Who waits and has not asked again for so long is passed over, and is first again when it does."""
 
@@ -38,6 +42,16 @@ class Permit:
     seen: int = 0
     """When it last asked."""
     lease_until: int = 0
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether no driver has it any more."""
+        return self.token.startswith(SPENT)
+
+    @property
+    def counts_until(self) -> int:
+        """When others may have it, if its driver is gone."""
+        return self.lease_until + round(window_of(self.name) * 1e6 if self.held else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +164,7 @@ class _View:
         sizes = [fixed.get(name) or claim.sizes.get(name, 0), *(fixed.get(name) or each.most for each in about)]
         self.size = min((size for size in sizes if size), default=1)
         waiters = {each.token for each in self._requests}
-        holders = {each for each, count in self._held.items() if count}
+        holders = {each.token for each in about if each.held and not each.is_spent}
         has_me = waits or claim.in_use.get(name, 0) > 0
         number = max(1, len(waiters | holders) + has_me)
         self.floor = self.size // number

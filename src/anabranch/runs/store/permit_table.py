@@ -1,7 +1,8 @@
 """Permits of named limits in the run store's database: who holds them, who waits. Who gets them is in `permit_rules`.
 
 What is held is a lease: it ends by the database's clock if its driver gives no sign of life. A driver says each time
-all that it uses, so that saying it twice, after an answer that was lost, changes nothing.
+all that it uses, so that saying it twice, after an answer that was lost, changes nothing. Of a rate, what was held
+counts for a window after its lease.
 """
 
 from __future__ import annotations
@@ -12,15 +13,21 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from anabranch.base.errors import LimitError
-from anabranch.engine.machine.permits import Claim
+from anabranch.engine.machine.limits import STEPS
+from anabranch.engine.machine.permits import Claim, Spent, rate_name, window_of
 from anabranch.runs.store.codec import to_text
 from anabranch.runs.store.database import Database, Transaction
-from anabranch.runs.store.permit_rules import Permit, Verdict, settle, size_of
+from anabranch.runs.store.permit_rules import SPENT, Permit, Verdict, settle, size_of
 from anabranch.runs.store.schema import LIMITS, PERMITS
 
 MAX_NAME = 200  # characters of a limit's name
 _RENEW = f"UPDATE {PERMITS.name} SET lease_until = ? WHERE token = ? AND lease_until > ?"
 _DROP = f"DELETE FROM {PERMITS.name} WHERE token = ?"
+_MOVE = f"DELETE FROM {PERMITS.name} WHERE name = ? AND token = ? AND bundle = '[]'"
+_SPEND = (
+    PERMITS.insert().removesuffix("DO NOTHING")
+    + f"DO UPDATE SET held = {PERMITS.name}.held + excluded.held, lease_until = excluded.lease_until"
+)
 _FIX = f"UPDATE {LIMITS.name} SET fixed = ? WHERE name = ?"
 
 
@@ -86,17 +93,20 @@ class PermitTable:
         def act(transaction: Transaction) -> Settled:
             fixed = self._lock(transaction, ordered)
             found = _permits(transaction, ordered)
+            gone = [each for each in found if each.lease_until <= moment or _is_before(each, holder)]
+            if _spend(transaction, gone, moment):
+                found = _permits(transaction, ordered)
             alive = [
                 each
                 for each in found
-                if each.lease_until > moment and (each.token == holder.token or each.run_id != holder.run_id)
+                if (each.counts_until if each.is_spent else each.lease_until) > moment and not _is_before(each, holder)
             ]
             verdict = settle(claim, holder.token, alive, names=ordered, fixed=fixed, now=moment)
-            gone = {(each.name, each.token) for each in found} - {(each.name, each.token) for each in alive}
-            gone |= {(each.name, each.token) for each in alive if each.token == holder.token}
-            if gone:
+            old = {(each.name, each.token) for each in found} - {(each.name, each.token) for each in alive}
+            old |= {(each.name, each.token) for each in alive if each.token == holder.token}
+            if old:
                 statement = f"DELETE FROM {PERMITS.name} WHERE name = ? AND token = ?"
-                transaction.execute_many(statement, sorted(gone))
+                transaction.execute_many(statement, sorted(old))
             lease_until = moment + round(lease_s * 1e6)
             mine = [each for each in alive if each.token == holder.token]
             rows = _rows_to_write(holder, claim, verdict, mine, seen=moment, lease_until=lease_until)
@@ -123,9 +133,30 @@ class PermitTable:
         parameters = (moment + round(lease_s * 1e6), token, moment)
         return bool(self._database.write(lambda transaction: transaction.execute(_RENEW, parameters)))
 
-    def drop(self, token: str) -> None:
-        """Give back all that a driver has, and wait for nothing more."""
-        self._database.write(lambda transaction: transaction.execute(_DROP, (token,)))
+    def drop(self, token: str, spent: Collection[Spent] = (), *, now: int | None = None) -> None:
+        """Give back all that a driver has, and wait for nothing more.
+
+        `spent`: what of it counts for some time yet, for rates: limit, count, and seconds. What has run out already
+        counts for all of its window.
+        """
+        moment = self._database.now() if now is None else now
+        left = sorted(spent)
+
+        def act(transaction: Transaction) -> None:
+            if left:
+                self._lock(transaction, sorted({name for name, _, _ in left}))
+            mine = {}
+            for row in transaction.fetch(PERMITS.select("token = ? AND bundle = '[]'"), (token,)):
+                permit = _permit(row)
+                mine[permit.name] = permit
+            _spend(transaction, [each for each in mine.values() if each.lease_until <= moment], moment)
+            for name, count, seconds in left:
+                if name in mine:
+                    until = moment + round((seconds - window_of(name)) * 1e6)
+                    _spend(transaction, [replace(mine[name], held=count, lease_until=until)], moment)
+            transaction.execute(_DROP, (token,))
+
+        self._database.write(act)
 
     # What people do ---------------------------------------------------------------------------------------------------
 
@@ -136,8 +167,8 @@ class PermitTable:
         def act(transaction: Transaction) -> list[Limit]:
             rows = transaction.fetch(f"SELECT name, fixed FROM {LIMITS.name} WHERE fixed IS NOT NULL")
             fixed = {name: int(size) for name, size in rows}
-            query = PERMITS.select("lease_until > ? ORDER BY name, ticket, token, bundle")
-            alive = [_permit(row) for row in transaction.fetch(query, (moment,))]
+            query = PERMITS.select("name <> '' ORDER BY name, ticket, token, bundle")
+            alive = [each for each in map(_permit, transaction.fetch(query)) if each.counts_until > moment]
             return [
                 Limit(
                     name,
@@ -161,8 +192,9 @@ class PermitTable:
         """
         if size is not None and size < 1:
             raise LimitError(f"limit {name!r}: expected a size of 1 or more, found {size}")
-        if not name or len(name) > MAX_NAME:
-            raise LimitError(f"limit {name!r:.60}: expected a name of 1 to {MAX_NAME} characters, found {len(name)}")
+        given = rate_name(name)
+        if not given or len(given) > MAX_NAME:
+            raise LimitError(f"limit {given!r:.60}: expected a name of 1 to {MAX_NAME} characters, found {len(given)}")
 
         def act(transaction: Transaction) -> None:
             self._lock(transaction, [name])
@@ -177,8 +209,9 @@ class PermitTable:
         def act(transaction: Transaction) -> list[Permit]:
             self._lock(transaction, ordered)
             found = [each for each in _permits(transaction, ordered) if each.run_id == run_id and each.held]
-            statement = f"DELETE FROM {PERMITS.name} WHERE run_id = ? AND bundle = '[]' AND name = ?"
-            transaction.execute_many(statement, [(run_id, name) for name in ordered])
+            found = [each for each in found if not each.is_spent]
+            _spend(transaction, found, self._database.now())
+            transaction.execute_many(_MOVE, [(each.name, each.token) for each in found])
             return found
 
         return self._database.write(act)
@@ -186,6 +219,27 @@ class PermitTable:
 
 def _permits(transaction: Transaction, names: Sequence[str]) -> list[Permit]:
     return [_permit(row) for row in transaction.fetch(PERMITS.select(f"name IN ({_marks(names)})"), names)]
+
+
+def _is_before(permit: Permit, holder: Holder) -> bool:
+    """Whether it is of an earlier driver of the same run."""
+    return permit.run_id == holder.run_id and permit.token != holder.token and not permit.is_spent
+
+
+def _spend(transaction: Transaction, permits: Iterable[Permit], moment: int) -> bool:
+    """Let permits of rates, whose drivers are gone, count for the rest of a window; whether there are any.
+
+    They are put together by when they end, so that there are never many rows.
+    """
+    found = [each for each in permits if each.held and window_of(each.name) and not each.is_spent]
+    for each in found:
+        window = each.counts_until - each.lease_until
+        step = max(1, window // STEPS)
+        end = -(-min(each.counts_until, moment + window) // step) * step
+        spent = replace(each, token=f"{SPENT}{end}", bundle=(), wanted=0, lease_until=end - window)
+        transaction.execute(_SPEND, _permit_row(spent))
+        transaction.execute(_MOVE, (each.name, each.token))
+    return bool(found)
 
 
 def _marks(names: Sequence[str]) -> str:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 from anabranch.base.errors import RunStoreError, RunStoreUnavailable
-from anabranch.engine.machine.permits import Claim, Grant
+from anabranch.engine.machine.permits import Claim, Grant, Spent, name_of, option_of
 from anabranch.runs.store.records import Ownership, RunStore
 
 if TYPE_CHECKING:
@@ -134,13 +134,17 @@ class RunPermits:
         if table.renew(holder.token, lease_s=self._store.lease_s):
             self._deadline = max(self._deadline, began + self._store.lease_s)
 
-    def close(self) -> None:
-        """Give everything back."""
+    def has_lapsed(self) -> bool:
+        """Whether what may be used was given for a time that is over, so that others may have it by now."""
+        return bool(self._may_use) and self._clock() >= self._deadline
+
+    def close(self, spent: Collection[Spent] = ()) -> None:
+        """Give everything back, but for what counts for some time yet."""
         if not self._names or self._opened is None:
             return
         table, holder = self._opened
         try:
-            self._ask(lambda: table.drop(holder.token))
+            self._ask(lambda: table.drop(holder.token, spent))
         except (RunStoreError, TimeoutError) as error:  # what is left ends with its lease
             _logger.warning("permits of run %s are given back only when their lease ends: %s", holder.run_id, error)
         self._names, self._may_use = frozenset(), {}
@@ -160,8 +164,8 @@ class RunPermits:
 
     def _notes(self, claim: Claim, found: Settled, before: frozenset[str]) -> list[str]:
         notes = [
-            f"permits of limit {name!r} are not this run's any more: it gave no sign of life in time, or somebody "
-            "took them away; what runs goes on, and what follows waits for new ones"
+            f"permits of limit {name_of(name)!r} are not this run's any more: it gave no sign of life in time, or "
+            "somebody took them away; what runs goes on, and what follows waits for new ones"
             for name in sorted(found.verdict.lost & before)
         ]
         for name, size in found.verdict.sizes.items():
@@ -170,13 +174,15 @@ class RunPermits:
                 continue
             self._told.add((name, size))
             if name in found.fixed:
-                notes.append(f"limit {name!r}: this run says {said}; {size} holds, which was set by anabranch limits")
+                notes.append(
+                    f"limit {name_of(name)!r}: this run says {said}; {size} holds, which was set by anabranch limits"
+                )
             else:
                 other = next(each for each in found.others if each.name == name and each.most == size)
                 notes.append(
-                    f"limit {name!r}: this run says {said}, and run {other.run_id} of flow {other.flow_name!r} says "
-                    f"{size}; {size} holds for both while both use it. Give them the same size, or set one for all: "
-                    f"anabranch limits {name} --set N"
+                    f"limit {name_of(name)!r}: this run says {said}, and run {other.run_id} of flow "
+                    f"{other.flow_name!r} says {size}; {size} holds for both while both use it. Give them the same "
+                    f"size, or set one for all: anabranch limits {option_of(name)}"
                 )
         return notes
 
@@ -201,9 +207,10 @@ def _waits_for(found: Settled) -> str:
     for name in found.verdict.short:
         holders = sorted((each for each in found.others if each.name == name and each.held), key=lambda one: one.ticket)
         held = sum(each.held for each in holders) + found.verdict.held.get(name, 0)
-        runs = dict.fromkeys(f"{each.run_id} ({each.flow_name}, {each.owner})" for each in holders)
+        live = [each for each in holders if not each.is_spent]
+        runs = dict.fromkeys(f"{each.run_id} ({each.flow_name}, {each.owner})" for each in live)
         shown = list(runs)[:_MAX_SHOWN]
         more = f" and {len(runs) - len(shown)} more" if len(runs) > len(shown) else ""
         by = f", held by {', '.join(shown)}{more}" if shown else ""
-        texts.append(f"{name} ({held} of {found.verdict.sizes[name]}{by})")
+        texts.append(f"{name_of(name)} ({held} of {found.verdict.sizes[name]}{by})")
     return "; ".join(texts)

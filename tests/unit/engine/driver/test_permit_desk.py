@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from anabranch.engine.driver.permit_desk import LOOK_S, PermitDesk
-from anabranch.engine.machine.permits import Claim, Grant
+from anabranch.engine.machine.permits import Claim, Grant, Spent
 
 SIZES = {"db": 4}
 WANTS = ((("db",), 2),)
@@ -18,13 +20,17 @@ class Office:
         self.claims: list[Claim] = []
         self.said: list[str] = []
         self.is_closed = False
+        self.lapsed = False
         self.desk = PermitDesk(self, self.said.append, keeps=keeps, clock=lambda: self.now, jitter=lambda: 1.0)
 
     def settle(self, claim: Claim) -> Grant:
         self.claims.append(claim)
         return self.answers.pop(0) if self.answers else Grant(dict(claim.in_use))
 
-    def close(self) -> None:
+    def has_lapsed(self) -> bool:
+        return self.lapsed
+
+    def close(self, spent: Collection[Spent] = ()) -> None:
         self.is_closed = True
 
     def claim(self, *, in_use: int = 0, wants: int = 0, has_more: bool = False) -> None:
@@ -38,6 +44,18 @@ class Office:
     def wait(self) -> None:
         assert self.desk.due_s is not None
         self.now += self.desk.due_s
+
+
+def test_what_was_given_for_a_time_that_is_over_is_asked_for_again_before_anything_begins() -> None:
+    office = Office()
+    office.claim(wants=1)
+    office.look(Grant({"db": 1}))
+    office.claim(in_use=1)
+    assert office.look() is None
+
+    office.lapsed = True
+
+    assert office.look(Grant({}, lost=frozenset({"db"}))) == Grant({}, lost=frozenset({"db"}))
 
 
 def test_what_is_wanted_is_asked_for_at_once_and_told_to_the_machine() -> None:
