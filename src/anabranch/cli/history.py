@@ -147,6 +147,9 @@ def _run_lines(run: RecordedRun) -> list[str]:
     lines.append("")
     width = max((len(shortened(task.slug, 40)) for task in run.tasks), default=0)
     lines += [_task_line(task, width) for task in run.tasks]
+    if run.parts:
+        lines += ["", "runs that are part of it:"]
+        lines += [_part_line(each) for each in run.parts]
     slowest = sorted((task for task in run.tasks if task.seconds), key=lambda task: -(task.seconds or 0))
     if len(slowest) > MAX_SLOWEST:
         shown = ", ".join(f"{printable(task.slug)} {seconds(task.seconds or 0)}" for task in slowest[:MAX_SLOWEST])
@@ -167,6 +170,10 @@ def _run_lines(run: RecordedRun) -> list[str]:
         name, run_id = shlex.quote(printable(run.failures[0].name)), printable(record.run_id)
         lines += ["", f"find out more: anabranch logs {run_id} {name}; anabranch replay {run_id} {name} --pdb"]
     return lines
+
+
+def _part_line(record: RunRecord) -> str:
+    return f"  {printable(record.run_id)}  {printable(record.state):11}  {shortened(record.flow_name, 40)}"
 
 
 def _chunk_text(chunk: RecordedChunk) -> str:

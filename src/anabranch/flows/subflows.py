@@ -56,13 +56,13 @@ def child_run(flow: Any, given: Mapping[str, Any], executor: Executor | None = N
     While another driver of it may live, that is waited for. With `raises`, its failure is raised.
     """
     outer, is_over = context.current(), context.over()
-    run_id = None if outer is None else _id_of(outer)
+    run_id = None if outer is None else id_of(outer)
     options: dict[str, Any] = {"executor": executor, "raise_on_failure": raises}
     # The tasks of the flow are no part of the task that runs it.
     with context.entered(None), context.part_of(outer.run_id if outer is not None else None):
         while True:
             try:
-                if run_id is None or not _is_recorded(run_id):
+                if run_id is None or not is_recorded(run_id):
                     return flow.run(given, run_id=run_id, **options)
                 return flow.run(given, resume=run_id, keep=flow.reference_tasks(), **options)
             except RunHeld:
@@ -71,13 +71,14 @@ def child_run(flow: Any, given: Mapping[str, Any], executor: Executor | None = N
                 time.sleep(HELD_S)
 
 
-def _id_of(task: context.TaskContext) -> str:
+def id_of(task: context.TaskContext) -> str:
     """Id of the run of a flow that a task run is: the same whenever, and wherever, the task run runs again."""
     key = f"{task.idempotency_key}/{task.task_loop_count}"
     return f"{task.run_id[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 
-def _is_recorded(run_id: str) -> bool:
+def is_recorded(run_id: str) -> bool:
+    """Whether there is a run of exactly this id."""
     store = current_store()
     try:
         return store is not None and store.get_run(run_id).run_id == run_id

@@ -1,42 +1,25 @@
-"""A flow of flows as in Prefect 1: tasks that run registered flows, in the slot of the task."""
+"""A flow of flows as in Prefect 1: tasks that run registered flows, as `anabranch.tasks.run_flow` does."""
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from typing import Any
 
 import anabranch
 from anabranch.base.context import entered
-from anabranch.base.errors import RegistryError
+from anabranch.flows.requested import check_success, load, start, wait_for
 from anabranch.prefect.definitions import Task, defaults_from_attrs
 from anabranch.signals import FAIL
-
-_LOADING = threading.Lock()
-
-
-def _flow(name: str, project: str | None) -> anabranch.Flow:
-    """A registered flow."""
-    from anabranch.flows.registered import load_registered
-    from anabranch.runs.registry.registration import registry
-
-    record = registry()[1].get(name)
-    if project and record.project != project:
-        raise RegistryError(f"flow {name!r} is registered in project {record.project!r}, not in {project!r}")
-    with _LOADING:
-        return load_registered(record).flow
 
 
 def _started(
     flow_id: Any, flow_name: str | None, project_name: str | None, parameters: Mapping[str, Any] | None
-) -> Any:
-    """The ended run of a registered flow; of the same task run, always the same."""
-    from anabranch.flows.subflows import child_run
-
+) -> str:
+    """The id of the run of a registered flow; of the same task run, always the same."""
     name = flow_name or getattr(flow_id, "name", flow_id)
     if not name:
         raise ValueError("a registered flow is needed: flow_name=, or flow_id= with what register() returned")
-    return child_run(_flow(name, project_name), dict(parameters or {}))
+    return start(name, parameters, project=project_name or "", is_bound=False)
 
 
 @anabranch.task
@@ -52,9 +35,8 @@ def create_flow_run(
     scheduled_start_time: Any = None,
     idempotency_key: str | None = None,
 ) -> str:
-    """Run a registered flow to its end, and give the id of the run."""
-    run_id: str = _started(flow_id, flow_name, project_name, parameters).run_id
-    return run_id
+    """Run a registered flow, and give the id of the run."""
+    return _started(flow_id, flow_name, project_name, parameters)
 
 
 @anabranch.task
@@ -68,10 +50,10 @@ def wait_for_flow_run(
     """The record of a run, which has ended; if it failed, a failure, where `raise_final_state` asks for it."""
     from anabranch.runs.read.lookup import find
 
-    record = find(flow_run_id)[1]
-    if raise_final_state and record.state not in ("Success", "Skipped"):
-        raise FAIL(f"flow {record.flow_name!r}, run {record.run_id}: {record.state}: {record.message}")
-    return record
+    if raise_final_state:
+        check_success(flow_run_id)
+    wait_for(flow_run_id)
+    return find(flow_run_id)[1]
 
 
 @anabranch.task
@@ -79,10 +61,11 @@ def get_task_run_result(flow_run_id: str, task_slug: str, map_index: int = -1, p
     """The value of a task in a run that succeeded."""
     from anabranch.runs.read.lookup import find
 
+    wait_for(flow_run_id)
     record = find(flow_run_id)[1]
     if record.state != "Success":
         raise FAIL(f"flow {record.flow_name!r}, run {record.run_id}: {record.state}, so that it gives no values")
-    flow = _flow(record.flow_name, None)
+    flow = load(record.flow_name)
     slugs = [node.slug for node in flow.tasks]
     slug = task_slug if task_slug in slugs else task_slug.rpartition("-")[0]  # there, every slug has a number
     with entered(None):
@@ -91,7 +74,7 @@ def get_task_run_result(flow_run_id: str, task_slug: str, map_index: int = -1, p
 
 
 class StartFlowRun(Task):
-    """Run a registered flow to its end; with `wait`, its failure is one of this task.
+    """Run a registered flow; with `wait`, to its end, and its failure is one of this task.
 
     Parameters
     ----------
@@ -137,8 +120,7 @@ class StartFlowRun(Task):
     ) -> str:
         """The id of the run."""
         given = self.parameters_of_run if parameters is None else parameters
-        view = _started(None, flow_name, project_name, given)
-        if self.wait and not view.is_successful():
-            raise FAIL(f"flow {flow_name!r}, run {view.run_id}: {view.state.name}: {view.message}")
-        run_id: str = view.run_id
+        run_id = _started(None, flow_name, project_name, given)
+        if self.wait:
+            check_success(run_id)
         return run_id

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Protocol
+from urllib.parse import quote
 
 from anabranch.base.errors import PagesError, RunStoreError
 from anabranch.monitoring.pages.live_run import LiveRun
@@ -22,6 +23,7 @@ from anabranch.runs.read.lookup import as_it_stands, source_of
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 
+MAX_PARTS = 20  # runs that are part of a run, as links; `anabranch show` has more
 MAX_LIVE = 20  # runs of this process that are kept in memory: later, their record serves
 REREAD_S = 1.0  # a run of another process is read anew so often, and pages take half of the time at the most
 
@@ -118,6 +120,7 @@ class RecordedSource:
         began = self._clock()
         self.record = as_it_stands(self._store.get_run(run_id))
         rows = read_rows(self._store, self.record)
+        self._parts = self._store.list_runs(RunQuery(part_of=self.record.run_id, sort="start", limit=MAX_PARTS))
         shown = self.record.state, rows.digest()
         if shown != self._shown:  # another model is another page: what a reader has opened is closed
             self.model, self._shown = make_model(self.record, rows), shown
@@ -147,8 +150,10 @@ class RecordedSource:
         return self.record.state, self.record.epoch
 
     def links(self) -> Sequence[tuple[str, str]]:
-        """None that are known."""
-        return ()
+        """Addresses of the run that this one is part of, and of those that are part of it."""
+        whole = [(self.record.parent_run_id, "part of run")] if self.record.parent_run_id else []
+        found = [*whole, *((each.run_id, f"{each.flow_name}:") for each in self._parts)]
+        return [(f"run?id={quote(run_id, safe='')}", f"{text} {run_id}") for run_id, text in found]
 
     def log_rows(self) -> Sequence[LogRow]:
         """The last log lines."""

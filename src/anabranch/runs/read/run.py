@@ -22,7 +22,7 @@ from anabranch.base.states import (
 )
 from anabranch.runs.read.lookup import as_it_stands
 from anabranch.runs.record.reports import attempts_of, codes_of, facts_of, failure_of, running_of
-from anabranch.runs.store.records import ChunkRow, ElementRow, RunRecord, RunStore, TaskRunRow
+from anabranch.runs.store.records import ChunkRow, ElementRow, RunQuery, RunRecord, RunStore, TaskRunRow
 
 MAX_SLOWEST = 5
 MAX_FAILURES = 100  # that are described; all of them are counted
@@ -112,6 +112,8 @@ class RecordedRun:
     """Task runs that had several attempts, the first hundred."""
     slowest: Sequence[RecordedChunk] = ()
     """Chunks whose elements took longest on the average, the slowest first."""
+    parts: Sequence[RunRecord] = ()
+    """Runs that are part of it, the first hundred."""
 
 
 def read_run(store: RunStore, run_id: str) -> RecordedRun:
@@ -149,7 +151,9 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
         elif row is not None and _is_own(row.code):
             failed += 1
             failures += _failures([(slug, row)])
-    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest)
+    found = store.list_runs(RunQuery(part_of=record.run_id, sort="start", limit=MAX_FAILURES))
+    parts = [as_it_stands(each) for each in found]
+    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest, parts)
 
 
 def _retried(named: list[tuple[str, ElementRow]] | list[tuple[str, TaskRunRow]]) -> list[RecordedAttempts]:
@@ -218,6 +222,7 @@ def detail_data(run: RecordedRun) -> dict[str, Any]:
         **run_data(run.record),
         "parameters": dict(details.parameters) if details is not None else {},
         "versions": dict(details.versions) if details is not None else {},
+        "parts": [{"run_id": each.run_id, "flow": each.flow_name, "state": each.state} for each in run.parts],
         "tasks": {task.slug: _task_data(task) for task in run.tasks},
         "slowest": [
             {"elements": each.name, "width": each.width, "seconds": each.seconds, "worker": each.worker}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from contextlib import suppress
 from datetime import datetime
 
 from anabranch.base.errors import RunNotFound, RunOver, RunStoreError
@@ -48,12 +49,21 @@ def _recorded(store: RelationalRunStore, slots: list[Slot], by: str) -> list[Slo
     """End the records of those that had begun and waited, or ask who goes on with them meanwhile."""
     text = f"cancelled{f' by {by}' if by else ''} before it went on"
     for slot in slots:
+        end_parts(store, slot.run_id)
         if slot.state == WAITING:
             try:
                 _ask_driver(store, slot.run_id, by)
             except (RunNotFound, RunOver):
                 record_end(store, slot.run_id, "Cancelled", text, now=read_clock(store))
     return slots
+
+
+def end_parts(store: RelationalRunStore, run_id: str) -> None:
+    """Cancel the runs that tasks of a cancelled run have asked for, if they are to end with it."""
+    queue = SlotQueue(store.database)
+    for slot in queue.parts(run_id):
+        with suppress(RunNotFound, RunOver):
+            cancel(store, queue, slot.run_id, by=f"run {run_id}, which was cancelled")
 
 
 def _ask_driver(store: RunStore, run_id: str, by: str) -> RunRecord:

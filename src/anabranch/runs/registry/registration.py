@@ -248,6 +248,17 @@ def _schedule_problems(flow: Registrable) -> list[str]:
     return problems
 
 
+def parameter_problems(record: FlowRecord, parameters: Mapping[str, Any]) -> list[str]:
+    """What is wrong with the names of parameters for a run in the queue. Values are checked when it begins."""
+    known = record.parameters.get("properties", {})
+    unknown = [name for name in parameters if name not in known]
+    secret = record.secrets_among(parameters)
+    missing = [name for name in record.parameters.get("required", ()) if name not in parameters]
+    problems = [f"there is no parameter {name!r}" for name in unknown]
+    problems += [f"{name}: a secret would be stored in the database; let the flow find it" for name in secret]
+    return [*problems, *(f"{name}: a value is required" for name in missing)]
+
+
 def jsonify(parameters: Any) -> dict[str, Any]:
     """Values of parameters as JSON has them: dates and times as texts.
 

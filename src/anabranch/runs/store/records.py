@@ -164,6 +164,8 @@ class RunQuery:
 
     flow_name: str | None = None
     state: str | None = None
+    part_of: str | None = None
+    """A run of which they are parts."""
     since: datetime | None = None
     """Started then or later."""
     text: str | None = None

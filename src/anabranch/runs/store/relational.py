@@ -429,6 +429,9 @@ def _listing(query: RunQuery, moment: int) -> tuple[str, list[Any]]:
     if query.flow_name is not None:
         conditions.append("flow_name = ?")
         parameters.append(to_text(query.flow_name))
+    if query.part_of is not None:
+        conditions.append("parent_run_id = ?")
+        parameters.append(to_text(query.part_of))
     if query.since is not None:
         conditions.append("started >= ?")
         parameters.append(to_microseconds(query.since))

@@ -81,7 +81,7 @@ SLOTS = _define(
     "slots",
     "run_id",
     "flow_name due ready parameters labels origin grp grp_most approve state message cancel owner token run_epoch "
-    "tries lease_until created started ended zone",
+    "tries lease_until created started ended zone parent bond told",
 )
 LIMITS = _define("limits", "name", "fixed")
 PERMITS = _define(
@@ -194,6 +194,13 @@ STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (run_id, location)){clustered}""",
         "CREATE TABLE anabranch_stores (store {text} NOT NULL PRIMARY KEY){clustered}",
         "CREATE INDEX anabranch_runs_parent ON anabranch_runs (parent_run_id)",
+    ),
+    # 13: runs that tasks of other runs have asked for
+    (
+        "ALTER TABLE anabranch_slots ADD COLUMN parent {text} NOT NULL DEFAULT ''",
+        "ALTER TABLE anabranch_slots ADD COLUMN bond {integer} NOT NULL DEFAULT 0",
+        "ALTER TABLE anabranch_slots ADD COLUMN told {integer} NOT NULL DEFAULT 0",
+        "CREATE INDEX anabranch_slots_parent ON anabranch_slots (parent)",
     ),
 )
 VERSION = len(STEPS)

@@ -496,6 +496,16 @@ class SlotQueue:
         found = ((str(name), int(number), from_microseconds(since)) for name, number, since in rows)
         return [(name, number, since) for name, number, since in found if since is not None]
 
+    def parts(self, parent: str) -> list[Slot]:
+        """Slots that wait or run and are to end with a run, as a task of that has asked for them."""
+        query = SLOTS.select("parent = ? AND bond = 1 AND state IN ('Waiting', 'Running') ORDER BY due, run_id")
+        return [slot_of(row) for row in self._database.read(lambda transaction: transaction.fetch(query, (parent,)))]
+
+    def note_told(self, run_id: str) -> None:
+        """Note that the task that has asked for a run knows how it has ended."""
+        statement = f"UPDATE {SLOTS.name} SET told = 1 WHERE run_id = ?"
+        self._database.write(lambda transaction: transaction.execute(statement, (run_id,)), durable=True)
+
     def next_due(self) -> datetime | None:
         """When the first waiting slot may begin; None if none waits."""
         query = f"SELECT min(ready) FROM {SLOTS.name} WHERE state = 'Waiting'"

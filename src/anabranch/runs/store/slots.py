@@ -31,7 +31,7 @@ class Slot:
     """As JSON has them."""
     labels: tuple[str, ...] = ()
     origin: str = "manual"
-    """``schedule``, ``manual``, ``backfill`` or ``resume``."""
+    """``schedule``, ``manual``, ``backfill``, ``flow`` or ``resume``."""
     group: str = ""
     """Slots of a group run at most `group_most` at a time."""
     group_most: int | None = None
@@ -54,6 +54,12 @@ class Slot:
     created: datetime | None = None
     started: datetime | None = None
     ended: datetime | None = None
+    parent: str = ""
+    """The run whose task has asked for it."""
+    bond: bool = False
+    """Whether it is cancelled with that."""
+    told: bool = False
+    """Whether that task knows that it has failed: asked again, it has it go on."""
     damage: str = ""
     """What of its row cannot be read; such a run does not begin."""
 
@@ -102,6 +108,9 @@ def slot_row(slot: Slot, *, now: int) -> tuple[Any, ...]:
         to_microseconds(slot.started),
         to_microseconds(slot.ended),
         zone_text(slot.due),
+        slot.parent,
+        int(slot.bond),
+        int(slot.told),
     )
 
 
@@ -133,5 +142,8 @@ def slot_of(row: Sequence[Any]) -> Slot:
         created=from_microseconds(values["created"]),
         started=from_microseconds(values["started"]),
         ended=from_microseconds(values["ended"]),
+        parent=values["parent"],
+        bond=bool(values["bond"]),
+        told=bool(values["told"]),
         damage=", ".join(name for name, value in lost.items() if value is None),
     )

@@ -16,7 +16,7 @@ from anabranch.runs import RunQuery, RunRecord
 from anabranch.runs.read.lookup import as_it_stands
 from anabranch.runs.read.run import detail_data, read_run, run_data
 from anabranch.runs.registry.ending import cancel, cancel_group
-from anabranch.runs.registry.registration import read_clock
+from anabranch.runs.registry.registration import parameter_problems, read_clock
 from anabranch.runs.registry.seal import schedule_of
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
@@ -92,13 +92,7 @@ class Actions:
 
     def _check_parameters(self, record: FlowRecord, parameters: Mapping[str, Any]) -> None:
         """Check names, which needs no code of the flow. Values are checked when the run begins."""
-        known = record.parameters.get("properties", {})
-        unknown = [name for name in parameters if name not in known]
-        secret = record.secrets_among(parameters)
-        missing = [name for name in record.parameters.get("required", ()) if name not in parameters]
-        problems = [f"there is no parameter {name!r}" for name in unknown]
-        problems += [f"{name}: a secret would be stored in the database; let the flow find it" for name in secret]
-        problems += [f"{name}: a value is required" for name in missing]
+        problems = parameter_problems(record, parameters)
         if problems:
             raise Refused(422, f"the parameters do not fit flow {record.name!r}: {'; '.join(problems)}")
 

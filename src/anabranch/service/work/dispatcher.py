@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from anabranch.base.errors import RunStoreError
+from anabranch.runs.registry.ending import end_parts
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
@@ -243,6 +244,8 @@ class Dispatcher:
         """Tell that a run has ended with its process."""
         _log.error("run %s of flow %s: %s, %s", slot.run_id, slot.flow_name, slot.state, slot.message)
         self._on_ended(slot)
+        if slot.state == "Cancelled":
+            end_parts(self._store, slot.run_id)
 
     @property
     def problems(self) -> int:

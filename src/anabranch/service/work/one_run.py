@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 
-from anabranch.base.context import current
+from anabranch.base.context import current, part_of
 from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStoreDamaged, RunStoreError, StaleOwner
 from anabranch.base.settings import config
 from anabranch.base.states import Failed, State
@@ -26,7 +26,7 @@ from anabranch.engine.worker.attempts import telling_overdue
 from anabranch.flows.news import tell
 from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord
-from anabranch.runs.registry.ending import record_end
+from anabranch.runs.registry.ending import end_parts, record_end
 from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
@@ -150,7 +150,8 @@ def _run_slot(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> t
     due = slot.due
     if schedule is not None and slot.origin == "manual" and due.tzinfo is UTC:  # nobody has named a zone
         due = due.astimezone(schedule.zone_at(due))
-    with shipped_by_value(loaded, with_neighbours=place is not None and place.is_elsewhere):
+    is_elsewhere = place is not None and place.is_elsewhere
+    with shipped_by_value(loaded, with_neighbours=is_elsewhere), part_of(slot.parent or None):
         view = loaded.flow.run(
             parameters, approve=approve, run_date=due if is_first else None, observers=counted.observers, **options
         )
@@ -167,6 +168,8 @@ def _is_unknown(store: RelationalRunStore, slot: Slot) -> bool:
 
 def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str, message: str) -> int:
     queue.finish(slot, state, message, now=read_clock(store))
+    if state == "Cancelled":
+        end_parts(store, slot.run_id)
     return 0
 
 
