@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
-from functools import partial
 from typing import Self
 
 from anabranch.base.errors import RunStoreError, StaleOwner
+from anabranch.runs.store.owners import sleepless_clock
 from anabranch.runs.store.records import Ownership, RunStore
 
 _BEATS_PER_LEASE = 3  # two may be late or fail before somebody takes the run for dead
@@ -17,11 +16,6 @@ _LOOK_S = 2.0  # between looks for a wish that the run end: who asks waits a few
 _FAREWELL_S = 1.0  # for a beat in a store that does not answer; one that comes after the end changes nothing
 
 _logger = logging.getLogger(__name__)
-
-
-_sleepless_clock: Callable[[], float] = (
-    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
-)
 
 
 class Heart:
@@ -42,8 +36,7 @@ class Heart:
     renew
         Renews what else the run has; called with each beat, from the thread.
     clock
-        Seconds, of a clock that is never put back; by default one that goes on while the machine sleeps, where there
-        is such a clock.
+        Seconds, of the clock by which the ownership says since when it holds.
     """
 
     def __init__(
@@ -53,13 +46,13 @@ class Heart:
         *,
         on_lost: Callable[[StaleOwner], None] | None = None,
         renew: Callable[[], None] | None = None,
-        clock: Callable[[], float] | None = None,
+        clock: Callable[[], float] = sleepless_clock,
     ) -> None:
         self._store = store
         self._ownership = ownership
         self._interval_s = store.lease_s / _BEATS_PER_LEASE
-        self._clock = clock or _sleepless_clock
-        self._tried = self._clock()
+        self._clock = clock
+        self._tried = ownership.since or clock()
         self._on_lost = on_lost
         self._renew = renew
         self._stop = threading.Event()

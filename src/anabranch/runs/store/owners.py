@@ -5,9 +5,17 @@ from __future__ import annotations
 import os
 import socket
 import sys
+import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
+
+sleepless_clock: Callable[[], float] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds, by a clock that is never put back and, where there is such a clock, goes on while the machine sleeps."""
 
 
 def name_process() -> str:

@@ -73,6 +73,8 @@ class Ownership:
     epoch: int
     token: str = field(repr=False)
     """Tells one claim from all others, so that a claim whose answer was lost is recognised when it is repeated."""
+    since: float = field(default=0.0, repr=False, compare=False)
+    """When it was asked for, by the `sleepless_clock` of this machine; 0: that is not known."""
 
 
 @dataclass(frozen=True, slots=True)

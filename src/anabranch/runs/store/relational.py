@@ -24,7 +24,7 @@ from anabranch.runs.store.codec import (
     to_text,
 )
 from anabranch.runs.store.database import Database, Transaction
-from anabranch.runs.store.owners import birth_of, name_process
+from anabranch.runs.store.owners import birth_of, name_process, sleepless_clock
 from anabranch.runs.store.records import (
     INTERRUPTED,
     LAST,
@@ -124,7 +124,8 @@ class RelationalRunStore:
 
     def create_run(self, record: RunRecord, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Record a run that begins, and hold it; raises `RunExists` if there is one with this id."""
-        held = Ownership(to_text(record.run_id), to_text(owner or name_process()), 1, token_hex(12))
+        since, token = sleepless_clock(), token_hex(12)
+        held = Ownership(to_text(record.run_id), to_text(owner or name_process()), 1, token, since)
         born = birth_of(os.getpid()) if owner is None else ""
         row = run_row(record, held, _here(now), self._until(self._moment(now)), born)
         details = details_row(held.run_id, record.details or RunDetails())
@@ -151,6 +152,7 @@ class RelationalRunStore:
 
     def take_over(self, run_id: str, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
         """Hold a run that nobody holds; raises `RunHeld` otherwise, and `RunNotFound`."""
+        since = sleepless_clock()
         taker, token, moment = to_text(owner or name_process()), token_hex(12), self._moment(now)
         born = birth_of(os.getpid()) if owner is None else ""
 
@@ -164,7 +166,7 @@ class RelationalRunStore:
                 if not transaction.execute(_TAKE, taking):
                     raise _sort_held(run_id, transaction.fetch(_HOLDER, (run_id,)))
                 epoch += 1
-            return Ownership(run_id, taker, epoch, token)
+            return Ownership(run_id, taker, epoch, token, since)
 
         return self._database.write(act, durable=True)
 

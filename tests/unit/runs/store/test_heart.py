@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -58,6 +59,15 @@ def test_who_stood_still_for_longer_than_the_lease_renews_it_before_anything_beg
     heart.catch_up()
 
     assert (store.beats, lost) == (beats, [])
+
+
+def test_who_stood_still_before_it_had_a_heart_renews_the_lease_before_anything_begins(clock: Any) -> None:
+    store = Store()
+    ownership = replace(MINE, since=clock.now - 10.1)
+
+    Heart(store, ownership, clock=lambda: clock.now).catch_up()  # type: ignore[arg-type]
+
+    assert store.beats == 1
 
 
 def test_who_stood_still_learns_that_the_run_is_somebody_elses(clock: Any) -> None:
