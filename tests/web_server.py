@@ -88,7 +88,7 @@ def serving(
     guard = Guard(token=token, hosts=(*LOOPBACK, *hosts), **options)
     actions = Actions(store)
     routes = [
-        *api_routes(actions, lambda: True),
+        *api_routes(actions, lambda: True, guard),
         *form_routes(actions, guard),
         (r"/page", Page, {}),
         (r"/live", Echo, {}),

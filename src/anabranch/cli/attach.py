@@ -75,19 +75,22 @@ def _cancel_recorded(name: str, reason: str, timeout_s: float) -> None:
     """Cancel a run in the run store, or all runs of a group."""
     import time
 
+    from anabranch.base.actors import name_user
     from anabranch.base.errors import RunNotFound
     from anabranch.runs import RunRecord
     from anabranch.runs.registry.ending import cancel, cancel_group
     from anabranch.runs.registry.registration import registry
+    from anabranch.runs.store.deeds import note
 
     with exit_codes():
         store, _, queue = registry()
-        by = f"{_name_user()} ({reason})"
+        by = f"{name_user()} ({reason})"
         found: Sequence[Slot | RunRecord]
         try:
             found = cancel_group(store, queue, name, by=by) or [cancel(store, queue, name, by=by)]
         except RunNotFound:
             found = [cancel(store, queue, store.get_run(name).run_id, by=by)]
+        note(store.database, "cancel", name if len(found) > 1 else found[0].run_id, reason)
         going_on = {each.run_id: each for each in found if each.state == "Running"}
         click.echo(f"{len(found) - len(going_on):,} cancelled, {len(going_on):,} asked to end")
         until = time.monotonic() + timeout_s
@@ -115,19 +118,6 @@ def _state_of(store: RelationalRunStore, queue: SlotQueue, before: Slot | RunRec
         return as_it_stands(store.get_run(before.run_id)).state
     except RunNotFound:
         return "gone"
-
-
-def _name_user() -> str:
-    """``user@host``, by which others find who has asked for something."""
-    import getpass
-    import os
-    import socket
-
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # in a container, the user may have a number only
-        user = str(os.getuid())
-    return f"{user}@{socket.gethostname()}"
 
 
 @contextmanager

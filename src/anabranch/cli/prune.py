@@ -42,6 +42,7 @@ def prune(*, older_than: timedelta | None, keep_last: int | None, dry_run: bool)
     from anabranch.base.settings import config
     from anabranch.runs.registry.registration import read_clock
     from anabranch.runs.retention import Retention, Sweep, Swept, sweep
+    from anabranch.runs.store.deeds import note
     from anabranch.runs.store.relational import RelationalRunStore
 
     if older_than is not None or keep_last is not None:
@@ -58,6 +59,8 @@ def prune(*, older_than: timedelta | None, keep_last: int | None, dry_run: bool)
         if isinstance(store, RelationalRunStore):
             now = read_clock(store)
             found = Sweep(store, retention, now=now).plan() if dry_run else sweep(store, retention, now=now)
+            if found and not dry_run:
+                note(store.database, "prune", "", str(found))
     for run_id in found.runs:
         click.echo(printable(run_id))
     click.echo(f"{found} {'would be' if dry_run else 'were'} deleted", err=True)

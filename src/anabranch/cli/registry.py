@@ -67,10 +67,13 @@ def register(*, targets: tuple[str, ...], project: str, labels: tuple[str, ...],
 def unregister(*, names: tuple[str, ...]) -> None:
     """Take flows out of the registry, with what waits to run of them. Their runs stay in the history."""
     from anabranch.runs.registry.registration import registry
+    from anabranch.runs.store.deeds import note
 
     with exit_codes():
+        store, flows, _ = registry()
         for name in names:
-            registry()[1].remove(name)
+            flows.remove(name)
+            note(store.database, "unregister", name)
             click.echo(f"{printable(name)}: no longer registered")
 
 
@@ -107,11 +110,13 @@ def list_flows(*, project: str | None, as_json: bool) -> None:
 def show_schedule(*, name: str, number: int, pause: str | None) -> None:
     """Print the next times at which a flow runs; the flow is registered, or in a file."""
     from anabranch.runs.registry.registration import read_clock, registry
+    from anabranch.runs.store.deeds import note
 
     with exit_codes():
         if pause is not None:
             store, flows, _ = registry()
             flows.pause(name, pause == "pause", now=read_clock(store))
+            note(store.database, "pause" if pause == "pause" else "continue", name)
             click.echo(f"{printable(name)}: {'paused' if pause == 'pause' else 'goes on'}")
             return
         schedule = _find_schedule(name)
@@ -189,6 +194,7 @@ def backfill(
     from anabranch.runs.registry.backfill import slots_for, times_between
     from anabranch.runs.registry.registration import read_clock, registry
     from anabranch.runs.registry.seal import schedule_of
+    from anabranch.runs.store.deeds import note
     from anabranch.runs.store.slots import Slot
     from anabranch.schedules.zones import zone_of
 
@@ -233,6 +239,9 @@ def backfill(
                         group_most=max_parallel,
                     )
                     continued += queue.again(fresh, now=now)
+        if added or continued:
+            detail = f"flow {name}, {start} to {end}: {len(added):,} runs, {continued:,} resumed"
+            note(store.database, "backfill", slots[0].group, detail)
         counts = queue.counts(group=slots[0].group) if slots else {}
     data = {"asked": len(slots), "added": len(added), "continued": continued, "states": counts}
     if as_json:

@@ -112,6 +112,21 @@ class Session:
         finally:
             known_secrets.forget("command")
 
+    def _note_deed(self, run_id: str) -> None:
+        """Note who has run or resumed the flow, where others can see it."""
+        from anabranch.base.errors import RunStoreError
+        from anabranch.runs.store.deeds import note
+        from anabranch.runs.store.opening import current_store
+        from anabranch.runs.store.relational import RelationalRunStore
+
+        is_approved = bool(self.resume and self.approve)
+        verb = "approve" if is_approved else "resume" if self.resume else "run"
+        with contextlib.suppress(RunStoreError):  # the run has told of it
+            store = current_store()
+            if isinstance(store, RelationalRunStore):
+                detail = ", ".join(self.approve) if is_approved else f"flow {self.flow.name}"
+                note(store.database, verb, run_id, detail)
+
     def _run(self, show: Callable[[FlowRunView], None] | None) -> int:
         from anabranch.base.settings import config
         from anabranch.monitoring import terminal as progress
@@ -133,6 +148,7 @@ class Session:
         if view is None:
             click.echo(f"{printable(self.flow.name)}: interrupted before it had a state", err=True)
             return interrupts.exit_code or RUN_FAILED
+        self._note_deed(view.run_id)
         code = SUCCESS if view else interrupts.exit_code or code_of_state(view.state.name)
         took_s = time.monotonic() - began
         self._tell_failures(view)

@@ -182,6 +182,7 @@ class Sweep:
         yield from self._delete_entries(caches)
         while self._removal.forget_slots(to_microseconds(self._now - KEPT)):
             yield
+        self._removal.forget_deeds()
         while self._removal.compact():
             yield
 

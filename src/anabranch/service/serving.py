@@ -126,7 +126,7 @@ class Service:
         guard = Guard(token=options.token, view_token=options.view_token, hosts=hosts, proxies=proxies)
         actions = Actions(store)
         metrics = metrics_route(lambda: self._meter.text(self._dispatcher))
-        routes: list[Route] = [*api_routes(actions, self.is_well), metrics, *pages]
+        routes: list[Route] = [*api_routes(actions, self.is_well, guard), metrics, *pages]
         if options.pages:
             routes += form_routes(actions, guard)
         self._web = Server(guard, routes, make=pages_of(store, guard) if options.pages else only_routes, tls=tls)

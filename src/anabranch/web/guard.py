@@ -170,6 +170,13 @@ class Guard:
         visitor = self.visitor_of(request)
         return "" if isinstance(visitor, Refusal) else visitor.role
 
+    def name_of(self, request: HTTPServerRequest) -> str:
+        """Who sent a request, for others: the role and the address, and the name that a trusted proxy gives."""
+        peer = str(request.connection.context.address[0])  # type: ignore[union-attr]  # set for each request
+        user = self.proxies.user(peer, request.headers)
+        role = self.role_of(request) or "nobody"
+        return f"{user} ({role}, by the proxy {peer})" if user else f"{role} at {request.remote_ip}"
+
     def role_of_token(self, given: str, address: str) -> str | Refusal:
         """The role of a token that `address` has sent, or why it has none; how long it takes says nothing about it.
 

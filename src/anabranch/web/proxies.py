@@ -6,6 +6,7 @@ import ipaddress
 from collections.abc import Iterable, Mapping
 
 from anabranch.base.errors import ServiceError
+from anabranch.base.texts import printable
 
 LOCAL_PROXIES = ("127.0.0.0/8", "::1")
 """Proxies on this machine."""
@@ -61,6 +62,10 @@ class Proxies:
             if not self._has(address):
                 break
         return address, told if told in ("http", "https") else protocol
+
+    def user(self, peer: str, headers: Mapping[str, str]) -> str:
+        """Who sent a request, as a trusted proxy says that has asked for a login; empty if none says so."""
+        return printable(headers.get("Remote-User", "").strip())[:200] if self._has(peer) else ""
 
     def _has(self, address: str) -> bool:
         try:

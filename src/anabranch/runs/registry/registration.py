@@ -27,6 +27,7 @@ from anabranch.definition.parameter_values import is_secret, written
 from anabranch.runs.parameters import resolve_parameters
 from anabranch.runs.registry.flow_storage import FlowStorage
 from anabranch.runs.registry.seal import pack_schedule, seal_record
+from anabranch.runs.store.deeds import note
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.relational import RelationalRunStore
@@ -173,7 +174,14 @@ def _plain_parameters(values: Mapping[str, Any], parameters: Collection[Paramete
 def put(record: FlowRecord) -> FlowRecord:
     """Register a flow; the version it has now is in what is given back."""
     store, flows, _ = registry()
-    return flows.put(record, now=read_clock(store))
+    registered = flows.put(record, now=read_clock(store))
+    note(
+        store.database,
+        "register",
+        registered.name,
+        f"version {registered.version}, of {registered.source or 'the registry'}",
+    )
+    return registered
 
 
 def place_of(source: str) -> str:

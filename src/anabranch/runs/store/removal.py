@@ -16,6 +16,7 @@ from anabranch.base.errors import RunHeld
 from anabranch.base.retention import Tally
 from anabranch.runs.store.codec import from_microseconds
 from anabranch.runs.store.database import Database, Transaction
+from anabranch.runs.store.deeds import forget_deeds
 from anabranch.runs.store.records import INTERRUPTED
 from anabranch.runs.store.rows import held_by
 from anabranch.runs.store.schema import (
@@ -207,6 +208,10 @@ class Removal:
         if rows:
             self._database.write(lambda transaction: transaction.execute_many(statement, rows))
         return len(rows)
+
+    def forget_deeds(self) -> None:
+        """Forget what people did more than a year ago."""
+        forget_deeds(self._database)
 
     # Files ------------------------------------------------------------------------------------------------------------
 

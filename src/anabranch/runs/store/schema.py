@@ -69,6 +69,7 @@ WISHES = _define("wishes", "run_id", "epoch wish")
 # What is deleted, some at a time: a run whose rows are left (without a location), or a file of a run's.
 LEAVING = _define("leaving", "run_id location", "since")
 STORES = _define("stores", "store", "")
+DEEDS = _define("deeds", "deed_id", "at who verb subject detail")
 TABLES = (RUNS, DETAILS, TASK_RUNS, CHUNKS, ELEMENTS, LOGS, WISHES)
 """Tables of runs; all begin with the run's id."""
 FLOWS = _define(
@@ -90,7 +91,7 @@ PERMITS = _define(
     "run_id flow_name owner most held wanted ticket seen lease_until",
 )
 NOTICES = _define("notices", "teller", "sent left_out")
-SERVICE_TABLES = (FLOWS, SLOTS, LIMITS, PERMITS, NOTICES, LEAVING, STORES)
+SERVICE_TABLES = (FLOWS, SLOTS, LIMITS, PERMITS, NOTICES, LEAVING, STORES, DEEDS)
 """Tables of flows that run by themselves, of what runs share, and of what goes."""
 
 SQLITE = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "bytes": "BLOB", "clustered": " WITHOUT ROWID"}
@@ -201,6 +202,13 @@ STEPS: tuple[tuple[str, ...], ...] = (
         "ALTER TABLE anabranch_slots ADD COLUMN bond {integer} NOT NULL DEFAULT 0",
         "ALTER TABLE anabranch_slots ADD COLUMN told {integer} NOT NULL DEFAULT 0",
         "CREATE INDEX anabranch_slots_parent ON anabranch_slots (parent)",
+    ),
+    # 14: who did what
+    (
+        """CREATE TABLE anabranch_deeds (
+            deed_id {text} NOT NULL PRIMARY KEY, at {integer} NOT NULL, who {text} NOT NULL, verb {text} NOT NULL,
+            subject {text} NOT NULL, detail {text} NOT NULL){clustered}""",
+        "CREATE INDEX anabranch_deeds_subject ON anabranch_deeds (subject, deed_id)",
     ),
 )
 VERSION = len(STEPS)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
@@ -18,12 +19,14 @@ from anabranch.runs.read.run import detail_data, read_run, run_data
 from anabranch.runs.registry.ending import cancel, cancel_group
 from anabranch.runs.registry.registration import parameter_problems, read_clock
 from anabranch.runs.registry.seal import schedule_of
+from anabranch.runs.store.deeds import deeds, note
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import RUNNING, WAITING, Slot, slot_id
 from anabranch.service.web.models import (
     ApproveAsked,
+    DeedsAsked,
     FlowsAsked,
     PauseAsked,
     Refused,
@@ -73,6 +76,7 @@ class Actions:
         """Take a flow out of the registry, with what waits to run of it."""
         record = self._flows.get(name)
         self._flows.remove(name)
+        self._note("unregister", name)
         return flow_data(record)
 
     def start(self, name: str, asked: StartAsked) -> dict[str, Any]:
@@ -83,11 +87,14 @@ class Actions:
         run_id = secrets.token_hex(8) if key is None else slot_id(name, _EPOCH, {}, salt=f"key {key}")
         slot = Slot(run_id, name, asked.due or now, asked.parameters, labels=record.labels)
         is_new = bool(self._queue.add([slot], now=now))
+        if is_new:
+            self._note("run", run_id, f"flow {name}")
         return {"run_id": run_id, "is_new": is_new}
 
     def pause(self, name: str, asked: PauseAsked) -> dict[str, Any]:
         """Pause a flow's schedule, or continue it."""
         self._flows.pause(name, asked.paused, now=read_clock(self._store))
+        self._note("pause" if asked.paused else "continue", name)
         return flow_data(self._flows.get(name))
 
     def _check_parameters(self, record: FlowRecord, parameters: Mapping[str, Any]) -> None:
@@ -125,6 +132,7 @@ class Actions:
         except RunNotFound:
             self._run(run_id)  # names the run that begins so
             raise
+        self._note("cancel", run_id, f"flow {found.flow_name}")
         return _describe(found, "Cancelled" if found.state == WAITING else "Cancelling")
 
     def cancel_group(self, group: str) -> dict[str, Any]:
@@ -132,6 +140,7 @@ class Actions:
         found = cancel_group(self._store, self._queue, group)
         if not found:
             raise Refused(404, f"no run of group {group!r} waits or runs")
+        self._note("cancel", group, f"{len(found):,} runs")
         waited = sum(slot.state == WAITING for slot in found)
         return {"group": group, "cancelled": waited, "cancelling": len(found) - waited}
 
@@ -150,11 +159,20 @@ class Actions:
             if standing is None or standing.state != RUNNING or time.monotonic() >= until:
                 raise Refused(409, f"run {run_id} waits or runs already")
             time.sleep(0.05)
+        self._note(*(("approve", run_id, ", ".join(approve)) if approve else ("resume", run_id)))
         return _describe(slot)
 
     def approve(self, run_id: str, asked: ApproveAsked) -> dict[str, Any]:
         """Approve tasks that wait for it, and resume their run."""
         return self.resume(run_id, asked.tasks)
+
+    def deeds(self, asked: DeedsAsked) -> dict[str, Any]:
+        """Who did what, the latest first."""
+        found = deeds(self._store.database, subject=asked.subject, limit=asked.limit, offset=asked.offset)
+        return {"deeds": [{**asdict(each), "at": each.at.isoformat()} for each in found]}
+
+    def _note(self, verb: str, subject: str, detail: str = "") -> None:
+        note(self._store.database, verb, subject, detail)
 
     def _run(self, run_id: str) -> RunRecord:
         record = self._store.get_run(run_id)

@@ -10,22 +10,23 @@ from typing import Any
 
 from tornado.web import HTTPError
 
+from anabranch.base.actors import acting
 from anabranch.base.errors import AnabranchError
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.models import Asked, Refused, check_asked, status_of
 from anabranch.service.web.openapi import Operation, build_document, by_path
-from anabranch.web.guard import HEALTH
+from anabranch.web.guard import HEALTH, Guard
 from anabranch.web.handlers import JsonHandler, Route
 
 Health = Callable[[], bool]
 
 
-def api_routes(actions: Actions, is_well: Health) -> list[Route]:
-    """Routes of the API; `is_well` says whether the service's turns go on."""
+def api_routes(actions: Actions, is_well: Health, guard: Guard) -> list[Route]:
+    """Routes of the API; `is_well` says whether the service's turns go on, `guard` who asks."""
     routes: list[Route] = [(HEALTH, _Healthz, {"is_well": is_well}), (r"/api/openapi\.json", _Document, {})]
     for path, operations in by_path().items():
         pattern = re.sub(r"{\w+}", r"([^/]+)", path)
-        routes.append((pattern, _Action, {"actions": actions, "operations": operations}))
+        routes.append((pattern, _Action, {"actions": actions, "operations": operations, "guard": guard}))
     return routes
 
 
@@ -46,8 +47,9 @@ class _Document(JsonHandler):
 class _Action(JsonHandler):
     """Checks what is asked of an operation, does it, and sends what it gives."""
 
-    def initialize(self, actions: Actions, operations: Sequence[Operation]) -> None:
+    def initialize(self, actions: Actions, operations: Sequence[Operation], guard: Guard) -> None:
         self._actions = actions
+        self._guard = guard
         self._operations = {each.method: each for each in operations}
 
     def prepare(self) -> None:
@@ -65,7 +67,8 @@ class _Action(JsonHandler):
         try:
             asked = self._asked()
             given = (*names, asked) if operation.asks is not Asked else names
-            found = await asyncio.get_running_loop().run_in_executor(None, operation.act, self._actions, *given)
+            with acting(self._guard.name_of(self.request)):
+                found = await asyncio.to_thread(operation.act, self._actions, *given)
         except AnabranchError as error:
             self.reply({"error": str(error)}, status=status_of(error))
         else:

@@ -46,17 +46,19 @@ class ServiceDesk:
         """Addresses of the forms for a run, with texts."""
         verbs = {"Running": ["cancel"], "Waiting": ["cancel"], "Success": [], "Paused": ["approve", "resume"]}
         known = verbs.get(state, ["resume"]) if role == OPERATOR else []
-        return [(f"{_FORMS}/{verb}?run={quote(run_id, safe='')}", f"{verb}…") for verb in known]
+        links = [(f"{_FORMS}/{verb}?run={quote(run_id, safe='')}", f"{verb}…") for verb in known]
+        return [*links, (f"audit?of={quote(run_id, safe='')}", "who did what")]
 
     def flow_links(self, name: str, role: str, *, paused: bool | None) -> Sequence[tuple[str, str]]:
         """Addresses of the forms for a registered flow, with texts."""
-        if role != OPERATOR:
-            return []
         flow = quote(name, safe="")
+        audit = (f"audit?of={flow}", "who did what")
+        if role != OPERATOR:
+            return [audit]
         links = [(f"{_FORMS}/run?flow={flow}", "run…")]
         if paused is not None:
             links.append((f"{_FORMS}/pause?flow={flow}", f"{'continue' if paused else 'pause'} its schedule…"))
-        return links
+        return [*links, audit]
 
     def counts(self) -> str:
         """How many runs wait and run, in words; nothing if none does."""

@@ -11,13 +11,22 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import quote
 
+from anabranch.base.actors import acting
 from anabranch.base.errors import AnabranchError
 from anabranch.monitoring.pages.looks import safe
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.inputs import PREFIX, BadInput, read_values, render_fields
-from anabranch.service.web.models import ApproveAsked, PauseAsked, Refused, StartAsked, check_asked, status_of
-from anabranch.web.guard import FORMS, Guard
-from anabranch.web.handlers import FormHandler, Route
+from anabranch.service.web.models import (
+    ApproveAsked,
+    DeedsAsked,
+    PauseAsked,
+    Refused,
+    StartAsked,
+    check_asked,
+    status_of,
+)
+from anabranch.web.guard import FORMS, Guard, root_of
+from anabranch.web.handlers import FormHandler, PageHandler, Route
 from anabranch.web.plain import build_page, exact
 
 
@@ -27,7 +36,35 @@ def form_routes(actions: Actions, guard: Guard) -> list[Route]:
     kinds: dict[str, type[_Form]] = {
         "run": _Start, "pause": _Pause, "cancel": _Cancel, "resume": _Resume, "approve": _Approve
     }  # fmt: skip
-    return [(rf"{FORMS}{name}", kind, options) for name, kind in kinds.items()]
+    return [(AUDIT, _Audit, options), *((rf"{FORMS}{name}", kind, options) for name, kind in kinds.items())]
+
+
+AUDIT = "/audit"
+"""The path of the page that shows who did what: of all, or with ``?of=`` of a flow, run or group."""
+
+
+class _Audit(PageHandler):
+    """Who did what."""
+
+    def initialize(self, actions: Actions, guard: Guard) -> None:
+        self._actions = actions
+
+    async def get(self) -> None:
+        """Show it."""
+        subject = self.get_query_argument("of", None)
+        try:
+            asked = check_asked(DeedsAsked, {"limit": 1_000, **({"subject": subject} if subject else {})})
+            found = (await asyncio.to_thread(self._actions.deeds, asked))["deeds"]
+        except AnabranchError as error:
+            self.notice(str(error), status=status_of(error))
+            return
+        shown = ("at", "who", "verb", "subject", "detail")
+        cells = ("".join(f"<td>{safe(each[name], 500)}</td>" for name in shown) for each in found)
+        lines = "".join(f"<tr>{each}</tr>" for each in cells)
+        head = "<tr><th>when</th><th>who</th><th>did</th><th>to</th><th></th></tr>"
+        table = f"<table>{head}{lines}</table>" if found else "<p>Nothing yet.</p>"
+        title = f"Who did what{f': {subject}' if subject else ''}"
+        self.page(build_page(title, f'{table}<p><a href="{root_of(self.request)}">All runs</a></p>'))
 
 
 class _Form(FormHandler):
@@ -48,7 +85,8 @@ class _Form(FormHandler):
     async def _tell(self, work: Callable[[], tuple[str, str]]) -> None:
         """Do work in a thread; it gives a place to go to, or else a page."""
         try:
-            place, text = await asyncio.get_running_loop().run_in_executor(None, work)
+            with acting(self.guard.name_of(self.request)):
+                place, text = await asyncio.to_thread(work)
         except BadInput as error:
             self.page(str(error), status=422)
         except AnabranchError as error:

@@ -98,6 +98,14 @@ class WaitingAsked(LimitAsked):
     flow: _Text | None = None
 
 
+class DeedsAsked(LimitAsked):
+    """Which deeds to list."""
+
+    offset: Annotated[int, Field(ge=0, le=10**9)] = 0
+    subject: _Text | None = None
+    """The flow, run or group."""
+
+
 # What is given, beside more ------------------------------------------------------------------------------------------
 
 
@@ -151,6 +159,22 @@ class Waiting(BaseModel):
 
     waiting: list[Run]
     counts: dict[str, int]
+
+
+class Deed(BaseModel):
+    """Something that somebody did."""
+
+    at: str
+    who: str
+    verb: str
+    subject: str
+    detail: str
+
+
+class Deeds(BaseModel):
+    """A part of what was done."""
+
+    deeds: list[Deed]
 
 
 class Problem(BaseModel):

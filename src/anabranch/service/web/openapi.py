@@ -45,6 +45,7 @@ OPERATIONS = (
         "post", "/api/runs/{run_id}/approve", "approveRun", Actions.approve, models.Run, models.ApproveAsked, 202
     ),
     Operation("get", "/api/waiting", "listWaiting", Actions.waiting, models.Waiting, models.WaitingAsked),
+    Operation("get", "/api/audit", "listDeeds", Actions.deeds, models.Deeds, models.DeedsAsked),
 )
 _SCHEMAS = "#/components/schemas/"
 _NAME = {"type": "string", "minLength": 1, "maxLength": 200, "pattern": r"^[^/?#\x00-\x1f]+$"}

@@ -24,6 +24,7 @@ from anabranch.schedules import IntervalSchedule
 from anabranch.service.web import actions, openapi
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.api import api_routes
+from anabranch.web.guard import Guard
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +34,7 @@ def open_one() -> Iterator[Server]:
 
 
 def test_every_route_of_the_api_is_in_the_list():
-    served = {pattern for pattern, _, _ in api_routes(Actions(InMemoryRunStore()), lambda: True)}
+    served = {pattern for pattern, _, _ in api_routes(Actions(InMemoryRunStore()), lambda: True, Guard())}
     documented = {re.sub(r"{\w+}", "([^/]+)", path) for path in openapi.build_document()["paths"]}
     assert served == documented | {r"/healthz", r"/api/openapi\.json"}
 
@@ -217,7 +218,7 @@ def test_a_fuzzer_finds_nothing_that_the_document_does_not_say(open_one: Server)
 
         check()
         tried.append(operation.ok().label)
-    assert len(tried) == 12
+    assert len(tried) == 13
 
 
 @pytest.mark.timeout(600)  # as above
