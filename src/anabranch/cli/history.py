@@ -55,8 +55,7 @@ def opened_store(*, read_only: bool = True) -> Iterator[RunStore | None]:
 def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool) -> None:
     """List the recorded runs, newest first."""
     from anabranch.runs import RunQuery
-    from anabranch.runs.read.lookup import as_it_stands
-    from anabranch.runs.read.run import run_data
+    from anabranch.runs.read.lookup import as_it_stands, run_data
 
     state = _state_named(state) if state else None
     with opened_store() as store:

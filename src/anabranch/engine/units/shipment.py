@@ -47,6 +47,9 @@ _ROOT = Path(__file__).parents[2]
 # The same for every run, as a worker keeps what the first one brought: what only some load is there for all of them.
 _ALWAYS = (
     HOME,
+    *(f"anabranch.{name}" for name in ("context", "signals", "states", "triggers", "flows.flow")),  # for users' code
+    *(f"anabranch.definition.{name}" for name in ("branching", "mapping", "resources", "scope")),
+    "anabranch.base.secret",
     "anabranch.executors.entry",
     "anabranch.executors.shelf",
     "anabranch.engine.worker.chunk_storage",

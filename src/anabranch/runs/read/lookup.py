@@ -70,3 +70,18 @@ def facts_of(record: RunRecord) -> Mapping[str, Any]:
     except ValueError:  # what another version wrote
         return {}
     return found if isinstance(found, dict) else {}
+
+
+def run_data(record: RunRecord) -> dict[str, Any]:
+    """A run as a list has it."""
+    return {
+        "run_id": record.run_id,
+        "flow": record.flow_name,
+        "state": record.state,
+        "message": record.message,
+        "started": record.start.isoformat(),
+        "ended": record.end.isoformat() if record.end else None,
+        "owner": record.owner,
+        "epoch": record.epoch,
+        "parent_run_id": record.parent_run_id,
+    }

@@ -20,7 +20,7 @@ from anabranch.base.states import (
     TriggerFailed,
     counts_of,
 )
-from anabranch.runs.read.lookup import as_it_stands
+from anabranch.runs.read.lookup import as_it_stands, run_data
 from anabranch.runs.record.reports import attempts_of, codes_of, facts_of, failure_of, running_of
 from anabranch.runs.store.records import ChunkRow, ElementRow, RunQuery, RunRecord, RunStore, TaskRunRow
 
@@ -198,21 +198,6 @@ def _task(slug: str, row: TaskRunRow | None, codes: bytearray) -> RecordedTask:
     started = row.start if row.state == "Running" else None
     running = running_of(row) if row.state == "Running" else RunningElements()
     return RecordedTask(slug, row.state, row.message, row.attempt, took, row.worker, counts, started, running)
-
-
-def run_data(record: RunRecord) -> dict[str, Any]:
-    """A run as a list has it."""
-    return {
-        "run_id": record.run_id,
-        "flow": record.flow_name,
-        "state": record.state,
-        "message": record.message,
-        "started": record.start.isoformat(),
-        "ended": record.end.isoformat() if record.end else None,
-        "owner": record.owner,
-        "epoch": record.epoch,
-        "parent_run_id": record.parent_run_id,
-    }
 
 
 def detail_data(run: RecordedRun) -> dict[str, Any]:

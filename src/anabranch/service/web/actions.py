@@ -14,8 +14,8 @@ from typing import Any
 
 from anabranch.base.errors import AnabranchError, RunNotFound
 from anabranch.runs import RunQuery, RunRecord
-from anabranch.runs.read.lookup import as_it_stands
-from anabranch.runs.read.run import detail_data, read_run, run_data
+from anabranch.runs.read.lookup import as_it_stands, run_data
+from anabranch.runs.read.run import detail_data, read_run
 from anabranch.runs.registry.ending import cancel, cancel_group
 from anabranch.runs.registry.registration import parameter_problems, read_clock
 from anabranch.runs.registry.seal import schedule_of
