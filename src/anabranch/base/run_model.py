@@ -189,7 +189,7 @@ class NodeModel:
         if not self.is_done:
             self.code = max(self.code, Running.code)
         if self.advance is None:
-            self._samples = [(event.now, 0)]
+            self._samples = [(event.now, event.done)]
         self.advance, self._retrying = event, event.retrying
         if event.now - self._samples[-1][0] >= SAMPLE_EVERY_S:
             self._samples.append((event.now, event.done))
@@ -340,6 +340,11 @@ class RunModel(Generic[Node]):
                 self.silent = silent or self.silent
             case RunFinished(now, state):
                 self.state, self.ended = replace(state, result=None), now
+
+    def tick(self, now: float) -> None:
+        """Let time pass though nothing is told, as long as the run goes on."""
+        if self.began is not None and self.ended is None:
+            self.now = max(self.now, now)
 
     def _start(self, event: RunStarted) -> None:
         if self.began is not None:  # another run

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 from bokeh.application import Application
@@ -27,7 +28,9 @@ from anabranch.web.server import Served
 
 MAX_SESSIONS = 64  # pages that are open at once: each keeps its own figures in this process
 UNUSED_SESSION_MS = 15_000
+LAST_S = 1.0  # that an end waits for browsers to be told
 FAREWELLS = 1_000  # turns of the loop, of which two do
+_log = logging.getLogger("anabranch.web")
 SCRIPTS = ["bokeh", "bokeh-widgets"]  # all that pages use: tables, formulas and WebGL would be twice as much again
 
 
@@ -82,13 +85,24 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
         return NotFound if issubclass(cls, SessionHandler) else super().handler_of(cls)
 
     async def end(self) -> None:
-        """Let go of all browsers, and stop; in the thread of its loop."""
+        """Tell all browsers how things stand, let go of them, and stop; in the thread of its loop."""
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._tell_last(), LAST_S)
         for each in list(self.sockets):
             each.cut()
         for _ in range(FAREWELLS):  # what waited to be sent is told that it cannot be
             if self.sockets:
                 await asyncio.sleep(0)
         self.stop(wait=False)  # from 3.10 on, Bokeh refuses to wait in the thread of its own loop
+
+    async def _tell_last(self) -> None:
+        """Bring all pages up to date, and have that sent."""
+        for session in [each for path in self.app_paths for each in self.get_sessions(path)]:
+            for callback in session.document.session_callbacks:
+                try:
+                    await session.with_document_locked(callback.callback)
+                except Exception as error:  # of one browser, which may have gone
+                    _log.debug("a page could not be brought up to date for the last time: %s", error)
 
 
 class _RoleHandler(BokehHandler):  # type: ignore[misc]

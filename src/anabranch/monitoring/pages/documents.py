@@ -10,9 +10,11 @@ from urllib.parse import quote
 from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
-from bokeh.models import Button, Column, Div, UIElement
+from bokeh.events import ClientReconnected, ConnectionLost
+from bokeh.models import Button, Column, Div, SetValue, UIElement
 
 from anabranch.base.errors import AnabranchError, PagesError, RunNotFound
+from anabranch.monitoring.pages import texts
 from anabranch.monitoring.pages.flow_page import FlowPage
 from anabranch.monitoring.pages.flows_page import FlowsPage
 from anabranch.monitoring.pages.library import Library, RunSource
@@ -52,6 +54,7 @@ def _guard_page(make: Callable[[Document, Library], None], library: Library) -> 
 
     def document(doc: Document) -> None:
         doc.template = TEMPLATE
+        _tell_of_losses(doc)
         try:
             make(doc, library)
         except AnabranchError as error:
@@ -61,6 +64,15 @@ def _guard_page(make: Callable[[Document, Library], None], library: Library) -> 
             doc.add_root(_show_sentence("This page could not be made; the log of the process that serves it says why."))
 
     return document
+
+
+def _tell_of_losses(doc: Document) -> None:
+    """Say on the page that its server has gone, in place of Bokeh's counting of seconds."""
+    lost = Div(text=texts.lost(), visible=False, stylesheets=[style_sheet()], sizing_mode="stretch_width")
+    doc.config.notify_connection_status = False
+    doc.js_on_event(ConnectionLost, SetValue(obj=lost, attr="visible", value=True))
+    doc.js_on_event(ClientReconnected, SetValue(obj=lost, attr="visible", value=False))
+    doc.add_root(lost)
 
 
 def _show_sentence(text: str) -> Div:
@@ -214,6 +226,7 @@ class _RunView:
             actions=self._actions,
             state=lambda: source.state,
         )
+        self._page.follow_reader()
         self.root.children = [self._page.root]
 
     def _desk_links(self, source: RunSource) -> Sequence[tuple[str, str]]:

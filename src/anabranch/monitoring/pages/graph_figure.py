@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
-from bokeh.models import Column, Div, InlineStyleSheet
+from bokeh.models import Column, Div, InlineStyleSheet, Spacer
 
 from anabranch.base.run_model import is_failure
 from anabranch.base.states import (
@@ -74,7 +74,19 @@ class GraphFigure:
     """
 
     def __init__(self, model: PageModel, *, folded: bool) -> None:
-        boxes, edges = _boxes(model, folded=folded)
+        self._model = model
+        self._folded = folded
+        frame = InlineStyleSheet(css=FRAME)
+        self.root = Column(
+            children=[Spacer(visible=False)], sizing_mode="stretch_width", margin=(2, 5, 0, 5), stylesheets=[frame]
+        )
+        self._draw()
+        self.update(everything=True)
+
+    def _draw(self) -> None:
+        """Place what there is: deferred calls come while a run goes on."""
+        self._drawn = len(self._model.nodes)
+        boxes, edges = _boxes(self._model, folded=self._folded)
         layout = layered(list(boxes), edges)
         self._is_flat = len(boxes) > MANY
         scale = _scale_of(layout, is_flat=self._is_flat)
@@ -95,12 +107,12 @@ class GraphFigure:
             stylesheets=[InlineStyleSheet(css=paper)],
             styles={"position": "relative", "flex-shrink": "0", **size},
         )
-        frame = InlineStyleSheet(css=FRAME)
-        self.root = Column(children=[picture], sizing_mode="stretch_width", margin=(2, 5, 0, 5), stylesheets=[frame])
-        self.update(everything=True)
+        self.root.children = [picture]
 
     def update(self, *, everything: bool = False) -> None:
         """Send what has changed since the last time, or of much that has changed the next part."""
+        if len(self._model.nodes) != self._drawn:
+            self._draw()
         sent, places = 0, len(self._blocks)
         for place in [(self._next + i) % places for i in range(places)]:
             block = self._blocks[place]
@@ -136,6 +148,10 @@ def _boxes(model: PageModel, *, folded: bool) -> tuple[dict[str, _PlacedBox], li
         for edge in model.shape.edges
         if edge.upstream in home and edge.downstream in home
     ]
+    for slug, name in home.items():
+        caller, is_call, _ = slug.rpartition("/")
+        if is_call and caller in home and home[caller] != name:
+            edges.append((home[caller], name))  # deferred calls are below the task that made them
     return boxes, edges
 
 
@@ -197,7 +213,7 @@ def _box_html(box: _PlacedBox, *, is_flat: bool) -> str:
     mark = "▤ " if box.is_group else SYMBOLS.get(box.kind, "") if code == Pending.code or is_given else f"{symbol} "
     detail, has_strip = _describe_box(box, code, total), box.is_group or any(node.width for node in box.nodes)
     about = ". ".join(filter(None, (f"{box.title}: {state}", detail, _about(box, total))))
-    kinds = ["b", GIVEN if is_given else f"s{code}", *(["m"] if any(n.is_map for n in box.nodes) else [])]
+    kinds = ["b", GIVEN if is_given else f"s{code}", *(["m"] if any(n.is_map or n.width for n in box.nodes) else [])]
     inner = f"<b>{safe(mark + box.title, 200)}</b>"
     if detail and not is_flat:
         inner += f"<i>{safe(detail, 60)}</i>"

@@ -16,7 +16,7 @@ from urllib.parse import quote
 from anabranch.base.errors import PagesError, RunStoreError
 from anabranch.monitoring.pages.live_run import LiveRun
 from anabranch.monitoring.pages.page_model import PageModel
-from anabranch.monitoring.pages.recorded_run import last_lines, make_model, read_rows
+from anabranch.monitoring.pages.recorded_run import RunFollower, last_lines
 from anabranch.runs import INTERRUPTED, LogRow, RunQuery, RunRecord, RunStore
 from anabranch.runs.read.explain import Explanation, explain
 from anabranch.runs.read.lookup import as_it_stands, source_of
@@ -33,7 +33,10 @@ _log = logging.getLogger("anabranch.dashboard")
 class RunSource(Protocol):
     """A run as its page needs it."""
 
-    model: PageModel
+    @property
+    def model(self) -> PageModel:
+        """The run; another one if it was taken up again elsewhere."""
+        ...
 
     def refresh(self) -> None:
         """Bring the model up to date."""
@@ -107,32 +110,38 @@ class Desk(Protocol):
 
 
 class RecordedSource:
-    """A run in the store. While it goes on elsewhere it is read anew now and then."""
+    """A run in the store. While it goes on elsewhere its model is told now and then what has been recorded."""
 
     def __init__(self, store: RunStore, run_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
-        self._read_at = self._pause_s = 0.0
-        self._shown: tuple[str, bytes] | None = None
-        self._read(run_id)
+        self._note(clock(), RunFollower(store, run_id))
 
-    def _read(self, run_id: str) -> None:
-        began = self._clock()
-        self.record = as_it_stands(self._store.get_run(run_id))
-        rows = read_rows(self._store, self.record)
+    def _note(self, began: float, run: RunFollower) -> None:
+        self._run = run
         self._parts = self._store.list_runs(RunQuery(part_of=self.record.run_id, sort="start", limit=MAX_PARTS))
-        shown = self.record.state, rows.digest()
-        if shown != self._shown:  # another model is another page: what a reader has opened is closed
-            self.model, self._shown = make_model(self.record, rows), shown
         self._read_at = self._clock()
         self._pause_s = max(REREAD_S, self._read_at - began)
 
     def refresh(self) -> None:
-        """Read what has been recorded since; the model is another one then, if there is anything new."""
+        """Read what has been recorded since; the model is another one if the run was taken up again."""
         if self.is_over and self.record.state != INTERRUPTED:
             return
-        if self._clock() - self._read_at >= self._pause_s:
-            self._read(self.record.run_id)
+        began = self._clock()
+        if began - self._read_at >= self._pause_s:
+            self._run.follow()
+            self._note(began, self._run)
+        self._run.tick()
+
+    @property
+    def record(self) -> RunRecord:
+        """The run's record, as it was read last."""
+        return self._run.record
+
+    @property
+    def model(self) -> PageModel:
+        """The run."""
+        return self._run.model
 
     @property
     def is_over(self) -> bool:

@@ -6,6 +6,7 @@ so.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 
@@ -29,14 +30,22 @@ class LiveRun(Recipient):
         Where the run's log lines are; None if it is not recorded.
     dask_link
         Gives the address of Dask's own page, once there is one.
+    clock
+        Seconds since the epoch, by which the run's time passes between events.
     """
 
     def __init__(
-        self, model: PageModel, *, store: RunStore | None = None, dask_link: Callable[[], str | None] = lambda: None
+        self,
+        model: PageModel,
+        *,
+        store: RunStore | None = None,
+        dask_link: Callable[[], str | None] = lambda: None,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.model = model
         self._store = store
         self._dask_link = dask_link
+        self._clock = clock
         self._waiting: deque[Event] = deque()
         self._lost = False
         self._wish = ""
@@ -61,6 +70,7 @@ class LiveRun(Recipient):
         """Bring the model up to date."""
         for _ in range(len(self._waiting)):
             self.model.take(self._waiting.popleft())
+        self.model.tick(self._clock())
         self.model.is_incomplete = self._lost
 
     def cancel(self, reason: str) -> None:

@@ -115,5 +115,8 @@ code, pre {{ font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, 'DejaVu
   details::details-content {{ content-visibility: visible; height: auto; }}
   pre {{ white-space: pre-wrap; }}
 }}
+.further {{ display: flex; flex-wrap: wrap; gap: 4px 18px; margin: 6px 0 0; }}
+.command code {{ user-select: all; background: #f6f8fa; border-radius: 4px; padding: 1px 6px;
+  overflow-wrap: anywhere; }}
 .notice {{ background: #fdf0cd; border-radius: 6px; padding: 6px 12px; margin: 6px 0; }}
 """

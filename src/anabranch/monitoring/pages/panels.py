@@ -38,13 +38,13 @@ class Panels:
     """
 
     def __init__(self, panels: Sequence[tuple[str, UIElement]], *, small: bool = False) -> None:
-        self._panels = [panel for _, panel in panels]
+        self.panels = [panel for _, panel in panels]
         sheet = InlineStyleSheet(css=STYLE + (SMALL if small else ""))
         buttons = [Button(label=title, stylesheets=[sheet], height=26 if small else 34) for title, _ in panels]
         for place, button in enumerate(buttons):
             button.button_type = "primary" if place == 0 else "default"
-            self._panels[place].visible = place == 0
-            for i, (other, panel) in enumerate(zip(buttons, self._panels, strict=True)):
+            self.panels[place].visible = place == 0
+            for i, (other, panel) in enumerate(zip(buttons, self.panels, strict=True)):
                 is_it = i == place
                 button.js_on_event(
                     "button_click",
@@ -55,15 +55,15 @@ class Panels:
         line = {} if small else {"border-bottom": f"1px solid {LINE}"}
         bar = Row(children=buttons, styles={"flex-wrap": "wrap", **line}, spacing=2, sizing_mode="stretch_width",
                   margin=(2, 5, 2, 5) if small else (4, 5, 8, 5))  # fmt: skip
-        self.root = Column(children=[bar, *self._panels], sizing_mode="stretch_width")
+        self.root = Column(children=[bar, *self.panels], sizing_mode="stretch_width")
 
     @property
     def active(self) -> int:
         """The panel that is shown."""
-        return next((place for place, panel in enumerate(self._panels) if panel.visible), 0)
+        return next((place for place, panel in enumerate(self.panels) if panel.visible), 0)
 
     @active.setter
     def active(self, place: int) -> None:
-        for i, (button, panel) in enumerate(zip(self._buttons, self._panels, strict=True)):
+        for i, (button, panel) in enumerate(zip(self._buttons, self.panels, strict=True)):
             button.button_type = "primary" if i == place else "default"
             panel.visible = i == place

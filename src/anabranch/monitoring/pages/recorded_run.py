@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-import pickle
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
-from hashlib import blake2b
+from itertools import chain
 
 from anabranch.base.events import (
     ElementBegan,
@@ -18,8 +18,19 @@ from anabranch.base.events import (
     RunStarted,
     TaskChanged,
     UnitEnded,
+    UnitLost,
 )
-from anabranch.base.states import BY_CODE, Cancelled, Crashed, Finished, Paused, Retrying, State, counts_of
+from anabranch.base.states import (
+    BY_CODE,
+    FIRST_FINAL_CODE,
+    Cancelled,
+    Crashed,
+    Finished,
+    Paused,
+    Retrying,
+    State,
+    counts_of,
+)
 from anabranch.definition.shape import shape_from
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, LogRow, RunRecord, RunStore, TaskRunRow
@@ -42,64 +53,114 @@ def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, PageModel]:
     RunStoreError
         There is none, or several, or its rows cannot be read.
     """
-    record = lookup.as_it_stands(store.get_run(run_id))
-    return record, make_model(record, read_rows(store, record))
+    follower = RunFollower(store, run_id)
+    return follower.record, follower.model
 
 
-@dataclass(frozen=True, slots=True)
-class RecordedRows:
-    """What is recorded of a run beside its own row."""
+class RunFollower:
+    """A recorded run and its model, which is told what is recorded later.
 
-    task_runs: Mapping[str, TaskRunRow]
-    chunks: Mapping[str, Sequence[ChunkRow]]
-    """Of maps, and of what may be one; all slugs of the flow are in one of these two."""
-    elements: Sequence[ElementRow]
-    notices: Sequence[LogRow]
-    """Warnings of the run itself."""
-
-    def digest(self) -> bytes:
-        """A digest, so that it can be told whether anything has changed; it may change though nothing has."""
-        return blake2b(pickle.dumps((self.task_runs, self.chunks, self.elements, self.notices))).digest()
-
-
-def read_rows(store: RunStore, record: RunRecord) -> RecordedRows:
-    """What is recorded of a run.
+    Parameters
+    ----------
+    store
+        Where the run is.
+    run_id
+        Its id, or a beginning of it.
+    clock
+        Seconds since the epoch, by which the time of a run that goes on passes.
 
     Raises
     ------
     RunStoreError
-        It cannot be read.
+        There is no such run, or several, or its rows cannot be read.
     """
-    run_id, known = record.run_id, record.details.code if record.details is not None else {}
+
+    def __init__(self, store: RunStore, run_id: str, *, clock: Callable[[], float] = time.time) -> None:
+        self._store = store
+        self._clock = clock
+        self.record = lookup.as_it_stands(store.get_run(run_id))
+        self._begin()
+
+    def _begin(self) -> None:
+        """Make a model, of all that is recorded."""
+        record = self.record
+        self.model = PageModel(shape_from(lookup.facts_of(record).get("shape")))
+        self.model.parameters = dict(record.details.parameters) if record.details is not None else {}
+        self.model.take(RunStarted(record.start.timestamp(), record.flow_name, record.run_id, _kinds(record)))
+        self._rows = _Rows()
+        self._read("Running")
+
+    def follow(self) -> None:
+        """Tell the model what has been recorded since; it is another one if somebody has taken the run up again."""
+        before, self.record = self.record, lookup.as_it_stands(self._store.get_run(self.record.run_id))
+        if self.record.epoch != before.epoch or before.state not in ("Running", self.record.state):
+            self._begin()
+        else:
+            self._read(before.state)
+
+    def tick(self) -> None:
+        """Let time pass in a run that goes on."""
+        if self.record.state == "Running":
+            self.model.tick(self._clock())
+
+    def _read(self, before: str) -> None:
+        now = self._clock() if self.record.state == "Running" else _end_of(self.record)
+        rows = _read_rows(self._store, self.record, self._rows)
+        for event in _news(self.record, rows, self._rows, now):
+            self.model.take(event)
+        self._rows = rows
+        if self.record.state not in ("Running", before):
+            self.model.take(RunFinished(now, _run_state(self.record)))
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What is recorded of a run beside its own row."""
+
+    task_runs: Mapping[str, TaskRunRow] = field(default_factory=dict)
+    chunks: Mapping[str, Sequence[ChunkRow]] = field(default_factory=dict)
+    """Of maps, and of what may be one; all slugs of the flow are in one of these two."""
+    notices: Sequence[LogRow] = ()
+    """Warnings of the run itself."""
+    elements: Mapping[str, Mapping[int, ElementRow]] = field(default_factory=dict)
+    """Of maps with chunks that were not read before."""
+    new: Mapping[str, Sequence[ChunkRow]] = field(default_factory=dict)
+    """Chunks that were not read before."""
+
+
+def _kinds(record: RunRecord) -> Mapping[str, str]:
+    return dict.fromkeys(record.details.code if record.details is not None else {}, "task")
+
+
+def _read_rows(store: RunStore, record: RunRecord, before: _Rows) -> _Rows:
+    """What is recorded of a run; of maps that had ended when they were read last, nothing is read again."""
+    run_id = record.run_id
     rows = {row.slug: row for row in store.task_runs(run_id)}
-    chunks = {
-        slug: store.chunks(run_id, slug)
-        for slug in dict.fromkeys((*known, *rows))
-        if slug not in rows or rows[slug].width is not None
-    }
+    chunks: dict[str, Sequence[ChunkRow]] = {}
+    new: dict[str, list[ChunkRow]] = {}
+    for slug in dict.fromkeys((*_kinds(record), *rows)):
+        row = rows.get(slug)
+        if row is not None and row.width is None:
+            continue
+        had = before.chunks.get(slug)
+        if had is not None and row is not None and row.code >= FIRST_FINAL_CODE and row == before.task_runs.get(slug):
+            chunks[slug] = had
+            continue
+        chunks[slug] = store.chunks(run_id, slug)
+        known = {chunk.serial: chunk for chunk in had or ()}
+        if found := [chunk for chunk in chunks[slug] if known.get(chunk.serial) != chunk]:
+            new[slug] = found
     notices = store.logs(run_id, "", level=logging.WARNING, limit=MAX_NOTICES)  # of the run, and of no task
-    return RecordedRows(rows, chunks, store.elements(run_id), notices)
-
-
-def make_model(record: RunRecord, rows: RecordedRows) -> PageModel:
-    """A recorded run as pages show it."""
-    model = PageModel(shape_from(lookup.facts_of(record).get("shape")))
-    model.parameters = dict(record.details.parameters) if record.details is not None else {}
-    for event in _events(record, rows):
-        model.take(event)
-    return model
-
-
-def _events(record: RunRecord, rows: RecordedRows) -> Iterator[Event]:
-    """What happened in a recorded run, chunk by chunk, as observers would have been told."""
-    known = record.details.code if record.details is not None else {}
     elements: dict[str, dict[int, ElementRow]] = {}
-    for element in rows.elements:
+    for element in chain.from_iterable(store.elements(run_id, slug) for slug in new):
         elements.setdefault(element.slug, {})[element.index] = element
+    return _Rows(rows, chunks, notices, elements, new)
+
+
+def _news(record: RunRecord, rows: _Rows, before: _Rows, now: float) -> Iterator[Event]:
+    """What is new, chunk by chunk, as observers would have been told."""
     began = record.start.timestamp()
-    slugs = dict.fromkeys((*known, *rows.task_runs), "task")
-    yield RunStarted(began, record.flow_name, record.run_id, slugs)
-    for unit in _units(rows.chunks):
+    for unit in _units(rows.new):
         first = unit[0][1]
         yield UnitEnded(
             now=_seconds_or(first.start, began) + first.seconds,
@@ -108,18 +169,17 @@ def _events(record: RunRecord, rows: RecordedRows) -> Iterator[Event]:
             seconds=first.seconds,
             indices=first.indices,
             codes={slug: chunk.codes for slug, chunk in unit},
-            records={slug: _records(chunk, elements.get(slug, {})) for slug, chunk in unit},
+            records={slug: _records(chunk, rows.elements.get(slug, {})) for slug, chunk in unit},
         )
-    for slug in slugs:
-        if (row := rows.task_runs.get(slug)) is not None:
-            yield from _task_events(row, codes_of(rows.chunks.get(slug, ())), began)
-    for line in rows.notices:
+    for slug, row in rows.task_runs.items():
+        if slug in rows.new or row != before.task_runs.get(slug):
+            codes = codes_of(rows.chunks.get(slug, ()))
+            if row.state == "Running" and row.width is not None:
+                yield from _map_events(row, codes, before.task_runs.get(slug), now)
+            else:
+                yield from _task_events(row, codes, began)
+    for line in rows.notices[len(before.notices) :]:
         yield Noticed(line.time.timestamp(), line.text)
-    ended = record.end.timestamp() if record.end else None
-    if record.state == "Running":
-        return
-    state = _run_state(record)
-    yield RunFinished(ended or _seconds_or(record.lease_until, began), state)
 
 
 def _units(chunks: Mapping[str, Sequence[ChunkRow]]) -> list[list[tuple[str, ChunkRow]]]:
@@ -143,17 +203,26 @@ def _records(chunk: ChunkRow, own: Mapping[int, ElementRow]) -> dict[int, State]
     }
 
 
+def _map_events(row: TaskRunRow, codes: bytearray, before: TaskRunRow | None, now: float) -> Iterator[Event]:
+    """How far a map is that goes on, and which of its elements are being run."""
+    assert row.width is not None
+    counts = counts_of(codes)
+    done = counts.successful + counts.skipped + counts.failed
+    yield MapAdvanced(now, row.slug, row.width, done, counts.by_word()["failed"], codes.count(Retrying.code))
+    ran, runs = ({each.map_index: each for each in (running_of(r) if r is not None else ())} for r in (before, row))
+    if gone := [index for index in ran if index is not None and index not in runs]:
+        yield UnitLost(now, [row.slug], len(gone), "", gone)
+    for index, state in runs.items():
+        if state != ran.get(index):
+            yield ElementBegan(now, row.slug, state)
+
+
 def _task_events(row: TaskRunRow, codes: bytearray, began: float) -> Iterator[Event]:
+    """How a task that is no map stands, or one that has ended."""
     counts, state = counts_of(codes), single_state(row, facts_of(row.failure))
     if row.width is not None:
         state = replace(state, counts=replace(counts, total=row.width) if codes else None)
     now = _seconds_or(row.end or row.start, began)
-    if row.state == "Running" and row.width is not None:
-        done = counts.successful + counts.skipped + counts.failed
-        yield MapAdvanced(now, row.slug, row.width, done, counts.by_word()["failed"], codes.count(Retrying.code))
-        for state in running_of(row):
-            yield ElementBegan(now, row.slug, state)
-        return
     if row.width is None and row.start is not None and row.end is not None:
         took = (row.end - row.start).total_seconds()
         yield UnitEnded(now, row.worker, row.start.timestamp(), took, singles={row.slug: state})
@@ -167,6 +236,10 @@ def _run_state(record: RunRecord) -> State:
     found = _BY_NAME.get(record.state, Cancelled)
     end = record.end if issubclass(found, (Finished, Paused)) else None
     return found(message=record.message, start_time=record.start, end_time=end)
+
+
+def _end_of(record: RunRecord) -> float:
+    return record.end.timestamp() if record.end else _seconds_or(record.lease_until, record.start.timestamp())
 
 
 def _seconds_or(moment: datetime | None, default: float) -> float:

@@ -65,7 +65,7 @@ class RunPage:
         self._links = links
         self._state = state
         self._sheet = style_sheet()
-        self._head = self._text()
+        self._title, self._status, self._further = self._text(), self._text(), self._text()
         self._running = self._text()
         self._failures_head = self._text()
         self._maps_head = self._text("<h2>Maps, element by element</h2>")
@@ -92,7 +92,9 @@ class RunPage:
         self._panels = Panels(panels)
         self.root = Column(
             children=[
-                self._head,
+                self._title,
+                self._status,
+                self._further,
                 *([Row(children=list(actions), styles={"flex-wrap": "wrap"})] if actions else []),
                 self._panels.root,
             ],
@@ -112,6 +114,11 @@ class RunPage:
     @property
     def _graph_shown(self) -> int:
         return self._graph_panels.active if self._graph_panels is not None else 0
+
+    def follow_reader(self) -> None:
+        """Bring a part of the page up to date at once when it is opened: what was hidden was left as it was."""
+        for panel in self._panels.panels:
+            panel.on_change("visible", lambda attr, old, new: self.update())
 
     def _text(self, text: str = "") -> Div:
         return Div(text=text, stylesheets=[self._sheet], sizing_mode="stretch_width", disable_math=True)
@@ -147,7 +154,9 @@ class RunPage:
         active = self.active
         seen = (self._model.version, active)
         is_over = self._model.ended is not None
-        self._put(self._head, texts.head(self._model, state=self._state(), links=self._links()))
+        self._put(self._title, texts.title(self._model, self._links()))
+        self._put(self._status, texts.status(self._model, state=self._state()))
+        self._put(self._further, texts.further(self._model))
         if seen == self._seen and is_over and not everything:
             if active == LOGS:
                 self._update_logs()

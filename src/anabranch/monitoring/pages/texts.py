@@ -6,12 +6,13 @@ Nothing here keeps anything: functions of a model give text.
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE
-from anabranch.base.texts import seconds
+from anabranch.base.texts import printable, seconds
 from anabranch.monitoring.pages.failure_groups import Example, FailureGroup
 from anabranch.monitoring.pages.looks import look_of_code, safe, safe_lines
 from anabranch.monitoring.pages.page_model import MAX_RETRIED, PageModel
@@ -29,20 +30,27 @@ def mark(code: int, text: str, kind: str = "chip") -> str:
     return f'<span class="{kind}" style="background:{look.fill};color:{look.ink}">{symbol}{text}</span>'
 
 
-def head(model: PageModel, *, state: str | None = None, links: Sequence[tuple[str, str]] = ()) -> str:
-    """Name, state, how far it is, and how many task runs stand where.
+def title(model: PageModel, links: Sequence[tuple[str, str]] = ()) -> str:
+    """Name, id, when it began, and links: pairs of address and text."""
+    began = f"{datetime.fromtimestamp(model.began, UTC).astimezone():%Y-%m-%d %H:%M:%S}" if model.began else ""
+    linked = " ".join(f'<a href="{safe(url, 2_000)}">{safe(text)}</a>' for url, text in links)
+    return (
+        f'<div class="head"><h1>{safe(model.flow_name, 200)}</h1>'
+        f'<span class="faint">run {safe(model.run_id)} · {began}</span>{linked}</div>'
+    )
+
+
+def status(model: PageModel, *, state: str | None = None) -> str:
+    """State, how far it is, and how many task runs stand where.
 
     Parameters
     ----------
     state
         The state's word, if it is not one of a run that this process knows, such as Interrupted.
-    links
-        Pairs of address and text.
     """
     counts = model.counts()
     total, done = counts.total(), sum(n for code, n in counts.items() if code >= FIRST_FINAL_CODE)
     word = state or model.state.name
-    began = f"{datetime.fromtimestamp(model.began, UTC).astimezone():%Y-%m-%d %H:%M:%S}" if model.began else ""
     share = f"{done / total:.1%}" if total else ""
     chips = "".join(mark(code, f"{BY_CODE[code].__name__} {counts[code]:,}") for code in sorted(counts) if counts[code])
     parts = "".join(
@@ -50,20 +58,50 @@ def head(model: PageModel, *, state: str | None = None, links: Sequence[tuple[st
         for code in _BAR_ORDER
         if counts.get(code)
     )
-    linked = " ".join(f'<a href="{safe(url, 2_000)}">{safe(text)}</a>' for url, text in links)
     notices = "".join(f'<div class="notice">{safe(text, 1_000)}</div>' for _, text in list(model.notices)[-3:])
     if model.is_incomplete:
         notices += '<div class="notice">this page fell behind and has lost events; the record of the run has all</div>'
     message = model.state.message if model.state.is_finished() or model.state.is_paused() else ""
     told = f'<div class="faint">{safe(message, 500)}</div>' if message else ""
     return (
-        f'<div class="head"><h1>{safe(model.flow_name, 200)}</h1>'
-        f'<span class="faint">run {safe(model.run_id)} · {began}</span>{mark(model.state.code, safe(word), "badge")}'
+        f'<div class="head">{mark(model.state.code, safe(word), "badge")}'
         f"<span><b>{share}</b> of {total:,} task runs</span>"
-        f'<span class="faint">{seconds(model.elapsed_s)}</span>{linked}</div>'
+        f'<span class="faint elapsed">{_elapsed(model)}</span></div>'
         f'<div class="bar" role="progressbar" aria-valuenow="{round(100 * done / total) if total else 0}" '
         f'aria-valuemin="0" aria-valuemax="100" aria-label="task runs that have ended">{parts}</div>'
         f'<div class="chips">{chips}</div>{told}{notices}'
+    )
+
+
+def _elapsed(model: PageModel) -> str:
+    """How long it took; while it goes on, in whole seconds, as a clock shows them."""
+    return seconds(model.elapsed_s if model.ended is not None else int(model.elapsed_s)).replace(".0 s", " s")
+
+
+def further(model: PageModel) -> str:
+    """Commands with which to look further once a run has ended; nothing before."""
+    if model.ended is None:
+        return ""
+    run = shlex.quote(printable(model.run_id))
+    commands = [("the run in a terminal", f"anabranch show {run}"), ("this page as a file", f"anabranch report {run}")]
+    if model.failures.groups:
+        first = next(iter(model.failures.groups.values())).examples[0].name
+        commands.insert(0, ("its first failure once more", f"anabranch replay {run} {shlex.quote(first)} --pdb"))
+    if not model.state.is_successful():
+        commands.append(("what is left", f"anabranch resume {run}"))
+    return f'<div class="further">{"".join(_command(what, text) for what, text in commands)}</div>'
+
+
+def _command(what: str, text: str) -> str:
+    return f'<span class="command"><span class="faint">{safe(what)}:</span> <code>{safe(text)}</code></span>'
+
+
+def lost() -> str:
+    """What is said when the server of the page can be reached no more."""
+    return (
+        '<div class="notice" role="status">Nothing new comes here: the process that served this page has ended, or '
+        "cannot be reached. The page shows how things stood last; <code>anabranch ui</code> serves what is recorded."
+        "</div>"
     )
 
 

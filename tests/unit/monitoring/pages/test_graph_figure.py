@@ -75,6 +75,20 @@ def test_a_box_tells_of_a_map_how_far_it_is_and_shows_a_single_failure() -> None
     assert re.findall(r"width:(\d+)%", texts(figure)[1]) == ["6", "49"]
 
 
+def test_deferred_calls_that_are_made_later_are_drawn_below_their_caller() -> None:
+    # given a picture of two tasks
+    model = model_of(2)
+    figure = GraphFigure(model, folded=False)
+    before = texts(figure)
+    # when one of them calls a third
+    model.take(MapAdvanced(1.0, "t0/called", 3, 0, 0, 0))
+    figure.update()
+    # then there is a box, with a line to it
+    lines, boxes = texts(figure)
+    assert "► t0/called</b>" in boxes
+    assert lines.count("M") == before[0].count("M") + 1
+
+
 def test_a_nested_flow_is_one_box_when_folded() -> None:
     nodes = tuple(ShapeNode(f"t{i}", groups=("statistics",)) for i in range(3))
     figure = GraphFigure(PageModel(Shape(nodes)), folded=True)

@@ -6,16 +6,28 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anabranch import Flow, config, task
-from anabranch.base.events import ElementBegan, Event, MapAdvanced, RunStarted, TaskChanged, UnitEnded, UnitLost
+from anabranch.base.events import (
+    ElementBegan,
+    Event,
+    MapAdvanced,
+    RunFinished,
+    RunStarted,
+    TaskChanged,
+    UnitEnded,
+    UnitLost,
+)
 from anabranch.base.running_elements import since_text
 from anabranch.base.states import Attempt, Failed, Retrying, Running, State, Submitted, Success
 from anabranch.engine.units.units import ColumnReport, Report, SingleReport
 from anabranch.flows.running import recorded_plan
 from anabranch.monitoring.pages.library import RecordedSource
+from anabranch.monitoring.pages.live_run import LiveRun
 from anabranch.monitoring.pages.page_model import PageModel
-from anabranch.monitoring.pages.recorded_run import read_model
+from anabranch.monitoring.pages.recorded_run import RunFollower, read_model
 from anabranch.runs.read.explain import explain
 from anabranch.runs.read.run import detail_data, read_run
 from anabranch.runs.record.recorder import Recorder
@@ -58,10 +70,10 @@ class Told:
             self.recorder.observe(event)
             self.live.take(event)
 
-    def report(self, indices: Sequence[int], code: int = Success.code, part: int = 1) -> None:
+    def report(self, indices: Sequence[int], code: int = Success.code, *, part: int = 1, serial: int = 1) -> None:
         """Elements have ended in a chunk, which goes on if this is a part of it."""
         codes = bytes([code]) * len(indices)
-        report = Report(("check", 1), columns=(ColumnReport("check", codes, {}),), indices=indices, part=part)
+        report = Report(("check", serial), columns=(ColumnReport("check", codes, {}),), indices=indices, part=part)
         self.recorder.write(report)
         self.live.take(UnitEnded(NOW.timestamp(), "w", 1.0, 0.0, indices=indices, codes={"check": codes}))
 
@@ -190,27 +202,118 @@ def test_a_page_reads_a_run_once_a_second_and_takes_half_of_the_time_at_the_most
     assert reads == [9.0, 15.0, 21.0]
 
 
-def test_the_model_of_a_page_stays_as_long_as_nothing_is_recorded(told: Told):
+def test_the_model_of_a_page_stays_and_changes_only_with_what_is_recorded(told: Told):
     # given
     now = [0.0]
     source = RecordedSource(told.store, "r", clock=lambda: now[0])
-    models = [source.model]
+    model = source.model
 
-    def look() -> bool:
+    def is_news() -> bool:
+        before = model.version
         now[0] += 10
         source.refresh()
-        models.append(source.model)
-        return models[-1] is not models[-2]
+        return model.version != before
 
     # then
-    assert not look()
+    assert not is_news()
     told.tell(MapAdvanced(NOW.timestamp(), "check", 400, 0, 0, 0), at(3))
-    assert look()
-    assert source.model.nodes["check"].running_text()
-    assert not look()
+    assert is_news()
+    assert model.nodes["check"].running_text()
+    assert not is_news()
     told.report(range(3))
-    assert look()
+    assert is_news()
     told.recorder.put_down(Failed(end_time=NOW))
-    assert look()
-    assert source.model.state.is_failed()
-    assert not look()
+    assert is_news()
+    assert model.state.is_failed()
+    assert not is_news()
+    assert source.model is model
+
+
+def test_the_time_of_a_run_that_goes_on_passes_though_nothing_is_told(told: Told):
+    # given
+    now = [NOW.timestamp()]
+    live = LiveRun(told.live, clock=lambda: now[0])
+    recorded = RunFollower(told.store, "r", clock=lambda: now[0])
+    # when
+    now[0] += 12.5
+    live.refresh()
+    recorded.tick()
+    # then
+    assert live.model.elapsed_s == recorded.model.elapsed_s == pytest.approx(12.5)
+    # and it stands when the run has ended
+    told.recorder.put_down(Success(end_time=NOW + timedelta(seconds=13)))
+    told.tell(RunFinished(NOW.timestamp() + 13, Success()))
+    now[0] += 60
+    for _ in range(2):
+        recorded.follow()
+        recorded.tick()
+        live.refresh()
+    assert live.model.elapsed_s == recorded.model.elapsed_s == pytest.approx(13)
+
+
+def test_a_run_that_is_taken_up_again_has_another_model(told: Told):
+    # given a run that has ended, whose page is looked at
+    told.tell(MapAdvanced(NOW.timestamp(), "check", 400, 0, 0, 0))
+    told.report(range(3))
+    told.recorder.put_down(Failed(end_time=NOW))
+    follower = RunFollower(told.store, "r")
+    before = follower.model
+    assert before.ended is not None
+    # when
+    told.store.take_over("r")
+    follower.follow()
+    # then
+    assert follower.model is not before
+    assert follower.model.state.is_running()
+    assert follower.model.nodes["check"].counts() == before.nodes["check"].counts()
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("begin"), st.integers(0, 19)),
+    st.tuples(st.just("lose"), st.integers(0, 19)),
+    st.tuples(st.sampled_from(["success", "retrying", "failed"]), st.integers(0, 19)),
+    st.tuples(st.sampled_from(["submitted", "running", "ended", "look"]), st.just(0)),
+)
+
+
+@given(st.lists(STEPS, max_size=25))
+def test_a_model_that_is_told_bit_by_bit_equals_one_that_is_read_at_once(steps: list[tuple[str, int]]):
+    # given
+    told = Told()
+    told.tell(MapAdvanced(NOW.timestamp(), "check", 20, 0, 0, 0))
+    follower, ended = RunFollower(told.store, "r"), set[int]()
+    codes = {"success": Success.code, "retrying": Retrying.code, "failed": Failed.code}
+    try:
+        # when
+        for serial, (what, index) in enumerate(steps, 1):
+            if what == "look":
+                told.wait()
+                follower.follow()
+            elif what == "begin" and index not in ended:
+                told.tell(at(index))
+            elif what == "lose":
+                told.tell(UnitLost(NOW.timestamp(), ["check"], 1, "its worker died", (index,)))
+            elif what in codes and index not in ended:
+                told.report((index,), codes[what], serial=serial)
+                ended |= {index} if what != "retrying" else set()
+            elif what == "submitted":
+                told.tell(TaskChanged(NOW.timestamp(), "first", Submitted()))
+            elif what == "running":
+                told.tell(TaskChanged(NOW.timestamp(), "first", Running(start_time=NOW, worker="w1")))
+            elif what == "ended":
+                told.tell(TaskChanged(NOW.timestamp(), "last", Success(start_time=NOW, end_time=NOW)))
+        told.wait()
+        follower.follow()
+        # then
+        _, whole = read_model(told.store, "r")
+        for slug, node in whole.nodes.items():
+            found = follower.model.nodes[slug]
+            assert (found.name, found.counts(), found.running_text()) == (
+                node.name,
+                node.counts(),
+                node.running_text(),
+            )
+            assert found.counts() == told.live.nodes[slug].counts()
+        assert follower.model.failures.total == whole.failures.total
+    finally:
+        told.recorder.put_down(Success(end_time=NOW))

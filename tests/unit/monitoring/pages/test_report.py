@@ -10,7 +10,7 @@ import pytest
 from tests.hostile_names import CONTROL, CORPUS
 
 from anabranch import Flow, Parameter, task
-from anabranch.base.events import RunFinished, RunStarted, TaskChanged
+from anabranch.base.events import RunFinished, RunStarted, TaskChanged, UnitEnded
 from anabranch.base.states import Attempt
 from anabranch.errors import ReportError
 from anabranch.executors import LocalExecutor
@@ -22,11 +22,13 @@ from anabranch.monitoring.pages.texts import (
     MAX_RUNNING,
     attempt_table,
     failure_body,
-    head,
+    further,
     log_table,
     parameter_table,
     running_list,
+    status,
     task_table,
+    title,
 )
 from anabranch.runs import LogRow, RunStore
 from anabranch.runs.store.opening import current_store
@@ -110,12 +112,36 @@ def test_texts_of_users_are_text_in_every_part_of_a_page(text: str):
     model.attempts = {text: (Attempt(1, text, text, text, NOON, NOON),)}
     line = LogRow(0, datetime.now(UTC), 40, text, slug=text, index=1, worker=text)
     # when
-    parts = [head(model, links=[("http://127.0.0.1/", text)]), log_table([line]), parameter_table(model.parameters)]
+    parts = [
+        title(model, [("http://127.0.0.1/", text)]),
+        status(model),
+        log_table([line]),
+        parameter_table(model.parameters),
+    ]
     parts += [task_table(model), attempt_table(model), running_list(model)]
     # then
     for part in parts:
         assert not re.findall(r"<(?:script|img|svg|iframe|style|b>bold|!--)", part)
         assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\u202e]", part)
+
+
+def test_a_run_that_has_ended_has_the_commands_to_look_further():
+    # given
+    model = PageModel()
+    model.take(RunStarted(1.0, "etl", "r1", {"parse": "task"}))
+    assert further(model) == ""
+    # when
+    failed = Failed(failure=Failure("ValueError", "no"), map_index=3)
+    model.take(UnitEnded(2.0, "w", 1.0, 1.0, indices=(3,), codes={"parse": b"\x14"}, records={"parse": {3: failed}}))
+    model.take(RunFinished(3.0, Failed()))
+    # then
+    commands = re.findall("<code>(.*?)</code>", further(model))
+    assert commands == [
+        "anabranch replay r1 &#x27;parse[3]&#x27; --pdb",
+        "anabranch show r1",
+        "anabranch report r1",
+        "anabranch resume r1",
+    ]
 
 
 def test_each_attempt_is_a_row_with_its_worker_times_and_reason():
