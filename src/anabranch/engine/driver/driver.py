@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -187,6 +188,10 @@ class Driver:
         self._wake_at: float | None = None
         self._heard: deque[Report] = deque()
         """Interim reports of units that run in this process, which the machine has not seen yet."""
+        self._hearing = threading.RLock()
+        """Held while a report is told of: what has ended is not said to run by another thread."""
+        self._whole: Key | None = None
+        """The unit whose own report was heard last; the machine may not have seen it yet."""
         self._is_finished = False
         self._was_interrupted = False
         self._program: Program | Shipment
@@ -369,6 +374,15 @@ class Driver:
         """Have a report written down and told, before anything is done about it; as the machine is to have it."""
         report = report if self._executor.in_process else self._clocks.aligned(masked_report(report))
         report = self._machine.vet(report)
+        with self._hearing:
+            if not report.part:
+                self._whole = report.key
+            elif report.key == self._whole:  # told beside, too late: all of it has been told
+                return report
+            self._note_down(report)
+        return report
+
+    def _note_down(self, report: Report) -> None:
         if self._machine.expects(report.key):  # what was made again is no news
             if self._journal is not None and (report.singles or report.columns):
                 self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
@@ -376,7 +390,6 @@ class Driver:
                 self._tell_report(report)
             if report.at is not None:
                 self._tell_running(report, *report.at)
-        return report
 
     def _tell_running(self, report: Report, slug: str, index: int, seconds: float) -> None:
         """Tell that a worker is at a task run, for so many seconds by now."""
