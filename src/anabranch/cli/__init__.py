@@ -19,6 +19,7 @@ import click
 from anabranch.cli.attach import attach, cancel
 from anabranch.cli.completion import completion
 from anabranch.cli.demo import demo
+from anabranch.cli.diff import diff
 from anabranch.cli.doctor import doctor
 from anabranch.cli.exits import NOT_WRITTEN, SIGNALLED
 from anabranch.cli.explain import explain
@@ -81,7 +82,7 @@ def anabranch() -> None:
     """Data workflows on Dask."""
 
 
-_RUNS = (run, list_runs, show, logs, explain, report, export, ui, resume, replay, prune, attach, cancel, limits)
+_RUNS = (run, list_runs, show, logs, explain, diff, report, export, ui, resume, replay, prune, attach, cancel, limits)
 _FLOWS = (register, unregister, list_flows, show_schedule, backfill, serve)
 for command in (*_RUNS, *_FLOWS, validate, visualize, migrate, init, doctor, completion, demo):
     anabranch.add_command(command)
