@@ -32,6 +32,7 @@ from anabranch.runs import (
     ChunkRow,
     ElementRow,
     Heart,
+    LogQuery,
     LogRow,
     Ownership,
     RunDetails,
@@ -552,6 +553,29 @@ def test_logs_can_be_asked_for_by_task_element_and_level(store: RelationalRunSto
     assert texts(level=20) == ["first", "third", "last"]
     assert texts(limit=2, offset=1) == ["second", "third"]
     assert texts(offset=3) == ["last"]
+
+
+def test_the_last_lines_are_found_by_task_level_and_text_in_the_order_in_which_they_came(store: RelationalRunStore):
+    lines = [
+        LogRow(0, LATER, 20, "One 100% sure", "map", 7),
+        LogRow(1, NOON, 40, "two", "load"),
+        LogRow(2, NOON, 20, "three, one_less", "map", 8),
+    ]
+    store.write(store.create_run(record(), now=NOON), Batch(logs=lines))
+    store.write(store.take_over("run-1", now=LATER), Batch(logs=[LogRow(0, LATER, 30, "four")]))
+
+    def texts(limit: int = 9, **query: Any) -> list[str]:
+        return [line.text for line in store.last_logs("run-1", LogQuery(**query), limit=limit)]
+
+    assert texts() == ["One 100% sure", "two", "three, one_less", "four"]
+    assert texts(2) == ["three, one_less", "four"]
+    assert texts(slug="map") == ["One 100% sure", "three, one_less"]
+    assert texts(slug="map", index=8) == ["three, one_less"]
+    assert texts(level=30) == ["two", "four"]
+    assert texts(text="ONE") == ["One 100% sure", "three, one_less"]
+    assert texts(text="0% s") == ["One 100% sure"]
+    assert texts(text="e_l") == ["three, one_less"]
+    assert texts(text="e_x") == texts(text="'") == []
 
 
 def test_a_second_owner_counts_its_lines_anew(store: RelationalRunStore):

@@ -178,6 +178,18 @@ class RunQuery:
     offset: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class LogQuery:
+    """Which log lines of a run to read; what is None does not matter."""
+
+    slug: str | None = None
+    index: int | None = None
+    level: int = 0
+    """From this one on."""
+    text: str = ""
+    """Is in the line; the case of ASCII letters does not matter."""
+
+
 SORTS = ("start", "end", "flow_name", "state", "run_id")
 
 
@@ -292,6 +304,9 @@ class RunStore(Protocol):
 
         With `after`, an epoch and a serial number: those of that epoch with a higher number, in order of their numbers.
         """
+
+    def last_logs(self, run_id: str, query: LogQuery, *, limit: int) -> list[LogRow]:
+        """The log lines that were written last, in the order in which they came."""
 
     def prune(
         self, *, older_than: datetime | None = None, keep_last: int | None = None, now: datetime | None = None

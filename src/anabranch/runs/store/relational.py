@@ -32,6 +32,7 @@ from anabranch.runs.store.records import (
     Batch,
     ChunkRow,
     ElementRow,
+    LogQuery,
     LogRow,
     Ownership,
     RunDetails,
@@ -329,6 +330,21 @@ class RelationalRunStore:
         parameters += [_ALL if limit is None else _check_number("limit", limit), _check_number("offset", offset)]
         rows = self._fetch(f"{LOGS.select(' AND '.join(conditions))} {order}", parameters)
         return [read_log(row) for row in rows]
+
+    def last_logs(self, run_id: str, query: LogQuery, *, limit: int) -> list[LogRow]:
+        """The log lines that were written last, in the order in which they came."""
+        conditions: list[str] = ["run_id = ?", "level >= ?"]
+        parameters: list[Any] = [run_id, query.level]
+        for condition, value in (("slug = ?", query.slug), ("element = ?", query.index)):
+            if value is not None:
+                conditions.append(condition)
+                parameters.append(value)
+        if query.text:
+            conditions.append("lower(line) LIKE ? ESCAPE '~'")
+            parameters.append(_like(query.text))
+        order = "ORDER BY epoch DESC, serial DESC LIMIT ?"  # that of the key, so that no more is read
+        statement = f"{LOGS.select(' AND '.join(conditions))} {order}"
+        return [read_log(row) for row in self._fetch(statement, [*parameters, _check_number("limit", limit)])][::-1]
 
     def _fetch(self, statement: str, parameters: Row) -> list[Any]:
         return self._database.read(lambda transaction: transaction.fetch(statement, parameters))
