@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -14,6 +15,16 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser, ConsoleMessage, Page, Request
 
 WAIT_MS = 30_000
+
+
+AXE = Path(__file__).parents[1] / "build" / "node_modules" / "axe-core" / "axe.min.js"
+
+
+def axe() -> str:
+    """The script that looks for what keeps people from using a page; without it the test cannot be."""
+    if not AXE.exists():
+        miss("axe-core", "npm install --no-save --prefix build axe-core@4")
+    return AXE.read_text(encoding="utf-8")
 
 
 @contextmanager

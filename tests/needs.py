@@ -21,6 +21,7 @@ PACKAGES = {
     "git": "git",
     "initdb": "postgresql",
     "nginx": "nginx-light",
+    "npm": "npm",
     "openssl": "openssl",
     "prometheus": "prometheus",
     "promtool": "prometheus",

@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.browser import Watched, chromium
+from tests.browser import Watched, axe, chromium
 from tests.hostile_names import CONTROL, CORPUS
 
 from anabranch import Flow, Parameter, task
 from anabranch.executors import DaskExecutor, LocalDaskExecutor
 from anabranch.flows.loading import load_flow
 from anabranch.monitoring.pages import live_page
+from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.report import write_report
-from anabranch.runs.store.opening import current_store
+from anabranch.monitoring.pages.server import Pages
+from anabranch.runs.store.opening import current_store, store_to_show
 from anabranch.runs.view import FlowRunView
 from anabranch.triggers import all_finished
 
@@ -267,3 +269,62 @@ def test_a_page_can_be_used_on_a_narrow_screen_and_by_keyboard(browser: Any, tmp
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
     assert narrow.complaints == []
     page.close()
+
+
+PLACES = ("", "flows", "flow?name=failing", "run?id=axe", "run?id=axe&task=parse", "nowhere")
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[str]]:
+    """Addresses of all kinds of pages, the first with the token."""
+    with Flow("failing") as flow:
+        hold(parse.map(numbers(Parameter("n", default=40))), str(tmp_path_factory.mktemp("gate")))
+    flow.run(run_id="axe")
+    with Pages(Library(store_to_show)) as pages:
+        address = pages.address()
+        yield [address, *(address.partition("?")[0] + place for place in PLACES)]
+
+
+def test_no_page_is_wider_than_the_screen_and_a_task_has_an_address(watched: Watched, places: list[str]):
+    page = watched.page
+    page.goto(places[0])
+    for width in (390, 768, 1400, 1920):
+        page.set_viewport_size({"width": width, "height": 900})
+        for place in places[1:]:
+            page.goto(place)
+            page.locator("h1").first.wait_for()
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= width, place
+    # given the page of a run, when a task is clicked
+    page.goto(places[4])
+    page.locator("a.task", has_text="parse").first.click()
+    # then there is all about it, at an address of its own
+    page.locator("aside", has_text="bad record 7").wait_for()
+    assert page.url.endswith("run?id=axe&task=parse")
+    # and it closes with a step back, or by Escape
+    page.go_back()
+    page.locator("aside").wait_for(state="hidden")
+    page.go_forward()
+    page.locator("aside").wait_for()
+    page.keyboard.press("Escape")
+    page.locator("aside").wait_for(state="hidden")
+    # and what is looked for stays in the address
+    page.goto(places[1])
+    page.get_by_label("state").select_option("Success")
+    page.get_by_role("button", name="Find").click()
+    page.get_by_role("link", name="axe").wait_for()
+    assert "state=Success" in page.url
+    assert [each for each in watched.complaints if "404" not in each] == []
+
+
+def test_axe_finds_nothing_in_light_and_in_dark(watched: Watched, places: list[str]):
+    script, page = axe(), watched.page
+    page.goto(places[0])
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        for place in places[1:]:
+            page.goto(place)
+            page.locator("h1").first.wait_for()
+            page.wait_for_timeout(300)  # Bokeh lays out once more
+            page.evaluate(script)
+            found = page.evaluate("() => axe.run(document)")["violations"]
+            assert [(each["id"], each["nodes"][0]["html"]) for each in found] == [], f"{place}, {scheme}"

@@ -77,7 +77,13 @@ class NotFound(JsonHandler):
 
     def prepare(self) -> None:
         """Say so, whatever the method."""
-        self.reply({"error": "there is nothing here"}, status=404)
+        if "text/html" not in self.request.headers.get("Accept", ""):
+            self.reply({"error": "there is nothing here"}, status=404)
+            return
+        for name, value in plain.HEADERS.items():
+            self.set_header(name, value)
+        self.set_status(404)
+        self.finish(plain.build_notice("there is nothing here", root_of(self.request), title="404"))
 
 
 class PageHandler(Handler):

@@ -38,6 +38,6 @@ def script_page(nonce: str) -> dict[str, str]:
     policy = (
         f"default-src 'none'; script-src 'self' 'nonce-{nonce}'; style-src 'self' 'unsafe-inline'; "
         "img-src 'self' data: blob:; font-src 'self'; connect-src 'self'; "
-        "base-uri 'none'; object-src 'none'; form-action 'none'; frame-ancestors 'none'"
+        "base-uri 'none'; object-src 'none'; form-action 'self'; frame-ancestors 'none'"
     )
     return {"Content-Type": HTML, "Content-Security-Policy": policy}

@@ -25,6 +25,14 @@ button { font: inherit; font-weight: 600; padding: 7px 18px; margin: 16px 14px 0
   background: #005a9c; color: #fff; cursor: pointer; }
 a:focus-visible, button:focus-visible, input:focus-visible, select:focus-visible, textarea:focus-visible {
   outline: 3px solid #005a9c; outline-offset: 2px; }
+@media (prefers-color-scheme: dark) {
+  :root { color-scheme: dark; }
+  body { background: #14181d; color: #e3e7eb; }
+  a { color: #79b8ff; }
+  .none, label small { color: #a9b1ba; }
+  .notice { background: #4a3b12; }
+  input, select, textarea { background: #1f252c; }
+}
 """
 HEADERS = plain_page(_STYLE)
 """What plain pages are sent with, beside what every answer has."""

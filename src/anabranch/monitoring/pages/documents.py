@@ -11,18 +11,22 @@ from bokeh.application import Application
 from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
 from bokeh.events import ClientReconnected, ConnectionLost
-from bokeh.models import Button, Column, Div, SetValue, UIElement
+from bokeh.models import Button, Column, Div, InlineStyleSheet, SetValue, UIElement
 
 from anabranch.base.errors import AnabranchError, PagesError, RunNotFound
 from anabranch.monitoring.pages import texts
 from anabranch.monitoring.pages.flow_page import FlowPage
 from anabranch.monitoring.pages.flows_page import FlowsPage
+from anabranch.monitoring.pages.frame import TEMPLATE
 from anabranch.monitoring.pages.library import Library, RunSource
-from anabranch.monitoring.pages.looks import disarm, safe
+from anabranch.monitoring.pages.lists import Search, read_search
+from anabranch.monitoring.pages.logs_box import LogsBox
+from anabranch.monitoring.pages.looks import WIDGETS, disarm, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
 from anabranch.monitoring.pages.reasons import ReasonsBox
-from anabranch.monitoring.pages.run_page import TEMPLATE, RunPage
+from anabranch.monitoring.pages.run_page import RunPage
 from anabranch.monitoring.pages.runs_page import RunsPage
+from anabranch.monitoring.pages.task_panel import Source, TaskPanel
 
 FOLLOW_MS = 500  # twice as often looks hardly more alive, and costs a tenth of a core instead of a twentieth
 LIST_MS = 2_000
@@ -85,6 +89,10 @@ def _read_argument(doc: Document, name: str) -> str:
     return bytes(values[0]).decode("utf-8", "replace")[:400]
 
 
+def _read_search(doc: Document) -> Search:
+    return read_search({name: _read_argument(doc, name) for name in ("text", "state", "page")})
+
+
 def _read_role(doc: Document) -> str:
     """Of who looks, where the server tells; it is a hint for what to show, and gives no right."""
     payload = getattr(doc.session_context, "token_payload", None) or {}
@@ -93,14 +101,14 @@ def _read_role(doc: Document) -> str:
 
 def _fill_flows_page(doc: Document, library: Library) -> None:
     doc.title = "Flows"
-    page = FlowsPage(library)
+    page = FlowsPage(library, _read_search(doc))
     doc.add_root(page.root)
     doc.add_periodic_callback(_safely(page.update), LIST_MS)
 
 
 def _fill_runs_page(doc: Document, library: Library) -> None:
     doc.title = "Runs"
-    page = RunsPage(library)
+    page = RunsPage(library, _read_search(doc))
     doc.add_root(page.root)
     doc.add_periodic_callback(_safely(page.update), LIST_MS)
 
@@ -108,7 +116,7 @@ def _fill_runs_page(doc: Document, library: Library) -> None:
 def _fill_flow_page(doc: Document, library: Library) -> None:
     name = _read_argument(doc, "name")
     doc.title = disarm(name, 100)
-    page = FlowPage(library, name, role=_read_role(doc))
+    page = FlowPage(library, name, role=_read_role(doc), search=_read_search(doc))
     doc.add_root(page.root)
     doc.add_periodic_callback(_safely(page.update), LIST_MS)
 
@@ -125,7 +133,7 @@ def _fill_run_page(doc: Document, library: Library) -> None:
         view = _WaitingView(run_id, library, role=role, said=said)
     else:
         doc.title = disarm(f"{source.model.flow_name or 'run'} {source.model.run_id}", 100)
-        view = _RunView(source, library, role=role, said=said)
+        view = _RunView(source, library, role=role, said=said, asked=_read_argument(doc, "task"))
     doc.add_root(view.root)
     doc.add_periodic_callback(_safely(view.update), FOLLOW_MS)
 
@@ -185,12 +193,13 @@ class _WaitingView:
 class _RunView:
     """A run's page with its buttons; another page takes its place when the run is read anew."""
 
-    def __init__(self, source: RunSource, library: Library, *, role: str = "", said: str = "") -> None:
+    def __init__(self, source: RunSource, library: Library, *, role: str = "", said: str = "", asked: str = "") -> None:
         self._source = source
         self._library = library
         self._role = role
-        self._cancel = Button(label="Cancel the run", button_type="default", visible=False, width=150)
-        self._resume = Button(label="Resume", button_type="primary", visible=False, width=150)
+        widgets = InlineStyleSheet(css=WIDGETS)
+        self._cancel = Button(label="Cancel the run", visible=False, width=150, stylesheets=[widgets])
+        self._resume = Button(label="Resume", button_type="primary", visible=False, width=150, stylesheets=[widgets])
         notice = f'<div class="notice">{safe(said)}</div>' if said else ""
         self._told = Div(text=notice, visible=bool(said), stylesheets=[style_sheet()], disable_math=True)
         self._actions: list[UIElement] = [self._told]
@@ -200,6 +209,15 @@ class _RunView:
             self._resume.on_click(lambda: self._do(library.actions.resume))
         self._reasons = ReasonsBox(
             lambda: self._source.model, lambda name: library.explain(self._source.model.run_id, name)
+        )
+        self._panel = TaskPanel(
+            lambda: self._source.model,
+            Source(
+                lambda name: library.explain(self._source.model.run_id, name),
+                lambda slug, index: self._source.lines_of(slug, index),
+                lambda slug: library.earlier_of(self._source.model, slug),
+            ),
+            asked=asked,
         )
         self._is_sure = False
         self._seen_over: bool | None = None
@@ -213,9 +231,11 @@ class _RunView:
     def _show(self) -> None:
         source, model = self._source, self._source.model
         self._model = model
+        logs = LogsBox(model.run_id, source.log_rows, lambda: self._page.show_logs())
         self._page = RunPage(
             model,
-            log_rows=source.log_rows,
+            log_rows=logs.rows,
+            log_fields=logs.root,
             links=lambda: [
                 ("./", "all runs"),
                 (_flow_address(model.flow_name), "flow"),
@@ -223,6 +243,9 @@ class _RunView:
                 *self._desk_links(source),
             ],
             reasons=self._reasons.root,
+            earlier=source.earlier(),
+            lines_of=source.lines_of,
+            panel=self._panel.root,
             actions=self._actions,
             state=lambda: source.state,
         )
@@ -243,6 +266,7 @@ class _RunView:
             self._show()
             self._page.active = active
         self._page.update()
+        self._panel.update()
         self._update_buttons()
 
     def _is_taken_up(self) -> bool:

@@ -6,15 +6,16 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from urllib.parse import quote
 
-from bokeh.models import Column, ColumnDataSource, Div, HoverTool, UIElement
-from bokeh.plotting import figure
+from bokeh.models import Column, Div
 
 from anabranch.base.errors import AnabranchError, FlowNotRegistered, RunStoreError
 from anabranch.base.states import Cancelled
 from anabranch.base.texts import seconds
 from anabranch.monitoring.pages.library import Library
-from anabranch.monitoring.pages.looks import FAINT, FONT, LINE, disarm, look_of_code, safe
+from anabranch.monitoring.pages.lists import PAGE, Search, turning
+from anabranch.monitoring.pages.looks import look_of_code, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
 from anabranch.monitoring.pages.runs_page import CODES, run_table, state_chip
 from anabranch.runs import RunQuery, RunRecord
@@ -24,7 +25,6 @@ from anabranch.runs.store.flows import FlowRecord
 TIMES = 5
 
 RUNS = 100
-LISTED = 25
 
 
 def registration(flow: FlowRecord, now: datetime | None = None) -> str:
@@ -74,7 +74,8 @@ def _render_facts(facts: Sequence[tuple[str, str]]) -> str:
 class FlowPage:
     """The history of one flow, and what is registered of it."""
 
-    def __init__(self, library: Library, name: str, *, role: str = "") -> None:
+    def __init__(self, library: Library, name: str, *, role: str = "", search: Search | None = None) -> None:
+        self._search = search or Search()
         sheet = style_sheet()
         self._role = role
         self._library = library
@@ -84,32 +85,10 @@ class FlowPage:
         self._versions = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._head = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._table = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
-        self._source = ColumnDataSource({"x": [], "top": [], "fill": [], "run": [], "took": [], "state": []})
-        plot = figure(
-            height=220, sizing_mode="stretch_width", tools="", toolbar_location=None, outline_line_color=None,
-            border_fill_alpha=0, background_fill_alpha=0,
-        )  # fmt: skip
-        bars = plot.vbar("x", top="top", width=0.82, fill_color="fill", line_color=None, source=self._source)
-        plot.y_range.start = 0
-        self._plot = plot
-        plot.xgrid.grid_line_color = None
-        plot.ygrid.grid_line_color = "#e3e7eb"
-        plot.xaxis.major_label_text_color = plot.yaxis.major_label_text_color = FAINT
-        plot.axis.axis_label_text_color = FAINT
-        plot.axis.axis_label_text_font_style = "normal"
-        plot.axis.axis_label_text_font = plot.axis.major_label_text_font = FONT
-        plot.axis.axis_line_color = LINE
-        plot.axis.minor_tick_line_color = plot.axis.major_tick_line_color = None
-        plot.xaxis.axis_label, plot.yaxis.axis_label = "runs, the newest at the right", "seconds"
-        plot.xaxis.ticker = []
-        plot.add_tools(HoverTool(renderers=[bars], tooltips=[("run", "@run"), ("took", "@took"), ("state", "@state")]))
-        self.root = Column(children=self._parts([]), sizing_mode="stretch_width")
+        self._bars = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
+        parts = [self._head, self._registered, self._bars, self._versions, self._table]
+        self.root = Column(children=[*parts], sizing_mode="stretch_width")
         self.update()
-
-    def _parts(self, ended: list[RunRecord]) -> list[UIElement]:
-        """What the page has; no picture of nothing, for which a browser finds no ranges."""
-        picture = [self._plot] if ended else []
-        return [self._head, self._registered, *picture, self._versions, self._table]
 
     def update(self) -> None:
         """Ask the store anew."""
@@ -124,21 +103,16 @@ class FlowPage:
             return
         self._seen = seen
         self._head.text = self._head_text(found)
-        self._table.text = f"<h2>Runs</h2>{run_table(found[:LISTED], with_flow=False)}"
+        shown = found[:PAGE] if self._search.page == 1 else self._library.runs(self._query(PAGE))
+        has_more = bool(self._library.runs(self._query(1, self._search.offset + PAGE)))
+        turn = turning(self._search, "flow", has_more=has_more, name=self._name)
+        self._table.text = f"<h2>Runs</h2>{run_table(shown, with_flow=False)}{turn}"
         self._versions.text = version_table(found)
-        ended = [record for record in reversed(found) if record.end is not None]
-        took = [(record.end - record.start).total_seconds() for record in ended if record.end is not None]
-        self._source.data = {
-            "x": list(range(len(ended))),
-            "top": took,
-            "fill": [look_of_code(CODES.get(record.state, Cancelled.code)).fill for record in ended],
-            "run": [disarm(record.run_id) for record in ended],
-            "took": [seconds(each) for each in took],
-            "state": [disarm(record.state) for record in ended],
-        }
-        parts = self._parts(ended)
-        if self.root.children != parts:
-            self.root.children = parts
+        self._bars.text = duration_bars([record for record in reversed(found) if record.end is not None])
+
+    def _query(self, limit: int, offset: int | None = None) -> RunQuery:
+        first = self._search.offset if offset is None else offset
+        return RunQuery(flow_name=self._name, limit=limit, offset=first)
 
     def _update_registered(self) -> None:
         registry, text = self._library.registry(), ""
@@ -173,6 +147,25 @@ class FlowPage:
         )
 
 
+def duration_bars(records: Sequence[RunRecord]) -> str:
+    """How long runs took, and how they ended, as HTML: a bar each, the newest at the right."""
+    if not records:
+        return ""
+    took = [(each.end - each.start).total_seconds() if each.end is not None else 0.0 for each in records]
+    top = max(*took, 0.001)
+    bars = "".join(
+        f'<a href="run?id={quote(each.run_id, safe="")}" title="{safe(each.run_id)}: {safe(each.state)}, '
+        f'{seconds(time)}"'
+        f' aria-label="{safe(each.run_id)}: {safe(each.state)}, {seconds(time)}" style="height:{100 * time / top:.0f}%;'
+        f'background:{look_of_code(CODES.get(each.state, Cancelled.code)).fill}"></a>'
+        for each, time in zip(records, took, strict=True)
+    )
+    return (
+        f'<div class="runs">{bars}</div><div class="faint">how long the last {len(records):,} runs took, the newest at '
+        f"the right; the longest {seconds(top)}</div>"
+    )
+
+
 def version_table(records: list[RunRecord]) -> str:
     """Which code ran when, and how that went, as HTML: the newest first. Nothing where no run has told."""
     known: dict[str, list[RunRecord]] = {}
@@ -182,8 +175,9 @@ def version_table(records: list[RunRecord]) -> str:
     if not known:
         return ""
     rows = "".join(
-        f"<tr><td><code>{safe(version, 40)}</code></td><td>{found[-1].start.astimezone():%Y-%m-%d %H:%M:%S}</td>"
-        f'<td>{found[0].start.astimezone():%Y-%m-%d %H:%M:%S}</td><td class="n">{len(found):,}</td>'
+        f"<tr><td><code>{safe(version, 40)}</code></td>"
+        f'<td class="t">{found[-1].start.astimezone():%Y-%m-%d %H:%M:%S}</td>'
+        f'<td class="t">{found[0].start.astimezone():%Y-%m-%d %H:%M:%S}</td><td class="n">{len(found):,}</td>'
         f'<td class="n">{sum(each.state == "Success" for each in found):,}</td></tr>'
         for version, found in known.items()
     )

@@ -2,48 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from urllib.parse import quote
 
-from bokeh.models import Button, Column, Div, Row, TextInput
+from bokeh.models import Column, Div
 
 from anabranch.base.errors import RunStoreError
 from anabranch.monitoring.pages.library import Library
+from anabranch.monitoring.pages.lists import PAGE, Search, search_form, turning
 from anabranch.monitoring.pages.looks import safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
+from anabranch.monitoring.pages.runs_page import state_chip
+from anabranch.runs import RunQuery, RunRecord
 from anabranch.runs.store.flows import FlowRecord
 
-PAGE = 25
+LAST = 30  # runs of a flow that are counted
 
 
 class FlowsPage:
-    """A table of flows with a search box."""
+    """A table of flows with a search."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, library: Library, search: Search | None = None) -> None:
         sheet = style_sheet()
         self._library = library
-        self._offset = 0
+        self._search = search or Search()
         self._revision: object = None
         self._flows: list[FlowRecord] = []
-        self._text = TextInput(placeholder="flow, project or label", width=280)
-        self._before = Button(label="Before", width=90, disabled=True)
-        self._after = Button(label="After", width=90, disabled=True)
+        head = '<div class="head"><h1>Flows</h1><a href="./">all runs</a></div>'
+        form = search_form(self._search, hint="flow, project or label")
+        self._form = Div(text=head + form, stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._table = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
-        head = Div(
-            text='<div class="head"><h1>Flows</h1><a href="./">all runs</a></div>',
-            stylesheets=[sheet], sizing_mode="stretch_width",
-        )  # fmt: skip
-        self._text.on_change("value", lambda attr, old, new: self._turn(-self._offset))
-        self._before.on_click(lambda: self._turn(-PAGE))
-        self._after.on_click(lambda: self._turn(PAGE))
-        controls = [self._text, self._before, self._after]
-        self.root = Column(
-            children=[head, Row(children=controls, styles={"flex-wrap": "wrap"}), self._table],
-            sizing_mode="stretch_width",
-        )
-        self.update()
-
-    def _turn(self, by: int) -> None:
-        self._offset = max(0, self._offset + by)
+        self.root = Column(children=[self._form, self._table], sizing_mode="stretch_width")
         self.update()
 
     def update(self) -> None:
@@ -52,34 +41,49 @@ class FlowsPage:
         try:
             if registry is not None and (revision := registry.revision()) != self._revision:
                 self._flows, self._revision = registry.all(), revision
+            found = [each for each in self._flows if self._search.text.lower() in _text_to_search(each)]
+            first = min(self._search.offset, max(0, len(found) - 1) // PAGE * PAGE)
+            search = replace(self._search, page=first // PAGE + 1)
+            shown = found[first : first + PAGE]
+            lasts = [self._library.runs(RunQuery(flow_name=each.name, limit=LAST)) for each in shown]
         except RunStoreError as error:
             self._table.text = f'<div class="notice">{safe(error, 1_000)}</div>'
             return
-        wanted = str(self._text.value).strip().lower()
-        found = [each for each in self._flows if wanted in _text_to_search(each)]
-        self._offset = min(self._offset, max(0, len(found) - 1) // PAGE * PAGE)
-        text = _render_flows(found[self._offset : self._offset + PAGE], len(found))
+        text = _render_flows(shown, lasts, len(found)) + turning(search, "flows", has_more=len(found) > first + PAGE)
         if self._table.text != text:
             self._table.text = text
-        self._before.disabled = self._offset == 0
-        self._after.disabled = self._offset + PAGE >= len(found)
 
 
 def _text_to_search(flow: FlowRecord) -> str:
     return "\n".join((flow.name, flow.project, *flow.labels)).lower()
 
 
-def _render_flows(flows: list[FlowRecord], count: int) -> str:
+def _render_flows(flows: list[FlowRecord], lasts: list[list[RunRecord]], count: int) -> str:
     if not flows:
         return '<div class="none">no such flows; anabranch register FILE adds some</div>'
     rows = "".join(
         f'<tr><td><a href="flow?name={quote(each.name, safe="")}">{safe(each.name, 80)}</a></td>'
+        f"<td>{_render_last(last)}</td><td>{_success(last)}</td>"
         f"<td>{safe(each.project, 60)}</td><td>{safe(', '.join(each.labels), 80)}</td>"
         f'<td class="n">{each.version}</td>'
         f"<td>{'rests' if each.paused else safe(each.schedule_words, 120)}</td></tr>"
-        for each in flows
+        for each, last in zip(flows, lasts, strict=True)
     )
     return (
-        f'<div class="faint">{count:,} flows</div><div class="scroll"><table><thead><tr><th>flow</th><th>project</th>'
+        f'<div class="faint">{count:,} flows</div><div class="scroll"><table class="cards"><thead><tr><th>flow</th>'
+        "<th>last run</th>"
+        f"<th>succeeded of the last {LAST}</th><th>project</th>"
         f'<th>labels</th><th class="n">version</th><th>schedule</th></tr></thead><tbody>{rows}</tbody></table></div>'
     )
+
+
+def _render_last(last: list[RunRecord]) -> str:
+    if not last:
+        return '<span class="faint">none</span>'
+    run = quote(last[0].run_id, safe="")
+    return f'<a href="run?id={run}">{state_chip(last[0].state)}</a> {last[0].start.astimezone():%Y-%m-%d %H:%M:%S}'
+
+
+def _success(last: list[RunRecord]) -> str:
+    ended = [each for each in last if each.end is not None]
+    return f"{sum(each.state == 'Success' for each in ended):,} of {len(ended):,}" if ended else ""

@@ -24,7 +24,7 @@ from anabranch.base.states import (
 )
 from anabranch.base.texts import seconds
 from anabranch.monitoring.pages.graph_layout import GraphLayout, layered
-from anabranch.monitoring.pages.looks import FAINT, FONT, INK, LINE, SEVERITY, disarm, look_of_code, safe
+from anabranch.monitoring.pages.looks import FONT, INK, LINE, SEVERITY, disarm, look_of_code, panel_address, safe
 from anabranch.monitoring.pages.page_model import PageModel, PageNode
 from anabranch.monitoring.pictures.picture import ROLE_LOOKS
 
@@ -71,9 +71,12 @@ class GraphFigure:
         The run.
     folded
         Whether each nested flow is one box.
+    has_panel
+        Whether a box is a link to what there is about its task.
     """
 
-    def __init__(self, model: PageModel, *, folded: bool) -> None:
+    def __init__(self, model: PageModel, *, folded: bool, has_panel: bool = False) -> None:
+        self._has_panel = has_panel
         self._model = model
         self._folded = folded
         frame = InlineStyleSheet(css=FRAME)
@@ -123,7 +126,10 @@ class GraphFigure:
                 self._next = place
                 return
             for box in changed:
-                box.seen, box.html = box.version, _box_html(box, is_flat=self._is_flat)
+                box.seen, box.html = (
+                    box.version,
+                    _box_html(box, self._model.run_id if self._has_panel else "", is_flat=self._is_flat),
+                )
             text = "".join(box.html for box in block)
             if self._divs[place].text != text:
                 self._divs[place].text = text
@@ -202,7 +208,7 @@ def _draw_edges(layout: GraphLayout, scale: _Scale) -> str:
 # A box ----------------------------------------------------------------------------------------------------------------
 
 
-def _box_html(box: _PlacedBox, *, is_flat: bool) -> str:
+def _box_html(box: _PlacedBox, run_id: str, *, is_flat: bool) -> str:
     total: Counter[int] = Counter()
     for node in box.nodes:
         total.update(node.counts())
@@ -219,9 +225,10 @@ def _box_html(box: _PlacedBox, *, is_flat: bool) -> str:
         inner += f"<i>{safe(detail, 60)}</i>"
     if has_strip:
         inner += _strip(total)
-    return (
-        f'<div class="{" ".join(kinds)}" style="left:{box.x}px;top:{box.y}px" title="{safe(about, 500)}">{inner}</div>'
-    )
+    place = f'style="left:{box.x}px;top:{box.y}px" title="{safe(about, 500)}"'
+    if run_id and not box.is_group and not is_given:
+        return f"<a {panel_address(run_id, box.name, ' '.join(['task', *kinds]))} {place}>{inner}</a>"
+    return f'<div class="{" ".join(kinds)}" {place}>{inner}</div>'
 
 
 def _strip(total: Counter[int]) -> str:
@@ -276,7 +283,7 @@ def _about(box: _PlacedBox, total: Counter[int]) -> str:
 # A flow that is higher than a screen scrolls in its own frame: what has failed stays near.
 FRAME = f"""
 :host {{ overflow: auto; width: 0; min-width: calc(100% - 10px); max-height: 62vh; box-sizing: border-box;
-  border: 1px solid #e3e7eb; border-radius: 8px; background: #fff; }}
+  border: 1px solid {LINE}; border-radius: 8px; }}
 @media print {{ :host {{ max-height: none; overflow: visible; border-color: {LINE}; }} }}
 """
 
@@ -291,13 +298,15 @@ def _style(scale: _Scale, *, is_flat: bool) -> str:
     return f"""
 :host {{ pointer-events: none; font-family: {FONT}; }}
 .b {{ position: absolute; width: {scale.box_w}px; height: {scale.box_h}px; box-sizing: border-box;
-  border: 1px solid {FAINT}; border-radius: 7px; padding: {padding}; text-align: center; overflow: hidden;
-  pointer-events: auto; display: flex; flex-direction: column; justify-content: center; print-color-adjust: exact; }}
+  border: 1px solid #5b626b; border-radius: 7px; padding: {padding}; text-align: center; overflow: hidden;
+  pointer-events: auto; text-decoration: none; display: flex; flex-direction: column; justify-content: center;
+  print-color-adjust: exact; }}
 .b.m {{ border: 2px solid {INK}; padding: 2px 5px 0; }}
 b, i {{ display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; line-height: 1.3; flex: none; }}
 b {{ font-size: 12px; }}
 i {{ font-size: 10.5px; font-style: normal; font-variant-numeric: tabular-nums; }}
 u {{ display: block; text-decoration: none; }}
+a.b:focus-visible {{ outline: 3px solid var(--link); outline-offset: 1px; }}
 .b > u {{ display: flex; flex: none; height: 4px; border-radius: 2px; background: {REST}; overflow: hidden;
   margin: 2px 0 3px; }}
 u u:first-child {{ background: {BAD}; }}

@@ -10,14 +10,15 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from typing import Protocol
 from urllib.parse import quote
 
 from anabranch.base.errors import PagesError, RunStoreError
 from anabranch.monitoring.pages.live_run import LiveRun
 from anabranch.monitoring.pages.page_model import PageModel
-from anabranch.monitoring.pages.recorded_run import RunFollower, last_lines
-from anabranch.runs import INTERRUPTED, LogRow, RunQuery, RunRecord, RunStore
+from anabranch.monitoring.pages.recorded_run import RunFollower, earlier_seconds, last_lines, lines_of
+from anabranch.runs import INTERRUPTED, LogQuery, LogRow, RunQuery, RunRecord, RunStore
 from anabranch.runs.read.explain import Explanation, explain
 from anabranch.runs.read.lookup import as_it_stands, source_of
 from anabranch.runs.store.flows import FlowTable
@@ -25,6 +26,7 @@ from anabranch.runs.store.relational import RelationalRunStore
 
 MAX_PARTS = 20  # runs that are part of a run, as links; `anabranch show` has more
 MAX_LIVE = 20  # runs of this process that are kept in memory: later, their record serves
+MAX_EARLIER = 10  # runs of a flow in which a task is looked up
 REREAD_S = 1.0  # a run of another process is read anew so often, and pages take half of the time at the most
 
 _log = logging.getLogger("anabranch.dashboard")
@@ -61,8 +63,16 @@ class RunSource(Protocol):
         """Addresses beside the page, with texts."""
         ...
 
-    def log_rows(self) -> Sequence[LogRow]:
+    def log_rows(self, query: LogQuery | None = None) -> Sequence[LogRow]:
         """The last log lines."""
+        ...
+
+    def lines_of(self, slug: str, index: int | None) -> Sequence[LogRow]:
+        """Log lines of a task run."""
+        ...
+
+    def earlier(self) -> Sequence[float]:
+        """Seconds that the last successful runs of the flow took before this one, the newest first."""
         ...
 
 
@@ -164,9 +174,17 @@ class RecordedSource:
         found = [*whole, *((each.run_id, f"{each.flow_name}:") for each in self._parts)]
         return [(f"run?id={quote(run_id, safe='')}", f"{text} {run_id}") for run_id, text in found]
 
-    def log_rows(self) -> Sequence[LogRow]:
+    def log_rows(self, query: LogQuery | None = None) -> Sequence[LogRow]:
         """The last log lines."""
-        return last_lines(self._store, self.record.run_id)
+        return last_lines(self._store, self.record.run_id, query)
+
+    def lines_of(self, slug: str, index: int | None) -> Sequence[LogRow]:
+        """Log lines of a task run."""
+        return lines_of(self._store, self.record.run_id, slug, index)
+
+    def earlier(self) -> Sequence[float]:
+        """Seconds that the last successful runs of the flow took before this one, the newest first."""
+        return earlier_seconds(self._store, self.model)
 
 
 class Library:
@@ -257,6 +275,34 @@ class Library:
             raise PagesError("no runs are recorded, so the state of a task cannot be explained")
         return explain(store, run_id, name)
 
+    def earlier_of(self, model: PageModel, slug: str) -> list[tuple[str, str, float | None]]:
+        """Of a task: run, state and seconds in the runs of the flow before this one, the newest first."""
+        found: list[tuple[str, str, float | None]] = []
+        with suppress(RunStoreError):
+            began = model.began or time.time()
+            for record in self.runs(RunQuery(flow_name=model.flow_name, limit=MAX_EARLIER + 1)):
+                store = self._store()
+                if store is None or record.start.timestamp() >= began or record.run_id == model.run_id:
+                    continue
+                for row in store.task_runs(record.run_id):
+                    if row.slug == slug:
+                        took = (row.end - row.start).total_seconds() if row.start and row.end else None
+                        found.append((record.run_id, row.state, took))
+        return found
+
+    def log_rows(self, run_id: str, limit: int, offset: int) -> list[LogRow]:
+        """Log lines of a recorded run, by time.
+
+        Raises
+        ------
+        PagesError, RunStoreError
+            There is no such run, or nothing is recorded.
+        """
+        store = self._store()
+        if store is None:
+            raise PagesError(f"there is no run {run_id!r} here, and no runs are recorded")
+        return store.logs(store.get_run(run_id).run_id, limit=limit, offset=offset)
+
     def record(self, run_id: str) -> RunRecord | None:
         """A run's record; None if there is none, or if it cannot be read."""
         store = self._store()
@@ -266,9 +312,14 @@ class Library:
             return None
 
     def runs(self, query: RunQuery) -> list[RunRecord]:
-        """Recorded runs."""
+        """Recorded runs. One whose driver is known to be gone is interrupted before its lease has run out."""
         store = self._store()
-        return [as_it_stands(record) for record in store.list_runs(query)] if store is not None else []
+        if store is None:
+            return []
+        found = [as_it_stands(record) for record in store.list_runs(query)]
+        if query.state == INTERRUPTED and not query.offset:
+            found += [as_it_stands(record) for record in store.list_runs(replace(query, state="Running"))]
+        return [each for each in found if query.state in (None, each.state)][: query.limit]
 
 
 class ChildActions:

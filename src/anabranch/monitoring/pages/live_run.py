@@ -9,12 +9,15 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from anabranch.base.errors import RunStoreError
 from anabranch.base.events import Event
 from anabranch.base.observers import Recipient
 from anabranch.monitoring.pages.page_model import PageModel
-from anabranch.runs import LogRow, RunStore
+from anabranch.runs import LogQuery, LogRow, RunStore
+
+T = TypeVar("T")
 
 MAX_WAITING = 50_000  # events: the pages take them twice a second, so that is more than any driver can tell
 
@@ -97,12 +100,27 @@ class LiveRun(Recipient):
         link = self._dask_link()
         return [(link, "Dask's page")] if link and link.startswith(("http://", "https://")) else []
 
-    def log_rows(self) -> Sequence[LogRow]:
+    def log_rows(self, query: LogQuery | None = None) -> Sequence[LogRow]:
         """The last log lines; none if the run is not recorded."""
         from anabranch.monitoring.pages.recorded_run import last_lines
 
+        return self._ask(lambda store: last_lines(store, self.model.run_id, query))
+
+    def lines_of(self, slug: str, index: int | None) -> Sequence[LogRow]:
+        """Log lines of a task run; none if the run is not recorded."""
+        from anabranch.monitoring.pages.recorded_run import lines_of
+
+        return self._ask(lambda store: lines_of(store, self.model.run_id, slug, index))
+
+    def earlier(self) -> Sequence[float]:
+        """Seconds that the last successful runs of the flow took before this one, the newest first."""
+        from anabranch.monitoring.pages.recorded_run import earlier_seconds
+
+        return self._ask(lambda store: earlier_seconds(store, self.model))
+
+    def _ask(self, ask: Callable[[RunStore], Sequence[T]]) -> Sequence[T]:
         try:
-            return last_lines(self._store, self.model.run_id) if self._store is not None else ()
+            return ask(self._store) if self._store is not None else ()
         except RunStoreError:  # the run goes on without its record, and so does its page
             return ()
 

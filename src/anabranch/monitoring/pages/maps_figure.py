@@ -11,7 +11,6 @@ from bokeh.models import (
     Column,
     ColumnDataSource,
     Div,
-    FixedTicker,
     HoverTool,
     InlineStyleSheet,
     LinearColorMapper,
@@ -23,8 +22,9 @@ from bokeh.plotting import figure
 from numpy.typing import NDArray
 
 from anabranch.base.states import BY_CODE
-from anabranch.monitoring.pages.looks import FAINT, FONT, INK, LINE, SEVERITY, STYLE, brief, look_of_code, safe
+from anabranch.monitoring.pages.looks import INK, SEVERITY, STYLE, brief, look_of_code, safe
 from anabranch.monitoring.pages.page_model import PageModel, PageNode
+from anabranch.monitoring.pages.spans import BUCKETS_PER_DECADE, Durations
 
 MAX_MAPS = 12  # squares; of more maps, those with failures come first
 MAX_CELLS = 10_000  # of a square: 11 kB to send, and a hundred pixels a side
@@ -99,7 +99,6 @@ class _Card:
         self._width = 0
         self._title = Div(text="", stylesheets=[sheet], disable_math=True, width=2 * SIDE_PX)
         self._image = ColumnDataSource({"image": [], "first": []})
-        self._bars = ColumnDataSource({"left": [], "right": [], "top": [], "what": []})
         grid = figure(width=SIDE_PX, height=SIDE_PX, x_range=Range1d(0, 1), y_range=Range1d(0, 1), **_BARE)
         drawn = grid.image(
             "image", x=0, y=0, dw=1, dh=1, source=self._image,
@@ -109,23 +108,8 @@ class _Card:
         grid.scatter("x", "y", size=7, fill_color="fill", line_color="#ffffff", line_width=1.2, source=self._marks)
         grid.axis.visible = grid.grid.visible = False
         grid.add_tools(HoverTool(renderers=[drawn], tooltips=[("element", "@first")], attachment="below"))
-        times = figure(width=SIDE_PX, height=SIDE_PX, x_axis_type="log", y_range=Range1d(0, 1),
-                       x_range=Range1d(1e-3, 1), **_BARE)  # fmt: skip
-        bars = times.quad(left="left", right="right", bottom=0, top="top", fill_color="#56b4e9", line_color="#ffffff",
-                          source=self._bars)  # fmt: skip
-        times.yaxis.visible = False
-        times.xaxis.axis_label = "time an element"
-        times.xaxis.axis_label_text_font_style = "normal"
-        times.xaxis.axis_label_text_font = times.xaxis.major_label_text_font = FONT
-        times.xaxis.axis_label_text_color = times.xaxis.major_label_text_color = FAINT
-        times.xaxis.axis_line_color = LINE
-        times.xaxis.major_tick_line_color = times.xaxis.minor_tick_line_color = None
-        times.grid.visible = False
-        times.add_tools(HoverTool(renderers=[bars], tooltips=[("", "@what")], attachment="above"))
-        self._times = times
-        self._ticker = FixedTicker(ticks=[])  # one for all times: a new model makes Bokeh walk through all of the page
-        times.xaxis.ticker = self._ticker
-        self.root = Column(children=[self._title, Row(children=[grid, times])])
+        self._times = Div(text="", stylesheets=[sheet], disable_math=True, width=SIDE_PX)
+        self.root = Column(children=[self._title, Row(children=[grid, self._times])])
 
     def update(self, node: PageNode, *, is_last: bool) -> None:
         if node.version == self._version or (not is_last and time.monotonic() - self._drawn_at < EVERY_S):
@@ -144,16 +128,9 @@ class _Card:
             self._image.patch(patch)
         self._mark(square)
         self._title.text = _title(node, each)
-        bars = node.durations.bars()
-        if bars:
-            top = max(count for _, _, count in bars)
-            self._show_scale(bars[0][0] / 1.3, bars[-1][1] * 1.3)
-            self._bars.data = {
-                "left": [low for low, _, _ in bars],
-                "right": [high for _, high, _ in bars],
-                "top": [count / top * 0.95 for _, _, count in bars],
-                "what": [f"{count:,} elements, {brief(low)} to {brief(high)}" for low, high, count in bars],
-            }
+        text = histogram(node.durations)
+        if self._times.text != text:
+            self._times.text = text
 
     def _mark(self, square: NDArray[np.uint8]) -> None:
         """A mark on each cell with a failure: of ten thousand cells one is a pixel, which nobody finds."""
@@ -170,20 +147,30 @@ class _Card:
         if dict(self._marks.data) != marks:
             self._marks.data = marks
 
-    def _show_scale(self, low: float, high: float) -> None:
-        """Ticks at few round durations, written out."""
-        powers = range(math.ceil(math.log10(low)), math.floor(math.log10(high)) + 1)
-        ticks = [10.0**power for power in powers] or [math.sqrt(low * high)]
-        ticks = ticks[:: math.ceil(len(ticks) / 3)]
-        self._times.x_range.start, self._times.x_range.end = low, high
-        if self._ticker.ticks != ticks:
-            self._ticker.ticks = ticks
-            self._times.xaxis.major_label_overrides = {tick: brief(tick) for tick in ticks}
-
 
 _BARE: dict[str, Any] = {
-    "tools": "", "toolbar_location": None, "min_border": 2, "outline_line_color": LINE, "border_fill_alpha": 0,
+    "tools": "", "toolbar_location": None, "min_border": 2, "outline_line_color": "#8a929c", "border_fill_alpha": 0,
+    "background_fill_alpha": 0,
 }  # fmt: skip
+
+
+def histogram(durations: Durations) -> str:
+    """How long elements took: a bar for each bucket, from the shortest to the longest, on a logarithmic scale."""
+    bars = durations.bars()
+    if not bars:
+        return ""
+    known = {round(math.log10(low) * BUCKETS_PER_DECADE): (low, high, count) for low, high, count in bars}
+    top = max(count for _, _, count in bars)
+    drawn = ""
+    for bucket in range(min(known), max(known) + 1):
+        low, high, count = known.get(bucket, (0.0, 0.0, 0))
+        about = f' title="{count:,} elements, {brief(low)} to {brief(high)}"' if count else ""
+        drawn += f'<i style="height:{100 * count / top:.0f}%"{about}></i>'
+    ends = f"{brief(bars[0][0])}</span><span>{brief(min(bars[-1][1], durations.longest_s))}"
+    return (
+        f'<div class="hist">{drawn}</div><div class="faint" style="display:flex;justify-content:space-between;'
+        f'font-size:12px"><span>{ends}</span></div><div class="faint" style="font-size:12px">time an element</div>'
+    )
 
 
 def _title(node: PageNode, each: int) -> str:

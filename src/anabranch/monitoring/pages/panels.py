@@ -15,14 +15,14 @@ STYLE = f"""
 :host {{ margin: 0; }}
 .bk-btn {{ font: 14px/1.4 {FONT}; border: 0; border-bottom: 3px solid transparent; border-radius: 6px 6px 0 0;
   background: none; color: {FAINT}; padding: 5px 12px; box-shadow: none; }}
-.bk-btn:hover {{ background: #eef1f4; color: {INK}; }}
-.bk-btn:focus-visible {{ outline: 3px solid #005a9c; outline-offset: -3px; }}
-.bk-btn-primary, .bk-btn-primary:hover {{ color: {INK}; font-weight: 600; border-bottom-color: #005a9c;
+.bk-btn:hover {{ background: var(--hover); color: {INK}; }}
+.bk-btn:focus-visible {{ outline: 3px solid var(--link); outline-offset: -3px; }}
+.bk-btn-primary, .bk-btn-primary:hover {{ color: {INK}; font-weight: 600; border-bottom-color: var(--link);
   background: none; }}
 """
 SMALL = """
 .bk-btn { font-size: 12.5px; padding: 2px 10px; border-bottom: 0; border-radius: 999px; }
-.bk-btn-primary, .bk-btn-primary:hover { background: #e3eaf1; }
+.bk-btn-primary, .bk-btn-primary:hover { background: var(--hover); }
 """
 
 

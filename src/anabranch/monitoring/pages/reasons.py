@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime
 
-from bokeh.models import Button, Column, Div, Row, TextInput
+from bokeh.models import Button, Column, Div, InlineStyleSheet, Row, TextInput
 
 from anabranch.base.errors import AnabranchError
 from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Skipped
-from anabranch.monitoring.pages.looks import safe
+from anabranch.monitoring.pages.looks import WIDGETS, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs.read.explain import Explanation
@@ -29,11 +29,11 @@ class ReasonsBox:
     """
 
     def __init__(self, model: Callable[[], PageModel], explain: Callable[[str], Explanation]) -> None:
-        sheet = style_sheet()
+        sheet, widgets = style_sheet(), InlineStyleSheet(css=WIDGETS)
         self._model = model
         self._explain = explain
-        self._name = TextInput(placeholder="task, or an element such as parse[7]", width=280)
-        button = Button(label="Why?", width=90)
+        self._name = TextInput(placeholder="task, or an element such as parse[7]", width=280, stylesheets=[widgets])
+        button = Button(label="Why?", width=90, stylesheets=[widgets])
         self._told = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         button.on_click(self.answer)
         self._name.on_change("value", lambda attr, old, new: self.answer())

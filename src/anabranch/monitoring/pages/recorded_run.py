@@ -33,7 +33,17 @@ from anabranch.base.states import (
 )
 from anabranch.definition.shape import shape_from
 from anabranch.monitoring.pages.page_model import PageModel
-from anabranch.runs import INTERRUPTED, ChunkRow, ElementRow, LogRow, RunRecord, RunStore, TaskRunRow
+from anabranch.runs import (
+    INTERRUPTED,
+    ChunkRow,
+    ElementRow,
+    LogQuery,
+    LogRow,
+    RunQuery,
+    RunRecord,
+    RunStore,
+    TaskRunRow,
+)
 from anabranch.runs.read import lookup
 from anabranch.runs.record.reports import codes_of, element_state, facts_of, running_of, single_state
 
@@ -41,8 +51,9 @@ MAX_NOTICES = 50  # of the run itself: one each half minute or less
 
 _BY_NAME: Mapping[str, type[State]] = {cls.__name__: cls for cls in BY_CODE.values()}
 
+MAX_EARLIER = 10  # runs that one is compared with
+LINES_OF_ONE = 200
 LOG_LINES = 500
-LOG_PAGES = 10
 
 
 def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, PageModel]:
@@ -246,12 +257,22 @@ def _seconds_or(moment: datetime | None, default: float) -> float:
     return moment.timestamp() if moment is not None else default
 
 
-def last_lines(store: RunStore, run_id: str) -> list[LogRow]:
-    """The last log lines of a run; of more than ten pages of them, the last of the first ten pages."""
-    found: list[LogRow] = []
-    for page in range(LOG_PAGES):
-        rows = store.logs(run_id, limit=LOG_LINES, offset=page * LOG_LINES)
-        found = [*found, *rows][-LOG_LINES:]
-        if len(rows) < LOG_LINES:
-            break
-    return found
+def earlier_seconds(store: RunStore, model: PageModel) -> list[float]:
+    """Seconds that the last successful runs of a flow took before this one, the newest first."""
+    records = store.list_runs(RunQuery(flow_name=model.flow_name, state="Success", limit=MAX_EARLIER + 1))
+    began = model.began or time.time()
+    return [
+        (each.end - each.start).total_seconds()
+        for each in records
+        if each.end is not None and each.run_id != model.run_id and each.start.timestamp() < began
+    ][:MAX_EARLIER]
+
+
+def lines_of(store: RunStore, run_id: str, slug: str, index: int | None) -> list[LogRow]:
+    """The first log lines of a task run."""
+    return store.logs(run_id, slug, index=index, limit=LINES_OF_ONE)
+
+
+def last_lines(store: RunStore, run_id: str, query: LogQuery | None = None) -> list[LogRow]:
+    """The last log lines of a run."""
+    return store.last_logs(run_id, query or LogQuery(), limit=LOG_LINES)

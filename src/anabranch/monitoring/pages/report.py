@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from anabranch.base.errors import ReportError
 from anabranch.base.files import write_whole
+from anabranch.monitoring.pages.frame import TEMPLATE
 from anabranch.monitoring.pages.looks import disarm
 from anabranch.monitoring.pages.page_model import PageModel
-from anabranch.monitoring.pages.recorded_run import last_lines, read_model
-from anabranch.monitoring.pages.run_page import TEMPLATE, RunPage
-from anabranch.runs import LogRow, RunStore
+from anabranch.monitoring.pages.recorded_run import earlier_seconds, last_lines, lines_of, read_model
+from anabranch.monitoring.pages.run_page import RunPage
+from anabranch.runs import RunStore
 
 
-def report_html(model: PageModel, *, log_rows: Callable[[], Sequence[LogRow]] = tuple, state: str | None = None) -> str:
-    """The report of a run as text."""
+def report_html(model: PageModel, *, state: str | None = None, **about: Any) -> str:
+    """The report of a run as text; `about` is what its page is given beside that."""
     from bokeh.embed import file_html
     from bokeh.resources import INLINE
 
-    page = RunPage(model, log_rows=log_rows, state=lambda: state)
+    page = RunPage(model, state=lambda: state, **about)
     text: str = file_html(page.root, INLINE, title=disarm(f"{model.flow_name} {model.run_id}", 200), template=TEMPLATE)
     return text
 
@@ -45,7 +46,13 @@ def write_report(store: RunStore, run_id: str, path: str | os.PathLike[str] | No
         The file cannot be written.
     """
     record, model = read_model(store, run_id)
-    text = report_html(model, log_rows=lambda: last_lines(store, record.run_id), state=record.state)
+    text = report_html(
+        model,
+        state=record.state,
+        log_rows=lambda: last_lines(store, record.run_id),
+        earlier=earlier_seconds(store, model),
+        lines_of=lambda slug, index: lines_of(store, record.run_id, slug, index),
+    )
     file = Path(path) if path is not None else Path(f"anabranch-{record.run_id}.html")
     try:
         write_whole(file, text, mode=0o600)  # parameters and failures are in it: for its owner to pass on

@@ -1,159 +1,166 @@
-"""Tasks as rows: what share of each is done, and when it ran. Two figures whose rows are the same."""
+"""Tasks as rows: what share of each is done, and when it ran. HTML in blocks, of which only what has changed is sent.
+
+Places in time are multiples of the run's length, which the browser reckons: a clock that ticks changes one number.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
 
-from bokeh.core.property.vectorization import value
-from bokeh.models import ColumnDataSource, FactorRange, HoverTool, NumeralTickFormatter, Range1d, Row
-from bokeh.plotting import figure
+from bokeh.models import Column, Div, InlineStyleSheet, Spacer
 
-from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, Failed, Pending, Running, Success
-from anabranch.monitoring.pages.looks import FAINT, FONT, INK, SCROLLING, SEVERITY, brief, disarm, look_of_code
+from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, Failed, Pending, Retrying, Running, Success
+from anabranch.base.texts import seconds
+from anabranch.monitoring.pages.looks import SEVERITY, Link, brief, look_of_code, no_link, safe
 from anabranch.monitoring.pages.page_model import PageModel, PageNode
+from anabranch.monitoring.pages.spans import Bins
 
-MAX_ROWS = 60  # more are neither read nor drawn at speed
-ROW_PX = 20
+BLOCK = 25  # rows that are sent together: some 15 kB
+MAX_BLOCKS = 12  # sent at a time; the others wait for the next one, in turn
 LEAST_BAD = 0.015  # of a bar: nine failures of ten thousand are seen
 BUSY = ("#9fd3f3", "#56b4e9", "#2b86c0")  # from idle to busy; failures have their own colour
-MAX_NAME = 30
-BAR_PX, BAR_RANGE = 320, 1.95  # with the text behind it: "1,234,567/2,000,000  ✗ 1,234"
-LETTER_PX = 6.3  # of names, more or less
+STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
+TICKS = 8
+LAID_OUT = 100  # rows that are laid out whether or not they are looked at
 
 
 class RowsFigure:
-    """Progress bars and a timeline, one row a task."""
+    """Progress bars and a timeline, one row a task, in the order of the flow."""
 
-    def __init__(self, model: PageModel) -> None:
+    def __init__(self, model: PageModel, sheet: InlineStyleSheet, link: Link = no_link) -> None:
+        self._link = link
         self._model = model
-        self._version = -1
-        self._labels: dict[str, str] = {}
-        self._factors = FactorRange(factors=[], range_padding=0.02)
-        self._bars = ColumnDataSource({"row": [], "left": [], "right": [], "fill": [], "what": []})
-        self._texts = ColumnDataSource({"row": [], "text": []})
-        self._spans = ColumnDataSource({"row": [], "left": [], "right": [], "fill": [], "what": []})
-        self._marks = ColumnDataSource({"row": [], "x": []})
-        self._seconds = Range1d(0, 1)
-        common: dict[str, Any] = {
-            "y_range": self._factors, "tools": "", "toolbar_location": None, "min_border_top": 4, "height": 200,
-            "outline_line_color": None, "border_fill_alpha": 0, "background_fill_alpha": 0,
-        }  # fmt: skip
-        self._progress = figure(width=BAR_PX, styles={"flex-shrink": "0"}, x_range=Range1d(0, BAR_RANGE), **common)
-        bars = self._progress.hbar("row", left="left", right="right", height=0.62, fill_color="fill", line_color=None,
-                                   source=self._bars)  # fmt: skip
-        self._progress.text(1.03, "row", text="text", text_font=value(FONT), text_font_size="11.5px", text_color=INK,
-                            text_baseline="middle", source=self._texts)  # fmt: skip
-        self._progress.xaxis.visible = False
-        self._progress.min_border_bottom = 40
-        self._timeline = figure(
-            x_range=self._seconds, sizing_mode="stretch_width", min_width=340, min_border_bottom=40, **common
+        self._sheet = sheet
+        self._time = InlineStyleSheet(css="")
+        self._axis = self._div()
+        self._blocks: list[Div] = []
+        self._seen: dict[str, tuple[int, str]] = {}
+        self._next = 0
+        self._rows = Column(
+            children=[Spacer(visible=False)], sizing_mode="stretch_width", stylesheets=[InlineStyleSheet(css=FRAME)]
         )
-        spans = self._timeline.hbar("row", left="left", right="right", height=0.62, fill_color="fill", line_color=None,
-                                    source=self._spans)  # fmt: skip
-        bad = look_of_code(Failed.code).fill
-        self._timeline.scatter("x", "row", marker="inverted_triangle", size=8, fill_color=bad, line_color="#ffffff",
-                               source=self._marks)  # fmt: skip
-        self._timeline.yaxis.visible = False
-        for plot, drawn in ((self._progress, bars), (self._timeline, spans)):
-            plot.grid.grid_line_color = None
-            plot.axis.axis_line_color = plot.axis.major_tick_line_color = plot.axis.minor_tick_line_color = None
-            plot.axis.major_label_text_font = FONT
-            plot.axis.major_label_text_color = INK
-            plot.add_tools(HoverTool(renderers=[drawn], tooltips=[("", "@row"), ("", "@what")], attachment="below"))
-        self._timeline.xgrid.grid_line_color = "#e3e7eb"
-        self._timeline.xaxis.major_label_text_color = FAINT
-        self._timeline.xaxis.axis_label = "seconds since the run began"
-        self._timeline.xaxis.axis_label_text_font_style = "normal"
-        self._timeline.xaxis.axis_label_text_color = FAINT
-        self.root = Row(children=[self._progress, self._timeline], sizing_mode="stretch_width", styles=SCROLLING)
-        self.update()
+        self.root = Column(
+            children=[self._axis, self._rows],
+            sizing_mode="stretch_width",
+            stylesheets=[self._time],
+            margin=(0, 5, 0, 5),
+        )
+        self.update(everything=True)
 
-    def update(self) -> None:
-        """Follow the model."""
+    def _div(self) -> Div:
+        sheets = [self._sheet, InlineStyleSheet(css=STYLE)]
+        if len(self._model.nodes) > LAID_OUT:
+            sheets.append(InlineStyleSheet(css=VIRTUAL))
+        return Div(text="", stylesheets=sheets, sizing_mode="stretch_width", disable_math=True, margin=0)
+
+    def update(self, *, everything: bool = False) -> None:
+        """Send what has changed since the last time, or of much that has changed the next part."""
         model = self._model
-        if model.version == self._version and model.ended is not None:
-            return
-        self._version = model.version
-        nodes = choose_nodes(model)
-        for node in nodes:
-            if node.slug not in self._labels:
-                label = disarm(node.slug, MAX_NAME)
-                taken = set(self._labels.values())
-                self._labels[node.slug] = label if label not in taken else f"{label} ({len(taken)})"
-        factors = [self._labels[node.slug] for node in reversed(nodes)]
-        if self._factors.factors != factors:
-            self._factors.factors = factors
-            self._progress.height = self._timeline.height = max(110, ROW_PX * len(factors) + 52)
-            longest = max(map(len, factors), default=0)
-            self._progress.width = self._progress.min_width = BAR_PX + 20 + round(LETTER_PX * longest)
-        self._draw_bars(nodes)
-        self._draw_spans(nodes)
-
-    def _draw_bars(self, nodes: list[PageNode]) -> None:
-        columns: dict[str, list[Any]] = {"row": [], "left": [], "right": [], "fill": [], "what": []}
-        texts: dict[str, list[Any]] = {"row": [], "text": []}
-        for node in nodes:
-            row, at = self._labels[node.slug], 0.0
-            for code, share, count in _shares(node):
-                cells = (row, at, at + share, look_of_code(code).fill, f"{count:,} {_name_code(code)}")
-                for name, cell in zip(columns, cells, strict=True):
-                    columns[name].append(cell)
-                at += share
-            texts["row"].append(row)
-            texts["text"].append(_label_node(node))
-        _replace(self._bars, columns)
-        _replace(self._texts, texts)
-
-    def _draw_spans(self, nodes: list[PageNode]) -> None:
-        model = self._model
-        columns: dict[str, list[Any]] = {"row": [], "left": [], "right": [], "fill": [], "what": []}
+        nodes = model.tasks()
         end = max(model.elapsed_s + (model.began or model.origin) - model.origin, 0.05)
-        marks: dict[str, list[Any]] = {"row": [], "x": []}
-        for node in nodes:
-            row = self._labels[node.slug]
-            for left, right, fill in self._stretches(node, end):
-                wide = max(min(right, end), left + end / 400)  # never thinner than can be seen
-                for name, cell in zip(columns, (row, left, wide, fill, _render_span(left, right)), strict=True):
-                    columns[name].append(cell)
-            for x in node.busy.marks() if node.width else ():
-                marks["row"].append(row)
-                marks["x"].append(min(x, end))
-        _replace(self._spans, columns)
-        _replace(self._marks, marks)
-        if end > 120 and not isinstance(self._timeline.xaxis[0].formatter, NumeralTickFormatter):
-            self._timeline.xaxis.formatter = NumeralTickFormatter(format="00:00:00")
-            self._timeline.xaxis.axis_label = "time since the run began"
-        if self._seconds.end != end:
-            self._seconds.end = end
+        step = next((each for each in STEPS_S if end / each <= TICKS), STEPS_S[-1])
+        critical = critical_path(model) if model.ended is not None else frozenset()
+        self._set_time(end, step)
+        while len(self._blocks) * BLOCK < len(nodes):
+            self._blocks.append(self._div())
+            self._rows.children = [*self._blocks]
+        sent, places = 0, len(self._blocks)
+        for place in [(self._next + i) % places for i in range(places)]:
+            rows = nodes[place * BLOCK : (place + 1) * BLOCK]
+            if all(node.slug in self._seen and self._seen[node.slug][0] == _version(node, critical) for node in rows):
+                continue
+            if sent == MAX_BLOCKS and not everything:
+                self._next = place
+                return
+            for node in rows:
+                self._seen[node.slug] = (
+                    _version(node, critical),
+                    _row(model, node, end, node.slug in critical, self._link),
+                )
+            text = f'<div role="list">{"".join(self._seen[node.slug][1] for node in rows)}</div>'
+            if self._blocks[place].text != text:
+                self._blocks[place].text = text
+                sent += 1
 
-    def _stretches(self, node: PageNode, end: float) -> list[tuple[float, float, str]]:
-        """Start, end and colour: of a map how busy it was when, of anything else the time that it took."""
-        if node.width and (found := node.busy.stretches(len(BUSY))):
-            return [(left, right, BUSY[level - 1]) for left, right, level in found]
-        if node.began is None or node.code == Pending.code:
-            return []
-        start = max(0.0, node.began - self._model.origin)
-        if not node.is_done:
-            return [(start, end, BUSY[1] if node.code == Running.code else look_of_code(node.code).fill)]
-        stop = max(start, (node.ended or node.began) - self._model.origin)
-        return [(start, stop, look_of_code(node.code).fill)]
-
-
-def choose_nodes(model: PageModel) -> list[PageNode]:
-    """Nodes that have rows, in the order of the flow: all if they are few, else those most worth a look."""
-    nodes = model.tasks()
-    if len(nodes) <= MAX_ROWS:
-        return nodes
-    chosen = {node.slug for node in sorted(nodes, key=_rank_page_node)[:MAX_ROWS]}
-    return [node for node in nodes if node.slug in chosen]
+    def _set_time(self, end: float, step: float) -> None:
+        css = f":host {{ --t: {end:.2f}; --step: {step:g}; }}"
+        if self._time.css != css:
+            self._time.css = css
+        ticks = "".join(f"<span style='--at:{i * step:g}'>{_tick(i * step)}</span>" for i in range(int(end / step) + 1))
+        text = f'<div class="r axis" aria-hidden="true"><b></b><b></b><b></b><div class="l">{ticks}</div></div>'
+        if self._axis.text != text:
+            self._axis.text = text
 
 
-def _rank_page_node(node: PageNode) -> tuple[int, float]:
-    if node.failed():
-        return (0, -node.failed())
-    if node.code and not node.is_done:
-        return (1, 0.0)
-    return (2, -node.durations.seconds)
+def _version(node: PageNode, critical: frozenset[str]) -> int:
+    return 2 * node.version + (node.slug in critical)
+
+
+def _tick(value: float) -> str:
+    if value < 60:
+        return f"{value:g} s"
+    return seconds(value).removesuffix(" min").removesuffix(" h")
+
+
+def critical_path(model: PageModel) -> frozenset[str]:
+    """Tasks that the run's length came from: from the one that ended last, the one above that ended last, and so on."""
+    above: dict[str, list[str]] = {}
+    for edge in model.shape.edges:
+        above.setdefault(edge.downstream, []).append(edge.upstream)
+    ended = {
+        slug: node.ended for slug, node in model.nodes.items() if node.ended is not None and node.began is not None
+    }
+    found: list[str] = []
+    nexts: Sequence[str] = list(ended)
+    while nexts := [slug for slug in nexts if slug in ended and slug not in found]:
+        found.append(max(nexts, key=lambda slug: ended[slug] or 0.0))
+        nexts = above.get(found[-1], ())
+    return frozenset(found) if len(found) > 1 else frozenset()
+
+
+# A row ----------------------------------------------------------------------------------------------------------------
+
+
+def _row(model: PageModel, node: PageNode, end: float, is_critical: bool, link: Link) -> str:
+    parts = [f"{count:,} {BY_CODE[code].__name__}" for code, _, count in _shares(node)] if node.width else [node.name]
+    bar = "".join(
+        f'<i style="width:{share:.2%};background:{look_of_code(code).fill}"></i>' for code, share, _ in _shares(node)
+    )
+    name = f"{'◆ ' if is_critical else ''}{link(node.slug, safe(node.slug, 200))}"
+    about = f"{safe(node.slug, 200)}: {', '.join(parts)}{'; on the critical path' if is_critical else ''}"
+    return (
+        f'<div class="r" role="listitem" title="{about}"><b class="name">{name}</b><b class="bar">{bar}</b>'
+        f'<b class="n">{_label_node(node)}</b><div class="l">{_line(model, node, end)}</div></div>'
+    )
+
+
+def _line(model: PageModel, node: PageNode, end: float) -> str:
+    """When it ran: of a map how busy it was when, of anything else the time that it took."""
+    if node.width and node.busy.used:
+        marks = "".join(f'<u style="--at:{at:.2f}">▾</u>' for at in node.busy.marks())
+        return f"{draw_stretches(node.busy, end)}{marks}"
+    if node.began is None:
+        return ""
+    start = max(0.0, node.began - model.origin)
+    fill = BUSY[1] if node.code == Running.code else look_of_code(node.code).fill
+    if not node.is_done and node.code not in (Running.code, Retrying.code):
+        return ""
+    if not node.is_done:
+        return f'<i class="on" style="--at:{start:.2f};background:{fill}"></i>'
+    took = max(0.0, (node.ended or node.began) - model.origin - start)
+    about = f"{start:.2f} s to {start + took:.2f} s"
+    return f'<i style="--at:{start:.2f};--s:{took:.3f};background:{fill}" title="{about}"></i>'
+
+
+def draw_stretches(bins: Bins, end: float) -> str:
+    """Stretches of a row of bins as one picture, as wide as its time."""
+    paths = ["" for _ in BUSY]
+    least, last = end / 400, bins.used * bins.width_s  # never thinner than can be seen
+    for left, right, level in bins.stretches(len(BUSY)):
+        paths[level - 1] += f"M{left:.3f} 0h{max(right - left, least):.3f}v1H{left:.3f}z"
+    drawn = "".join(f'<path d="{path}" fill="{fill}"/>' for path, fill in zip(paths, BUSY, strict=True) if path)
+    box = f'viewBox="0 0 {last:.3f} 1" preserveAspectRatio="none" style="--s:{last:.3f}"'
+    return f'<svg {box} aria-hidden="true">{drawn}</svg>'
 
 
 def _shares(node: PageNode) -> list[tuple[int, float, int]]:
@@ -168,29 +175,44 @@ def _shares(node: PageNode) -> list[tuple[int, float, int]]:
     return [(code, wide[code] / scale, counts[code]) for code in order]
 
 
-def _name_code(code: int) -> str:
-    return BY_CODE[code].__name__
-
-
 def _label_node(node: PageNode) -> str:
     if not node.width:
-        return _name_code(node.code) if node.code not in (Pending.code, Success.code) else _render_duration(node)
+        return BY_CODE[node.code].__name__ if node.code not in (Pending.code, Success.code) else _render_duration(node)
     failed, done, waiting = node.failed(), node.done(), node.retrying()
     parts = [f"{done:,}/{node.width:,}" if done < node.width else f"{done:,}"]
     parts += [f"✗ {failed:,}"] if failed else []
     parts += [f"↻ {waiting:,}"] if waiting else []
-    return "  ".join(parts)
+    return " ".join(parts)
 
 
 def _render_duration(node: PageNode) -> str:
     return brief(node.durations.seconds) if node.durations.total and node.code != Running.code else ""
 
 
-def _render_span(left: float, right: float) -> str:
-    return f"{left:.2f} s to {right:.2f} s"
-
-
-def _replace(source: ColumnDataSource, columns: dict[str, list[Any]]) -> None:
-    """Give a source new columns if they are new: what is equal costs the browser a redraw all the same."""
-    if dict(source.data) != columns:
-        source.data = columns
+# A flow that is higher than a screen scrolls in its own frame, and only what is looked at is laid out.
+FRAME = """
+:host { max-height: 75vh; overflow: auto; width: 0; min-width: 100%; }
+@media print { :host { max-height: none; overflow: visible; } }
+"""
+VIRTUAL = f":host {{ content-visibility: auto; contain-intrinsic-height: auto {BLOCK * 20}px; }}"
+STYLE = f"""
+.r {{ display: grid; grid-template-columns: minmax(90px, 190px) minmax(60px, 140px) 120px minmax(120px, 1fr);
+  gap: 0 8px; height: 20px; align-items: center; font-size: 12px; }}
+.r > b {{ font-weight: 400; }}
+.name {{ text-align: right; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
+.r > .bar {{ display: flex; height: 12px; border-radius: 2px; margin: 0; background: none; }}
+.bar > i {{ height: 100%; flex: none; }}
+.r > .n {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
+.l {{ position: relative; height: 20px; overflow: hidden; background: repeating-linear-gradient(to right,
+  var(--line) 0 1px, transparent 1px calc(100% * var(--step) / var(--t))); }}
+.l > * {{ position: absolute; left: calc(100% * var(--at, 0) / var(--t)); }}
+.l > i, .l > svg {{ top: 4px; height: 12px; width: calc(100% * var(--s) / var(--t)); min-width: 2px; }}
+.l > i.on {{ right: 0; width: auto; }}
+.l > u {{ color: {look_of_code(Failed.code).fill}; text-decoration: none; margin-left: -5px; top: -2px;
+  text-shadow: 0 0 2px #fff; }}
+.axis, .axis .l {{ height: 16px; background: none; font-size: 11px; color: var(--faint); overflow: visible; }}
+.axis .l > span {{ padding-left: 3px; white-space: nowrap; }}
+@media (max-width: 700px) {{ .r {{ grid-template-columns: 96px 50px 84px minmax(80px, 1fr); gap: 0 5px;
+  font-size: 11px; }} }}
+@media print {{ .bar > i, .l > i, svg {{ print-color-adjust: exact; }} }}
+"""

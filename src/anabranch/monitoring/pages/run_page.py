@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bokeh.models import Column, Div, Row, Spacer, UIElement
-from jinja2 import Template
+from bokeh.models import Column, Div, InlineStyleSheet, Row, Spacer, UIElement
 
 from anabranch.monitoring.pages import texts
 from anabranch.monitoring.pages.graph_figure import GraphFigure
+from anabranch.monitoring.pages.looks import no_link, panel_link
 from anabranch.monitoring.pages.maps_figure import MapsFigure, style_sheet
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.panels import Panels
 from anabranch.monitoring.pages.rows_figure import RowsFigure
+from anabranch.monitoring.pages.verdict import verdict
 from anabranch.monitoring.pages.workers_figure import WorkersFigure
 from anabranch.runs import LogRow
 
 MAX_GROUPS = 20  # of failures that are shown
 MAX_LOG_LINES = 500
+# From the end backwards, a frame stays at its end as lines are added, and where it is if somebody reads further up.
+FOLLOWING = """
+:host { display: flex; flex-direction: column-reverse; max-height: 70vh; overflow: auto; }
+@media print { :host { max-height: none; } }
+"""
 OVERVIEW, WORKERS, TASKS, LOGS, PARAMETERS = range(5)
-
-# Bokeh's own frame, on a phone's scale, with room at the sides and without the empty line of its logo.
-TEMPLATE = Template(
-    """{% extends base %}
-{% block inner_head %}{{ super() }}
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="referrer" content="no-referrer">
-<style>html, body { margin: 0; background: #ffffff; } body { padding: 14px 18px; box-sizing: border-box; }</style>
-{% endblock %}"""
-)
 
 
 class RunPage:
@@ -48,6 +44,14 @@ class RunPage:
         Gives the state's word where it is not the model's, such as Interrupted.
     reasons
         Says why task runs stand as they do, for live pages: shown above the tasks.
+    earlier
+        Seconds that successful runs of the flow took before this one, the newest first.
+    lines_of
+        Gives the log lines of a task run, by slug and element.
+    panel
+        Shows what there is about the task run that the page's links name, for live pages.
+    log_fields
+        With which log lines are chosen, for live pages: shown above them.
     """
 
     def __init__(
@@ -59,14 +63,21 @@ class RunPage:
         actions: Sequence[UIElement] = (),
         state: Callable[[], str | None] = lambda: None,
         reasons: UIElement | None = None,
+        earlier: Sequence[float] = (),
+        lines_of: Callable[[str, int | None], Sequence[LogRow]] = lambda slug, index: (),
+        panel: UIElement | None = None,
+        log_fields: UIElement | None = None,
     ) -> None:
+        self._earlier = earlier
+        self._lines_of = lines_of
+        self._link = panel_link(model.run_id) if panel is not None else no_link
         self._model = model
         self._log_rows = log_rows
         self._links = links
         self._state = state
         self._sheet = style_sheet()
         self._title, self._status, self._further = self._text(), self._text(), self._text()
-        self._running = self._text()
+        self._verdict = self._text()
         self._failures_head = self._text()
         self._maps_head = self._text("<h2>Maps, element by element</h2>")
         self._failures = Column(
@@ -74,19 +85,20 @@ class RunPage:
         )  # Bokeh warns of empty ones
         self._groups: dict[int, tuple[Div, Div, int, int]] = {}
         self._tasks, self._logs, self._parameters = self._text(), self._text(), self._text()
-        self._graphs = [GraphFigure(model, folded=False)]
+        self._logs.stylesheets = [self._sheet, InlineStyleSheet(css=FOLLOWING)]
+        self._graphs = [GraphFigure(model, folded=False, has_panel=panel is not None)]
         if any(node.groups for node in model.shape.nodes):
-            self._graphs.insert(0, GraphFigure(model, folded=True))
+            self._graphs.insert(0, GraphFigure(model, folded=True, has_panel=panel is not None))
         self._graph_panels: Panels | None = None
-        self._rows = RowsFigure(model)
+        self._rows = RowsFigure(model, self._sheet, self._link)
         self._maps = MapsFigure(model, self._sheet)
         self._workers = WorkersFigure(model, self._sheet)
         self._seen: tuple[int, int] = (-1, -1)
         panels = [
             ("Overview", self._overview()),
             ("Workers", self._workers.root),
-            ("Tasks", self._tasks if reasons is None else self._below(reasons)),
-            ("Logs", self._logs),
+            ("Tasks", self._tasks if reasons is None else self._below(reasons, self._tasks)),
+            ("Logs", self._logs if log_fields is None else self._below(log_fields, self._logs)),
             ("Parameters", self._parameters),
         ]
         self._panels = Panels(panels)
@@ -94,9 +106,11 @@ class RunPage:
             children=[
                 self._title,
                 self._status,
+                self._verdict,
                 self._further,
                 *([Row(children=list(actions), styles={"flex-wrap": "wrap"})] if actions else []),
                 self._panels.root,
+                *([panel] if panel is not None else []),
             ],
             sizing_mode="stretch_width",
         )
@@ -123,8 +137,9 @@ class RunPage:
     def _text(self, text: str = "") -> Div:
         return Div(text=text, stylesheets=[self._sheet], sizing_mode="stretch_width", disable_math=True)
 
-    def _below(self, reasons: UIElement) -> Column:
-        return Column(children=[reasons, self._tasks], sizing_mode="stretch_width")
+    @staticmethod
+    def _below(fields: UIElement, text: Div) -> Column:
+        return Column(children=[fields, text], sizing_mode="stretch_width")
 
     def _overview(self) -> Column:
         graph: UIElement = self._graphs[0].root
@@ -138,7 +153,6 @@ class RunPage:
             children=[
                 graph,
                 self._text(texts.legend()),
-                self._running,
                 self._failures_head,
                 self._failures,
                 self._text("<h2>Progress and timeline</h2>"),
@@ -156,31 +170,33 @@ class RunPage:
         is_over = self._model.ended is not None
         self._put(self._title, texts.title(self._model, self._links()))
         self._put(self._status, texts.status(self._model, state=self._state()))
-        self._put(self._further, texts.further(self._model))
         if seen == self._seen and is_over and not everything:
             if active == LOGS:
-                self._update_logs()
+                self.show_logs()
             return
         self._seen = seen
+        self._put(self._verdict, verdict(self._model, earlier=self._earlier, lines_of=self._lines_of, link=self._link))
+        self._verdict.visible = bool(self._verdict.text)
+        self._put(self._further, texts.further(self._model))
+        self._further.visible = bool(self._further.text)
         if everything or active == OVERVIEW:
             for graph in self._graphs if everything else [self._graphs[self._graph_shown]]:
                 graph.update(everything=everything)
-            self._put(self._running, texts.running_list(self._model))
-            self._running.visible = bool(self._running.text)
-            self._rows.update()
+            self._rows.update(everything=everything)
             self._maps.update()
             self._maps_head.visible = self._maps.root.visible = self._maps.is_worth_it
             self._update_failures()
         if everything or active == WORKERS:
             self._workers.update()
         if everything or active == TASKS:
-            self._put(self._tasks, texts.task_table(self._model) + texts.attempt_table(self._model))
+            self._put(self._tasks, texts.task_table(self._model, self._link) + texts.attempt_table(self._model))
         if everything or active == LOGS:
-            self._update_logs()
+            self.show_logs()
         if everything or active == PARAMETERS:
             self._put(self._parameters, texts.parameter_table(self._model.parameters))
 
-    def _update_logs(self) -> None:
+    def show_logs(self) -> None:
+        """Show the log lines that are asked for now."""
         self._put(self._logs, texts.log_table(list(self._log_rows())[-MAX_LOG_LINES:]))
 
     def _update_failures(self) -> None:

@@ -10,6 +10,7 @@ from anabranch.base.errors import PagesError
 from anabranch.monitoring.metrics import Metrics
 from anabranch.monitoring.metrics_export import metrics_route
 from anabranch.monitoring.pages.library import ChildActions, Library
+from anabranch.monitoring.pages.log_route import log_route
 from anabranch.web.guard import TOKEN, Guard
 from anabranch.web.listening import open_sockets
 from anabranch.web.server import Server
@@ -53,7 +54,7 @@ class Pages:
             ) from error
         self.port: int = self._sockets[0].getsockname()[1]
         self._guard = Guard(token=self._token, hosts=[f"{name}:{self.port}" for name in (HOST, "localhost")])
-        server = Server(self._guard, [metrics_route(self.metrics.text)], make=self._make)
+        server = Server(self._guard, [metrics_route(self.metrics.text), log_route(library)], make=self._make)
         try:
             self._thread = ServerThread(
                 server, self._sockets, name="anabranch-pages", turn=library.pump, every_s=PUMP_S

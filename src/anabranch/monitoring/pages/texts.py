@@ -14,11 +14,11 @@ from typing import Any
 from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE
 from anabranch.base.texts import printable, seconds
 from anabranch.monitoring.pages.failure_groups import Example, FailureGroup
-from anabranch.monitoring.pages.looks import look_of_code, safe, safe_lines
+from anabranch.monitoring.pages.looks import Link, look_of_code, no_link, safe, safe_lines
 from anabranch.monitoring.pages.page_model import MAX_RETRIED, PageModel
+from anabranch.monitoring.pages.verdict import command
 from anabranch.runs import LogRow
 
-MAX_RUNNING = 20  # tasks
 LEGEND = (0, 1, 10, 11, 13, 2, 20, 22, 30)
 _BAR_ORDER = (10, 12, 11, 13, 30, 22, 23, 24, 21, 20, 1, 2, 3)
 
@@ -84,16 +84,9 @@ def further(model: PageModel) -> str:
         return ""
     run = shlex.quote(printable(model.run_id))
     commands = [("the run in a terminal", f"anabranch show {run}"), ("this page as a file", f"anabranch report {run}")]
-    if model.failures.groups:
-        first = next(iter(model.failures.groups.values())).examples[0].name
-        commands.insert(0, ("its first failure once more", f"anabranch replay {run} {shlex.quote(first)} --pdb"))
     if not model.state.is_successful():
         commands.append(("what is left", f"anabranch resume {run}"))
-    return f'<div class="further">{"".join(_command(what, text) for what, text in commands)}</div>'
-
-
-def _command(what: str, text: str) -> str:
-    return f'<span class="command"><span class="faint">{safe(what)}:</span> <code>{safe(text)}</code></span>'
+    return f'<div class="further">{"".join(command(what, text) for what, text in commands)}</div>'
 
 
 def lost() -> str:
@@ -109,16 +102,6 @@ def legend() -> str:
     """What colours and symbols stand for."""
     words = "".join(mark(code, BY_CODE[code].__name__) for code in LEGEND)
     return f'<div class="chips legend" aria-label="legend">{words}</div>'
-
-
-def running_list(model: PageModel) -> str:
-    """What is being run, since when and where; nothing if nothing is, or nobody knows."""
-    found = [(node.slug, text) for node in model.tasks() if (text := node.running_text())]
-    if not found or model.ended is not None:
-        return ""
-    lines = "".join(f"<li><b>{safe(slug, 80)}</b> {safe(text, 500)}</li>" for slug, text in found[:MAX_RUNNING])
-    more = f"<li>and {len(found) - MAX_RUNNING:,} more tasks</li>" if len(found) > MAX_RUNNING else ""
-    return f"<h2>What runs</h2><ul>{lines}{more}</ul>"
 
 
 # Failures -------------------------------------------------------------------------------------------------------------
@@ -182,15 +165,15 @@ def log_table(rows: Iterable[LogRow]) -> str:
     if not lines:
         return '<div class="none">no log lines are recorded</div>'
     return (
-        '<div class="scroll"><table><thead><tr><th>time</th><th>level</th><th>task run</th><th>worker</th><th>text</th>'
-        f"</tr></thead><tbody>{lines}</tbody></table></div>"
+        '<div class="scroll" tabindex="0"><table><thead><tr><th>time</th><th>level</th><th>task run</th><th>worker</th>'
+        f"<th>text</th></tr></thead><tbody>{lines}</tbody></table></div>"
     )
 
 
 def _log_line(row: LogRow) -> str:
     name = "" if row.slug is None else row.slug if row.index is None else f"{row.slug}[{row.index}]"
     time = _clock(row.time)
-    ink = ' style="color:#b84a00;font-weight:600"' if row.level >= logging.WARNING else ""
+    ink = ' class="warn"' if row.level >= logging.WARNING else ""
     return (
         f'<tr><td class="n">{time}</td><td{ink}>{safe(logging.getLevelName(row.level), 12)}</td>'
         f"<td>{safe(name, 80)}</td><td>{safe(row.worker, 60)}</td><td>{safe(row.text, 1_000)}</td></tr>"
@@ -208,7 +191,7 @@ def parameter_table(parameters: Mapping[str, Any]) -> str:
     return f'<table style="max-width:900px"><tbody>{rows}</tbody></table>'
 
 
-def task_table(model: PageModel) -> str:
+def task_table(model: PageModel, link: Link = no_link) -> str:
     """Every node as a row of text: what a picture shows, for those who read, search or listen."""
     rows = []
     for node in model.nodes.values():
@@ -217,7 +200,8 @@ def task_table(model: PageModel) -> str:
             counts = ", ".join(f"{n:,} {BY_CODE[c].__name__}" for c, n in sorted(node.counts().items()))
         busy = seconds(took.seconds) if took.total else ""
         rows.append(
-            f"<tr><td>{safe(node.slug, 80)}</td><td>{mark(node.code, BY_CODE[node.code].__name__)}</td>"
+            f"<tr><td>{link(node.slug, safe(node.slug, 80))}</td>"
+            f"<td>{mark(node.code, BY_CODE[node.code].__name__)}</td>"
             f'<td>{counts}</td><td class="n">{busy}</td><td class="n">{node.retries or ""}</td>'
             f"<td>{safe(node.worker, 60)}</td><td>{safe(node.running_text() or node.message, 300)}</td></tr>"
         )

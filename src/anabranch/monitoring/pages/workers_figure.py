@@ -1,101 +1,94 @@
-"""Workers as lanes: when each had something to do, and how much of the run's time that was."""
+"""Workers as rows: what each is at, when it had something to do, and how much of the run's time that was."""
 
 from __future__ import annotations
 
-from typing import Any
+from bokeh.models import Column, Div, InlineStyleSheet
 
-from bokeh.models import Column, ColumnDataSource, Div, FactorRange, HoverTool, InlineStyleSheet, Range1d
-from bokeh.plotting import figure
-
-from anabranch.base.states import Failed
+from anabranch.base.run_model import NodeModel
+from anabranch.base.running_elements import since_text
+from anabranch.base.states import Failed, Running, State
 from anabranch.base.texts import seconds
-from anabranch.monitoring.pages.looks import FAINT, FONT, INK, disarm, look_of_code, safe
+from anabranch.monitoring.pages.looks import look_of_code, safe
 from anabranch.monitoring.pages.page_model import PageModel
+from anabranch.monitoring.pages.rows_figure import draw_stretches
 
-MAX_LANES = 40
-LANE_PX = 22
-BUSY = ("#b7ddf5", "#7cc3ec", "#2b86c0")
+MAX_ROWS = 40
+MAX_SAID = 3  # task runs that a worker is at
 
 
 class WorkersFigure:
-    """A lane for each worker, and a table of what they did."""
+    """A table with a row for each worker."""
 
     def __init__(self, model: PageModel, sheet: InlineStyleSheet) -> None:
         self._model = model
-        self._version = -1
-        self._lanes = FactorRange(factors=[])
-        self._source = ColumnDataSource({"lane": [], "left": [], "right": [], "fill": [], "what": []})
-        self._end = Range1d(0, 1)
-        self._table = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
-        plot = figure(
-            y_range=self._lanes, x_range=self._end, tools="", toolbar_location=None, sizing_mode="stretch_width",
-            height=150, outline_line_color=None, border_fill_alpha=0, background_fill_alpha=0, min_border_bottom=40,
-        )  # fmt: skip
-        bars = plot.hbar("lane", left="left", right="right", height=0.66, fill_color="fill", line_color=None,
-                         source=self._source)  # fmt: skip
-        self._marks = ColumnDataSource({"lane": [], "x": []})
-        plot.scatter("x", "lane", marker="inverted_triangle", size=8, fill_color=look_of_code(Failed.code).fill,
-                     line_color="#ffffff", source=self._marks)  # fmt: skip
-        plot.grid.grid_line_color = None
-        plot.xgrid.grid_line_color = "#e3e7eb"
-        plot.axis.axis_line_color = plot.axis.major_tick_line_color = plot.axis.minor_tick_line_color = None
-        plot.axis.major_label_text_font = FONT
-        plot.yaxis.major_label_text_color = INK
-        plot.xaxis.major_label_text_color = plot.xaxis.axis_label_text_color = FAINT
-        plot.xaxis.axis_label = "seconds since the run began"
-        plot.xaxis.axis_label_text_font_style = "normal"
-        plot.add_tools(HoverTool(renderers=[bars], tooltips=[("", "@lane"), ("", "@what")], attachment="below"))
-        self._plot = plot
-        self.root = Column(children=[plot, self._table], sizing_mode="stretch_width")
+        self._time = InlineStyleSheet(css="")
+        sheets = [sheet, InlineStyleSheet(css=STYLE)]
+        self._table = Div(text="", stylesheets=sheets, sizing_mode="stretch_width", disable_math=True)
+        self.root = Column(children=[self._table], sizing_mode="stretch_width", stylesheets=[self._time])
         self.update()
 
     def update(self) -> None:
         """Follow the model."""
-        model = self._model
-        if model.version == self._version:
-            return
-        self._version = model.version
-        names = sorted(model.workers)
-        shown = names[:MAX_LANES]
-        labels = {name: disarm(name or "this process", 44) for name in shown}
-        if len(set(labels.values())) < len(labels):
-            labels = {name: f"{label} ({i})" for i, (name, label) in enumerate(labels.items())}
-        factors = [labels[name] for name in reversed(shown)]
-        if self._lanes.factors != factors:
-            self._lanes.factors = factors
-            self._plot.height = max(120, LANE_PX * len(factors) + 60)
-        columns: dict[str, list[Any]] = {"lane": [], "left": [], "right": [], "fill": [], "what": []}
-        marks: dict[str, list[Any]] = {"lane": [], "x": []}
-        end = max(model.elapsed_s, 0.05)
-        for name in shown:
-            for left, right, level in model.workers[name].stretches(len(BUSY)):
-                what = f"{left:.2f} s to {right:.2f} s"
-                cells = (labels[name], left, max(right, left + end / 500), BUSY[level - 1], what)
-                for column, cell in zip(columns, cells, strict=True):
-                    columns[column].append(cell)
-            for x in model.workers[name].marks():
-                marks["lane"].append(labels[name])
-                marks["x"].append(min(x, end))
-        self._source.data = columns
-        self._marks.data = marks
-        if self._end.end != end:
-            self._end.end = end
-        self._table.text = _render_workers(model, names)
+        css = f":host {{ --t: {max(self._model.elapsed_s, 0.05):.2f}; }}"
+        if self._time.css != css:
+            self._time.css = css
+        text = render_workers(self._model)
+        if self._table.text != text:
+            self._table.text = text
 
 
-def _render_workers(model: PageModel, names: list[str]) -> str:
+def render_workers(model: PageModel) -> str:
+    """Workers as a table; those that are at something come first."""
+    at = _running_by_worker(model)
+    names = sorted({*model.workers, *at}, key=lambda name: (name not in at, name))
     if not names:
         return '<div class="none">no worker has reported yet</div>'
-    rows = []
-    for name in names[:MAX_LANES]:
-        busy = sum(model.workers[name].busy)
-        share = busy / model.elapsed_s if model.elapsed_s else 0.0
-        rows.append(
-            f'<tr><td>{safe(name or "this process", 80)}</td><td class="n">{model.worker_units[name]:,}</td>'
-            f'<td class="n">{seconds(busy)}</td><td class="n">{share:.0%}</td></tr>'
-        )
-    more = f'<div class="none">… and {len(names) - MAX_LANES:,} more</div>' if len(names) > MAX_LANES else ""
+    more = f'<div class="none">… and {len(names) - MAX_ROWS:,} more</div>' if len(names) > MAX_ROWS else ""
+    rows = "".join(_row(model, name, at.get(name, [])) for name in names[:MAX_ROWS])
     return (
-        '<div class="scroll"><table><thead><tr><th>worker</th><th class="n">pieces of work</th><th class="n">busy</th>'
-        f'<th class="n">of the run</th></tr></thead><tbody>{"".join(rows)}</tbody></table></div>{more}'
+        '<div class="scroll"><table><thead><tr><th>worker</th><th>is at</th><th class="n">pieces of work</th>'
+        f'<th class="n">busy</th><th class="n">of the run</th><th class="lane">when</th></tr></thead>'
+        f"<tbody>{rows}</tbody></table></div>{more}"
     )
+
+
+def _running_by_worker(model: PageModel) -> dict[str, list[str]]:
+    """What is being run, since when, by worker; of a map, the elements that have run longest."""
+    found: dict[str, list[str]] = {}
+    for node in model.tasks() if model.ended is None else ():
+        for state in _running_of(node):
+            name = node.slug if state.map_index is None else f"{node.slug}[{state.map_index}]"
+            found.setdefault(state.worker or "", []).append(f"{name} {since_text(state).partition(' on ')[0]}")
+    return found
+
+
+def _running_of(node: NodeModel) -> list[State]:
+    if node.running:
+        return [state for state in node.running if state.worker is not None]
+    return [node.state] if type(node.state) is Running and not node.width else []
+
+
+def _row(model: PageModel, name: str, at: list[str]) -> str:
+    bins = model.workers.get(name)
+    busy = sum(bins.busy) if bins is not None else 0.0
+    share = busy / model.elapsed_s if model.elapsed_s else 0.0
+    lane = ""
+    if bins is not None and bins.used:
+        marks = "".join(f'<u style="--at:{place:.2f}">▾</u>' for place in bins.marks())
+        lane = f"{draw_stretches(bins, max(model.elapsed_s, 0.05))}{marks}"
+    said = "<br>".join(safe(text, 120) for text in at[:MAX_SAID])
+    more = f"<br>and {len(at) - MAX_SAID:,} more" if len(at) > MAX_SAID else ""
+    return (
+        f"<tr><td>{safe(name or 'this process', 80)}</td><td>{said}{more}</td>"
+        f'<td class="n">{model.worker_units[name]:,}</td><td class="n">{seconds(busy)}</td>'
+        f'<td class="n">{share:.0%}</td><td class="lane"><div class="l">{lane}</div></td></tr>'
+    )
+
+
+STYLE = f"""
+.l {{ position: relative; height: 18px; overflow: hidden; background: var(--soft); border-radius: 3px; }}
+.l > * {{ position: absolute; left: calc(100% * var(--at, 0) / var(--t)); }}
+.l > svg {{ top: 2px; height: 14px; width: calc(100% * var(--s) / var(--t)); min-width: 2px; }}
+.l > u {{ color: {look_of_code(Failed.code).fill}; text-decoration: none; margin-left: -5px; top: -3px;
+  text-shadow: 0 0 2px #fff; }}
+"""

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from anabranch.base.errors import RunStoreError
 from anabranch.monitoring.pages.library import Library
+from anabranch.monitoring.pages.log_route import log_route
 from anabranch.runs.store.opening import store_to_show
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
@@ -89,6 +90,7 @@ def pages_of(store: RelationalRunStore, guard: Guard) -> Make:
         from anabranch.monitoring.pages.documents import applications  # only now: Bokeh's server takes half a second
         from anabranch.web.bokeh import BokehPages
 
-        return BokehPages(applications(Library(store_to_show, desk=ServiceDesk(store))), guard, routes)
+        library = Library(store_to_show, desk=ServiceDesk(store))
+        return BokehPages(applications(library), guard, [*routes, log_route(library)])
 
     return make

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import socket
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -18,11 +19,13 @@ from anabranch.monitoring.pages.documents import applications
 from anabranch.monitoring.pages.flow_page import FlowPage, registration, version_table
 from anabranch.monitoring.pages.flows_page import FlowsPage
 from anabranch.monitoring.pages.library import Library
+from anabranch.monitoring.pages.lists import PAGE, Search, read_search
+from anabranch.monitoring.pages.logs_box import LogsBox
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.reasons import ReasonsBox
 from anabranch.monitoring.pages.recorded_run import read_model
-from anabranch.monitoring.pages.runs_page import PAGE, RunsPage
-from anabranch.runs import RunRecord
+from anabranch.monitoring.pages.runs_page import RunsPage
+from anabranch.runs import LogQuery, LogRow, RunRecord
 from anabranch.runs.registry.seal import pack_schedule
 from anabranch.runs.store.database import Transaction
 from anabranch.runs.store.flows import FlowRecord, FlowTable
@@ -59,21 +62,41 @@ def ids(text: str) -> list[str]:
 
 def test_ten_thousand_runs_are_paged_and_found(many: InMemoryRunStore):
     # given
-    page = RunsPage(Library(lambda: many))
+    library = Library(lambda: many)
+    page = RunsPage(library)
     assert ids(page._table.text) == [f"run-{number:05}" for number in range(9_999, 9_999 - PAGE, -1)]
-    # when
-    page._turn(PAGE)
+    # when its link is followed
+    assert 'href="./?page=2" rel="next"' in page._table.text
+    page = RunsPage(library, read_search({"page": "2"}))
     # then
     assert ids(page._table.text)[0] == f"run-{9_999 - PAGE:05}"
+    assert 'href="./" rel="prev"' in page._table.text
     # when
-    page._text.value = "boom 4"
-    page._state.value = "Failed"
+    page = RunsPage(library, read_search({"text": "boom 4", "state": "Failed"}))
     # then
     assert ids(page._table.text)[0] == "run-04907"
     assert len(ids(page._table.text)) == 11
+    assert 'value="boom 4"' in page._form.text
+    assert '<option value="Failed" selected>' in page._form.text
     # when
-    page._text.value = "no such run"
+    page = RunsPage(library, read_search({"text": "no such run"}))
     assert "no such runs" in page._table.text
+
+
+@pytest.mark.parametrize("page", ["", "0", "-1", "x", "²", "9" * 30, "1.5"])
+def test_what_is_no_number_of_a_page_is_the_first(page: str):
+    assert read_search({"page": page}) == Search()
+
+
+def test_an_interrupted_run_is_found_as_such_and_not_as_one_that_runs():
+    # given a run whose driver is gone, though its lease has not run out, and one that goes on
+    with InMemoryRunStore() as store:
+        store.create_run(RunRecord("gone", "f", NOON), owner=f"{socket.gethostname()}:{2**22 + 1}")
+        store.create_run(RunRecord("on", "f", NOON))
+        library = Library(lambda: store)
+        # then
+        assert ids(RunsPage(library, Search(state="Interrupted"))._table.text) == ["gone"]
+        assert ids(RunsPage(library, Search(state="Running"))._table.text) == ["on"]
 
 
 def test_a_page_of_ten_thousand_runs_costs_one_question_and_its_own_rows(
@@ -82,9 +105,8 @@ def test_a_page_of_ten_thousand_runs_costs_one_question_and_its_own_rows(
     asked: list[int] = []
     fetch = many.list_runs
     monkeypatch.setattr(many, "list_runs", lambda query: asked.append(query.limit) or fetch(query))
-    page = RunsPage(Library(lambda: many))
-    page._turn(400 * PAGE - PAGE)
-    assert asked == [PAGE + 1, PAGE + 1]
+    page = RunsPage(Library(lambda: many), Search(page=400))
+    assert asked == [PAGE + 1]
     assert ids(page._table.text)[-1] == "run-00000"
     plan = many.database.read(
         lambda transaction: transaction.fetch(
@@ -96,9 +118,9 @@ def test_a_page_of_ten_thousand_runs_costs_one_question_and_its_own_rows(
 
 def test_the_page_of_a_flow_has_its_last_runs_by_duration_outcome_and_code(many: InMemoryRunStore):
     page = FlowPage(Library(lambda: many), "flow-7")
-    assert len(page._source.data["x"]) == 100
-    assert set(page._source.data["top"]) == {5.0}
-    assert page._source.data["state"].count("Failed") == 10
+    bars = page._bars.text
+    assert (bars.count("height:100%"), bars.count("Failed, 5.0 s") // 2) == (100, 10)
+    assert 'href="flow?name=flow-7&amp;page=2"' in page._table.text
     assert "<code>v1</code>" in page._versions.text
     assert ids(page._table.text)[0] == "run-09997"
 
@@ -153,16 +175,14 @@ def test_registered_flows_are_found_and_paged():
             flows.put(FlowRecord(name, "code", project="p<i>"), now=NOON)
         page = FlowsPage(Library(lambda: store))
         assert f"{len(set(names)):,} flows" in page._table.text
-        page._text.value = "FLOW-0"
-        assert page._table.text.count("<tr>") == 26
-        page._turn(25)
-        page._turn(25)
-        assert page._after.disabled
-        assert page._table.text.count("<tr>") == 11
-        page._text.value = ""
-        for _ in range(10):
-            assert "<script" not in page._table.text
-            page._turn(25)
+        library = Library(lambda: store)
+        found = FlowsPage(library, Search("FLOW-0"))
+        assert found._table.text.count("<tr>") == 26
+        found = FlowsPage(library, Search("FLOW-0", page=9))  # the last there is
+        assert 'rel="next"' not in found._table.text
+        assert found._table.text.count("<tr>") == 11
+        for number in range(1, 10):
+            assert "<script" not in FlowsPage(library, Search(page=number))._table.text
         flows.remove("flow-000")
         page.update()
         assert f"{len(set(names)) - 1:,} flows" in page._table.text
@@ -300,3 +320,31 @@ def test_lists_tell_what_waits_and_what_can_be_done(many: InMemoryRunStore):
     FlowTable(many.database).put(FlowRecord("flow-1", "code", schedule_text="daily", paused=True), now=NOON)
     assert "viewer of True" in texts(document(many, "/flow", "viewer", name="flow-1"))
     assert "viewer of" not in texts(document(many, "/flow", "viewer", name="flow-2"))
+
+
+# Log lines ------------------------------------------------------------------------------------------------------------
+
+
+def test_log_lines_are_asked_for_by_level_task_and_text():
+    # given
+    asked, shown = [], []
+
+    def ask(query: LogQuery) -> list[LogRow]:
+        asked.append(query)
+        return []
+
+    box = LogsBox("r/1", ask, lambda: shown.append(box.rows()))
+    assert box.rows() == []
+    # when
+    box._task.value = "parse[7]"
+    box._level.value = "warning"
+    box._words.value = " boom "
+    # then
+    assert asked == [
+        LogQuery(),
+        LogQuery("parse", 7),
+        LogQuery("parse", 7, 30),
+        LogQuery("parse", 7, 30, "boom"),
+    ]
+    assert len(shown) == 3
+    assert 'href="log?id=r%2F1"' in box.root.children[1].text

@@ -10,7 +10,7 @@ import pytest
 from tests.hostile_names import CONTROL, CORPUS
 
 from anabranch import Flow, Parameter, task
-from anabranch.base.events import RunFinished, RunStarted, TaskChanged, UnitEnded
+from anabranch.base.events import RunFinished, RunStarted, UnitEnded
 from anabranch.base.states import Attempt
 from anabranch.errors import ReportError
 from anabranch.executors import LocalExecutor
@@ -19,20 +19,20 @@ from anabranch.monitoring.pages.page_model import MAX_RETRIED, PageModel, PageNo
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.report import report_html, write_report
 from anabranch.monitoring.pages.texts import (
-    MAX_RUNNING,
     attempt_table,
     failure_body,
     further,
     log_table,
     parameter_table,
-    running_list,
     status,
     task_table,
     title,
 )
+from anabranch.monitoring.pages.verdict import verdict
+from anabranch.monitoring.pages.workers_figure import render_workers
 from anabranch.runs import LogRow, RunStore
 from anabranch.runs.store.opening import current_store
-from anabranch.states import Crashed, Failed, Failure, Running
+from anabranch.states import Failed, Failure, Running
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 
@@ -118,7 +118,11 @@ def test_texts_of_users_are_text_in_every_part_of_a_page(text: str):
         log_table([line]),
         parameter_table(model.parameters),
     ]
-    parts += [task_table(model), attempt_table(model), running_list(model)]
+    parts += [task_table(model), attempt_table(model), verdict(model)]
+    parts += [render_workers(model)]
+    model.take(RunFinished(1.0, Failed()))
+    model.failures.note(text, 1, Failed(failure=Failure(text, text, inputs={text: text}, line=text)), worker=text)
+    parts += [verdict(model, lines_of=lambda slug, index: [line]), further(model)]
     # then
     for part in parts:
         assert not re.findall(r"<(?:script|img|svg|iframe|style|b>bold|!--)", part)
@@ -137,7 +141,6 @@ def test_a_run_that_has_ended_has_the_commands_to_look_further():
     # then
     commands = re.findall("<code>(.*?)</code>", further(model))
     assert commands == [
-        "anabranch replay r1 &#x27;parse[3]&#x27; --pdb",
         "anabranch show r1",
         "anabranch report r1",
         "anabranch resume r1",
@@ -172,22 +175,6 @@ def test_a_failure_tells_its_times_and_the_attempts_before_it():
     # then
     at = f"{NOON.astimezone():%H:%M:%S}.000"
     assert f"<b>parse[7]</b> Failed, attempt 2 on w2, {at} to {at}<br>{before}</div>" in body
-
-
-def test_what_runs_is_listed_until_the_run_has_ended():
-    # given more tasks that run than are listed
-    model = PageModel()
-    model.take(RunStarted(0.0, "f", "r", {f"t{i}": "task" for i in range(MAX_RUNNING + 2)}))
-    assert running_list(model) == ""
-    for i in range(MAX_RUNNING + 2):
-        model.take(TaskChanged(1.0, f"t{i}", Running(worker=f"w{i}")))
-    # then
-    assert running_list(model).count(" on w") == MAX_RUNNING
-    assert "and 2 more tasks" in running_list(model)
-    assert "on w3" in task_table(model)
-    # and a run that ended in the middle has nothing that runs
-    model.take(RunFinished(2.0, Crashed()))
-    assert running_list(model) == ""
 
 
 @pytest.mark.parametrize("text", CORPUS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import logging
 import re
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from bokeh.server.tornado import BokehTornado
 
 from anabranch import Flow, task
 from anabranch.errors import PagesError
-from anabranch.monitoring.pages import live_page
+from anabranch.monitoring.pages import live_page, log_route
 from anabranch.monitoring.pages.documents import applications
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.server import Pages
@@ -188,6 +189,46 @@ def test_runs_of_a_process_share_one_server(capsys: pytest.CaptureFixture[str]):
         live_page.stop_serving()
     with pytest.raises(ConnectionRefusedError):
         ask(serving, "/")
+
+
+@task
+def speak(x: int) -> int:
+    logging.getLogger("anabranch.task").warning("x is %d\nand \x1b[31m more", x)
+    return x
+
+
+def test_the_whole_log_of_a_run_is_a_file(pages: Pages, monkeypatch: pytest.MonkeyPatch):
+    # given a run that logged more than is read at a time
+    monkeypatch.setattr(log_route, "LINES", 2)
+    with Flow("speaking") as flow:
+        speak.map([1, 2, 3, 4])
+    view = flow.run()
+    cookie = cookie_of(pages)
+    # when
+    status, headers, text = ask(pages, f"/log?id={view.run_id}", Cookie=cookie)
+    # then
+    assert status == 200
+    assert headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert headers["Content-Disposition"] == f'attachment; filename="anabranch-{view.run_id}.log"'
+    lines = text.splitlines()
+    assert [line.partition("WARNING")[2].strip() for line in lines[::2]] == [
+        f"speak[{x - 1}]: x is {x}" for x in (1, 2, 3, 4)
+    ]
+    assert lines[1] == "    and \\x1b[31m more"
+    # and of no run there is none
+    status, _, text = ask(pages, "/log?id=nosuch", Cookie=cookie)
+    assert status == 404
+    assert "nosuch" in text
+
+
+def test_what_is_not_there_is_said_as_a_page_to_browsers(pages: Pages):
+    cookie = cookie_of(pages)
+    status, headers, text = ask(pages, "/no/such", Cookie=cookie, Accept="text/html,*/*")
+    assert (status, headers["Content-Type"]) == (404, "text/html; charset=utf-8")
+    assert "there is nothing here" in text
+    assert 'href="../">All runs' in text
+    status, headers, text = ask(pages, "/no/such", Cookie=cookie)
+    assert (status, headers["Content-Type"]) == (404, "application/json")
 
 
 def test_metrics_are_there_or_say_what_to_install(pages: Pages, monkeypatch: pytest.MonkeyPatch):
