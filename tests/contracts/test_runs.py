@@ -353,6 +353,15 @@ def test_a_wish_reaches_whoever_holds_the_run_from_any_process(opened: Opened):
     assert opened().find_wish(ownership) == f"cancelled by {to_text(NASTY)}"
 
 
+def test_a_run_that_others_have_had_meanwhile_is_not_taken_over(store: RelationalRunStore):
+    store.finish_run(store.create_run(record(), now=NOON), "Paused", end=None)
+    store.finish_run(store.take_over("run-1", epoch=1, now=NOON), "Cancelled", end=NOON)
+    with pytest.raises(RunHeld):
+        store.take_over("run-1", epoch=1, now=LATER)
+    assert store.get_run("run-1").state == "Cancelled"
+    assert store.take_over("run-1", epoch=2, now=LATER).epoch == 3
+
+
 def test_a_wish_holds_while_the_owner_is_not_heard_of(store: RelationalRunStore):
     ownership = store.create_run(record(), now=NOON)
     assert store.ask_end("run-1", "cancelled by ann", now=LATER).state == INTERRUPTED

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
@@ -63,6 +65,19 @@ class Taken:
         self.store.finish_run(self.ownership, before.state, end=before.end, message=before.message)
 
 
+_CLAIMS: ContextVar[Mapping[str, int]] = ContextVar("anabranch_claims", default={})  # noqa: B039  # never changed
+
+
+@contextmanager
+def claimed(run_id: str, epoch: int) -> Iterator[None]:
+    """Within it, that run is gone on with only if it has had so many owners: else somebody has had it meanwhile."""
+    before = _CLAIMS.set({run_id: epoch})
+    try:
+        yield
+    finally:
+        _CLAIMS.reset(before)
+
+
 def take(request: Request, flow_name: str) -> Taken:
     """Take a run over, to go on with it.
 
@@ -81,7 +96,8 @@ def take(request: Request, flow_name: str) -> Taken:
         )
     now = record.lease_until if record.lease_until is not None and is_dead(record.owner, record.born) else None
     parameters = _parameters(record, request.given)
-    return Taken(store, record, store.take_over(record.run_id, now=now), parameters)
+    epoch = _CLAIMS.get().get(record.run_id)
+    return Taken(store, record, store.take_over(record.run_id, epoch=epoch, now=now), parameters)
 
 
 def _parameters(record: RunRecord, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -212,15 +212,19 @@ class RunStore(Protocol):
             There is a run with this id.
         """
 
-    def take_over(self, run_id: str, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
+    def take_over(
+        self, run_id: str, *, owner: str | None = None, epoch: int | None = None, now: datetime | None = None
+    ) -> Ownership:
         """Hold a run that nobody holds: finished, paused, or interrupted. It is Running then. One caller wins.
+
+        With `epoch`, only as long as the run has had so many owners.
 
         Raises
         ------
         RunNotFound
             There is no run with this id.
         RunHeld
-            Its owner's lease has not run out.
+            Its owner's lease has not run out, or it has had other owners.
         """
 
     def heartbeat(self, ownership: Ownership, *, now: datetime | None = None) -> None:

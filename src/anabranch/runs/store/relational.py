@@ -151,8 +151,11 @@ class RelationalRunStore:
         self._database.write(act, durable=True)
         return held
 
-    def take_over(self, run_id: str, *, owner: str | None = None, now: datetime | None = None) -> Ownership:
-        """Hold a run that nobody holds; raises `RunHeld` otherwise, and `RunNotFound`."""
+    def take_over(
+        self, run_id: str, *, owner: str | None = None, epoch: int | None = None, now: datetime | None = None
+    ) -> Ownership:
+        """Hold a run that nobody holds, or has held after so many; raises `RunHeld` otherwise, and `RunNotFound`."""
+        wanted = epoch
         since = sleepless_clock()
         taker, token, moment = to_text(owner or name_process()), token_hex(12), self._moment(now)
         born = birth_of(os.getpid()) if owner is None else ""
@@ -164,7 +167,7 @@ class RelationalRunStore:
             epoch = found[0][0]
             taking = (taker, born, token, _here(now), self._until(moment), run_id, epoch, moment)
             if found[0][1] != token:
-                if not transaction.execute(_TAKE, taking):
+                if wanted not in (None, epoch) or not transaction.execute(_TAKE, taking):
                     raise _sort_held(run_id, transaction.fetch(_HOLDER, (run_id,)))
                 epoch += 1
             return Ownership(run_id, taker, epoch, token, since)

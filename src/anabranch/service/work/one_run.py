@@ -28,6 +28,7 @@ from anabranch.flows.registered import load_registered
 from anabranch.runs import RunRecord
 from anabranch.runs.registry.ending import end_parts, record_end
 from anabranch.runs.registry.registration import read_clock, registry
+from anabranch.runs.resume.takeover import claimed
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
@@ -98,6 +99,7 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
     with (
         _Interruptible(queue, slot) as interruption,
         may_rest(slot.run_id, REST_S) as rest,
+        claimed(slot.run_id, slot.run_epoch),
         telling_overdue(config.service.cancel_grace_s, lambda text: _end_by_force(store, queue, slot, text, told)),
     ):
         try:

@@ -13,12 +13,15 @@ import pytest
 
 from anabranch import config
 from anabranch.errors import RunStoreUnavailable
+from anabranch.flows.loading import LoadedFlow
 from anabranch.flows.registered import register_target
+from anabranch.runs import RunRecord
 from anabranch.runs.read.lookup import date_of
 from anabranch.runs.registry.backfill import slots_for
 from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.slots import Slot
+from anabranch.service.work import one_run
 from anabranch.service.work.messages import AGAIN, Job
 from anabranch.service.work.one_run import run_job
 
@@ -164,6 +167,29 @@ def test_a_run_store_that_does_not_answer_when_the_flow_is_looked_up_fails_no_ru
     found = registry()[2].get("a")
     assert found is not None
     assert found.state == "Running"  # its service lets it wait, as the process has ended badly
+
+
+def test_a_process_that_stood_still_while_its_run_came_to_an_end_does_not_go_on_with_it(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    store, _, queue = registry()
+    now = read_clock(store)
+    store.finish_run(store.create_run(RunRecord("a", "plain", now)), "Paused", end=None)
+    queue.add([Slot("a", "plain", now)], now=now)
+    (slot,) = queue.claim("me:1", 1, now=now, lease_s=30)
+    usual = one_run.load_registered
+
+    def stand_still(record: FlowRecord) -> LoadedFlow:
+        assert queue.release(slot, now=now)
+        assert len(queue.claim("another:1", 1, now=now, lease_s=30)) == 1
+        store.finish_run(store.take_over("a"), "Cancelled", end=now, message="asked for")
+        return usual(record)
+
+    monkeypatch.setattr(one_run, "load_registered", stand_still)
+    assert run_job(Job("a", slot.token)) == 0
+    record = store.get_run("a")
+    assert (record.state, record.message) == ("Cancelled", "asked for")
+    assert not Path("day").exists()
 
 
 def test_a_run_whose_slot_cannot_be_read_is_told_of_with_the_flow_loaded():
