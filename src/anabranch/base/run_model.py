@@ -288,6 +288,8 @@ class RunModel(Generic[Node]):
         self.flow_name = ""
         self.run_id = ""
         self.state: State = Pending()
+        self.asked: float | None = None
+        """When the run was asked for, if that is known: its cluster may have had to start before it began."""
         self.began: float | None = None
         self.ended: float | None = None
         self.now = 0.0
@@ -352,7 +354,8 @@ class RunModel(Generic[Node]):
     def _start(self, event: RunStarted) -> None:
         if self.began is not None:  # another run
             self.nodes = {}
-        self.flow_name, self.run_id, self.began, self.ended = event.flow_name, event.run_id, event.now, None
+        self.flow_name, self.run_id, self.ended = event.flow_name, event.run_id, None
+        self.began = event.now if self.asked is None else min(self.asked, event.now)
         self.state = Running()
         for slug, kind in event.nodes.items():
             self.node(slug, kind)

@@ -57,6 +57,7 @@ def live_page(
     model = PageModel(shape_of(graph))
     model.flow_name, model.run_id = plan.name, plan.run_id
     model.parameters = shown_parameters(plan, secret)
+    model.asked = plan.now().timestamp()  # from when its record counts, too
     run = LiveRun(model, store=_find_store(), dask_link=lambda: executor.dashboard_link)
     try:
         pages = serving()

@@ -251,6 +251,17 @@ def test_the_time_of_a_run_that_goes_on_passes_though_nothing_is_told(told: Told
     assert live.model.elapsed_s == recorded.model.elapsed_s == pytest.approx(13)
 
 
+def test_a_live_page_counts_from_when_the_run_was_asked_for_as_its_record_does():
+    # given a run whose cluster took three seconds to start
+    live = PageModel()
+    live.asked = NOW.timestamp()
+    # when
+    live.take(RunStarted(NOW.timestamp() + 3, "f", "r", {}))
+    live.tick(NOW.timestamp() + 10)
+    # then
+    assert (live.began, live.elapsed_s) == (NOW.timestamp(), 10.0)
+
+
 def test_a_run_that_is_taken_up_again_has_another_model(told: Told):
     # given a run that has ended, whose page is looked at
     told.tell(MapAdvanced(NOW.timestamp(), "check", 400, 0, 0, 0))
