@@ -202,6 +202,8 @@ class _RunView:
         self._resume = Button(label="Resume", button_type="primary", visible=False, width=150, stylesheets=[widgets])
         notice = f'<div class="notice">{safe(said)}</div>' if said else ""
         self._told = Div(text=notice, visible=bool(said), stylesheets=[style_sheet()], disable_math=True)
+        self._told_over = source.is_over
+        """Whether the run was over when something was told that an action has done."""
         self._actions: list[UIElement] = [self._told]
         if library.desk is None:  # whose forms ask who it is; a button can be clicked by whoever sees the page
             self._actions = [self._cancel, self._resume, self._told]
@@ -265,6 +267,8 @@ class _RunView:
             active = self._page.active
             self._show()
             self._page.active = active
+        if self._source.is_over != self._told_over:  # it is no longer true
+            self._told.visible, self._told_over = False, self._source.is_over
         self._page.update()
         self._panel.update()
         self._update_buttons()
@@ -315,7 +319,7 @@ class _RunView:
             text = action(self._model.run_id)
         except PagesError as error:
             text = str(error)
-        self._told.visible = True
+        self._told.visible, self._told_over = True, self._source.is_over
         self._told.text = f'<div class="notice">{safe(text)}</div>'
         self._seen_over = None
         self._update_buttons()
