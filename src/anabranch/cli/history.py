@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import datetime
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from anabranch.runs import RunRecord, RunStore
     from anabranch.runs.read.run import RecordedChunk, RecordedFailure, RecordedRun, RecordedTask
 
+WATCH_S = 1.0  # a run is on record within that time
 MAX_FAILURES = 5  # described; the rest is counted
 MAX_SLOWEST = 3
 MAX_RETRIED = 20  # attempts; --json has all that are recorded
@@ -116,18 +118,38 @@ def _took(record: RunRecord) -> str:
 @click.command(short_help="Show a recorded run.")
 @click.argument("run", metavar="RUN", shell_complete=run_ids)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(*, run: str, as_json: bool) -> None:
+@click.option("-w", "--watch", is_flag=True, help="Print it anew whenever it changes, until the run ends.")
+def show(*, run: str, as_json: bool, watch: bool) -> None:
     """Show a run: its tasks, what failed and why, what took longest. RUN is an id, the beginning of it, or "last"."""
     from anabranch.runs.read.run import detail_data, read_run
 
+    if as_json and watch:
+        raise Problem("--json is printed once, so it cannot be combined with --watch", USAGE)
     with opened_store() as store:
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
         found = read_run(store, run)
+        shown: list[str] = []
+        while watch and found.record.state == "Running":
+            if shown != (lines := _run_lines(found)):
+                _print_anew(lines)
+                shown = lines
+            time.sleep(WATCH_S)
+            found = read_run(store, found.record.run_id)
     if as_json:
         click.echo(json.dumps(detail_data(found), indent=2))
         return
+    if shown:
+        _print_anew(_run_lines(found))
+        return
     for line in _run_lines(found):
+        click.echo(line)
+
+
+def _print_anew(lines: list[str]) -> None:
+    """Print in place of what was printed before, where that can be done."""
+    click.clear()  # does nothing where standard output is no terminal
+    for line in [*lines, ""]:
         click.echo(line)
 
 
