@@ -7,7 +7,7 @@ flow.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, TypeAlias
@@ -33,6 +33,7 @@ from anabranch.definition.lookup import home_of
 from anabranch.definition.mapping import apply_map
 from anabranch.definition.node import Node
 from anabranch.errors import ResultReleased
+from anabranch.flows.stream import StreamedState
 from anabranch.runs.view import FlowRunView
 
 # What tasks do --------------------------------------------------------------------------------------------------------
@@ -537,6 +538,23 @@ def seen_in(view: FlowRunView) -> dict[str, Seen]:
         elements = tuple(Seen(each.state.name, shown(_value(each))) for each in run.map_states)
         found[slug] = Seen(run.state.name, shown(_value(run)), elements)
     return found
+
+
+def seen_streamed(states: Iterable[StreamedState]) -> dict[str, dict[int | None, Seen]]:
+    """How the task runs of some nodes ended, as a stream gave them, each once."""
+    found: dict[str, dict[int | None, Seen]] = {}
+    for state in states:
+        slug = state.node if isinstance(state.node, str) else state.node.slug
+        assert state.map_index not in found.setdefault(slug, {}), f"{state!r} was given twice"
+        found[slug][state.map_index] = Seen(state.state.name, shown(_value(state)))
+    return found
+
+
+def to_be_streamed(seen: Seen) -> dict[int | None, Seen]:
+    """What a stream gives of a node that ended like this."""
+    if seen.elements or (seen.state == "Mapped" and seen.value == shown([])):
+        return {index: each for index, each in enumerate(seen.elements) if each.state not in ("Paused", "Pending")}
+    return {None: seen} if seen.state not in ("Paused", "Pending") else {}
 
 
 def _value(view: Any) -> Any:

@@ -10,12 +10,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+import pytest
 from tests.machine_checks import check
 
 from anabranch import Flow, config
 from anabranch.base.context import RunInfo
 from anabranch.base.events import CallsMade, Event
 from anabranch.base.states import BY_CODE, State
+from anabranch.engine.driver.outlet import Outlet
 from anabranch.engine.machine.machine import Machine
 from anabranch.engine.machine.stimuli import (
     CancelAsked,
@@ -41,6 +43,7 @@ from anabranch.engine.units.units import Key, Program, Report, SingleReport, Uni
 from anabranch.engine.worker.task_runner import Environment
 from anabranch.engine.worker.unit_runner import learn, run_unit
 from anabranch.errors import UnmappableError
+from anabranch.flows.stream import Inflow, Stream, StreamedState
 from anabranch.runs.record.reports import picked
 
 
@@ -61,6 +64,8 @@ class FakeCluster:
         Whether named limits are shared with others: what is claimed of them is in `claim`.
     fuses
         Whether several single nodes may share a unit.
+    streamed
+        Nodes that a stream is given: `inflow` has what it got.
     """
 
     def __init__(
@@ -75,12 +80,14 @@ class FakeCluster:
         parameters: Mapping[str, Any] | None = None,
         shares_limits: bool = False,
         fuses: bool = True,
+        streamed: Iterable[str] = (),
     ) -> None:
         self.graph = flow.graph.freeze(flow._reference)
         self.settings = {**config.snapshot()["engine"], **(engine or {})}
         self.now = 1_000.0
         self.call_s = call_s
         given = {node.slug: node.default_value for node in flow.parameters()} | dict(parameters or {})
+        self.given = given
         self._new_machine = lambda: Machine(
             self.graph,
             name=flow.name,
@@ -92,9 +99,11 @@ class FakeCluster:
             approved=approve,
             shares_limits=shares_limits,
             fuses=fuses,
+            streamed=frozenset(streamed),
         )
         self.claim = Claim()
-        self.machine = self._new_machine()
+        self._streamed = frozenset(streamed)
+        self._begin()
         program = Program(RunInfo(flow.name, "run", given), dict(self.graph.nodes), given, self.settings)
         self.environment = Environment(program, worker="fake", clock=self._clock, sleep=self._sleep)
         self.submitted: dict[Key, Unit] = {}
@@ -124,6 +133,15 @@ class FakeCluster:
         self.is_finished = False
         self._parts = 0
 
+    def _begin(self) -> None:
+        self.machine = self._new_machine()
+        self.inflow = Inflow(self._streamed, "run")
+        self._outlet = Outlet(self.inflow, self.machine, self, self.given)  # type: ignore[arg-type]  # it only gathers
+
+    def gather(self, keys: Iterable[Key]) -> dict[Key, UnitOutcome]:
+        """Outcomes, for streams."""
+        return {key: self.outcomes[key] for key in keys if key in self.outcomes}
+
     def _clock(self) -> float:
         self.now += self.call_s
         return self.now
@@ -136,6 +154,8 @@ class FakeCluster:
     def tell(self, stimulus: Stimulus) -> list[Command]:
         """Give the machine a stimulus and do what it commands."""
         commands = self.machine.handle(stimulus)
+        if self._streamed:
+            commands = [*self._outlet.pour(), *commands]
         for command in commands:
             match command:
                 case Submit(units):
@@ -342,7 +362,8 @@ class FakeCluster:
         """Let the driver die, and with it what was on the cluster; another one knows the reports that had arrived."""
         for everything in (self.submitted, self.outcomes, self._spare, self.held, self.lost, self.reports, self.units):
             everything.clear()
-        self.machine, self.wake_at = self._new_machine(), None
+        self._begin()
+        self.wake_at = None
         return self.tell(Started(self.now, tuple(self.journal)))
 
     def crash(self, unit: Unit) -> list[Command]:
@@ -373,6 +394,15 @@ class FakeCluster:
         elements = self.machine.runs[node if isinstance(node, str) else node.slug].elements  # type: ignore[attr-defined]
         assert elements is not None
         return [BY_CODE[code].__name__ for code in elements.codes]
+
+    def streamed(self) -> list[StreamedState]:
+        """What a stream of the run, which has ended, has not been asked for yet."""
+        self._outlet.pour_rest(self.gather(self.held))
+        self.inflow.end(None, RuntimeError("the end"))
+        stream, found = Stream(self.inflow, None, "continue"), []
+        with pytest.raises(RuntimeError, match="the end"):
+            found.extend(stream)
+        return found
 
     def finish(self) -> None:
         """Go on, first come first served, until nothing is left to do."""

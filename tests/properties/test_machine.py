@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule
-from tests.descriptions import Seen, Statement, approved, build, seen_in
+from tests.descriptions import Seen, Statement, approved, build, seen_in, seen_streamed, to_be_streamed
 from tests.fake_cluster import FakeCluster
 from tests.properties.strategies import engine_settings, flows
 from tests.properties.test_same_everywhere import seen_from
@@ -41,6 +41,7 @@ class AnyCluster(RuleBasedStateMachine):
         max_losses=st.integers(0, 3),
         call_s=st.sampled_from([0.0, 0.0001, 0.1]),
         keeps_all=st.booleans(),
+        streams=st.integers(0, 63),
     )
     def start(
         self,
@@ -50,6 +51,7 @@ class AnyCluster(RuleBasedStateMachine):
         max_losses: int,
         call_s: float,
         keeps_all: bool,
+        streams: int,
     ) -> None:
         flow = build(statements)
         self.flow, self.statements, self.alone = flow, statements, Counter()
@@ -60,6 +62,7 @@ class AnyCluster(RuleBasedStateMachine):
             call_s=call_s,
             approve=[node.slug for node in approved(flow)],
             keep=flow.graph.freeze().nodes if keeps_all else (),  # else what nobody needs any more is released
+            streamed=[slug for number, slug in enumerate(flow.graph.freeze().nodes) if streams >> number % 6 & 1],
         )
         self.cluster.start()
 
@@ -180,7 +183,10 @@ class AnyCluster(RuleBasedStateMachine):
         )
         expected = {slug: seen_from(run, is_map=cluster.graph.nodes[slug].is_map) for slug, run in runs.items()}
         found = self._found()
-        compared = expected.keys() & cluster.machine.keep
+        streamed = seen_streamed(cluster.streamed())
+        due = {slug: to_be_streamed(expected[slug]) for slug in cluster.inflow.slugs}
+        assert streamed == {slug: runs for slug, runs in due.items() if runs}
+        compared = expected.keys() & cluster.machine.keep - cluster.machine._known.fleeting
         differing = {slug: (expected[slug], found[slug]) for slug in compared if found[slug] != expected[slug]}
         differing |= {
             slug: (expected[slug].state, found[slug].state)

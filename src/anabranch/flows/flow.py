@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import re
+import secrets
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from anabranch.engine.driver.plan import FinishedRun
     from anabranch.executors.base import Executor
     from anabranch.flows.handle import RunHandle
+    from anabranch.flows.stream import Stream
     from anabranch.results.result import Result
     from anabranch.runs.registry.registration import Registrable
     from anabranch.runs.resume.takeover import Request
@@ -321,6 +323,60 @@ class Flow(Writing):
             over.set()
             await asyncio.wait({run})
             raise
+
+    def stream(
+        self,
+        *nodes: object,
+        parameters: Mapping[str, Any] | None = None,
+        on_break: Literal["cancel", "continue"] = "cancel",
+        **options: Any,
+    ) -> Stream:
+        """Begin a run, in a thread of its own, and give the task runs of some nodes as they end.
+
+        Of a map, each element is given once, in the order in which they end, in its final state: also if it failed,
+        was left out or cancelled, or had ended before a run that is resumed. Of any other node, and of a map that got
+        no elements, its own state is given. The stream ends when the run has ended.
+
+        The run does not wait for who reads the stream. What has not been read waits in memory, and beyond 16 MiB in a
+        temporary file.
+
+        Parameters
+        ----------
+        *nodes
+            Nodes, or tasks or names of nodes.
+        parameters
+            Values of the flow's parameters.
+        on_break
+            What becomes of the run if the stream is closed, or nobody has it any more, before its end: ``"cancel"`` or
+            ``"continue"``. With the program, or by Ctrl-C while it waits for the next task run, it is cancelled.
+        **options
+            As for `run`. Values of streamed maps that nothing else takes are kept for `Stream.wait` only if ``keep=``
+            names them.
+
+        Returns
+        -------
+        Stream
+            Iterate over it with ``for`` or ``async for``. What `run` raises is raised there.
+
+        Raises
+        ------
+        FlowValidationError, UnknownNodeError, OptionError
+            Nothing was run.
+        """
+        from anabranch.flows.stream import Inflow, Stream, start
+
+        self.validate()
+        slugs = self._slugs(nodes)
+        if not slugs:
+            raise OptionError(f"flow {self.name!r}: stream() takes the nodes to be given, found none ({caller()})")
+        if on_break not in ("cancel", "continue"):
+            raise OptionError(f"on_break: expected 'cancel' or 'continue', found {short(on_break)} ({caller()})")
+        if options.get("resume") is None:
+            options["run_id"] = options.get("run_id") or secrets.token_hex(6)
+        inflow = Inflow(slugs, options.get("run_id") or "")
+        options["observers"] = [*options.get("observers", ()), inflow]
+        start(lambda: self.run(parameters, **options), inflow)
+        return Stream(inflow, self.graph, on_break)
 
     def to_delayed(self, parameters: Mapping[str, Any] | None = None, **kwargs: Any) -> Delayed:
         """The flow as one `dask.delayed.Delayed`, which any Dask scheduler computes.

@@ -24,10 +24,12 @@ MAX_SHOWN = 30  # lines of a table in a notebook
 _MISSING: Any = object()
 
 if TYPE_CHECKING:
-    _Delegate = State  # a view answers everything that its state does
+    Delegate = State  # a view answers everything that its state does
 else:
 
-    class _Delegate:
+    class Delegate:
+        """Answers what its state does."""
+
         # By this, isinstance, match and singledispatch take a view for what its state is.
         __class__ = property(lambda self: type(self.state))
 
@@ -40,7 +42,7 @@ else:
             return getattr(self.state, name)
 
 
-class TaskRunView(_Delegate):
+class TaskRunView(Delegate):
     """State of a task run, with its value.
 
     It answers everything that a `State` does (``is_successful()``, ``message``, ``start_time`` …).
@@ -127,7 +129,14 @@ def _released(name: str) -> str:
     )
 
 
-class ElementView(_Delegate):
+def _given(name: str) -> str:
+    return (
+        f"the value of {name} was given to the stream of the run and not kept; to have it afterwards as well, name the "
+        "node in flow.stream(keep=[…])"
+    )
+
+
+class ElementView(Delegate):
     """State of one element of a map, with its value."""
 
     _states: ElementStates
@@ -223,7 +232,7 @@ class ElementStates(Sequence[ElementView]):
         if any(value is _MISSING for value in values):
             if not self._run.is_final:
                 return [None if value is _MISSING else value for value in values]
-            raise ResultReleased(_released(slug))
+            raise ResultReleased(_given(slug) if elements.is_fleeting else _released(slug))
         return values
 
     def _has_value(self, index: int) -> bool:
@@ -273,7 +282,8 @@ class ElementStates(Sequence[ElementView]):
             return stored.values[stored.indices.index(index)]
         for part in self._brought((index,)):
             return part.values[0]
-        raise ResultReleased(_released(f"{self._run.node.slug}[{index}]"))
+        name = f"{self._run.node.slug}[{index}]"
+        raise ResultReleased(_given(name) if self._elements.is_fleeting else _released(name))
 
 
 class FlowResults(Mapping[Any, TaskRunView]):
@@ -328,7 +338,7 @@ class FlowResults(Mapping[Any, TaskRunView]):
         return True
 
 
-class FlowRunView(_Delegate):
+class FlowRunView(Delegate):
     """A finished (or paused) flow run: its state, with the states of its nodes as ``result``.
 
     It answers everything that a `State` does; it is true if the run was successful; ``run["name"]`` is a node's state.

@@ -38,6 +38,7 @@ from anabranch.engine.driver.compiler import (
 )
 from anabranch.engine.driver.handlers import NO_HANDLERS, FlowHandlers, not_run
 from anabranch.engine.driver.interrupts import interrupts_later
+from anabranch.engine.driver.outlet import Outlet, Tap
 from anabranch.engine.driver.permit_desk import PermitDesk
 from anabranch.engine.driver.plan import FinishedRun, Journal, RunPlan
 from anabranch.engine.driver.reach import check_reach
@@ -160,6 +161,7 @@ class Driver:
         self._clock = clock
         self._sleep = _nap if plan.doubles is None else plan.doubles.sleep
         self._graph = _private(plan.graph) if executor.in_process else plan.graph
+        tap = next((each for each in observers if isinstance(each, Tap)), None)
         self._machine = Machine(
             _readable(self._graph),
             name=plan.name,
@@ -174,7 +176,9 @@ class Driver:
             first_serial=plan.first_serial,
             shares_limits=permits is not None,
             limits_outside=permits.outside if permits is not None else frozenset(),
+            streamed=tap.slugs if tap is not None else frozenset(),
         )
+        self._outlet = Outlet(tap, self._machine, executor, plan.parameters) if tap is not None else None
         self._clocks = Clocks(clock)
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say, executor.shortage)
@@ -218,6 +222,8 @@ class Driver:
                 self._is_finished = False
                 self._loop(WokeUp(self._clock()))
                 outcomes, lost = self._fetch_kept()
+            if self._outlet is not None:
+                self._outlet.pour_rest(outcomes)
             ended = self._now()
             state = replace(self._resting or self._machine.flow_state(), start_time=started, end_time=ended)
             self._tell(RunFinished(self._clock(), state))
@@ -244,11 +250,11 @@ class Driver:
                 grant = self._desk.look() if self._desk is not None else None
                 with interrupts_later():
                     if grant is not None:
-                        self._carry_out(self._machine.handle(Permitted(self._clock(), grant.may_use, grant.lost)))
+                        self._handle(Permitted(self._clock(), grant.may_use, grant.lost))
                     is_end = isinstance(stimulus, (CancelAsked, GivenUp))
                     if is_end:
                         self._hear_untold()
-                    self._carry_out(self._machine.handle(stimulus))
+                    self._handle(stimulus)
                     if is_end:
                         self._kill_attempts()
                 if self._is_finished or self._may_rest():
@@ -415,7 +421,8 @@ class Driver:
 
     def _why_end(self) -> str:
         """Why the run should be cancelled; nothing if it should not. Whoever wants that may say so once only."""
-        self._wish = self._wish or self._wants_end()
+        wish = self._outlet.tap.wants_end() if self._outlet is not None else ""
+        self._wish = self._wish or wish or self._wants_end()
         return self._wish
 
     def _hear_untold(self) -> None:
@@ -424,7 +431,7 @@ class Driver:
         for answer in self._executor.ask_workers(ask, UNTOLD_S):
             self._heard.extend(self._hear(read_report(each)) for each in answer or ())
         while self._heard:
-            self._carry_out(self._machine.handle(Reported(self._clock(), self._heard.popleft())))
+            self._handle(Reported(self._clock(), self._heard.popleft()))
 
     def _wake_s(self, now: float) -> float | None:
         """Seconds until the time that the machine asked for."""
@@ -472,6 +479,13 @@ class Driver:
         self._tell(Noticed(self._clock(), text, silent))
 
     # Commands ---------------------------------------------------------------------------------------------------------
+
+    def _handle(self, stimulus: Stimulus) -> None:
+        """Have the machine think about something, give the stream what has ended by it, and carry out what it says."""
+        commands = self._machine.handle(stimulus)
+        if self._outlet is not None:
+            commands += self._outlet.pour()
+        self._carry_out(commands)
 
     def _carry_out(self, commands: Iterable[Command]) -> None:
         for command in commands:

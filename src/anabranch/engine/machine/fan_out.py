@@ -260,6 +260,8 @@ class FanOut:
             max_tracebacks=self._known.settings["max_tracebacks"],
             min_success=node.policies.min_success,
         )
+        run.elements.news = [] if node.slug in self._known.streamed else None
+        run.elements.is_fleeting = node.slug in self._known.fleeting
         self._join_chain(run, sources)
         self._known.look_below(node.slug)
         return None

@@ -92,6 +92,7 @@ class Knowledge:
         fuses: bool,
         shares_limits: bool = False,
         limits_outside: frozenset[str] = frozenset(),
+        streamed: frozenset[str] = frozenset(),
     ) -> None:
         self.graph = FrozenGraph(dict(graph.nodes), graph.reference)
         """The flow, and what deferred calls have added."""
@@ -101,7 +102,13 @@ class Knowledge:
         self.fuses = fuses
         """Whether several single nodes may share a unit."""
         self.runs = {slug: NodeRun(node, Pending()) for slug, node in graph.nodes.items()}
-        self.keep = frozenset((*graph.reference, *graph.terminal, *keep) if keeps_ends else keep)
+        kept = frozenset(keep)
+        self.streamed = streamed
+        """Nodes whose task runs are given to a stream as they end."""
+        self.fleeting = frozenset(slug for slug in streamed - kept if not graph.downstream[slug])
+        """Those whose values nobody wants but the stream."""
+        ends = (*graph.reference, *graph.terminal) if keeps_ends else ()
+        self.keep = frozenset((*ends, *kept, *streamed))
         """Nodes whose values are wanted after the run."""
         self.approved = frozenset(approved)
         self.order = {slug: i for i, slug in enumerate(graph.nodes)}

@@ -94,6 +94,9 @@ class Machine:
         Whether others share the named limits: then `Claim` says what is used and wanted, and `Permitted` what there is.
     limits_outside
         Limits of which the task that runs this flow holds a permit.
+    streamed
+        Slugs of nodes whose task runs a stream is given as they end. Its maps' values are not kept for the time after
+        the run, unless `keep` names them.
     """
 
     def __init__(
@@ -112,6 +115,7 @@ class Machine:
         first_serial: int = 0,
         shares_limits: bool = False,
         limits_outside: frozenset[str] = frozenset(),
+        streamed: frozenset[str] = frozenset(),
     ) -> None:
         self._known = Knowledge(
             graph,
@@ -125,6 +129,7 @@ class Machine:
             fuses=fuses,
             shares_limits=shares_limits,
             limits_outside=limits_outside,
+            streamed=streamed,
         )
         self._claim = Claim()
         """What the driver was last told to claim."""
@@ -218,6 +223,15 @@ class Machine:
         self.is_finished = False
         self._start_again(frozenset(keys))
         return True
+
+    def was_given(self, slug: str, key: Key) -> list[Command]:
+        """A stream has been given what a unit holds of a map; what is to be done about that."""
+        elements = self._elements_of(slug)
+        if not elements.is_fleeting or key not in elements.keys:
+            return []
+        elements.drop(key)
+        keys = self._known.forget(key, slug)
+        return [Release(tuple(keys))] if keys else []
 
     # Beginning and end ------------------------------------------------------------------------------------------------
 

@@ -29,6 +29,20 @@ from anabranch.engine.units.indices import Indices, as_range, runs_of
 from anabranch.engine.units.units import Column, ColumnReport, Holding, Key, Refs
 from anabranch.results.reference import ResultRef
 
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """Elements that have ended, for a stream."""
+
+    indices: Indices
+    """Of the report."""
+    fresh: Indices
+    """Those of them that have ended, and had not before."""
+    column: ColumnReport
+    key: Key | None
+    """Unit that has their values, if they did not come with the report."""
+
+
 _STORED_CODES = (Success.code, Cached.code)
 FAILED_CODES = tuple(code for code in BY_CODE if FIRST_FAILED_CODE <= code != Cancelled.code)
 
@@ -64,13 +78,17 @@ class MapRun:
         self._is_stored = bytearray()
         self._n_stored = 0
         self._inline = bytearray(width)
-        """Whether the value of an element came with a report."""
+        """Whether the value of an element came with a report, or was given to a stream alone."""
         self._is_scattered = False
         """Whether some of those have gaps."""
         self.valueless: set[int] = set()
         """Elements that have succeeded and whose value is nowhere any more."""
         self.were_lost: set[int] = set()
         """Elements that had ended, and run again because their values were lost."""
+        self.news: list[News] | None = None
+        """What a stream has not been given yet; None if there is none."""
+        self.is_fleeting = False
+        """Whether nobody wants a value any more once a stream was given it."""
         self.is_enough = False
         """Whether the value of an element makes the others superfluous."""
         self._max_tracebacks = max_tracebacks
@@ -108,6 +126,11 @@ class MapRun:
             self._take_records(column.records)
         if max(column.codes, default=0) < FIRST_FINAL_CODE:  # nobody will ask that chunk for anything
             return fresh
+        if self.news is not None and len(fresh):
+            self.news.append(News(indices, fresh, column, key))
+        if self.is_fleeting and column.values is not None:
+            key, column = None, replace(column, values=None)
+            self._mark_here(fresh)
         if column.values is not None:
             is_final = min(column.codes) >= FIRST_FINAL_CODE
             final = (i for i, code in zip(indices, column.codes, strict=True) if code >= FIRST_FINAL_CODE)
@@ -138,11 +161,24 @@ class MapRun:
 
     def _take_values(self, indices: Indices, data: bytes) -> None:
         self.values.append((indices, data))
+        self._mark_here(indices)
+
+    def _mark_here(self, indices: Indices) -> None:
         if isinstance(indices, range):
             self._inline[indices.start : indices.stop] = b"\1" * len(indices)
         else:
             for index in indices:
                 self._inline[index] = 1
+
+    def drop(self, key: Key) -> None:
+        """A stream has been given what a unit's outcome holds: nobody wants it any more."""
+        del self.keys[key]
+        for start, stop, held in self._ranges:
+            if held == key:
+                self._mark_here(range(start, stop))
+        self._mark_here(tuple(index for index, held in self._places.items() if held == key))
+        self._ranges = [each for each in self._ranges if each[2] != key]
+        self._places = {index: held for index, held in self._places.items() if held != key}
 
     @property
     def is_inline(self) -> bool:
