@@ -16,7 +16,7 @@ from anabranch.states import Crashed, Failed, Failure, Retrying, Running, Succes
 
 NOON = datetime(2026, 11, 20, 12, tzinfo=UTC)
 TRACEBACK = """Traceback (most recent call last):
-  File "/home/u/etl.py", line 7, in parse
+  File "/srv/etl.py", line 7, in parse
     return int(text)
 ValueError: bad record 3
 """
@@ -37,7 +37,7 @@ def test_a_run_that_failed_begins_with_what_failed_first_and_how_to_go_there():
     model = begun("parse", "total")
     model.take(MapAdvanced(1_001.0, "parse", 9, 0, 0, 0))
     for index in (3, 5):
-        failure = Failure("ValueError", f"bad record {index}", traceback=TRACEBACK, line="/home/u/etl.py:7 in parse",
+        failure = Failure("ValueError", f"bad record {index}", traceback=TRACEBACK, line="/srv/etl.py:7 in parse",
                           inputs={"text": f"'x{index}'"})  # fmt: skip
         state = Failed(
             failure=failure, map_index=index, attempt=2, attempts=(Attempt(1, "Failed", "OSError: away", "w1"),)
@@ -60,7 +60,7 @@ def test_a_run_that_failed_begins_with_what_failed_first_and_how_to_go_there():
     told = plain(html)
     assert asked == [("parse", 3)]
     assert "✗ parse[3] failed after 2 attempts on w2 ValueError : bad record 3" in told
-    assert "/home/u/etl.py:7 in parse return int(text)" in told
+    assert "/srv/etl.py:7 in parse return int(text)" in told
     assert "text = &#x27;x3&#x27;" in told
     assert "attempt 1 ended as Failed on w1: OSError: away" in told
     assert "it logged reading x3" in told
