@@ -163,6 +163,7 @@ def test_a_crash_of_user_code_hurts_neither_the_service_nor_other_runs(home: Pat
         assert found["state"] == "Crashed"
         assert "its process was killed by signal 11" in found["slot"]["message"]
         assert service.call("GET", "/healthz") == (200, {"status": "ok"})
+        assert service.call("GET", "/readyz") == (200, {"status": "ok"})
 
 
 def test_a_run_outlives_its_service(home: Path):

@@ -24,6 +24,7 @@ from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot
 from anabranch.service.metering import Meter
+from anabranch.service.pulse import Pulse
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.api import api_routes
 from anabranch.service.web.desk import pages_of
@@ -41,7 +42,6 @@ from anabranch.web.server import Server, only_routes
 POLL_S = 1.0
 """Seconds between looks for what others have asked for. A look of an idle service costs two short queries."""
 _LEAST_S = 0.02  # between two turns: what comes in a burst is dealt with together
-_STUCK_S = 60.0  # without a finished turn, after which the service is not well
 _PUT_DOWN_S = 10.0  # for runs to be put down, once they are asked to
 
 _log = logging.getLogger("anabranch.service")
@@ -101,7 +101,7 @@ class Service:
         self._options = options
         self._wake = threading.Event()
         self._over = threading.Event()
-        self._turned = time.monotonic()
+        self._pulse = Pulse()
         self._meter = Meter(SlotQueue(store.database), FlowTable(store.database), lambda: read_clock(store))
         self._processes = Processes(
             self._wake.set,
@@ -126,7 +126,7 @@ class Service:
         guard = Guard(token=options.token, view_token=options.view_token, hosts=hosts, proxies=proxies)
         actions = Actions(store)
         metrics = metrics_route(lambda: self._meter.text(self._dispatcher))
-        routes: list[Route] = [*api_routes(actions, self.is_well, guard), metrics, *pages]
+        routes: list[Route] = [*api_routes(actions, self.is_well, guard, is_ready=self.is_ready), metrics, *pages]
         if options.pages:
             routes += form_routes(actions, guard)
         self._web = Server(guard, routes, make=pages_of(store, guard) if options.pages else only_routes, tls=tls)
@@ -138,8 +138,12 @@ class Service:
         return self._web.port
 
     def is_well(self) -> bool:
-        """Whether its turns go on, and processes of runs can be started."""
-        return time.monotonic() - self._turned < _STUCK_S and self._processes.is_well
+        """Whether its turns go on, and processes of runs can be started; if not, it should be started anew."""
+        return self._pulse.is_well and self._processes.is_well
+
+    def is_ready(self) -> bool:
+        """Whether it can do now what it is asked for: the store answers, and it is not about to end."""
+        return self.is_well() and self._pulse.is_answered and not self._dispatcher.is_draining
 
     def run(self, started: Callable[[Service], object] = lambda service: None) -> None:
         """Serve until a signal ends it.
@@ -219,8 +223,9 @@ class Service:
             self._wake.clear()
             try:
                 self._dispatcher.turn()
-                self._turned = time.monotonic()
+                self._pulse.note(is_answered=True)
             except RunStoreError as error:
+                self._pulse.note(is_answered=False)
                 _log.error("%s", error)
             except Exception:  # a bug of ours must not end what keeps a team's flows going
                 _log.exception("a turn failed; the next one tries again")

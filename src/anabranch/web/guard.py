@@ -29,8 +29,8 @@ LOOPBACK = ("localhost", "127.0.0.1", "::1")
 """Names of this machine for itself."""
 TOKEN = "token"
 """The argument of an address that may hold a token."""
-HEALTH = "/healthz"
-"""The one path that anybody may ask for: it says nothing."""
+HEALTH, READY = "/healthz", "/readyz"
+"""The paths that anybody may ask for: they say nothing."""
 LOGIN = "/login"
 """The path that asks for no token before, as it takes one."""
 LOGOUT = "/logout"
@@ -108,7 +108,7 @@ class Guard:
     def answer(self, request: HTTPServerRequest) -> Refusal | Welcome | None:
         """What a request gets instead of what it asks for; None if it may have that."""
         is_safe = request.method in _SAFE
-        if request.path == HEALTH and is_safe:
+        if request.path in (HEALTH, READY) and is_safe:
             return None
         if foreign := self._foreign(request, is_safe=is_safe):
             return foreign

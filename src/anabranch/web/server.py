@@ -29,6 +29,7 @@ from anabranch.web.guard import (
     LOGIN,
     MAX_LOGIN_NBYTES,
     NO_TOKEN,
+    READY,
     TOO_LARGE,
     Guard,
     Refusal,
@@ -168,7 +169,7 @@ class _GuardedRequest(HTTPMessageDelegate):
             connection=self._connection, server_connection=self._server_conn, start_line=start_line, headers=headers
         )
         self._answer = self._guard.answer(request)
-        if isinstance(self._answer, Welcome) or (self._answer is None and request.path not in (HEALTH, LOGIN)):
+        if isinstance(self._answer, Welcome) or (self._answer is None and request.path not in (HEALTH, READY, LOGIN)):
             self._front.server.note_known(self._connection.stream)
         if self._answer is None and request.path == LOGIN:
             told = headers.get("Content-Length", "")

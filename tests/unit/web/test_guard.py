@@ -78,7 +78,7 @@ def every_route(server: Server) -> list[str]:
 def test_each_route_that_the_application_has_answers_401_without_a_token(locked: Server, method: str):
     routes = set(every_route(locked))
     assert {"/ws", "/run/ws", "/flow/ws", "/static/x", "/do/approve", "/api/runs/x/cancel", "/favicon.ico"} <= routes
-    for path in routes - {"/healthz", "/login"}:
+    for path in routes - {"/healthz", "/readyz", "/login"}:
         status, headers, body = locked.call(method, path, Content_Type="application/json")
         assert (path, status) == (path, 401)
         assert "set-cookie" not in headers
@@ -110,7 +110,7 @@ def test_who_has_the_token_to_look_with_can_look_and_change_nothing(locked: Serv
 
 
 def test_headers_keep_browsers_from_doing_more(open_one: Server):
-    for path in ("/healthz", "/api/flows", "/nothing"):
+    for path in ("/healthz", "/readyz", "/api/flows", "/nothing"):
         _, headers, _ = open_one.call("GET", path)
         assert headers["x-content-type-options"] == "nosniff"
         assert "frame-ancestors 'none'" in headers["content-security-policy"]

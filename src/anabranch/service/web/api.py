@@ -15,15 +15,29 @@ from anabranch.base.errors import AnabranchError
 from anabranch.service.web.actions import Actions
 from anabranch.service.web.models import Asked, Refused, check_asked, status_of
 from anabranch.service.web.openapi import Operation, build_document, by_path
-from anabranch.web.guard import HEALTH, Guard
+from anabranch.web.guard import HEALTH, READY, Guard
 from anabranch.web.handlers import JsonHandler, Route
 
 Health = Callable[[], bool]
 
 
-def api_routes(actions: Actions, is_well: Health, guard: Guard) -> list[Route]:
-    """Routes of the API; `is_well` says whether the service's turns go on, `guard` who asks."""
-    routes: list[Route] = [(HEALTH, _Healthz, {"is_well": is_well}), (r"/api/openapi\.json", _Document, {})]
+def api_routes(actions: Actions, is_well: Health, guard: Guard, *, is_ready: Health | None = None) -> list[Route]:
+    """Routes of the API.
+
+    Parameters
+    ----------
+    is_well
+        Whether the service works; if not, it should be started anew.
+    guard
+        Says who asks.
+    is_ready
+        Whether it can do now what it is asked for; default: as long as it works.
+    """
+    routes: list[Route] = [
+        (HEALTH, _Healthz, {"is_well": is_well, "problem": "stuck"}),
+        (READY, _Healthz, {"is_well": is_ready or is_well, "problem": "not ready"}),
+        (r"/api/openapi\.json", _Document, {}),
+    ]
     for path, operations in by_path().items():
         pattern = re.sub(r"{\w+}", r"([^/]+)", path)
         routes.append((pattern, _Action, {"actions": actions, "operations": operations, "guard": guard}))
@@ -31,12 +45,13 @@ def api_routes(actions: Actions, is_well: Health, guard: Guard) -> list[Route]:
 
 
 class _Healthz(JsonHandler):
-    def initialize(self, is_well: Health) -> None:
+    def initialize(self, is_well: Health, problem: str) -> None:
         self._is_well = is_well
+        self._problem = problem
 
     def get(self) -> None:
         is_well = self._is_well()
-        self.reply({"status": "ok" if is_well else "stuck"}, status=200 if is_well else 503)
+        self.reply({"status": "ok" if is_well else self._problem}, status=200 if is_well else 503)
 
 
 class _Document(JsonHandler):

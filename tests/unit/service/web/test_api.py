@@ -36,7 +36,7 @@ def open_one() -> Iterator[Server]:
 def test_every_route_of_the_api_is_in_the_list():
     served = {pattern for pattern, _, _ in api_routes(Actions(InMemoryRunStore()), lambda: True, Guard())}
     documented = {re.sub(r"{\w+}", "([^/]+)", path) for path in openapi.build_document()["paths"]}
-    assert served == documented | {r"/healthz", r"/api/openapi\.json"}
+    assert served == documented | {r"/healthz", r"/readyz", r"/api/openapi\.json"}
 
 
 def test_a_schedule_that_cannot_be_followed_is_told_of_where_its_times_are():
