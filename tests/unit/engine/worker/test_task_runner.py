@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,10 @@ from anabranch.states import Failed, Retrying, Success, TriggerFailed
 
 
 @pytest.fixture(params=["at once", "later"], autouse=True)
-def wait(request: pytest.FixtureRequest) -> str:
+def wait(request: pytest.FixtureRequest) -> Iterator[str]:
     """Whether a retry follows in place, or by way of the driver."""
-    if request.param == "later":
-        config.engine.inplace_retry_delay_s = 0.0
-    return str(request.param)
+    with config.set(engine__inplace_retry_delay_s=0.0) if request.param == "later" else nullcontext():
+        yield str(request.param)
 
 
 @pytest.fixture
