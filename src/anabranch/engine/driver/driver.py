@@ -84,6 +84,7 @@ _log = logging.getLogger("anabranch.driver")
 
 KILL_S = 5.0  # for all workers together to kill what runs there
 UNTOLD_S = 2.0  # for all workers together to say what has ended in units that they are at
+MOST_AT_ONCE = 100  # units that are sent together: a driver takes some 50 ms for as many reports
 TICK_S = 1.0  # how often slots are counted while nothing happens
 
 
@@ -196,6 +197,8 @@ class Driver:
         """Held while a report is told of: what has ended is not said to run by another thread."""
         self._whole: Key | None = None
         """The unit whose own report was heard last; the machine may not have seen it yet."""
+        self._unsent: list[Unit] = []
+        """Units that go out when no message is waiting: a cluster takes many of them together at the cost of one."""
         self._is_finished = False
         self._was_interrupted = False
         self._program: Program | Shipment
@@ -347,7 +350,11 @@ class Driver:
             if look_s == 0.0:
                 return WokeUp(now)
             timeout = min((TICK_S, *(each for each in (look_s, self._wake_s(now)) if each is not None)))
-            message = self._executor.next_message(timeout)
+            message = self._executor.next_message(0.0 if self._unsent else timeout)
+            if message is None and self._unsent:
+                with interrupts_later():
+                    self._submit()
+                continue
             if message is None:
                 self._watchdog.look(self._clock())
             else:
@@ -491,8 +498,13 @@ class Driver:
         for command in commands:
             match command:
                 case Submit(units) if not self._why_end():  # else the next stimulus is the end
-                    self._submit(units)
+                    self._unsent += units
+                    if self._executor.in_process or len(self._unsent) >= MOST_AT_ONCE:
+                        self._submit()
                 case Release(keys):
+                    if self._unsent:
+                        gone = set(keys)
+                        self._unsent = [unit for unit in self._unsent if unit.key not in gone]
                     self._executor.release(keys)
                 case WakeAt(when):
                     self._wake_at = when
@@ -503,7 +515,8 @@ class Driver:
                 case Finish():
                     self._is_finished = True
 
-    def _submit(self, units: tuple[Unit, ...]) -> None:
+    def _submit(self) -> None:
+        units, self._unsent = self._unsent, []
         regions = compile_units(
             units,
             self._plan.run_id,
