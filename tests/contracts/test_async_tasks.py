@@ -130,6 +130,46 @@ def test_elements_of_a_chunk_wait_side_by_side(executor: Any) -> None:
     assert flow.run(executor=executor).result[met].result == list(range(16))
 
 
+def beside(number: int, folder: Path) -> int:
+    """Be under way; how many others are."""
+    (folder / str(number)).touch()
+    return len(list(folder.iterdir()))
+
+
+@pytest.mark.cluster
+def test_single_tasks_share_the_slots_of_a_cluster(address: str, tmp_path: Path) -> None:
+    @task
+    async def meet(number: int) -> int:
+        while beside(number, tmp_path) < 20:
+            await asyncio.sleep(0.01)
+        return number
+
+    with Flow("singles") as flow:
+        nodes = [meet(number, task_args={"name": f"meet {number}"}) for number in range(20)]
+    view = flow.run(executor=DaskExecutor(address))
+
+    assert [view.result[node].result for node in nodes] == list(range(20))
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize(("lanes", "most"), [(1, 2), (3, 6)])
+def test_no_more_single_tasks_share_a_slot_than_is_allowed(address: str, tmp_path: Path, lanes: int, most: int) -> None:
+    @task(concurrency_per_slot=lanes)
+    async def count(number: int) -> int:
+        most = 0
+        for _ in range(10):
+            most = max(most, beside(number, tmp_path))
+            await asyncio.sleep(0.01)
+        (tmp_path / str(number)).unlink()
+        return most
+
+    with Flow("singles") as flow:
+        nodes = [count(number) for number in range(20)]
+    view = flow.run(executor=DaskExecutor(address))
+
+    assert max(view.result[node].result for node in nodes) <= most
+
+
 def test_no_more_run_side_by_side_than_is_allowed(executor: Any) -> None:
     @task(chunksize=20, concurrency_per_slot=3)
     async def count(x: int) -> int:

@@ -41,6 +41,11 @@ class Backlog:
         """Add a node by its place in the topological order."""
         heapq.heappush(self._heap, (order, slug))
 
+    @property
+    def first(self) -> str:
+        """The first node."""
+        return self._heap[0][1]
+
     def pop(self) -> str:
         """Take the first node."""
         return heapq.heappop(self._heap)[1]
@@ -96,7 +101,7 @@ class Singles:
 
     def next_unit(self, in_flight: int) -> Unit | None:
         """The next unit to send, if there is one and not too much is on its way."""
-        while self._backlog and in_flight < SINGLES_PER_SLOT * self._known.slots:
+        while self._backlog and in_flight < self._most_per_slot * self._known.slots:
             run = self._known.runs[self._backlog.pop()]
             if not (self._known.may_start(run) and self._is_due(run)):
                 continue
@@ -105,6 +110,12 @@ class Singles:
             self._known.limits.turn_away(run.node)
             self._waiting.append(run)
         return None
+
+    @property
+    def _most_per_slot(self) -> int:
+        """Single nodes on their way for each slot: of async ones, which share it, as many as may."""
+        lanes = self._known.runs[self._backlog.first].node.lanes(self._known.settings)
+        return max(SINGLES_PER_SLOT, lanes)
 
     def look_again(self) -> None:
         """What waits for room below a limit may have it now."""

@@ -12,6 +12,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+MOST_SHARERS = 100  # of one process: each has a thread, and a loop with three open files
+_LOCK = threading.Lock()
+_sharers = 0
+
 
 class Slot:
     """Stands for the thread pool in ``secede`` and ``rejoin`` of distributed, in the place of one of its threads."""
@@ -103,3 +107,25 @@ def given_up() -> Iterator[None]:
             yield
         finally:
             rejoin()
+
+
+@contextmanager
+def shared(most: int) -> Iterator[None]:
+    """Until the block ends, the slot of this thread is for others, too; so many for each slot of the process."""
+    global _sharers
+    states = _states()
+    if most < 1 or states is None or not hasattr(states[1], "key"):
+        yield
+        return
+    from distributed import get_worker, secede
+
+    with _LOCK:
+        has_room = _sharers < min(most * get_worker().state.nthreads, MOST_SHARERS)
+        _sharers += has_room
+    if has_room:
+        secede()
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _sharers -= has_room

@@ -53,6 +53,7 @@ from anabranch.engine.units.elements import Unread
 from anabranch.engine.units.failures import describe, revive
 from anabranch.engine.units.units import Outcome, Program, Progress, Unit
 from anabranch.engine.units.values import materialised, measured
+from anabranch.engine.worker import slots
 from anabranch.engine.worker.attempts import call_within
 from anabranch.engine.worker.calls_in import Called
 from anabranch.engine.worker.calls_out import makes_calls, refuse_hidden_calls
@@ -210,7 +211,8 @@ def run_task(run: TaskRun) -> Outcome:
         return finish(perform(run))
     from anabranch.engine.units.loops import run_in_loop, unless
 
-    outcome = run_in_loop(unless(run.is_over, perform(run)))
+    with slots.shared(run.node.lanes(run.environment.program.settings) - 1):
+        outcome = run_in_loop(unless(run.is_over, perform(run)))
     return outcome if outcome is not None else Outcome(Pending(message="its run is over"))
 
 

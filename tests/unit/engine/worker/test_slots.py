@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -118,4 +119,28 @@ def test_an_attempt_that_is_abandoned_takes_no_slot_with_it(pool, begins_to_rejo
     assert run_unit(pool, unit) == "late"
     is_over.set()
     assert is_done.wait(20)
+    assert is_free(pool)
+
+
+@pytest.mark.parametrize("allowed", [0, 1, 3])
+def test_so_many_units_share_a_slot_as_may_and_the_pool_is_whole_afterwards(pool, monkeypatch, allowed):
+    monkeypatch.setattr("distributed.secede", secede)  # without the word to the worker, which is not there
+    monkeypatch.setattr("distributed.get_worker", lambda: SimpleNamespace(state=SimpleNamespace(nthreads=1)))
+    begun, may_end = threading.Semaphore(0), threading.Event()
+
+    def unit():
+        state = set_thread_state(start_time=time.time(), execution_state={}, key="unit")
+        with state, slots.held(), slots.shared(allowed):
+            begun.release()
+            may_end.wait(20)
+
+    sent = [pool.submit(unit) for _ in range(6)]
+    beside = sum(begun.acquire(timeout=20) for _ in range(allowed + 1))
+    last = begun.acquire(timeout=0.05)  # the one more, which holds the slot, keeps others waiting
+    may_end.set()
+    for each in sent:
+        each.result(timeout=20)
+
+    assert (beside, last) == (allowed + 1, False)
+    assert slots._sharers == 0
     assert is_free(pool)
