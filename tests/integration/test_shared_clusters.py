@@ -227,6 +227,7 @@ def test_workers_whose_time_is_always_over_when_a_task_has_begun_are_losses_with
         while not has_ended.wait(0.02):
             if len(begun(ledger)) > times:
                 times = len(begun(ledger))
+                client.wait_for_workers(2, timeout=60)  # a worker does not leave in order while there is no other
                 client.run(leave, workers=[at_work(client, ledger, times)])
 
     other = threading.Thread(target=end_lives)
