@@ -65,11 +65,12 @@ class HandBack(SchedulerPlugin):
                 self.keep_back(worker)
     def keep_back(self, worker):
         client = self.scheduler.clients.get(self.client)
-        at_work = worker.executing.keys() & worker.processing - worker.long_running
-        is_full = len(at_work) >= worker.nthreads
+        in_threads = worker.processing - worker.long_running
+        is_full = len(worker.executing.keys() & in_threads) >= worker.nthreads
         for task in worker.processing:
             ran_s = worker.executing.get(task)
-            if not self.is_ours(task.key) or task.key in self.done or (is_full and ran_s is None):
+            has_waited = is_full and ran_s is None and task in in_threads
+            if has_waited or not self.is_ours(task.key) or task.key in self.done:
                 continue
             if client is not None and (task.who_wants or set()) <= {client}:
                 self.left[task.key] = None if ran_s is None else ran_s + time.time() - worker.last_seen
