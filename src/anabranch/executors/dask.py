@@ -532,7 +532,7 @@ class DaskExecutor(Executor):
         if client is None or client.status != "running" or not self._expected:
             return []
         scheduler: Any = client.scheduler
-        keys = list(self._expected)
+        keys = list(self._expected.copy())
 
         def ask(question: Callable[..., Any], **arguments: Any) -> Any:
             return client.sync(question, callback_timeout=ANSWER_S, **arguments)
@@ -588,7 +588,7 @@ class DaskExecutor(Executor):
     def _sweep(self, now: float) -> None:
         """Look for keys that failed, or whose report has not come."""
         self._next_sweep = now + SWEEP_S
-        for key, since in list(self._expected.items()):
+        for key, since in self._expected.copy().items():  # which events change at any time
             status = self._futures[key].status
             if status == "pending":
                 continue
