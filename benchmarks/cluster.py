@@ -50,7 +50,8 @@ def started(*, workers: int = 2, saturation: str | None = None) -> Iterator[Clus
             address = json.loads(file.read_text())["address"]
             worker = [*dask, "worker", "--nthreads", "1", "--no-dashboard", "--host", "127.0.0.1", *where]
             children += [subprocess.Popen(worker, **common) for _ in range(workers)]
-            _wait_for_workers(address, workers)
+            if workers:
+                _wait_for_workers(address, workers)
             yield Cluster(address, scheduler.pid)
         finally:
             for child in reversed(children):
@@ -59,6 +60,23 @@ def started(*, workers: int = 2, saturation: str | None = None) -> Iterator[Clus
                 with contextlib.suppress(subprocess.TimeoutExpired):
                     child.wait(10)
                 child.kill()
+
+
+@contextlib.contextmanager
+def simulated(address: str, slots: int, *, threads: int) -> Iterator[list[float]]:
+    """Slots that only seem to work, of workers with `threads` each; after the block, seconds that each has worked."""
+    busy_s: list[float] = []
+    command = [sys.executable, "-m", "benchmarks.simulated", "--slots", str(slots), "--threads", str(threads), address]
+    with subprocess.Popen(
+        command, cwd=Path(__file__).parents[1], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as workers:
+        try:
+            assert workers.stdout is not None
+            assert workers.stdout.readline() == b"ready\n"
+            yield busy_s
+            busy_s += json.loads(workers.communicate(timeout=60)[0])
+        finally:
+            workers.kill()
 
 
 def _wait_for(file: Path) -> None:

@@ -9,17 +9,23 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 from distributed import Client
 
 from anabranch import Flow, config
 from anabranch.executors import DaskExecutor
+<<<<<<< Updated upstream
 from benchmarks import bare, flows, rates
 from benchmarks.cluster import Cluster
+=======
+from benchmarks import bare, flows
+from benchmarks.cluster import Cluster, simulated, started
+>>>>>>> Stashed changes
 
 
 @dataclass(frozen=True)
@@ -369,6 +375,40 @@ def _driver_memory(address: str, which: str, width: int) -> dict[str, float]:
     return found
 
 
+def slots(bench: Bench) -> Iterator[Row]:
+    """Elements of half a second on many simulated slots, and the CPU that driver and scheduler take meanwhile."""
+    pause_s, each = 0.5, 4 if bench.quick else 60
+    for number in (64,) if bench.quick else (64, 256, 1_000):
+        with started(workers=0) as cluster, simulated(cluster.address, number, threads=8) as busy_s:
+            executor = DaskExecutor(cluster.address)
+            _paused(number, pause_s).run(executor=executor)  # the first run on a cluster loads the library there
+            processes = psutil.Process(), psutil.Process(cluster.scheduler_pid)
+            flow, before, began = _paused(number * each, pause_s), _cpu_s(processes), time.perf_counter()
+            assert flow.run(executor=executor).is_successful()
+            seconds = time.perf_counter() - began
+            driver, scheduler = ((now - then) / seconds for now, then in zip(_cpu_s(processes), before, strict=True))
+        found = each * pause_s / seconds
+        yield Row(
+            f"{number * each:,} × 0.5 s on {number:,} simulated slots",
+            f"efficiency {found:.3f} ({seconds:.1f} s); cores: driver {driver:.2f}, scheduler {scheduler:.2f}; "
+            f"least busy worker {min(busy_s) / max(busy_s):.2f} of the busiest",
+            "≥ 0.95, ≤ 1 core",
+            None if bench.quick else found >= 0.95 and driver + scheduler <= 1,
+            seconds=seconds,
+            width=number * each,
+        )
+
+
+def _paused(width: int, seconds: float) -> Flow:
+    with Flow("paused") as flow:
+        flows.pause.map(range(width), _whole(seconds))
+    return flow
+
+
+def _cpu_s(processes: Iterable[psutil.Process]) -> list[float]:
+    return [sum(process.cpu_times()[:2]) for process in processes]
+
+
 def starting(bench: Bench) -> Iterator[Row]:
     """Whole processes: the import, and a script of three tasks."""
     script = (
@@ -417,5 +457,6 @@ MEASURES: dict[str, Measure] = {
     "history": history,
     "resume": resume,
     "memory": memory,
+    "slots": slots,
     "starting": starting,
 }
