@@ -19,13 +19,8 @@ from distributed import Client
 
 from anabranch import Flow, config
 from anabranch.executors import DaskExecutor
-<<<<<<< Updated upstream
 from benchmarks import bare, flows, rates
-from benchmarks.cluster import Cluster
-=======
-from benchmarks import bare, flows
 from benchmarks.cluster import Cluster, simulated, started
->>>>>>> Stashed changes
 
 
 @dataclass(frozen=True)

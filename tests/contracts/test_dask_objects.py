@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import dask.dataframe as dd
-import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
@@ -99,48 +97,6 @@ def test_a_future_that_the_cluster_does_not_have_is_refused(client: Client) -> N
             "is not known to the cluster that the task runs on: it was cancelled, or is of another cluster; make it "
             "there, and keep it until the run has ended" in state[node].message
         )
-
-
-def read(number: int) -> pd.DataFrame:
-    return pd.DataFrame({"x": np.full(131_072, number)})  # a mebibyte
-
-
-def test_one_of_200_partitions_fails_and_goes_on_alone_and_the_driver_has_none_of_them(
-    client: Client, tmp_path: Path
-) -> None:
-    log, broken = tmp_path / "log", tmp_path / "broken"
-    broken.touch()
-
-    @task
-    def cleaned(part: pd.DataFrame) -> pd.DataFrame:
-        with log.open("a") as file:
-            file.write(f"{part['x'][0]}\n")
-        if part["x"][0] == 77 and broken.exists():
-            raise OSError("no such file")
-        return part
-
-    @task
-    def rows(part: pd.DataFrame) -> int:
-        return len(part)
-
-    with Flow("frame") as flow:
-        node = cleaned.map(dd.from_map(read, range(200)).partitions)
-        counted = rows.map(node)
-    tracemalloc.start()
-    try:
-        first = flow.run(executor=executor(client))
-        broken.unlink()
-        second = flow.run(executor=executor(client), resume=first.run_id)
-        most = tracemalloc.get_traced_memory()[1]
-    finally:
-        tracemalloc.stop()
-
-    assert [index for index, each in enumerate(first[node].map_states) if not each.is_successful()] == [77]
-    assert first[node].map_states[77].message == "OSError: no such file"
-    assert second.is_successful(), second.message
-    assert second[counted].result == [131_072] * 200
-    assert sorted(map(int, log.read_text().split())) == sorted([*range(200), 77])
-    assert most < 20 << 20
 
 
 def test_one_partition_of_a_frame_fails_and_goes_on_alone(client: Client, tmp_path: Path) -> None:
