@@ -157,6 +157,16 @@ def test_several_names_are_given_together_or_not_at_all(table: PermitTable):
     assert settle(table, "b", wants={BOTH: 1}, size=1, at=2).may_use == {"api": 1, "db": 1}
 
 
+def test_of_all_that_one_run_waits_for_each_has_its_turn(table: PermitTable):
+    wants: dict[Bundle, int] = {("api",): 1, BOTH: 1, ("api", "db", "gpu"): 1}
+    served = set()
+    for at in range(30):
+        served.add(tuple(sorted(settle(table, "a", wants=wants, size=1, at=at).may_use)))
+        settle(table, "b", wants={("api",): 1}, size=1, at=at + 0.5)
+
+    assert served >= wants.keys()
+
+
 def test_what_a_dead_driver_held_is_free_when_its_lease_has_ended(table: PermitTable):
     settle(table, "a", wants={DB: 2})
     settle(table, "b", wants={DB: 1}, at=LEASE_S - 1)

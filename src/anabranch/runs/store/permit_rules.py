@@ -105,13 +105,17 @@ def settle(
     held = Counter({name: count for name, count in claim.in_use.items() if name not in lost})
     views = {name: _View(name, token, claim, others, fixed, now, waits=_waits(claim, name)) for name in names}
     tickets = {each.bundle: each.ticket for each in mine if each.bundle}
+    back: set[Bundle] = set()
+    """What the driver waits for with a name that it gives back for others: it is behind them now."""
     may_use = dict(held)
     for name, view in views.items():
         if view.is_contended and had.get(name, 0) > view.floor:
             may_use[name] = min(held[name], view.floor)
-            if had[name] > held[name]:  # it gives some back for others, and is behind them now
-                tickets = {bundle: now if name in bundle else ticket for bundle, ticket in tickets.items()}
-    wants = sorted(((tickets.get(bundle, now), bundle, count) for bundle, count in claim.wants))
+            if had[name] > held[name]:
+                back |= {bundle for bundle in tickets if name in bundle}
+    # They keep their order: else the same one would come last each time.
+    tickets.update((bundle, now + n) for n, bundle in enumerate(sorted(back, key=lambda each: (tickets[each], each))))
+    wants = sorted(((tickets.get(bundle, now + len(back)), bundle, count) for bundle, count in claim.wants))
     waiting: dict[Bundle, tuple[int, int]] = {}
     short: dict[str, None] = {}
     ahead = 0
@@ -121,7 +125,7 @@ def settle(
             held.update(bundle)
             got += 1
         if got < wanted:
-            waiting[bundle] = (wanted - got, now if got else ticket)
+            waiting[bundle] = (wanted - got, now + len(back) if got else ticket)
             short.update((name, None) for name in bundle if not views[name].have_room(held[name], (ticket, token)))
             ahead = max(ahead, *(views[name].ahead((ticket, token)) for name in bundle))
         if got:
