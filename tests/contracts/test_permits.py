@@ -251,6 +251,24 @@ def test_a_driver_that_has_given_all_back_leaves_no_row(table: PermitTable):
     assert table.all(now=1_000 * SECOND) == []
 
 
+def test_nothing_is_left_of_limits_that_nobody_uses(table: PermitTable, store: RelationalRunStore):
+    table.fix("db", 3)
+    for n in range(20):
+        names = sorted((f"host:{n}", f"host:{n + 1}", "db"))
+        claim = Claim(dict.fromkeys(names, 1), {}, tuple(((name,), 1) for name in names))
+        table.settle(driver("a"), claim, names, lease_s=LEASE_S, now=SECOND)
+        table.settle(driver("a"), Claim({}, {f"host:{n}": 1}), names, lease_s=LEASE_S, now=SECOND)
+        if n % 2:
+            table.settle(driver("a"), Claim(), names, lease_s=LEASE_S, now=SECOND)
+        else:
+            table.drop("token-a", now=SECOND)
+
+    names = store.database.read(lambda transaction: transaction.fetch("SELECT name FROM anabranch_limits"))
+
+    assert [name for (name,) in names] == ["db"]
+    assert [each.name for each in table.all(now=SECOND)] == ["db"]
+
+
 def test_names_are_only_ever_values(table: PermitTable):
     name = "x'); DROP TABLE anabranch_permits; -- %_ é 😀 <b>"
     claim = Claim({name: 1}, {}, (((name,), 1),))

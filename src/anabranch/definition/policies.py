@@ -15,6 +15,7 @@ from typing import Any, Literal, TypeAlias
 
 from anabranch.base import triggers
 from anabranch.base.errors import OptionError, listed, nearest
+from anabranch.definition.limit_names import fields_of
 from anabranch.definition.rates import rates_of
 
 Seconds: TypeAlias = float | timedelta
@@ -344,6 +345,11 @@ class Policies:
     def may_stop_early(self) -> bool:
         """Whether a map may end before all of its elements have run."""
         return self.min_success is not None or self.first_n is not None or self.stop_when is not None
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """Those names of limits that are made of arguments."""
+        return tuple(name for name in {**self.concurrency, **self.rate} if fields_of(name)) if self.is_limited else ()
 
     @property
     def is_limited(self) -> bool:

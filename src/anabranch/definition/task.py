@@ -22,6 +22,7 @@ from anabranch.definition import dask_objects, scope
 from anabranch.definition.deferred import DeferredCall, deferred
 from anabranch.definition.dependency import Dependency
 from anabranch.definition.graph import Graph
+from anabranch.definition.limit_names import fields_of
 from anabranch.definition.lookup import each_of, holds_node, nodes_of, open_graphs
 from anabranch.definition.marks import flatten, mapped, unmapped
 from anabranch.definition.node import Node
@@ -75,6 +76,7 @@ class Task(Template, Generic[P, R]):
         signature = Signature(function, self.name)
         try:
             _check_awaited(signature, policies)
+            _check_names(signature, policies)
         except OptionError as error:
             raise OptionError(f"task {self.name!r} ({where}): {error}") from None
         self._keep("_anabranch", Definition(where, policies, signature, storing))
@@ -372,6 +374,7 @@ class Task(Template, Generic[P, R]):
         try:
             policies = policies_of(options, self._anabranch.policies) if options else self._anabranch.policies
             _check_awaited(self._anabranch.signature, policies)
+            _check_names(self._anabranch.signature, policies)
         except OptionError as error:
             raise OptionError(f"{self.name}(task_args=…): {error} ({caller()})") from None
         # One Signature for all calls: looking at a function is slow, and it travels to workers once.
@@ -424,6 +427,17 @@ def policies_of(options: Mapping[str, Any], base: Policies | None = None) -> Pol
     from anabranch.definition.storing import storing_of  # which few tasks need, and which takes a while to load
 
     return replace(policies, storing=storing_of(storing, policies.storing))
+
+
+def _check_names(signature: Signature, policies: Policies) -> None:
+    """Refuse names of limits that are made of what is no argument."""
+    for template in policies.templates if signature.parameters is not None and not signature.takes_any_keyword else ():
+        for name in fields_of(template):
+            if name not in signature.named_parameters:
+                raise OptionError(
+                    f"limit {template!r} is made of {name!r}, which is no argument; there are: "
+                    f"{listed(signature.named_parameters)}"
+                )
 
 
 def _check_awaited(signature: Signature, policies: Policies) -> None:
@@ -642,7 +656,8 @@ def task(function: Callable[..., Any] | None = None, /, **options: Any) -> Any:
         Dask worker resources, and priority (larger first).
     concurrency
         Named limits, such as ``{"db": 4}``: how many task runs with this name may run at the same time, over all runs
-        of a run store. A waiting task takes no worker slot. If sizes of a name differ, the lowest applies.
+        of a run store. A waiting task takes no worker slot. If sizes of a name differ, the lowest applies. Names may be
+        made of arguments: ``{"host:{host}": 4}``.
     rate
         Named rates, such as ``{"api": "100/min"}`` or ``"5/10s"``: how many attempts with this name there may be in any
         window of that length, over all runs of a run store. A retry is another attempt. What waits takes no slot.

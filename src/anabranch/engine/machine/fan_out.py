@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -29,6 +30,7 @@ from anabranch.definition.frozen import FrozenNode, reduced_argument
 from anabranch.definition.policies import Policies
 from anabranch.engine.machine.call_book import Waiter
 from anabranch.engine.machine.knowledge import Knowledge, NodeRun
+from anabranch.engine.machine.limits import Names
 from anabranch.engine.machine.maps import Batch, Chain, MapRun
 from anabranch.engine.machine.pacing import Pacer
 from anabranch.engine.units.blame import blamed, noted
@@ -37,6 +39,7 @@ from anabranch.engine.units.indices import Indices, as_range, cut, stretches
 from anabranch.engine.units.units import ColumnReport, CutFrom, Held, Input, Key, Pieces, Report, Unit
 
 _SHARED = ("resources", "chunksize", "priority", "concurrency", "rate")  # policies that maps of one chunk must agree on
+NAMED_AT_ONCE = 1_000  # elements whose names of limits are found out by one unit
 PERMIT_S = 5.0  # for which a chunk has permits of a rate that it does not use: they are good for as long as a lease is
 RECORD_NBYTES = 500  # about what the state of a failed element weighs
 
@@ -344,7 +347,7 @@ class FanOut:
     def _same_policies(self, run: NodeRun, chain: Chain) -> bool:
         first, mine = self._known.graph.nodes[chain.slugs[0]], run.node
         is_plain = not (first.is_awaited or mine.is_awaited)  # elements of an async map go on as they come
-        is_plain = is_plain and not first.policies.rate  # a permit for each attempt
+        is_plain = is_plain and not (first.policies.rate or first.policies.templates)  # permits are each element's
         return is_plain and all(getattr(first.policies, name) == getattr(mine.policies, name) for name in _SHARED)
 
     def next_chunks(self) -> list[Unit]:
@@ -360,10 +363,11 @@ class FanOut:
             is_eager = not (chain.pacer.is_probing or node.policies.rate)
             is_full = not is_eager and len(chain.in_flight) >= self._known.slots
             if not is_full:
-                room = self._known.limits.room(node, is_call=not chain.ready[0].assembles)
+                room = self._room(chain, node)
             if not is_full and not room:
                 is_full = True
-                self._known.limits.turn_away(node, chain.left)
+                for batch in chain.ready:
+                    self._known.limits.turn_away(node, len(batch.indices), batch.names or ())
             if not is_full:
                 units.append(self._chunk(chain, room))
                 in_flight += 1
@@ -375,9 +379,47 @@ class FanOut:
         """Whose turn it is: of chains with as many chunks on their way, what finishes elements that have begun."""
         return len(chain.in_flight), not chain.ready[0].assembles, -self._known.graph.nodes[chain.slugs[0]].depth
 
+    def _room(self, chain: Chain, node: FrozenNode) -> int:
+        """For how many elements there is room of those that come next; they are put first."""
+        limits = self._known.limits
+        if not node.policies.templates:
+            return limits.room(node, is_call=not chain.ready[0].assembles)
+        self._part_by_name(chain)
+        for place, batch in enumerate(chain.ready):
+            if batch.names is not None or batch.assembles:
+                room = limits.room(node, batch.names or (), is_call=not batch.assembles)
+                if room:
+                    chain.ready.rotate(-place)
+                    return room
+        for place, batch in enumerate(chain.ready):
+            if batch.names is None and not batch.assembles:
+                chain.ready.rotate(-place)
+                return NAMED_AT_ONCE
+        return 0
+
+    def _part_by_name(self, chain: Chain) -> None:
+        """Put elements together that have the same names of limits, as far as these are known."""
+        known = self._elements_of(chain.slugs[0]).names
+        ready, is_new = deque[Batch](), False
+        for batch in chain.ready:
+            if batch.names is not None or batch.assembles or batch.indices[0] not in known:
+                ready.append(batch)
+                continue
+            is_new = True
+            parts: dict[Names | None, list[int]] = {}
+            for index in batch.indices:
+                parts.setdefault(known.get(index), []).append(index)
+            ready.extend(replace(batch, indices=as_range(part), names=names) for names, part in parts.items())
+        if is_new:
+            chain.ready = ready
+
     def _chunk(self, chain: Chain, room: int) -> Unit:
         chain.has_begun = True
-        batch = self._apart(chain, chain.next_batch(self._known.slots, room))
+        asks_names = chain.ready[0].names is None and not chain.ready[0].assembles
+        asks_names = asks_names and bool(self._known.graph.nodes[chain.slugs[0]].policies.templates)
+        batch = self._apart(chain, chain.next_batch(None if asks_names else self._known.slots, room))
+        if batch.names and chain.ready:
+            chain.ready.rotate(-1)  # others' turn
         slugs = chain.slugs[batch.first : batch.first + 1 if batch.is_apart else None]
         elements: dict[str, Input] = {}
         for slug in slugs[1:] if batch.assembles else slugs:
@@ -411,6 +453,8 @@ class FanOut:
             give_up_s=self._give_up_s(chain, batch),
             approved=self._known.approved.intersection(slugs),
             is_suspect=batch.is_suspect,
+            asks_names=asks_names,
+            names=batch.names or (),
             calls=calls,
         )
         chain.in_flight[unit.key] = batch
@@ -459,6 +503,10 @@ class FanOut:
         assert unit.indices is not None
         assert report.indices is not None
         batch = chain.in_flight.pop(unit.key)
+        if unit.asks_names and not report.columns:
+            self._elements_of(chain.slugs[0]).names.update(zip(unit.indices, report.names, strict=False))
+            chain.ready.appendleft(batch)
+            return []
         done = report.indices
         rest = unit.indices[len(done) :]
         chain.pacer.observe(width=len(done), seconds=report.seconds, nbytes=report.nbytes)

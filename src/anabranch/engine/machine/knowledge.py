@@ -22,7 +22,7 @@ from anabranch.base.states import (
 )
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.machine.call_book import CallBook, Waiter
-from anabranch.engine.machine.limits import Limits
+from anabranch.engine.machine.limits import Limits, Names
 from anabranch.engine.machine.maps import Chain, MapRun
 from anabranch.engine.machine.verdicts import Verdicts
 from anabranch.engine.units.indices import Indices
@@ -60,6 +60,8 @@ class NodeRun:
     """Whether a unit with it was lost: it runs alone from then on."""
     was_lost: bool = False
     """Whether it had ended, and runs again because its value was lost."""
+    names: Names | None = None
+    """What the templates of its limits make, once that is known."""
     assembles: bool = False
     """Whether it has made deferred calls that have ended: its value is put together of theirs."""
 
@@ -153,10 +155,10 @@ class Knowledge:
     def send(self, unit: Unit) -> Unit:
         """Note that a unit is on its way."""
         self.units[unit.key] = unit
-        if self.limits:
+        if not unit.asks_names:
             is_call = unit.calls is None or not unit.calls.assembles
             attempts = 0 if not is_call else 1 if unit.indices is None else len(unit.indices)
-            self.limits.hold(unit.key, [self.graph.nodes[slug] for slug in unit.nodes], attempts)
+            self.limits.hold(unit.key, (self.graph.nodes[slug] for slug in unit.nodes), attempts, unit.names)
         self._users[unit.key] = set(unit.nodes)
         self._takers.update(unit.upstream_keys())
         self._flying.update(self._names_of(unit))

@@ -8,11 +8,16 @@ import sys
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from anabranch.definition.frozen import FrozenNode
 from anabranch.engine.machine.permits import Bundle, Claim, Spent, rate_limit, window_of
 from anabranch.engine.units.units import Key
 
+Names: TypeAlias = tuple[str, ...]
+"""What the templates of a node's limits make of an element, in their order."""
+
+MAX_WANTS = 50  # that are claimed at a time: with limits by element there may be thousands
 STEPS = 100  # in which the permits of a window come back: each may be a chunk, and a message to the run store
 
 
@@ -71,31 +76,41 @@ class Limits:
 
     def add(self, node: FrozenNode) -> None:
         """A node may ask for room from now on."""
-        for name, most in node.policies.concurrency.items():
-            self._most[name] = 1 if name in self._outside else min(most, self._most.get(name, most))
-        for name, (count, window_s) in node.policies.rate.items():
-            limit = rate_limit(name, window_s)
-            self._rates.setdefault(name, {})[limit] = None
-            self._most[limit] = min(count, self._most.get(limit, count))
+        if not node.policies.templates:
+            self._limits_of(node)
 
     def __bool__(self) -> bool:
         return bool(self._most)
 
-    def _rates_of(self, node: FrozenNode) -> list[str]:
-        return [limit for name in node.policies.rate for limit in self._rates[name]]
+    def _limits_of(self, node: FrozenNode, names: Names = ()) -> tuple[list[str], list[str]]:
+        """The named limits and the rates of a node; `names`: those that its templates make, if they are known."""
+        policies = node.policies
+        made = dict(zip(policies.templates, names or policies.templates, strict=True))
+        left_out = made if not names else ()
+        concurrency = {made.get(name, name): n for name, n in policies.concurrency.items() if name not in left_out}
+        rates = {made.get(name, name): rate for name, rate in policies.rate.items() if name not in left_out}
+        for name, most in concurrency.items():
+            self._most[name] = 1 if name in self._outside else min(most, self._most.get(name, most))
+        for name, (count, window_s) in rates.items():
+            limit = rate_limit(name, window_s)
+            self._rates.setdefault(name, {})[limit] = None
+            self._most[limit] = min(count, self._most.get(limit, count))
+        return list(concurrency), [limit for name in rates for limit in self._rates[name]]
 
-    def room(self, node: FrozenNode, *, is_call: bool = True) -> int:
+    def room(self, node: FrozenNode, names: Names = (), *, is_call: bool = True) -> int:
         """How many attempts of this node a unit may have that is sent now; 0: there is no room for it.
 
-        `is_call`: whether the unit calls the task's function.
+        Parameters
+        ----------
+        names
+            What its templates make; none: they are left out of account.
+        is_call
+            Whether the unit calls the task's function.
         """
-        room = sys.maxsize
-        for name in node.policies.concurrency:
-            if self._left(name) <= 0:
-                return 0
-        for limit in self._rates_of(node) if is_call else ():
-            room = min(room, self._left(limit))
-        return max(0, room)
+        concurrency, rates = self._limits_of(node, names)
+        if any(self._left(name) <= 0 for name in concurrency):
+            return 0
+        return max(0, min(map(self._left, rates), default=sys.maxsize) if is_call else sys.maxsize)
 
     def _left(self, limit: str) -> int:
         left = self._most[limit] - self._held[limit]
@@ -103,14 +118,13 @@ class Limits:
             left = min(left, self._may_use.get(limit, 0) - self._permitted[limit])
         return left
 
-    def hold(self, key: Key, nodes: Collection[FrozenNode], attempts: int) -> None:
+    def hold(self, key: Key, nodes: Iterable[FrozenNode], attempts: int, names: Names = ()) -> None:
         """A unit with these nodes is on its way, for so many attempts of each."""
-        uses = [
-            _Use(name, 1, name not in self._outside)
-            for name in dict.fromkeys(name for node in nodes for name in node.policies.concurrency)
-        ]
+        limits = [self._limits_of(node, names) for node in nodes]
+        held = dict.fromkeys(name for concurrency, _ in limits for name in concurrency)
+        uses = [_Use(name, 1, name not in self._outside) for name in held]
         if attempts:
-            uses += [_Use(limit, attempts, True) for node in nodes for limit in self._rates_of(node)]
+            uses += [_Use(limit, attempts, True) for _, rates in limits for limit in rates]
         if uses:
             self._units[key] = uses
         for use in uses:
@@ -185,12 +199,12 @@ class Limits:
         self._turned_away.clear()
         self._is_short = False
 
-    def turn_away(self, node: FrozenNode, units: int = 1) -> None:
+    def turn_away(self, node: FrozenNode, units: int = 1, names: Names = ()) -> None:
         """So many units with this node, or attempts if it has a rate, could go out if there were room."""
-        rates = self._rates_of(node)
+        concurrency, rates = self._limits_of(node, names)
         self._is_short |= bool(rates)
         if self.is_shared:
-            self._turned_away[tuple(sorted({*(node.policies.concurrency.keys() - self._outside), *rates}))] += units
+            self._turned_away[tuple(sorted({*concurrency, *rates} - self._outside))] += units
 
     @property
     def units(self) -> int:
@@ -219,7 +233,9 @@ class Limits:
             room = min((self._most[name] - self._held[name] for name in bundle), default=0)
             is_rate = all(map(window_of, bundle))  # a unit makes many attempts
             count = min(units, room, spare and units if is_rate else spare)
-            if bundle and count > 0:
+            if bundle and count > 0 and len(wants) < MAX_WANTS:
                 wants.append((bundle, count))
         in_use = {name: count for name, count in self._permitted.items() if count > 0}
-        return Claim(dict(self._most), in_use, tuple(wants), has_more=bool(self._turned_away))
+        used = {*in_use, *(name for bundle, _ in wants for name in bundle)}
+        sizes = {name: self._most[name] for name in (self._most if len(self._most) <= MAX_WANTS else used)}
+        return Claim(sizes, in_use, tuple(wants), has_more=bool(self._turned_away))

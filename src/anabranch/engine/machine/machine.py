@@ -545,6 +545,8 @@ class Machine:
             self._free()
             self._release(self._known.unused(unit.key))
             return
+        if unit.asks_names and report.names:
+            self.runs[unit.nodes[0]].names = report.names[0]
         if unit.is_suspect:
             self._known.verdicts.survived(unit.nodes[0], report.seconds)
         told = {each.slug for each in report.singles}

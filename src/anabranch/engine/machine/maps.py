@@ -60,6 +60,8 @@ class MapRun:
         """The last attempt, or round of a loop, of elements that have had one and have not ended."""
         self.values: list[tuple[Indices, bytes]] = []
         """Values that came with reports, as pickled lists."""
+        self.names: dict[int, tuple[str, ...]] = {}
+        """What the templates of limits make of elements."""
         self.done = 0
         self.failed = 0
         self.settled: dict[int, State] = {}
@@ -379,6 +381,8 @@ class Batch:
     """Whether only the first of the maps runs: each in a unit of its own, to see which one is to blame."""
     assembles: bool = False
     """Whether they have made deferred calls that have ended, so that their values are put together."""
+    names: tuple[str, ...] | None = None
+    """What the templates of limits make of each of them, if that is known."""
     is_suspect: bool = False
     """Whether a chunk with these elements was lost: they run as they stand, and alone."""
 
@@ -434,11 +438,14 @@ class Chain:
                 self.ready.pop()
         self.ready.append(Batch(indices))
 
-    def next_batch(self, slots: int, room: int = sys.maxsize) -> Batch:
-        """Take the next chunk's elements, of which there is room for so many on all slots together."""
+    def next_batch(self, slots: int | None, room: int = sys.maxsize) -> Batch:
+        """Take the next chunk's elements, of which there is room for so many on all slots together.
+
+        `slots`: None if it takes no time.
+        """
         batch = self.ready[0]
         size = len(batch.indices)
-        if not batch.is_suspect:
+        if slots is not None and not batch.is_suspect:
             idle = max(1, slots - len(self.in_flight))
             size = min(self.pacer.next_size(left=max(self.left, 1), slots=slots), math.ceil(room / idle))
         size = min(size, room)

@@ -105,9 +105,11 @@ class Singles:
             run = self._known.runs[self._backlog.pop()]
             if not (self._known.may_start(run) and self._is_due(run)):
                 continue
-            if self._known.limits.room(run.node, is_call=not run.assembles):
+            if run.names is None and run.node.policies.templates and not run.assembles:
+                return self._send(run, [run.node.slug], asks_names=True)
+            if self._known.limits.room(run.node, run.names or (), is_call=not run.assembles):
                 return self._start(run)
-            self._known.limits.turn_away(run.node)
+            self._known.limits.turn_away(run.node, names=run.names or ())
             self._waiting.append(run)
         return None
 
@@ -148,6 +150,9 @@ class Singles:
             return self._assemble(run)
         is_bundle = bool(self._backlog) and self._can_bundle(run, {})
         slugs = self._bundle_from(run) if is_bundle else self._line_from(run)
+        return self._send(run, slugs, is_bundle=is_bundle)
+
+    def _send(self, run: NodeRun, slugs: list[str], *, is_bundle: bool = False, asks_names: bool = False) -> Unit:
         unit = Unit(
             key=self._known.new_key(run.node),
             nodes=tuple(slugs),
@@ -157,6 +162,8 @@ class Singles:
             give_up_s=BUNDLE_S * GIVE_UP_TARGETS if is_bundle else None,
             approved=self._known.approved.intersection(slugs),
             is_suspect=run.is_suspect,
+            asks_names=asks_names,
+            names=run.names or (),
         )
         for slug in slugs:
             each = self._known.runs[slug]
@@ -177,6 +184,7 @@ class Singles:
             elements=elements,
             attempts={-1: run.attempt} if run.attempt > 1 else {},
             is_suspect=run.is_suspect,
+            names=run.names or (),
             calls=UnitCalls({slug: calls.blocks(waiter, (-1,))}, definitions, assembles=True),
         )
         run.key, run.is_flying, run.was_told = unit.key, True, False

@@ -219,6 +219,10 @@ class Unit:
     is_suspect: bool = False
     """Whether it was on a worker that died: it runs alone in its process, and says when it begins."""
     approved: frozenset[str] = frozenset()
+    asks_names: bool = False
+    """Whether only the names are wanted that the templates of its node's limits make."""
+    names: tuple[str, ...] = ()
+    """Those names, once they are known: all elements have the same."""
     calls: UnitCalls | None = None
     """Of elements that are deferred calls, or that have made some."""
     before: Before | None = None
@@ -371,6 +375,8 @@ class Report:
     """Wall time of the elements."""
     last_s: float = 0.0
     """Of a chunk that hands elements back: seconds that the last one took."""
+    names: tuple[tuple[str, ...], ...] = ()
+    """Of a unit that asks for names: those of its elements, or of its single node."""
     ended_s: tuple[float, ...] = ()
     """Of a map with a rate: how many seconds before the report its elements ended."""
     nbytes: int = 0

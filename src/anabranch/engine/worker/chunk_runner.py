@@ -42,6 +42,9 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     for place, slug in enumerate(unit.nodes):
         before = {stage.node.slug: stage for stage in stages}
         stages.append(Stage(environment.program.nodes[slug], unit, environment, outcomes, before, is_first=place == 0))
+    if unit.asks_names:
+        names = stages[0].limit_names()
+        return UnitOutcome(), Report(unit.key, indices=(), names=names, worker=environment.worker, started=began)
     for stage in stages[:-1]:
         stage.is_followed = True
     telltale = _News(unit, stages, environment, began)

@@ -45,6 +45,7 @@ from anabranch.engine.worker.task_runner import (
     finish,
     has_deferred,
     is_never_over,
+    limit_names_of,
     perform,
     reraise,
     run_assembly,
@@ -94,7 +95,9 @@ class Stage:
         self.reached = 0
         self.last_s = 0.0
         """Seconds that the last element took before the deadline passed."""
-        self.context = environment.task_context(node, is_approved=self.approved)
+        self.names = unit.names
+        """What the templates of limits make of all elements."""
+        self.context = environment.task_context(node, is_approved=self.approved, names=unit.names)
         self.stored = self._chunk_storage(unit)
         self._seen: dict[object, int] = {}
         """Position of the first failure of each kind."""
@@ -306,9 +309,17 @@ class Stage:
         return run if self.stored is None else self.stored.equip(run, position)
 
     def _context_at(self, index: int, attempt: int = 1) -> TaskContext:
-        ctx = self.environment.task_context(self.node, map_index=index, attempt=attempt, is_approved=self.approved)
+        ctx = self.environment.task_context(
+            self.node, map_index=index, attempt=attempt, is_approved=self.approved, names=self.names
+        )
         ctx.names = {index: self.context.names[index]} if self.context.names is not None else None
         return ctx
+
+    def limit_names(self) -> tuple[tuple[str, ...], ...]:
+        """What the templates of the node's limits make of each element."""
+        known: dict[tuple[str, ...], tuple[str, ...]] = {}
+        found = (limit_names_of(self._run_at(position)) for position in range(len(self.indices)))
+        return tuple(known.setdefault(names, names) for names in found)
 
     def _long_way(self, position: int) -> None:
         finish(self.perform(position))

@@ -45,6 +45,7 @@ from anabranch.base.times import plain_time
 from anabranch.base.triggers import EdgeName, Upstreams, is_ready_made, verdict
 from anabranch.definition.expressions import Build, evaluate
 from anabranch.definition.frozen import FrozenNode
+from anabranch.definition.limit_names import made_of
 from anabranch.definition.signature import STAR
 from anabranch.engine.isolation.calling import call_in_process
 from anabranch.engine.units.blame import CallbackRaised, asking, blamed, noted
@@ -114,11 +115,18 @@ class Environment:
         return Storage(node, self.program.run, self.program.values)
 
     def task_context(
-        self, node: FrozenNode, *, map_index: int | None = None, attempt: int = 1, is_approved: bool = False
+        self,
+        node: FrozenNode,
+        *,
+        map_index: int | None = None,
+        attempt: int = 1,
+        is_approved: bool = False,
+        names: tuple[str, ...] = (),
     ) -> TaskContext:
-        """A context for the task's code."""
+        """A context for the task's code; `names`: those that the templates of its limits make."""
         policies = node.policies
-        limits = frozenset(policies.concurrency) if policies.concurrency else frozenset[str]()
+        made = dict(zip(policies.templates, names, strict=False))
+        limits = frozenset(made.get(name, name) for name in policies.concurrency)
         return TaskContext(
             self.program.run,
             node.name,
@@ -313,6 +321,23 @@ def _values_of(run: TaskRun) -> tuple[dict[str, Any], dict[str, Any]]:
     whole = dict(run.environment.program.values)
     whole.update((slug, outcome.value) for slug, outcome in run.upstreams.items())
     return whole, {slug: outcome.value for slug, outcome in run.neighbours.items()}
+
+
+def limit_names_of(run: TaskRun) -> tuple[str, ...]:
+    """What the templates of the node's limits make of a task run's arguments; what makes none stands for itself."""
+    names, inputs = [], {}
+    try:
+        parameters = run.node.signature.parameters or {}
+        inputs = {**{name: each.default for name, each in parameters.items()}, **inputs_of(run)}
+    except BaseException as error:  # it will not run, or fail
+        run.environment.reraise_interrupt(error)
+    for template in run.node.policies.templates:
+        try:
+            names.append(made_of(template, inputs))
+        except BaseException as error:  # values of the user's are made texts
+            run.environment.reraise_interrupt(error)
+            names.append(template)
+    return tuple(names)
 
 
 def own_inputs(run: TaskRun, inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -37,6 +37,7 @@ from anabranch.engine.worker.task_runner import (
     TaskRun,
     consult_trigger,
     failed_state,
+    limit_names_of,
     run_assembly,
     run_task,
 )
@@ -90,6 +91,7 @@ class _Line:
         self._changed: set[Key] = set()
         self._elsewhere = unit.before.unfinished if unit.before is not None else {}
         self._ended = unit.before.ended if unit.before is not None else {}
+        self._names: tuple[tuple[str, ...], ...] = ()
         self._told = 0
         """Reports that were told already."""
         self._at: tuple[str, float] | None = None
@@ -159,7 +161,7 @@ class _Line:
             node,
             upstreams,
             {},
-            environment.task_context(node, attempt=attempt, is_approved=is_approved),
+            environment.task_context(node, attempt=attempt, is_approved=is_approved, names=unit.names),
             environment,
             wait_s=0.0 if unit.give_up_s is not None else environment.longest_wait_s(unit),
             is_approved=is_approved,
@@ -168,6 +170,11 @@ class _Line:
             note=self._note,
             is_over=ongoing.ends,
         )
+        if unit.asks_names:
+            self._names = (limit_names_of(run),)
+            self._at = None
+            self._reports.append(SingleReport.handed_back(slug))
+            return
         if place == 0 and -1 in unit.loops:
             run.go_on(unit.loops[-1])
         if called is not None:
@@ -219,6 +226,7 @@ class _Line:
             worker=environment.worker,
             started=self._began,
             expansions=tuple(self._expansions),
+            names=self._names,
             taken={} if self._changed else unreported_seals(unit, self._outcomes),
             changed=frozenset(self._changed),
         )

@@ -28,6 +28,7 @@ _SPEND = (
     PERMITS.insert().removesuffix("DO NOTHING")
     + f"DO UPDATE SET held = {PERMITS.name}.held + excluded.held, lease_until = excluded.lease_until"
 )
+_FORGET = f"DELETE FROM {LIMITS.name} WHERE name = ? AND fixed IS NULL"
 _FIX = f"UPDATE {LIMITS.name} SET fixed = ? WHERE name = ?"
 
 
@@ -112,6 +113,9 @@ class PermitTable:
             rows = _rows_to_write(holder, claim, verdict, mine, seen=moment, lease_until=lease_until)
             if rows:
                 transaction.execute_many(PERMITS.insert(), rows)
+            used = {*verdict.held, *(each.name for each in alive if each.token != holder.token)}
+            used.update(name for bundle in verdict.waiting for name in bundle)
+            _forget(transaction, set(ordered) - used)
             others = tuple(each for each in alive if each.token != holder.token)
             return Settled(verdict, others, frozenset(fixed))
 
@@ -143,20 +147,26 @@ class PermitTable:
         left = sorted(spent)
 
         def act(transaction: Transaction) -> None:
-            if left:
-                self._lock(transaction, sorted({name for name, _, _ in left}))
-            mine = {}
-            for row in transaction.fetch(PERMITS.select("token = ? AND bundle = '[]'"), (token,)):
-                permit = _permit(row)
-                mine[permit.name] = permit
-            _spend(transaction, [each for each in mine.values() if each.lease_until <= moment], moment)
+            names = sorted({*self._rows_of(transaction, token), *(name for name, _, _ in left)})
+            if names:
+                self._lock(transaction, names)
+            mine = self._rows_of(transaction, token)
+            held = [each for each in mine.values() if each.held]
+            _spend(transaction, [each for each in held if each.lease_until <= moment], moment)
             for name, count, seconds in left:
                 if name in mine:
                     until = moment + round((seconds - window_of(name)) * 1e6)
                     _spend(transaction, [replace(mine[name], held=count, lease_until=until)], moment)
             transaction.execute(_DROP, (token,))
+            if names:
+                _forget(transaction, set(names) - {each.name for each in _permits(transaction, names)})
 
         self._database.write(act)
+
+    def _rows_of(self, transaction: Transaction, token: str) -> dict[str, Permit]:
+        """By name what a driver holds, or else waits for."""
+        rows = map(_permit, transaction.fetch(PERMITS.select("token = ? ORDER BY held"), (token,)))
+        return {each.name: each for each in rows}
 
     # What people do ---------------------------------------------------------------------------------------------------
 
@@ -219,6 +229,11 @@ class PermitTable:
 
 def _permits(transaction: Transaction, names: Sequence[str]) -> list[Permit]:
     return [_permit(row) for row in transaction.fetch(PERMITS.select(f"name IN ({_marks(names)})"), names)]
+
+
+def _forget(transaction: Transaction, names: Iterable[str]) -> None:
+    """Leave nothing of limits that nobody uses: there may be one for each host that was ever asked."""
+    transaction.execute_many(_FORGET, [(name,) for name in sorted(names)])
 
 
 def _is_before(permit: Permit, holder: Holder) -> bool:
