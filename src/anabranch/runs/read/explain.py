@@ -19,6 +19,7 @@ from anabranch.base.states import (
     Success,
     TriggerFailed,
 )
+from anabranch.engine.machine.permits import name_of
 from anabranch.engine.units.units import Note
 from anabranch.results.reference import ResultRef
 from anabranch.runs.read.lookup import as_it_stands
@@ -27,6 +28,7 @@ from anabranch.runs.record.refs import load_note, load_ref, load_stored
 from anabranch.runs.record.reports import attempts_of, facts_of, failure_of
 from anabranch.runs.store.records import ChunkRow, ElementRow, RunQuery, RunRecord, RunStore, TaskRunRow
 
+MAX_LIMITS = 5  # that are named
 MAX_EARLIER = 50  # runs of the flow that are looked through for one with the same task run
 
 _VERDICTS = {
@@ -89,7 +91,10 @@ def explain(store: RunStore, run_id: str, name: str) -> Explanation:
     if found.code is None or found.code < FIRST_FINAL_CODE:
         at = task.running_at(index)
         state = BY_CODE[found.code or 0].__name__ if at is None else at.name
-        found_so_far = Explanation(name, state, list(_waiting(found, at, record, run.tasks, slug)))
+        reasons = list(_waiting(found, at, record, run.tasks, slug))
+        if at is None and found.code != Submitted.code and record.state == "Running":
+            reasons += _full_limits(store, record.run_id)
+        found_so_far = Explanation(name, state, reasons)
     else:
         found_so_far = _ended(store, record, name, slug, index, found)
     attempts = attempts_of(facts_of(found.row.failure)) if found.row is not None else ()
@@ -162,6 +167,22 @@ def _waiting(
             before.append(f"{task.slug} ({task.state})")
     if before:
         yield f"before it in the flow, these have not ended: {', '.join(before[:10])}"
+
+
+def _full_limits(store: RunStore, run_id: str) -> list[str]:
+    """Limits and rates that a run uses or waits for, and that have no room."""
+    from anabranch.runs.store.permit_table import PermitTable
+    from anabranch.runs.store.relational import RelationalRunStore
+
+    found = []
+    for limit in PermitTable(store.database).all() if isinstance(store, RelationalRunStore) else ():
+        held = sum(each.held for each in limit.holders)
+        mine = sum(each.held for each in limit.holders if each.run_id == run_id and not each.is_spent)
+        is_waiting = any(each.run_id == run_id for each in limit.waiters)
+        if is_waiting or (mine and held >= limit.size):
+            name, whose = name_of(limit.name), f"{held:,} of {limit.size:,} are held, {mine:,} of them by this run"
+            found.append(f"if it needs a permit of {name!r}, it waits for one: {whose}")
+    return found[:MAX_LIMITS]
 
 
 def _ended(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anabranch import Flow, case, signals, task, unmapped
+from anabranch import Flow, case, context, signals, task, unmapped
 from anabranch.definition.caching import digest, inputs, parameters
 from anabranch.errors import RunQueryError, RunStoreDamaged
 from anabranch.results import InMemoryResult, ResultRef
@@ -104,6 +104,28 @@ def test_what_has_no_key_is_explained_by_its_state(view: Any, name: str, state: 
 
 def test_who_waits_learns_for_what(view: Any):
     assert "before it in the flow, these have not ended: pause (Paused)" in explained(view, "later").reasons
+
+
+def test_who_waits_for_a_rate_learns_who_has_its_permits():
+    @task(rate={"api": (2, 0.3)})
+    def ask(x: int) -> int:
+        return x
+
+    @task
+    def look(first: list[int]) -> Any:
+        store = current_store()
+        assert store is not None
+        return list(explain(store, context.flow_run_id, "third").reasons)
+
+    with Flow("asks") as flow:
+        looked = look([ask(1), ask(2)])
+        ask(3, task_args={"name": "third"})
+    reasons = flow.run(raise_on_failure=True).result[looked].result
+
+    assert reasons[0] == "nothing of it is recorded, so it has not ended"
+    assert reasons[-1] == (
+        "if it needs a permit of 'api per 0.3s', it waits for one: 2 of 2 are held, 2 of them by this run"
+    )
 
 
 @pytest.mark.parametrize(
