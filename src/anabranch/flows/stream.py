@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import logging
 import pickle
 import tempfile
 import threading
@@ -24,6 +25,8 @@ from anabranch.engine.units.failures import restore
 from anabranch.engine.units.values import dumps
 from anabranch.engine.worker import slots
 from anabranch.runs.view import Delegate, FlowRunView
+
+_log = logging.getLogger("anabranch.stream")
 
 MEMORY_NBYTES = 16 << 20  # that wait for a consumer in memory: what is further behind is in a file
 OnBreak = Literal["cancel", "continue"]
@@ -128,7 +131,7 @@ class Backlog:
         self._file: IO[bytes] | None = None
         self._lengths: deque[int] = deque()
         """Of what is in the file."""
-        self._read_at = 0
+        self._read_at = self._write_at = 0
 
     def __bool__(self) -> bool:
         return bool(self._here or self._lengths)
@@ -142,15 +145,20 @@ class Backlog:
         self._nbytes += nbytes
 
     def _write(self, given: Given) -> bool:
+        values = given.values
         try:
+            if values is not None and not isinstance(values, bytes):  # loaded by who asks for one: that may fail
+                given = replace(given, values=dumps(values[0] if given.indices[0] < 0 else list(values)))
             data = dumps(given)
             if self._file is None:
                 self._file = tempfile.TemporaryFile(prefix="anabranch-stream-")  # noqa: SIM115  # `_close` closes it
-            self._file.seek(self._read_at + sum(self._lengths))
+            self._file.seek(self._write_at)
             self._file.write(data)
-        except Exception:  # it cannot be pickled, or the disk is full: it stays in memory
+        except BaseException as error:  # it cannot be pickled, or the disk is full: it stays in memory
+            _log.debug("what a stream has not given yet stays in memory", exc_info=error)
             return False
         self._lengths.append(len(data))
+        self._write_at += len(data)
         return True
 
     def get(self) -> Given:
@@ -162,8 +170,8 @@ class Backlog:
         assert self._file is not None
         self._file.seek(self._read_at)
         length = self._lengths.popleft()
-        read: Given = pickle.loads(self._file.read(length))
         self._read_at += length
+        read: Given = pickle.loads(self._file.read(length))
         if not self._lengths:
             self._close()
         return read
@@ -178,7 +186,8 @@ class Backlog:
     def _close(self) -> None:
         if self._file is not None:
             self._file.close()
-        self._file, self._read_at = None, 0
+        self._file = None
+        self._read_at = self._write_at = 0
 
 
 class Inflow(Tap):

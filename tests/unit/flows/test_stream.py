@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import threading
 import tracemalloc
 from typing import Any
@@ -47,7 +48,8 @@ def test_what_is_too_much_for_the_memory_waits_in_a_file_in_its_order() -> None:
         rest.append(backlog.get().values)
     backlog.put(given(6, [6]))
 
-    assert [*first, *rest, backlog.get().values] == [[i] for i in range(7)]
+    given_back = [*first, *rest, backlog.get().values]
+    assert [pickle.loads(each) if isinstance(each, bytes) else each for each in given_back] == [[i] for i in range(7)]
     assert not backlog
     backlog.clear()
 
@@ -59,6 +61,36 @@ def test_what_cannot_be_written_waits_in_memory() -> None:
     backlog.put(given(1, [lock]))
 
     assert sorted((backlog.get().indices[0], backlog.get().indices[0])) == [0, 1]
+
+
+class Unloadable:
+    """Raises when it is loaded."""
+
+    def __reduce__(self) -> Any:
+        return _refuse, ()
+
+
+def _refuse() -> None:
+    raise SystemExit("not here")
+
+
+class Unpicklable:
+    """Raises when it is pickled."""
+
+    def __reduce__(self) -> Any:
+        raise SystemExit("not at all")
+
+
+def test_values_that_do_not_load_or_pickle_are_no_affair_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anabranch.flows.stream.MEMORY_NBYTES", 0)
+    stream = stream_of(given(0, [0]), given(1, [Unloadable()]), given(2, [Unpicklable()]), given(3, [3]))
+
+    states = {state.map_index: state for state in (next(stream) for _ in range(4))}
+
+    with pytest.raises(SystemExit, match="not here"):
+        _ = states[1].result
+    assert isinstance(states[2].result, Unpicklable)
+    assert [states[0].result, states[3].result] == [0, 3]
 
 
 def test_a_full_disk_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,7 +106,7 @@ def test_a_full_disk_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_value_that_is_gone_is_said_to_be() -> None:
-    (state,) = (next(stream_of(given(4, None))),)
+    state = next(stream_of(given(4, None)))
 
     with pytest.raises(ResultReleased, match=r"the value of m\[4\] was lost with its worker, and was not made again"):
         _ = state.result

@@ -110,7 +110,7 @@ class Outlet:
         """The run has ended: give what was not given; `outcomes` are here."""
         for run in map(self._machine.runs.__getitem__, self.tap.slugs):
             if run.elements is not None:
-                for key, outcome in outcomes.items():
+                for key, outcome in outcomes.items() if 0 in self._flags(run.node.slug, run.elements) else ():
                     self._give_held(run.node.slug, run.elements, key, outcome, range(run.elements.width))
                 self._give_rest(run.node.slug, run.elements, FIRST_FINAL_CODE)
             elif run.is_final and run.node.slug not in self._ended:
