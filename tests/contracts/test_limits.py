@@ -113,6 +113,34 @@ def test_limits_made_of_arguments_hold_by_argument(executor: Any, visit: Any, le
     assert most_at_once(ledger) == {"a": 1, "b": 1, "c": 1}
 
 
+@task(concurrency={"{host}": 3}, chunksize=8)
+async def visit_by_three(host: str, ledger: str) -> str:
+    note(ledger, f"begin {host}")
+    await asyncio.sleep(0.02)
+    note(ledger, f"end {host}")
+    return host
+
+
+@task
+def call_three(host: str, ledger: str) -> Any:
+    return [visit_by_three(host, ledger) for _ in range(8)]
+
+
+@pytest.mark.usefixtures("backend")
+def test_as_many_elements_are_awaited_side_by_side_as_there_are_permits(executor: Any, ledger: str) -> None:
+    with Flow("awaited") as flow:
+        visits = visit_by_three.map(HOSTS, unmapped(ledger))
+        called = call_three.map(["a", "b"], unmapped(ledger))
+
+    state = flow.run(executor=executor)
+
+    assert state.result[visits].result == HOSTS
+    assert state.result[called].result == [["a"] * 8, ["b"] * 8]
+    most = most_at_once(ledger)
+    assert max(most.values()) == 3
+    assert most["a"] == 3
+
+
 @pytest.mark.usefixtures("backend")
 def test_deferred_calls_have_limits_made_of_their_arguments(executor: Any, ledger: str) -> None:
     with Flow("calls") as flow:

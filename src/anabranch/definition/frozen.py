@@ -64,7 +64,7 @@ class FrozenNode:
 
     def lanes(self, settings: Mapping[str, Any]) -> int:
         """Elements that run side by side in one chunk."""
-        if not self.is_awaited or self.policies.concurrency:  # who holds a limit is one
+        if not self.is_awaited:
             return 1
         most: int = self.policies.concurrency_per_slot or settings["concurrency_per_slot"]
         return most

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Container, Iterable, Mapping
 from dataclasses import replace
@@ -455,10 +456,20 @@ class FanOut:
             is_suspect=batch.is_suspect,
             asks_names=asks_names,
             names=batch.names or (),
+            lanes=None if asks_names else self._lanes(chain, batch),
             calls=calls,
         )
         chain.in_flight[unit.key] = batch
         return self._known.send(unit)
+
+    def _lanes(self, chain: Chain, batch: Batch) -> int | None:
+        """Of an async map with named limits: for how many elements side by side the chunk holds permits."""
+        node = self._known.graph.nodes[chain.slugs[0]]
+        if not (node.is_awaited and node.policies.concurrency):
+            return None
+        idle = max(1, self._known.slots - len(chain.in_flight)) if not batch.names else 1
+        share = math.ceil(self._known.limits.lanes(node, batch.names or ()) / idle)
+        return min(share, node.lanes(self._known.settings), len(batch.indices))
 
     def _give_up_s(self, chain: Chain, batch: Batch) -> float | None:
         if batch.is_suspect:

@@ -158,7 +158,8 @@ class Knowledge:
         if not unit.asks_names:
             is_call = unit.calls is None or not unit.calls.assembles
             attempts = 0 if not is_call else 1 if unit.indices is None else len(unit.indices)
-            self.limits.hold(unit.key, (self.graph.nodes[slug] for slug in unit.nodes), attempts, unit.names)
+            nodes = [self.graph.nodes[slug] for slug in unit.nodes]
+            self.limits.hold(unit.key, nodes, attempts, unit.names, lanes=unit.lanes or 1)
         self._users[unit.key] = set(unit.nodes)
         self._takers.update(unit.upstream_keys())
         self._flying.update(self._names_of(unit))

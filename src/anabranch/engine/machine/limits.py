@@ -69,6 +69,8 @@ class Limits:
         """The same, as a heap."""
         self._may_use: dict[str, int] = {}
         self._turned_away: Counter[Bundle] = Counter()
+        self._by_attempt: set[Bundle] = set()
+        """Those of which a unit can use many permits."""
         self._is_short = False
         """Whether anything was turned away that needs permits of rates."""
         for node in nodes:
@@ -118,11 +120,15 @@ class Limits:
             left = min(left, self._may_use.get(limit, 0) - self._permitted[limit])
         return left
 
-    def hold(self, key: Key, nodes: Iterable[FrozenNode], attempts: int, names: Names = ()) -> None:
-        """A unit with these nodes is on its way, for so many attempts of each."""
+    def lanes(self, node: FrozenNode, names: Names = ()) -> int:
+        """How many elements of a chunk may be awaited side by side, as far as named limits go."""
+        return max(1, min(map(self._left, self._limits_of(node, names)[0]), default=sys.maxsize))
+
+    def hold(self, key: Key, nodes: Iterable[FrozenNode], attempts: int, names: Names = (), *, lanes: int = 1) -> None:
+        """A unit with these nodes is on its way, for so many attempts of each, so many `lanes` side by side."""
         limits = [self._limits_of(node, names) for node in nodes]
         held = dict.fromkeys(name for concurrency, _ in limits for name in concurrency)
-        uses = [_Use(name, 1, name not in self._outside) for name in held]
+        uses = [_Use(name, lanes, name not in self._outside) for name in held]
         if attempts:
             uses += [_Use(limit, attempts, True) for _, rates in limits for limit in rates]
         if uses:
@@ -204,7 +210,10 @@ class Limits:
         concurrency, rates = self._limits_of(node, names)
         self._is_short |= bool(rates)
         if self.is_shared:
-            self._turned_away[tuple(sorted({*concurrency, *rates} - self._outside))] += units
+            bundle = tuple(sorted({*concurrency, *rates} - self._outside))
+            self._turned_away[bundle] += units
+            if node.is_awaited or not concurrency:
+                self._by_attempt.add(bundle)
 
     @property
     def units(self) -> int:
@@ -231,8 +240,7 @@ class Limits:
         wants: list[tuple[Bundle, int]] = []
         for bundle, units in self._turned_away.items():
             room = min((self._most[name] - self._held[name] for name in bundle), default=0)
-            is_rate = all(map(window_of, bundle))  # a unit makes many attempts
-            count = min(units, room, spare and units if is_rate else spare)
+            count = min(units, room, spare and units if bundle in self._by_attempt else spare)
             if bundle and count > 0 and len(wants) < MAX_WANTS:
                 wants.append((bundle, count))
         in_use = {name: count for name, count in self._permitted.items() if count > 0}

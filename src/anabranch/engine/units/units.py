@@ -223,6 +223,8 @@ class Unit:
     """Whether only the names are wanted that the templates of its node's limits make."""
     names: tuple[str, ...] = ()
     """Those names, once they are known: all elements have the same."""
+    lanes: int | None = None
+    """Elements that may be awaited side by side, if that is for limits to say."""
     calls: UnitCalls | None = None
     """Of elements that are deferred calls, or that have made some."""
     before: Before | None = None

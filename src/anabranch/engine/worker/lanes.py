@@ -40,7 +40,7 @@ class _Lanes:
         self._environment = stage.environment
         self._deadline = deadline
         self._horizon_s = horizon_s
-        self._most = stage.node.lanes(stage.environment.program.settings)
+        self._most = stage.lanes
         self._running: dict[asyncio.Task[None], int] = {}
         self._due: list[tuple[float, int]] = []
         """Elements that wait for their next attempt: time and position. A heap."""

@@ -95,6 +95,8 @@ class Stage:
         self.reached = 0
         self.last_s = 0.0
         """Seconds that the last element took before the deadline passed."""
+        self.lanes = unit.lanes or (1 if node.policies.concurrency else node.lanes(environment.program.settings))
+        """Elements of an async map that run side by side."""
         self.names = unit.names
         """What the templates of limits make of all elements."""
         self.context = environment.task_context(node, is_approved=self.approved, names=unit.names)

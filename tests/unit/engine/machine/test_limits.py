@@ -82,6 +82,41 @@ def test_chunks_of_a_map_hold_a_limit_and_others_go_past_them() -> None:
     assert cluster.state(free).is_successful()
 
 
+def test_chunks_of_an_async_map_hold_permits_for_as_many_elements_as_they_await() -> None:
+    @task(concurrency={"db": 5}, chunksize=20)
+    async def ask(x: int) -> int:
+        return x
+
+    with Flow("awaited") as flow:
+        asked = ask.map(range(100))
+    cluster = FakeCluster(flow, slots=2)
+    cluster.start()
+
+    seen = []
+    while cluster.submitted:
+        seen.append([unit.lanes for unit in cluster.submitted.values()])
+        cluster.go(cluster.runnable()[0])
+
+    assert seen[0] == [3, 2]
+    assert max(sum(lanes) for lanes in seen) == 5  # type: ignore[arg-type]
+    assert cluster.state(asked).is_successful()
+
+
+def test_permits_for_elements_side_by_side_are_claimed_of_others() -> None:
+    @task(concurrency={"db": 5}, chunksize=20)
+    async def ask(x: int) -> int:
+        return x
+
+    with Flow("awaited") as flow:
+        ask.map(range(100))
+    cluster = _shared(flow, slots=1)
+
+    assert cluster.claim.wants == ((("db",), 5),)
+    _permit(cluster, db=4)
+    assert [unit.lanes for unit in cluster.submitted.values()] == [4]
+    assert cluster.claim.in_use == {"db": 4}
+
+
 def test_a_lost_unit_gives_its_place_back() -> None:
     with Flow("lost") as flow:
         for n in range(3):
