@@ -271,7 +271,7 @@ def test_a_page_can_be_used_on_a_narrow_screen_and_by_keyboard(browser: Any, tmp
     page.close()
 
 
-PLACES = ("", "flows", "flow?name=failing", "run?id=axe", "run?id=axe&task=parse", "nowhere")
+PLACES = ("", "flows", "flow?name=failing", "run?id=axe", "run?id=axe&task=parse", "diff?a=axe&b=axe", "nowhere")
 
 
 @pytest.fixture(scope="module")

@@ -15,6 +15,7 @@ from bokeh.models import Button, Column, Div, InlineStyleSheet, SetValue, UIElem
 
 from anabranch.base.errors import AnabranchError, PagesError, RunNotFound
 from anabranch.monitoring.pages import texts
+from anabranch.monitoring.pages.diff_page import DiffPage, diff_address
 from anabranch.monitoring.pages.flow_page import FlowPage
 from anabranch.monitoring.pages.flows_page import FlowsPage
 from anabranch.monitoring.pages.frame import TEMPLATE
@@ -43,12 +44,14 @@ _log = logging.getLogger("anabranch.dashboard")
 
 
 def applications(library: Library) -> dict[str, Application]:
-    """Bokeh applications by path: ``/`` lists runs, ``/flows`` flows, ``/run?id=…`` is a run, ``/flow?name=…`` a flow.
+    """Bokeh applications by path: ``/`` lists runs, ``/flows`` flows, ``/run?id=…`` is a run, ``/flow?name=…`` a flow,
+    ``/diff?a=…&b=…`` two runs.
 
     They check nobody's right to see them, or to use their buttons: that is up to the server that they are mounted in.
     """
     pages: dict[str, Callable[[Document, Library], None]] = {
-        "/": _fill_runs_page, "/flows": _fill_flows_page, "/run": _fill_run_page, "/flow": _fill_flow_page
+        "/": _fill_runs_page, "/flows": _fill_flows_page, "/run": _fill_run_page, "/flow": _fill_flow_page,
+        "/diff": _fill_diff_page,
     }  # fmt: skip
     return {path: Application(FunctionHandler(_guard_page(make, library))) for path, make in pages.items()}
 
@@ -104,6 +107,11 @@ def _fill_flows_page(doc: Document, library: Library) -> None:
     page = FlowsPage(library, _read_search(doc))
     doc.add_root(page.root)
     doc.add_periodic_callback(_safely(page.update), LIST_MS)
+
+
+def _fill_diff_page(doc: Document, library: Library) -> None:
+    doc.title = "Two runs"
+    doc.add_root(DiffPage(library, _read_argument(doc, "a"), _read_argument(doc, "b")).root)
 
 
 def _fill_runs_page(doc: Document, library: Library) -> None:
@@ -233,6 +241,8 @@ class _RunView:
     def _show(self) -> None:
         source, model = self._source, self._source.model
         self._model = model
+        before = self._library.before(model)
+        compared = [(diff_address(before, model.run_id), "compare with the run before")] if before else []
         logs = LogsBox(model.run_id, source.log_rows, lambda: self._page.show_logs())
         self._page = RunPage(
             model,
@@ -241,6 +251,7 @@ class _RunView:
             links=lambda: [
                 ("./", "all runs"),
                 (_flow_address(model.flow_name), "flow"),
+                *compared,
                 *source.links(),
                 *self._desk_links(source),
             ],

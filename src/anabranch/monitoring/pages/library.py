@@ -19,8 +19,10 @@ from anabranch.monitoring.pages.live_run import LiveRun
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.recorded_run import RunFollower, earlier_seconds, last_lines, lines_of
 from anabranch.runs import INTERRUPTED, LogQuery, LogRow, RunQuery, RunRecord, RunStore
+from anabranch.runs.read.compare import Difference, compare
 from anabranch.runs.read.explain import Explanation, explain
 from anabranch.runs.read.lookup import as_it_stands, source_of
+from anabranch.runs.read.run import read_run
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 
@@ -289,6 +291,28 @@ class Library:
                         took = (row.end - row.start).total_seconds() if row.start and row.end else None
                         found.append((record.run_id, row.state, took))
         return found
+
+    def compare(self, first: str, second: str) -> tuple[list[RunRecord], list[Difference]]:
+        """Two recorded runs, and what differs between them.
+
+        Raises
+        ------
+        PagesError, RunStoreError
+            There is no such run, or nothing is recorded.
+        """
+        store = self._store()
+        if store is None:
+            raise PagesError("no runs are recorded, so none can be compared")
+        runs = read_run(store, first), read_run(store, second)
+        return [each.record for each in runs], compare(*runs)
+
+    def before(self, model: PageModel) -> str:
+        """Id of the run of the flow before this one; nothing if there is none, or if it cannot be told."""
+        with suppress(RunStoreError):
+            for record in self.runs(RunQuery(flow_name=model.flow_name, limit=MAX_EARLIER)):
+                if record.run_id != model.run_id and record.start.timestamp() < (model.began or 0.0):
+                    return record.run_id
+        return ""
 
     def log_rows(self, run_id: str, limit: int, offset: int) -> list[LogRow]:
         """Log lines of a recorded run, by time.

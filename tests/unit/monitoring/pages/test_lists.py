@@ -15,6 +15,8 @@ from tests.hostile_names import CORPUS
 
 from anabranch import Flow, Parameter, signals, task
 from anabranch.base.events import Noticed
+from anabranch.errors import PagesError, RunNotFound
+from anabranch.monitoring.pages.diff_page import DiffPage, diff_address, difference_tables
 from anabranch.monitoring.pages.documents import applications
 from anabranch.monitoring.pages.flow_page import FlowPage, registration, version_table
 from anabranch.monitoring.pages.flows_page import FlowsPage
@@ -26,6 +28,7 @@ from anabranch.monitoring.pages.reasons import ReasonsBox
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.runs_page import RunsPage
 from anabranch.runs import LogQuery, LogRow, RunRecord
+from anabranch.runs.read.compare import Difference
 from anabranch.runs.registry.seal import pack_schedule
 from anabranch.runs.store.database import Transaction
 from anabranch.runs.store.flows import FlowRecord, FlowTable
@@ -348,3 +351,40 @@ def test_log_lines_are_asked_for_by_level_task_and_text():
     ]
     assert len(shown) == 3
     assert 'href="log?id=r%2F1"' in box.root.children[1].text
+
+
+# Two runs -------------------------------------------------------------------------------------------------------------
+
+
+def test_two_runs_are_compared_and_a_run_knows_the_one_before_it():
+    # given
+    with Flow("compared") as flow:
+        fails()
+    first, second = flow.run(), flow.run()
+    library = Library(current_store)
+    # when
+    page = DiffPage(library, first.run_id, second.run_id)
+    # then
+    (div,) = page.root.children
+    assert ids(div.text) == [first.run_id, second.run_id]
+    store = current_store()
+    assert store is not None
+    _, model = read_model(store, second.run_id)
+    assert library.before(model) == first.run_id
+    _, model = read_model(store, first.run_id)
+    assert library.before(model) == ""
+    with pytest.raises(RunNotFound):
+        DiffPage(library, first.run_id, "nosuch")
+    with pytest.raises(PagesError, match="no runs are recorded, so none can be compared"):
+        DiffPage(Library(lambda: None), "a", "b")
+
+
+def test_differences_are_tables_by_kind_and_text():
+    found = [Difference("code", "a", "1", "2"), *(Difference("states", f"<b>{i}", "", "x") for i in range(103))]
+    html = difference_tables(found)
+    assert re.findall("<h2>(.*?)</h2>", html) == ["code", "states"]
+    assert html.count("<tr><td>") == 101
+    assert "and 3 more" in html
+    assert "<b>" not in html
+    assert "nothing that is recorded differs" in difference_tables([])
+    assert diff_address("a/b", "c&d") == "diff?a=a%2Fb&b=c%26d"
