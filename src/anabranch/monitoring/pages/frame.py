@@ -66,7 +66,12 @@ SCRIPT = """
     if (asked) asked.value = new URLSearchParams(location.search).get('task') || '';
   });
   addEventListener('keydown', (event) => {
-    if (event.key === 'Escape' && field()?.value) history.back();
+    const asked = event.key === 'Escape' && field();
+    if (!asked?.value) return;
+    const here = new URL(location);
+    here.searchParams.delete('task');
+    history.pushState({}, '', here);
+    asked.value = '';
   });
   addEventListener('click', (event) => {
     const button = event.composedPath()[0];

@@ -21,6 +21,7 @@ LEAST_BAD = 0.015  # of a bar: nine failures of ten thousand are seen
 BUSY = ("#9fd3f3", "#56b4e9", "#2b86c0")  # from idle to busy; failures have their own colour
 STEPS_S = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 30, 60, 120, 300, 600, 1_200, 1_800, 3_600, 7_200, 21_600, 43_200, 86_400)
 TICKS = 8
+ROW_PX = 24  # what a finger can hit, by WCAG 2.2
 LAID_OUT = 100  # rows that are laid out whether or not they are looked at
 
 
@@ -194,21 +195,22 @@ FRAME = """
 :host { max-height: 75vh; overflow: auto; width: 0; min-width: 100%; }
 @media print { :host { max-height: none; overflow: visible; } }
 """
-VIRTUAL = f":host {{ content-visibility: auto; contain-intrinsic-height: auto {BLOCK * 20}px; }}"
+VIRTUAL = f":host {{ content-visibility: auto; contain-intrinsic-height: auto {BLOCK * ROW_PX}px; }}"
 STYLE = f"""
 .r {{ display: grid; grid-template-columns: minmax(90px, 190px) minmax(60px, 140px) 120px minmax(120px, 1fr);
-  gap: 0 8px; height: 20px; align-items: center; font-size: 12px; }}
+  gap: 0 8px; height: {ROW_PX}px; align-items: center; font-size: 12px; }}
 .r > b {{ font-weight: 400; }}
+.name > a {{ display: inline-block; min-width: 24px; line-height: {ROW_PX}px; }}
 .name {{ text-align: right; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
 .r > .bar {{ display: flex; height: 12px; border-radius: 2px; margin: 0; background: none; }}
 .bar > i {{ height: 100%; flex: none; }}
 .r > .n {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}
-.l {{ position: relative; height: 20px; overflow: hidden; background: repeating-linear-gradient(to right,
+.l {{ position: relative; height: {ROW_PX}px; overflow: hidden; background: repeating-linear-gradient(to right,
   var(--line) 0 1px, transparent 1px calc(100% * var(--step) / var(--t))); }}
 .l > * {{ position: absolute; left: calc(100% * var(--at, 0) / var(--t)); }}
-.l > i, .l > svg {{ top: 4px; height: 12px; width: calc(100% * var(--s) / var(--t)); min-width: 2px; }}
+.l > i, .l > svg {{ top: 6px; height: 12px; width: calc(100% * var(--s) / var(--t)); min-width: 2px; }}
 .l > i.on {{ right: 0; width: auto; }}
-.l > u {{ color: {look_of_code(Failed.code).fill}; text-decoration: none; margin-left: -5px; top: -2px;
+.l > u {{ color: {look_of_code(Failed.code).fill}; text-decoration: none; margin-left: -5px; top: 0;
   text-shadow: 0 0 2px #fff; }}
 .axis, .axis .l {{ height: 16px; background: none; font-size: 11px; color: var(--faint); overflow: visible; }}
 .axis .l > span {{ padding-left: 3px; white-space: nowrap; }}
