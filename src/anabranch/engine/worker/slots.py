@@ -24,6 +24,8 @@ class Slot:
         self._pool = pool
         self._thread = thread
         self._is_over = False
+        self._given_up: list[bool] = []
+        """For each time that has not been taken back: whether the slot was there to be given up."""
         self._threads = self._rejoin_list = self  # which distributed asks for, see `remove` and `append`
 
     def __getattr__(self, name: str) -> Any:
@@ -32,11 +34,13 @@ class Slot:
     def remove(self, thread: object) -> None:
         """Give up the slot, if it has not been given up: the next element of a chunk may want to, too."""
         if not self._is_over:
+            self._given_up.append(self._thread in self._pool._threads)
             self._pool._threads.discard(self._thread)
 
     def append(self, waiting: tuple[object, threading.Event]) -> None:
-        """Have the slot taken back as soon as there is one, and the event set then."""
-        if self._is_over or self._thread in self._pool._threads:
+        """Have the slot taken back as soon as there is one, and the event set then; within another wait, at once."""
+        has_slot = not self._given_up or self._given_up.pop()
+        if self._is_over or not has_slot or self._thread in self._pool._threads:
             waiting[1].set()
         else:
             self._pool._rejoin_list.append((self._thread, waiting[1]))

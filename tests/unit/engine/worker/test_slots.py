@@ -69,6 +69,21 @@ def test_each_element_of_a_chunk_may_give_the_slot_up(pool, timeout_s):
     assert is_free(pool)
 
 
+@pytest.mark.parametrize("timeout_s", [None, 20.0])
+def test_a_wait_within_a_wait_does_not_take_the_slot_from_what_is_waited_for(pool, timeout_s):
+    def attempt():
+        secede()  # as worker_client does it
+        secede()  # as dask.compute does it within
+        inner = other(pool)
+        rejoin()
+        outer = other(pool)
+        rejoin()
+        return inner, outer, threading.current_thread() in pool._threads or timeout_s is not None
+
+    assert run_unit(pool, lambda: call_within(timeout_s, attempt, [], {})) == ("other", "other", True)
+    assert is_free(pool)
+
+
 def test_a_wait_gives_the_slot_to_what_is_waited_for_at_any_depth(pool, monkeypatch):
     def inner():
         with slots.given_up(), slots.given_up():
