@@ -90,7 +90,9 @@ def main(arguments: Sequence[str] | None = None) -> str | None:
         if year.is_failed():
             print(f"year {number:2}: {year.message}")
         else:
-            print(f"year {number:2}: {year.result.mean:6.2f} °C, {year.result.coldest:.0f} to {year.result.warmest:.0f}")
+            print(
+                f"year {number:2}: {year.result.mean:6.2f} °C, {year.result.coldest:.0f} to {year.result.warmest:.0f}"
+            )
     print(f"\n{state['trend'].result:+.1f} °C a century")
     return None
 

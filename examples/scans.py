@@ -65,7 +65,9 @@ def summarise(shares: list[object]) -> tuple[int, float]:
 
 
 with Flow("scans") as flow:
-    shares = measure.map(scan(Parameter("folder", default="scans", type=str), Parameter("pages", default=200, type=int)))
+    shares = measure.map(
+        scan(Parameter("folder", default="scans", type=str), Parameter("pages", default=200, type=int))
+    )
     summary = summarise(shares)
 
 

@@ -20,6 +20,7 @@ PROMISED = {
     "anabranch.executors",
     "anabranch.notifiers",
     "anabranch.results",
+    "anabranch.runs",
     "anabranch.schedules",
     "anabranch.schedules.filters",
     "anabranch.signals",
