@@ -86,6 +86,17 @@ with Flow("insisting", max_runs=1) as insisting:
 with Flow("overdue", max_runs=1) as overdue:
     insist(False, task_args={"timeout": 1})
 
+with Flow("hanging", timeout=1, max_runs=1) as hanging:
+    insist(Parameter("holds", type=bool))
+
+@task
+def sleep():
+    mark(f"sleep {os.getpid()} {subprocess.Popen(['sleep', '600'], start_new_session=True).pid}")
+    subprocess.run(["sleep", "600"])
+
+with Flow("late", timeout=1) as late:
+    sleep()
+
 with Flow("quick") as quick:
     note(Parameter("name", default="quick", type=str))
 
@@ -234,6 +245,24 @@ def test_a_run_that_only_waits_gives_its_place_to_others(home: Path):
         assert service.call("POST", f"/api/runs/{cancelled}/cancel")[0] == 202
         assert service.wait_for(cancelled, "Cancelled")["state"] == "Cancelled"
     assert (marks(home)["before"], marks(home)["try"]) == (2, 3)
+
+
+def test_a_run_that_takes_too_long_ends_with_its_process_and_all_that_it_has_started(home: Path):
+    with serving(home, "flows.py", "--max-runs", "3", ANABRANCH__SERVICE__CANCEL_GRACE_S="1") as service:
+        late = service.start("late")
+        hanging = [service.start("hanging", holds=holds) for holds in (False, True)]  # one after the other: max_runs=1
+        found = service.wait_for(late, "TimedOut")
+        assert found["state"] == "TimedOut"
+        assert found["message"] == "the run took longer than its timeout of 1 s; at work: 'sleep'"
+        for run_id in hanging:
+            found = service.wait_for(run_id, "TimedOut")
+            assert (found["state"], found["slot"]["tries"]) == ("TimedOut", 1)
+            assert found["message"].endswith("did not end; its process was killed")
+        lines = [line.split() for line in (home / "marks").read_text().splitlines()]
+        started = [int(pid) for name, *pids in lines if name in ("sleep", "insist") for pid in pids]
+        assert len(started) == 6
+        until(lambda: not any(map(is_running, started)), "all of them end")
+        assert service.call("GET", "/api/flows/late")[1]["timeout_s"] == 1.0
 
 
 def test_a_run_that_holds_the_interpreter_for_longer_than_its_lease_runs_once(home: Path):

@@ -31,7 +31,7 @@ NOT_LOADED = 3
 NO_CLUSTER = 4
 """No scheduler answers, or it has no workers."""
 CANCELLED = 5
-"""Cancelled from elsewhere, or waiting for an approval."""
+"""Cancelled from elsewhere, over its timeout, or waiting for an approval."""
 NOT_WRITTEN = 74
 """Standard output could not be written: the code that sysexits.h has for it."""
 SIGNALLED = 128
@@ -42,7 +42,7 @@ def code_of_state(name: str) -> int:
     """Exit code for a run in a state of this name; one that goes on has not failed."""
     if name in ("Success", "Pending", "Running"):
         return SUCCESS
-    return CANCELLED if name in ("Cancelled", "Paused") else RUN_FAILED
+    return CANCELLED if name in ("Cancelled", "Paused", "TimedOut") else RUN_FAILED
 
 
 class Problem(click.ClickException):

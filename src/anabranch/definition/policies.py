@@ -41,6 +41,14 @@ def to_seconds(value: object, option: str, *, zero: bool = True) -> float:
     return result
 
 
+def to_timeout(value: object) -> float:
+    """Seconds of a timeout, a millisecond or more."""
+    result = to_seconds(value, "timeout", zero=False)
+    if result < 0.001:
+        raise OptionError(f"timeout: expected at least a millisecond, found {result!r} s")
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class Retry:
     """When to retry, and after which delay.
@@ -227,9 +235,7 @@ class Policies:
 
     def __post_init__(self) -> None:
         if self.timeout_s is not None:
-            object.__setattr__(self, "timeout_s", to_seconds(self.timeout_s, "timeout", zero=False))
-            if self.timeout_s < 0.001:
-                raise OptionError(f"timeout: expected at least a millisecond, found {self.timeout_s!r} s")
+            object.__setattr__(self, "timeout_s", to_timeout(self.timeout_s))
         if self.isolation not in ("thread", "process"):
             raise OptionError(f"isolation: expected 'thread' or 'process', found {self.isolation!r}")
         if self.memory_limit is not None:

@@ -8,7 +8,7 @@ import re
 import secrets
 import typing
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal, overload
@@ -73,7 +73,11 @@ class Flow(Writing):
         When services run the flow after it was registered; one of `anabranch.schedules`.
     max_runs
         Maximum number of its runs at a time, over all services; default: no maximum.
+    timeout
+        Seconds or timedelta after which a run ends as `TimedOut`; default: never.
     """
+
+    timeout: Any = None  # of flows, too, that were pickled before there was one
 
     @refusing("Flow")
     def __init__(
@@ -82,6 +86,7 @@ class Flow(Writing):
         schedule: Schedule | None = None,
         *,
         max_runs: int | None = None,
+        timeout: float | timedelta | None = None,
         executor: Executor | None = None,
         state_handlers: Sequence[Handler] | None = None,
         on_failure: Callable[[Any, Any], Any] | None = None,
@@ -97,6 +102,7 @@ class Flow(Writing):
         self.executor = executor
         self.schedule = schedule
         self.max_runs = max_runs
+        self.timeout = timeout
         self.state_handlers: Sequence[Handler] = () if state_handlers is None else state_handlers
         self.on_failure = on_failure
         if result is not None and result_handler is not None:
@@ -156,6 +162,7 @@ class Flow(Writing):
             executor=self.executor,
             schedule=self.schedule,
             max_runs=self.max_runs,
+            timeout=self.timeout,
             state_handlers=self.state_handlers,
             on_failure=self.on_failure,
             result=self.result,
@@ -284,6 +291,7 @@ class Flow(Writing):
             keep=self._kept(keep),
             approved=self._slugs(approve),
             result=self.result,
+            timeout_s=self.timeout,
             date=local_time(run_date) if run_date is not None and run_date.tzinfo is not None else run_date,
             doubles=place.doubles,
         )
@@ -456,6 +464,7 @@ class Flow(Writing):
             run_id=run_id,
             keep=self._kept(keep),
             approved=self._slugs(approve),
+            timeout_s=self.timeout,
             result=self.result,
         )
         place = choose_executor(executor, self.executor).for_run()
@@ -645,6 +654,7 @@ class Flow(Writing):
             parameters=list(self.parameters(by_name=True).values()),
             schedule=self.schedule,
             max_runs=self.max_runs,
+            timeout_s=self.timeout,
             source=source,
             pickled=lambda: dumps_to_keep(self),
             notifiers=pack_notifiers(self),
@@ -686,6 +696,7 @@ def flow(
     name: str | None = ...,
     schedule: Schedule | None = ...,
     max_runs: int | None = ...,
+    timeout: float | timedelta | None = ...,
     executor: Executor | None = ...,
     state_handlers: Sequence[Handler] = ...,
     on_failure: Callable[[Any, Any], Any] | None = ...,

@@ -61,6 +61,17 @@ def _check_max_runs(value: object) -> int | None:
     raise OptionError(f"max_runs: expected a number of runs, 1 or more, found {short(value)} ({caller()})")
 
 
+def _check_timeout(value: object) -> float | None:
+    if value is None:
+        return None
+    from anabranch.definition.policies import to_timeout
+
+    try:
+        return to_timeout(value)
+    except OptionError as error:
+        raise OptionError(f"{error} ({caller()})") from None
+
+
 def _check_handlers(value: Any) -> tuple[Any, ...]:
     if isinstance(value, (str, bytes)) or not isinstance(value, Collection | None):
         raise OptionError(f"state_handlers takes a list of functions, found {short(value)} ({caller()})")
@@ -87,6 +98,7 @@ def _check_result(value: Any) -> Result | None:
 CHECKS: dict[str, Callable[[Any], Any]] = {
     "schedule": _check_schedule,
     "max_runs": _check_max_runs,
+    "timeout": _check_timeout,
     "executor": _check_executor,
     "state_handlers": _check_handlers,
     "on_failure": _check_function,

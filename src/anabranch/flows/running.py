@@ -63,6 +63,7 @@ def plan_of(
     result: Result | None = None,
     checkpointing: bool | None = None,
     date: datetime | None = None,
+    timeout_s: float | None = None,
     doubles: Doubles | None = None,
 ) -> RunPlan:
     """What is to be run, with every parameter's value; `keep` is as `Flow.run` has it, by slug.
@@ -102,6 +103,7 @@ def plan_of(
             only_in=config.results.only_in,
         ),
         date=date,
+        timeout_s=timeout_s,
         doubles=doubles,
     )
 

@@ -122,6 +122,7 @@ class Flow(anabranch.Flow):
             result=self.result,
             terminal_state_handler=self.terminal_state_handler,
             max_runs=self.max_runs,
+            timeout=self.timeout,
         )
         vars(twin)["graph"] = super().copy(twin.name).graph
         twin._reference = self._reference

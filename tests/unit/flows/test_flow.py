@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from datetime import timedelta
 
 import dask
 import pytest
@@ -217,6 +218,14 @@ def test_a_node_of_another_flow_is_refused_with_the_way_out():
         ({"name": "f", "executor": LocalExecutor}, "executor: expected an object, found the class LocalExecutor"),
         ({"name": "f", "max_runs": 0}, "max_runs: expected a number of runs, 1 or more, found 0"),
         ({"name": "f", "max_runs": True}, "max_runs: expected a number of runs, 1 or more, found True"),
+        ({"name": "f", "timeout": 0}, "timeout: expected more than 0 to 316,224,000 seconds, found 0"),
+        ({"name": "f", "timeout": -1.5}, "timeout: expected more than 0 to"),
+        ({"name": "f", "timeout": 1e-9}, "timeout: expected at least a millisecond, found 1e-09 s"),
+        ({"name": "f", "timeout": float("nan")}, "timeout: expected more than 0 to"),
+        ({"name": "f", "timeout": float("inf")}, "timeout: expected more than 0 to"),
+        ({"name": "f", "timeout": True}, "timeout: expected seconds as a number or a timedelta, found True"),
+        ({"name": "f", "timeout": "1h"}, "timeout: expected seconds as a number or a timedelta, found '1h'"),
+        ({"name": "f", "timeout": timedelta(0)}, "timeout: expected more than 0 to"),
         ({"name": "f", "result": "results"}, "result"),
     ],
 )
@@ -273,8 +282,8 @@ def test_a_class_of_flows_has_attributes_of_its_own():
 
 
 def test_none_is_not_given():
-    options = ("schedule", "max_runs", "executor", "state_handlers", "on_failure", "tasks", "edges", "reference_tasks",
-               "result", "result_handler")  # fmt: skip
+    options = ("schedule", "max_runs", "timeout", "executor", "state_handlers", "on_failure", "tasks", "edges",
+               "reference_tasks", "result", "result_handler")  # fmt: skip
     with Flow("f", **dict.fromkeys(options)) as f:
         node = value(Parameter("p", default=1, tags=None, required=None, type=None, choices=None))
     assert f.run().result[node].result == 1

@@ -7,12 +7,13 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 from anabranch.base.context import RunInfo
-from anabranch.base.errors import ExecutorError, UnmappableError
+from anabranch.base.errors import ExecutorError, UnmappableError, listed
 from anabranch.base.events import (
     ElementBegan,
     Event,
@@ -36,6 +37,7 @@ from anabranch.engine.driver.compiler import (
     unfit_worker,
     wants_code,
 )
+from anabranch.engine.driver.deadline import Deadline, Overdue
 from anabranch.engine.driver.handlers import NO_HANDLERS, FlowHandlers, not_run
 from anabranch.engine.driver.interrupts import interrupts_later
 from anabranch.engine.driver.outlet import Outlet, Tap
@@ -77,7 +79,7 @@ from anabranch.engine.units.units import Key, Program, Report, Unit
 from anabranch.engine.worker import interim
 from anabranch.engine.worker.arrival import opened_outcome
 from anabranch.engine.worker.masked import masked_report
-from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Posted
+from anabranch.executors.base import CancelWanted, Disconnected, Executor, Logged, Message, Posted
 from anabranch.executors.entry import Sourced
 
 _log = logging.getLogger("anabranch.driver")
@@ -85,6 +87,7 @@ _log = logging.getLogger("anabranch.driver")
 KILL_S = 5.0  # for all workers together to kill what runs there
 UNTOLD_S = 2.0  # for all workers together to say what has ended in units that they are at
 MOST_AT_ONCE = 100  # units that are sent together: a driver takes some 50 ms for as many reports
+MOST_NAMED = 10
 TICK_S = 1.0  # how often slots are counted while nothing happens
 
 
@@ -125,12 +128,22 @@ def run_flow(
     began = handlers.tell(Pending(), Running())
     if not began.is_running():
         return not_run(plan, began)
+    steady = clock or (time.monotonic if plan.doubles is None else plan.clock)
+    deadline = Deadline(_left_s(plan), steady)
     executor.start(plan.run_id)
     try:
-        done = Driver(plan, executor, observers, journal, clock or plan.clock, logs, permits, wants_end).run()
+        told = (plan, executor, observers, journal, clock or plan.clock, logs, permits, wants_end, deadline)
+        with deadline.armed() if executor.is_sequential else nullcontext():
+            done = Driver(*told).run()
     finally:
         executor.stop()
     return replace(done, state=handlers.tell_end(done))
+
+
+def _left_s(plan: RunPlan) -> float | None:
+    """Seconds that a run may still take."""
+    rest = rest_of(plan.run_id)
+    return plan.timeout_s if plan.timeout_s is None or rest is None else plan.timeout_s - rest.spent_s
 
 
 def _nap(seconds: float) -> None:
@@ -151,9 +164,13 @@ class Driver:
         logs: LogBook | None = None,
         permits: Permits | None = None,
         wants_end: Callable[[], str] = str,
+        deadline: Deadline | None = None,
     ) -> None:
         self._wants_end = wants_end
         self._wish = ""
+        self._deadline = deadline or Deadline(None)
+        self._is_late = False
+        """Whether the wish is that of the deadline."""
         self._plan = plan
         self._logs = logs or LogBook(plan.settings.get("log_level", logging.INFO))
         self._executor = executor
@@ -257,12 +274,18 @@ class Driver:
                     is_end = isinstance(stimulus, (CancelAsked, GivenUp))
                     if is_end:
                         self._hear_untold()
+                    if isinstance(stimulus, CancelAsked) and stimulus.is_late:
+                        stimulus = replace(stimulus, reason=f"{stimulus.reason}{self._at_work()}")
                     self._handle(stimulus)
                     if is_end:
                         self._kill_attempts()
                 if self._is_finished or self._may_rest():
                     break
                 stimulus = self._next_stimulus()
+            except Overdue:
+                if not self._deadline.is_over:  # it is that of a run around this one
+                    raise
+                stimulus = self._ending(self._why_end())
             except KeyboardInterrupt as interrupt:
                 if self._was_interrupted:
                     raise
@@ -277,7 +300,8 @@ class Driver:
             return False
         if not self._machine.only_waits or self._why_end() or (self._desk is not None and self._desk.due_s is not None):
             return False
-        rest.until = wake
+        left_s = self._deadline.left_s
+        rest.until = wake if left_s is None else min(wake, self._clock() + left_s)
         due = datetime.fromtimestamp(wake, UTC)
         self._resting = Paused(message=f"waits until {due:%Y-%m-%d %H:%M:%S} UTC for a retry")
         return True
@@ -337,7 +361,7 @@ class Driver:
             if self._heard:
                 return Reported(now, self._heard.popleft())
             if reason := self._why_end():
-                return CancelAsked(now, reason)
+                return self._ending(reason)
             if self._wake_at is not None and now >= self._wake_at:
                 self._wake_at = None
                 return WokeUp(now)
@@ -349,8 +373,9 @@ class Driver:
             look_s = self._desk.due_s if self._desk is not None else None
             if look_s == 0.0:
                 return WokeUp(now)
-            timeout = min((TICK_S, *(each for each in (look_s, self._wake_s(now)) if each is not None)))
-            message = self._executor.next_message(0.0 if self._unsent else timeout)
+            times = (look_s, self._wake_s(now), self._deadline.left_s)
+            timeout = min((TICK_S, *(each for each in times if each is not None)))
+            message = self._next_message(0.0 if self._unsent else timeout)
             if message is None and self._unsent:
                 with interrupts_later():
                     self._submit()
@@ -380,6 +405,12 @@ class Driver:
                     self._sleep(max(0.0, wake_s or 0.0))
                 else:
                     time.sleep(look_s)
+
+    def _next_message(self, timeout_s: float) -> Message | None:
+        if not self._executor.is_sequential:
+            return self._executor.next_message(timeout_s)
+        with self._deadline.interrupting():
+            return self._executor.next_message(timeout_s)
 
     # Reports ----------------------------------------------------------------------------------------------------------
 
@@ -430,7 +461,20 @@ class Driver:
         """Why the run should be cancelled; nothing if it should not. Whoever wants that may say so once only."""
         wish = self._outlet.tap.wants_end() if self._outlet is not None else ""
         self._wish = self._wish or wish or self._wants_end()
+        if not self._wish and self._deadline.is_over:
+            self._is_late = True
+            self._wish = f"the run took longer than its timeout of {self._plan.timeout_s:g} s"
         return self._wish
+
+    def _at_work(self) -> str:
+        runs = self._machine.runs
+        busy = [slug for slug, run in runs.items() if isinstance(run.state, Running)]
+        busy = busy or [slug for slug in self._machine.on_their_way() if not runs[slug].is_final]
+        busy = busy[: 1 if self._executor.is_sequential else MOST_NAMED]
+        return f"; at work: {listed(busy)}" if busy else ""
+
+    def _ending(self, reason: str) -> CancelAsked:
+        return CancelAsked(self._clock(), reason, self._is_late)
 
     def _hear_untold(self) -> None:
         """Take what has ended in units that run, before the run ends without them."""

@@ -36,6 +36,8 @@ class RunPlan:
     approved: frozenset[str] = frozenset()
     calls: CallStoring = NO_CALL_STORING
     date: datetime | None = None
+    timeout_s: float | None = None
+    """Seconds that the run may take; None: any number."""
     first_serial: int = 0
     """Keys of units are numbered from here: no two drivers of a run may use the same key."""
     recorded: tuple[Report | Placed, ...] = ()

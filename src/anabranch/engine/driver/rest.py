@@ -17,14 +17,16 @@ class Rest:
     run_id: str
     least_s: float
     """Shorter waits are not worth it."""
+    spent_s: float = 0.0
+    """Seconds of its timeout that have passed before."""
     until: float | None = None
     """When the run goes on, in seconds since the epoch, if it was put down."""
 
 
 @contextmanager
-def may_rest(run_id: str, least_s: float) -> Iterator[Rest]:
+def may_rest(run_id: str, least_s: float, *, spent_s: float = 0.0) -> Iterator[Rest]:
     """Within it, the driver of that run puts it down as Paused when it only waits for a time."""
-    rest = Rest(run_id, least_s)
+    rest = Rest(run_id, least_s, spent_s)
     before = _REST.set(rest)
     try:
         yield rest

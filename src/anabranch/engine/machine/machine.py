@@ -30,6 +30,7 @@ from anabranch.base.states import (
     State,
     Submitted,
     Success,
+    TimedOut,
     TriggerFailed,
     tally,
 )
@@ -207,8 +208,9 @@ class Machine:
                 self._known.slots = max(1, slots)
             case Permitted(_, may_use, lost):
                 self._known.limits.permit(may_use, lost)
-            case CancelAsked(_, reason):
+            case CancelAsked(_, reason, is_late):
                 self._end(Cancelled(message=reason))
+                self._ending = TimedOut(message=reason) if is_late else self._ending
             case Woke():
                 pass
         self._wake()

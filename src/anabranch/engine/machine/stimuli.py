@@ -80,6 +80,8 @@ class CancelAsked:
 
     now: float
     reason: str
+    is_late: bool = False
+    """Whether that is because it has taken too long."""
 
 
 @dataclass(frozen=True, slots=True)

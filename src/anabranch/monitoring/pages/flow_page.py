@@ -43,6 +43,8 @@ def registration(flow: FlowRecord, now: datetime | None = None) -> str:
         facts.append(("overlap", flow.overlap))
     if flow.max_runs is not None:
         facts.append(("runs at a time", f"{flow.max_runs:,}"))
+    if flow.timeout_s is not None:
+        facts.append(("a run may take", seconds(flow.timeout_s)))
     if flow.labels:
         facts.append(("labels", ", ".join(flow.labels)))
     if flow.project:

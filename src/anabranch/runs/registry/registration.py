@@ -44,6 +44,7 @@ class Registrable:
     parameters: Collection[Parameter]
     schedule: Schedule | None
     max_runs: int | None
+    timeout_s: float | None = None
     source: str
     """``file:name`` or ``module:name``, where the flow can be loaded from."""
     pickled: Callable[[], bytes]
@@ -134,6 +135,7 @@ def record_of(
         overlap=flow.schedule.overlap if flow.schedule is not None else "allow",
         catch_up=flow.schedule.catch_up if flow.schedule is not None else "all",
         max_runs=flow.max_runs,
+        timeout_s=flow.timeout_s,
         labels=labels,
         notifiers=flow.notifiers,
     )

@@ -53,6 +53,8 @@ class FlowRecord:
     changed: datetime | None = None
     scheduled_until: datetime | None = None
     """Up to here all times of the schedule have been dealt with."""
+    timeout_s: float | None = None
+    """Seconds that a run may take."""
     notifiers: bytes | None = field(default=None, repr=False)
     """Pickled: whom services tell of runs that cannot tell themselves."""
     seal: str = field(default="", repr=False)
@@ -280,6 +282,7 @@ def _flow_row(record: FlowRecord) -> tuple[Any, ...]:
         record.seal,
         record.catch_up,
         record.notifiers,
+        record.timeout_s,
     )
 
 
@@ -312,5 +315,6 @@ def _light(row: Sequence[Any]) -> FlowRecord:
         seal=values["seal"],
         catch_up=values["catch_up"],
         notifiers=values["notifiers"],
+        timeout_s=values["timeout_s"],
         damage=", ".join(name for name, value in lost.items() if value is None),
     )

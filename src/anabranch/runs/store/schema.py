@@ -76,13 +76,13 @@ FLOWS = _define(
     "flows",
     "flow_name",
     "project version fingerprint source code storage graph parameters schedule schedule_text overlap max_runs labels "
-    "paused changed scheduled_until seal catch_up notifiers",
+    "paused changed scheduled_until seal catch_up notifiers timeout_s",
 )
 SLOTS = _define(
     "slots",
     "run_id",
     "flow_name due ready parameters labels origin grp grp_most approve state message cancel owner token run_epoch "
-    "tries lease_until created started ended zone parent bond told",
+    "tries lease_until created started ended zone parent bond told spent",
 )
 LIMITS = _define("limits", "name", "fixed")
 PERMITS = _define(
@@ -209,6 +209,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
             deed_id {text} NOT NULL PRIMARY KEY, at {integer} NOT NULL, who {text} NOT NULL, verb {text} NOT NULL,
             subject {text} NOT NULL, detail {text} NOT NULL){clustered}""",
         "CREATE INDEX anabranch_deeds_subject ON anabranch_deeds (subject, deed_id)",
+    ),
+    # 15: how long runs may take, and how much of that has passed
+    (
+        "ALTER TABLE anabranch_flows ADD COLUMN timeout_s {real}",
+        "ALTER TABLE anabranch_slots ADD COLUMN spent {integer} NOT NULL DEFAULT 0",
     ),
 )
 VERSION = len(STEPS)

@@ -27,7 +27,7 @@ MAX_TRIES = 5
 _ROUNDS = 20  # of looking past flows that may not run now; the next look is soon
 
 _READY = "state = 'Waiting' AND ready <= ?"
-_POLICIES = f"SELECT flow_name, max_runs, overlap, catch_up FROM {FLOWS.name} WHERE flow_name IN "
+_POLICIES = f"SELECT flow_name, max_runs, overlap, catch_up, timeout_s FROM {FLOWS.name} WHERE flow_name IN "
 # A run that has begun and waits, for a retry or for another process, holds no process but its place in its flow.
 _GOES_ON = "(state = 'Running' OR (state = 'Waiting' AND (started IS NOT NULL OR run_epoch > 0)))"
 _COUNT = f"SELECT flow_name, grp, count(*) FROM {SLOTS.name} WHERE {_GOES_ON} AND flow_name IN "
@@ -41,6 +41,7 @@ _FINISH = f"{_CLOSE} AND token = ? AND state = 'Running'"
 _RELEASE = (
     f"UPDATE {SLOTS.name} SET state = CASE WHEN cancel = 1 THEN 'Cancelled' ELSE 'Waiting' END, "
     "ended = CASE WHEN cancel = 1 THEN ? END, ready = CASE WHEN ready < ? THEN ? ELSE ready END, "
+    "spent = spent + CASE WHEN started < ? THEN ? - started ELSE 0 END, "
     "message = CASE WHEN cancel = 1 THEN 'cancelled' ELSE ? END, lease_until = NULL, tries = tries - ? "
     "WHERE run_id = ? AND token = ? AND state = 'Running'"
 )
@@ -66,7 +67,8 @@ _END_RUN = (
     f"WHERE s.run_id = {RUNS.name}.run_id), ended = ?, lease_until = NULL, epoch = epoch + 1, token = '' "
     "WHERE run_id = ? AND (lease_until <= ? OR (lease_until IS NOT NULL AND epoch = ?) "
     "OR (lease_until IS NULL AND state = 'Paused')) AND EXISTS (SELECT 1 "
-    f"FROM {SLOTS.name} s WHERE s.run_id = {RUNS.name}.run_id AND s.state IN ('Cancelled', 'Crashed', 'Failed'))"
+    f"FROM {SLOTS.name} s WHERE s.run_id = {RUNS.name}.run_id AND "
+    "s.state IN ('Cancelled', 'Crashed', 'Failed', 'TimedOut'))"
 )
 _LAPSE = f"UPDATE {RUNS.name} SET lease_until = ? WHERE run_id = ? AND epoch = ? AND lease_until > ?"
 _CANCELLED = f"SELECT run_id, token FROM {SLOTS.name} WHERE state = 'Running' AND cancel = 1"
@@ -94,6 +96,7 @@ class _Policy:
     max_runs: int | None
     overlap: str
     catch_up: str
+    timeout_s: float | None = None
 
     @property
     def most(self) -> int | None:
@@ -242,7 +245,7 @@ class SlotQueue:
                 policy = known.get(slot.flow_name)  # None: somebody else decides about this flow at this moment
                 verdict = self._verdict(transaction, slot, policy, running, moment) if policy is not None else "wait"
                 if verdict == "run":
-                    taken.append(slot)
+                    taken.append(replace(slot, timeout_s=policy.timeout_s if policy is not None else None))
                     running[place] += not has_begun
                 elif verdict == "wait" and not has_begun:
                     blocked.add(place)
@@ -442,7 +445,7 @@ class SlotQueue:
         """Let a slot wait again, for anybody, or end if it was cancelled; False if it is somebody else's."""
         moment, ready = to_microseconds(now), to_microseconds(not_before or now)
         text = to_text(message, MESSAGE_NBYTES)
-        parameters = (moment, ready, ready, text, int(not is_try), slot.run_id, slot.token)
+        parameters = (moment, ready, ready, ready, ready, text, int(not is_try), slot.run_id, slot.token)
 
         def act(transaction: Transaction) -> bool:
             is_ours = bool(transaction.execute(_RELEASE, parameters))
@@ -455,7 +458,7 @@ class SlotQueue:
     def give_back(self, slots: Sequence[Slot], *, now: datetime) -> None:
         """Let claimed slots wait again that no process has begun: for anybody, and without counting it as a try."""
         moment = to_microseconds(now)
-        rows = [(moment, moment, moment, "", 1, slot.run_id, slot.token) for slot in slots]
+        rows = [(moment, moment, moment, moment, moment, "", 1, slot.run_id, slot.token) for slot in slots]
 
         def act(transaction: Transaction) -> None:
             transaction.execute_many(_RELEASE, rows)
@@ -572,7 +575,9 @@ def _settle_dead(
         return _end(transaction, slot, "Crashed", f"given up after {slot.tries} tries: {why}", moment)
     else:
         text = to_text(why, MESSAGE_NBYTES)
-        transaction.execute(_RELEASE, (moment, moment, moment, text, int(not is_try), slot.run_id, slot.token))
+        seen = min(moment, to_microseconds(slot.lease_until) or moment)
+        released = (moment, moment, moment, seen, seen, text, int(not is_try), slot.run_id, slot.token)
+        transaction.execute(_RELEASE, released)
         if is_dead:  # whoever goes on with the run need not wait for its lease
             transaction.execute(_LAPSE, (moment, slot.run_id, slot.run_epoch + 1, moment))
     return None

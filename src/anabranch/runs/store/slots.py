@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from anabranch.base.times import zone_in, zone_text
@@ -51,6 +51,10 @@ class Slot:
     tries: int = 0
     """How often it has been claimed."""
     lease_until: datetime | None = None
+    spent: timedelta = timedelta(0)
+    """Time of earlier processes with the run, and of its waits for retries."""
+    timeout_s: float | None = None
+    """Seconds that the run may take, as its flow has it when it is claimed."""
     created: datetime | None = None
     started: datetime | None = None
     ended: datetime | None = None
@@ -111,6 +115,7 @@ def slot_row(slot: Slot, *, now: int) -> tuple[Any, ...]:
         slot.parent,
         int(slot.bond),
         int(slot.told),
+        slot.spent // timedelta(microseconds=1),
     )
 
 
@@ -140,6 +145,7 @@ def slot_of(row: Sequence[Any]) -> Slot:
         tries=values["tries"],
         lease_until=from_microseconds(values["lease_until"]),
         created=from_microseconds(values["created"]),
+        spent=timedelta(microseconds=values["spent"]),
         started=from_microseconds(values["started"]),
         ended=from_microseconds(values["ended"]),
         parent=values["parent"],

@@ -196,6 +196,7 @@ def flow_data(record: FlowRecord) -> dict[str, Any]:
         "schedule": record.schedule_text,
         "overlap": record.overlap,
         "max_runs": record.max_runs,
+        "timeout_s": record.timeout_s,
         "labels": list(record.labels),
         "paused": record.paused,
         "parameters": record.parameters,

@@ -6,7 +6,10 @@ It keeps no clock and no processes of its own: both are given, so that a test ca
 from __future__ import annotations
 
 import logging
+import math
+import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Protocol
 
@@ -84,6 +87,8 @@ class Dispatcher:
         As for `Timetable`.
     lives
         Whether a process of runs, by its name, is seen to live on this machine.
+    steady
+        Seconds, of a clock that never jumps, for the time that runs may take.
     """
 
     def __init__(
@@ -98,6 +103,7 @@ class Dispatcher:
         on_ended: Callable[[Slot], object] = lambda slot: None,
         on_problem: Callable[[str, str], object] = lambda name, why: None,
         lives: Callable[[str], bool] = is_process_of_runs,
+        steady: Callable[[], float] = time.monotonic,
     ) -> None:
         self._store = store
         self._launcher = launcher
@@ -115,6 +121,11 @@ class Dispatcher:
         self._grace = timedelta(seconds=grace_s)
         self._on_ended = on_ended
         self._lives = lives
+        self._steady = steady
+        self._ends: dict[str, float] = {}
+        """When runs must have ended by themselves, by the tokens of their claims."""
+        self._late: set[str] = set()
+        """Tokens of runs whose processes were killed because they had not."""
         self._interrupted: dict[str, datetime] = {}
         """When runs were asked to end, by the tokens of their claims."""
         self._killed: set[str] = set()
@@ -152,6 +163,7 @@ class Dispatcher:
         self._bury(now)
         if self.running and _is_over(self._watched, now, WATCH_S):
             self._end_cancelled(now)
+            self._end_late()
             self._watched = now
         if _is_over(self._renewed, now, lease_s / 3):
             self._queue.renew(self.running.values(), now=now, lease_s=lease_s)
@@ -175,6 +187,9 @@ class Dispatcher:
             claimed = self._queue.claim(self._owner, free, now=now, lease_s=lease_s)
             for slot in claimed:
                 self.running[slot.run_id] = slot
+                if slot.timeout_s is not None:
+                    left_s = max(0.0, slot.timeout_s - slot.spent / timedelta(seconds=1))
+                    self._ends[slot.token] = self._steady() + left_s + self._grace / timedelta(seconds=1)
                 self._launcher.start(slot)
             self._is_flowing = bool(claimed)
             if len(claimed) == free:
@@ -205,12 +220,18 @@ class Dispatcher:
         self._give_back([slot for end, slot in ended if end.code == RETURNED], now)
         for end, slot in ended:
             self._interrupted.pop(slot.token, None)
+            self._ends.pop(slot.token, None)
+            is_late = slot.token in self._late
+            self._late.discard(slot.token)
             if end.code in (0, RETURNED):
                 continue
             self.deaths += 1
             _log.warning("run %s of flow %s: %s", slot.run_id, slot.flow_name, end.words)
             try:
-                closed = self._queue.bury(slot, end.words, now=now, is_try=slot.run_id not in self._killed)
+                if is_late:
+                    closed = self._close_late(slot, now)
+                else:
+                    closed = self._queue.bury(slot, end.words, now=now, is_try=slot.run_id not in self._killed)
             except RunStoreError as error:  # its lease runs out by itself
                 _log.warning("run %s is taken up again when its lease is over: %s", slot.run_id, error)
                 closed = None
@@ -240,11 +261,27 @@ class Dispatcher:
                 _log.warning("run %s was cancelled and does not end: its process is killed", run_id)
                 self._launcher.kill(run_id)
 
+    def _end_late(self) -> None:
+        """Kill processes whose runs have not ended by themselves when their time was over."""
+        now_s = self._steady()
+        for run_id, slot in self.running.items():
+            if now_s >= self._ends.get(slot.token, math.inf):
+                if slot.token not in self._late:
+                    _log.warning("run %s is over its timeout and does not end: its process is killed", run_id)
+                self._late.add(slot.token)
+                self._launcher.kill(run_id)
+
+    def _close_late(self, slot: Slot, now: datetime) -> Slot | None:
+        """Close a slot whose process was killed for its time; gives it if it was still this service's."""
+        text = f"the run took longer than its timeout of {slot.timeout_s:g} s and did not end; its process was killed"
+        is_ours = self._queue.finish(slot, "TimedOut", text, now=now)
+        return replace(slot, state="TimedOut", message=text) if is_ours else None
+
     def _close(self, slot: Slot) -> None:
         """Tell that a run has ended with its process."""
         _log.error("run %s of flow %s: %s, %s", slot.run_id, slot.flow_name, slot.state, slot.message)
         self._on_ended(slot)
-        if slot.state == "Cancelled":
+        if slot.state in ("Cancelled", "TimedOut"):
             end_parts(self._store, slot.run_id)
 
     @property

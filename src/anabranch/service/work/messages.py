@@ -14,7 +14,7 @@ FAILED = 70
 AGAIN = 75
 """Of a run that is to be begun again, in a new process (EX_TEMPFAIL)."""
 LAST = 76
-"""Of a run that was interrupted and is recorded so: its process ends with it."""
+"""Of a run that was interrupted and is recorded so: its process ends with it, and all that it has started."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,6 +33,7 @@ from anabranch.runs.registry.registration import registry
 from anabranch.service.work.messages import (
     AGAIN,
     FAILED,
+    LAST,
     RETURNED,
     Exit,
     Job,
@@ -42,6 +43,7 @@ from anabranch.service.work.messages import (
     from_line,
     to_line,
 )
+from anabranch.service.work.one_run import kill_own
 from anabranch.service.work.series import flush_prints, run_series
 
 LINGER_S = 5.0
@@ -261,7 +263,9 @@ class Nursery:
             os.close(nothing)
             os.dup2(2, self._out)  # which was where the nursery tells of exits; now what a run prints goes to the log
             os.setpgid(0, 0)  # what it starts can be told from what others start
-            self._series(connection, job)
+            if self._series(connection, job) == LAST:  # nothing of it goes on
+                flush_prints()
+                kill_own()
             code = 0
         except BaseException:
             traceback.print_exc()

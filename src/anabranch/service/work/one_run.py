@@ -98,7 +98,7 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
     told = FlowHandlers(loaded.flow, loaded.flow.state_handlers, loaded.flow.on_failure).tell_last
     with (
         _Interruptible(queue, slot) as interruption,
-        may_rest(slot.run_id, REST_S) as rest,
+        may_rest(slot.run_id, REST_S, spent_s=slot.spent / timedelta(seconds=1)) as rest,
         claimed(slot.run_id, slot.run_epoch),
         telling_overdue(config.service.cancel_grace_s, lambda text: _end_by_force(store, queue, slot, text, told)),
     ):
@@ -122,7 +122,7 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         queue.release(slot, message, now=now, not_before=due, is_try=False)
         return 0
     ended = _finish(store, queue, slot, state, message)
-    return LAST if state == "Cancelled" else ended
+    return LAST if state in ("Cancelled", "TimedOut") else ended
 
 
 _records: dict[str, FlowRecord] = {}
@@ -170,7 +170,7 @@ def _is_unknown(store: RelationalRunStore, slot: Slot) -> bool:
 
 def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str, message: str) -> int:
     queue.finish(slot, state, message, now=read_clock(store))
-    if state == "Cancelled":
+    if state in ("Cancelled", "TimedOut"):
         end_parts(store, slot.run_id)
     return 0
 
@@ -217,13 +217,16 @@ def _end_by_force(store: RelationalRunStore, queue: SlotQueue, slot: Slot, why: 
                 telling.join(TELL_S)
         except RunStoreError as error:  # it is tried again, by a service
             _log.warning("the end of run %s could not be recorded: %s", slot.run_id, error)
-        _kill_own()
+        kill_own()
 
     threading.Thread(target=end, name="anabranch-end", daemon=True).start()
 
 
-def _kill_own() -> None:
+def kill_own() -> None:
+    """Kill this process, all below it, and what it has started that has lost its parent."""
     kill_below(os.getpid())
+    if os.getpgrp() == os.getpid():
+        os.killpg(0, signal.SIGKILL)
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -289,4 +292,4 @@ class _Interruptible:
             break
         if not self._over.wait(config.service.cancel_grace_s):
             _log.warning("run %s was cancelled and does not end: its process is killed", self._slot.run_id)
-            _kill_own()  # what becomes of the run is decided by a service
+            kill_own()  # what becomes of the run is decided by a service

@@ -17,8 +17,8 @@ from anabranch.service.work.messages import LAST, Exit, Job, from_line, to_line
 from anabranch.service.work.one_run import run_job
 
 
-def run_series(connection: socket.socket, job: Job, *, most: int, metrics: str) -> None:
-    """Run a job, and those that follow on the connection.
+def run_series(connection: socket.socket, job: Job, *, most: int, metrics: str) -> int:
+    """Run a job, and those that follow on the connection; gives the exit code of the last one.
 
     Parameters
     ----------
@@ -29,7 +29,9 @@ def run_series(connection: socket.socket, job: Job, *, most: int, metrics: str) 
     """
     leftovers = Leftovers() if most > 1 else None
     lines = connection.makefile("rb")
-    for number in range(1, most + 1):
+    number = 0
+    while True:
+        number += 1
         began = time.monotonic()
         # In a context of its own: what a run sets there, it sets for itself.
         code = contextvars.copy_context().run(run_job, job, metrics=metrics, is_new=number == 1)
@@ -39,9 +41,9 @@ def run_series(connection: socket.socket, job: Job, *, most: int, metrics: str) 
         try:
             connection.sendall(to_line(Exit(job.run_id, 0 if code == LAST else code, is_last)))
         except OSError:  # nobody is there any more
-            return
+            return code
         if is_last or not (line := lines.readline()):
-            return
+            return code
         following = from_line(line)
         assert isinstance(following, Job)
         job = following

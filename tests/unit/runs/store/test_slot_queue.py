@@ -189,6 +189,40 @@ def rest(queue: SlotQueue, *, until_s: int) -> Slot:
     return slot
 
 
+def spent_s(queue: SlotQueue) -> float:
+    (slot,) = queue.all()
+    return slot.spent / SECOND
+
+
+def test_time_that_a_run_has_used_is_counted_with_its_waits(store: RelationalRunStore, queue: SlotQueue):
+    put_flow(store, timeout_s=90.0)
+    queue.add(slots(1), now=NOON)
+    (claimed,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    assert claimed.timeout_s == 90.0
+    queue.give_back([claimed], now=NOON + SECOND)  # there was no process for it
+    assert spent_s(queue) == 0
+    # It has begun, and waits for a retry
+    (claimed,) = queue.claim("me:1", 1, now=NOON + 10 * SECOND, lease_s=LEASE_S)
+    queue.begin(claimed.run_id, claimed.token, now=NOON + 10 * SECOND, lease_s=LEASE_S)
+    queue.release(claimed, now=NOON + 20 * SECOND, not_before=NOON + 30 * SECOND, is_try=False)
+    assert spent_s(queue) == 20
+    # Then its process dies
+    (claimed,) = queue.claim("me:1", 1, now=NOON + 100 * SECOND, lease_s=LEASE_S)
+    queue.begin(claimed.run_id, claimed.token, now=NOON + 100 * SECOND, lease_s=LEASE_S)
+    queue.bury(claimed, "it died", now=NOON + 105 * SECOND)
+    assert spent_s(queue) == 25
+    # And once more, with its machine: nobody knows how long it went on, beyond its lease
+    (claimed,) = queue.claim("me:1", 1, now=NOON + 200 * SECOND, lease_s=LEASE_S)
+    queue.begin(claimed.run_id, claimed.token, now=NOON + 200 * SECOND, lease_s=LEASE_S)
+    queue.recover(now=NOON + 9_000 * SECOND, lease_s=LEASE_S)
+    assert spent_s(queue) == 25 + LEASE_S
+    # Somebody lets it go on
+    (claimed,) = queue.claim("me:1", 1, now=NOON + 9_000 * SECOND, lease_s=LEASE_S)
+    queue.finish(claimed, "TimedOut", now=NOON + 9_000 * SECOND)
+    assert queue.again(Slot(claimed.run_id, "etl", NOON, origin="resume"), now=NOON + 9_000 * SECOND)
+    assert spent_s(queue) == 0
+
+
 @pytest.mark.parametrize(
     ("options", "expected"),
     [

@@ -31,6 +31,8 @@ class World:
         self.flows = FlowTable(self.store.database)
         self.queue = SlotQueue(self.store.database)
         self.now = MIDNIGHT
+        self.jumped = timedelta(0)
+        """By how much the clock was put forward."""
         self.ran: list[tuple[str, datetime]] = []
         self.problems: list[str] = []
         self.services: list[Dispatcher] = []
@@ -51,6 +53,7 @@ class World:
             owner=name,
             capacity=capacity,
             clock=lambda: self.now,
+            steady=lambda: (self.now - MIDNIGHT - self.jumped).total_seconds(),
             on_problem=lambda name, why: self.problems.append(name),
         )
         self.services.append(service)
@@ -410,6 +413,60 @@ def test_a_cancelled_run_is_interrupted_and_its_process_is_killed_if_it_does_not
     assert service.deaths == 1
     world.until(world.now + timedelta(seconds=2), timedelta(seconds=1))
     assert [each.due for each in launcher.held] == hours(2)
+
+
+def late(world: World, timeout_s: float, **options: object) -> tuple[Slot, Instant]:
+    """A run that has begun, of a flow with a timeout, whose process does not end by itself."""
+    world.flows.put(FlowRecord("etl", "code", timeout_s=timeout_s), now=MIDNIGHT)
+    world.queue.add([Slot("r", "etl", MIDNIGHT, **options)], now=MIDNIGHT)
+    world.service()
+    (launcher,) = world.launchers
+    launcher.holds = True
+    world.turn()
+    (slot,) = launcher.held
+    world.queue.begin("r", slot.token, now=world.now, lease_s=30)
+    world.store.create_run(RunRecord("r", "etl", world.now), now=world.now)
+    return slot, launcher
+
+
+def test_a_run_that_does_not_end_after_its_timeout_is_killed_and_is_not_tried_again(world: World):
+    slot, launcher = late(world, 60)
+    world.until(MIDNIGHT + timedelta(seconds=74), timedelta(seconds=1))
+    assert launcher.killed == []
+    world.until(MIDNIGHT + timedelta(seconds=77), timedelta(seconds=1))
+    assert set(launcher.killed) == {"r"}
+    launcher.end(slot, -9)
+    world.turn()
+    (ended,) = world.queue.all()
+    record = world.store.get_run("r", now=world.now)
+    assert ended.state == record.state == "TimedOut"
+    text = "the run took longer than its timeout of 60 s and did not end; its process was killed"
+    assert ended.message == record.message == text
+    world.until(world.now + HOUR)
+    assert launcher.held == []
+
+
+def test_a_run_that_ends_by_itself_at_the_last_moment_is_what_it_says(world: World):
+    slot, launcher = late(world, 60)
+    world.until(MIDNIGHT + timedelta(seconds=77), timedelta(seconds=1))
+    world.queue.finish(slot, "Success", now=world.now)
+    launcher.end(slot, -9)
+    world.turn()
+    assert [each.state for each in world.queue.all()] == ["Success"]
+
+
+def test_a_clock_that_jumps_takes_no_time_from_a_run(world: World):
+    _, launcher = late(world, 60)
+    world.jumped = DAY
+    world.now += DAY
+    world.until(world.now + timedelta(seconds=70), timedelta(seconds=1))
+    assert launcher.killed == []
+
+
+def test_what_earlier_processes_of_a_run_have_used_of_its_time_is_not_there_again(world: World):
+    _, launcher = late(world, 60, spent=timedelta(seconds=50))
+    world.until(MIDNIGHT + timedelta(seconds=27), timedelta(seconds=1))
+    assert set(launcher.killed) == {"r"}
 
 
 def test_processes_that_a_draining_service_kills_are_no_tries(world: World):
