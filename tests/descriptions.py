@@ -29,11 +29,13 @@ from anabranch import (
 )
 from anabranch.definition import scope
 from anabranch.definition.branching import Switch as SwitchBlock
+from anabranch.definition.caching import inputs
 from anabranch.definition.lookup import home_of
 from anabranch.definition.mapping import apply_map
 from anabranch.definition.node import Node
 from anabranch.errors import ResultReleased
 from anabranch.flows.stream import StreamedState
+from anabranch.results import Result
 from anabranch.runs.view import FlowRunView
 
 # What tasks do --------------------------------------------------------------------------------------------------------
@@ -171,12 +173,14 @@ class Behaviour:
 
     acts: tuple[str, ...]
     salt: int = 0
+    is_pure: bool = False
+    """Whether the same arguments give the same value, whichever element they are of."""
 
     def __call__(self, a: Any = None, b: Any = None, c: Any = None) -> Any:
         given = (a, b, c)
         n = zlib.crc32(repr((self.salt, shown(given))).encode()) % 997
         act = ACTS[self.acts[n % len(self.acts)]]
-        return act(n + (context.map_index or 0) * 1009, given)
+        return act(n + (0 if self.is_pure else (context.map_index or 0) * 1009), given)
 
 
 def is_even(value: Any) -> bool:
@@ -205,6 +209,22 @@ ENDS: dict[str, dict[str, Any]] = {
 """How a map may end early."""
 LIMIT = "desk"
 """The limit that tasks share."""
+
+
+def _fits(value: Any, inputs: Any, parameters: Any) -> bool:
+    """A validator that refuses some values."""
+    return bool(weight(value) % 3)
+
+
+STORED: dict[str, dict[str, Any]] = {
+    "": {},
+    "at a target": {"target": "targets/{task_name}"},
+    "at targets": {"target": "targets/{task_name}-{map_index}"},
+    "in a cache": {"cache_key": inputs},
+    "in a cache, for a while": {"cache_key": inputs, "cache_for": 4.0},
+    "in a cache, if valid": {"cache_key": inputs, "cache_validator": _fits},
+}
+"""How a task's value may be stored where other task runs look for it; those of a cache are of pure tasks."""
 
 
 def not_one_failed(upstreams: Any) -> bool:
@@ -248,10 +268,13 @@ class TaskSpec:
     ends: str = ""
     most: int = 0
     """How many may run at a time; 0: any number."""
+    stored: str = ""
 
-    def make(self, name: str) -> Task[..., Any]:
-        """The task itself."""
-        options = dict(ENDS[self.ends])
+    def make(self, name: str, result: Result | None = None) -> Task[..., Any]:
+        """The task itself; its value is stored in the result, if it is one of those that are."""
+        options = ENDS[self.ends] | STORED[self.stored]
+        if self.stored:
+            options["result"] = result
         if self.retries:
             options |= {"max_retries": self.retries, "retry_delay": self.delay_s}
         if self.most:
@@ -379,10 +402,10 @@ class ApplyMap:
 Statement: TypeAlias = Given | Call | Map | Reduced | Merge | Case | Switch | IfElse | ApplyMap
 
 
-def build(statements: Sequence[Statement], name: str = "drawn") -> Flow:
-    """The flow that is described."""
+def build(statements: Sequence[Statement], name: str = "drawn", *, result: Result | None = None) -> Flow:
+    """The flow that is described; values that are shared are stored in the result."""
     with Flow(name) as flow:
-        builder = Builder()
+        builder = Builder(result)
         builder.write(statements)
     return flow
 
@@ -395,8 +418,9 @@ def approved(flow: Flow) -> list[Node]:
 class Builder:
     """The nodes written so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, result: Result | None = None) -> None:
         self.nodes: list[Any] = []
+        self._result = result
         self._names: Iterator[int] = iter(range(10**6))
         self._switched: list[Any] = []
 
@@ -440,7 +464,7 @@ class Builder:
                 self._apply_map(over, body)
 
     def _task(self, spec: TaskSpec) -> Any:
-        return spec.make(f"t{next(self._names)}")
+        return spec.make(f"t{next(self._names)}", self._result)
 
     def _node(self, n: int) -> Any:
         return self.nodes[n % len(self.nodes)]

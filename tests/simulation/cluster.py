@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any, Self
 
 from tests.simulation.chance import Chance
-from tests.simulation.parts import TELLER
+from tests.simulation.parts import TELLER, Doubles
 from tests.simulation.world import Inbox, Pipe, Process, Thread, World
 
 from anabranch.engine.units.outcomes import UnitOutcome
@@ -325,22 +325,6 @@ class Cluster:
         self.workers.clear()
 
 
-@dataclass(frozen=True)
-class Doubles:
-    """What tasks have in place of time, and of their functions."""
-
-    world: World
-    stand_in: Any
-    """Gives the node that is run in the place of another."""
-    has_values: bool = False
-
-    def time(self) -> float:
-        return self.world.now
-
-    def sleep(self, seconds: float) -> None:
-        self.world.sleep(seconds)
-
-
 class SimulatedExecutor(Executor):
     """A driver's side of the cluster: what `anabranch.executors.DaskExecutor` does with a client.
 
@@ -355,6 +339,7 @@ class SimulatedExecutor(Executor):
         self._world: World = doubles.world
         self._find = find
         self._token = ""
+        self._called_back: set[Key] = set()
 
     def for_run(self) -> Self:
         return self  # each driver makes its own
@@ -399,7 +384,8 @@ class SimulatedExecutor(Executor):
     def release(self, keys: Iterable[Key]) -> None:
         gone, cluster = [key for key in keys if self._statuses.pop(key, None) is not None], self._cluster
         for key in gone:
-            self._expected.pop(key, None)
+            if self._expected.pop(key, self) is not self:
+                self._called_back.add(key)
             self._begun.pop(key, None)
         self._up.send(lambda: cluster.release(gone))
 
@@ -425,6 +411,10 @@ class SimulatedExecutor(Executor):
 
     def situation(self) -> Sequence[str]:
         return ()
+
+    def has_called_back(self, key: Key | None) -> bool:
+        """Whether a unit was let go before it had ended."""
+        return key in self._called_back
 
     def awaits(self, key: Key) -> bool:
         """Whether the report of a unit is still to come."""

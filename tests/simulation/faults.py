@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from itertools import count
 from typing import Any
 from unittest.mock import patch
 
@@ -25,10 +26,17 @@ from anabranch.engine.units.units import Before, Column, Holding, Key, Report, U
 from anabranch.engine.worker import task_runner
 from anabranch.engine.worker.interim import Ongoing
 from anabranch.engine.worker.stage import Stage
+from anabranch.engine.worker.storage import Errand, Storage
+from anabranch.engine.worker.task_runner import TaskRun
+from anabranch.flows import subflows
+from anabranch.results import claims
 from anabranch.runs.record.recorder import Recorder
-from anabranch.runs.resume import recorded
+from anabranch.runs.resume import choice, recorded
+from anabranch.runs.store import relational
 from anabranch.runs.store.heart import Heart
+from anabranch.runs.store.records import Ownership
 from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.store.schema import WISHES
 
 Change = tuple[object, str, Any]
 FAULTS: dict[str, Callable[[], list[Change]]] = {}
@@ -53,6 +61,10 @@ def _nothing(*args: Any, **kwargs: Any) -> None:
     """Stands for what is left out."""
 
 
+def _tell_nothing(self: Ongoing) -> None:
+    self.is_over = self.is_over or not self._channel.is_wanted(self.key)
+
+
 # Attempts and rounds --------------------------------------------------------------------------------------------------
 
 
@@ -73,8 +85,8 @@ def attempts_begin_anew() -> list[Change]:
 def rounds_of_elements_begin_anew() -> list[Change]:
     make = FanOut._chunk
 
-    def chunk(self: FanOut, chain: Chain) -> Unit:
-        return replace(make(self, chain), loops={})
+    def chunk(self: FanOut, *args: Any) -> Unit:
+        return replace(make(self, *args), loops={})
 
     return [(FanOut, "_chunk", chunk)]
 
@@ -101,7 +113,7 @@ def attempts_of_lost_units_are_forgotten() -> list[Change]:
 
 @_fault
 def a_lost_unit_counts_as_done() -> list[Change]:
-    def lose(self: Machine, unit: Unit, reason: str, ran_s: float | None) -> None:
+    def lose(self: Machine, unit: Unit, *args: Any, **options: Any) -> None:
         for run in map(self.runs.__getitem__, unit.nodes):
             if not run.is_final:
                 run.is_flying = False
@@ -112,9 +124,9 @@ def a_lost_unit_counts_as_done() -> list[Change]:
 
 @_fault
 def a_lost_value_is_not_missed() -> list[Change]:
-    def lose(self: Machine, key: Any, reason: str, ran_s: float | None) -> None:
+    def lose(self: Machine, key: Any, *args: Any, **options: Any) -> None:
         if self.expects(key):
-            usual(self, key, reason, ran_s)
+            usual(self, key, *args, **options)
 
     usual = Machine._lose
     return [(Machine, "_lose", lose)]
@@ -124,8 +136,8 @@ def a_lost_value_is_not_missed() -> list[Change]:
 def half_of_a_lost_chunk_is_forgotten() -> list[Change]:
     usual = FanOut._unfinished
 
-    def unfinished(self: FanOut, *args: Any) -> Any:
-        batch = usual(self, *args)
+    def unfinished(self: FanOut, *args: Any, **options: Any) -> Any:
+        batch = usual(self, *args, **options)
         return replace(batch, indices=batch.indices[: (len(batch.indices) + 1) // 2]) if batch is not None else None
 
     return [(FanOut, "_unfinished", unfinished)]
@@ -161,8 +173,8 @@ def nothing_is_kept_of_what_was_reported_before() -> list[Change]:
 
 @_fault
 def a_report_is_taken_for_another_unit() -> list[Change]:
-    def arrived(self: Knowledge, key: Any) -> Unit | None:
-        unit = usual(self, key)
+    def arrived(self: Knowledge, key: Any, *args: Any) -> Unit | None:
+        unit = usual(self, key, *args)
         return unit if unit is not None else next(iter(self.units.values()), None)
 
     usual = Knowledge.arrived
@@ -222,10 +234,7 @@ def every_seventh_report_is_not_recorded() -> list[Change]:
 
 @_fault
 def units_that_go_on_tell_nothing() -> list[Change]:
-    def tell(self: Ongoing) -> None:
-        self.is_over = self.is_over or not self._channel.is_wanted(self.key)
-
-    return [(Ongoing, "tell", tell)]
+    return [(Ongoing, "tell", _tell_nothing)]
 
 
 @_fault
@@ -293,6 +302,12 @@ def who_stood_still_goes_on() -> list[Change]:
 
 
 @_fault
+def who_stood_still_before_it_began_begins() -> list[Change]:
+    """A driver that stands still between taking a run and its first task submits units beside those of another one."""
+    return [(relational, "sleepless_clock", lambda: 0.0)]
+
+
+@_fault
 def inputs_of_lost_units_stay_held() -> list[Change]:
     return [(Machine, "_let_go_inputs", _nothing)]
 
@@ -350,3 +365,93 @@ def what_had_ended_may_be_left_out() -> list[Change]:
         return usual(self, run, is_enough=is_enough)
 
     return [(FanOut, "stop_early", stop_early)]
+
+
+@_fault
+def interrupted_runs_do_not_ask_what_has_ended() -> list[Change]:
+    """What a chunk has done is thrown away where a run is cancelled."""
+    return [(Driver, "_hear_untold", _nothing), (Ongoing, "tell", _tell_nothing)]
+
+
+@_fault
+def a_resumed_run_does_not_know_deferred_calls() -> list[Change]:
+    return [(choice, "_keep_calls", _nothing), (recorded, "calls_of", lambda *args: [])]
+
+
+@_fault
+def what_had_made_calls_may_begin_anew() -> list[Change]:
+    """Rounds and attempts of a task that had not ended are not on record."""
+    return [(recorded, "_interrupted", _nothing)]
+
+
+@_fault
+def flows_of_tasks_begin_anew() -> list[Change]:
+    """A flow that a task runs has an id of its own each time."""
+    numbers = count()
+    return [(subflows, "id_of", lambda task: f"anew-{next(numbers)}")]
+
+
+@_fault
+def elements_that_are_put_together_have_one_key() -> list[Change]:
+    """Elements of a map with a cache that had made calls: all got the value of the first."""
+
+    def look_ahead(self: Stage, positions: range) -> None:
+        if self.stored is not None:
+            self.stored.look_ahead((position, self._run_at(position)) for position in positions)
+
+    return [(Stage, "look_ahead", look_ahead)]
+
+
+@_fault
+def what_waits_for_a_value_does_not_ask_whether_it_is_over() -> list[Change]:
+    async def pause(run: TaskRun, seconds: float) -> None:
+        run.environment.sleep(seconds)
+
+    return [(task_runner, "_pause", pause)]
+
+
+# Stored values, and wishes that a run end -----------------------------------------------------------------------------
+
+
+@_fault
+def what_is_stored_is_not_looked_for() -> list[Change]:
+    return [(Errand, "_judged", _nothing)]
+
+
+@_fault
+def all_elements_have_the_target_of_the_first() -> list[Change]:
+    usual = Storage.errand
+
+    def errand(self: Storage, inputs: Any, index: int | None) -> Errand:
+        return usual(self, inputs, index and 0)
+
+    return [(Storage, "errand", errand)]
+
+
+@_fault
+def keys_of_caches_leave_out_an_argument() -> list[Change]:
+    usual = Storage.errand
+
+    def errand(self: Storage, inputs: Any, index: int | None) -> Errand:
+        return usual(self, dict(list(inputs.items())[:1]), index)
+
+    return [(Storage, "errand", errand)]
+
+
+@_fault
+def claims_of_the_dead_hold_for_ever() -> list[Change]:
+    return [(claims, "LEASE_S", float("inf")), (claims, "_is_gone", lambda holder: False)]
+
+
+@_fault
+def wishes_are_not_heard() -> list[Change]:
+    return [(Heart, "look", _nothing)]
+
+
+@_fault
+def a_wish_holds_for_whoever_comes_next() -> list[Change]:
+    def find_wish(self: RelationalRunStore, ownership: Ownership) -> str:
+        rows = self._fetch(WISHES.select("run_id = ?"), (ownership.run_id,))
+        return str(rows[0][-1]) if rows else ""
+
+    return [(RelationalRunStore, "find_wish", find_wish)]

@@ -7,6 +7,7 @@ from typing import Any
 
 from tests import descriptions as d
 from tests.simulation.chance import Chance
+from tests.simulation.subflows import ACT
 
 PLAIN = ("number", "list", "small", "none", "long list")
 SIGNALS = (
@@ -31,6 +32,7 @@ CHUNKS: tuple[tuple[int | str, str], ...] = (
     (2, "half"),
 )
 """Sizes of chunks, and how the map may end early."""
+CACHES = tuple(each for each in d.STORED if each.startswith("in a cache"))
 DELAYS_S = (0.0, 0.3, 5.0, 100.0)
 
 
@@ -49,7 +51,7 @@ def _behaviour(chance: Chance, retries: int) -> d.Behaviour:
             act = chance.pick(SIGNALS)
             acts.append(act if retries or act not in d.NEEDS_RETRIES else "number")
         else:
-            acts.append(chance.pick(d.DEFERRING))
+            acts.append(chance.pick((*d.DEFERRING, *(ACT,) * 6)))
     return d.Behaviour(tuple(acts), chance.below(20))
 
 
@@ -65,7 +67,10 @@ def _task(chance: Chance, *, is_map: bool = False) -> d.TaskSpec:
     chunksize, ends = chance.pick(CHUNKS if is_map else CHUNKS[:4])
     if any(act in d.DEFERRING for act in drawn.behaviour.acts):
         ends = ""
-    return replace(drawn, chunksize=chunksize, ends=ends, most=most)
+    stored = chance.pick((*("",) * 14, "at targets" if is_map else "at a target", *CACHES))
+    if stored in CACHES:
+        drawn = replace(drawn, behaviour=replace(drawn.behaviour, is_pure=True))
+    return replace(drawn, chunksize=chunksize, ends=ends, most=most, stored=stored)
 
 
 def _source(chance: Chance) -> Any:

@@ -26,12 +26,16 @@ from anabranch.engine.machine.stimuli import Command, Stimulus
 from anabranch.engine.units.units import Report
 from anabranch.engine.worker import interim
 from anabranch.engine.worker.interim import EVERY_S, FIRST_S, Ongoing
-from anabranch.flows import running
+from anabranch.flows import running, subflows
+from anabranch.results import claims
+from anabranch.results.claims import BEAT_S, Claim
+from anabranch.results.memory import MemoryStore
+from anabranch.runs import stored_values
 from anabranch.runs.read import lookup
 from anabranch.runs.record import backlog, beginning
 from anabranch.runs.resume import takeover
 from anabranch.runs.store import opening, relational, run_permits
-from anabranch.runs.store.heart import Heart
+from anabranch.runs.store.heart import _LOOK_S, Heart
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.run_permits import RunPermits
 from anabranch.runs.store.schema import SQLITE, statements
@@ -47,6 +51,8 @@ class Place:
     world: World
     store: RelationalRunStore
     is_dead: Callable[[str], bool]
+    is_asked: bool
+    """Whether somebody may ask for the end of a run by its store."""
     numbers: Iterator[int]
 
 
@@ -95,7 +101,8 @@ class Teller:
 
     def of_run(self, token: str) -> list[Ongoing]:
         here = world().current
-        return [each for each, process in self._ongoing.items() if here is not None and process is here.process]
+        assert here is not None
+        return [each for each, process in self._ongoing.items() if process is here.process and each.token == token]
 
     def take_left(self, token: str) -> list[Report]:
         return []
@@ -115,6 +122,38 @@ class Teller:
 TELLER = Teller()
 
 
+class ClaimHeart:
+    """In the place of the thread that gives signs of life for claims: a simulated one for each claim."""
+
+    def __init__(self) -> None:
+        self._processes: dict[Claim, Process] = {}
+
+    def clear(self) -> None:
+        self._processes.clear()
+
+    def add(self, claim: Claim) -> None:
+        here = world()
+        assert here.current is not None
+        self._processes[claim] = here.current.process
+        here.spawn(here.current.process, lambda: self._beat(claim), BEAT_S)
+
+    def forget(self, claim: Claim) -> None:
+        self._processes.pop(claim, None)
+
+    def _beat(self, claim: Claim) -> None:
+        while claim in self._processes:
+            claim.beat()
+            world().sleep(BEAT_S)
+
+    def is_gone(self, holder: dict[str, object]) -> bool:
+        """Whether who holds a claim is known to be dead."""
+        held = [process for claim, process in self._processes.items() if claim.owner == holder.get("owner")]
+        return not held or any(_HERE[-1].is_dead(process.name) for process in held)
+
+
+CLAIM_HEART = ClaimHeart()
+
+
 class SimulatedHeart(Heart):
     """Beats in simulated time."""
 
@@ -128,11 +167,21 @@ class SimulatedHeart(Heart):
         self._stop.set()
 
     def look(self) -> None:
-        """Nobody asks by the run store: people of these worlds cancel runs at the driver."""
+        """Look whether somebody wants the run to end, in worlds where somebody may ask by the run store."""
+        if _HERE[-1].is_asked:
+            super().look()
 
     def _beat(self) -> None:
-        while not self._stop.is_set() and self.beat():
-            world().sleep(self._interval_s)
+        here, looks_s = world(), _LOOK_S if _HERE[-1].is_asked else self._interval_s
+        beat_at = here.now
+        while not self._stop.is_set():
+            if here.now < beat_at:
+                self.look()
+            elif self.beat():
+                beat_at = here.now + self._interval_s
+            else:
+                return
+            here.sleep(min(looks_s, max(0.0, beat_at - here.now)))
 
 
 class Condition:
@@ -220,8 +269,9 @@ class Touches:
             self._connection.execute(f"DELETE FROM {name}")
         self._chance = chance
         self._one_in = one_in
-        self.kills: dict[int, str] = {}
-        """By number of a touch: ``before`` or ``after`` it the process that touches dies."""
+        self.happens: dict[int, Callable[[], None]] = {}
+        """By number of a touch: what happens before it, to the process that touches."""
+        self.happens_after: dict[int, Callable[[], None]] = {}
         self.count = 0
         self.watch: Callable[[], None] | None = None
         """Called after each write."""
@@ -245,10 +295,9 @@ class Touches:
         if here.current.process.name == "reader":
             return self.peek(act)
         self.count += 1
-        kill = self.kills.get(self.count)
-        if kill == "before":
-            here.note(f"{here.current.process.name} dies before touch {self.count}")
-            here.die()
+        number = self.count
+        if number in self.happens:
+            self.happens[number]()
         fails = here.now < self.fails_until or (
             self._one_in > 0 and not self.is_calm and self._chance.happens(self._one_in)
         )
@@ -257,9 +306,8 @@ class Touches:
         found = self.peek(act)
         if is_write and self.watch is not None:
             self.watch()
-        if kill == "after":
-            here.note(f"{here.current.process.name} dies after touch {self.count}")
-            here.die()
+        if number in self.happens_after:
+            self.happens_after[number]()
         if fails:
             raise RunStoreError("the store's answer was lost")
         return found
@@ -280,17 +328,45 @@ class Touches:
         """Nothing: others have it open."""
 
 
+@dataclass(frozen=True)
+class Doubles:
+    """What tasks have in place of time, and of their functions."""
+
+    world: World
+    stand_in: Any
+    """Gives the node that is run in the place of another."""
+    has_values: bool = False
+
+    def time(self) -> float:
+        return self.world.now
+
+    def sleep(self, seconds: float) -> None:
+        self.world.sleep(seconds)
+
+
+class Shelf(MemoryStore):
+    """Where the values of tasks are stored: all processes of a world share it."""
+
+    of_one_process = False
+
+
+SHELF = Shelf("simulated")
+
 # All of it ------------------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def simulated(here: World, store: RelationalRunStore, is_dead: Callable[[str], bool]) -> Iterator[None]:
+def simulated(
+    here: World, store: RelationalRunStore, is_dead: Callable[[str], bool], *, is_asked: bool = False
+) -> Iterator[None]:
     """Within the block, the library lives in a simulated world."""
-    _HERE.append(Place(here, store, is_dead, count(1)))
+    _HERE.append(Place(here, store, is_dead, is_asked, count(1)))
+    SHELF.objects.clear()
     try:
         yield
     finally:
         TELLER.clear()
+        CLAIM_HEART.clear()
         _HERE.pop()
 
 
@@ -312,9 +388,15 @@ _CHANGES: list[tuple[object, str, Any]] = [
     (opening, "_kept_open", lambda *args, **options: _HERE[-1].store),
     (relational, "name_process", _name_process),
     (relational, "_here", lambda now: round(_now() * 1e6)),
+    (relational, "sleepless_clock", _now),
     (relational, "token_hex", lambda n=12: f"token-{next(_HERE[-1].numbers)}"),
     (lookup, "is_dead", _is_dead),
     (takeover, "is_dead", _is_dead),
+    (claims, "_HEART", CLAIM_HEART),
+    (claims, "_is_gone", CLAIM_HEART.is_gone),
+    (stored_values, "threading", THREADING),
+    (stored_values, "describe_code_of", lambda node, storing: storing),
+    (subflows, "time", SimpleNamespace(sleep=lambda seconds: world().sleep(seconds))),
 ]
 
 
@@ -328,6 +410,7 @@ def settings_of_simulations() -> Iterator[None]:
         for made in (backlog.Backlog.__init__, RunPermits.__init__, PermitDesk.__init__, Heart.__init__):
             stack.enter_context(patch.dict(made.__kwdefaults__, clock=_now))
         stack.enter_context(patch.dict(PermitDesk.__init__.__kwdefaults__, jitter=lambda: 1.0))
+        stack.enter_context(patch.dict(claims.value_or_claim.__kwdefaults__, clock=_now))
         stack.enter_context(patch.object(beginning, "fingerprints", _places_of))
         stack.enter_context(patch.object(takeover, "fingerprints", _places_of))
         stack.enter_context(patch.object(Machine, "handle", _handle))

@@ -10,7 +10,6 @@ from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from functools import partial
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from greenlet import GreenletExit
@@ -18,9 +17,10 @@ from tests.descriptions import LIMIT, Seen, Statement, approved, build, seen_in
 from tests.properties.test_same_everywhere import seen_from
 from tests.reference import interpret
 from tests.simulation.chance import Chance
-from tests.simulation.cluster import GRACE_S, NOTICE_S, SWEEP_S, Cluster, Doubles, SimulatedExecutor
+from tests.simulation.cluster import GRACE_S, NOTICE_S, SWEEP_S, Cluster, SimulatedExecutor
 from tests.simulation.flows import drawn_flow
-from tests.simulation.parts import Touches, simulated
+from tests.simulation.parts import SHELF, Doubles, Touches, simulated
+from tests.simulation.subflows import LEDGERS, Ledger
 from tests.simulation.world import BEGIN_S, Process, Stuck, Thread, World
 
 from anabranch import config
@@ -31,7 +31,9 @@ from anabranch.base.observers import Recipient
 from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Retrying, State, Success
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import Signature
-from anabranch.results import LocalResult
+from anabranch.definition.storing import Storing
+from anabranch.engine.units.units import Key
+from anabranch.results import Result
 from anabranch.runs.store.permit_table import PermitTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.view import FlowRunView
@@ -45,6 +47,10 @@ LEASE_S = 10.0
 LIMIT_S = 50_000.0
 MOST_STEPS = 10_000
 """Without a task that begins."""
+STILL_S = (15.0, 3.0, 60.0)
+HAPPENS = ("dies after", "dies before", "dies after", "dies before", "stands still", "is cancelled", "is asked to end")
+OBEYS_S = 5.0
+"""Within which a cancelled run ends, if nothing stands in the way."""
 MOST_EXECUTIONS = 4_000
 MOST_DRIVERS = 200
 CALM = 8
@@ -52,6 +58,8 @@ CALM = 8
 DONE = (Success.code, Cached.code)
 DURATIONS_S = (0.0, 0.0, 0.1, 0.4, 1.5, 5.0)
 OWN_CODE = ("task",)
+
+
 IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
 """A directory whose files need no disk."""
 
@@ -87,7 +95,8 @@ class Plan:
     salt: int
     keeps_all: bool
     touch_fails: int
-    kills: dict[int, str]
+    happens: dict[int, str]
+    """By number of a touch of the store: what happens then, to the process that touches it."""
     deaths: list[float]
     """When workers die, in seconds from the beginning."""
     new_worker_s: float
@@ -97,6 +106,13 @@ class Plan:
     outage: tuple[float, float] | None
     """When the store does not answer, and for how long."""
     cancel: float | None
+    """When somebody cancels the run at its driver."""
+    asked: float | None
+    """When somebody asks for its end by the run store."""
+    goes_on: bool
+    """Whether somebody wants it to go on after that."""
+    still_workers: list[tuple[float, float]]
+    """When workers stand still, and for how long."""
     rival: float | None
     """When somebody else asks for the run to be resumed, whoever runs it."""
     loses_messages: bool
@@ -128,13 +144,16 @@ class Plan:
             salt=chance.below(1000),
             keeps_all=chance.happens(2),
             touch_fails=chance.pick((0, 0, 0, 20, 5)),
-            kills={1 + chance.below(40): chance.pick(("after", "before")) for _ in range(chance.below(4))},
+            happens={1 + chance.below(40): chance.pick(HAPPENS) for _ in range(chance.below(5))},
             deaths=[chance.seconds(30.0) for _ in range(chance.below(5))],
             new_worker_s=chance.seconds(5.0),
             scheduler_dies=chance.seconds(20.0) if chance.happens(8) else None,
             pause=(chance.seconds(10.0), 1 + chance.seconds(100.0)) if chance.happens(8) else None,
             outage=(chance.seconds(10.0), chance.seconds(100.0)) if chance.happens(8) else None,
-            cancel=chance.seconds(20.0) if chance.happens(10) else None,
+            cancel=chance.seconds(20.0) if chance.happens(20) else None,
+            asked=chance.seconds(20.0) if chance.happens(20) else None,
+            goes_on=chance.happens(2),
+            still_workers=[(chance.seconds(20.0), chance.seconds(40.0)) for _ in range(chance.below(8) - 5)],
             rival=chance.seconds(40.0) if chance.happens(6) else None,
             loses_messages=chance.happens(8),
             knows_dead=True,
@@ -142,6 +161,19 @@ class Plan:
         )
         last = chance.below(4)
         return replace(plan, knows_dead=last != 1, stores=last == 3)
+
+    def undisturbed(self) -> Plan:
+        """The same flow in a world in which nothing happens to it, with all values kept."""
+        return replace(
+            self,
+            keeps_all=True,
+            touch_fails=0,
+            happens={},
+            deaths=[],
+            still_workers=[],
+            loses_messages=False,
+            **dict.fromkeys(("scheduler_dies", "pause", "outage", "cancel", "asked", "rival")),
+        )
 
 
 class Witness(Recipient):
@@ -183,17 +215,24 @@ class Story:
     was_cancelled: bool = False
     ended: float | None = None
     drivers: list[Process] = field(default_factory=list)
+    at_work: list[Process] = field(default_factory=list)
+    """Drivers that have not returned."""
     cluster: Cluster = field(init=False)
+    stored: dict[tuple[str, Any], float] = field(default_factory=dict)
+    """Where values were stored that are found there ever after, by task and element, or arguments: since when."""
     inside: dict[Thread, Process | None] = field(default_factory=dict)
     """Threads that are at a task that shares a limit with others, and the driver that there was when they began."""
 
     def __post_init__(self) -> None:
         plan = self.plan
         self.touches = Touches(self.chance, one_in=plan.touch_fails)
-        self.touches.kills = dict(plan.kills)
+        for number, what in plan.happens.items():
+            when = self.touches.happens_after if what == "dies after" else self.touches.happens
+            when[number] = partial(self._happen, number, what)
         self.store = RelationalRunStore(self.touches, lease_s=LEASE_S)  # type: ignore[arg-type]
         self.cluster = self._new_cluster()
-        self.flow = build(plan.statements)
+        self.result = Result(SHELF)
+        self.flow = build(plan.statements, result=self.result)
         self.graph = self.flow.graph.freeze()
         sizes = [node.policies.concurrency.get(LIMIT, 0) for node in self.graph.nodes.values()]
         self.most = min(filter(None, sizes), default=0)
@@ -201,7 +240,6 @@ class Story:
         self.is_healthy = not plan.touch_fails and plan.outage is None
         is_here = plan.engine["inline_nbytes"] == 16384 and plan.engine["rescued_nbytes"] > 0
         self.is_here = is_here
-        self.directory = ""
         self.doubles = Doubles(self.world, self._stand_in)
 
     # What happens -----------------------------------------------------------------------------------------------------
@@ -226,11 +264,19 @@ class Story:
             world.after(plan.outage[0], partial(self._cut_store, plan.outage[1]))
         if plan.cancel is not None:
             world.after(plan.cancel, self._cancel)
+        if plan.asked is not None:
+            world.after(plan.asked, self._ask_end)
         if plan.rival is not None:
             world.after(plan.rival, self._be_rival)
+        for moment, seconds in plan.still_workers:
+            world.after(moment, partial(self._pause_worker, seconds))
         if plan.stores:
-            self.flow.result = LocalResult(self.directory)
-        with simulated(world, self.store, self._is_dead):
+            self.flow.result = self.result
+        is_asked = plan.asked is not None or "is asked to end" in plan.happens.values()
+        # A flow that cannot be recorded fails, and so does the task that runs it: nothing could be said of its value.
+        after_s = SOON_S + self.slack_s if self.is_here else LIMIT_S
+        LEDGERS[:] = [Ledger(self._break, after_s)] if self.is_healthy else []
+        with simulated(world, self.store, self._is_dead, is_asked=is_asked):
             try:
                 boss = world.spawn(operator, self._operate)
                 world.run(lambda: boss.greenlet.dead or self.broken is not None, limit_s=LIMIT_S, most_steps=MOST_STEPS)
@@ -266,12 +312,22 @@ class Story:
             while self.has_driver and process.is_alive and process.still_until <= self.world.now:
                 self.world.sleep(0.5)
             if self._has_ended():
-                self.ended = self.world.now
-                return
+                while any(each.is_alive for each in self.at_work):  # who was slow to ask for the run may still get it
+                    self.world.sleep(1.0)
+                if self._has_ended():
+                    self.ended = self.world.now
+                    return
             self.world.sleep(0.5 + self.chance.seconds(20.0))
         raise Stuck(f"{MOST_DRIVERS} drivers have not brought it to an end")
 
     def _drive(self, process: Process) -> None:
+        self.at_work.append(process)
+        self._run(process)
+        self.at_work.remove(process)
+        if process is self.process:
+            self.has_driver = False
+
+    def _run(self, process: Process) -> None:
         flow = self.flow
         executor = SimulatedExecutor(lambda: self.cluster, self.doubles)
         process.at_end.append(executor.cut_off)
@@ -284,8 +340,9 @@ class Story:
         try:
             view = flow.run(executor=executor, observers=[Witness(self, process)], keep=keep, approve=approve, **which)  # type: ignore[arg-type]
             self.world.note(f"{process.name}: {view.state}")
+            process.left = self.world.now
             record = self._record()
-            is_whole = not approved(flow) or bool(approve) or self.was_cancelled
+            is_whole = not approved(flow) or bool(approve)
             if is_whole and record is not None and record.owner == process.name:
                 self.view = view
         except RunStoreError as error:
@@ -295,8 +352,6 @@ class Story:
         except BaseException as error:
             text = "".join(traceback.format_exception(error, limit=-6))
             self._break(f"the driver raises {type(error).__name__}", text)
-        if process is self.process:
-            self.has_driver = False
 
     def _be_rival(self) -> None:
         """Ask for the run: that is refused for as long as its driver lives and can reach the store."""
@@ -330,7 +385,11 @@ class Story:
         record = self._record()
         if record is None or record.lease_until is not None:
             return False
-        return self.was_cancelled or (record.state in ("Success", "Failed", "Cancelled") and self.view is not None)
+        if record.state == "Cancelled" and self.was_cancelled and self.plan.goes_on:
+            self.was_cancelled, self.view = False, None
+        elif record.state == "Cancelled" and self.was_cancelled:
+            return True
+        return record.state in ("Success", "Failed", "Cancelled") and self.view is not None
 
     def _break(self, kind: str, text: str) -> None:
         if self.broken is None:
@@ -359,10 +418,31 @@ class Story:
         lost, self.cluster = self.cluster, self._new_cluster()
         lost.lose()
 
+    def _happen(self, number: int, what: str) -> None:
+        """Let something happen to a driver at a touch of the store."""
+        world = self.world
+        if world.current is None or world.current.process not in self.drivers:
+            return
+        world.note(f"{world.current.process.name} {what} at touch {number}")
+        if what == "stands still":
+            world.stand_still(STILL_S[number % len(STILL_S)])
+        elif what == "is cancelled":
+            self._cancel()
+        elif what == "is asked to end":
+            self._ask_end()
+        else:
+            world.die()
+
     def _pause(self, seconds: float) -> None:
         if self.process is not None:
             self.world.note(f"{self.process.name} stands still for {seconds:.1f} s")
-            self.process.still_until = self.world.now + seconds
+            self.process.stand_still(self.world.now, seconds)
+
+    def _pause_worker(self, seconds: float) -> None:
+        if self.cluster.workers:
+            process = self.chance.pick(self.cluster.workers).process
+            self.world.note(f"{process.name} stands still for {seconds:.1f} s")
+            process.stand_still(self.world.now, seconds)
 
     def _cut_store(self, seconds: float) -> None:
         self.world.note(f"the store does not answer for {seconds:.1f} s")
@@ -371,11 +451,37 @@ class Story:
     def _cancel(self) -> None:
         if self.executor is not None and self.executor._token and self.has_driver:
             self.world.note("somebody cancels the run")
-            self.was_cancelled = True
             self.executor.cancel()
+            self._await_end()
+
+    def _ask_end(self) -> None:
+        """Ask for the end of the run by its record."""
+        record = self._record()
+        if record is not None and record.lease_until is not None:
+            self.world.note(f"somebody asks {record.owner} to end the run")
+            self._as_reader(lambda: self.store.ask_end(RUN, "asked for"))
+            if self.process is not None and record.owner == self.process.name:
+                self._await_end()
+            self.was_cancelled = True
+
+    def _await_end(self) -> None:
+        """See whether the run ends that was cancelled."""
+        self.was_cancelled = True
+        self.world.after(OBEYS_S, partial(self._see_obeyed, self.process, self.cluster, self.world.now))
+
+    def _see_obeyed(self, driver: Process, cluster: Cluster, since: float) -> None:
+        now = self.world.now
+        is_there = driver is self.process and self.has_driver and driver.silent_from(since, now) == now
+        if self.is_healthy and is_there and cluster is self.cluster:
+            self._break("does not obey", f"{driver.name} goes on {OBEYS_S} s after it was cancelled")
 
     def _is_dead(self, owner: str) -> bool:
-        return self.plan.knows_dead and any(each.name == owner and not each.is_alive for each in self.drivers)
+        """Whether a process is known to be gone."""
+        if not self.plan.knows_dead:
+            return False
+        if owner.startswith("worker"):
+            return all(each.process.name != owner for each in self.cluster.workers)
+        return any(each.name == owner and not each.is_alive for each in self.drivers)
 
     def _is_kept(self, what: tuple[str, int]) -> bool:
         """Whether the value of a task run is kept as soon as it has ended; those of elements are stored by chunks."""
@@ -405,9 +511,9 @@ class Story:
         self.world.progress = self.world.steps
         if len(self.executions) > MOST_EXECUTIONS:
             self._break("does not end", f"{MOST_EXECUTIONS:,} calls of tasks")
-        now = self.world.now
-        if self._is_held_elsewhere():
-            return
+        now, thread = self.world.now, self.world.current
+        if self._is_held_elsewhere() or (thread is not None and thread.process.still_until > now - SOON_S):
+            return  # who stood still has not heard yet what became of the run
         since = self.done.get(execution.what)
         if since is not None and self._is_kept(execution.what) and now - since > SOON_S:
             slug, index = execution.what
@@ -416,7 +522,7 @@ class Story:
         if (
             worker is not None
             and self._is_kept(execution.what)
-            and (worker.ended or now) - ended > SOON_S + self.slack_s
+            and worker.silent_from(ended, now) - ended > SOON_S + self.slack_s
         ):
             self._break("ran again", f"{execution.what} had ended {now - ended:.2f} s before")
         which, due, when = self.tried.get(execution.what, ((0, 0), 0.0, now))
@@ -426,6 +532,16 @@ class Story:
             self._break("begins too early", f"{execution} is due {due - now:.2f} s later")
         if self.ended is not None and now - self.ended > SOON_S:
             self._break("begins after the end", str(execution))
+
+    def looks(self, place: tuple[str, Any] | None) -> None:
+        """See a task's function begin whose value may be stored where it is looked for."""
+        if place in self.stored:
+            self._break("computed again", f"{place} was stored {self.world.now - self.stored[place]:.2f} s before")
+
+    def keeps(self, place: tuple[str, Any] | None) -> None:
+        """See such a function return a value, which is stored at once."""
+        if place is not None:
+            self.stored.setdefault(place, self.world.now)
 
     def enters(self, slug: str) -> None:
         """See a task's function begin that shares a limit with others: are there too many that the driver waits for?"""
@@ -450,11 +566,22 @@ class Story:
         is_led = driver is not None and driver.is_alive and self.has_driver and execution.driver is driver
         if is_led and thread.process.is_alive and not self._is_held_elsewhere() and self._is_awaited(thread):
             self.ended_at[execution.what] = self.world.now, thread.process
+            self.world.after(SOON_S + self.slack_s, partial(self._look_back, execution.what, self._key_of(thread)))
+
+    def _look_back(self, what: tuple[str, int], key: Key | None) -> None:
+        """What was called back before it could be told has ended in vain."""
+        if self.executor is not None and self.executor.has_called_back(key):
+            self.ended_at.pop(what, None)
+
+    def _key_of(self, thread: Thread) -> Key | None:
+        """Of the unit that a worker's thread runs."""
+        running = [(key, each) for worker in self.cluster.workers for key, each in worker.running.items()]
+        return next((key for key, each in running if each is thread), None)
 
     def _is_awaited(self, thread: Thread) -> bool:
         """Whether the driver waits for what a worker's thread does: a unit that was called back goes on in vain."""
-        running = [(key, each) for worker in self.cluster.workers for key, each in worker.running.items()]
-        return self.executor is not None and any(each is thread and self.executor.awaits(key) for key, each in running)
+        key = self._key_of(thread)
+        return self.executor is not None and key is not None and self.executor.awaits(key)
 
     def _is_held_elsewhere(self) -> bool:
         """Whether a driver before has keys: it stands still, or goes, or its end was not noticed yet. These Dask makes
@@ -473,12 +600,12 @@ class Story:
             self.tried.clear()
             self.ended_at.clear()
             return
-        last = self.drivers[-2].ended if self.is_healthy and len(self.drivers) > 1 else 0.0
+        last = self._last_sign(self.drivers[-2]) if self.is_healthy and len(self.drivers) > 1 else 0.0
         promised = {what for what, when in self.done.items() if when < last - SOON_S}
         promised |= {
             what
             for what, (when, worker) in self.ended_at.items()
-            if when < min(last, worker.ended or last) - SOON_S - self.slack_s
+            if when < min(last, worker.silent_from(when, last)) - SOON_S - self.slack_s
         }
         self.tried = {what: known for what, known in self.tried.items() if known[-1] < last - SOON_S}
         self.ended_at.clear()
@@ -516,17 +643,33 @@ class Story:
         }
         self.done = {each: self.world.now - SOON_S for each in done if each[0] not in tainted}
 
+    def _last_sign(self, driver: Process) -> float:
+        """Until when a driver that is gone, or stands still, could do what it promises."""
+        last = driver.ended or driver.left
+        is_late = driver.still_until > (last or self.world.now) - SOON_S - self.slack_s
+        return driver.still_from if is_late else last
+
+    def seen(self) -> dict[str, Seen]:
+        """How every node of the run ended, as far as those see it who have the last view of it."""
+        assert self.view is not None
+        return {slug: _plain(each) for slug, each in seen_in(self.view).items()}
+
     # What must hold ---------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
         record = self._record()
-        if self.was_cancelled:
+        held = self._as_reader(lambda: PermitTable(self.touches).all())
+        if any(limit.holders for limit in held):
+            raise Broken("permits are held", str(held))
+        if self.cluster.recipes:
+            raise Broken("keys are held", str(list(self.cluster.recipes)))
+        if record.state == "Cancelled" and self.was_cancelled:
             return
         view = self.view
         assert view is not None
         flow, graph = self.flow, self.graph
         given = {node.slug: node.default_value for node in flow.parameters()}
-        found = {slug: _plain(each) for slug, each in seen_in(view).items()}
+        found = self.seen()
         early = {
             slug: [each.state for each in found[slug].elements]
             for slug, node in graph.nodes.items()
@@ -546,11 +689,6 @@ class Story:
                 raise Broken("the record is not true", f"{slug}: {right.state}, recorded {row and row.state}")
         if record.state != view.state.name:
             raise Broken("the record is not true", f"the run is {view.state.name}, recorded {record.state}")
-        held = self._as_reader(lambda: PermitTable(self.touches).all())
-        if any(limit.holders for limit in held):
-            raise Broken("permits are held", str(held))
-        if self.cluster.recipes:
-            raise Broken("keys are held", str(list(self.cluster.recipes)))
 
 
 def _plain(seen: Seen) -> Seen:
@@ -581,6 +719,7 @@ class _Watched:
         self.__wrapped__ = node.signature.function
         self._story = story
         self._shares = LIMIT in node.policies.concurrency
+        self._storing: Storing | None = node.policies.storing
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         story, running = self._story, context.current()
@@ -591,6 +730,8 @@ class _Watched:
             what = (running.task_slug, index)
             execution = Execution(what, running.task_run_count, running.task_loop_count, story.world.now, story.process)
             story.begins(execution)
+            place = self._place(what, args, kwargs)
+            story.looks(place)
             salt = zlib.crc32(f"{what}{running.task_run_count}{running.task_loop_count}{story.plan.salt}".encode())
             if self._shares:
                 story.enters(running.task_slug)
@@ -602,7 +743,17 @@ class _Watched:
         value = self.__wrapped__(*args, **kwargs)
         if running is not None and not running.is_share and is_plain(value):
             story.ends(execution)
+            story.keeps(place)
         return value
+
+    def _place(self, what: tuple[str, int], args: Any, kwargs: Any) -> tuple[str, Any] | None:
+        """Where the value is found ever after, if it is."""
+        storing = self._storing
+        if storing is None or storing.cache_for_s is not None or storing.validator is not None:
+            return None
+        if storing.target is not None:
+            return what
+        return (what[0], repr((args, kwargs))) if storing.is_cached else None
 
 
 def is_plain(value: Any) -> bool:
@@ -610,14 +761,18 @@ def is_plain(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, list) and all(map(is_plain, value)))
 
 
-def play(chance: Chance) -> Story:
-    """Play the world that these choices make; `Story.broken` tells which promise was not kept, if one was not."""
-    plan = Plan.drawn(chance)
+def play(chance: Chance, plan: Plan | None = None) -> Story:
+    """Play the world that these choices make; `Story.broken` tells which promise was not kept, if one was not.
+
+    Parameters
+    ----------
+    plan
+        What is run and what happens; None: the choices say so, too.
+    """
+    plan = plan or Plan.drawn(chance)
     story = Story(chance, plan)
     with ExitStack() as stack:
         stack.enter_context(config.set({f"engine.{name}": value for name, value in plan.engine.items()}))
-        if plan.stores:
-            story.directory = stack.enter_context(TemporaryDirectory(dir=IN_MEMORY))
         try:
             story.play()
         except Broken as broken:

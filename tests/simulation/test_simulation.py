@@ -7,6 +7,7 @@ import secrets
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from tests.simulation.chance import Chance
@@ -14,9 +15,11 @@ from tests.simulation.faults import planted
 from tests.simulation.found import TAPES
 from tests.simulation.parts import settings_of_simulations
 from tests.simulation.shrinking import shrunk
-from tests.simulation.story import play
+from tests.simulation.story import Plan, play
 
 FRESH = 50
+KILLED = (15, 22, 29, 35)
+"""Seeds of flows that are killed at every touch of the store."""
 
 
 @pytest.fixture(autouse=True)
@@ -39,11 +42,26 @@ def test_a_planted_fault_is_found(fault: str) -> None:
         story = play(Chance(tape=TAPES[fault]))
 
     assert story.broken is not None
+    assert "TypeError" not in story.broken.kind, "the fault does not fit what it takes the place of"
 
 
 @pytest.mark.parametrize("fault", sorted(TAPES))
 def test_what_finds_a_planted_fault_finds_nothing_else(fault: str) -> None:
     assert play(Chance(tape=TAPES[fault])).broken is None
+
+
+@pytest.mark.parametrize("seed", KILLED)
+def test_a_run_that_is_resumed_is_the_one_that_nobody_killed(seed: int) -> None:
+    plan = Plan.drawn(Chance(seed)).undisturbed()
+    whole = play(Chance(seed), plan)
+    assert whole.broken is None
+    may_vary = any(node.policies.may_stop_early for node in whole.graph.nodes.values())  # which elements were enough
+
+    for number in range(1, whole.touches.count + 1):
+        again = play(Chance(seed), replace(plan, happens={number: "dies after"}))
+        assert again.broken is None, number
+        assert any(each.ended for each in again.drivers), number
+        assert may_vary or again.seen() == whole.seen(), number
 
 
 def test_a_seed_gives_the_same_world_in_each_process() -> None:

@@ -31,11 +31,24 @@ class Process:
 
     name: str
     is_alive: bool = True
+    still_from: float = 0.0
     still_until: float = 0.0
     ended: float = 0.0
     """When it died; 0: it lives, or came to its own end."""
+    left: float = 0.0
+    """When it came to its own end."""
     at_end: list[Callable[[], None]] = field(default_factory=list)
     """What others see of its end."""
+
+    def stand_still(self, now: float, seconds: float) -> None:
+        """Do nothing for a while, as if it were stopped."""
+        if self.is_alive:
+            self.still_from, self.still_until = now, now + seconds
+
+    def silent_from(self, since: float, now: float) -> float:
+        """When after some time it died, or stood still; otherwise, now."""
+        still = self.still_from if self.still_until > since else now
+        return max(since, min(self.ended or now, still))
 
     def end(self, now: float) -> None:
         """Be gone."""
@@ -132,6 +145,13 @@ class World:
     def sleep(self, seconds: float) -> None:
         """Let time pass for the thread that runs."""
         self.wait(seconds)
+
+    def stand_still(self, seconds: float) -> None:
+        """Let the process of the thread that runs do nothing for a while, from here and now on."""
+        assert self.current is not None
+        self.note(f"{self.current.process.name} stands still for {seconds:.1f} s")
+        self.current.process.stand_still(self.now, seconds)
+        self.sleep(0.0)
 
     def die(self) -> None:
         """End the process of the thread that runs, here and now."""
