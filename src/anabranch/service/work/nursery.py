@@ -84,8 +84,12 @@ def main() -> None:
 
 def preload() -> None:
     """Import and look up what each run needs; executors of clusters, which start threads, are left to their runs."""
+    # By name, so that no tool takes it for an import that nobody uses.
+    library = importlib.import_module("anabranch")
+    for name in library.__all__:
+        getattr(library, name)  # which loads it: the user's file will ask for some of them
     for name in _NEEDED:
-        importlib.import_module(name)  # by name, so that no tool takes it for an import that nobody uses
+        importlib.import_module(name)
     origin()  # of this package, for which its files are read
     with contextlib.suppress(AnabranchError):  # a store that cannot be used is told of by the runs
         store = registry()[0]
