@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import dask.array as da
 import dask.dataframe as dd
+import numpy as np
 import pandas as pd
 import pytest
 from distributed import Client, LocalCluster
@@ -124,3 +126,38 @@ def test_one_partition_of_a_frame_fails_and_goes_on_alone(client: Client, tmp_pa
     assert second.is_successful(), second.message
     assert second[node].result[6] == sum(range(30, 35))
     assert sorted(map(int, log.read_text().split())) == sorted([*range(0, 100, 5), 30])
+
+
+def part_of(n: int) -> pd.DataFrame:
+    return pd.DataFrame({"x": np.full(100_000, n)})  # 800 kB
+
+
+def test_two_hundred_partitions_that_workers_make_do_not_come_to_the_driver(client: Client, tmp_path: Path) -> None:
+    ran, broken = tmp_path / "ran", tmp_path / "broken"
+    broken.touch()
+
+    @task
+    def largest(part: pd.DataFrame) -> int:
+        n = int(part["x"].max())
+        with ran.open("a") as file:
+            file.write(f"{n}\n")
+        if n == 77 and broken.exists():
+            raise OSError("no such row")
+        return n
+
+    with Flow("frame") as flow:
+        node = largest.map(dd.from_map(part_of, range(200)).partitions)
+    tracemalloc.start()
+    try:
+        first = flow.run(executor=executor(client))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert [each.is_successful() for each in first[node].map_states] == [n != 77 for n in range(200)]
+    assert peak < 40_000_000, "of 160 MB"
+
+    broken.unlink()
+    second = flow.run(executor=executor(client), resume=first.run_id)
+
+    assert second[node].result == list(range(200))
+    assert sorted(map(int, ran.read_text().split())) == sorted([*range(200), 77])

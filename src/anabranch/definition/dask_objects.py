@@ -92,15 +92,17 @@ def _computed(found: list[Any]) -> Sequence[Any]:
         return list(usual())
     from distributed import get_worker, worker_client
 
-    futures = list(_futures(found))
     try:
         get_worker()
     except ValueError:
+        futures = list(_futures(found))
         return list(futures[0].client.compute(found, sync=True) if futures else usual())
     with worker_client() as client:
+        futures = list(_futures(found))  # a frame computes to know its graph, and that needs the slot given up here
         _refuse_strangers([each for each in futures if each.key not in client.futures], client)
         bound = [type(each)(each.key, client) if is_future(each) else each for each in found]
-        client._inform_scheduler_of_futures()  # which have arrived here beside Dask, in what it takes for bytes
+        if futures:  # which have arrived here beside Dask, in what it takes for bytes
+            client._send_to_scheduler({"op": "client-desires-keys", "keys": [each.key for each in futures]})
         return list(client.compute(bound, sync=True))
 
 
