@@ -339,7 +339,10 @@ def test_files_of_another_machine_wait_for_it(kept_store: RelationalRunStore, tm
 # Caches ---------------------------------------------------------------------------------------------------------------
 
 
-def test_entries_of_caches_go_if_no_run_that_is_kept_names_them(kept_store: RelationalRunStore, tmp_path: Path):
+def test_entries_of_caches_go_if_no_run_that_is_kept_names_them(
+    kept_store: RelationalRunStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("ANABRANCH_HOME", str(tmp_path / "home"))  # its results are looked at as well
     root = tmp_path / "results"
     etl(root).run()
     LocalResult(root).write("cache/cached/ab/abcd", 1, {"cache": "cached", "key": "abcd"})

@@ -42,7 +42,7 @@ from anabranch.engine.driver.handlers import NO_HANDLERS, FlowHandlers, not_run
 from anabranch.engine.driver.interrupts import interrupts_later
 from anabranch.engine.driver.outlet import Outlet, Tap
 from anabranch.engine.driver.permit_desk import PermitDesk
-from anabranch.engine.driver.plan import FinishedRun, Journal, RunPlan
+from anabranch.engine.driver.plan import FinishedRun, HandOver, Journal, RunPlan
 from anabranch.engine.driver.reach import check_reach
 from anabranch.engine.driver.rest import rest_of
 from anabranch.engine.driver.waiting import Patience, Watchdog
@@ -137,7 +137,7 @@ def run_flow(
             done = Driver(*told).run()
     finally:
         executor.stop()
-    return replace(done, state=handlers.tell_end(done))
+    return done if done.is_handed_over else replace(done, state=handlers.tell_end(done))
 
 
 def _left_s(plan: RunPlan) -> float | None:
@@ -218,6 +218,7 @@ class Driver:
         """Units that go out when no message is waiting: a cluster takes many of them together at the cost of one."""
         self._is_finished = False
         self._was_interrupted = False
+        self._is_handed_over = False
         self._program: Program | Shipment
 
     def run(self) -> FinishedRun:
@@ -261,6 +262,7 @@ class Driver:
             started=started,
             ended=ended,
             was_interrupted=self._was_interrupted,
+            is_handed_over=self._is_handed_over,
         )
 
     def _loop(self, stimulus: Stimulus) -> None:
@@ -290,6 +292,7 @@ class Driver:
                 if self._was_interrupted:
                     raise
                 self._was_interrupted = True
+                self._is_handed_over = isinstance(interrupt, HandOver)
                 if not self._is_finished:
                     stimulus = CancelAsked(self._clock(), f"interrupted by {str(interrupt) or 'Ctrl-C'}")
 

@@ -18,6 +18,10 @@ from anabranch.engine.units.units import NO_CALL_STORING, CallStoring, Doubles, 
 Journal: TypeAlias = Callable[[Report], None]
 
 
+class HandOver(KeyboardInterrupt):
+    """Raised in the thread of a driver: another process goes on with the run, so nobody is told that it has ended."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunPlan:
     """What is to be run."""
@@ -67,4 +71,6 @@ class FinishedRun:
     started: datetime
     ended: datetime
     was_interrupted: bool = False
+    is_handed_over: bool = False
+    """Whether another process goes on with it."""
     notes: tuple[str, ...] = field(default=())

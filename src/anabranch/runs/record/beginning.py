@@ -24,7 +24,6 @@ from anabranch.definition.parameter import Parameter
 from anabranch.definition.parameter_values import is_secret
 from anabranch.definition.shape import Shape
 from anabranch.engine.driver.plan import RunPlan
-from anabranch.results.local import LocalStore
 from anabranch.runs.record.recorder import Recorder
 from anabranch.runs.store.opening import current_store, is_by_default
 from anabranch.runs.store.records import RunDetails, RunRecord
@@ -126,6 +125,10 @@ def _stores(graph: FrozenGraph) -> tuple[str, ...]:
     """Directories that values go to, each after the name of this machine: who keeps house looks for them there."""
     storing = [node.policies.storing for node in graph.nodes.values() if node.policies.storing is not None]
     stores = [each.result.store for each in storing if each.result is not None]
+    if not stores:  # what stores values is loaded where some are stored
+        return ()
+    from anabranch.results.local import LocalStore
+
     roots = {store.root for store in stores if isinstance(store, LocalStore)}
     return tuple(f"{socket.gethostname()}:{root}" for root in sorted(roots))
 

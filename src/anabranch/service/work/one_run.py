@@ -20,6 +20,7 @@ from anabranch.base.errors import AnabranchError, RunHeld, RunNotFound, RunStore
 from anabranch.base.settings import config
 from anabranch.base.states import Failed, State
 from anabranch.engine.driver.handlers import FlowHandlers
+from anabranch.engine.driver.plan import HandOver
 from anabranch.engine.driver.rest import may_rest
 from anabranch.engine.isolation.trees import kill_below
 from anabranch.engine.worker.attempts import telling_overdue
@@ -272,7 +273,7 @@ class _Interruptible:
     def _hand_over(self, number: int, frame: object) -> None:
         if not self._over.is_set():
             self.is_handed_over = True
-            raise KeyboardInterrupt("a service that ended")
+            raise HandOver("a service that ended")
 
     def _cancel(self, number: int, frame: object) -> None:
         if not self._over.is_set() and not self._is_asked:  # by the service, or by the thread
