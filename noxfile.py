@@ -12,9 +12,9 @@ PYTHONS = ["3.11", "3.12", "3.13"]
 FAST = ("tests/unit", "tests/contracts/test_results.py", "src", "-m", "not cluster")
 # Of its newest version only what the tests of those parts need: others ask for newer versions than our lowest.
 TOOLS = (
-    *("duckdb", "hatchling", "hypothesis", "import-linter", "kubernetes-validate", "moto[server]", "openapi-spec-validator"),
-    *("opentelemetry-sdk", "pandas", "playwright", "polars", "pyright[nodejs]", "pytest", "pytest-timeout", "pytest-xdist"),
-    "sqlalchemy",
+    *("duckdb", "hatchling", "hypothesis", "import-linter", "kubernetes-validate", "moto[server]"),
+    *("openapi-spec-validator", "opentelemetry-sdk", "pandas", "playwright", "polars", "pyright[nodejs]", "pytest"),
+    *("pytest-timeout", "pytest-xdist", "sqlalchemy"),
 )
 
 nox.options.default_venv_backend = "uv|virtualenv"

@@ -1,12 +1,12 @@
-"""Map a task over the blocks of a Dask array: each block is an element, with a state, retries and a place in the record.
+"""Map a task over the blocks of a Dask array: each is an element, with a state, retries and a place in the record.
 
     python examples/climate.py
     python examples/climate.py --years 30
     anabranch run examples/climate.py
 
-The array has a temperature for each day and each degree of latitude and longitude, in blocks of a year. It is lazy: only
-the workers ever have a block. In one year, an instrument has failed. Its block fails with a reason, the other years go
-on, and a resumed run would repeat that block alone. The array could as well be that of a zarr store or of xarray.
+The array has a temperature for each day and each degree of latitude and longitude, in blocks of a year. It is lazy:
+only the workers ever have a block. In one year, an instrument has failed. Its block fails with a reason, the other
+years go on, and a resumed run would repeat that block alone. The array could as well be that of a zarr store.
 """
 
 import argparse

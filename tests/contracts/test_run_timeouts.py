@@ -16,6 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
+from distributed import Client
 
 from anabranch import Flow, Parameter, config, task
 from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
@@ -31,9 +32,6 @@ def cluster() -> Iterator[Any]:
     from distributed import LocalCluster
 
     with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as made:
-        with Flow("first") as first:  # loads on the workers what takes a part of the time there
-            note.map([1, 2, 3, 4])
-        first.run(executor=DaskExecutor(made.scheduler_address))
         yield made
 
 
@@ -45,7 +43,11 @@ def executor(request: pytest.FixtureRequest) -> Any:
         return LocalExecutor()
     if request.param == "threads":
         return LocalDaskExecutor(num_workers=2)
-    return DaskExecutor(request.getfixturevalue("cluster").scheduler_address)
+    cluster = request.getfixturevalue("cluster")
+    with Client(cluster, set_as_default=False) as client:  # threads that could not be stopped have their slots still
+        while any(client.run(lambda dask_worker: len(dask_worker.active_threads)).values()):
+            time.sleep(0.1)
+    return DaskExecutor(cluster.scheduler_address)
 
 
 @task

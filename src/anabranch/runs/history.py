@@ -1,7 +1,7 @@
 """Recorded runs for Python: `find` lists them, and `load` gives one as ``flow.run`` returned it.
 
-Nothing is run, and nothing changes. A value is unpickled when it is asked for: trust the run store as you trust the
-flow's own file.
+Nothing is run, and nothing changes. Parameters are unpickled with the run, other values when they are asked for: trust
+the run store as you trust the flow's own file.
 """
 
 from __future__ import annotations
