@@ -142,7 +142,7 @@ def test_a_map_that_takes_too_long_keeps_the_elements_that_ended(executor: Any, 
         return number
 
     with Flow("late", timeout=TIMEOUT_S) as flow:
-        node = each.map([str(tmp_path)] * 3, [0, 1, 1])
+        node = each.map([str(tmp_path)] * 2, [0, 1])
     (tmp_path / "awake").unlink(missing_ok=True)
     view = flow.run(executor=executor)
     assert view.state.name == "TimedOut"
