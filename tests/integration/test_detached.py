@@ -152,7 +152,7 @@ def test_a_run_goes_on_when_its_client_is_killed_and_is_found_by_name(cluster: K
 def test_what_tasks_log_reaches_who_attaches_from_all_workers_and_from_before(
     cluster: KillableCluster, tmp_path: Path
 ) -> None:
-    def talk(x: int, gate: str) -> None:
+    def talk(x: int, gate: str, after: object = None) -> None:
         import logging
         import time
         from pathlib import Path
@@ -162,8 +162,11 @@ def test_what_tasks_log_reaches_who_attaches_from_all_workers_and_from_before(
         logging.getLogger("talk").warning("this is %d", x)
         Path(gate).with_name(f"{x}.said").touch()
 
+    said = task(talk, chunksize=1)
     with Flow("talks") as flow:
-        task(talk, chunksize=1).map(range(40), unmapped(str(tmp_path / "go")))
+        gate = unmapped(str(tmp_path / "go"))
+        first = said.map(range(20), gate)  # all of them before those that wait: these might have every slot
+        said.map(range(20, 40), gate, unmapped(first))
 
     with flow.submit(executor=DaskExecutor(cluster.address), run_id="talks-1") as handle:
         wait_until(lambda: len(list(tmp_path.glob("*.said"))) == 20)
@@ -177,7 +180,7 @@ def test_what_tasks_log_reaches_who_attaches_from_all_workers_and_from_before(
         handle.forget()
 
     assert sorted(line.text for line in lines) == sorted(f"this is {x}" for x in range(40))
-    assert {line.task_run for line in lines} == {f"talk[{x}]" for x in range(40)}
+    assert {line.task_run for line in lines} == {f"{slug}[{x}]" for slug in ("talk", "talk-1") for x in range(20)}
     assert len({line.worker for line in lines}) == 2  # one of them has the driver
 
 
