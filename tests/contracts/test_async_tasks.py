@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import decimal
 import threading
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -14,28 +14,9 @@ import pytest
 
 from anabranch import Flow, Task, context, resource_manager, signals, task, unmapped
 from anabranch.engine.units import loops
-from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
+from anabranch.executors import DaskExecutor, LocalExecutor
 from anabranch.results import LocalResult
 from anabranch.runs.store.opening import current_store
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a scheduler with two one-thread worker processes."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.fixture(params=["local", "threads", pytest.param("dask", marks=pytest.mark.cluster)])
-def executor(request: pytest.FixtureRequest) -> Any:
-    if request.param == "local":
-        return LocalExecutor()
-    if request.param == "threads":
-        return LocalDaskExecutor(num_workers=2)
-    return DaskExecutor(request.getfixturevalue("address"))
-
 
 _PARTIES: dict[Any, asyncio.Barrier] = {}
 _UNDER_WAY: dict[Any, int] = {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,7 @@ import pytest
 
 from anabranch import Flow, config, task, triggers, unmapped
 from anabranch.base.events import CallsMade, Event
-from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
+from anabranch.executors import DaskExecutor
 from anabranch.results import LocalResult
 
 
@@ -52,22 +51,7 @@ def texts(n: int) -> Any:
     return [text(n), {"more": [text(n + 1)]}]
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a scheduler with two one-thread worker processes."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.fixture(params=["local", "threads", pytest.param("dask", marks=pytest.mark.cluster)])
-def executor(request: pytest.FixtureRequest) -> Any:
-    if request.param == "local":
-        return LocalExecutor()
-    if request.param == "threads":
-        return LocalDaskExecutor(num_workers=3)
-    return DaskExecutor(request.getfixturevalue("address"))
+THREADS = 3  # of the executor with threads
 
 
 @pytest.mark.parametrize(

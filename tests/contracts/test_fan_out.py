@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from anabranch import Flow, Parameter, apply_map, case, context, flatten, merge, signals, task, unmapped
-from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.triggers import all_finished
 
 
@@ -32,22 +30,7 @@ def is_even(x: int) -> bool:
     return x % 2 == 0
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a scheduler with two one-thread worker processes."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.fixture(params=["local", "threads", pytest.param("dask", marks=pytest.mark.cluster)])
-def executor(request: pytest.FixtureRequest) -> Any:
-    if request.param == "local":
-        return LocalExecutor()
-    if request.param == "threads":
-        return LocalDaskExecutor(num_workers=3)
-    return DaskExecutor(request.getfixturevalue("address"))
+THREADS = 3  # of the executor with threads
 
 
 @pytest.mark.parametrize("width", [0, 1, 2, 5_000])

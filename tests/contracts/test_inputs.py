@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tests.changing_tasks import changing_flow
-
-from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {},
@@ -21,24 +18,6 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "with retries": {"max_retries": 1},
     "in processes with retries": {"isolation": "process", "max_retries": 1},
 }
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a scheduler with two one-thread worker processes."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.fixture(params=["local", "threads", pytest.param("dask", marks=pytest.mark.cluster)])
-def executor(request: pytest.FixtureRequest) -> Any:
-    if request.param == "local":
-        return LocalExecutor()
-    if request.param == "threads":
-        return LocalDaskExecutor(num_workers=2)
-    return DaskExecutor(request.getfixturevalue("address"))
 
 
 def differing(view: Any, expected: dict[str, Any]) -> dict[str, Any]:

@@ -14,27 +14,11 @@ import pytest
 
 import anabranch
 from anabranch import Flow, task, unmapped
-from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 
 HOSTS = ["a", "b", "a", "c"] * 6
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a scheduler with two one-thread worker processes."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.fixture(params=["local", "threads", pytest.param("dask", marks=pytest.mark.cluster)])
-def executor(request: pytest.FixtureRequest) -> Any:
-    if request.param == "local":
-        return LocalExecutor()
-    if request.param == "threads":
-        return LocalDaskExecutor(num_workers=4)
-    return DaskExecutor(request.getfixturevalue("address"))
+THREADS = 4  # of the executor with threads
 
 
 @pytest.fixture(params=["none", "sqlite"])

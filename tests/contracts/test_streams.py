@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import pytest
 
 from anabranch import Flow, Parameter, flatten, signals, task, unmapped
 from anabranch.base.errors import OptionError, ParameterError, ResultReleased, UnknownNodeError
-from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
 from anabranch.results import LocalResult
 
 
@@ -46,22 +44,7 @@ def picky(x: int) -> int:
     return x
 
 
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a scheduler with two one-thread worker processes."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.fixture(params=["local", "threads", pytest.param("dask", marks=pytest.mark.cluster)])
-def executor(request: pytest.FixtureRequest) -> Any:
-    if request.param == "local":
-        return LocalExecutor()
-    if request.param == "threads":
-        return LocalDaskExecutor(num_workers=3)
-    return DaskExecutor(request.getfixturevalue("address"))
+THREADS = 3  # of the executor with threads
 
 
 @pytest.mark.parametrize("width", [0, 1, 5_000])

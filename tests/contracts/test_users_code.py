@@ -5,7 +5,6 @@ It is the state of the element or task that it belongs to; others, and the run, 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -13,26 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anabranch import Flow, apply_map, case, context, flatten, merge, signals, task, triggers, unmapped
-from anabranch.executors import DaskExecutor, LocalDaskExecutor, LocalExecutor
-
-
-@pytest.fixture(scope="module")
-def address() -> Iterator[str]:
-    """Of a scheduler with two one-thread worker processes."""
-    from distributed import LocalCluster
-
-    with LocalCluster(n_workers=2, threads_per_worker=1, dashboard_address="127.0.0.1:0", silence_logs=50) as cluster:
-        yield cluster.scheduler_address
-
-
-@pytest.fixture(params=["local", "threads", pytest.param("dask", marks=pytest.mark.cluster)])
-def executor(request: pytest.FixtureRequest) -> Any:
-    if request.param == "local":
-        return LocalExecutor()
-    if request.param == "threads":
-        return LocalDaskExecutor(num_workers=2)
-    return DaskExecutor(request.getfixturevalue("address"))
-
+from anabranch.executors import LocalExecutor
 
 # Elements that cannot be read -----------------------------------------------------------------------------------------
 
