@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @click.command(short_help="Write the task runs of recorded runs to a table.")
 @click.argument("runs", metavar="RUN…", nargs=-1, required=True, shell_complete=run_ids)
-@click.option("-o", "--output", metavar="FILE", default="-", help="A .csv, .jsonl or .parquet; default: prints CSV.")
+@click.option("-o", "--output", metavar="FILE", default="-", help="A .csv, .jsonl or .parquet file; else print CSV.")
 @click.option(
     "--format", "form", type=click.Choice(["csv", "jsonl", "parquet"]), help="Default: by the ending of FILE."
 )
