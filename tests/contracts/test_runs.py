@@ -7,6 +7,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
@@ -128,9 +129,8 @@ def test_a_run_reads_as_it_was_recorded(store: RelationalRunStore):
     given = record(flow_version="3", message="hi", parent_run_id="run-0", labels={"team": "é"}, details=details)
     ownership = store.create_run(given, owner="here:1", now=NOON)
     found = store.get_run("run-1", now=NOON)
-    assert found == RunRecord(
-        "run-1", "etl", NOON, "3", "Running", "hi", None, "run-0", {"team": "é"}, details, "here:1", 1, NOON, LATER
-    )
+    held = {"owner": "here:1", "epoch": 1, "held_since": NOON, "lease_until": LATER, "heard": NOON}
+    assert found == RunRecord("run-1", "etl", NOON, "3", "Running", "hi", None, "run-0", {"team": "é"}, details, **held)
     assert (ownership.run_id, ownership.owner, ownership.epoch) == ("run-1", "here:1", 1)
 
 
@@ -813,3 +813,72 @@ def test_a_run_whose_kth_statement_fails_can_be_gone_on_with(opened: Opened, und
         store.delete_run("run-1", now=LATER)
         k += 1
     assert k > 15
+
+
+# How long a run took --------------------------------------------------------------------------------------------------
+
+
+def at(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def test_time_in_which_nobody_was_at_a_run_is_no_part_of_how_long_it_took(opened: Opened):
+    # given a run that failed after ten seconds, and was looked at, but not gone on with, after a minute
+    store = opened()
+    store.finish_run(store.create_run(RunRecord("run-1", "etl", NOON), now=NOON), "Failed", end=at(10))
+    store.finish_run(store.take_over("run-1", now=at(60)), "Failed", end=at(10))
+    assert store.get_run("run-1").took_s == pytest.approx(10)
+    # when it goes on after an hour, and ends five seconds later
+    store.finish_run(store.take_over("run-1", now=at(3_600)), "Success", end=at(3_605))
+    # then
+    (listed,) = store.list_runs()
+    assert listed.took_s == store.get_run("run-1").took_s == pytest.approx(15)
+    assert listed.between_s(at(5), at(20)) == pytest.approx(5)
+    assert listed.rests == ((at(10).timestamp(), at(3_600).timestamp()),)
+
+
+def test_a_run_rests_from_the_last_sign_of_a_process_that_died(opened: Opened):
+    # given one that was heard of after 10 s; a task ended after 12 s, and a chunk after 14 s
+    store = opened()
+    first = store.create_run(RunRecord("run-1", "etl", NOON), now=NOON)
+    store.heartbeat(first, now=at(10))
+    ended = TaskRunRow("a", "a", "Success", Success.code, start=at(11), end=at(12))
+    chunk = ChunkRow("b", 1, range(2), bytes([Success.code] * 2), start=at(11.5), seconds=2.5)
+    store.write(first, Batch(task_runs=[ended], chunks=[chunk]))
+    # when
+    second = store.take_over("run-1", now=at(100))
+    # then
+    assert store.get_run("run-1").rests == ((at(14).timestamp(), at(100).timestamp()),)
+    # and a clock of a worker's that is ahead of all others makes no time
+    store.write(second, Batch(task_runs=[replace(ended, end=at(9_000))]))
+    store.take_over("run-1", now=at(200))
+    assert store.get_run("run-1").rests == ((at(14).timestamp(), at(100).timestamp()),)
+
+
+def test_a_run_rests_while_it_is_put_down(opened: Opened, monkeypatch: pytest.MonkeyPatch):
+    # given
+    store = opened()
+    held = store.create_run(RunRecord("run-1", "etl", NOON), now=NOON)
+    monkeypatch.setattr(store.database, "now", lambda: round(at(20).timestamp() * 1e6))
+    store.finish_run(held, "Paused", end=None)
+    assert (store.get_run("run-1").heard, store.get_run("run-1").took_s) == (at(20), None)
+    # when
+    monkeypatch.setattr(store.database, "now", lambda: round(at(500).timestamp() * 1e6))
+    store.finish_run(store.take_over("run-1"), "Success", end=at(501))
+    # then
+    assert store.get_run("run-1").took_s == pytest.approx(21)
+
+
+def test_a_run_that_was_taken_up_very_often_keeps_its_sum(opened: Opened):
+    # given a run that works for one second of ten
+    store = opened()
+    held = store.create_run(RunRecord("run-1", "etl", NOON), now=NOON)
+    # when
+    for n in range(130):
+        store.finish_run(held, "Failed", end=at(10 * n + 1))
+        held = store.take_over("run-1", now=at(10 * n + 10))
+    store.finish_run(held, "Success", end=at(1_301))
+    # then
+    record = store.get_run("run-1")
+    assert record.took_s == pytest.approx(131)
+    assert len(record.rests) == 100

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
+from anabranch.base.rests import Rests
 from anabranch.base.states import State
 
 
@@ -18,6 +19,10 @@ class RunStarted:
     run_id: str
     nodes: Mapping[str, str]
     """Kind of each node (``task``, ``parameter``, …) by slug, in topological order."""
+    began: float | None = None
+    """If an earlier process began it: when that was."""
+    rests: Rests = ()
+    """When no process was at it since then."""
 
 
 @dataclass(frozen=True, slots=True)

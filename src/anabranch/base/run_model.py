@@ -22,6 +22,7 @@ from anabranch.base.events import (
     UnitEnded,
     UnitLost,
 )
+from anabranch.base.rests import Rests, rested_s
 from anabranch.base.running_elements import RunningElements, since_text
 from anabranch.base.states import (
     BY_CODE,
@@ -159,10 +160,10 @@ class NodeModel:
         pace, left = self.pace(), self.width - self.done() - self.retrying()
         return left / pace if pace and left > 0 else None
 
-    def duration_s(self) -> float | None:
-        """Seconds that it took, as far as is known."""
+    def duration_s(self, rests: Rests = ()) -> float | None:
+        """Seconds that it took, as far as is known, without those in which nobody was at the run."""
         if self.width and self.began is not None and self.ended is not None:
-            return self.ended - self.began
+            return self.ended - self.began - rested_s(rests, self.began, self.ended)
         return self.state.duration_s if self.state is not None else None
 
     def change(self, state: State, now: float) -> None:
@@ -292,6 +293,8 @@ class RunModel(Generic[Node]):
         """When the run was asked for, if that is known: its cluster may have had to start before it began."""
         self.began: float | None = None
         self.ended: float | None = None
+        self.rests: Rests = ()
+        """When no process was at it."""
         self.now = 0.0
         """When the last event was told."""
         self.nodes: dict[str, Node] = {}
@@ -302,8 +305,12 @@ class RunModel(Generic[Node]):
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the run began, until it ended."""
-        return 0.0 if self.began is None else max(0.0, (self.ended or self.now) - self.began)
+        """Seconds since the run began, until it ended, in which a process was at it."""
+        return 0.0 if self.began is None else max(0.0, self.between_s(self.began, self.ended or self.now))
+
+    def between_s(self, start: float, end: float) -> float:
+        """Seconds between two times in which a process was at the run."""
+        return end - start - rested_s(self.rests, start, end)
 
     def counts(self) -> Counter[int]:
         """Task runs and elements by the code of their state; steps count only if they failed."""
@@ -355,7 +362,8 @@ class RunModel(Generic[Node]):
         if self.began is not None:  # another run
             self.nodes = {}
         self.flow_name, self.run_id, self.ended = event.flow_name, event.run_id, None
-        self.began = event.now if self.asked is None else min(self.asked, event.now)
+        began = event.now if event.began is None else event.began
+        self.began, self.rests = began if self.asked is None else min(self.asked, began), event.rests
         self.state = Running()
         for slug, kind in event.nodes.items():
             self.node(slug, kind)

@@ -109,7 +109,7 @@ def _local_time(time: datetime) -> str:
 
 
 def _took(record: RunRecord) -> str:
-    return seconds((record.end - record.start).total_seconds()) if record.end else ""
+    return seconds(record.took_s) if record.took_s is not None else ""
 
 
 # show -----------------------------------------------------------------------------------------------------------------

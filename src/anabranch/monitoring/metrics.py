@@ -202,7 +202,7 @@ class Metrics:
             case RunFinished(now, state):
                 del self._runs[driver]
                 self.flow_runs.add(1, run.flow, state.name)
-                self.flow_seconds.observe(max(0.0, now - (run.began or now)), run.flow)
+                self.flow_seconds.observe(max(0.0, run.between_s(run.began or now, now)), run.flow)
                 self.last_end.put(now, run.flow)
                 if state.is_successful():
                     self.last_success.put(now, run.flow)

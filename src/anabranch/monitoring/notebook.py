@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from anabranch.base.events import Event, RunFinished, RunStarted
 from anabranch.base.html import Line, colour_of, heading, table
+from anabranch.base.rests import Rests
 from anabranch.base.run_model import NodeModel, RunModel
 from anabranch.monitoring.terminal import Progress, ended_text, map_text, outcome_text, rows_of
 
@@ -74,15 +75,15 @@ class NotebookProgress(Progress):
         model = self._model
         rows, hidden = rows_of(model, MAX_LINES)
         told = f"run {model.run_id}, {ended_text(model)}"
-        lines = map(_line_of_node, rows)
+        lines = (_line_of_node(node, model.rests) for node in rows)
         return heading(model.flow_name, model.state.name, colour_of(model.state), told) + table(lines, more=len(hidden))
 
 
-def _line_of_node(node: NodeModel) -> Line:
+def _line_of_node(node: NodeModel, rests: Rests) -> Line:
     state, is_map = node.state, bool(node.width) and node.advance is not None
     part = node.done() / node.width if is_map else None
     if state is not None and state.is_finished():
-        return Line(node.slug, node.name, colour_of(state), outcome_text(state), node.duration_s(), part)
+        return Line(node.slug, node.name, colour_of(state), outcome_text(state), node.duration_s(rests), part)
     told = "; ".join(filter(None, (map_text(node) if is_map else "", node.running_text())))
     return Line(node.slug, node.name, colour_of(state), told, None, part)
 

@@ -122,7 +122,7 @@ class PlainProgress(Progress):
             node, state = self._model.node(event.slug), event.state
             if node.is_step:
                 return
-            took = node.duration_s() if node.is_done else None
+            took = node.duration_s(self._model.rests) if node.is_done else None
             time_text = f" in {seconds(took)}" if took is not None else ""
             what, told = _count_elements(state) or state.name, _describe_state(state)
             text = f"{what}{time_text}{f': {shortened(told, MAX_MESSAGE)}' if told else ''}"
@@ -212,7 +212,8 @@ class LiveProgress(Progress):
             words += [f"{len(hidden) - waiting:,} that have ended"] if len(hidden) > waiting else []
             lines.append(Text(f"  … and {', '.join(words)}", style="dim"))
         if model.ended is None:
-            elapsed = seconds(max(0.0, self._clock() - (model.began or 0.0)))
+            now = self._clock()
+            elapsed = seconds(max(0.0, model.between_s(model.began or now, now)))
             lines.append(Text(f"  {ended_text(model)}, {elapsed}", style="dim"))
         if self.notice:
             lines.append(Text(f"  {printable(self.notice)}", style="yellow"))
@@ -227,7 +228,7 @@ class LiveProgress(Progress):
         symbol, style = symbol_of(state)
         line = Text.assemble((self._drawable(symbol), style), f" {name}  ")
         if state is not None and not _is_on_its_way(state) and not (state.is_pending() and node.advance):
-            took = node.duration_s() if node.is_done else None
+            took = node.duration_s(self._model.rests) if node.is_done else None
             line.append(f"{seconds(took) if took is not None else '':>8}  ", "dim")
             line.append(outcome_text(state), style)
         elif node.advance is not None and node.width:

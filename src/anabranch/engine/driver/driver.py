@@ -230,7 +230,7 @@ class Driver:
                 interim.open_channel(plan.run_id, interim.FunctionChannel(self._hear_beside, self._is_wanted))
         try:
             nodes = {slug: node.kind for slug, node in self._graph.nodes.items()}
-            self._tell(RunStarted(self._clock(), plan.name, plan.run_id, nodes))
+            self._tell(RunStarted(self._clock(), plan.name, plan.run_id, nodes, plan.began, plan.rests))
             for entry in plan.recorded:
                 if isinstance(entry, Report):
                     self._tell_report(entry, is_recorded=True)

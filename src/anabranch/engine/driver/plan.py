@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, TypeAlias
 
+from anabranch.base.rests import Rests
 from anabranch.base.states import State
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.machine.knowledge import NodeRun
@@ -46,6 +47,10 @@ class RunPlan:
     """Keys of units are numbered from here: no two drivers of a run may use the same key."""
     recorded: tuple[Report | Placed, ...] = ()
     """What is known of the run already, from an earlier driver's journal."""
+    began: float | None = None
+    """When the first driver of the run began, in seconds since the epoch; None: this is the first."""
+    rests: Rests = ()
+    """When the run had no driver since then."""
     doubles: Doubles | None = None
     """What a test has put in the place of the clock and of functions."""
 

@@ -153,7 +153,7 @@ def duration_bars(records: Sequence[RunRecord]) -> str:
     """How long runs took, and how they ended, as HTML: a bar each, the newest at the right."""
     if not records:
         return ""
-    took = [(each.end - each.start).total_seconds() if each.end is not None else 0.0 for each in records]
+    took = [each.took_s or 0.0 for each in records]
     top = max(*took, 0.001)
     bars = "".join(
         f'<a href="run?id={quote(each.run_id, safe="")}" title="{safe(each.run_id)}: {safe(each.state)}, '

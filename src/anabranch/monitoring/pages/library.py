@@ -288,7 +288,7 @@ class Library:
                     continue
                 for row in store.task_runs(record.run_id):
                     if row.slug == slug:
-                        took = (row.end - row.start).total_seconds() if row.start and row.end else None
+                        took = record.between_s(row.start, row.end) if row.start and row.end else None
                         found.append((record.run_id, row.state, took))
         return found
 

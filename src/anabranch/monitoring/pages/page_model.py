@@ -99,7 +99,7 @@ class PageModel(RunModel[PageNode]):
     def _note_span(self, bins: Bins, unit: UnitEnded, *, is_bad: bool) -> None:
         if self._origin is None:
             self._origin = min(unit.started, self.began or unit.started)
-        start = unit.started - self._origin
+        start = self.between_s(self._origin, unit.started)
         bins.add(start, start + unit.seconds, is_bad=is_bad)
 
     @property

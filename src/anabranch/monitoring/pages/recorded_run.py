@@ -97,7 +97,8 @@ class RunFollower:
         record = self.record
         self.model = PageModel(shape_from(lookup.facts_of(record).get("shape")))
         self.model.parameters = dict(record.details.parameters) if record.details is not None else {}
-        self.model.take(RunStarted(record.start.timestamp(), record.flow_name, record.run_id, _kinds(record)))
+        began = record.start.timestamp()
+        self.model.take(RunStarted(began, record.flow_name, record.run_id, _kinds(record), began, record.rests))
         self._rows = _Rows()
         self._read("Running")
 
@@ -250,7 +251,7 @@ def _run_state(record: RunRecord) -> State:
 
 
 def _end_of(record: RunRecord) -> float:
-    return record.end.timestamp() if record.end else _seconds_or(record.lease_until, record.start.timestamp())
+    return _seconds_or(record.end or record.heard or record.lease_until, record.start.timestamp())
 
 
 def _seconds_or(moment: datetime | None, default: float) -> float:
@@ -262,9 +263,9 @@ def earlier_seconds(store: RunStore, model: PageModel) -> list[float]:
     records = store.list_runs(RunQuery(flow_name=model.flow_name, state="Success", limit=MAX_EARLIER + 1))
     began = model.began or time.time()
     return [
-        (each.end - each.start).total_seconds()
+        each.took_s
         for each in records
-        if each.end is not None and each.run_id != model.run_id and each.start.timestamp() < began
+        if each.took_s is not None and each.run_id != model.run_id and each.start.timestamp() < began
     ][:MAX_EARLIER]
 
 

@@ -58,7 +58,7 @@ class RowsFigure:
         """Send what has changed since the last time, or of much that has changed the next part."""
         model = self._model
         nodes = model.tasks()
-        end = max(model.elapsed_s + (model.began or model.origin) - model.origin, 0.05)
+        end = max(model.elapsed_s + model.between_s(model.origin, model.began or model.origin), 0.05)
         step = next((each for each in STEPS_S if end / each <= TICKS), STEPS_S[-1])
         critical = critical_path(model) if model.ended is not None else frozenset()
         self._set_time(end, step)
@@ -142,13 +142,13 @@ def _line(model: PageModel, node: PageNode, end: float) -> str:
         return f"{draw_stretches(node.busy, end)}{marks}"
     if node.began is None:
         return ""
-    start = max(0.0, node.began - model.origin)
+    start = max(0.0, model.between_s(model.origin, node.began))
     fill = BUSY[1] if node.code == Running.code else look_of_code(node.code).fill
     if not node.is_done and node.code not in (Running.code, Retrying.code):
         return ""
     if not node.is_done:
         return f'<i class="on" style="--at:{start:.2f};background:{fill}"></i>'
-    took = max(0.0, (node.ended or node.began) - model.origin - start)
+    took = max(0.0, model.between_s(model.origin, node.ended or node.began) - start)
     about = f"{start:.2f} s to {start + took:.2f} s"
     return f'<i style="--at:{start:.2f};--s:{took:.3f};background:{fill}" title="{about}"></i>'
 

@@ -66,7 +66,7 @@ def run_table(records: list[RunRecord], *, with_flow: bool = True) -> str:
 
 
 def _line(record: RunRecord, *, with_flow: bool) -> str:
-    took = seconds((record.end - record.start).total_seconds()) if record.end else ""
+    took = seconds(record.took_s) if record.took_s is not None else ""
     name = quote(record.flow_name, safe="")
     flow = f'<td><a href="flow?name={name}">{safe(record.flow_name, 80)}</a></td>' if with_flow else ""
     return (

@@ -81,5 +81,5 @@ def _seconds(first: RecordedRun, second: RecordedRun) -> Sequence[Difference]:
 def _took(run: RecordedRun) -> Mapping[str, float]:
     """Seconds by task; those of the whole run without a name."""
     record = run.record
-    whole = {"": (record.end - record.start).total_seconds()} if record.end is not None else {}
+    whole = {"": record.took_s} if record.took_s is not None else {}
     return {**whole, **{task.slug: task.seconds for task in run.tasks if task.seconds is not None}}

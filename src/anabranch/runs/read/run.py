@@ -143,7 +143,7 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
         chunks = store.chunks(record.run_id, slug) if row is None or row.width is not None else []
         codes = codes_of(chunks)
         slowest = _slowest([*slowest, *map(_chunk, chunks)])
-        tasks.append(_task(slug, row, codes))
+        tasks.append(_task(record, slug, row, codes))
         if codes:
             own = [each for each in elements.get(slug, ()) if codes[each.index] == each.code]
             failed += sum(codes.count(code) for code in BY_CODE if _is_own(code))
@@ -187,14 +187,14 @@ def _failures(named: list[tuple[str, ElementRow]] | list[tuple[str, TaskRunRow]]
     return found
 
 
-def _task(slug: str, row: TaskRunRow | None, codes: bytearray) -> RecordedTask:
+def _task(record: RunRecord, slug: str, row: TaskRunRow | None, codes: bytearray) -> RecordedTask:
     counts = None
     if codes or (row is not None and row.width is not None):
         width = max(len(codes), (row.width if row is not None else None) or 0)
         counts = replace(counts_of(codes), total=width)
     if row is None:
         return RecordedTask(slug, "Running" if codes else "Pending", counts=counts)
-    took = (row.end - row.start).total_seconds() if row.start is not None and row.end is not None else None
+    took = record.between_s(row.start, row.end) if row.start is not None and row.end is not None else None
     started = row.start if row.state == "Running" else None
     running = running_of(row) if row.state == "Running" else RunningElements()
     return RecordedTask(slug, row.state, row.message, row.attempt, took, row.worker, counts, started, running)

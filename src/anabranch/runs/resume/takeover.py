@@ -169,6 +169,8 @@ def go_on(taken: Taken, plan: RunPlan, request: Request) -> tuple[RunPlan, Recor
         date=plan.date or date_of(taken.record),
         first_serial=taken.ownership.epoch * SERIALS_OF_AN_OWNER,
         recorded=kept.reports(),
+        began=taken.record.start.timestamp(),
+        rests=taken.store.get_run(taken.record.run_id).rests,
     )
     known = {slug: single.state for slug, single in kept.singles.items()}
     return plan, Recorder(taken.store, taken.ownership, plan.graph, known=known, before=taken.record)

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, Self
 
+from anabranch.base.rests import Rests, rested_s
+
 INTERRUPTED = "Interrupted"
 """State of a run whose owner has not been heard of for the length of its lease. Never stored: it is seen on reading."""
 
@@ -62,6 +64,20 @@ class RunRecord:
     """None: the run has been finished, or put down, by its owner."""
     born: str = ""
     """What tells that process from others of its number; empty if that is not known."""
+    heard: datetime | None = None
+    """When a process was at the run last, as far as is known."""
+    rests: Rests = ()
+    """When none was, before the last one took it up."""
+
+    @property
+    def took_s(self) -> float | None:
+        """Seconds that processes were at the run, once it has ended."""
+        return None if self.end is None else self.between_s(self.start, self.end)
+
+    def between_s(self, start: datetime, end: datetime) -> float:
+        """Seconds between two times in which a process was at the run."""
+        since, until = start.timestamp(), end.timestamp()
+        return until - since - rested_s(self.rests, since, until)
 
 
 @dataclass(frozen=True, slots=True)

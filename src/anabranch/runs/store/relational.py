@@ -43,6 +43,7 @@ from anabranch.runs.store.records import (
 from anabranch.runs.store.removal import Removal
 from anabranch.runs.store.rows import (
     Row,
+    add_rest,
     changes_of,
     details_row,
     held_by,
@@ -69,15 +70,22 @@ from anabranch.runs.store.schema import (
 
 _TAKE = (
     f"UPDATE {RUNS.name} SET owner = ?, born = ?, epoch = epoch + 1, token = ?, held_since = ?, lease_until = ?, "
-    "state = 'Running', message = '', ended = NULL "
+    "heard = ?, rests = ?, state = 'Running', message = '', ended = NULL "
     "WHERE run_id = ? AND epoch = ? AND (lease_until IS NULL OR lease_until <= ?)"
 )
 _RENEW = (
-    f"UPDATE {RUNS.name} SET lease_until = ? WHERE run_id = ? AND epoch = ? AND token = ? AND lease_until IS NOT NULL"
+    f"UPDATE {RUNS.name} SET lease_until = ?, heard = CASE WHEN heard > ? THEN heard ELSE ? END "
+    "WHERE run_id = ? AND epoch = ? AND token = ? AND lease_until IS NOT NULL"
 )
 _FINISH = (
-    f"UPDATE {RUNS.name} SET state = ?, message = ?, ended = ?, lease_until = NULL "
+    f"UPDATE {RUNS.name} SET state = ?, message = ?, ended = ?, lease_until = NULL, heard = ? "
     "WHERE run_id = ? AND epoch = ? AND token = ?"
+)
+# When something of a run began or ended last: its process may have died without a word.
+_LAST_SIGNS = (
+    f"SELECT started, ended, heard, rests, (SELECT MAX(COALESCE(ended, started)) FROM {TASK_RUNS.name} AS t "
+    f"WHERE t.run_id = r.run_id), (SELECT MAX(started + seconds * 1000000) FROM {CHUNKS.name} AS c "
+    f"WHERE c.run_id = r.run_id) FROM {RUNS.name} AS r WHERE run_id = ?"
 )
 _HOLDER = f"SELECT epoch, token, owner, held_since, lease_until FROM {RUNS.name} WHERE run_id = ?"
 _ORDER = {"start": "started", "end": "ended", "flow_name": "flow_name", "state": "state", "run_id": "run_id"}
@@ -165,8 +173,9 @@ class RelationalRunStore:
             if not found:
                 raise _not_found(run_id)
             epoch = found[0][0]
-            taking = (taker, born, token, _here(now), self._until(moment), run_id, epoch, moment)
             if found[0][1] != token:
+                rests = self._rests(transaction, run_id, until := min(moment, self._moment(None)))
+                taking = (taker, born, token, _here(now), self._until(moment), until, rests, run_id, epoch, moment)
                 if wanted not in (None, epoch) or not transaction.execute(_TAKE, taking):
                     raise _sort_held(run_id, transaction.fetch(_HOLDER, (run_id,)))
                 epoch += 1
@@ -174,9 +183,16 @@ class RelationalRunStore:
 
         return self._database.write(act, durable=True)
 
+    def _rests(self, transaction: Transaction, run_id: str, until: int) -> str:
+        """When nobody was at a run that is taken up now."""
+        ((started, ended, heard, rests, *signs),) = transaction.fetch(_LAST_SIGNS, (run_id,))
+        since = ended if ended is not None else max(started, heard or 0, *(int(each or 0) for each in signs))
+        return add_rest(rests, min(since, until), until)
+
     def heartbeat(self, ownership: Ownership, *, now: datetime | None = None) -> None:
         """Renew the lease; raises `StaleOwner` if the run has been taken over, or deleted."""
-        renewal = (self._until(self._moment(now)), ownership.run_id, ownership.epoch, ownership.token)
+        moment = self._moment(now)
+        renewal = (self._until(moment), moment, moment, ownership.run_id, ownership.epoch, ownership.token)
 
         def act(transaction: Transaction) -> None:
             if not transaction.execute(_RENEW, renewal):
@@ -245,6 +261,7 @@ class RelationalRunStore:
             to_text(state),
             to_text(message, MESSAGE_NBYTES),
             to_microseconds(end),
+            self._moment(None),
             ownership.run_id,
             ownership.epoch,
             ownership.token,

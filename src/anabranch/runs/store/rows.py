@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
 from typing import Any, TypeAlias
 
 from anabranch.base.errors import RunHeld
+from anabranch.base.rests import Rests
 from anabranch.runs.store.codec import (
     LOG_NBYTES,
     MESSAGE_NBYTES,
@@ -35,6 +37,7 @@ from anabranch.runs.store.schema import CHUNKS, ELEMENTS, LOGS, TASK_RUNS
 
 Row: TypeAlias = Sequence[Any]
 """Values of a row's columns, in the order of `schema`."""
+MAX_RESTS = 100  # of a run; each is about forty bytes, in every list of runs
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -59,7 +62,27 @@ def run_row(record: RunRecord, held: Ownership, moment: int, until: int, born: s
         moment,
         until,
         born,
+        moment,
+        "",
     )
+
+
+def read_rests(text: str) -> Rests:
+    """Times in which nobody was at a run, in seconds since the epoch."""
+    return tuple((since / 1e6, until / 1e6) for since, until in read_json(text, list) or ())
+
+
+def add_rest(text: str, since: int, until: int) -> str:
+    """The column of a run's rests with another one: what overlaps is one, and of many the first two become one."""
+    rests = read_json(text, list) or []
+    while rests and rests[-1][1] >= since:
+        since = min(since, rests.pop()[0])
+    if until > since:
+        rests.append([since, until])
+    if len(rests) > MAX_RESTS:
+        (first, until), (then, last) = rests[:2]
+        rests[:2] = [[then - (until - first), last]]
+    return json.dumps(rests, separators=(",", ":"))
 
 
 def held_by(run_id: str, owner: str, held_since: int) -> RunHeld:
@@ -177,7 +200,10 @@ def _write_log(run_id: str, epoch: int, row: LogRow) -> Row:
 
 def run_of(row: Row, moment: int, details: Row | None = None) -> RunRecord:
     """A run as it stands at a moment."""
-    run_id, flow_name, version, state, message, started, ended, parent, labels, owner, epoch, _, held, until, born = row
+    run_id, flow_name, version, state, message, started, ended, parent, labels, owner, epoch, _, held, until, *more = (
+        row
+    )
+    born, heard, rests = more
     interrupted = until is not None and until <= moment
     return RunRecord(
         run_id=run_id,
@@ -195,6 +221,8 @@ def run_of(row: Row, moment: int, details: Row | None = None) -> RunRecord:
         held_since=from_microseconds(held),
         lease_until=from_microseconds(until),
         born=born,
+        heard=from_microseconds(heard),
+        rests=read_rests(rests),
     )
 
 

@@ -53,7 +53,7 @@ RUNS = _define(
     "runs",
     "run_id",
     "flow_name flow_version state message started ended parent_run_id labels owner epoch token held_since lease_until "
-    "born",
+    "born heard rests",
 )
 # Apart from the runs, since a database writes a row anew as a whole each time a lease is renewed.
 DETAILS = _define("run_details", "run_id", "parameters parameters_pickle code versions plan")
@@ -214,6 +214,11 @@ STEPS: tuple[tuple[str, ...], ...] = (
     (
         "ALTER TABLE anabranch_flows ADD COLUMN timeout_s {real}",
         "ALTER TABLE anabranch_slots ADD COLUMN spent {integer} NOT NULL DEFAULT 0",
+    ),
+    # 16: when a process was last at a run, and when none was
+    (
+        "ALTER TABLE anabranch_runs ADD COLUMN heard {integer}",
+        "ALTER TABLE anabranch_runs ADD COLUMN rests {text} NOT NULL DEFAULT ''",
     ),
 )
 VERSION = len(STEPS)

@@ -52,7 +52,8 @@ def many() -> Iterator[InMemoryRunStore]:
                 "INSERT INTO anabranch_runs SELECT printf('run-%05d', i), 'flow-' || (i % 10), 'v' || (i / 5000), "
                 "CASE WHEN i % 100 = 7 THEN 'Failed' ELSE 'Success' END, "
                 "CASE WHEN i % 100 = 7 THEN 'boom ' || i ELSE '' END, started + i * 1000000, ended + i * 1000000, "
-                "parent_run_id, labels, owner, epoch, token, held_since, lease_until, born FROM anabranch_runs, n"
+                "parent_run_id, labels, owner, epoch, token, held_since, lease_until, born, heard, rests "
+                "FROM anabranch_runs, n"
             )
 
         store.database.write(act)

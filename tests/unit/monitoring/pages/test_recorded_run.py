@@ -279,6 +279,29 @@ def test_a_run_that_is_taken_up_again_has_another_model(told: Told):
     assert follower.model.nodes["check"].counts() == before.nodes["check"].counts()
 
 
+def test_a_resumed_run_takes_as_long_on_each_page_and_nobody_works_while_it_rests(
+    told: Told, monkeypatch: pytest.MonkeyPatch
+):
+    # given a run that failed after two seconds, and is gone on with an hour later
+    start = NOW.timestamp()
+    told.recorder.put_down(Failed(end_time=NOW + timedelta(seconds=2)))
+    monkeypatch.setattr(told.store.database, "now", lambda: round((start + 3_600) * 1e6))
+    told.store.take_over("r")
+    rests = told.store.get_run("r").rests
+    # when
+    live = LiveRun(PageModel(), clock=lambda: start + 3_603)
+    live(RunStarted(start + 3_600, "checking", "r", {}, began=start, rests=rests))
+    live(UnitEnded(start + 1, "w", start, 1.0, singles={"first": Success()}))
+    live(UnitEnded(start + 3_602, "w", start + 3_601, 1.0, singles={"last": Success()}))
+    live.refresh()
+    recorded = RunFollower(told.store, "r", clock=lambda: start + 3_603)
+    recorded.tick()
+    # then
+    assert live.model.elapsed_s == recorded.model.elapsed_s == pytest.approx(5)
+    assert sum(live.model.workers["w"].busy) == pytest.approx(2)
+    assert [(round(a), round(b)) for a, b, _ in live.model.workers["w"].stretches(1)] == [(0, 1), (3, 4)]
+
+
 STEPS = st.one_of(
     st.tuples(st.just("begin"), st.integers(0, 19)),
     st.tuples(st.just("lose"), st.integers(0, 19)),

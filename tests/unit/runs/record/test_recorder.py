@@ -336,11 +336,11 @@ def test_a_run_that_succeeded_gives_its_states_and_values_without_running_anythi
 
 
 def rows_of(database: Path) -> dict[str, list[Any]]:
-    """What is on record of runs, but for who had them last."""
+    """What is on record of runs, but for who had them when."""
     with closing(sqlite3.connect(database)) as connection:
         connection.row_factory = sqlite3.Row
         tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
-        owners = {"epoch", "token", "owner", "held_since"}
+        owners = {"epoch", "token", "owner", "held_since", "heard", "rests"}
         return {
             table: [
                 {key: row[key] for key in row.keys() if key not in owners}  # noqa: SIM118
