@@ -12,11 +12,12 @@ import os
 import pickle
 import sys
 from collections.abc import Callable, Collection
-from types import CodeType
+from types import CodeType, FunctionType
 from typing import Any, TypeAlias
 
 import cloudpickle
 
+from anabranch.base.signatures import readable_annotations
 from anabranch.base.where import OURS, is_library
 
 Lines: TypeAlias = dict[str, dict[int, str]]
@@ -41,6 +42,9 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         if isinstance(value, io.TextIOWrapper) and value not in (sys.stdout, sys.stderr):
             # cloudpickle takes a copy of what there is to read, and what is written to the copy is lost.
             raise TypeError(f"an open file stays where it was opened ({value.name!r}): open it in the task")
+        if type(value) is FunctionType:
+            with readable_annotations(value):  # cloudpickle reads them
+                return super().reducer_override(value)
         if type(value) is not CodeType:
             return super().reducer_override(value)
         self.codes.append(value)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias
 
 from anabranch.base.errors import OptionError, UnstorableValueError, listed
 from anabranch.base.names import named, short
+from anabranch.base.signatures import signature_of
 from anabranch.definition.fingerprints import describe_value
 
 Digests: TypeAlias = dict[str, str]
@@ -170,10 +171,8 @@ class _Function:
         return named(self.function)
 
     def digests(self, facts: Facts, number: int) -> Digests:
-        import inspect
-
         try:
-            count = len(inspect.signature(self.function).parameters)
+            count = len(signature_of(self.function).parameters)
         except (TypeError, ValueError):  # a builtin that does not say
             count = 1
         value = self.function(*(facts.inputs, facts.parameters)[:count])

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from anabranch.base.errors import CallError, listed, nearest
+from anabranch.base.signatures import signature_of
 
 V = TypeVar("V")
 
@@ -37,7 +38,7 @@ class Signature:
     def parameters(self) -> Mapping[str, inspect.Parameter] | None:
         """Parameters by name; None for a builtin that does not tell."""
         try:
-            return dict(inspect.signature(self.function).parameters)
+            return dict(signature_of(self.function).parameters)
         except (TypeError, ValueError):
             return None
 

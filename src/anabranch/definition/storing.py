@@ -6,13 +6,13 @@ tasks run, in `anabranch.engine.worker.storage`.
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from anabranch.base.errors import OptionError, listed
 from anabranch.base.names import check_name, short
+from anabranch.base.signatures import signature_of
 from anabranch.definition.caching import CacheKey, code, inputs, never_use
 from anabranch.definition.fingerprints import describe_code
 from anabranch.definition.frozen import FrozenNode
@@ -183,7 +183,7 @@ def goes_by_element(storing: Storing, mapped: Collection[str]) -> bool:
     if template.function is None:
         return bool(template.fields & {*OF_ELEMENTS, *mapped})
     try:
-        parameters = inspect.signature(template.function).parameters
+        parameters = signature_of(template.function).parameters
     except (TypeError, ValueError):
         return True
     takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())

@@ -462,10 +462,9 @@ def _with_nbytes(options: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _annotated_nout(function: Callable[..., Any]) -> int | None:
     """Number of outputs that a ``tuple[int, str]`` return annotation gives, or None."""
-    annotation = getattr(function, "__annotations__", {}).get("return")
-    if annotation is None:
-        return None
     try:
+        if "return" not in getattr(function, "__annotations__", ()):
+            return None
         annotation = typing.get_type_hints(function)["return"]
     except Exception:  # annotations may name anything, importable here or not; they are only a hint
         return None

@@ -17,6 +17,7 @@ from anabranch.base import context
 from anabranch.base.errors import DefinitionError, OptionError, ParameterError, listed, nearest
 from anabranch.base.names import check_name, named, short
 from anabranch.base.prefect1 import refuse, refusing
+from anabranch.base.signatures import signature_of
 from anabranch.base.where import caller
 from anabranch.definition import scope
 from anabranch.definition.building import Writing
@@ -733,7 +734,7 @@ def _flow_of(function: Callable[..., Any], name: str | None, options: Mapping[st
         hints = {}
     with result:
         parameters = {}
-        for each in inspect.signature(function).parameters.values():
+        for each in signature_of(function).parameters.values():
             if each.kind in (inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL):
                 what = f"@flow {result.name!r}: a flow's parameters have names, found {each}"
                 raise DefinitionError(f"{what} ({caller()})")

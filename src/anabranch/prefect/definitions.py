@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
@@ -11,6 +10,7 @@ from typing import Annotated, Any
 
 import anabranch
 from anabranch.base.prefect1 import row_of
+from anabranch.base.signatures import signature_of
 from anabranch.base.triggers import all_finished
 from anabranch.definition import task as definition
 from anabranch.definition.marks import unmapped
@@ -69,7 +69,7 @@ def defaults_from_attrs(*names: str) -> Callable[[Callable[..., Any]], Callable[
     """Let arguments of a class's ``run`` that are not given be the attributes of these names."""
 
     def decorated(run: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(run)
+        signature = signature_of(run)
         missing = [name for name in names if name not in signature.parameters]
         if missing:
             raise ValueError(f"defaults_from_attrs: {run.__qualname__} has no argument {missing[0]!r}")

@@ -6,7 +6,6 @@ bounded. What a field gives is data: in a location it becomes a `slug`, whatever
 
 from __future__ import annotations
 
-import inspect
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from uuid import UUID
 
 from anabranch.base.errors import LocationError, OptionError, listed
 from anabranch.base.names import MAX_NAME, named, short
+from anabranch.base.signatures import signature_of
 from anabranch.results.locations import check_location, fitted, slug
 
 FIELDS = ("flow_name", "run_id", "task_name", "map_index", "date")
@@ -181,7 +181,7 @@ class Template:
 
     def _called(self, function: Callable[..., str], fields: Mapping[str, Any]) -> object:
         try:
-            parameters = inspect.signature(function).parameters
+            parameters = signature_of(function).parameters
             takes_all = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
             return function(**{name: value for name, value in fields.items() if takes_all or name in parameters})
         except Exception as error:

@@ -118,6 +118,9 @@ class _Stream(io.TextIOBase):
     def __getattr__(self, name: str) -> Any:
         return getattr(self.before, name)
 
+    def __del__(self) -> None:
+        """Close nothing: the stream is another's, who may have closed it."""
+
 
 @contextmanager
 def captured(logged: Collection[str]) -> Iterator[None]:

@@ -150,7 +150,7 @@ def driver_call(run: Any, token: str) -> tuple[Sourced, tuple[Any, ...]]:
     """
     own = own_modules()
     try:
-        wanted = tuple(_mentioned(cloudpickle.dumps(run), own))
+        wanted = tuple(_mentioned(origins.dumps(run), own))
         by_value = _pickling(run, wanted)
         data, codes = _pickled(run, by_value)
     except Exception as error:
