@@ -10,6 +10,7 @@ import _thread
 import builtins
 import contextvars
 import copyreg
+import dis
 import enum
 import functools
 import hashlib
@@ -186,7 +187,7 @@ def _function(function: types.FunctionType, name: str, take: Take) -> Shape:
     is_own = is_users(code.co_filename) or code.co_filename == "<string>"
     names = find_names(code)
     parts = [
-        take(_code(code, called, take, function.__doc__), called)
+        take(_code(code, called, take), called)
         if is_own
         else describe_text(f"{function.__globals__.get('__name__')} {code.co_qualname}"),
         *(_take_named(value, f"a default of {called}", take) for value in function.__defaults__ or ()),
@@ -267,19 +268,32 @@ def _imported(wanted: Import, function: types.FunctionType, user: str, take: Tak
 _MISSING = object()
 
 
-def _code(code: types.CodeType, name: str, take: Take, doc: str | None = None) -> Shape:
-    has_place_for_doc = code.co_consts[:1] in ((None,), (doc,))  # where there is none, it is None
+def _code(code: types.CodeType, name: str, take: Take) -> Shape:
     counts = code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount, code.co_flags & _FLAGS
     text = f"{code.co_names} {code.co_varnames} {code.co_cellvars} {code.co_freevars} {counts}"
-    held = code.co_code, code.co_exceptiontable, *code.co_consts[has_place_for_doc:]
+    instructions, constants = _spell(code)
+    held = instructions, code.co_exceptiontable, *constants
     return Shape("code", (describe_text(text), *(take(each, name) for each in held)))
 
 
+def _spell(code: types.CodeType) -> tuple[bytes, list[Any]]:
+    """Instructions, and the constants that they load, in that order: a docstring has a place, but nothing loads it."""
+    spelled, prefixes, numbers, number = bytearray(), b"", dict[int, int](), 0
+    for operation, argument in zip(code.co_code[::2], code.co_code[1::2], strict=True):
+        number = number << 8 | argument
+        if operation == dis.EXTENDED_ARG:
+            prefixes += bytes((operation, argument))
+            continue
+        if operation in _LOADS:
+            spelled += bytes((operation, *numbers.setdefault(number, len(numbers)).to_bytes(4, "big")))
+        else:
+            spelled += prefixes + bytes((operation, argument))
+        prefixes, number = b"", 0
+    return bytes(spelled), [code.co_consts[each] for each in numbers]
+
+
+_LOADS = frozenset(dis.hasconst)
 _FLAGS = 0x2AC  # *args, **kwargs; generators, coroutines, and both
-
-
-def _inner_code(code: types.CodeType, name: str, take: Take) -> Shape:
-    return _code(code, name, take)
 
 
 def _method(method: types.MethodType, name: str, take: Take) -> Shape:
@@ -352,7 +366,7 @@ _KINDS: dict[Any, Callable[[Any, str, Take], Shape]] = {
         types.MemberDescriptorType,
         types.GetSetDescriptorType,
     ): _builtin,
-    types.CodeType: _inner_code,
+    types.CodeType: _code,
     type: _class,
     types.ModuleType: _module,
     property: _property,

@@ -206,6 +206,18 @@ SAME: dict[str, str | tuple[str, str, str]] = {
     "lines": ("def run(x): return x", "def", "\n\n\ndef"),
     "a docstring": ('def run(x):\n  "One."\n  return x', "One", "Two"),
     "a docstring where there was none": ("def run(x):\n  return x", "  return", "  'Two.'\n  return"),
+    "a docstring before a constant": ("def run(x):\n  return x + 2.5", "  return", "  'Two.'\n  return"),
+    "a docstring before many constants": (
+        "def run(x):\n" + "".join(f"  x += {n}.5\n" for n in range(300)) + "  return x",
+        "  x += 0.5",
+        "  'Two.'\n  x += 0.5",
+    ),
+    "a docstring where nothing is returned": ("def run(x):\n  len(x)", "  len", "  'Two.'\n  len"),
+    "a docstring of an inner function": (
+        "def run(x):\n  def g():\n    return 2.5\n  return g()",
+        "    return",
+        "    'Two.'\n    return",
+    ),
     "a docstring of a helper": ('def f():\n  "One."\n  return 1\ndef run(x): return f()', "One", "Two"),
     "a docstring of a class": ('class P:\n  "One."\n  n = 1\ndef run(x): return P.n', "One", "Two"),
     "a docstring of a method": (
