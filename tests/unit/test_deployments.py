@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import configparser
+import json
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -50,7 +52,8 @@ def test_services_and_policies_select_pods_that_there_are():
 
 def commands() -> list[list[str]]:
     (container,) = pods()["anabranch"]["spec"]["containers"]
-    return [container["args"], unit()["Service"]["ExecStart"].removeprefix("/usr/bin/env ").split()]
+    (image,) = re.findall(r"^CMD (.*)$", (DEPLOY / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE)
+    return [container["args"], unit()["Service"]["ExecStart"].removeprefix("/usr/bin/env ").split(), json.loads(image)]
 
 
 @pytest.mark.parametrize("command", commands())
