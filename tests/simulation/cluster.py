@@ -391,16 +391,12 @@ class SimulatedExecutor(Executor):
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
         self._world.sleep(self._cluster.latency())
-        found = {}
-        for key in keys:
-            recipe = self._cluster.recipes.get(key)
-            for _ in range(100):  # Dask waits for what is being made again
-                if key not in self._statuses or recipe is None or recipe.state not in ("waiting", "processing"):
-                    break
-                self._world.sleep(0.1)
-            if recipe is not None and recipe.state == "memory" and recipe.worker is not None:
-                found[key] = recipe.worker.values[key]
-        return found
+        recipes = {key: self._cluster.recipes.get(key) for key in keys}
+        return {
+            key: recipe.worker.values[key]
+            for key, recipe in recipes.items()
+            if recipe is not None and recipe.state == "memory" and recipe.worker is not None
+        }
 
     def ask_workers(self, question: Any, timeout_s: float = 5.0) -> list[Any]:
         self._world.sleep(self._cluster.latency())

@@ -22,8 +22,8 @@ from anabranch.base.errors import RunStoreError
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.driver.permit_desk import PermitDesk
 from anabranch.engine.machine.machine import Machine
-from anabranch.engine.machine.stimuli import Command, Stimulus
-from anabranch.engine.units.units import Report
+from anabranch.engine.machine.stimuli import Command, Release, Stimulus, Submit
+from anabranch.engine.units.units import Key, Report
 from anabranch.engine.worker import interim
 from anabranch.engine.worker.interim import EVERY_S, FIRST_S, Ongoing
 from anabranch.flows import running, subflows
@@ -423,7 +423,21 @@ _usual = Machine.handle
 def _handle(self: Machine, stimulus: Stimulus) -> list[Command]:
     commands = _usual(self, stimulus)
     check(self)
+    _check_keys(self, commands)
     return commands
+
+
+def _check_keys(machine: Machine, commands: Sequence[Command]) -> None:
+    """Raise `AssertionError` if the driver is left with keys that the machine does not need."""
+    held: set[Key] = machine.__dict__.setdefault("held_by_driver", set())
+    for command in commands:
+        if isinstance(command, Submit):
+            held.update(unit.key for unit in command.units)
+        elif isinstance(command, Release):
+            held.difference_update(command.keys)
+    known = machine._known
+    forgotten = [key for key in held if key not in known.units and not known.is_held(key)]
+    assert not forgotten, f"keys are not let go: {forgotten}"
 
 
 def _places_of(graph: FrozenGraph) -> dict[str, str]:

@@ -51,7 +51,10 @@ STILL_S = (15.0, 3.0, 60.0)
 HAPPENS = ("dies after", "dies before", "dies after", "dies before", "stands still", "is cancelled", "is asked to end")
 OBEYS_S = 5.0
 """Within which a cancelled run ends, if nothing stands in the way."""
-MOST_EXECUTIONS = 4_000
+MOST_TASK_RUNS = 4_000
+"""A world with more is left before its end: a list of lists of lists takes as long as thousands of others."""
+MOST_REPEATED = 4_000
+"""Calls beside the first of each task run."""
 MOST_DRIVERS = 200
 CALM = 8
 """So many drivers have to do with a store that fails now and then."""
@@ -201,12 +204,16 @@ class Story:
     plan: Plan
     world: World = field(default_factory=World)
     executions: list[Execution] = field(default_factory=list)
+    begun: set[tuple[str, int]] = field(default_factory=set)
+    """Task runs whose function has been called."""
     done: dict[tuple[str, int], float] = field(default_factory=dict)
     """Task runs that are on record as successful, and since when."""
     ended_at: dict[tuple[str, int], tuple[float, Process]] = field(default_factory=dict)
     """Task runs whose function has returned a value, under the driver that there is: when, and where."""
     tried: dict[tuple[str, int], tuple[tuple[int, int], float, float]] = field(default_factory=dict)
     """Round and attempt that come next of task runs that are on record as tried, when they are due, and since when."""
+    is_too_large: bool = False
+    """Whether it is left before its end."""
     broken: Broken | None = None
     view: FlowRunView | None = None
     process: Process | None = None
@@ -279,8 +286,12 @@ class Story:
         with simulated(world, self.store, self._is_dead, is_asked=is_asked):
             try:
                 boss = world.spawn(operator, self._operate)
-                world.run(lambda: boss.greenlet.dead or self.broken is not None, limit_s=LIMIT_S, most_steps=MOST_STEPS)
-                if self.broken is None:
+                world.run(
+                    lambda: boss.greenlet.dead or self.broken is not None or self.is_too_large,
+                    limit_s=LIMIT_S,
+                    most_steps=MOST_STEPS,
+                )
+                if self.broken is None and not self.is_too_large:
                     self._let_settle()
                     self._check()
             except Stuck as stuck:
@@ -508,9 +519,11 @@ class Story:
     def begins(self, execution: Execution) -> None:
         """See a task's function being called."""
         self.executions.append(execution)
+        self.begun.add(execution.what)
+        self.is_too_large = len(self.begun) > MOST_TASK_RUNS
         self.world.progress = self.world.steps
-        if len(self.executions) > MOST_EXECUTIONS:
-            self._break("does not end", f"{MOST_EXECUTIONS:,} calls of tasks")
+        if len(self.executions) - len(self.begun) > MOST_REPEATED:
+            self._break("does not end", f"{len(self.executions):,} calls of {len(self.begun):,} task runs")
         now, thread = self.world.now, self.world.current
         if self._is_held_elsewhere() or (thread is not None and thread.process.still_until > now - SOON_S):
             return  # who stood still has not heard yet what became of the run

@@ -43,7 +43,8 @@ class Process:
     def stand_still(self, now: float, seconds: float) -> None:
         """Do nothing for a while, as if it were stopped."""
         if self.is_alive:
-            self.still_from, self.still_until = now, now + seconds
+            self.still_from = self.still_from if self.still_until > now else now
+            self.still_until = max(self.still_until, now + seconds)
 
     def silent_from(self, since: float, now: float) -> float:
         """When after some time it died, or stood still; otherwise, now."""

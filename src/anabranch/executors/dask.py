@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import concurrent.futures
 import contextlib
 import logging
 import os
 import queue
 import time
-from asyncio import CancelledError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
@@ -46,6 +47,8 @@ if TYPE_CHECKING:
 TICK_S = 1.0  # how often the connection is looked at while nothing happens
 SWEEP_S = 0.25  # how often futures are looked at for trouble; good news comes by events, at once
 GRACE_S = 1.0  # a report that has not come so long after its value is asked for
+NEWS_S = 5.0  # the news of a value comes after its report, so much later at most
+POLL_S = 0.01  # until then; most often it is there
 FIRST_WORKER_S = 5.0  # an adaptive cluster that has no worker after so long is counted as one without
 SLOTS_S = 1.0  # how often the workers are counted
 REPLACE_S = 10.0  # starting a worker takes seconds: it is not asked for twice meanwhile
@@ -647,8 +650,11 @@ class DaskExecutor(Executor):
     def _ask(self, key: Key) -> None:
         """Get the report that lies beside a value."""
         try:
-            outcome = self.gather([key])[key]
-            self._messages.put(Posted(getattr(outcome, "report", outcome)))  # a worker may have refused it
+            outcome = self.gather([key]).get(key)
+            if outcome is None:
+                self._messages.put(Dropped(key, "its value was lost with its worker", is_death=True))
+            else:
+                self._messages.put(Posted(getattr(outcome, "report", outcome)))  # a worker may have refused it
         except Exception as error:
             self._messages.put(Dropped(key, f"{type(error).__name__}: {error}"))
 
@@ -663,12 +669,24 @@ class DaskExecutor(Executor):
                 future.release()
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, Any]:
-        """Bring values here; of a cluster that is gone, none."""
-        if self._client is None:
+        """Bring values here that are there; what is lost is not waited for while Dask makes it again."""
+        client, futures = self._client, {key: self._futures[key] for key in keys if key in self._futures}
+        if client is None:
             return {}
-        futures = {key: self._futures[key] for key in keys if key in self._futures}
-        gathered: dict[Key, Any] = self._client.gather(futures, errors="skip")
-        return gathered
+        end = time.monotonic() + NEWS_S
+        while any(each.status == "pending" for each in futures.values()) and time.monotonic() < end:
+            time.sleep(POLL_S)
+        while futures := {key: each for key, each in futures.items() if each.status == "finished"}:
+            coming = client.gather(futures, errors="skip", asynchronous=True)
+            loop = client.loop.asyncio_loop  # type: ignore[union-attr]  # it runs
+            gathering = asyncio.run_coroutine_threadsafe(coming, loop)
+            try:
+                while all(each.status == "finished" for each in futures.values()):
+                    if concurrent.futures.wait([gathering], timeout=SWEEP_S).done:
+                        return {key: value for key, value in gathering.result().items() if value is not None}
+            finally:
+                gathering.cancel()
+        return {}
 
 
 def slots_of(worker: Mapping[str, Any]) -> int:
@@ -692,7 +710,7 @@ class _OwnCancellations(logging.Filter):
     """Drops what Dask logs when a client that tries to reconnect is closed: its own cancellation, as an error."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], CancelledError))
+        return not (record.exc_info and isinstance(record.exc_info[1], asyncio.CancelledError))
 
 
 _OWN_CANCELLATIONS = _OwnCancellations()

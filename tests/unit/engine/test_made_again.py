@@ -13,6 +13,7 @@ import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, Node, flatten, task, unmapped
+from anabranch.definition.caching import inputs
 from anabranch.definition.signature import Signature
 from anabranch.engine.units.columns import check_whole
 from anabranch.engine.units.outcomes import UnitOutcome
@@ -494,6 +495,41 @@ def test_a_task_run_of_which_all_was_reported_is_not_run_again(what: str) -> Non
     assert again.singles == report.singles
     assert repr(second.singles["give"].value) == repr(first.singles["give"].value)
     assert second.singles["give"].seal == first.singles["give"].seal
+
+
+@pytest.mark.parametrize("cache_for", [None, 1e-6], ids=["for ever", "for a moment"])
+@pytest.mark.parametrize("in_full", [True, False])
+def test_a_stored_value_of_a_task_run_is_read_whether_or_not_others_may_still_use_it(
+    tmp_path: Any, in_full: bool, cache_for: float | None
+) -> None:
+    kept = task(give.run, result=LocalResult(tmp_path), cache_key=inputs, cache_for=cache_for)
+    first, again = run_again(kept, in_full=in_full)
+
+    assert again.singles["give"].value == first.singles["give"].value == ["a value"]
+    assert again.singles["give"].seal == first.singles["give"].seal
+
+
+def test_a_stored_value_that_is_gone_is_computed_again(tmp_path: Any) -> None:
+    kept = task(give.run, result=LocalResult(tmp_path), cache_key=inputs)
+    with pytest.raises(AssertionError, match="it is run again"):
+        run_again(kept, lose=lambda: [each.unlink() for each in tmp_path.rglob("*") if each.is_file()])
+
+
+def run_again(kept: Any, *, in_full: bool = True, lose: Callable[[], Any] = list) -> tuple[UnitOutcome, UnitOutcome]:
+    """A task run's outcome, and the one that is made after it was lost; raises if the function is called for that."""
+    with Flow("once") as flow:
+        kept("a value")
+    cluster = FakeCluster(flow, engine=LARGE)
+    cluster.start()
+    (unit,) = cluster.runnable()
+    first, report = run_unit(unit, cluster.environment, {})
+    lose()
+    nodes = {"give": replace(cluster.environment.program.nodes["give"], signature=Signature(_not_called, "give"))}
+    stopped = replace(cluster.environment, program=replace(cluster.environment.program, nodes=nodes))
+    second, again = run_unit(unit.again(report.as_before(in_full=in_full)), stopped, {})
+    if again.singles[0].state.is_failed():
+        raise AssertionError(again.singles[0].state.message)
+    return first, second
 
 
 def _not_called(what: str) -> None:

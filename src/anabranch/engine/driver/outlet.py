@@ -144,11 +144,10 @@ class Outlet:
         return self._given.setdefault(slug, bytearray(elements.width))
 
     def _fetch(self, keys: list[Key]) -> list[Command]:
-        """Give elements whose values are in outcomes of units. Those of one that is lost run again."""
+        """Give elements whose values are in outcomes of units; one that is lost comes later, when it is made again."""
         commands: list[Command] = []
-        waiting = {key: self._waiting.pop(key) for key in keys}
         for key, outcome in self._gathered(keys).items():
-            for slug, held in waiting[key].items():
+            for slug, held in self._waiting.pop(key).items():
                 elements = self._machine.runs[slug].elements
                 assert elements is not None
                 are_there = [self._give_held(slug, elements, key, outcome, each) for each in held]
@@ -157,13 +156,19 @@ class Outlet:
         return commands
 
     def _gathered(self, keys: list[Key]) -> dict[Key, UnitOutcome]:
-        """Outcomes of units, brought here; those that cannot be are left to the end of the run, which tells why."""
-        found = {}
+        """Outcomes of units, brought here; those that are not there are left to the end of the run, which tells why."""
+        found: dict[Key, UnitOutcome] = {}
         try:
-            for key, outcome in self._executor.gather(keys).items():
-                found[key] = opened_outcome(outcome)
+            outcomes = self._executor.gather(keys)
         except Exception:
             _log.debug("values for a stream cannot be brought here", exc_info=True)
+            return found
+        for key, outcome in outcomes.items():
+            try:
+                found[key] = opened_outcome(outcome)
+            except Exception:
+                _log.debug("values for a stream cannot be loaded", exc_info=True)
+                found[key] = UnitOutcome()
         return found
 
     def _give_held(self, slug: str, elements: MapRun, key: Key, outcome: UnitOutcome, indices: Indices) -> bool:

@@ -407,6 +407,7 @@ class Report:
             ended.update((each.slug, each) for each in self.singles)
             ended.update((each.slug, each) for each in self.columns)
         else:
+            ended.update((each.slug, replace(each, value=None)) for each in self.singles if each.ref is not None)
             ended.update((each.slug, replace(each, values=None, records={})) for each in self.columns if each.refs)
         if self.indices is None:
             begun = max((place for place, each in enumerate(self.singles, 1) if not each.is_handed_back), default=0)

@@ -7,7 +7,7 @@ import pickle
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
-from anabranch.base.errors import UnmappableError
+from anabranch.base.errors import ResultError, UnmappableError
 from anabranch.base.states import Cached, Deferred, Finished, Pending, State, Success
 from anabranch.definition.expressions import evaluate
 from anabranch.definition.frozen import FrozenNode, reduced_argument
@@ -17,6 +17,7 @@ from anabranch.engine.units.columns import (
     counted,
     flat,
     gather_parts,
+    stored_value,
     unreported_seals,
     whole_outcome,
     without_states,
@@ -186,7 +187,7 @@ class _Line:
         self._conclude(node, outcome, loop_count=run.context.task_loop_count)
 
     def _take_reported(self, slug: str) -> bool:
-        """Whether all of a node was reported when the unit ran before, so that nothing of it is to be made again."""
+        """Whether all of a node was reported, or stored, when the unit ran before: nothing of it is made again."""
         report = self._ended.get(slug)
         if not isinstance(report, SingleReport) or not isinstance(report.state, Finished):
             return False
@@ -195,6 +196,12 @@ class _Line:
             self._done[slug] = Outcome(state, pickle.loads(report.value), nbytes=len(report.value))
         elif state.counts is None and (state.is_failed() or state.is_skipped()):
             self._done[slug] = Outcome(state, revive(state.failure) if state.is_failed() else state.result)
+        elif report.ref is not None:
+            try:
+                value = stored_value(self._environment.program, slug, report.ref)
+            except ResultError:  # it is not there any more
+                return False
+            self._done[slug] = Outcome(state, value, nbytes=report.ref.nbytes)
         else:
             return False
         self._reports.append(report)
