@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import chain
 
 import pytest
 from tests.simulation.chance import Chance
@@ -18,6 +19,9 @@ from tests.simulation.shrinking import shrunk
 from tests.simulation.story import Plan, play
 
 FRESH = 50
+FURTHER = 1_000
+"""Worlds in which a planted fault is looked for if that of its tape is another one now, because the library touches its
+store more often, say."""
 KILLED = (15, 22, 29, 35)
 """Seeds of flows that are killed at every touch of the store."""
 
@@ -38,11 +42,12 @@ def test_fresh_worlds_keep_all_promises() -> None:
 
 @pytest.mark.parametrize("fault", sorted(TAPES))
 def test_a_planted_fault_is_found(fault: str) -> None:
+    chances = chain([Chance(tape=TAPES[fault])], map(Chance, range(FURTHER)))
     with planted(fault):
-        story = play(Chance(tape=TAPES[fault]))
+        broken = next((story.broken for story in map(play, chances) if story.broken is not None), None)
 
-    assert story.broken is not None
-    assert "TypeError" not in story.broken.kind, "the fault does not fit what it takes the place of"
+    assert broken is not None
+    assert "TypeError" not in broken.kind, "the fault does not fit what it takes the place of"
 
 
 @pytest.mark.parametrize("fault", sorted(TAPES))
