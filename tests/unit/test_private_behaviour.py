@@ -1,14 +1,16 @@
-"""What we rely on in Dask, cloudpickle and Bokeh that they promise nobody, each by its name in CONTRIBUTING.md.
+"""What we rely on in Dask, Python, cloudpickle and Bokeh that they promise nobody, each by its name in CONTRIBUTING.md.
 
 A test that fails here tells of a change in one of them before users meet it: it looks at theirs and at nothing of ours.
 """
 
 from __future__ import annotations
 
+import _signal
 import asyncio
 import inspect
 import pickle
 import re
+import signal
 import threading
 import types
 from collections.abc import Iterator
@@ -373,6 +375,16 @@ def test_a_performance_report_can_be_entered_by_hand():
     report = performance_report(filename="x.html", mode="inline")
     assert inspect.iscoroutinefunction(report.__aenter__)
     assert "code" in inspect.signature(report.__aexit__).parameters
+
+
+# Python ---------------------------------------------------------------------------------------------------------------
+
+
+def test_functions_of_signal_are_in_a_module_of_their_own():
+    handler = _signal.getsignal(_signal.SIGINT)
+    assert _signal.signal(_signal.SIGINT, lambda signum, frame: None) is handler
+    assert signal.signal(signal.SIGINT, handler) is not handler
+    assert _signal.getsignal(signal.SIGINT) is handler
 
 
 # cloudpickle ----------------------------------------------------------------------------------------------------------

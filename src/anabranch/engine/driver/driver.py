@@ -39,7 +39,7 @@ from anabranch.engine.driver.compiler import (
 )
 from anabranch.engine.driver.deadline import Deadline, Overdue
 from anabranch.engine.driver.handlers import NO_HANDLERS, FlowHandlers, not_run
-from anabranch.engine.driver.interrupts import interrupts_later
+from anabranch.engine.driver.interrupts import InterruptsLater
 from anabranch.engine.driver.outlet import Outlet, Tap
 from anabranch.engine.driver.permit_desk import PermitDesk
 from anabranch.engine.driver.plan import FinishedRun, HandOver, Journal, RunPlan
@@ -270,7 +270,7 @@ class Driver:
         while True:
             try:
                 grant = self._desk.look() if self._desk is not None else None
-                with interrupts_later():
+                with InterruptsLater():
                     if grant is not None:
                         self._handle(Permitted(self._clock(), grant.may_use, grant.lost))
                     is_end = isinstance(stimulus, (CancelAsked, GivenUp))
@@ -380,7 +380,7 @@ class Driver:
             timeout = min((TICK_S, *(each for each in times if each is not None)))
             message = self._next_message(0.0 if self._unsent else timeout)
             if message is None and self._unsent:
-                with interrupts_later():
+                with InterruptsLater():
                     self._submit()
                 continue
             if message is None:

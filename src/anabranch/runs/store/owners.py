@@ -7,7 +7,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 import psutil
@@ -34,6 +34,19 @@ def birth_of(pid: int) -> str:
     ProcessLookupError
         There is no such process.
     """
+    return _own_birth() if pid == os.getpid() else _birth_of(pid)
+
+
+@cache
+def _own_birth() -> str:
+    return _birth_of(os.getpid())
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_own_birth.cache_clear)
+
+
+def _birth_of(pid: int) -> str:
     try:
         if sys.platform != "linux":
             return f"{sys.platform} {psutil.Process(pid).create_time()!r}"

@@ -34,6 +34,17 @@ def test_a_process_has_one_birth_and_others_have_theirs(sleeper):
     assert birth_of(sleeper.pid) == birth_of(sleeper.pid) != MINE != ""
 
 
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_fork_is_not_taken_for_the_process_that_it_was_made_of():
+    script = (
+        "import os, sys; from anabranch.runs.store import owners; owners.birth_of(os.getpid())\n"
+        "child = os.fork()\n"
+        "known = owners._own_birth.cache_info().currsize  # nothing, in a child: its number may be given again\n"
+        "sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) + (known != 1) if child else known)"
+    )
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 @linux
 def test_births_of_one_boot_and_container_have_their_place_in_common(sleeper):
     place, _, ticks = MINE.rpartition(" ")
