@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from itertools import count
 from types import SimpleNamespace
 from typing import Any, Self, TypeVar
@@ -39,7 +39,7 @@ from anabranch.runs.store.heart import _LOOK_S, Heart
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.run_permits import RunPermits
 from anabranch.runs.store.schema import SQLITE, statements
-from anabranch.runs.store.sqlite import _within
+from anabranch.runs.store.sqlite import _Sqlite, _within
 
 T = TypeVar("T")
 
@@ -86,7 +86,11 @@ class Teller:
         here = world()
         assert here.current is not None
         process = self._ongoing[ongoing] = here.current.process
-        here.spawn(process, lambda: self._tell(ongoing), FIRST_S)
+        here.after(FIRST_S, partial(self._begin, ongoing), process)
+
+    def _begin(self, ongoing: Ongoing) -> None:
+        if ongoing in self._ongoing:  # most units have ended by then
+            world().begin(self._ongoing[ongoing], partial(self._tell, ongoing))
 
     def _tell(self, ongoing: Ongoing) -> None:
         while ongoing in self._ongoing:
@@ -272,7 +276,7 @@ class Touches:
         self.happens: dict[int, Callable[[], None]] = {}
         """By number of a touch: what happens before it, to the process that touches."""
         self.happens_after: dict[int, Callable[[], None]] = {}
-        self.count = 0
+        self.count = self.writes = 0
         self.watch: Callable[[], None] | None = None
         """Called after each write."""
         self.fails_until = 0.0
@@ -285,7 +289,13 @@ class Touches:
         return self._touch(act, is_write=False)
 
     def peek(self, act: Callable[[Any], T]) -> T:
-        """Read without being seen."""
+        """Read without being seen; in no transaction, as nobody writes meanwhile."""
+        return act(_Sqlite(self._connection))
+
+    def _do(self, act: Callable[[Any], T], *, is_write: bool) -> T:
+        if not is_write:
+            return self.peek(act)
+        self.writes += 1
         return _within(self._connection, "BEGIN", act)
 
     def _touch(self, act: Callable[[Any], T], *, is_write: bool) -> T:
@@ -293,7 +303,7 @@ class Touches:
         if here.is_over or here.current is None:
             raise RunStoreError("the world is over")
         if here.current.process.name == "reader":
-            return self.peek(act)
+            return self._do(act, is_write=is_write)
         self.count += 1
         number = self.count
         if number in self.happens:
@@ -303,7 +313,7 @@ class Touches:
         )
         if fails and self._chance.happens(2):
             raise RunStoreError("the store does not answer")
-        found = self.peek(act)
+        found = self._do(act, is_write=is_write)
         if is_write and self.watch is not None:
             self.watch()
         if number in self.happens_after:

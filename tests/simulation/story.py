@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import traceback
 import zlib
@@ -35,6 +36,7 @@ from anabranch.definition.storing import Storing
 from anabranch.engine.units.units import Key
 from anabranch.results import Result
 from anabranch.runs.store.permit_table import PermitTable
+from anabranch.runs.store.records import RunRecord
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.view import FlowRunView
 
@@ -227,6 +229,8 @@ class Story:
     cluster: Cluster = field(init=False)
     stored: dict[tuple[str, Any], float] = field(default_factory=dict)
     """Where values were stored that are found there ever after, by task and element, or arguments: since when."""
+    _known: tuple[RunRecord | None, int, float] = (None, -1, math.inf)
+    """The record as it was last read, how much had been written then, and when its lease runs out."""
     inside: dict[Thread, Process | None] = field(default_factory=dict)
     """Threads that are at a task that shares a limit with others, and the driver that there was when they began."""
 
@@ -377,11 +381,19 @@ class Story:
             return
         self._break("two drivers", f"somebody else gets what {driver.name} runs")
 
-    def _record(self) -> Any:
-        try:
-            return self._as_reader(lambda: self.store.get_run(RUN))
-        except RunStoreError:
-            return None
+    def _record(self) -> RunRecord | None:
+        """How the run stands: as it did when it was last looked at, if nothing was written and no lease ran out."""
+        writes, now = self.touches.writes, self.world.now
+        known, writes_then, until = self._known
+        if writes != writes_then or now >= until or self.world.is_over:
+            try:
+                known = self._as_reader(lambda: self.store.get_run(RUN))
+            except RunStoreError:
+                known = None
+            lease = known.lease_until if known is not None else None
+            until = math.inf if lease is None or lease.timestamp() <= now else lease.timestamp()
+            self._known = known, writes, until
+        return known
 
     def _as_reader(self, read: Callable[[], Any]) -> Any:
         """Read the store from another process, which nothing happens to."""

@@ -12,6 +12,7 @@ import heapq
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Generic, TypeVar
 
 from greenlet import GreenletExit, getcurrent, greenlet
@@ -103,10 +104,18 @@ class World:
 
     def spawn(self, process: Process, run: Callable[[], Any], after_s: float = 0.0) -> Thread:
         """Start a thread of a process."""
+        thread = self._new_thread(process, run)
+        self.after(after_s, partial(self._switch, thread), process)
+        return thread
+
+    def begin(self, process: Process, run: Callable[[], Any]) -> None:
+        """Start a thread of a process now, where nothing else goes on."""
+        self._switch(self._new_thread(process, run))
+
+    def _new_thread(self, process: Process, run: Callable[[], Any]) -> Thread:
         thread = Thread(process, greenlet(run, self._hub))
         thread.greenlet.gr_context = contextvars.copy_context()
         self._threads.append(thread)
-        self.after(after_s, lambda: self._switch(thread), process)
         return thread
 
     def _switch(self, thread: Thread) -> None:
@@ -126,7 +135,7 @@ class World:
         thread.was_told = False
         number = thread.waits
         if seconds is not None:
-            self.after(seconds, lambda: self._end_wait(thread, number, told=False), thread.process)
+            self.after(seconds, partial(self._end_wait, thread, number, told=False), thread.process)
         self._hub.switch()
         if self.is_over:
             raise GreenletExit
@@ -135,7 +144,7 @@ class World:
     def tell(self, thread: Thread) -> None:
         """End the wait of a thread, if it waits, as soon as others have had their turn."""
         number = thread.waits
-        self.after(0.0, lambda: self._end_wait(thread, number, told=True), thread.process)
+        self.after(0.0, partial(self._end_wait, thread, number, told=True), thread.process)
 
     def _end_wait(self, thread: Thread, number: int, *, told: bool) -> None:
         if thread.waits == number:
@@ -171,22 +180,22 @@ class World:
         Stuck
             It does not come to that.
         """
-        end = self.now + limit_s
+        end, queue = self.now + limit_s, self._queue
         while not is_done():
             self.steps += 1
-            if not self._queue or self._queue[0][0] > end or self.steps - self.progress > most_steps:
-                why = (
-                    "nothing happens any more" if not self._queue else f"{self.steps} steps, {self.now - BEGIN_S:.0f} s"
-                )
+            if not queue or queue[0][0] > end or self.steps - self.progress > most_steps:
+                why = "nothing happens any more" if not queue else f"{self.steps} steps, {self.now - BEGIN_S:.0f} s"
                 raise Stuck(why)
-            when, _, process, act = heapq.heappop(self._queue)
-            if process is not None and not process.is_alive:
-                continue
-            if process is not None and process.still_until > when:
-                self._serial += 1
-                heapq.heappush(self._queue, (process.still_until, self._serial, process, act))
-                continue
-            self.now = max(self.now, when)
+            when, _, process, act = heapq.heappop(queue)
+            if process is not None:
+                if not process.is_alive:
+                    continue
+                if process.still_until > when:
+                    self._serial += 1
+                    heapq.heappush(queue, (process.still_until, self._serial, process, act))
+                    continue
+            if when > self.now:
+                self.now = when
             act()
 
     def close(self) -> None:

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from difflib import get_close_matches
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -308,6 +308,12 @@ def _unknown(name: str) -> str:
 
 def _complaint(name: str, value: object) -> str | None:
     """What is wrong with the value of a setting that exists; None if nothing is."""
+    if type(value) in (bool, int, float, str):  # as nearly all are, each time that a run takes stock of them
+        return _complaint_of_plain(name, value)
+    return _find_complaint(name, value)
+
+
+def _find_complaint(name: str, value: object) -> str | None:
     kind = type(_DEFAULTS[name])
     if kind is bool:
         wanted = None if isinstance(value, bool) else "true or false"
@@ -316,6 +322,9 @@ def _complaint(name: str, value: object) -> str | None:
     else:
         wanted = _number_wanted(value, whole=kind is int, zero=name in _MAY_BE_ZERO)
     return wanted and f"setting {name!r}: expected {wanted}; found {_masked(name, value)} ({type(value).__name__})"
+
+
+_complaint_of_plain = lru_cache(1000, typed=True)(_find_complaint)
 
 
 def _masked(name: str, value: object) -> str:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from datetime import timedelta
+from functools import cache
 from numbers import Real
 from typing import Any, Literal, TypeAlias
 
@@ -307,10 +308,12 @@ class Policies:
             raise OptionError("memory_limit needs isolation='process': only a process of its own can be killed")
 
     @classmethod
+    @cache
     def _names(cls) -> tuple[str, ...]:
         return tuple(field.name for field in fields(cls) if field.name not in ("retry", "timeout_s", "storing"))
 
     @classmethod
+    @cache
     def options(cls) -> tuple[str, ...]:
         """Names of the options that describe policies."""
         return (*_RETRY_OPTIONS, "retry_kwargs", "timeout", *cls._names(), *STORING_OPTIONS)

@@ -41,7 +41,7 @@ def with_storing(graph: FrozenGraph, result: Result | None, *, checkpointing: bo
             if only_in and storing.result is not None:
                 storing = replace(storing, result=moved(storing.result))
             storing = describe_code_of(node, storing)
-        return replace(node, policies=replace(node.policies, storing=storing))
+        return node if storing is own else replace(node, policies=replace(node.policies, storing=storing))
 
     return FrozenGraph({slug: planned(node) for slug, node in graph.nodes.items()}, graph.reference)
 

@@ -432,7 +432,8 @@ class Driver:
     def _note_down(self, report: Report) -> None:
         if self._machine.expects(report.key):  # what was made again is no news
             if self._journal is not None and (report.singles or report.columns):
-                self._journal(replace(report, expansions=()))  # what is made of them is told as `CallsMade`
+                # What is made of expansions is told as `CallsMade`.
+                self._journal(replace(report, expansions=()) if report.expansions else report)
             if report.singles or report.columns:
                 self._tell_report(report)
             if report.at is not None:

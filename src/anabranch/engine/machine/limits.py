@@ -87,6 +87,8 @@ class Limits:
     def _limits_of(self, node: FrozenNode, names: Names = ()) -> tuple[list[str], list[str]]:
         """The named limits and the rates of a node; `names`: those that its templates make, if they are known."""
         policies = node.policies
+        if not policies.is_limited:
+            return [], []
         made = dict(zip(policies.templates, names or policies.templates, strict=True))
         left_out = made if not names else ()
         concurrency = {made.get(name, name): n for name, n in policies.concurrency.items() if name not in left_out}

@@ -653,7 +653,8 @@ def _concluded(
     """The outcome of a final state, after handlers and `on_failure` have seen it."""
     is_value = isinstance(state, Success) and type(before) is Running and not announced
     if not announced:
-        shown = replace(state, result=value) if isinstance(state, Success) else state
+        is_shown = isinstance(state, Success) and run.node.policies.state_handlers
+        shown = replace(state, result=value) if is_shown else state
         handled = change(run, before, shown)
         if isinstance(handled, Retrying):
             return _retry_as_asked(run, before, handled, announced=True)

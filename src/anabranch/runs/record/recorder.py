@@ -10,6 +10,7 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from operator import is_
 
 from anabranch.base.errors import StaleOwner
 from anabranch.base.events import CallsMade, ElementBegan, Event, MapAdvanced, TaskChanged, UnitLost
@@ -29,7 +30,7 @@ from anabranch.base.states import (
 )
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.engine.machine.knowledge import NodeRun
-from anabranch.engine.units.units import Report, SingleReport
+from anabranch.engine.units.units import ColumnReport, Report, SingleReport
 from anabranch.runs.record.backlog import Backlog, Ending, Rows
 from anabranch.runs.record.calls import row_of
 from anabranch.runs.record.reports import PARTS, batch_of, element_row, task_run_row
@@ -106,7 +107,7 @@ class Recorder:
 
     def _take(self, report: Report) -> None:
         singles = [each for each in report.singles if self._is_news(each, report.key[1])]
-        told = replace(report, singles=tuple(singles))
+        told = report if len(singles) == len(report.singles) else replace(report, singles=tuple(singles))
         batch = batch_of(self._with_attempts(told), self._graph)
         self._said.update((each.slug, each.state) for each in singles)
         for row in batch.chunks:
@@ -123,18 +124,18 @@ class Recorder:
 
     def _with_attempts(self, report: Report) -> Report:
         """The report with the attempts that came with earlier ones of the same task runs."""
-        states = (self._known_attempts(each.slug, -1, each.state) for each in report.singles)
-        singles = tuple(
-            each if state is each.state else replace(each, state=state)
-            for each, state in zip(report.singles, states, strict=True)
-        )
-        columns = tuple(
-            replace(
-                column, records={i: self._known_attempts(column.slug, i, each) for i, each in column.records.items()}
-            )
-            for column in report.columns
-        )
-        return replace(report, singles=singles, columns=columns)
+        singles = tuple(map(self._single_with_attempts, report.singles))
+        columns = tuple(map(self._column_with_attempts, report.columns))
+        is_same = all(map(is_, (*singles, *columns), (*report.singles, *report.columns)))
+        return report if is_same else replace(report, singles=singles, columns=columns)
+
+    def _single_with_attempts(self, report: SingleReport) -> SingleReport:
+        state = self._known_attempts(report.slug, -1, report.state)
+        return report if state is report.state else replace(report, state=state)
+
+    def _column_with_attempts(self, column: ColumnReport) -> ColumnReport:
+        known = {index: self._known_attempts(column.slug, index, state) for index, state in column.records.items()}
+        return replace(column, records=known) if known else column
 
     def _known_attempts(self, slug: str, index: int, state: State) -> State:
         known = self._attempts.get((slug, index), ())
