@@ -6,6 +6,7 @@ told of in the log, and changes nothing; one that would say too much says how mu
 
 from __future__ import annotations
 
+from anabranch.monitoring.bulletins import Bulletin
 from anabranch.monitoring.notifiers import EmailNotifier, Notifier, WebhookNotifier
 
-__all__ = ["EmailNotifier", "Notifier", "WebhookNotifier"]
+__all__ = ["Bulletin", "EmailNotifier", "Notifier", "WebhookNotifier"]

@@ -44,6 +44,9 @@ _MAY_BE_ZERO = {
     "service.max_runs",
     "service.drain_s",
     "service.cancel_grace_s",
+    "service.late_s",
+    "service.silent_s",
+    "service.backlog",
 }
 TASK_FIELDS: dict[str, Any] = {"task_run": "", "task_slug": "", "map_index": "", "attempt": "", "worker": ""}
 """Fields that a format may use as well as those of `logging`; empty in records that are not from a task."""
@@ -159,6 +162,12 @@ class ServiceSettings(Section):
     pages: bool
     drain_s: float
     cancel_grace_s: float
+    notifiers: str
+    notices_per_hour: int
+    late_s: float
+    silent_s: float
+    backlog: int
+    url: str
     key: str
 
 
@@ -373,6 +382,11 @@ def _text_wanted(value: object) -> str | None:
     return None if isinstance(value, str) and value.isprintable() else "a text of one line"
 
 
+def _url_wanted(value: object) -> str | None:
+    is_url = isinstance(value, str) and value.isprintable() and (not value or value.startswith(("http://", "https://")))
+    return None if is_url else "a URL that begins with https://, or none"
+
+
 def _provider_wanted(value: object) -> str | None:
     is_provider = isinstance(value, str) and (value in ("environment", "keyring") or value.count(":") == 1)
     return None if is_provider else "'environment', 'keyring' or 'module:function'"
@@ -420,11 +434,13 @@ _TEXTS: dict[str, Callable[[object], str | None]] = {
     "service.address": _text_wanted,
     "service.hosts": _text_wanted,
     "service.proxies": _text_wanted,
+    "service.notifiers": _text_wanted,
     "service.token": _key_wanted,
     "service.view_token": _key_wanted,
     "service.tls_cert": _path_wanted,
     "service.tls_key": _path_wanted,
     "service.key": _key_wanted,
+    "service.url": _url_wanted,
     "logging.level": _level_wanted,
     "logging.format": _format_wanted,
 }

@@ -15,20 +15,20 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from email.message import EmailMessage
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from anabranch.base import context
 from anabranch.base.errors import OptionError, RunStoreError
-from anabranch.base.masking import mask
 from anabranch.base.names import short
 from anabranch.base.states import State
+from anabranch.monitoring.bulletins import Bulletin, bulletin_of, check_template, fill
 
 TIMEOUT_S = 5.0
 """Seconds that a run waits for a notifier."""
-MAX_TEXT = 2_000  # characters of a message: the rest is in the history
 
 if TYPE_CHECKING:
     from anabranch.runs.store.database import Database
@@ -44,7 +44,8 @@ class Notifier:
     Parameters
     ----------
     states
-        Names of states to report, such as ``"Success"``; default: all failures and cancellations.
+        Names of states to report, such as ``"Success"``, and of what services tell beside states: ``"Late"``,
+        ``"Stuck"``, ``"Backlog"``, ``"Recovered"``; default: those, and all failures and cancellations.
     most, per_s
         Send at most `most` messages in `per_s` seconds; the next message says how many were left out. Of a flow, the
         limit holds for all its runs of a run store together, else in each process.
@@ -90,18 +91,30 @@ class Notifier:
             if not self._is_wanted(state) or state is self._last:  # on_failure and a state handler may be one
                 return
             self._last = state
-            left_out = self._admitted(subject)
-            if left_out is not None:
-                self._send_apart(_write_text(subject, state, left_out), short(subject))
+            self._tell(bulletin_of(subject, state), subject)
         except Exception as error:  # the run does not depend on it
             self._could_not(short(subject), error)
 
-    def _send_apart(self, text: str, subject: str) -> None:
+    def tell(self, news: Bulletin) -> None:
+        """Tell of something that is no state of a run which goes on here, if its kind is wanted."""
+        is_wanted = news.state in self._states if self._states is not None else news.state != "Success"
+        try:
+            if is_wanted:
+                self._tell(news, news.flow)
+        except Exception as error:
+            self._could_not(news.what, error)
+
+    def _tell(self, news: Bulletin, subject: Any) -> None:
+        left_out = self._admitted(subject)
+        if left_out is not None:
+            self._send_apart(replace(news, left_out=news.left_out + left_out), short(subject))
+
+    def _send_apart(self, news: Bulletin, subject: str) -> None:
         """Send a message from a thread, and wait for it as long as a run may be held up."""
 
         def send() -> None:
             try:
-                self.send(text)
+                self.send_bulletin(news)
             except Exception as error:
                 self._could_not(subject, error)
 
@@ -115,6 +128,10 @@ class Notifier:
     def _could_not(self, subject: str, error: Exception) -> None:
         # An error's text may have the address in it, its kind has not.
         _log.warning("%s could not tell of %s: %s", type(self).__name__, subject, _harmless(error))
+
+    def send_bulletin(self, news: Bulletin) -> None:
+        """Send what is told; may raise anything. Replace this, or `send` if a short text is enough."""
+        self.send(_short_text(news))
 
     def send(self, text: str) -> None:
         """Send a message; may raise anything."""
@@ -178,6 +195,9 @@ def _database() -> Database | None:
 class WebhookNotifier(Notifier):
     """Sends ``{"text": …}`` to a URL, as Slack, Mattermost, Rocket.Chat and workflows of Teams accept it.
 
+    The text has the run, the task run that failed first with the line of your code, and the address of the run's page
+    (setting ``service.url``).
+
     Parameters
     ----------
     url
@@ -185,35 +205,65 @@ class WebhookNotifier(Notifier):
     env
         Name of an environment variable that has the URL where the message is sent. It is safer than `url`, which is in
         the flow's pickle.
+    body
+        What is sent instead: a text, dict or list in which ``{run_id}``, ``{task}`` and other parts of a `Bulletin` are
+        filled in, or a function of a `Bulletin` that gives one of these. What is no text is sent as JSON.
     **options
         As for `Notifier`.
 
     Raises
     ------
     OptionError
-        There is no URL, or it is not HTTP.
+        There is no URL, or it is not HTTP; or there is no such part.
+
+    Examples
+    --------
+    >>> from anabranch.notifiers import WebhookNotifier
+    >>> WebhookNotifier(env="HOOK", body={"summary": "{title}", "custom_details": {"run": "{run_id}", "at": "{line}"}})
+    WebhookNotifier(env='HOOK')
     """
 
-    def __init__(self, url: str | None = None, *, env: str | None = None, **options: Any) -> None:
+    def __init__(
+        self,
+        url: str | None = None,
+        *,
+        env: str | None = None,
+        body: str | Mapping[str, Any] | list[Any] | Callable[[Bulletin], Any] | None = None,
+        **options: Any,
+    ) -> None:
         super().__init__(**options)
+        if body is not None:
+            check_template(body)
         if (url is None) == (env is None):
             raise OptionError("WebhookNotifier: expected either url= or env=")
         if url is not None:
             _check_notifier_url(url)
         self._url = url
         self._env = env
+        self._body = body
 
     def __repr__(self) -> str:
         return f"WebhookNotifier({f'env={self._env!r}' if self._env else '***'})"
 
+    _body: Any = None  # of one that an earlier version has pickled, too
+
+    def send_bulletin(self, news: Bulletin) -> None:
+        """Send what is told."""
+        if self._body is None:
+            self.send(news.details)
+        else:
+            self._post(fill(self._body, news))
+
     def send(self, text: str) -> None:
         """Send a message."""
+        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+        self._post(json.dumps({"text": escaped}).encode())
+
+    def _post(self, body: bytes) -> None:
         url = self._url or os.environ.get(self._env or "", "")
         if not url:
             raise OptionError(f"the environment has no {self._env}")
         _check_notifier_url(url)
-        escaped = text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-        body = json.dumps({"text": escaped}).encode()
         request = urllib.request.Request(url, body, {"Content-Type": "application/json"}, method="POST")
         with urllib.request.build_opener(_NoRedirects).open(request, timeout=TIMEOUT_S):
             pass
@@ -273,6 +323,10 @@ class EmailNotifier(Notifier):
     def __repr__(self) -> str:
         return f"EmailNotifier({self._host!r})"
 
+    def send_bulletin(self, news: Bulletin) -> None:
+        """Send what is told."""
+        self.send(news.details)
+
     def send(self, text: str) -> None:
         """Send a message."""
         import ssl
@@ -304,18 +358,10 @@ def _check_notifier_url(url: str) -> None:
         raise OptionError("WebhookNotifier: expected a URL that begins with https://")
 
 
-def _write_text(subject: Any, state: State, left_out: int) -> str:
-    name = getattr(subject, "name", subject)
-    name = name if isinstance(name, str) else short(name, 200)
-    running = context.get("task_full_name")
-    what = f"task {running} of flow {context.get('flow_name')}" if running else name
-    run_id = context.get("run_id")
-    text = mask(f"{what}: {state.name}" + (f": {state.message}" if state.message else ""))
-    if len(text) > MAX_TEXT:
-        text = f"{text[: MAX_TEXT - 1]}…"
-    if run_id:
-        text += f"\nrun {run_id}"
-    return text + (f"\n({left_out:,} messages before this one were left out)" if left_out else "")
+def _short_text(news: Bulletin) -> str:
+    """What happened, and in which run if it is a task's: its flow tells of more."""
+    run_id = news.run_id if news.what != news.flow else ""
+    return replace(news, run_id=run_id, task="", line="", url="").details
 
 
 def _harmless(error: Exception) -> str:

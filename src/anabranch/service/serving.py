@@ -33,6 +33,7 @@ from anabranch.service.work.courier import Courier
 from anabranch.service.work.dispatcher import Dispatcher
 from anabranch.service.work.processes import Processes
 from anabranch.service.work.sweeper import Sweeper
+from anabranch.service.work.watch import Watch
 from anabranch.web.guard import LOOPBACK, Guard
 from anabranch.web.handlers import Route
 from anabranch.web.listening import check_bind, open_sockets, tls_context
@@ -111,6 +112,7 @@ class Service:
         )
         self._courier = Courier()
         self._sweeper = Sweeper(store)
+        self._watch = Watch(store.database, lambda: read_clock(store), self._courier)
         self._dispatcher = Dispatcher(
             store,
             self._processes,
@@ -185,6 +187,7 @@ class Service:
         turns = threading.Thread(target=self._turns, name="anabranch-turns")
         turns.start()
         self._sweeper.open()
+        self._watch.open()
         counting = asyncio.create_task(self._meter.keep_up())
         started(self)
         try:
@@ -196,6 +199,7 @@ class Service:
             counting.cancel()
             await self._web.close()
             self._sweeper.close()
+            self._watch.close()
             self._processes.close()
             self._courier.close()
             self._meter.close()

@@ -12,9 +12,9 @@ import pytest
 from anabranch import Flow, config, task
 from anabranch.base import known_secrets
 from anabranch.errors import SealError
-from anabranch.flows.news import pack_notifiers, tell
+from anabranch.flows.news import pack_notifiers, tell, tell_notifiers
 from anabranch.flows.registered import load_registered, register_target
-from anabranch.notifiers import EmailNotifier, Notifier, WebhookNotifier
+from anabranch.notifiers import Bulletin, EmailNotifier, Notifier, WebhookNotifier
 from anabranch.runs.registry.registration import registry
 from anabranch.runs.store.flows import FlowTable
 from anabranch.states import Cancelled, Crashed, Failed
@@ -92,6 +92,30 @@ ENDS = [
 def test_each_is_told_once_of_what_it_asked_for(name: str, state: Any, told: list[str]):
     tell(flows(), name, state)
     assert heard() == told
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("etl", ["both: etl: Late: due", "other: etl: Late: due"]),
+        ("own", ["unkept: own: Late: due"]),
+        ("asked", []),
+        ("raising", ["last: raising: Late: due"]),
+        ("silent", []),
+    ],
+)
+def test_notifiers_are_told_of_what_is_no_state_and_other_handlers_are_not(name: str, told: list[str]):
+    tell_notifiers(flows(), Bulletin(what=name, flow=name, state="Late", message="due"))
+    assert heard() == told
+
+
+def test_notifiers_that_the_registry_keeps_are_told_such_news_where_the_file_does_not_load(
+    caplog: pytest.LogCaptureFixture,
+):
+    Path("jobs.py").write_text("1 +")
+    tell_notifiers(flows(), Bulletin(what="etl", flow="etl", state="Late"))
+    assert heard() == ["both: etl: Late", "other: etl: Late"]
+    assert "not all notifiers of flow etl are told that it is Late" in caplog.text
 
 
 @pytest.mark.parametrize("broken", ["import no_such_module", "1 +", "", None])
@@ -177,6 +201,7 @@ def test_notifiers_are_kept(handler: Notifier):
         WebhookNotifier("https://hooks.example.com/swordfish"),
         Pager(token="swordfish"),
         Pager(webhook_url="swordfish"),
+        WebhookNotifier(env="HOOK", body={"payload": {"api_key": "whatever"}}),
         Pager(within=["swordfish"]),
         Pager(within={"variable": "a-variable-of-the-environment"}),
         lambda flow, state: None,

@@ -13,15 +13,18 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from anabranch import Flow, config, task
 from anabranch.base.known_secrets import forget, learn
 from anabranch.errors import OptionError
-from anabranch.notifiers import EmailNotifier, Notifier, WebhookNotifier
+from anabranch.monitoring.bulletins import bulletin_of, fill, telling_of
+from anabranch.notifiers import Bulletin, EmailNotifier, Notifier, WebhookNotifier
 from anabranch.runs.store.notices import admit
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.relational import RelationalRunStore
-from anabranch.states import Failed, Running, Success
+from anabranch.states import Crashed, Failed, Running, Success
 
 
 class Kept(Notifier):
@@ -165,6 +168,98 @@ def test_a_webhook_gets_text_as_slack_wants_it(hook: str):
     assert "<" not in text
 
 
+def raises_deep() -> Flow:
+    parse = task(lambda n: 1 // (n - 2), name="parse")
+    with Flow("etl") as flow:
+        task(sum, name="total")(parse.map([1, 2, 3]))
+    return flow
+
+
+def test_a_webhook_tells_the_run_what_failed_first_and_where_and_the_page(hook: str):
+    flow = raises_deep()
+    flow.state_handlers = [WebhookNotifier(hook)]
+    with config.set(service__url="https://etl.example.com/flows/"):
+        view = flow.run()
+    text = json.loads(Hook.bodies[0])["text"]
+    line = raises_deep.__code__.co_firstlineno + 1
+    assert text.splitlines()[1:] == [
+        f"run {view.run_id}",
+        "task parse[1]",
+        f"{__file__}:{line}",
+        f"https://etl.example.com/flows/run?id={view.run_id}",
+    ]
+    assert text.startswith("etl: Failed: parse[1] failed with ZeroDivisionError")
+
+
+def test_what_failed_first_is_found_on_record_where_the_process_is_gone(tmp_path: Path):
+    with config.set(backend=f"sqlite:///{tmp_path}/runs.db"):
+        run_id = raises_deep().run().run_id
+        with telling_of(run_id):
+            news = bulletin_of("etl", Crashed(message="given up"))
+    assert (news.run_id, news.task, news.url) == (run_id, "parse[1]", "")
+    assert news.error.startswith("ZeroDivisionError")
+    assert news.line.startswith(f"{__file__}:")
+
+
+BODIES = [
+    ({"a": "{state}", "b": ["{task}", 1, {"{flow}": None}]}, {"a": "Failed", "b": ["boom", 1, {"etl": None}]}),
+    ('{"a": "{message}", "b": {"c": 1}}', {"a": 'boom failed with ValueError: "<no>"', "b": {"c": 1}}),
+    (["{title}"], ['etl: Failed: boom failed with ValueError: "<no>"']),
+    (lambda news: {"run": news.what, "error": news.error}, {"run": "etl", "error": 'ValueError: "<no>"'}),
+    (lambda news: json.dumps(news.state), "Failed"),
+    (lambda news: b"[]", []),
+]
+
+
+@pytest.mark.parametrize(("body", "sent"), BODIES)
+def test_the_body_of_a_webhook_is_a_template_or_a_function(hook: str, body: Any, sent: Any):
+    @task
+    def boom() -> None:
+        raise ValueError('"<no>"')
+
+    flow_of(boom, state_handlers=[WebhookNotifier(hook, body=body)]).run()
+    assert json.loads(Hook.bodies[0]) == sent
+
+
+def test_a_body_that_is_plain_text_is_sent_as_it_is(hook: str):
+    WebhookNotifier(hook, body="{what} is {state}")("etl", Failed(message="x"))
+    assert Hook.bodies == [b"etl is Failed"]
+
+
+def test_a_body_that_raises_fails_no_run_and_is_told_of(hook: str, caplog: pytest.LogCaptureFixture):
+    WebhookNotifier(hook, body=lambda news: 1 / 0)("etl", Failed(message="x"))
+    assert Hook.bodies == []
+    assert "could not tell of 'etl': ZeroDivisionError" in caplog.text
+
+
+@given(st.text(), st.text())
+def test_whatever_is_in_a_message_a_json_template_stays_json(message: str, flow: str):
+    news = Bulletin(what=flow, state="Failed", message=message, flow=flow)
+    found = json.loads(fill('{"m": "{message}", "f": ["{flow}"], "n": {}}', news))
+    assert found == {"m": message, "f": [flow], "n": {}}
+
+
+def test_secrets_are_in_no_part_of_a_body(hook: str):
+    learn("test", ["correct horse battery"])
+    try:
+        state = Failed(message="no correct horse battery")
+        WebhookNotifier(hook, body=lambda news: news.fields)("correct horse battery", state)
+    finally:
+        forget("test")
+    assert b"correct" not in Hook.bodies[0]
+    assert json.loads(Hook.bodies[0])["title"] == "***: Failed: no ***"
+
+
+@pytest.mark.parametrize(
+    ("states", "told"), [(None, ["Late", "Recovered"]), (["Recovered"], ["Recovered"]), (["Failed"], [])]
+)
+def test_news_of_services_are_told_of_if_they_are_wanted(states: Any, told: list[str]):
+    notify = Kept(states=states)
+    for kind in ("Late", "Recovered"):
+        notify.tell(Bulletin(what="etl", flow="etl", state=kind, message="x", left_out=2))
+    assert notify.texts == [f"etl: {kind}: x\n(2 messages before this one were left out)" for kind in told]
+
+
 def test_a_webhook_is_found_in_the_environment_where_it_is_used(hook: str, monkeypatch: pytest.MonkeyPatch):
     notify = pickle.loads(pickle.dumps(WebhookNotifier(env="HOOK")))
     monkeypatch.setenv("HOOK", hook)
@@ -239,6 +334,11 @@ def test_an_e_mail_is_sent_and_no_line_of_a_message_becomes_a_header():
         (lambda: EmailNotifier([], sender="a@b"), "one address or more"),
         (lambda: EmailNotifier("a@b", sender="a@b", username="u"), "in the clear; use starttls=True"),
         (lambda: Kept(most=0), "most=1 or more"),
+        (lambda: WebhookNotifier(env="A", body=3), "expected a text, a dict, a list or a function, found 3"),
+        (
+            lambda: WebhookNotifier(env="A", body={"a": ["{taks}"]}),
+            "a bulletin has no {taks}; did you mean 'task'",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(make: Any, message: str):

@@ -91,7 +91,8 @@ PERMITS = _define(
     "run_id flow_name owner most held wanted ticket seen lease_until",
 )
 NOTICES = _define("notices", "teller", "sent left_out")
-SERVICE_TABLES = (FLOWS, SLOTS, LIMITS, PERMITS, NOTICES, LEAVING, STORES, DEEDS)
+NEWS = _define("news", "subject kind", "at run_id")
+SERVICE_TABLES = (FLOWS, SLOTS, LIMITS, PERMITS, NOTICES, LEAVING, STORES, DEEDS, NEWS)
 """Tables of flows that run by themselves, of what runs share, and of what goes."""
 
 SQLITE = {"text": "TEXT", "integer": "INTEGER", "real": "REAL", "bytes": "BLOB", "clustered": " WITHOUT ROWID"}
@@ -219,6 +220,14 @@ STEPS: tuple[tuple[str, ...], ...] = (
     (
         "ALTER TABLE anabranch_runs ADD COLUMN heard {integer}",
         "ALTER TABLE anabranch_runs ADD COLUMN rests {text} NOT NULL DEFAULT ''",
+    ),
+    # 17: what services have told of runs and flows, and which runs ended badly
+    (
+        """CREATE TABLE anabranch_news (
+            subject {text} NOT NULL, kind {text} NOT NULL, at {integer} NOT NULL, run_id {text} NOT NULL,
+            PRIMARY KEY (subject, kind)){clustered}""",
+        "CREATE INDEX anabranch_slots_bad ON anabranch_slots (ended) "
+        "WHERE state NOT IN ('Waiting', 'Running', 'Skipped', 'Success')",
     ),
 )
 VERSION = len(STEPS)

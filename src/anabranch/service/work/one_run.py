@@ -26,6 +26,7 @@ from anabranch.engine.isolation.trees import kill_below
 from anabranch.engine.worker.attempts import telling_overdue
 from anabranch.flows.news import tell
 from anabranch.flows.registered import load_registered
+from anabranch.monitoring.bulletins import telling_of
 from anabranch.runs import RunRecord
 from anabranch.runs.registry.ending import end_parts, record_end
 from anabranch.runs.registry.registration import read_clock, registry
@@ -198,7 +199,8 @@ def _fail(
         except RunStoreError as problem:
             _log.warning("the run could not be recorded: %s", problem)
     if queue.finish(slot, "Failed", text, now=read_clock(store)):
-        tell(Failed(text))
+        with telling_of(slot.run_id):
+            tell(Failed(text))
     return 0
 
 
@@ -207,13 +209,17 @@ def _end_by_force(store: RelationalRunStore, queue: SlotQueue, slot: Slot, why: 
     task = current()
     text = f"{task.task_full_name if task is not None else 'a task'} {why}; its process was killed"
 
+    def tell_of(state: State) -> None:
+        with telling_of(slot.run_id):
+            tell(state)
+
     def end() -> None:
         _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
         try:
             now = read_clock(store)
             record_end(store, slot.run_id, "Failed", text, now=now, is_gone=True)
             if queue.finish(slot, "Failed", text, now=now):
-                telling = threading.Thread(target=tell, args=(Failed(text),), name="anabranch-telling", daemon=True)
+                telling = threading.Thread(target=tell_of, args=(Failed(text),), name="anabranch-telling", daemon=True)
                 telling.start()
                 telling.join(TELL_S)
         except RunStoreError as error:  # it is tried again, by a service

@@ -24,7 +24,10 @@ from anabranch.service.work.messages import FAILED, UNBORN, Exit, Job, Message, 
 
 WAIT_S = 1.0
 """How long a run waits for a process; then another service may have it."""
-_SETTINGS = ("backend", "runs.path", "runs.lease_s", "service.key", "service.cancel_grace_s", "results.key")
+_SETTINGS = (
+    *("backend", "runs.path", "runs.lease_s", "results.key"),
+    *("service.key", "service.cancel_grace_s", "service.notifiers", "service.url"),
+)
 """Settings that the processes of runs get from this one."""
 READY_S = 60.0
 """Seconds that the nursery has to begin: its imports take less than one, and ten on a busy machine."""
