@@ -21,6 +21,7 @@ from anabranch.base.known_secrets import forget, learn
 from anabranch.errors import OptionError
 from anabranch.monitoring.bulletins import bulletin_of, fill, telling_of
 from anabranch.notifiers import Bulletin, EmailNotifier, Notifier, WebhookNotifier
+from anabranch.runs import open_store
 from anabranch.runs.store.notices import admit
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.relational import RelationalRunStore
@@ -91,6 +92,14 @@ def test_a_limit_holds_over_runs_whatever_process_has_them(tmp_path: Path):
         for _ in range(3):
             Told(most=2, per_s=3_600)(SimpleNamespace(name="etl"), Failed(message="x"))
         assert len(texts) == 7
+
+
+def test_a_limit_holds_if_who_looked_at_the_clock_first_comes_last(monkeypatch: pytest.MonkeyPatch):
+    with open_store("memory://") as store:
+        assert isinstance(store, RelationalRunStore)
+        times = iter([100_000_000, 99_999_000, 160_000_000])
+        monkeypatch.setattr(store.database, "now", lambda: next(times))
+        assert [admit(store.database, "a", most=1, per_s=60) for _ in range(3)] == [0, None, 1]
 
 
 def test_a_flow_tells_of_its_failure_and_not_of_its_success():

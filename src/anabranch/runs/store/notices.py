@@ -24,7 +24,8 @@ def admit(database: Database, teller: str, *, most: int, per_s: float) -> int | 
     def act(transaction: Transaction) -> int | None:
         transaction.execute(NOTICES.insert(), (name, "[]", 0))  # so that there is a row to lock
         ((_, text, left_out),) = transaction.fetch(f"{NOTICES.select('teller = ?')}{database.lock_clause}", (name,))
-        sent = [each for each in json.loads(text) if 0 <= now - each < per_s * 1e6]
+        # One that asked for the time after this may have been here first.
+        sent = [each for each in json.loads(text) if abs(now - each) < per_s * 1e6]
         is_sent = len(sent) < most
         row = (name, json.dumps([*sent, now] if is_sent else sent), 0 if is_sent else left_out + 1)
         transaction.execute(NOTICES.upsert(), row)
