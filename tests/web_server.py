@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.client import HTTPConnection
@@ -77,7 +77,12 @@ def make_certificate(folder: Path) -> tuple[str, str]:
 
 @contextmanager
 def serving(
-    token: str = "", *, hosts: Collection[str] = (), tls: ssl.SSLContext | None = None, **options: Any
+    token: str = "",
+    *,
+    hosts: Collection[str] = (),
+    tls: ssl.SSLContext | None = None,
+    broken: Callable[[], int] = int,
+    **options: Any,
 ) -> Iterator[Server]:
     store = InMemoryRunStore()
     flows = FlowTable(store.database)
@@ -88,7 +93,7 @@ def serving(
     guard = Guard(token=token, hosts=(*LOOPBACK, *hosts), **options)
     actions = Actions(store)
     routes = [
-        *api_routes(actions, lambda: True, guard),
+        *api_routes(actions, lambda: True, guard, broken=broken),
         *form_routes(actions, guard),
         (r"/page", Page, {}),
         (r"/live", Echo, {}),

@@ -160,6 +160,7 @@ class ServiceSettings(Section):
     tls_cert: str
     tls_key: str
     pages: bool
+    reload: bool
     drain_s: float
     cancel_grace_s: float
     notifiers: str

@@ -57,6 +57,12 @@ if TYPE_CHECKING:
 @click.option("--tls-key", metavar="FILE", help="Key of the certificate, if it is in another file.")
 @click.option("--pages/--no-pages", default=None, help="Serve pages as well as the API.  [default: pages]")
 @click.option(
+    "--reload/--no-reload",
+    "reload",
+    default=None,
+    help="Register flows again when their files, or Python files beside them, change.  [default: no]",
+)
+@click.option(
     "--drain",
     "drain_s",
     type=click.FloatRange(0, 86_400),
@@ -81,7 +87,7 @@ def serve(*, files: tuple[str, ...], **given: Any) -> None:
         logger.setLevel(logging.INFO)
     with exit_codes():
         options, is_made_up = choose_options(_with_tokens(given), needs_token=not given["no_token"])
-        service = Service(registry()[0], options)  # refuses before anything is registered
+        service = Service(registry()[0], options, files=files)  # refuses before anything is registered
         _register_files(files)
 
         def say(started: Service) -> None:

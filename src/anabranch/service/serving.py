@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -32,6 +32,7 @@ from anabranch.service.web.forms import form_routes
 from anabranch.service.work.courier import Courier
 from anabranch.service.work.dispatcher import Dispatcher
 from anabranch.service.work.processes import Processes
+from anabranch.service.work.reloader import Reloader
 from anabranch.service.work.sweeper import Sweeper
 from anabranch.service.work.watch import Watch
 from anabranch.web.guard import LOOPBACK, Guard
@@ -68,6 +69,8 @@ class Options:
     tls_key: str = ""
     pages: bool = True
     """Whether there are pages of runs and flows, beside the API."""
+    reload: bool = False
+    """Whether flows are registered again when their files change."""
     drain_s: float = 30.0
     """Seconds that runs have to end once the service is to end; then they are handed over."""
 
@@ -83,6 +86,8 @@ class Service:
         How it is to run.
     pages
         Further routes, behind the same guard.
+    files
+        Of flows: with `Options.reload`, they are registered again as a whole when they change.
 
     Raises
     ------
@@ -96,6 +101,7 @@ class Service:
         options: Options,
         *,
         pages: Sequence[Route] = (),
+        files: Sequence[str] = (),
     ) -> None:
         check_bind(options.address, options.token, options.view_token)
         tls = tls_context(options.tls_cert, options.tls_key)
@@ -123,15 +129,18 @@ class Service:
             on_ended=self._note_end,
             on_problem=self._courier.tell_of_schedule,
         )
+        self._reloader = Reloader(FlowTable(store.database), files) if options.reload else None
         hosts = (*LOOPBACK, options.address, *options.hosts)
         proxies = Proxies(options.proxies)
         guard = Guard(token=options.token, view_token=options.view_token, hosts=hosts, proxies=proxies)
         actions = Actions(store)
         metrics = metrics_route(lambda: self._meter.text(self._dispatcher))
-        routes: list[Route] = [*api_routes(actions, self.is_well, guard, is_ready=self.is_ready), metrics, *pages]
+        api = api_routes(actions, self.is_well, guard, is_ready=self.is_ready, broken=lambda: len(self.broken_files()))
+        routes: list[Route] = [*api, metrics, *pages]
         if options.pages:
             routes += form_routes(actions, guard)
-        self._web = Server(guard, routes, make=pages_of(store, guard) if options.pages else only_routes, tls=tls)
+        make = pages_of(store, guard, self.broken_files) if options.pages else only_routes
+        self._web = Server(guard, routes, make=make, tls=tls)
         self._stopping: asyncio.Event | None = None
 
     @property
@@ -146,6 +155,10 @@ class Service:
     def is_ready(self) -> bool:
         """Whether it can do now what it is asked for: the store answers, and it is not about to end."""
         return self.is_well() and self._pulse.is_answered and not self._dispatcher.is_draining
+
+    def broken_files(self) -> Mapping[str, str]:
+        """Files that have changed and cannot be registered, with the reasons."""
+        return dict(self._reloader.problems) if self._reloader is not None else {}
 
     def run(self, started: Callable[[Service], object] = lambda service: None) -> None:
         """Serve until a signal ends it.
@@ -188,6 +201,8 @@ class Service:
         turns.start()
         self._sweeper.open()
         self._watch.open()
+        if self._reloader is not None:
+            self._reloader.open()
         counting = asyncio.create_task(self._meter.keep_up())
         started(self)
         try:
@@ -200,6 +215,8 @@ class Service:
             await self._web.close()
             self._sweeper.close()
             self._watch.close()
+            if self._reloader is not None:
+                self._reloader.close()
             self._processes.close()
             self._courier.close()
             self._meter.close()

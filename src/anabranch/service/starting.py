@@ -23,7 +23,10 @@ from anabranch.web.listening import is_loopback
 if TYPE_CHECKING:
     from anabranch.flows.flow import Flow
 
-_SETTINGS = ("address", "port", "token", "view_token", "tls_cert", "tls_key", "pages", "drain_s", "runs_per_process")
+_SETTINGS = (
+    *("address", "port", "token", "view_token", "tls_cert", "tls_key"),
+    *("pages", "reload", "drain_s", "runs_per_process"),
+)
 _LISTS = ("hosts", "proxies")
 
 

@@ -49,9 +49,15 @@ class FlowsPage:
         except RunStoreError as error:
             self._table.text = f'<div class="notice">{safe(error, 1_000)}</div>'
             return
-        text = _render_flows(shown, lasts, len(found)) + turning(search, "flows", has_more=len(found) > first + PAGE)
+        text = "".join(_render_broken(file, why) for file, why in sorted(self._library.broken().items()))
+        text += _render_flows(shown, lasts, len(found)) + turning(search, "flows", has_more=len(found) > first + PAGE)
         if self._table.text != text:
             self._table.text = text
+
+
+def _render_broken(file: str, why: str) -> str:
+    text = f"{file} cannot be registered, and its flows stay registered as they were: {why}"
+    return f'<div class="notice">{safe(text, 1_000)}</div>'
 
 
 def _text_to_search(flow: FlowRecord) -> str:

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -201,6 +201,8 @@ class Library:
         resume`` in a child process.
     desk
         Does what there is to do in place of `actions`, by its own addresses.
+    broken
+        Files of flows that cannot be registered, with the reasons.
     """
 
     def __init__(
@@ -209,8 +211,10 @@ class Library:
         actions: PageActions | None = None,
         *,
         desk: Desk | None = None,
+        broken: Callable[[], Mapping[str, str]] = dict,
     ) -> None:
         self._store = store
+        self.broken = broken
         self.desk = desk
         self._live: dict[str, LiveRun] = {}
         self.actions = actions or ChildActions(self)

@@ -21,7 +21,14 @@ from anabranch.web.handlers import JsonHandler, Route
 Health = Callable[[], bool]
 
 
-def api_routes(actions: Actions, is_well: Health, guard: Guard, *, is_ready: Health | None = None) -> list[Route]:
+def api_routes(
+    actions: Actions,
+    is_well: Health,
+    guard: Guard,
+    *,
+    is_ready: Health | None = None,
+    broken: Callable[[], int] = int,
+) -> list[Route]:
     """Routes of the API.
 
     Parameters
@@ -32,9 +39,11 @@ def api_routes(actions: Actions, is_well: Health, guard: Guard, *, is_ready: Hea
         Says who asks.
     is_ready
         Whether it can do now what it is asked for; default: as long as it works.
+    broken
+        How many files cannot be registered, which whoever asks for its health is told, and no more.
     """
     routes: list[Route] = [
-        (HEALTH, _Healthz, {"is_well": is_well, "problem": "stuck"}),
+        (HEALTH, _Healthz, {"is_well": is_well, "problem": "stuck", "broken": broken}),
         (READY, _Healthz, {"is_well": is_ready or is_well, "problem": "not ready"}),
         (r"/api/openapi\.json", _Document, {}),
     ]
@@ -45,13 +54,15 @@ def api_routes(actions: Actions, is_well: Health, guard: Guard, *, is_ready: Hea
 
 
 class _Healthz(JsonHandler):
-    def initialize(self, is_well: Health, problem: str) -> None:
+    def initialize(self, is_well: Health, problem: str, broken: Callable[[], int] = int) -> None:
         self._is_well = is_well
         self._problem = problem
+        self._broken = broken
 
     def get(self) -> None:
         is_well = self._is_well()
-        self.reply({"status": "ok" if is_well else self._problem}, status=200 if is_well else 503)
+        files = {"broken_files": number} if (number := self._broken()) else {}
+        self.reply({"status": "ok" if is_well else self._problem, **files}, status=200 if is_well else 503)
 
 
 class _Document(JsonHandler):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from urllib.parse import quote
 
 from anabranch.base.errors import RunStoreError
@@ -75,7 +75,7 @@ class ServiceDesk:
         return ", ".join(parts)
 
 
-def pages_of(store: RelationalRunStore, guard: Guard) -> Make:
+def pages_of(store: RelationalRunStore, guard: Guard, broken: Callable[[], Mapping[str, str]] = dict) -> Make:
     """What serves the pages of runs and flows beside the service's own routes.
 
     Parameters
@@ -84,13 +84,15 @@ def pages_of(store: RelationalRunStore, guard: Guard) -> Make:
         The run store, with the registry in it.
     guard
         Knows who looks.
+    broken
+        Files that cannot be registered, with the reasons.
     """
 
     def make(routes: list[Route]) -> Served:
         from anabranch.monitoring.pages.documents import applications  # only now: Bokeh's server takes half a second
         from anabranch.web.bokeh import BokehPages
 
-        library = Library(store_to_show, desk=ServiceDesk(store))
+        library = Library(store_to_show, desk=ServiceDesk(store), broken=broken)
         return BokehPages(applications(library), guard, [*routes, log_route(library)])
 
     return make

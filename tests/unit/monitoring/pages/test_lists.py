@@ -192,6 +192,17 @@ def test_registered_flows_are_found_and_paged():
         assert f"{len(set(names)) - 1:,} flows" in page._table.text
 
 
+def test_a_file_that_cannot_be_registered_is_told_of_as_long_as_that_is_so():
+    with InMemoryRunStore() as store:
+        broken = {"/srv/etl.py": "SyntaxError: <no>"}
+        page = FlowsPage(Library(lambda: store, broken=lambda: broken))
+        told = "/srv/etl.py cannot be registered, and its flows stay registered as they were: SyntaxError: &lt;no&gt;"
+        assert told in page._table.text
+        broken.clear()
+        page.update()
+        assert "etl.py" not in page._table.text
+
+
 # Why ------------------------------------------------------------------------------------------------------------------
 
 

@@ -39,6 +39,14 @@ def test_every_route_of_the_api_is_in_the_list():
     assert served == documented | {r"/healthz", r"/readyz", r"/api/openapi\.json"}
 
 
+def test_the_health_of_a_service_has_the_number_of_files_that_cannot_be_registered():
+    broken = 0
+    with serving(broken=lambda: broken) as server:
+        assert server.call("GET", "/healthz")[2] == b'{"status": "ok"}'
+        broken = 2
+        assert server.call("GET", "/healthz")[2] == b'{"status": "ok", "broken_files": 2}'
+
+
 def test_a_schedule_that_cannot_be_followed_is_told_of_where_its_times_are():
     store = InMemoryRunStore()
     schedule = pickle.dumps(IntervalSchedule(60, filters=[refuses]))
