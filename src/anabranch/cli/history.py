@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from anabranch.runs.read.run import RecordedChunk, RecordedFailure, RecordedRun, RecordedTask
 
 WATCH_S = 1.0  # a run is on record within that time
+QUIET_S = 60.0  # without a sign of a task, from which on that is said
 MAX_FAILURES = 5  # described; the rest is counted
 MAX_SLOWEST = 3
 MAX_RETRIED = 20  # attempts; --json has all that are recorded
@@ -163,6 +164,10 @@ def _run_lines(run: RecordedRun) -> list[str]:
         + (f" (number {record.epoch})" if record.epoch > 1 else "")
         + (f"; part of run {printable(record.parent_run_id)}" if record.parent_run_id else ""),
     ]
+    if run.quiet_since is not None and record.heard and (record.heard - run.quiet_since).total_seconds() >= QUIET_S:
+        lines.append(
+            f"  its driver lives; nothing has begun, ended or been logged since {_local_time(run.quiet_since)}"
+        )
     given = record.details.parameters if record.details is not None else {}
     lines += [f"  {printable(name)} = {shortened(value, 100)}" for name, value in given.items()]
     lines.append("")

@@ -84,6 +84,7 @@ from anabranch.executors.entry import Sourced
 
 _log = logging.getLogger("anabranch.driver")
 
+MAX_NAMED = 3  # tasks that run while nothing is heard
 KILL_S = 5.0  # for all workers together to kill what runs there
 UNTOLD_S = 2.0  # for all workers together to say what has ended in units that they are at
 MOST_AT_ONCE = 100  # units that are sent together: a driver takes some 50 ms for as many reports
@@ -200,7 +201,7 @@ class Driver:
         self._clocks = Clocks(clock)
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say, executor.shortage)
-        self._watchdog = Watchdog(plan.settings["watchdog_s"], executor.situation, self._say_silent)
+        self._watchdog = Watchdog(plan.settings["watchdog_s"], self._situation, self._say_silent)
         self._desk = PermitDesk(permits, self._say, keeps=not executor.is_sequential) if permits is not None else None
         self._unfit: set[str] = set()
         """Workers that refuse whatever they get."""
@@ -522,6 +523,13 @@ class Driver:
     def _say(self, text: str) -> None:
         """Tell the user something about the run that is no state of a task."""
         self._notice(text, {})
+
+    def _situation(self) -> Sequence[str]:
+        """What is expected: as the executor sees it, or what runs in this process and says nothing."""
+        sent = self._machine.on_their_way()
+        names = [f"{slug} ({number:,})" if number > 1 else slug for slug, number in list(sent.items())[:MAX_NAMED]]
+        more = f" and {len(sent) - MAX_NAMED:,} more" if len(sent) > MAX_NAMED else ""
+        return self._executor.situation() or ([f"still running here: {', '.join(names)}{more}"] if sent else [])
 
     def _say_silent(self, text: str) -> None:
         """Tell the user that nothing has been heard for long."""

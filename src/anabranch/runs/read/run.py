@@ -23,6 +23,7 @@ from anabranch.base.states import (
 from anabranch.runs.read.lookup import as_it_stands, run_data
 from anabranch.runs.record.reports import attempts_of, codes_of, facts_of, failure_of, running_of
 from anabranch.runs.store.records import ChunkRow, ElementRow, RunQuery, RunRecord, RunStore, TaskRunRow
+from anabranch.runs.store.troubles import TroubleTable
 
 MAX_SLOWEST = 5
 MAX_FAILURES = 100  # that are described; all of them are counted
@@ -114,6 +115,8 @@ class RecordedRun:
     """Chunks whose elements took longest on the average, the slowest first."""
     parts: Sequence[RunRecord] = ()
     """Runs that are part of it, the first hundred."""
+    quiet_since: datetime | None = None
+    """If it goes on: when something in it last began, ended or was logged."""
 
 
 def read_run(store: RunStore, run_id: str) -> RecordedRun:
@@ -153,7 +156,15 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
             failures += _failures([(slug, row)])
     found = store.list_runs(RunQuery(part_of=record.run_id, sort="start", limit=MAX_FAILURES))
     parts = [as_it_stands(each) for each in found]
-    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest, parts)
+    quiet_since = _quiet_since(store, record) if record.state == "Running" else None
+    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest, parts, quiet_since)
+
+
+def _quiet_since(store: RunStore, record: RunRecord) -> datetime:
+    from anabranch.runs.store.relational import RelationalRunStore
+
+    sign = TroubleTable(store.database).last_sign(record.run_id) if isinstance(store, RelationalRunStore) else None
+    return max(filter(None, (record.start, record.held_since, sign)))
 
 
 def _retried(named: list[tuple[str, ElementRow]] | list[tuple[str, TaskRunRow]]) -> list[RecordedAttempts]:
@@ -207,6 +218,7 @@ def detail_data(run: RecordedRun) -> dict[str, Any]:
         **run_data(run.record),
         "parameters": dict(details.parameters) if details is not None else {},
         "versions": dict(details.versions) if details is not None else {},
+        "quiet_since": run.quiet_since.isoformat() if run.quiet_since is not None else None,
         "parts": [{"run_id": each.run_id, "flow": each.flow_name, "state": each.state} for each in run.parts],
         "tasks": {task.slug: _task_data(task) for task in run.tasks},
         "slowest": [
