@@ -29,7 +29,8 @@ _ROUNDS = 20  # of looking past flows that may not run now; the next look is soo
 _READY = "state = 'Waiting' AND ready <= ?"
 _POLICIES = f"SELECT flow_name, max_runs, overlap, catch_up, timeout_s FROM {FLOWS.name} WHERE flow_name IN "
 # A run that has begun and waits, for a retry or for another process, holds no process but its place in its flow.
-_GOES_ON = "(state = 'Running' OR (state = 'Waiting' AND (started IS NOT NULL OR run_epoch > 0)))"
+# The states are named first, for the index: without them, all slots of the flow that have ended would be looked at.
+_GOES_ON = "state IN ('Running', 'Waiting') AND (state = 'Running' OR started IS NOT NULL OR run_epoch > 0)"
 _COUNT = f"SELECT flow_name, grp, count(*) FROM {SLOTS.name} WHERE {_GOES_ON} AND flow_name IN "
 _CLAIM = (
     f"UPDATE {SLOTS.name} SET state = 'Running', owner = ?, token = ?, lease_until = ?, tries = tries + 1, "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -644,3 +645,31 @@ def test_labels_of_a_run_that_cannot_be_read_hide_no_other_run(store: Relational
     )
     # then
     assert {each.run_id for each in store.list_runs()} == {"bad", "good"}
+
+
+@pytest.mark.parametrize("policies", [{}, {"max_runs": 3}, {"overlap": "cancel_previous"}, {"overlap": "skip"}])
+def test_slots_that_have_ended_cost_a_turn_nothing(policies: dict[str, object]):
+    def steps(ended: int) -> int:
+        """What SQLite does for a turn with so many slots that have ended, in its own instructions."""
+        with open_store("memory://") as store:
+            queue = SlotQueue(store.database)  # type: ignore[attr-defined]
+            put_flow(store, **policies)  # type: ignore[arg-type]
+            past = [replace(slot, run_id=f"past-{n}", state="Success") for n, slot in enumerate(slots(ended))]
+            queue.add([*past, *slots(2)], now=NOON)
+            count = 0
+
+            def note() -> None:
+                nonlocal count
+                count += 1
+
+            store.database._connection.set_progress_handler(note, 1)  # type: ignore[attr-defined]
+            queue.next_due()
+            assert queue.claim("me:1", 10, now=NOON + 50 * SECOND, lease_s=LEASE_S)
+            queue.renew([], now=NOON, lease_s=LEASE_S)
+            queue.recover(now=NOON + 50 * SECOND, lease_s=LEASE_S)
+            queue.cancelled()
+            queue.cancel_group("nightly", now=NOON)
+            queue.parts("run-1")
+            return count
+
+    assert steps(1_000) < 1.5 * steps(10)
