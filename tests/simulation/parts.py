@@ -265,7 +265,7 @@ class Touches:
         How often a touch fails; 0: never.
     """
 
-    lock_clause = skip_clause = ""
+    lock_clause = skip_clause = announcement = ""
 
     def __init__(self, chance: Chance, *, one_in: int) -> None:
         self._connection, tables = _tables()

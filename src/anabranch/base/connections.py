@@ -76,6 +76,14 @@ class Connections:
         finally:
             room.release()
 
+    @contextmanager
+    def apart(self) -> Iterator[Connection]:
+        """A connection that is not shared, on which each statement is a transaction."""
+        import psycopg
+
+        with psycopg.connect(**self._parameters, autocommit=True) as connection:
+            yield connection
+
     def close(self) -> None:
         """Close those of this process that are not in use; the next use opens them again."""
         idle, _ = self._of_process.get(os.getpid(), ([], None))

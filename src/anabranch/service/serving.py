@@ -31,6 +31,7 @@ from anabranch.service.web.desk import pages_of
 from anabranch.service.web.forms import form_routes
 from anabranch.service.work.courier import Courier
 from anabranch.service.work.dispatcher import Dispatcher
+from anabranch.service.work.ear import Ear
 from anabranch.service.work.processes import Processes
 from anabranch.service.work.reloader import Reloader
 from anabranch.service.work.sweeper import Sweeper
@@ -42,7 +43,7 @@ from anabranch.web.proxies import LOCAL_PROXIES, Proxies
 from anabranch.web.server import Server, only_routes
 
 POLL_S = 1.0
-"""Seconds between looks for what others have asked for. A look of an idle service costs two short queries."""
+"""Seconds between looks for what others have asked for and nobody has told. A look costs two short queries."""
 _LEAST_S = 0.02  # between two turns: what comes in a burst is dealt with together
 _PUT_DOWN_S = 10.0  # for runs to be put down, once they are asked to
 
@@ -119,6 +120,7 @@ class Service:
         self._courier = Courier()
         self._sweeper = Sweeper(store)
         self._watch = Watch(store.database, lambda: read_clock(store), self._courier)
+        self._ear = Ear(store.database, self._wake.set)
         self._dispatcher = Dispatcher(
             store,
             self._processes,
@@ -203,6 +205,7 @@ class Service:
         self._watch.open()
         if self._reloader is not None:
             self._reloader.open()
+        self._ear.open()
         counting = asyncio.create_task(self._meter.keep_up())
         started(self)
         try:
@@ -213,6 +216,7 @@ class Service:
         finally:
             counting.cancel()
             await self._web.close()
+            self._ear.close()
             self._sweeper.close()
             self._watch.close()
             if self._reloader is not None:

@@ -81,7 +81,7 @@ class Tables:
         Which there are.
     """
 
-    lock_clause = skip_clause = ""
+    lock_clause = skip_clause = announcement = ""
 
     def __init__(self, town: Town, chance: Chance, *, one_in: int, kinds: tuple[str, ...] = MISFORTUNES) -> None:
         self._town = town

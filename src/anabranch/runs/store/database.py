@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol, TypeVar
 
 from anabranch.runs.store.rows import Row
@@ -32,6 +32,9 @@ class Database(Protocol):
     skip_clause: str
     """What follows it to leave out rows that others have locked, instead of waiting for them."""
 
+    announcement: str
+    """Statement by which a transaction is news for others; empty if each is."""
+
     def now(self) -> int:
         """Microseconds since 1970 by the clock that all who share the database go by."""
 
@@ -44,6 +47,15 @@ class Database(Protocol):
 
     def read(self, act: Callable[[Transaction], T]) -> T:
         """Do something that only reads."""
+
+    def news(self, pause_s: float) -> Iterator[bool]:
+        """Look for news again and again: True when there may be some, False if there was none for so long.
+
+        Raises
+        ------
+        RunStoreError
+            There is no way to hear of news now.
+        """
 
     def check(self) -> list[str]:
         """What the database itself finds wrong with its tables."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -111,6 +111,7 @@ class _PostgreSQL:
 
     lock_clause = " FOR UPDATE"
     skip_clause = " SKIP LOCKED"
+    announcement = "NOTIFY anabranch"
 
     def __init__(self, url: str, *, read_only: bool, patience_s: float) -> None:
         self._location = masked(url)
@@ -191,6 +192,15 @@ class _PostgreSQL:
             known = (steady, int(found[0][0]))
             self._known_time = known if steady - asked < _PROMPT_NS else None
         return known[1] + (steady - known[0]) // 1_000
+
+    def news(self, pause_s: float) -> Iterator[bool]:
+        try:
+            with self._connections.apart() as connection:
+                connection.execute("LISTEN anabranch")
+                while True:
+                    yield any(True for _ in connection.notifies(timeout=pause_s, stop_after=1))
+        except psycopg.Error as error:
+            raise self._explained(error, passing=True) from error
 
     # Opening ----------------------------------------------------------------------------------------------------------
 

@@ -145,7 +145,10 @@ class SlotQueue:
         assert moment is not None
 
         def act(transaction: Transaction) -> list[str]:
-            return [slot.run_id for slot in slots if transaction.execute(SLOTS.insert(), slot_row(slot, now=moment))]
+            added = [slot.run_id for slot in slots if transaction.execute(SLOTS.insert(), slot_row(slot, now=moment))]
+            if added:
+                self._announce(transaction)
+            return added
 
         return self._database.write(act, durable=True)
 
@@ -160,6 +163,7 @@ class SlotQueue:
             if found and slot_of(found[0]).state in (WAITING, RUNNING):
                 return False
             transaction.execute(SLOTS.upsert(), slot_row(slot, now=moment))
+            self._announce(transaction)
             return True
 
         return self._database.write(act, durable=True)
@@ -201,6 +205,11 @@ class SlotQueue:
             return found
 
         return self._database.write(act) if group else []
+
+    def _announce(self, transaction: Transaction) -> None:
+        """Let services know at once."""
+        if self._database.announcement:
+            transaction.execute(self._database.announcement)
 
     # Claiming ---------------------------------------------------------------------------------------------------------
 

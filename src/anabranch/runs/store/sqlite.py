@@ -13,7 +13,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 _MAGIC = b"SQLite format 3\0"
 _HEADER_NBYTES = 100
+_GLANCE_S = 0.02  # between looks at the times of files, which cost some ten microseconds
 _GIVEN_BACK = 1_000  # pages at a time, 4 MB: others can write in between
 _LOG_NBYTES = 64 << 20  # a log is cut to this size where it had to grow; it has 4 MB otherwise
 _SAFE_WAL = (3, 51, 3)
@@ -119,6 +120,7 @@ class _SQLite:
     """A SQLite file as a `Database`."""
 
     lock_clause = skip_clause = ""  # BEGIN IMMEDIATE keeps all others from writing
+    announcement = ""
 
     def __init__(self, path: Path, *, read_only: bool, patience_s: float) -> None:
         self._path = path
@@ -161,6 +163,23 @@ class _SQLite:
     def now(self) -> int:
         """The clock of the machine that the file is on."""
         return time.time_ns() // 1_000
+
+    def news(self, pause_s: float) -> Iterator[bool]:
+        seen, since = self._last_written(), time.monotonic()
+        while True:
+            time.sleep(min(_GLANCE_S, pause_s))
+            before, seen = seen, self._last_written()
+            if seen != before or time.monotonic() - since >= pause_s:
+                yield seen != before
+                since = time.monotonic()
+
+    def _last_written(self) -> list[int]:
+        """What is another number after each commit, by whichever process."""
+        found = []
+        for path in (self._log, self._path):  # where there is no log, the file itself is written
+            with suppress(OSError):
+                found.append(os.stat(path).st_mtime_ns)
+        return found
 
     def check(self) -> list[str]:
         # The check reads damaged pages on purpose; what it finds is an answer, not an error.
@@ -440,7 +459,7 @@ class _SQLite:
 class _Memory:
     """Tables in memory as a `Database`."""
 
-    lock_clause = skip_clause = ""
+    lock_clause = skip_clause = announcement = ""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -463,6 +482,12 @@ class _Memory:
 
     def now(self) -> int:
         return time.time_ns() // 1_000
+
+    def news(self, pause_s: float) -> Iterator[bool]:
+        """None: who shares it is in this process."""
+        while True:
+            time.sleep(pause_s)
+            yield False
 
     def check(self) -> list[str]:
         return []

@@ -140,6 +140,8 @@ class Dispatcher:
         self._pace = _Pace()
         self._complained: datetime | None = None
         self._is_asked_back = False
+        self._next_slot: datetime | None = None
+        """When the next slot may begin that waits for its time."""
         self._is_flowing = False
         """Whether the last turn has claimed something, so that more may wait."""
 
@@ -210,6 +212,7 @@ class Dispatcher:
     def _is_due(self, now: datetime) -> bool:
         """Whether a slot may be claimed, by a look that locks nothing."""
         next_due = self._queue.next_due()
+        self._next_slot = next_due if next_due is not None and next_due > now else None
         return next_due is not None and next_due <= now
 
     def _bury(self, now: datetime) -> None:
@@ -294,8 +297,8 @@ class Dispatcher:
         return self._clock()
 
     def next_turn(self) -> datetime | None:
-        """When the next schedule is due; None if there is none."""
-        return self.timetable.next_due
+        """When a schedule or a run that waits is due next, as far as is known; None if there is nothing."""
+        return min(filter(None, (self.timetable.next_due, self._next_slot)), default=None)
 
     # Ending -----------------------------------------------------------------------------------------------------------
 

@@ -673,3 +673,31 @@ def test_slots_that_have_ended_cost_a_turn_nothing(policies: dict[str, object]):
             return count
 
     assert steps(1_000) < 1.5 * steps(10)
+
+
+@pytest.mark.parametrize("ask", ["add", "again"])
+def test_who_listens_hears_at_once_of_what_is_asked_for(
+    ask: str, request: pytest.FixtureRequest, store: RelationalRunStore, queue: SlotQueue
+):
+    if store.database.describe()["kind"] == "memory":
+        return  # who shares it is in this process
+    queue.counts()  # which makes the tables
+    news, heard = store.database.news(0.01), threading.Event()
+    next(news)  # it listens
+    while next(news):
+        pass
+
+    def listen() -> None:
+        while not next(news):
+            pass
+        heard.set()
+
+    listening = threading.Thread(target=listen)
+    listening.start()
+    if ask == "add":
+        assert queue.add(slots(1), now=NOON)
+    else:
+        assert queue.again(slots(1)[0], now=NOON)
+    listening.join(60)
+    assert heard.is_set()
+    news.close()  # type: ignore[attr-defined]
