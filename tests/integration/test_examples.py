@@ -137,3 +137,19 @@ def test_the_schedule_example_registers_backfills_and_serves(capfd: pytest.Captu
     assert "2 Success\n" in said
     assert "Sun 2026-03-29 01:00 UTC:  56 zones +60 min" in said
     assert not (tmp_path / "home").exists()  # its registry is its own
+
+
+def test_the_nightly_example_tells_of_the_night_that_failed_and_of_the_next(capfd: pytest.CaptureFixture[str]) -> None:
+    problem = importlib.import_module("examples.nightly").main([])
+
+    assert problem is None
+    said = capfd.readouterr().out
+    failed = re.search(
+        r"chat room: takings: Failed: .*JSONDecodeError.*\n  run (\w+)\n  task read_till\[2\]\n  (.*)\n", said
+    )
+    assert failed is not None
+    assert failed[2].startswith(importlib.import_module("examples.nightly").__file__)
+    assert said.count(f"https://flows.example.com/run?id={failed[1]}") == said.count(": Failed: ") == 1
+    assert said.count("chat room: takings: Recovered: ") == 1
+    assert "takings-2026-03-01.csv: all,9620.34\n" in said
+    assert "takings-2026-03-02.csv" not in said

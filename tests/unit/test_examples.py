@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 from docs.images import draw_examples
-from examples import collatz, crawl, daylight, remote, schedule, stations, sweep, tiles
+from examples import collatz, crawl, daylight, nightly, remote, schedule, stations, sweep, tiles
 from PIL import Image
 
 from anabranch.cli import anabranch
@@ -28,6 +28,7 @@ RUNS = {
     "crash": ["--limit", "3"],
     "crawl": ["--root", "."],
     "daylight": ["--day", "2026-12-21"],
+    "nightly": ["--damaged", "2026-03-02"],
     "orders": ["--days", "3"],
     "remote": ["--limit", "1000", "--parts", "3"],
     "scans": ["--pages", "4"],
@@ -126,6 +127,13 @@ def test_the_clocks_that_change_in_a_week_are_found() -> None:
         -60,
     )
     assert schedule.change.run("Europe/Berlin", date(2026, 3, 16)) is None
+
+
+def test_half_a_list_of_a_till_is_no_list() -> None:
+    day = date(2026, 3, 2)
+    assert nightly.read_till.run("Celle", day, "2026-03-01") == round(sum(json.loads(nightly.till("Celle", day))), 2)
+    with pytest.raises(json.JSONDecodeError):
+        nightly.read_till.run("Celle", day, "2026-03-02")
 
 
 def test_the_grid_is_whole_and_its_order_follows_from_the_seed() -> None:
