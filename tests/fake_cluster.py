@@ -17,7 +17,7 @@ from anabranch import Flow, config
 from anabranch.base.context import RunInfo
 from anabranch.base.events import CallsMade, Event
 from anabranch.base.states import BY_CODE, State
-from anabranch.engine.driver.outlet import Outlet
+from anabranch.engine.driver.outlet import Outlet, Recap
 from anabranch.engine.machine.machine import Machine
 from anabranch.engine.machine.stimuli import (
     CancelAsked,
@@ -103,6 +103,8 @@ class FakeCluster:
         )
         self.claim = Claim()
         self._streamed = frozenset(streamed)
+        self.late: Inflow | None = None
+        """What a stream is given that came while the run went on."""
         self._begin()
         program = Program(RunInfo(flow.name, "run", given), dict(self.graph.nodes), given, self.settings)
         self.environment = Environment(program, worker="fake", clock=self._clock, sleep=self._sleep)
@@ -136,7 +138,14 @@ class FakeCluster:
     def _begin(self) -> None:
         self.machine = self._new_machine()
         self.inflow = Inflow(self._streamed, "run")
-        self._outlet = Outlet(self.inflow, self.machine, self, self.given)  # type: ignore[arg-type]  # it only gathers
+        self._outlet = Outlet(self.inflow, self.machine.runs, self.given, self.gather)
+        if self.late is not None:
+            self.read_late(self.late.slugs)
+
+    def read_late(self, slugs: Iterable[str]) -> None:
+        """Let a stream come while the run goes on."""
+        self.late = Inflow(slugs, "run")
+        self._recap = Recap(self.late, self.machine.runs, self.given, self.gather)
 
     def gather(self, keys: Iterable[Key]) -> dict[Key, UnitOutcome]:
         """Outcomes, for streams."""
@@ -155,7 +164,9 @@ class FakeCluster:
         """Give the machine a stimulus and do what it commands."""
         commands = self.machine.handle(stimulus)
         if self._streamed:
-            commands = [*self._outlet.pour(), *commands]
+            commands = [*self._outlet.pour(self.machine), *commands]
+        if self.late is not None:
+            self._recap.recall(self.machine.expects)
         for command in commands:
             match command:
                 case Submit(units):
@@ -398,11 +409,13 @@ class FakeCluster:
     def streamed(self) -> list[StreamedState]:
         """What a stream of the run, which has ended, has not been asked for yet."""
         self._outlet.pour_rest(self.gather(self.held))
-        self.inflow.end(None, RuntimeError("the end"))
-        stream, found = Stream(self.inflow, None, "continue"), []
-        with pytest.raises(RuntimeError, match="the end"):
-            found.extend(stream)
-        return found
+        return _read(self.inflow)
+
+    def streamed_late(self) -> list[StreamedState]:
+        """What a stream that came late has not been asked for yet."""
+        assert self.late is not None
+        self._recap.recall_rest(self.gather(self.held))
+        return _read(self.late)
 
     def finish(self) -> None:
         """Go on, first come first served, until nothing is left to do."""
@@ -429,3 +442,11 @@ def _width(value: Any) -> int | str:
         return width_of(value)
     except UnmappableError as error:
         return str(error)
+
+
+def _read(inflow: Inflow) -> list[StreamedState]:
+    inflow.end(None, RuntimeError("the end"))
+    stream, found = Stream(inflow, None, "continue"), list[StreamedState]()
+    with pytest.raises(RuntimeError, match="the end"):
+        found.extend(stream)
+    return found

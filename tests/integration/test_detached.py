@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import os
 import subprocess
 import sys
@@ -15,10 +17,12 @@ from distributed import Client
 from tests.killable_cluster import KillableCluster, kill_and_wait, killable_cluster, left_behind
 from tests.ledger import Ledger, complaints
 
-from anabranch import Flow, task, unmapped
-from anabranch.errors import ExecutorError, OptionError, RunHandleError, UnsendableError
+from anabranch import Flow, Parameter, task, unmapped
+from anabranch.errors import ExecutorError, OptionError, RunHandleError, UnknownNodeError, UnsendableError
 from anabranch.executors import DaskExecutor, LocalExecutor
 from anabranch.flows.handle import RunHandle, attach
+from anabranch.flows.stream import Stream
+from anabranch.triggers import all_finished
 
 pytestmark = pytest.mark.cluster
 
@@ -243,3 +247,116 @@ def test_a_cluster_without_workers_is_refused(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr("anabranch.flows.handle.START_S", 0.5)
     with killable_cluster(tmp_path, workers=0) as empty, pytest.raises(ExecutorError, match="no worker at"):
         squares(Ledger(tmp_path / "ledger")).submit(executor=DaskExecutor(empty.address))
+
+
+# Streams --------------------------------------------------------------------------------------------------------------
+
+
+@task(chunksize=10)
+def stretched(x: int, gate: str) -> bytes:
+    """Large values, one failure, and a last chunk that waits for a file."""
+    wait_until(lambda: x < 90 or Path(gate).exists(), 60)
+    if x == 7:
+        raise ValueError("not 7")
+    return bytes([x]) * 20_000
+
+
+@task
+def lengths(xs: list[bytes]) -> int:
+    return sum(len(x) for x in xs if isinstance(x, bytes))
+
+
+@pytest.fixture
+def gated(tmp_path: Path) -> tuple[Flow, Path]:
+    """A flow whose last chunk waits until a file is there."""
+    gate = tmp_path / "gate"
+    with Flow("gated") as flow:
+        mapped = stretched.map(range(100), unmapped(Parameter("gate", default=str(gate))))
+        lengths(mapped, task_args={"trigger": all_finished})
+    return flow, gate
+
+
+def read(stream: Stream, count: int = 10**9) -> dict[tuple[str, int | None], Any]:
+    """What a stream gives next, each once: the first byte of values, and names of what failed."""
+    found: dict[tuple[str, int | None], Any] = {}
+    for state in itertools.islice(stream, count):
+        name = (state.node if isinstance(state.node, str) else state.node.slug, state.map_index)
+        assert name not in found
+        value = state.result
+        found[name] = value[0] if isinstance(value, bytes) else str(value)
+    return found
+
+
+def expected_of(*indices: int) -> dict[tuple[str, int | None], Any]:
+    return {("stretched", i): "not 7" if i == 7 else i for i in indices}
+
+
+def test_a_stream_of_a_submitted_run_gives_what_has_ended_and_what_ends(
+    cluster: KillableCluster, gated: tuple[Flow, Path]
+) -> None:
+    flow, gate = gated
+    mapped = flow.get_tasks(name="stretched")[0]
+
+    with flow.submit(executor=DaskExecutor(cluster.address), keep=[mapped]) as handle:
+        stream = handle.stream(mapped, lengths, "gate")
+        first = read(stream, 91)
+        with attach(cluster.address, handle.run_id) as other, other.stream("stretched") as late:
+            assert read(late, 90) == expected_of(*range(90))
+            gate.touch()
+            rest = read(stream)
+            assert read(late) == expected_of(*range(90, 100))
+        assert first | rest == {
+            **expected_of(*range(100)),
+            ("gate", None): str(gate),
+            ("lengths", None): str(99 * 20_000),
+        }
+        assert all(index is None or index < 90 for _, index in first)
+        assert stream.wait(30).result[mapped].map_states[99].result == bytes([99]) * 20_000
+        assert read(handle.stream(mapped)) == expected_of(*range(100))
+        with pytest.raises(UnknownNodeError, match="knows no node 'nothing'; its nodes are: 'gate', 'stretched'"):
+            handle.stream("nothing")
+        with pytest.raises(OptionError, match="name the nodes of which the stream should give the states"):
+            handle.stream()
+        with pytest.raises(OptionError, match="on_break: expected 'cancel' or 'continue', found 'stop'"):
+            handle.stream(mapped, on_break="stop")  # type: ignore[arg-type]
+        handle.forget()
+
+
+@pytest.mark.parametrize("on_break", ["cancel", "continue"])
+def test_who_leaves_the_stream_of_a_submitted_run_says_what_becomes_of_it(
+    cluster: KillableCluster, gated: tuple[Flow, Path], on_break: Any
+) -> None:
+    flow, gate = gated
+
+    async def leave(handle: RunHandle) -> None:
+        async with handle.stream("stretched", on_break=on_break) as stream:
+            async for state in stream:
+                assert state.map_index < 90
+                break
+
+    with flow.submit(executor=DaskExecutor(cluster.address)) as handle:
+        asyncio.run(leave(handle))
+        if on_break == "continue":
+            assert handle.status().state == "Running"
+            gate.touch()
+        status = handle.wait(30)
+        handle.forget()
+
+    assert status.state == ("Cancelled" if on_break == "cancel" else "Success")
+    gate.touch()
+
+
+def test_a_stream_goes_on_with_the_next_driver(cluster: KillableCluster, gated: tuple[Flow, Path]) -> None:
+    flow, gate = gated
+
+    with flow.submit(executor=DaskExecutor(cluster.address), keep=[stretched]) as handle:
+        stream = handle.stream("stretched")
+        first = read(stream, 90)
+        with Client(cluster.address, set_as_default=False) as client:
+            pids = client.run(os.getpid)
+        kill_and_wait(pids[handle.status().driver])
+        gate.touch()
+        rest = read(stream)
+        handle.forget()
+
+    assert first | rest == expected_of(*range(100))

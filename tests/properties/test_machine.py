@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
@@ -80,6 +81,12 @@ class AnyCluster(RuleBasedStateMachine):
         has_values = all(column.values is not None for report in told for column in report.columns)
         has_values &= all(single.value is not None for report in told for single in report.singles)
         self.is_replaced |= not has_values
+
+    @precondition(lambda self: self.cluster.late is None)
+    @rule(streams=st.integers(0, 63))
+    def let_a_stream_come_late(self, streams: int) -> None:
+        nodes = self.cluster.graph.nodes
+        self.cluster.read_late(slug for number, slug in enumerate(nodes) if streams >> number % 6 & 1)
 
     @precondition(lambda self: self.cluster.reports)
     @rule(choice=choices)
@@ -186,6 +193,7 @@ class AnyCluster(RuleBasedStateMachine):
         streamed = seen_streamed(cluster.streamed())
         due = {slug: to_be_streamed(expected[slug]) for slug in cluster.inflow.slugs}
         assert streamed == {slug: runs for slug, runs in due.items() if runs}
+        self._check_late(expected)
         compared = expected.keys() & cluster.machine.keep - cluster.machine._known.fleeting
         differing = {slug: (expected[slug], found[slug]) for slug in compared if found[slug] != expected[slug]}
         differing |= {
@@ -196,6 +204,21 @@ class AnyCluster(RuleBasedStateMachine):
         assert not differing, "\n".join(f"{slug}: expected {e}, found {f}" for slug, (e, f) in differing.items())
         kept = {key for slug in cluster.machine.keep for key in self._keys_of(slug)}
         assert cluster.held <= kept, f"held for nobody: {cluster.held - kept}"
+
+    def _check_late(self, expected: Mapping[str, Seen]) -> None:
+        """A stream that came late is given the same, but for values that were not to be kept and are gone."""
+        cluster = self.cluster
+        if cluster.late is None:
+            return
+        given = seen_streamed(cluster.streamed_late())
+        due = {slug: runs for slug in cluster.late.slugs if (runs := to_be_streamed(expected[slug]))}
+        assert given.keys() == due.keys()
+        kept = cluster.machine.keep - cluster.machine._known.fleeting
+        for slug, runs in due.items():
+            released = {index for index, seen in given[slug].items() if "ResultReleased" in repr(seen.value)}
+            assert not released or slug not in kept
+            assert given[slug] == {i: given[slug][i] if i in released else seen for i, seen in runs.items()}
+            assert all(given[slug][index].state == runs[index].state for index in released)
 
     def _crashed(self) -> list[tuple[str, int | None]]:
         crashed: list[tuple[str, int | None]] = []

@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import pickle
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from anabranch.base.errors import ExecutorError, OptionError, RunHandleError
+from anabranch.base.errors import ExecutorError, OptionError, RunHandleError, UnknownNodeError, listed
+from anabranch.base.names import short
+from anabranch.base.where import caller
+from anabranch.definition.lookup import each_of
 from anabranch.engine.driver.detached import ROOT, DetachedRun, control_topic
 from anabranch.engine.driver.handlers import FlowHandlers
 from anabranch.engine.driver.plan import FinishedRun, RunPlan
 from anabranch.engine.logs.lines import Batch, loads, logs_topic
 from anabranch.engine.units.shipment import driver_call
 from anabranch.engine.worker import slots
+from anabranch.engine.worker.arrival import opened_outcome
 from anabranch.executors.dask import DaskExecutor
+from anabranch.executors.entry import Sourced
+from anabranch.flows.stream import OnBreak, Stream
 from anabranch.runs.view import FlowRunView
+
+_log = logging.getLogger("anabranch.handle")
 
 if TYPE_CHECKING:
     from distributed import Client, Future, Security
@@ -30,6 +39,8 @@ if TYPE_CHECKING:
 POLL_S = 0.25
 """Seconds between questions for the status while somebody waits; each costs the scheduler about a millisecond."""
 MAX_TOLD = 4_000  # batches of log lines that are known again: more than a scheduler keeps
+READING = "anabranch.engine.driver.reading"
+ANSWER_S = 5.0  # that a driver's worker takes for an answer
 START_S = 60.0  # within this a driver that was sent has begun, or there is no worker for it
 
 
@@ -149,14 +160,9 @@ class RunHandle:
             The driver is lost, and was not started again.
         """
         deadline = time.monotonic() + timeout if timeout is not None else float("inf")
-        with slots.given_up(), self._task() as future:
+        with slots.given_up(), self.task() as future:
             while True:
-                status = self.status()
-                if future.status == "error":
-                    raise RunHandleError(
-                        f"the driver of run {self.run_id} is lost: {future.exception(timeout=5)}; "
-                        "its stored values are safe; submit it again"
-                    )
+                status = self.checked(future)
                 if status.is_finished and future.status == "finished":
                     return status
                 if time.monotonic() >= deadline:
@@ -176,9 +182,74 @@ class RunHandle:
             The driver is lost, and was not started again.
         """
         self.wait(timeout)
-        with self._task() as future:
+        return FlowRunView(self.finished(), self._graph)
+
+    def finished(self) -> FinishedRun:
+        """All that is known of the run, which has ended."""
+        with self.task() as future:
             done: FinishedRun = pickle.loads(future.result(timeout=60))
-        return FlowRunView(done, self._graph)
+        outcomes = {}
+        for key, outcome in done.outcomes.items():
+            try:
+                outcomes[key] = opened_outcome(outcome)
+            except BaseException:  # a class that only the workers have; who asks for the value is told
+                _log.warning("values of %s cannot be loaded here", key[0], exc_info=True)
+        return replace(done, outcomes=outcomes)
+
+    def stream(self, *nodes: object, on_break: OnBreak = "continue") -> Stream:
+        """Give the task runs of some nodes as they end, as `Flow.stream` does, and first those that have ended.
+
+        The run does not wait for who reads, and keeps no value for the stream: one above ``engine.inline_nbytes`` that
+        the flow does not need afterwards (``keep=`` of `submit`) is there only if its element ends while the stream is
+        open and the driver lives.
+
+        Parameters
+        ----------
+        *nodes
+            Nodes, tasks or names of nodes; names alone in a process that has not submitted the run.
+        on_break
+            What becomes of the run if the stream is closed, or nobody has it any more, before its end: ``"continue"``
+            or ``"cancel"``. By Ctrl-C while the stream waits, the same. It does not end with this program.
+
+        Returns
+        -------
+        Stream
+            Iterate over it with ``for`` or ``async for``. That the run is lost is raised there. Its ``wait()`` is
+            `result`.
+
+        Raises
+        ------
+        UnknownNodeError, OptionError, RunHandleError
+            There is nothing to read.
+        """
+        from anabranch.flows.reader import read
+
+        slugs = {slug for each in each_of(nodes) for slug in self._slugs_of(each)}
+        if not slugs:
+            raise OptionError(
+                f"run {self.run_id}: name the nodes of which the stream should give the states ({caller()})"
+            )
+        if on_break not in ("cancel", "continue"):
+            raise OptionError(f"on_break: expected 'cancel' or 'continue', found {short(on_break)} ({caller()})")
+        own = RunHandle(self.address, self.run_id, graph=self._graph)
+        own._executor = self._executor
+        return read(own, slugs, self._graph, on_break)
+
+    def _slugs_of(self, node: Any) -> list[str]:
+        graph = self._graph
+        if graph is not None and not isinstance(node, str):
+            found = [node] if node in graph else graph.calls_of(node)
+            slugs = [graph.entry(each).slug for each in found]
+        else:
+            names = {each: each for each in self.status().tasks}
+            names |= {graph.entry(each).slug: each.name for each in graph} if graph is not None else {}
+            slugs = [slug for slug in names if slug == node] or [slug for slug, name in names.items() if name == node]
+        if not slugs:
+            known = [graph.entry(each).slug for each in graph] if graph is not None else self.status().tasks
+            raise UnknownNodeError(
+                f"run {self.run_id} knows no node {short(node)}; its nodes are: {listed(known)} ({caller()})"
+            )
+        return slugs
 
     @contextlib.contextmanager
     def follow_logs(self, take: Callable[[Batch], object]) -> Iterator[Callable[[], None]]:
@@ -219,8 +290,30 @@ class RunHandle:
             self.client.unpublish_dataset(_published(self.run_id))
         self.client.set_metadata([ROOT, self.run_id], None)
 
+    def ask_driver(self, address: str, name: str, *args: object) -> Any:
+        """What a function of `anabranch.engine.driver.reading` gives where the driver is; None if nobody answers."""
+        ask = Sourced("call_loaded", (READING, name, self.run_id, *args))
+        client: Any = self.client
+        try:
+            found = client.sync(client._run, ask, workers=[address], on_error="return", callback_timeout=ANSWER_S)
+        except Exception as error:  # of a worker that is gone, or a scheduler that is busy: who asks has other ways
+            _log.debug("the driver of run %s does not answer", self.run_id, exc_info=error)
+            return None
+        answer = found.get(address)
+        return None if isinstance(answer, BaseException) else answer
+
+    def checked(self, future: Future[Any]) -> RunStatus:
+        """The run's status, if its driver is not lost."""
+        status = self.status()
+        if future.status == "error":
+            raise RunHandleError(
+                f"the driver of run {self.run_id} is lost: {future.exception(timeout=5)}; "
+                "its stored values are safe; submit it again"
+            )
+        return status
+
     @contextlib.contextmanager
-    def _task(self) -> Iterator[Future[Any]]:
+    def task(self) -> Iterator[Future[Any]]:
         """The driver's task, as a future of this client."""
         try:
             future = self.client.get_dataset(_published(self.run_id))

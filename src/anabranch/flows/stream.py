@@ -94,11 +94,11 @@ class _Batch:
 
     def value(self, position: int) -> Any:
         if self._values is None:
-            self._values = self._read()
+            self._values = self._read(position)
             self.given = replace(self.given, values=None)
         return self._values[position]
 
-    def _read(self) -> Sequence[Any]:
+    def _read(self, position: int) -> Sequence[Any]:
         given, is_single = self.given, self.given.indices[0] < 0
         values: Sequence[Any] | bytes | None = given.values
         if values is None and given.refs:
@@ -111,7 +111,9 @@ class _Batch:
             loaded = pickle.loads(values)
             values = [loaded] if is_single else list(loaded)
         if values is None:
-            raise ResultReleased(f"the value of {self.name(0)} was lost with its worker, and was not made again")
+            raise ResultReleased(
+                f"the value of {self.name(position)} is not there any more: it was lost, or nothing kept it"
+            )
         if is_single and self._node.kind in ("flatten", "collect") and isinstance(values[0], list):
             return [uncarried(values[0])]
         return values
@@ -201,7 +203,8 @@ class Inflow(Tap):
         self.backlog = Backlog()
         self.is_left = False
         """Whether nobody takes anything any more."""
-        self.view: FlowRunView | None = None
+        self.view: Callable[[], FlowRunView] | None = None
+        """Gives the run that has ended."""
         self.error: BaseException | None = None
         self._wish = ""
         self._wakers: list[Callable[[], object]] = []
@@ -232,7 +235,11 @@ class Inflow(Tap):
         """Have the run cancelled."""
         self._wish = self._wish or reason
 
-    def end(self, view: FlowRunView | None, error: BaseException | None = None) -> None:
+    def interrupt(self) -> None:
+        """Whoever waits has pressed Ctrl-C."""
+        self.ask_end("interrupted by Ctrl-C")
+
+    def end(self, view: Callable[[], FlowRunView] | None, error: BaseException | None = None) -> None:
         """The run has ended, or could not go on."""
         with self.changed:
             self.view, self.error = view, error
@@ -305,7 +312,7 @@ class Stream(Iterator[StreamedState]):
                 with slots.given_up(), inflow.changed:
                     inflow.changed.wait_for(lambda: inflow.backlog or inflow.is_over or inflow.is_left)
         except KeyboardInterrupt:
-            inflow.ask_end("interrupted by Ctrl-C")
+            inflow.interrupt()
             raise
         return state
 
@@ -384,7 +391,7 @@ class Stream(Iterator[StreamedState]):
         if inflow.error is not None:
             raise inflow.error
         assert inflow.view is not None
-        return inflow.view
+        return inflow.view()
 
     def cancel(self, reason: str = "asked for") -> None:
         """Ask the run to end; the rest of its task runs come as Cancelled."""
@@ -441,4 +448,4 @@ def _run(run: Callable[[], FlowRunView], inflow: Inflow) -> None:
     except BaseException as error:  # it is raised where the stream is read
         inflow.end(None, error)
     else:
-        inflow.end(view)
+        inflow.end(lambda: view)

@@ -108,7 +108,9 @@ def test_a_full_disk_fails_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_value_that_is_gone_is_said_to_be() -> None:
     state = next(stream_of(given(4, None)))
 
-    with pytest.raises(ResultReleased, match=r"the value of m\[4\] was lost with its worker, and was not made again"):
+    with pytest.raises(
+        ResultReleased, match=r"the value of m\[4\] is not there any more: it was lost, or nothing kept it"
+    ):
         _ = state.result
 
 

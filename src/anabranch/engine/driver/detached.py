@@ -11,15 +11,17 @@ import logging
 import pickle
 import time
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from anabranch.base import origins
-from anabranch.base.events import CallsMade, Event, RunStarted
+from anabranch.base.events import CallsMade, Event, Observer, RunStarted
 from anabranch.base.run_model import NodeModel, RunModel
 from anabranch.base.states import State
 from anabranch.engine.driver.driver import run_flow
 from anabranch.engine.driver.handlers import FlowHandlers, not_run
 from anabranch.engine.driver.plan import RunPlan
+from anabranch.engine.driver.reading import open_desk
 from anabranch.engine.driver.standing import tasks_in, tasks_of
 from anabranch.engine.logs.book import CarriedLogBook, LogBook
 from anabranch.engine.logs.lines import logs_topic
@@ -70,7 +72,9 @@ def drive(data: bytes) -> bytes:
         executor.has_page = bool(plan.settings.get("scheduler_page", True))
         try:
             logs = _logs(plan, client, worker)
-            done = run_flow(plan, executor, [ledger.observe], handlers=run.handlers, journal=ledger.write, logs=logs)
+            with open_desk(plan.run_id, partial(worker.loop.add_callback, worker.loop.call_later)) as desk:
+                observers: list[Observer] = [ledger.observe, desk]
+                done = run_flow(plan, executor, observers, handlers=run.handlers, journal=ledger.write, logs=logs)
         except Exception as error:  # nobody is there to whom it could be raised
             _log.exception("the driver of run %s failed", plan.run_id)
             done = not_run(plan, failed_state(error))

@@ -40,7 +40,7 @@ from anabranch.engine.driver.compiler import (
 from anabranch.engine.driver.deadline import Deadline, Overdue
 from anabranch.engine.driver.handlers import NO_HANDLERS, FlowHandlers, not_run
 from anabranch.engine.driver.interrupts import InterruptsLater
-from anabranch.engine.driver.outlet import Outlet, Tap
+from anabranch.engine.driver.outlet import Outlet, Readers, Recap, Tap
 from anabranch.engine.driver.permit_desk import PermitDesk
 from anabranch.engine.driver.plan import FinishedRun, HandOver, Journal, RunPlan
 from anabranch.engine.driver.reach import check_reach
@@ -197,7 +197,9 @@ class Driver:
             limits_outside=permits.outside if permits is not None else frozenset(),
             streamed=tap.slugs if tap is not None else frozenset(),
         )
-        self._outlet = Outlet(tap, self._machine, executor, plan.parameters) if tap is not None else None
+        self._outlet = Outlet(tap, self._machine.runs, plan.parameters, executor.gather) if tap is not None else None
+        self._readers = next((each for each in observers if isinstance(each, Readers)), None)
+        self._recaps: dict[Tap, Recap] = {}
         self._clocks = Clocks(clock)
         self._started = self._now()
         self._patience = Patience(plan.settings["no_workers_timeout_s"], self._say, executor.shortage)
@@ -246,6 +248,10 @@ class Driver:
                 outcomes, lost = self._fetch_kept()
             if self._outlet is not None:
                 self._outlet.pour_rest(outcomes)
+            for recap in self._recaps.values():
+                recap.recall_rest(outcomes)
+            if self._readers is not None:
+                self._readers.end(self._recaps)
             ended = self._now()
             state = replace(self._resting or self._machine.flow_state(), start_time=started, end_time=ended)
             self._tell(RunFinished(self._clock(), state))
@@ -361,6 +367,7 @@ class Driver:
     def _next_stimulus(self) -> Stimulus:
         """The next thing that happens: a message, a time that was asked for, or another number of slots."""
         while True:
+            self._serve_readers()
             now = self._clock()
             if self._heard:
                 return Reported(now, self._heard.popleft())
@@ -409,6 +416,16 @@ class Driver:
                     self._sleep(max(0.0, wake_s or 0.0))
                 else:
                     time.sleep(look_s)
+
+    def _serve_readers(self) -> None:
+        """Give those what has ended who have come since the run began."""
+        if self._readers is None:
+            return
+        runs, parameters, gather = self._machine.runs, self._plan.parameters, self._executor.gather
+        present = self._readers.present()
+        self._recaps = {tap: self._recaps.get(tap) or Recap(tap, runs, parameters, gather) for tap in present}
+        for recap in self._recaps.values():
+            recap.recall(self._machine.expects)
 
     def _next_message(self, timeout_s: float) -> Message | None:
         if not self._executor.is_sequential:
@@ -547,7 +564,7 @@ class Driver:
         """Have the machine think about something, give the stream what has ended by it, and carry out what it says."""
         commands = self._machine.handle(stimulus)
         if self._outlet is not None:
-            commands += self._outlet.pour()
+            commands += self._outlet.pour(self._machine)
         self._carry_out(commands)
 
     def _carry_out(self, commands: Iterable[Command]) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,7 +22,6 @@ from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import Key, Refs
 from anabranch.engine.worker.arrival import opened_outcome
-from anabranch.executors.base import Executor
 
 BLOCK = 4_096  # elements that did not run, given at a time
 
@@ -72,43 +71,79 @@ class Tap(Recipient):
     def give(self, given: Given) -> None:
         """Take something; returns at once."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether one that came while the run went on takes nothing for now."""
+        return False
+
+
+class Readers(Recipient):
+    """Taps that come and go while a run goes on."""
+
+    @abstractmethod
+    def present(self) -> Collection[Tap]:
+        """Those that there are now."""
+
+    @abstractmethod
+    def end(self, served: Iterable[Tap]) -> None:
+        """The run has ended; those who were `served` have been given all of it."""
+
 
 class Outlet:
-    """Gives a tap each task run once."""
+    """Gives a tap each task run once.
 
-    def __init__(self, tap: Tap, machine: Machine, executor: Executor, parameters: Mapping[str, Any]) -> None:
+    Parameters
+    ----------
+    gather
+        Brings the outcomes of units here, as that of an executor does.
+    """
+
+    def __init__(
+        self,
+        tap: Tap,
+        runs: Mapping[str, NodeRun],
+        parameters: Mapping[str, Any],
+        gather: Callable[[Iterable[Key]], Mapping[Key, Any]],
+    ) -> None:
         self.tap = tap
-        self._machine = machine
-        self._executor = executor
+        self._runs = runs
         self._parameters = parameters
+        self._gather = gather
         self._given: dict[str, bytearray] = {}
         """By map: whether each element was given."""
         self._ended: set[str] = set()
         """Nodes that have ended, and of which all was given that was there to be given."""
         self._waiting: dict[Key, dict[str, list[Indices]]] = {}
         """By unit, which may have to end first, and map: elements whose values its outcome has."""
-        tap.begin({slug: machine.runs[slug].node for slug in tap.slugs})
+        tap.begin({slug: runs[slug].node for slug in tap.slugs if slug in runs})
 
-    def pour(self) -> list[Command]:
+    def pour(self, machine: Machine) -> list[Command]:
         """Give what has ended since the last time; what is to be done because of that."""
-        for slug in self.tap.slugs:
-            run = self._machine.runs[slug]
+        for run in self._tapped():
             if run.elements is not None:
                 news, run.elements.news = run.elements.news or [], []
                 for each in news:
-                    self._take(slug, run.elements, each)
-            if run.is_final and slug not in self._ended:
-                if run.elements is not None:
-                    self._ended.add(slug)
-                    self._give_rest(slug, run.elements, Skipped.code)
-                else:
-                    self._give_single(run)
-        there = [key for key in self._waiting if not self._machine.expects(key)]
-        return self._fetch(there) if there else []
+                    self._take(run.node.slug, run.elements, each)
+            self._look(run)
+        given = self._fetch([key for key in self._waiting if not machine.expects(key)])
+        return [command for slug, key in given for command in machine.was_given(slug, key)]
+
+    def _tapped(self) -> list[NodeRun]:
+        return [self._runs[slug] for slug in self.tap.slugs if slug in self._runs]
+
+    def _look(self, run: NodeRun) -> None:
+        """Give what is left of a node that has ended."""
+        slug = run.node.slug
+        if run.is_final and slug not in self._ended:
+            if run.elements is not None:
+                self._ended.add(slug)
+                self._give_rest(slug, run.elements, Skipped.code)
+            else:
+                self._give_single(run)
 
     def pour_rest(self, outcomes: Mapping[Key, UnitOutcome]) -> None:
         """The run has ended: give what was not given; `outcomes` are here."""
-        for run in map(self._machine.runs.__getitem__, self.tap.slugs):
+        for run in self._tapped():
             if run.elements is not None:
                 for key, outcome in outcomes.items() if 0 in self._flags(run.node.slug, run.elements) else ():
                     self._give_held(run.node.slug, run.elements, key, outcome, range(run.elements.width))
@@ -143,23 +178,26 @@ class Outlet:
     def _flags(self, slug: str, elements: MapRun) -> bytearray:
         return self._given.setdefault(slug, bytearray(elements.width))
 
-    def _fetch(self, keys: list[Key]) -> list[Command]:
-        """Give elements whose values are in outcomes of units; one that is lost comes later, when it is made again."""
-        commands: list[Command] = []
-        for key, outcome in self._gathered(keys).items():
+    def _fetch(self, keys: list[Key]) -> list[tuple[str, Key]]:
+        """Give elements whose values are in outcomes of units: maps and units of which all is given.
+
+        One that is lost comes later, when it is made again.
+        """
+        given: list[tuple[str, Key]] = []
+        for key, outcome in self._gathered(keys).items() if keys else ():
             for slug, held in self._waiting.pop(key).items():
-                elements = self._machine.runs[slug].elements
+                elements = self._runs[slug].elements
                 assert elements is not None
                 are_there = [self._give_held(slug, elements, key, outcome, each) for each in held]
                 if all(are_there):
-                    commands += self._machine.was_given(slug, key)
-        return commands
+                    given.append((slug, key))
+        return given
 
     def _gathered(self, keys: list[Key]) -> dict[Key, UnitOutcome]:
         """Outcomes of units, brought here; those that are not there are left to the end of the run, which tells why."""
         found: dict[Key, UnitOutcome] = {}
         try:
-            outcomes = self._executor.gather(keys)
+            outcomes = self._gather(keys)
         except Exception:
             _log.debug("values for a stream cannot be brought here", exc_info=True)
             return found
@@ -212,3 +250,59 @@ class Outlet:
             return  # it has no elements
         refs: Refs = (((-1,), run.ref),) if run.ref is not None else ()
         self.tap.give(Given(slug, (-1,), bytes([state.code]), {-1: state}, values, refs))
+
+
+class Recap(Outlet):
+    """Gives a tap that has come while a run goes on, or after it, what is known of it; nothing is kept for the tap."""
+
+    def __init__(
+        self,
+        tap: Tap,
+        runs: Mapping[str, NodeRun],
+        parameters: Mapping[str, Any],
+        gather: Callable[[Iterable[Key]], Mapping[Key, Any]],
+    ) -> None:
+        super().__init__(tap, runs, parameters, gather)
+        self._seen: dict[str, tuple[int, int]] = {}
+        """By map: how many of the reported values, and of the references to stored ones, were looked at."""
+        self._keys: set[tuple[str, Key]] = set()
+        """Maps and units of which the outcomes were asked for."""
+
+    def recall(self, expects: Callable[[Key], bool]) -> None:
+        """Give what has ended and was not given; `expects` tells whether a unit is still on its way."""
+        if self.tap.is_full:
+            return
+        for run in self._tapped():
+            if run.elements is not None:
+                self._recall(run.node.slug, run.elements, expects)
+            self._look(run)
+        self._fetch([key for key in self._waiting if not expects(key)])
+
+    def recall_rest(self, outcomes: Mapping[Key, UnitOutcome]) -> None:
+        """The run has ended: give what was not given; `outcomes` are here."""
+        for run in self._tapped():
+            if run.elements is not None:
+                self._recall(run.node.slug, run.elements, outcomes.__contains__)
+        self._fetch(list(self._waiting))
+        self.pour_rest(outcomes)
+
+    def _recall(self, slug: str, elements: MapRun, expects: Callable[[Key], bool]) -> None:
+        n_values, n_refs = self._seen.get(slug, (0, 0))
+        self._seen[slug] = len(elements.values), len(elements.refs)
+        for indices, data in elements.values[n_values:]:
+            self._give(elements, replace(_known(slug, elements, indices), values=data, nbytes=len(data)))
+        for indices, ref in elements.refs[n_refs:]:
+            self._give(elements, replace(_known(slug, elements, indices), refs=((indices, ref),)))
+        new = {key for key in elements.keys if (slug, key) not in self._keys and not expects(key)}
+        if new:
+            self._keys.update((slug, key) for key in new)
+            flags = self._flags(slug, elements)
+            for each in elements.holdings_of(range(elements.width)):
+                if each.key in new and each.indices and not all(flags[index] for index in each.indices):
+                    self._waiting.setdefault(each.key, {}).setdefault(slug, []).append(each.indices)
+
+
+def _known(slug: str, elements: MapRun, indices: Indices) -> Given:
+    """Elements as they stand."""
+    records = {index: elements.records[index] for index in indices if index in elements.records}
+    return Given(slug, indices, bytes(elements.codes[index] for index in indices), records)
