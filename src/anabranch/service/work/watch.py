@@ -62,6 +62,7 @@ class Watch:
         self._clock = clock
         self._teller = teller
         self._troubles = TroubleTable(database)
+        self._forgot: datetime | None = None
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="anabranch-watch", daemon=True)
 
@@ -98,8 +99,9 @@ class Watch:
         self._tell_silent(now)
         for name, run_id in self._troubles.take_recovered():
             self._tell(name, "Recovered", "it has succeeded again", run_id)
-        if admit(self._database, "watch", most=1, per_s=HOUR_S) is not None:
+        if self._forgot is None or abs(now - self._forgot) >= SINCE:
             self._troubles.forget(before=now - KEEP)
+            self._forgot = now
 
     def _tell_ends(self, now: datetime) -> None:
         told: dict[str, int] = {}
