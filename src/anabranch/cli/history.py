@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from anabranch.runs.read.run import RecordedChunk, RecordedFailure, RecordedRun, RecordedTask
 
 WATCH_S = 1.0  # a run is on record within that time
-QUIET_S = 60.0  # without a sign of a task, from which on that is said
 MAX_FAILURES = 5  # described; the rest is counted
 MAX_SLOWEST = 3
 MAX_RETRIED = 20  # attempts; --json has all that are recorded
@@ -155,6 +154,8 @@ def _print_anew(lines: list[str]) -> None:
 
 
 def _run_lines(run: RecordedRun) -> list[str]:
+    from anabranch.runs.read.run import QUIET_S
+
     record = run.record
     took = f", {_took(record)}" if record.end else ""
     message = f": {shortened(record.message, 300)}" if record.message else ""

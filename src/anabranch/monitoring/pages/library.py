@@ -22,7 +22,7 @@ from anabranch.runs import INTERRUPTED, LogQuery, LogRow, RunQuery, RunRecord, R
 from anabranch.runs.read.compare import Difference, compare
 from anabranch.runs.read.explain import Explanation, explain
 from anabranch.runs.read.lookup import as_it_stands, source_of
-from anabranch.runs.read.run import read_run
+from anabranch.runs.read.run import quiet_since, read_run
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.relational import RelationalRunStore
 
@@ -132,6 +132,8 @@ class RecordedSource:
     def _note(self, began: float, run: RunFollower) -> None:
         self._run = run
         self._parts = self._store.list_runs(RunQuery(part_of=self.record.run_id, sort="start", limit=MAX_PARTS))
+        quiet = quiet_since(self._store, self.record)
+        self.model.quiet_since = quiet.timestamp() if quiet is not None else None
         self._read_at = self._clock()
         self._pause_s = max(REREAD_S, self._read_at - began)
 

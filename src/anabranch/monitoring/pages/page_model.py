@@ -52,6 +52,8 @@ class PageModel(RunModel[PageNode]):
         """Attempts that were followed by another, by ``parse[777]``: of the first `MAX_RETRIED` task runs."""
         self.is_incomplete = False
         """Whether events were lost on the way here."""
+        self.quiet_since: float | None = None
+        """When something in it last began, ended or was logged, where only the record tells that; seconds."""
         self._origin: float | None = None
 
     def take(self, event: Event) -> None:

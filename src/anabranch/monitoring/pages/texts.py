@@ -18,6 +18,7 @@ from anabranch.monitoring.pages.looks import Link, look_of_code, no_link, safe, 
 from anabranch.monitoring.pages.page_model import MAX_RETRIED, PageModel
 from anabranch.monitoring.pages.verdict import command
 from anabranch.runs import LogRow
+from anabranch.runs.read.run import QUIET_S
 
 LEGEND = (0, 1, 10, 11, 13, 2, 20, 22, 30)
 _BAR_ORDER = (10, 12, 11, 13, 30, 22, 23, 24, 21, 20, 1, 2, 3)
@@ -61,6 +62,9 @@ def status(model: PageModel, *, state: str | None = None) -> str:
     notices = "".join(f'<div class="notice">{safe(text, 1_000)}</div>' for _, text in list(model.notices)[-3:])
     if model.is_incomplete:
         notices += '<div class="notice">this page fell behind and has lost events; the record of the run has all</div>'
+    if model.ended is None and model.quiet_since is not None and (quiet_s := model.now - model.quiet_since) >= QUIET_S:
+        text = f"its driver lives; nothing has begun, ended or been logged for {seconds(int(quiet_s))}"
+        notices += f'<div class="notice">{text}</div>'
     message = model.state.message if model.state.is_finished() or model.state.is_paused() else ""
     told = f'<div class="faint">{safe(message, 500)}</div>' if message else ""
     return (

@@ -25,6 +25,7 @@ from anabranch.runs.record.reports import attempts_of, codes_of, facts_of, failu
 from anabranch.runs.store.records import ChunkRow, ElementRow, RunQuery, RunRecord, RunStore, TaskRunRow
 from anabranch.runs.store.troubles import TroubleTable
 
+QUIET_S = 60.0  # without a sign of a task, from which on people are told
 MAX_SLOWEST = 5
 MAX_FAILURES = 100  # that are described; all of them are counted
 
@@ -156,11 +157,14 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
             failures += _failures([(slug, row)])
     found = store.list_runs(RunQuery(part_of=record.run_id, sort="start", limit=MAX_FAILURES))
     parts = [as_it_stands(each) for each in found]
-    quiet_since = _quiet_since(store, record) if record.state == "Running" else None
-    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest, parts, quiet_since)
+    quiet = quiet_since(store, record)
+    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest, parts, quiet)
 
 
-def _quiet_since(store: RunStore, record: RunRecord) -> datetime:
+def quiet_since(store: RunStore, record: RunRecord) -> datetime | None:
+    """When something in a run last began, ended or was logged; None if the run does not go on."""
+    if record.state != "Running":
+        return None
     from anabranch.runs.store.relational import RelationalRunStore
 
     sign = TroubleTable(store.database).last_sign(record.run_id) if isinstance(store, RelationalRunStore) else None

@@ -9,6 +9,8 @@ from datetime import UTC, datetime, timedelta
 from anabranch import Flow, LocalDaskExecutor, config, task
 from anabranch.base.events import Event, Noticed
 from anabranch.cli.history import _run_lines
+from anabranch.monitoring.pages.library import RecordedSource
+from anabranch.monitoring.pages.texts import status
 from anabranch.runs import Batch, LogRow, RunRecord
 from anabranch.runs.read.run import detail_data, read_run
 from anabranch.runs.store.sqlite import InMemoryRunStore
@@ -35,6 +37,20 @@ def test_a_run_that_goes_on_says_since_when_nothing_has_happened_in_it():
             assert len(said) == is_said
         store.finish_run(ownership, "Success", end=at)
         assert read_run(store, "run-1").quiet_since is None
+
+
+def test_the_page_of_a_run_says_that_nothing_happens_in_it_as_long_as_that_is_so():
+    with InMemoryRunStore() as store:
+        ownership = store.create_run(RunRecord("run-1", "etl", datetime.now(UTC)))
+        source = RecordedSource(store, "run-1")
+        began = source.model.quiet_since
+        assert began is not None
+        source.model.tick(began + 59)
+        assert "nothing has begun" not in status(source.model)
+        source.model.tick(began + 75)
+        assert "its driver lives; nothing has begun, ended or been logged for 1:15 min" in status(source.model)
+        store.finish_run(ownership, "Success", end=datetime.now(UTC))
+        assert "nothing has begun" not in status(RecordedSource(store, "run-1").model)
 
 
 def test_tasks_in_threads_that_say_nothing_are_told_of_as_on_a_cluster():
