@@ -39,6 +39,13 @@ def _here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ("name", "arguments", "said"),
     [
         pytest.param(
+            "team",
+            ["--letters", "8"],
+            r"(Run \w+ read 8 letters; while both were reading, it had -?\d+% of the cluster\.\n){2}"
+            r"The archive had 16 requests, at most 1 at a time\.",
+            id="team",
+        ),
+        pytest.param(
             "cache",
             ["--files", "5"],
             r"The first run +5 files counted, +0 found .*\n"

@@ -35,6 +35,7 @@ RUNS = {
     "schedule": [],
     "stations": ["--count", "60", "--port", "{port}"],
     "sweep": ["--enough", "4.4"],
+    "team": ["--letters", "3"],
     "tiles": ["--size", "128"],
 }
 
