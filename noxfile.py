@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import nox
 
-PYTHONS = ["3.11", "3.12", "3.13"]
+PYTHONS = ["3.11", "3.12", "3.13", "3.14"]
 FAST = ("tests/unit", "tests/contracts/test_results.py", "src", "-m", "not cluster")
 # Of its newest version only what the tests of those parts need: others ask for newer versions than our lowest.
 TOOLS = (

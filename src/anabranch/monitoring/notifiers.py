@@ -366,5 +366,6 @@ def _short_text(news: Bulletin) -> str:
 
 def _harmless(error: Exception) -> str:
     if isinstance(error, urllib.error.HTTPError):
+        error.close()  # it is the answer, too
         return f"HTTP {error.code}"
     return str(error) if isinstance(error, OptionError) else type(error).__name__

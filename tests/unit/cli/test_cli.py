@@ -365,7 +365,7 @@ def test_values_come_from_a_file_and_the_command_line_wins() -> None:
         (["--x", "1", "-p", "x=2"], "given twice, as --x and as -p"),
         (["--x", '{"a": 1,]'], "at column 9"),
         (["--x", '{"a": 1, "a": 2}'], "the key 'a' twice"),
-        (["-p", "x=" + "[" * 10_000], "nested too deeply"),
+        (["-p", "x=" + "[" * 1_000_000], "nested too deeply"),
         (["--x"], "requires an argument"),
         (["-p", "xx=1"], "there is no parameter 'xx'"),
         ([], "x: a value is required"),

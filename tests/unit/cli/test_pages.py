@@ -140,8 +140,9 @@ def test_the_pages_are_served_until_they_are_ended(tmp_path: Path):
         assert process.stdout is not None
         address = process.stdout.readline().decode().strip()
         # when / then
-        with pytest.raises(urllib.error.HTTPError, match="401"):
+        with pytest.raises(urllib.error.HTTPError, match="401") as refused:
             urllib.request.urlopen(address.partition("?")[0], timeout=20)
+        refused.value.close()
         opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
         with opener.open(address, timeout=20) as answer:
             assert answer.status == 200

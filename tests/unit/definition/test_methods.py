@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import gc
+import sys
 import weakref
 from dataclasses import dataclass
 from types import MethodType
@@ -148,6 +149,10 @@ CALLS = {
 }
 
 
+if sys.version_info >= (3, 13):  # where @classmethod over a task gives a call only, see below
+    del CALLS["a map of a class method"]
+
+
 @pytest.mark.parametrize(("call", "value"), CALLS.values(), ids=CALLS)
 @pytest.mark.parametrize("travels", [False, True])
 def test_a_call_of_a_method_has_its_object(call: Any, value: Any, travels: bool):
@@ -161,7 +166,7 @@ def test_a_call_of_a_method_has_its_object(call: Any, value: Any, travels: bool)
 
 def test_a_method_is_its_function_outside_of_flows():
     assert Etl("b").fetch.run("tue") == ("b", "tue", 0)
-    assert Etl.kind.run(3) == ("Etl", 3)
+    assert Etl.kind_below.run(3) == ("Etl", 3)
     assert Etl.twice.run(3) == Etl.twice_below.run(3) == 6
     assert Etl("b").bound.run(1) == ("b", 1, 7)
     assert Etl("b").fetch.__doc__ == "Fetch a day."
@@ -288,7 +293,17 @@ class Partial(Task[..., Any]):
 
 
 @pytest.mark.parametrize(
-    ("kind", "value"), [(Still, 4), (Named, ("Named", 4)), (Plain, ("Plain", 4)), (Partial, 16)], ids=lambda x: str(x)
+    ("kind", "value"),
+    [
+        (Still, 4),
+        (Named, ("Named", 4)),
+        (Plain, ("Plain", 4)),
+        pytest.param(
+            *(Partial, 16),
+            marks=pytest.mark.skipif(sys.version_info >= (3, 14), reason="there, it is a method, and gets the object"),
+        ),
+    ],
+    ids=str,
 )
 def test_run_of_a_task_class_may_be_any_kind_of_method(kind: Any, value: Any):
     made = kind()

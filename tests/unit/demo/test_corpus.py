@@ -197,7 +197,7 @@ def test_deep_code_is_counted() -> None:
         (b"# coding: hex\n", "LookupError", "not a text encoding"),
         (b"x = '" + b"9" * 10 + b"\0'\n", None, "null bytes"),
         (b"x = " + b"-" * 200_000 + b"1\n", None, "/pkg/a.py"),
-        (b"x = a" + b".b" * 50_000 + b"\n", None, "/pkg/a.py"),
+        (b"x = a" + b".b" * 1_000_000 + b"\n", None, "/pkg/a.py"),
         (b"x = " + b"(" * 300 + b")" * 300 + b"\n", None, "nested"),
     ],
 )

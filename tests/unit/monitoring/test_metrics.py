@@ -395,10 +395,12 @@ def test_a_run_serves_its_metrics_while_it_goes_on():
         # then
         assert 'anabranch_flow_runs_active{flow="served"} 1.0\n' in found[0]
         request = urllib.request.Request(server.address, headers={"Host": "evil.example"})
-        with pytest.raises(urllib.error.HTTPError, match="403"):
+        with pytest.raises(urllib.error.HTTPError, match="403") as refused:
             urllib.request.urlopen(request, timeout=20)
-        with pytest.raises(urllib.error.HTTPError, match="404"):
+        refused.value.close()
+        with pytest.raises(urllib.error.HTTPError, match="404") as unknown:
             urllib.request.urlopen(server.address.replace("metrics", "other"), timeout=20)
+        unknown.value.close()
         with pytest.raises(MetricsError, match=f"port {server.port}: .*; name another port"):
             MetricsServer(metrics, port=server.port)
     with pytest.raises(OSError, match="refused"):

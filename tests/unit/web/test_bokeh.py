@@ -65,8 +65,9 @@ def test_a_websocket_opens_no_page_beyond_the_bound(pages: Pages, monkeypatch: p
 
 def test_what_bokeh_has_for_pages_of_other_servers_is_not_there(pages: Pages):
     for path in ("/autoload.js?bokeh-autoload-element=1", "/metadata", "/run/metadata", "/flow/autoload.js"):
-        with pytest.raises(urllib.error.HTTPError, match="404"):
+        with pytest.raises(urllib.error.HTTPError, match="404") as info:
             ask(pages, path)
+        info.value.close()
     assert pages.sessions == 0
 
 

@@ -84,7 +84,8 @@ def serve(descriptor: int) -> None:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(encoding="utf-8", errors="backslashreplace", line_buffering=True)
-    faulthandler.enable(all_threads=False)  # so that a crash says in which line
+    frames = {"c_stack": False} if sys.version_info >= (3, 14) else {}  # of the interpreter, behind those of the code
+    faulthandler.enable(all_threads=False, **frames)  # so that a crash says in which line
     relay = _Relay(channel)
     logging.getLogger().addHandler(relay)
 

@@ -183,12 +183,15 @@ def no_loop_runs() -> Iterator[None]:
     if loop is None:
         yield
         return
+    swap = getattr(asyncio.tasks, "_swap_current_task", lambda loop, task: None)  # from Python 3.14 on, by thread
+    task = swap(loop, None)
     asyncio._set_running_loop(None)
     try:
         yield
     finally:
         asyncio.set_event_loop(loop)  # `asyncio.run` leaves the thread without one
         asyncio._set_running_loop(loop)
+        swap(loop, task)
 
 
 def _take_logs(worker: Any, token: str, program: Program) -> None:
