@@ -88,7 +88,7 @@ def test_what_is_imported_is_declared():
             names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
             names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
             imported |= {name.partition(".")[0] for name in names}
-    others = imported - set(sys.stdlib_module_names) - {"anabranch", "annotationlib"}  # the second one is in Python 3.14
+    others = imported - set(sys.stdlib_module_names) - {"anabranch", "annotationlib"}  # which comes with 3.14
     assert {brought.get(name, name) for name in others} <= declared
 
 
