@@ -287,6 +287,13 @@ def sees(path: str) -> bool:
     return os.path.exists(path)
 
 
+def lacking(modules: Any) -> list[str]:
+    """Those of some modules that are not installed here."""
+    from importlib.util import find_spec
+
+    return [each for each in modules if find_spec(each) is None]
+
+
 def look() -> dict[str, Any]:
     """What there is of ours on a worker: version of Python, and digest of this package or None.
 

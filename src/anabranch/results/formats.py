@@ -15,6 +15,7 @@ class _ArrowSerializer(Named):
     """Arrow tables, and frames of pandas and polars, each of which comes back as what it was."""
 
     takes_lists = False
+    packages: Mapping[str, str] = {"pyarrow": "arrow"}
 
     def __init__(self) -> None:
         need("pyarrow", "arrow", type(self).__name__)
@@ -160,6 +161,7 @@ class CSVSerializer(Named):
     name = "csv"
     takes_lists = False
     extensions = (".csv",)
+    packages: Mapping[str, str] = {"pandas": "pandas"}
 
     def __init__(self) -> None:
         need("pandas", "pandas", "CSVSerializer")
@@ -197,6 +199,7 @@ class NumpySerializer(Named):
     name = "npy"
     takes_lists = False
     extensions = (".npy",)
+    packages: Mapping[str, str] = {"numpy": ""}
 
     def dumps(self, value: Any) -> bytes:
         """The array as a ``.npy`` file.

@@ -126,9 +126,9 @@ class FsspecStore:
         return objects
 
     @property
-    def extra(self) -> str:
-        """Name of the extra that has what the protocol needs; nothing if it needs nothing."""
-        return _EXTRAS.get(self.protocol, ("", ""))[1]
+    def packages(self) -> Mapping[str, str]:
+        """Modules that the protocol needs, each with the extra that brings it."""
+        return dict([_EXTRAS[self.protocol]]) if self.protocol in _EXTRAS else {}
 
     def exists(self, location: str) -> bool:
         """As `Store.exists`."""

@@ -605,7 +605,7 @@ def _unloadable(location: str, header: Header, error: BaseException) -> ResultEr
 
 
 def _install(store: Store) -> str:
-    extra = getattr(store, "extra", "")
+    extra = next(iter(getattr(store, "packages", {}).values()), "")
     return f'; pip install "anabranch[{extra}]" where tasks run' if extra else ""
 
 

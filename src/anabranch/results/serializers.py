@@ -69,6 +69,8 @@ class Named:
     runs_code = False
     extensions: tuple[str, ...] = ()
     """Ends of names of files of the format, as other programs know it."""
+    packages: Mapping[str, str] = {}
+    """Modules that it needs, each with the extra that brings it."""
 
     def __eq__(self, other: object) -> bool:
         return type(other) is type(self) and other.name == self.name
@@ -260,6 +262,7 @@ class CompressedSerializer(Named):
         self.name = f"{self.inner.name}+{codec}"
         known: tuple[str, ...] = getattr(self.inner, "extensions", ())
         self.extensions = tuple(f"{each}{_EXTENSIONS[codec]}" for each in known if codec in _EXTENSIONS)
+        self.packages = getattr(self.inner, "packages", {})
         self.takes_lists = self.inner.takes_lists
         self.runs_code = self.inner.runs_code
 

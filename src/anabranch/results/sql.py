@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -46,6 +46,11 @@ class SQLStore:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SQLStore, (self.url,)
+
+    @property
+    def packages(self) -> Mapping[str, str]:
+        """Modules that the database needs, each with the extra that brings it."""
+        return {} if self._sqlite else {"psycopg": "postgres"}
 
     def put(self, location: str, parts: list[bytes], *, replace: bool) -> bool:
         """As `Store.put`."""

@@ -1,4 +1,4 @@
-"""Whether workers and driver reach the same stores, looked at before anything is sent to the workers."""
+"""Whether workers can store values, and where the driver reaches them: looked at before anything is sent there."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger("anabranch.driver")
 
 
 def check_reach(nodes: Iterable[FrozenNode], executor: Executor) -> None:
-    """Refuse to store values where only one of the processes of a run could read them.
+    """Refuse to store values where only one of the processes of a run could read them, or that workers cannot write.
 
     Parameters
     ----------
@@ -32,6 +32,7 @@ def check_reach(nodes: Iterable[FrozenNode], executor: Executor) -> None:
     PreflightError
         All reasons at once.
     """
+    nodes = list(nodes)
     stores: dict[int, tuple[Any, list[str]]] = {}
     for node in nodes:
         if node.policies.storing is not None:
@@ -40,10 +41,37 @@ def check_reach(nodes: Iterable[FrozenNode], executor: Executor) -> None:
     problems = [text for store, slugs in stores.values() for text in _problems(store, slugs, executor)]
     if problems:
         raise PreflightError("values would be stored where they cannot be found again:", problems)
+    lacks = list(_lacks(nodes, executor)) if executor.is_elsewhere else []
+    if lacks:
+        raise PreflightError("workers lack what values are stored with:", lacks)
+
+
+def _lacks(nodes: Iterable[FrozenNode], executor: Executor) -> Iterator[str]:
+    """What to install where. Tasks that need resources run on some workers only, which may be those that have it."""
+    needed: dict[tuple[str, str, str], list[FrozenNode]] = {}
+    for node in nodes:
+        if node.policies.storing is not None:
+            result = node.policies.storing.result
+            for part in (result.store, result.serializer):
+                for module, extra in getattr(part, "packages", {}).items():
+                    needed.setdefault((module, extra, repr(part)), []).append(node)
+    answers = executor.ask_workers(Sourced("lacking", (sorted({each[0] for each in needed}),))) if needed else []
+    for (module, extra, what), users in needed.items():
+        count = sum(module in each for each in answers)
+        if count and (count == len(answers) or not all(node.policies.resources for node in users)):
+            package = f'"anabranch[{extra}]"' if extra else module
+            yield (
+                f"{_names([node.slug for node in users])}: {what} needs the package {module}, which {count} of "
+                f"{len(answers)} workers do not have; install it there: pip install {package}"
+            )
+
+
+def _names(slugs: list[str]) -> str:
+    return ", ".join(slugs[:5]) + (f" and {len(slugs) - 5} more" if len(slugs) > 5 else "")
 
 
 def _problems(store: Any, slugs: list[str], executor: Executor) -> Iterator[str]:
-    who = ", ".join(slugs[:5]) + (f" and {len(slugs) - 5} more" if len(slugs) > 5 else "")
+    who = _names(slugs)
     if getattr(store, "of_one_process", False):
         yield (
             f"{who}: results in memory are those of one process, and the tasks run in others; use "
