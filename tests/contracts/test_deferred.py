@@ -134,6 +134,15 @@ def test_large_values_take_their_places_without_the_driver(executor: Any) -> Non
     assert not state._whole.runs["texts/text"].elements.values
 
 
+def test_calls_of_elements_in_processes_of_their_own_are_one_map(executor: Any) -> None:
+    with Flow("f") as flow:
+        node = task(lambda x: number(x), name="caller", isolation="process", chunksize=4).map(list(range(20, 32)))
+    view = flow.run(executor=executor)
+
+    assert view.result[node].result == list(range(20, 32))
+    assert [each.map_index for each in view["caller/number"].map_states] == list(range(12))
+
+
 @pytest.mark.parametrize("options", [{"cache_for": 60}, {"target": "{x}"}])
 def test_calls_use_values_that_the_block_has_stored_and_store_for_it(
     executor: Any, tmp_path: Path, options: dict[str, Any]

@@ -10,7 +10,7 @@ import heapq
 import re
 import sys
 from collections import Counter, deque
-from collections.abc import Collection, Container, Iterable, Mapping
+from collections.abc import Collection, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -303,9 +303,8 @@ class Machine:
         self._reach(run, ahead, enough)
         if run.node.is_map and (run.elements is None or expansion.indices[-1] >= run.elements.width):
             return
-        for slug, base in zip(placed.slugs, placed.bases, strict=True):
-            if base != (len(self._codes_of(slug)) if slug in self.runs else 0):
-                return  # something before it was not recorded: whoever made these calls makes them again
+        if placed.bases != self._bases_of(expansion, placed.slugs):
+            return  # something before it was not recorded: whoever made these calls makes them again
         self._place(expansion, placed)
 
     def _advance(self) -> None:
@@ -627,7 +626,7 @@ class Machine:
                 self._known.add(nodes[slug])
                 self._fan_out.grow(self.runs[slug], 0)
             slugs.append(slug)
-        bases = tuple(len(self._codes_of(slug)) for slug in slugs)
+        bases = self._bases_of(expansion, slugs)
         placed = Placed(expansion, tuple(slugs), bases, recorded.void if recorded is not None else frozenset())
         for slug, group in zip(slugs, expansion.groups, strict=True):
             run = self.runs[slug]
@@ -651,6 +650,15 @@ class Machine:
         for run in map(self.runs.__getitem__, slugs):  # of a caller that had ended, one without elements ends here
             if recorded is not None and run.elements is not None and run.elements.is_final:
                 self._follow(run)
+
+    def _bases_of(self, expansion: Expansion, slugs: Sequence[str]) -> tuple[int, ...]:
+        """Numbers that the first elements of an expansion's groups get; several groups may be of one map."""
+        widths = {slug: len(self._codes_of(slug)) if slug in self.runs else 0 for slug in slugs}
+        bases = []
+        for slug, group in zip(slugs, expansion.groups, strict=True):
+            bases.append(widths[slug])
+            widths[slug] += group.width
+        return tuple(bases)
 
     def _free_slug(self, caller: str, name: str) -> str:
         slug, number = f"{caller}/{name}", 1

@@ -154,7 +154,10 @@ class _Expander:
         self._node = node
         self._max_width = max_width
         self._groups: list[_Group] = []
-        self._by_function: dict[tuple[Any, ...], list[_Group]] = {}
+        self._by_function: dict[tuple[Any, ...], list[tuple[Policies, _Group]]] = {}
+        self._by_identity: dict[str, _Group] = {}
+        self._functions: list[Any] = []
+        """Those that groups are known by, so that no other has the identity of one."""
         self._places: dict[int, Need] = {}
         """Of each call that was met, by its identity; a need without its key."""
         self._counts: dict[str, int] = {}
@@ -228,12 +231,17 @@ class _Expander:
     def _group_of(self, call: DeferredCall) -> _Group:
         names = tuple(call.arguments)
         known = self._by_function.setdefault((_identity(call.signature.function), call.name, names), [])
-        for group in known:
-            if group.call is not None and group.call.policies == call.policies:
+        for policies, group in known:
+            if policies == call.policies:
                 return group
-        known.append(_Group(len(self._groups), call, names))
-        self._groups.append(known[-1])
-        return known[-1]
+        # What comes from another process has a function of its own in each call.
+        identity = identity_of(call.signature.function, call.policies, call.name, names)
+        group = self._by_identity.setdefault(identity, _Group(len(self._groups), call, names))
+        if group.number == len(self._groups):
+            self._groups.append(group)
+        known.append((call.policies, group))
+        self._functions.append(call.signature.function)
+        return group
 
     def _record(self, call: DeferredCall, place: Need) -> None:
         """Make the records of a call, or of the elements of a map."""
