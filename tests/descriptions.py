@@ -142,7 +142,7 @@ PATIENT = task(lambda n: [FRAGILE(n + i) for i in range(4)], name="patient", tri
 
 ACTS.update(
     {
-        "defer": lambda n, given: INNER(n),
+        "defer": lambda n, given: INNER(n, given),
         "defer a list": lambda n, given: [INNER(n + i) for i in range(n % 4)],
         "defer what fails": lambda n, given: [FRAGILE(n + i) for i in range(n % 5)],
         "defer what fails, and bear it": lambda n, given: [PATIENT(n), INNER(PATIENT(n))],
@@ -152,9 +152,9 @@ ACTS.update(
         "defer a lenient join": lambda n, given: LENIENT([FRAGILE(n), n, FRAGILE(n + 1)]),
         "defer a map": lambda n, given: INNER.map(list(range(n, n + n % 4))),
         "defer a join of a map": lambda n, given: [JOIN(FRAGILE.map([n, n + 2])), LENIENT(FRAGILE.map(range(n % 3)))],
-        "defer maps over maps": lambda n, given: INNER.map(FRAGILE.map([n, n + 1, n + 2]), unmapped(n)),
+        "defer maps over maps": lambda n, given: INNER.map(FRAGILE.map([n, n + 1, n + 2]), unmapped(given)),
         "defer a map over a call": lambda n, given: [INNER.map(LISTER(n)), INNER.map(flatten([[n], [1, 2]]))],
-        "defer in a nest": lambda n, given: [[INNER(n)], n, (FRAGILE(n + 2), [INNER(n + 3)]), []],
+        "defer in a nest": lambda n, given: [[INNER(n)], given[1], (FRAGILE(n + 2), [INNER(given)]), []],
         "defer what defers": lambda n, given: GROW(0, n),
         "defer in order": lambda n, given: INNER(n, upstream_tasks=[FRAGILE(n)]),
         "defer the same twice": lambda n, given: [(call := FRAGILE(n)), INNER(call, call), call],

@@ -15,6 +15,7 @@ def check(machine: Machine) -> None:
     try:
         unfinished = sum(not run.is_final for run in known.runs.values())
         assert machine._unfinished == unfinished, "the count of the unfinished is off"
+        _check_takers(machine)
         _check_flying(known)
         _check_elements(known)
         _check_chains(known, machine._fan_out)
@@ -22,6 +23,14 @@ def check(machine: Machine) -> None:
             _check_calls(known)
     except AssertionError as error:
         raise AssertionError(f"{error}\nstory:\n" + "\n".join(machine.story[-60:])) from None
+
+
+def _check_takers(machine: Machine) -> None:
+    """The outcome of a node is kept for as long as somebody has not ended who may take it."""
+    runs = machine._known.runs
+    for slug, count in machine._consumers_left.items():
+        takers = sum(slug in run.upstreams and not run.is_final for run in runs.values())
+        assert count == takers, f"{slug}: {takers} nodes that take it have not ended, {count} counted"
 
 
 def _check_flying(known: Knowledge) -> None:

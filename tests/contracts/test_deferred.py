@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from anabranch import Flow, config, task, triggers, unmapped
+from anabranch import Flow, Parameter, config, task, triggers, unmapped
 from anabranch.base.events import CallsMade, Event
 from anabranch.executors import DaskExecutor
 from anabranch.results import LocalResult
@@ -134,6 +134,46 @@ def test_large_values_take_their_places_without_the_driver(executor: Any) -> Non
     assert not state._whole.runs["texts/text"].elements.values
 
 
+@task
+def load(n: int) -> list[int]:
+    return list(range(n))
+
+
+@task
+def count(i: int, data: list[int]) -> int:
+    return i + len(data)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_calls_share_what_their_caller_was_given_or_has_made(executor: Any, isolation: Any) -> None:
+    n = 50_000  # of which one copy is within the limit, and two are not
+
+    def all_kinds(i: int, data: list[int], constant: list[int], parameter: list[int]) -> Any:
+        own = list(range(n))
+        shares = [count(i, each) for each in (data, constant, parameter, own, own)]
+        return {"shares": shares, "map": count.map([0, 1], unmapped(data)), "below": further(i, data), "held": [data]}
+
+    @task
+    def further(i: int, data: list[int]) -> Any:
+        return [count(i, data), count(i + 1, [*data, 1])]
+
+    with Flow("f") as flow:
+        given = load(n), unmapped(list(range(n)))
+        options: dict[str, Any] = {"isolation": isolation, "name": "caller"}
+        node = task(all_kinds, **options).map(
+            [0, 1, 2], unmapped(given[0]), given[1], unmapped(Parameter("p", default=list(range(n))))
+        )
+    with config.set(engine__calls_nbytes=900_000):
+        view = flow.run(executor=executor)
+
+    assert view.is_successful(), view.result[node].message
+    for i, value in enumerate(view.result[node].result):
+        assert value["shares"] == [i + n] * 5
+        assert value["map"] == [n, n + 1]
+        assert value["below"] == [i + n, i + n + 2]
+        assert value["held"] == [list(range(n))]
+
+
 def test_calls_of_elements_in_processes_of_their_own_are_one_map(executor: Any) -> None:
     with Flow("f") as flow:
         node = task(lambda x: number(x), name="caller", isolation="process", chunksize=4).map(list(range(20, 32)))
@@ -141,6 +181,29 @@ def test_calls_of_elements_in_processes_of_their_own_are_one_map(executor: Any) 
 
     assert view.result[node].result == list(range(20, 32))
     assert [each.map_index for each in view["caller/number"].map_states] == list(range(12))
+
+
+def test_a_resumed_run_has_what_calls_were_given(executor: Any, tmp_path: Path) -> None:
+    mended = tmp_path / "mended"
+
+    @task
+    def weigh(i: int, *data: list[int]) -> int:
+        if i == 1 and not mended.exists():
+            raise ValueError(i)
+        return i + sum(map(len, data))
+
+    @task
+    def caller(i: int, data: list[int]) -> Any:
+        return [weigh(i, data, own := [i] * 40_000), weigh(i + 1, own)]
+
+    with Flow("f") as flow:
+        node = caller.map([0, 1], unmapped(load(40_000)))
+    before = flow.run(executor=executor)
+    assert before.is_failed()
+    mended.touch()
+    view = flow.run(executor=executor, resume=before.run_id)
+
+    assert view.result[node].result == [[80_000, 40_001], [80_001, 40_002]]
 
 
 @pytest.mark.parametrize("options", [{"cache_for": 60}, {"target": "{x}"}])

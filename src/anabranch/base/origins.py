@@ -55,6 +55,13 @@ class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # it has no types
         return make, (*arguments[:_FILE], file, *arguments[_FILE + 1 :])
 
 
+class _NamingPickler(_Pickler):
+    name_of: Callable[[Any], Any]
+
+    def persistent_id(self, value: Any) -> Any:
+        return self.name_of(value)
+
+
 def pickled(
     value: Any, buffer_callback: Callable[[pickle.PickleBuffer], Any] | None = None
 ) -> tuple[bytes, list[CodeType]]:
@@ -63,6 +70,15 @@ def pickled(
         pickler = _Pickler(file, buffer_callback)
         pickler.dump(value)
         return file.getvalue(), pickler.codes
+
+
+def pickled_with_names(value: Any, name_of: Callable[[Any], Any]) -> bytes:
+    """A value's pickle with persistent ids, as the pickle module has them, of what `name_of` gives one for."""
+    with io.BytesIO() as file:
+        pickler = _NamingPickler(file, None)
+        pickler.name_of = name_of
+        pickler.dump(value)
+        return file.getvalue()
 
 
 def dumps(value: Any) -> bytes:

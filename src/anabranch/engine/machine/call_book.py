@@ -38,6 +38,8 @@ class CallBook:
     def __init__(self) -> None:
         self.caller_of: dict[str, str] = {}
         """Slug of the caller, by that of each group of calls."""
+        self.parcels: dict[str, bytes] = {}
+        """By digest: what records name that is nowhere else."""
         self.definitions: dict[str, Any] = {}
         """Nodes of groups with their code, as workers take them."""
         self._groups: dict[tuple[str, str], str] = {}
@@ -76,6 +78,8 @@ class CallBook:
     def place(self, placed: Placed) -> None:
         """Note calls that were made, and who waits for whom. None of them has ended."""
         expansion = placed.expansion
+        for digest, data in expansion.parcels.items():
+            self.parcels.setdefault(digest, data)
         for number, (slug, base) in enumerate(zip(placed.slugs, placed.bases, strict=True)):
             self._segments[slug].append(_Segment(base, base + expansion.groups[number].width, placed, number))
         callers = [index for index in expansion.indices if index not in placed.void]
@@ -234,23 +238,27 @@ class CallBook:
             placements = {id(callers[index]): callers[index] for index in indices}
             for placed in placements.values():
                 low, first, last = 0, indices[0], indices[-1]
-                for width, data in placed.expansion.blocks:
+                for width, data, *named in placed.expansion.blocks:
                     own = placed.expansion.indices[low : low + width]
                     low += width
                     if own[0] > last or own[-1] < first:
                         continue
                     if any(index in wanted and callers.get(index) is placed for index in own):
-                        found[id(data)] = Block(own, data, _places(placed))
+                        found[id(data)] = Block(own, data, _places(placed), *named)
             return tuple(found.values())
         spans = [(indices.start, indices.stop)] if isinstance(indices, range) else [(i, i + 1) for i in indices]
         for low, high in spans:
             for segment in self._overlapping(waiter.slug, low, high):
                 at = segment.base
-                for width, data in segment.placed.expansion.groups[segment.group].blocks:
+                for width, data, *named in segment.placed.expansion.groups[segment.group].blocks:
                     if at < high and at + width > low:
-                        found[id(data)] = Block(range(at, at + width), data, _places(segment.placed))
+                        found[id(data)] = Block(range(at, at + width), data, _places(segment.placed), *named)
                     at += width
         return tuple(found.values())
+
+    def parcels_of(self, blocks: Iterable[Block]) -> dict[str, bytes]:
+        """The parcels that the records in some blocks name."""
+        return {digest: self.parcels[digest] for block in blocks for digest in block.parcels}
 
     def missing(self) -> dict[tuple[Waiter, int], int]:
         """Number of calls that each element waits for, of those that wait."""

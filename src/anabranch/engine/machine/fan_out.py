@@ -139,7 +139,7 @@ class FanOut:
         elements, slug = run.elements, run.node.slug
         assert elements is not None
         singles = [up for up in map(self._known.runs.get, run.node.element_upstreams) if up and up.elements is None]
-        whole = [self._known.runs[up] for up in run.node.whole_upstreams]
+        whole = [self._known.runs[up] for up in (*run.node.whole_upstreams, *run.borrowed)]
         if not all(up.is_final for up in (*singles, *whole)):
             return None
         for up in singles:
@@ -437,13 +437,14 @@ class FanOut:
                 else:
                     source = self._known.input(run)
                     elements[up] = CutFrom(source.key, source.seal) if isinstance(source, Held) else source
-        calls = self._calls(slugs[0], batch, elements)
+        inputs = self._known.whole_inputs(slugs, without=slugs[0] if batch.assembles else None)
+        calls = self._calls(slugs[0], batch, elements, inputs)
         retries = self._elements_of(slugs[0]).retries
         tried = {index: retries[index] for index in batch.indices if index in retries} if retries else {}
         unit = Unit(
             key=self._known.new_key(self._known.graph.nodes[slugs[0]]),
             nodes=tuple(slugs),
-            inputs=self._known.whole_inputs(slugs, without=slugs[0] if batch.assembles else None),
+            inputs=inputs,
             elements=elements,
             attempts={index: state.attempt + 1 for index, state in tried.items()},
             loops={index: state.result for index, state in tried.items() if isinstance(state.result, tuple)},
@@ -479,7 +480,7 @@ class FanOut:
             return min(give_up_s or PERMIT_S, PERMIT_S)
         return give_up_s
 
-    def _calls(self, slug: str, batch: Batch, elements: dict[str, Input]) -> UnitCalls | None:
+    def _calls(self, slug: str, batch: Batch, elements: dict[str, Input], inputs: dict[str, Input]) -> UnitCalls | None:
         """What a chunk needs to run deferred calls, or to put callers' values together."""
         calls = self._known.calls
         if not batch.assembles and slug not in calls.caller_of:
@@ -487,8 +488,9 @@ class FanOut:
         waiter = Waiter(slug, batch.assembles)
         elements.update(self._known.called_inputs(waiter, batch.indices))
         definitions = {each: calls.definitions[each] for each in (slug, *elements) if each in calls.definitions}
-        blocks = {slug: calls.blocks(waiter, batch.indices)}
-        return UnitCalls(blocks, definitions, assembles=batch.assembles)
+        blocks = calls.blocks(waiter, batch.indices)
+        inputs.update(self._known.lent_inputs(blocks))
+        return UnitCalls({slug: blocks}, definitions, assembles=batch.assembles, parcels=calls.parcels_of(blocks))
 
     def _is_kept(self, slug: str, slugs: list[str]) -> bool:
         if slug in self._known.calls.caller_of:

@@ -25,6 +25,7 @@ from anabranch.engine.machine.call_book import CallBook, Waiter
 from anabranch.engine.machine.limits import Limits, Names
 from anabranch.engine.machine.maps import Chain, MapRun
 from anabranch.engine.machine.verdicts import Verdicts
+from anabranch.engine.units.calls import Block
 from anabranch.engine.units.indices import Indices
 from anabranch.engine.units.units import Held, Input, Key, Known, Pieces, Progress, Sent, Stored, Unit
 from anabranch.results.reference import ResultRef
@@ -64,6 +65,14 @@ class NodeRun:
     """What the templates of its limits make, once that is known."""
     assembles: bool = False
     """Whether it has made deferred calls that have ended: its value is put together of theirs."""
+
+    borrowed: frozenset[str] = frozenset()
+    """Nodes whose values are named in the arguments of deferred calls: of its own elements, or that these have made."""
+
+    @property
+    def upstreams(self) -> set[str]:
+        """Slugs of the nodes of which it may take something."""
+        return {*(edge.upstream for edge in self.node.edges), *self.borrowed}
 
     @property
     def is_final(self) -> bool:
@@ -142,6 +151,16 @@ class Knowledge:
         self.limits.add(node)
         run = self.runs[node.slug] = NodeRun(node, Pending())
         return run
+
+    def lend(self, slug: str, upstreams: Iterable[str]) -> set[str]:
+        """Note that a node takes values of others by their names; which of them are new to it."""
+        run, downstream = self.runs[slug], self.graph.downstream
+        assert isinstance(downstream, dict)
+        fresh = set(upstreams) - run.upstreams
+        run.borrowed = run.borrowed.union(upstreams)
+        for up in fresh:
+            downstream[up] = (*downstream[up], slug)
+        return fresh
 
     def new_key(self, node: FrozenNode) -> Key:
         """A key for a unit that begins with this node; Dask's pages group by its name."""
@@ -260,6 +279,10 @@ class Knowledge:
             if up not in inside and run.node.kind != "parameter":
                 inputs[up] = self.input(run) if up in taken or not run.is_final else Known(run.state)
         return inputs
+
+    def lent_inputs(self, blocks: Iterable[Block]) -> dict[str, Input]:
+        """Where the values are that records of deferred calls name."""
+        return {up: self.input(self.runs[up]) for block in blocks for up in block.borrowed}
 
     def has_ended(self, waiter: Waiter, index: int) -> bool:
         """Whether an element has ended; -1: a single node."""

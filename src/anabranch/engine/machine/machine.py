@@ -303,6 +303,8 @@ class Machine:
         self._reach(run, ahead, enough)
         if run.node.is_map and (run.elements is None or expansion.indices[-1] >= run.elements.width):
             return
+        if not all(up in self.runs for up in expansion.borrowed):
+            return
         if placed.bases != self._bases_of(expansion, placed.slugs):
             return  # something before it was not recorded: whoever made these calls makes them again
         self._place(expansion, placed)
@@ -607,6 +609,9 @@ class Machine:
         caller = self.runs[expansion.slug]
         if not self._take_callers(caller, expansion, recorded):
             return
+        known_parcels = self._known.calls.parcels
+        fresh = {digest: data for digest, data in expansion.parcels.items() if digest not in known_parcels}
+        expansion = replace(expansion, parcels=fresh)
         known = {group.identity: self._known.calls.group(expansion.slug, group.identity) for group in expansion.groups}
         widths = {slug: len(self._codes_of(slug)) for slug in known.values() if slug is not None}
         most = self._known.settings["max_width"]
@@ -633,7 +638,12 @@ class Machine:
             if run.is_final:  # its caller had ended, and was called again since
                 run.state = Running(message="deferred calls")
                 self._unfinished += 1
+                for up in run.borrowed:
+                    self._consumers_left[up] += 1
             self._fan_out.grow(run, group.width)
+        for slug in (expansion.slug, *slugs):
+            for up in self._known.lend(slug, expansion.borrowed):
+                self._consumers_left[up] += not self.runs[slug].is_final
         self._known.calls.place(placed)
         self._commands.append(Tell(CallsMade(self._now, expansion.slug, nodes, placed, is_new=recorded is None)))
         for slug, base, group in zip(slugs, bases, expansion.groups, strict=True):
@@ -779,7 +789,7 @@ class Machine:
             if called.elements is not None and called.elements.is_final and not called.is_final:
                 self._conclude(called, called.elements.state())
         released: list[Key] = []
-        for up in {edge.upstream for edge in run.node.edges}:
+        for up in run.upstreams:
             self._consumers_left[up] -= 1
             if not self._consumers_left[up]:
                 released += self._let_go(up)
@@ -886,7 +896,7 @@ class Machine:
                     self._start_or_wait(self.runs[slug])
         for run in reopen(self._known, gone):
             self._unfinished += 1
-            for up in {edge.upstream for edge in run.node.edges}:
+            for up in run.upstreams:
                 self._consumers_left[up] += 1
         self._recount_calls()
         self._fan_out.rebuild(self._now)

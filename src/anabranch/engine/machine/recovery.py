@@ -176,6 +176,8 @@ def _is_wanted(known: Knowledge, run: NodeRun, *, whole: bool = False) -> bool:
         return True
     for down in known.graph.downstream[slug]:
         other = known.runs[down]
+        if not other.is_final and slug in other.borrowed:
+            return True
         if other.is_final or (other.elements is None and not known.takes_inputs(down, -1)):
             continue
         for edge in other.node.edges:

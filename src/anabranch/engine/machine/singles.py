@@ -178,14 +178,16 @@ class Singles:
         waiter = Waiter(slug, True)
         elements = self._known.called_inputs(waiter, (-1,))
         definitions = {each: calls.definitions[each] for each in elements}
+        blocks = calls.blocks(waiter, (-1,))
         unit = Unit(
             key=self._known.new_key(run.node),
             nodes=(slug,),
+            inputs=self._known.lent_inputs(blocks),
             elements=elements,
             attempts={-1: run.attempt} if run.attempt > 1 else {},
             is_suspect=run.is_suspect,
             names=run.names or (),
-            calls=UnitCalls({slug: calls.blocks(waiter, (-1,))}, definitions, assembles=True),
+            calls=UnitCalls({slug: blocks}, definitions, assembles=True, parcels=calls.parcels_of(blocks)),
         )
         run.key, run.is_flying, run.was_told = unit.key, True, False
         self._known.look_below(slug)

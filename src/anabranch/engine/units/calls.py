@@ -91,6 +91,18 @@ class Link:
             position += 1
 
 
+class RecordBlock(NamedTuple):
+    """Records that travel together."""
+
+    width: int
+    data: bytes
+    """The pickled list of them."""
+    parcels: tuple[str, ...] = ()
+    """Digests of the parcels that they name."""
+    borrowed: tuple[str, ...] = ()
+    """Slugs of the nodes, which are no maps, whose values they name."""
+
+
 @dataclass(frozen=True, slots=True)
 class CallGroup:
     """Calls to one task."""
@@ -103,8 +115,7 @@ class CallGroup:
     definition: Any
     """The node with its code: as it is where everything runs in one process, else pickled."""
     width: int
-    blocks: tuple[tuple[int, bytes], ...]
-    """Number of records, and the pickled list of them."""
+    blocks: tuple[RecordBlock, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,14 +126,31 @@ class Expansion:
     indices: Indices
     """The elements, in order; ``(-1,)`` for a single node."""
     groups: tuple[CallGroup, ...]
-    blocks: tuple[tuple[int, bytes], ...]
+    blocks: tuple[RecordBlock, ...]
     """Records of the caller's elements."""
     links: tuple[Link, ...]
+    parcels: Mapping[str, bytes] = field(default_factory=dict)
+    """By digest: pickled values that records name."""
 
     @property
     def nbytes(self) -> int:
-        """What the records weigh."""
-        return sum(len(data) for _, data in (*self.blocks, *(each for group in self.groups for each in group.blocks)))
+        """What the records weigh, and what travels for them."""
+        return sum(len(each.data) for each in self._record_blocks()) + sum(map(len, self.parcels.values()))
+
+    @property
+    def named(self) -> set[str]:
+        """Digests of the parcels that records name."""
+        return {each for block in self._record_blocks() for each in block.parcels}
+
+    @property
+    def borrowed(self) -> set[str]:
+        """Slugs of the nodes whose values records name."""
+        return {each for block in self._record_blocks() for each in block.borrowed}
+
+    def _record_blocks(self) -> Iterator[RecordBlock]:
+        yield from self.blocks
+        for group in self.groups:
+            yield from group.blocks
 
     @property
     def width(self) -> int:
@@ -150,6 +178,9 @@ class Block:
     data: bytes
     places: tuple[tuple[str, int], ...]
     """Of each group of the expansion: its slug, and the number of its first element."""
+    parcels: tuple[str, ...] = ()
+    borrowed: tuple[str, ...] = ()
+    """Both as those of `RecordBlock`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,3 +192,5 @@ class UnitCalls:
     definitions: Mapping[str, Any] = field(default_factory=dict)
     assembles: bool = False
     """Whether the first node has made calls that have ended: its value is put together of theirs."""
+    parcels: Mapping[str, bytes] = field(default_factory=dict)
+    """Those that the records name."""

@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from anabranch.base.errors import UnstorableValueError
 from anabranch.base.states import BY_CODE, State, Success, TriggerFailed, map_state
 from anabranch.base.triggers import EdgeName, Upstreams, verdict
-from anabranch.definition.expressions import Expression, evaluate, rename
+from anabranch.definition.expressions import Const, Expression, evaluate, rename
 from anabranch.definition.frozen import Edge, FrozenNode
 from anabranch.engine.units.blame import blamed
 from anabranch.engine.units.calls import Need, Record
-from anabranch.engine.units.columns import Aligned, stored_columns
+from anabranch.engine.units.columns import Aligned, stored_columns, whole_outcome
 from anabranch.engine.units.indices import Indices, union
+from anabranch.engine.units.loans import CONSTANT, PARAMETER, PARCEL, Loan, loads
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import SUCCESS, Key, Outcome, Pieces, Program, Unit
 
@@ -24,6 +26,9 @@ class Called:
 
     def __init__(self, slug: str, unit: Unit, program: Program, outcomes: Mapping[Key, UnitOutcome]) -> None:
         wanted = set(unit.indices) if unit.indices is not None else {-1}
+        self._unit, self._program, self._outcomes = unit, program, outcomes
+        self.lent: dict[Loan, Any] = {}
+        """What the records name."""
         self.records: dict[int, Record] = {}
         """By element; -1 of a single node."""
         self._places: dict[int, tuple[tuple[str, int], ...]] = {}
@@ -31,7 +36,7 @@ class Called:
         for block in calls.blocks.get(slug, ()) if calls is not None else ():
             if wanted.isdisjoint(block.indices):
                 continue
-            for index, record in zip(block.indices, pickle.loads(block.data), strict=True):
+            for index, record in zip(block.indices, loads(block.data, self._lent), strict=True):
                 if index in wanted:
                     self.records[index] = Record(*record)
                     self._places[index] = block.places
@@ -46,6 +51,12 @@ class Called:
                 self._at[group] = (-indices.start).__add__
             else:
                 self._at[group] = {index: at for at, index in enumerate(indices)}.__getitem__
+
+    def _lent(self, loan: Loan) -> Any:
+        """What a record names."""
+        if loan not in self.lent:
+            self.lent[loan] = _value_of(loan, self._unit, self._program, self._outcomes)
+        return self.lent[loan]
 
     def _needed(self) -> dict[str, Indices]:
         needed: dict[str, set[tuple[int, int]]] = {}
@@ -149,6 +160,26 @@ class Called:
         if codes.count(SUCCESS) < len(codes):
             records = {position: outcome.state for position, outcome in enumerate(self.outcomes(index, need))}
         return Outcome(map_state(need.called, codes, records), self.values(index, need))
+
+
+def _value_of(loan: Loan, unit: Unit, program: Program, outcomes: Mapping[Key, UnitOutcome]) -> Any:
+    kind, name = loan[:2]
+    if kind == PARCEL:
+        assert unit.calls is not None
+        return pickle.loads(unit.calls.parcels[name])
+    if kind == CONSTANT:
+        node = program.nodes.get(name)
+        expression = node.arguments.get(loan[2]) if node is not None else None
+        if type(expression) is Const:
+            return expression.value
+        raise UnstorableValueError(f"{name} has no constant argument {loan[2]!r} any more, which this call was given")
+    if kind == PARAMETER and name not in program.values:
+        raise UnstorableValueError(f"the flow has no parameter {name!r} any more, whose value this call was given")
+    outcome = whole_outcome(name, unit, program, outcomes)
+    if not outcome.state.is_successful() or outcome.state.is_skipped():
+        state = outcome.state.name
+        raise UnstorableValueError(f"this call was given the value of {name}, which was lost, and made again: {state}")
+    return outcome.value
 
 
 class _Values(Mapping[Any, Any]):

@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import pickle
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from graphlib import CycleError, TopologicalSorter
 from types import MethodType
@@ -29,10 +29,12 @@ from anabranch.engine.units.calls import (
     Link,
     Need,
     Record,
+    RecordBlock,
 )
 from anabranch.engine.units.elements import read
 from anabranch.engine.units.indices import Indices, compact
-from anabranch.engine.units.units import Program
+from anabranch.engine.units.loans import CONSTANT, NODE, PARAMETER, PARCEL, Lender, Lent, Loan
+from anabranch.engine.units.units import Held, Outcome, Program, Stored, Unit
 from anabranch.engine.units.values import dumps
 from anabranch.engine.worker.call_storing import choose_storing, storing_to_read
 
@@ -72,9 +74,15 @@ def expanded(
     given: Sequence[tuple[str, Any]],
     program: Program,
     *,
+    there: Mapping[Loan, Any],
     in_process: bool,
 ) -> Expansion:
     """The expansion of elements that made calls: for each its name, and what it returned.
+
+    Parameters
+    ----------
+    there
+        What they were given that need not travel with the calls.
 
     Raises
     ------
@@ -92,10 +100,29 @@ def expanded(
             f"engine.max_defer_depth allows {settings['max_defer_depth']:,}: does the recursion end? If so, raise "
             "the setting"
         )
-    expander = _Expander(node, settings["max_width"])
+    expander = _Expander(node, settings["max_width"], Lender(there, settings["inline_nbytes"]))
     for position, (name, value) in enumerate(given):
         expander.add(position, name, value)
     return expander.done(indices, program, in_process=in_process)
+
+
+def things_there(node: FrozenNode, given: Mapping[str, Outcome], unit: Unit, program: Program) -> dict[Loan, Any]:
+    """What a task is given that calls which it makes can name; `given`: outcomes of what is upstream, as a whole."""
+    found: dict[Loan, Any] = {
+        (CONSTANT, node.slug, name): expression.value
+        for name, expression in node.arguments.items()
+        if type(expression) is Const and name not in node.mapped
+    }
+    for slug, outcome in given.items():
+        source = unit.inputs.get(slug)
+        is_large = isinstance(source, (Held, Stored))
+        if slug in unit.nodes:
+            is_large = outcome.nbytes > program.settings["inline_nbytes"]
+        if slug in program.values:
+            found[PARAMETER, slug] = outcome.value
+        elif is_large and outcome.state.is_successful() and not outcome.state.is_skipped():
+            found[NODE, slug] = outcome.value
+    return found
 
 
 def short_path(name: str) -> str:
@@ -122,10 +149,10 @@ class _Group:
     number: int
     call: DeferredCall | None
     names: tuple[str, ...]
+    lender: Lender
     width: int = 0
     records: list[Record] = field(default_factory=list)
-    blocks: list[tuple[int, bytes]] = field(default_factory=list)
-    nbytes: int = 0
+    blocks: list[RecordBlock] = field(default_factory=list)
 
     def add(self, record: Record) -> None:
         self.records.append(record)
@@ -134,7 +161,9 @@ class _Group:
 
     def flush(self) -> None:
         if self.records:
-            self.blocks += _blocks(self.records)
+            for width, lent in _blocks(self.records, self.lender):
+                named = {kind: tuple({loan[1] for loan in lent.loans if loan[0] == kind}) for kind in (PARCEL, NODE)}
+                self.blocks.append(RecordBlock(width, lent.data, named[PARCEL], named[NODE]))
             self.records = []
 
 
@@ -150,8 +179,9 @@ class _OpenLink:
 class _Expander:
     """Numbers calls as they are met, the caller's own first, then those among their arguments."""
 
-    def __init__(self, node: FrozenNode, max_width: int) -> None:
+    def __init__(self, node: FrozenNode, max_width: int, lender: Lender) -> None:
         self._node = node
+        self._lender = lender
         self._max_width = max_width
         self._groups: list[_Group] = []
         self._by_function: dict[tuple[Any, ...], list[tuple[Policies, _Group]]] = {}
@@ -165,7 +195,7 @@ class _Expander:
         self._alive: list[DeferredCall] = []
         self._open: dict[tuple[int, int], _OpenLink] = {}
         self._links: list[Link] = []
-        self._own = _Group(CALLER, None, ("value",))
+        self._own = _Group(CALLER, None, ("value",), lender)
         self._caller = ""
         self._takes: dict[int, set[int]] = {}
         """Calls that each call needs, by their identities."""
@@ -236,7 +266,7 @@ class _Expander:
                 return group
         # What comes from another process has a function of its own in each call.
         identity = identity_of(call.signature.function, call.policies, call.name, names)
-        group = self._by_identity.setdefault(identity, _Group(len(self._groups), call, names))
+        group = self._by_identity.setdefault(identity, _Group(len(self._groups), call, names, self._lender))
         if group.number == len(self._groups):
             self._groups.append(group)
         known.append((call.policies, group))
@@ -332,12 +362,19 @@ class _Expander:
         for group in self._groups:
             group.flush()
         groups = tuple(_finished(group, self._node, program, in_process=in_process) for group in self._groups)
-        expansion = Expansion(self._node.slug, indices, groups, tuple(self._own.blocks), tuple(self._links))
+        expansion = Expansion(
+            self._node.slug,
+            indices,
+            groups,
+            tuple(self._own.blocks),
+            tuple(self._links),
+            self._lender.parcels,
+        )
         if expansion.nbytes > limit:
             raise UnstorableValueError(
                 f"the arguments of {expansion.width:,} deferred calls made by {self._node.slug} weigh "
-                f"{expansion.nbytes:,} bytes, and engine.calls_nbytes allows {limit:,}: pass paths or keys "
-                "instead of data"
+                f"{expansion.nbytes:,} bytes, and engine.calls_nbytes allows {limit:,}: have another task make what "
+                "is large, and pass on what that gave, or pass paths or keys instead of data"
             )
         return expansion
 
@@ -353,29 +390,25 @@ def _as_tuple(parts: list[Any]) -> tuple[Any, ...]:
     return tuple(parts[0])
 
 
-def _blocks(records: list[Record], data: bytes | None = None) -> list[tuple[int, bytes]]:
-    """Records, pickled together where they are small, or share what is large; `data`: the pickle of all of them."""
-    if data is None:
+def _blocks(records: list[Record], lender: Lender, lent: Lent | None = None) -> list[tuple[int, Lent]]:
+    """Records, pickled together where they are small, or share what is large; `lent`: the pickle of all of them."""
+    if lent is None:
         try:
-            data = _dumps_records(records)
+            lent = lender.dumps(records)
         except BaseException as error:  # pickling runs the user's code
             if len(records) > 1:
-                return [block for record in records for block in _blocks([record])]
+                return [block for record in records for block in _blocks([record], lender)]
             (record,) = records
             raise UnstorableValueError(
                 f"an argument of the deferred call {record.called}[{record.number}] cannot leave the process it was "
                 f"made in: {headline_of(error)}"
             ) from None
-    if len(data) > BLOCK_NBYTES and len(records) > 1:
+    if len(lent.data) > BLOCK_NBYTES and len(records) > 1:
         middle = len(records) // 2
-        halves = [(half, _dumps_records(half)) for half in (records[:middle], records[middle:])]
-        if sum(len(part) for _, part in halves) < MAX_GROWTH * len(data):
-            return [block for half, part in halves for block in _blocks(half, part)]
-    return [(len(records), data)]
-
-
-def _dumps_records(records: list[Record]) -> bytes:
-    return dumps([tuple(record) for record in records])
+        halves = [(half, lender.dumps(half)) for half in (records[:middle], records[middle:])]
+        if sum(len(part.data) for _, part in halves) < MAX_GROWTH * len(lent.data):
+            return [block for half, part in halves for block in _blocks(half, lender, part)]
+    return [(len(records), lent)]
 
 
 def _finished(group: _Group, caller: FrozenNode, program: Program, *, in_process: bool) -> CallGroup:

@@ -14,10 +14,12 @@ from anabranch.definition.signature import STAR
 from anabranch.engine.units.columns import Aligned, Carried, held_outcome, single_outcome, stored_columns, whole_outcome
 from anabranch.engine.units.copies import copied, copier, is_immutable
 from anabranch.engine.units.elements import Unread, read
+from anabranch.engine.units.loans import Loan
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import SUCCESS, CutFrom, Held, Key, Outcome, Pieces, Sent, Stored, Unit
 from anabranch.engine.units.values import ATOMS
 from anabranch.engine.worker.calls_in import Called
+from anabranch.engine.worker.calls_out import things_there
 from anabranch.engine.worker.task_runner import copied_nbytes
 
 if TYPE_CHECKING:
@@ -73,6 +75,7 @@ class StageInputs:
         """Whether elements are put together of the results of deferred calls."""
         whole_upstreams = () if self.assembles else node.whole_upstreams
         self.whole = {slug: whole_outcome(slug, unit, self._program, outcomes) for slug in whole_upstreams}
+        self._unit = unit
         self.called = Called(node.slug, unit, self._program, outcomes) if unit.calls is not None else None
         self.busy: set[int] = set()
         """Positions of deferred calls that take values of others."""
@@ -268,6 +271,11 @@ class StageInputs:
         values = {**self._program.values, **{slug: each.value for slug, each in self.whole.items()}}
         names = (name for name in self._node.arguments if name not in self._node.mapped)
         return {name: evaluate(self._node.arguments[name], values) for name in names}
+
+    def there(self) -> dict[Loan, Any]:
+        """What deferred calls that elements make can name."""
+        lent = self.called.lent if self.called is not None else {}
+        return {**things_there(self._node, self.whole, self._unit, self._program), **lent}
 
     def renew(self) -> None:
         """Make new copies of the large whole values, after an attempt that may have changed those that there are."""

@@ -152,6 +152,7 @@ def _expanded(stage: Stage, positions: list[int]) -> Expansion | None:
         as_range(stage.indices[position] for position in positions),
         [(stage.name(position), stage.deferring[position]) for position in positions],
         stage.environment.program,
+        there=stage.inputs.there(),
         in_process=stage.environment.in_process,
     )
 

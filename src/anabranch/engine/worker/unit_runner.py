@@ -31,7 +31,7 @@ from anabranch.engine.units.values import measured
 from anabranch.engine.worker import chunk_runner
 from anabranch.engine.worker.call_storing import with_code
 from anabranch.engine.worker.calls_in import Called
-from anabranch.engine.worker.calls_out import expanded, loaded
+from anabranch.engine.worker.calls_out import expanded, loaded, things_there
 from anabranch.engine.worker.interim import Ongoing, telling
 from anabranch.engine.worker.task_runner import (
     Environment,
@@ -183,7 +183,7 @@ class _Line:
         else:
             outcome = run_collection(run) if node.kind in ("collect", "flatten") else run_task(run)
         if isinstance(outcome.state, Deferred):
-            outcome = _expand(run, outcome, self._expansions)
+            outcome = _expand(run, outcome, self._expansions, unit)
         self._conclude(node, outcome, loop_count=run.context.task_loop_count)
 
     def _take_reported(self, slug: str) -> bool:
@@ -242,7 +242,7 @@ class _Line:
         return UnitOutcome(singles=kept, nbytes=nbytes), report
 
 
-def _expand(run: TaskRun, outcome: Outcome, expansions: list[Expansion]) -> Outcome:
+def _expand(run: TaskRun, outcome: Outcome, expansions: list[Expansion], unit: Unit) -> Outcome:
     """Take the deferred calls out of what a task returned; its failure if they cannot travel."""
     environment = run.environment
     name = run.context.task_full_name
@@ -253,6 +253,7 @@ def _expand(run: TaskRun, outcome: Outcome, expansions: list[Expansion]) -> Outc
                 (-1,),
                 [(name, outcome.value)],
                 environment.program,
+                there=things_there(run.node, run.upstreams, unit, environment.program),
                 in_process=environment.in_process,
             )
         )

@@ -55,16 +55,18 @@ def calls_of(store: RunStore, run_id: str, slugs: Iterable[str], graph: FrozenGr
     callers = dict.fromkeys(prefix for slug in slugs if slug not in graph.nodes for prefix in _prefixes(slug))
     rows = [row for caller in callers for row in store.chunks(run_id, rows_slug(caller))]
     functions = _functions_of(graph)
-    found = []
+    found, parcels = [], dict[str, bytes]()
     for row in sorted(rows, key=lambda row: row.serial):
         try:
             placed: Placed = pickle.loads(row.values or b"")
             groups = tuple(_renewed(group, functions) for group in placed.expansion.groups)
+            parcels.update(placed.expansion.parcels)  # each is in the first row that names it
+            named = {digest: parcels[digest] for digest in placed.expansion.named}
         except Exception as error:  # damaged, of another version, or without a value because that has a secret in it
             slug = row.slug.removesuffix("/")
             _log.warning("%s makes its deferred calls again: what is recorded cannot be used: %s", slug, error)
             continue
-        found.append(replace(placed, expansion=replace(placed.expansion, groups=groups)))
+        found.append(replace(placed, expansion=replace(placed.expansion, groups=groups, parcels=named)))
     return found
 
 

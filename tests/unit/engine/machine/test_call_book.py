@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tests.fake_cluster import FakeCluster
 
-from anabranch import Flow, task
+from anabranch import Flow, task, unmapped
 
 
 @task
@@ -38,3 +38,52 @@ def test_calls_of_calls_are_not_made_again_when_what_they_took_is_lost() -> None
     assert all(lists not in unit.nodes for unit in cluster.runnable())
     cluster.finish()
     assert cluster.machine.runs["outer"].state.is_successful()
+
+
+@task
+def loaded(n: int) -> list[int]:
+    return list(range(n))
+
+
+@task
+def length(i: int, data: list[int]) -> int:
+    return i + len(data)
+
+
+@task
+def lengths(i: int, data: list[int]) -> object:
+    return [length(k, data) for k in range(i)]
+
+
+def borrowing(cluster: FakeCluster) -> None:
+    """Go on until calls are known that were given a value of another node."""
+    cluster.start()
+    while "lengths/length" not in cluster.machine.runs:
+        cluster.go(cluster.runnable()[0])
+
+
+def test_a_value_that_calls_were_given_is_kept_until_they_have_ended() -> None:
+    with Flow("calls") as flow:
+        lengths(2, loaded(5))
+    cluster = FakeCluster(flow, engine={"inline_nbytes": 0})
+    borrowing(cluster)
+
+    assert all("loaded" in unit.inputs for unit in cluster.runnable())
+    assert cluster.machine.runs["loaded"].key in cluster.machine._known.held()
+    cluster.finish()
+    assert cluster.machine.runs["lengths"].state.is_successful()
+    assert cluster.machine.runs["loaded"].key not in cluster.machine._known.held()
+
+
+def test_a_value_that_calls_were_given_is_made_again_before_they_are() -> None:
+    with Flow("calls") as flow:
+        lengths.map([3, 2], unmapped(loaded(5)))
+    cluster = FakeCluster(flow, engine={"inline_nbytes": 0})
+    borrowing(cluster)
+
+    cluster.uproot()
+
+    assert [unit.nodes for unit in cluster.runnable()] == [("loaded",)]
+    cluster.finish()
+    assert cluster.machine.runs["lengths"].state.is_successful()
+    assert sum(unit.nodes == ("loaded",) for unit in cluster.units) == 2
