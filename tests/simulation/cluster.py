@@ -8,7 +8,7 @@ for the first time is handed back.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Self
@@ -332,12 +332,14 @@ class SimulatedExecutor(Executor):
     ----------
     find
         Gives the cluster that there is now.
+    submits
+        Is told before anything is submitted.
     """
 
-    def __init__(self, find: Any, doubles: Doubles) -> None:
+    def __init__(self, find: Any, doubles: Doubles, submits: Callable[[], None] = list) -> None:
         self.doubles = doubles
         self._world: World = doubles.world
-        self._find = find
+        self._find, self._submits = find, submits
         self._token = ""
         self._called_back: set[Key] = set()
 
@@ -376,6 +378,7 @@ class SimulatedExecutor(Executor):
         return sum(worker.slots for worker in self._cluster.workers)
 
     def submit(self, region: Region) -> None:
+        self._submits()
         keys, graph, cluster = region.keys, dict(region.graph), self._cluster
         self._expected.update(dict.fromkeys(keys))
         self._statuses.update(dict.fromkeys(keys, "pending"))

@@ -34,11 +34,42 @@ CHUNKS: tuple[tuple[int | str, str], ...] = (
 """Sizes of chunks, and how the map may end early."""
 CACHES = tuple(each for each in d.STORED if each.startswith("in a cache"))
 DELAYS_S = (0.0, 0.3, 5.0, 100.0)
+BENT = (*("",) * 8, "calls", "nothing first", "few", "alike", "joined")
+"""What a flow may be made to be, because it is rarely so by chance."""
 
 
 def drawn_flow(chance: Chance) -> list[d.Statement]:
     """A description of a flow."""
     return [_statement(chance) for _ in range(1 + chance.below(4))]
+
+
+def bent(statements: list[d.Statement], how: str) -> list[d.Statement]:
+    """The same flow, made to be of a kind that chance seldom makes.
+
+    ``calls``: its tasks call others. ``nothing first``: its maps come after one without elements. ``few``: they end
+    early. ``alike``: they have the same first arguments, and a cache. ``joined``: tasks take what others give before.
+    """
+    if how == "nothing first":
+        empty = d.Map(d.TaskSpec(d.Behaviour(("number",))), ())
+        return [empty, *(replace(each, after=(0,)) if isinstance(each, d.Map) else each for each in statements)]
+    return [_bent(each, number, how) for number, each in enumerate(statements)]
+
+
+def _bent(statement: d.Statement, number: int, how: str) -> d.Statement:
+    if not isinstance(statement, d.Call | d.Map):
+        return statement
+    task, behaviour = statement.task, statement.task.behaviour
+    if how == "calls":
+        acts = ("defer a list", "defer", *behaviour.acts)
+        task = replace(task, behaviour=replace(behaviour, acts=acts), ends="")
+    elif how == "joined" and isinstance(statement, d.Call):
+        return replace(statement, arguments=(d.Ref(max(0, number - 2)), d.Ref(max(0, number - 1))))
+    elif how == "few" and isinstance(statement, d.Map) and not set(behaviour.acts) & {*d.DEFERRING}:
+        task = replace(task, chunksize=1, ends="first 2")
+    elif how == "alike" and isinstance(statement, d.Map):
+        task = replace(task, behaviour=replace(behaviour, is_pure=True), stored="in a cache")
+        return d.Map(task, (0, 0, 1, 1, 2, 2), ((0, 1, 2, 3, 4, 5),))
+    return replace(statement, task=task)
 
 
 def _behaviour(chance: Chance, retries: int) -> d.Behaviour:

@@ -438,7 +438,7 @@ def _handle(self: Machine, stimulus: Stimulus) -> list[Command]:
 
 
 def _check_keys(machine: Machine, commands: Sequence[Command]) -> None:
-    """Raise `AssertionError` if the driver is left with keys that the machine does not need."""
+    """Raise `AssertionError` if the driver is left with keys that the machine does not need, or keeps in vain."""
     held: set[Key] = machine.__dict__.setdefault("held_by_driver", set())
     for command in commands:
         if isinstance(command, Submit):
@@ -448,6 +448,10 @@ def _check_keys(machine: Machine, commands: Sequence[Command]) -> None:
     known = machine._known
     forgotten = [key for key in held if key not in known.units and not known.is_held(key)]
     assert not forgotten, f"keys are not let go: {forgotten}"
+    for run in machine.runs.values():
+        key = run.key
+        if key is not None and run.is_final and run.value is not None and known.is_held(key):
+            assert key in known.units or known._takers[key] > 0, f"a key is kept whose value is here: {key}"
 
 
 def _places_of(graph: FrozenGraph) -> dict[str, str]:

@@ -19,7 +19,7 @@ from tests.properties.test_same_everywhere import seen_from
 from tests.reference import interpret
 from tests.simulation.chance import Chance
 from tests.simulation.cluster import GRACE_S, NOTICE_S, SWEEP_S, Cluster, SimulatedExecutor
-from tests.simulation.flows import drawn_flow
+from tests.simulation.flows import BENT, bent, drawn_flow
 from tests.simulation.parts import SHELF, Doubles, Touches, simulated
 from tests.simulation.subflows import LEDGERS, Ledger
 from tests.simulation.world import BEGIN_S, Process, Stuck, Thread, World
@@ -48,7 +48,7 @@ SOON_S = 1.0
 LEASE_S = 10.0
 LIMIT_S = 50_000.0
 MOST_STEPS = 10_000
-"""Without a task that begins."""
+"""Without a task that begins, or ends in another way than before."""
 STILL_S = (15.0, 3.0, 60.0)
 HAPPENS = ("dies after", "dies before", "dies after", "dies before", "stands still", "is cancelled", "is asked to end")
 OBEYS_S = 5.0
@@ -63,6 +63,13 @@ CALM = 8
 DONE = (Success.code, Cached.code)
 DURATIONS_S = (0.0, 0.0, 0.1, 0.4, 1.5, 5.0)
 OWN_CODE = ("task",)
+_ELSEWHERE = {"inline_nbytes": 0, "rescued_nbytes": 0}
+AS_BENT: dict[str, dict[str, Any]] = {
+    "calls": _ELSEWHERE,
+    "few": _ELSEWHERE,
+    "joined": {"inline_nbytes": 16384, "rescued_nbytes": 1 << 20},
+}
+"""Where values are, in worlds that are bent: what is only on workers can be lost."""
 
 
 IN_MEMORY = "/dev/shm" if os.path.isdir("/dev/shm") else None
@@ -164,8 +171,11 @@ class Plan:
             knows_dead=True,
             stores=False,
         )
-        last = chance.below(4)
-        return replace(plan, knows_dead=last != 1, stores=last == 3)
+        last = chance.below(4 * len(BENT))
+        how = BENT[last // 4]
+        engine = {**engine, **AS_BENT.get(how, {})}
+        plan = replace(plan, statements=bent(statements, how), engine=engine)
+        return replace(plan, knows_dead=last % 4 != 1, stores=last % 4 == 3)
 
     def undisturbed(self) -> Plan:
         """The same flow in a world in which nothing happens to it, with all values kept."""
@@ -214,10 +224,14 @@ class Story:
     """Task runs whose function has returned a value, under the driver that there is: when, and where."""
     tried: dict[tuple[str, int], tuple[tuple[int, int], float, float]] = field(default_factory=dict)
     """Round and attempt that come next of task runs that are on record as tried, when they are due, and since when."""
+    heard: set[tuple[tuple[str, int], int]] = field(default_factory=set)
+    """What task runs have come to, with their codes."""
     is_too_large: bool = False
     """Whether it is left before its end."""
     broken: Broken | None = None
     view: FlowRunView | None = None
+    viewer: str = ""
+    """The driver whose view it is."""
     process: Process | None = None
     executor: SimulatedExecutor | None = None
     has_driver: bool = False
@@ -344,7 +358,7 @@ class Story:
 
     def _run(self, process: Process) -> None:
         flow = self.flow
-        executor = SimulatedExecutor(lambda: self.cluster, self.doubles)
+        executor = SimulatedExecutor(lambda: self.cluster, self.doubles, lambda: self._submits(process))
         process.at_end.append(executor.cut_off)
         if process is self.process:
             self.executor = executor
@@ -359,7 +373,7 @@ class Story:
             record = self._record()
             is_whole = not approved(flow) or bool(approve)
             if is_whole and record is not None and record.owner == process.name:
-                self.view = view
+                self.view, self.viewer = view, process.name
         except RunStoreError as error:
             self.world.note(f"{process.name}: {type(error).__name__}: {error}")
         except GreenletExit:
@@ -367,6 +381,12 @@ class Story:
         except BaseException as error:
             text = "".join(traceback.format_exception(error, limit=-6))
             self._break(f"the driver raises {type(error).__name__}", text)
+
+    def _submits(self, driver: Process) -> None:
+        """See a driver submit: is the run still its own?"""
+        record = self._record()
+        if self.is_healthy and record is not None and record.owner != driver.name:
+            self._break("two drivers", f"{driver.name} submits what {record.owner} runs")
 
     def _be_rival(self) -> None:
         """Ask for the run: that is refused for as long as its driver lives and can reach the store."""
@@ -412,7 +432,8 @@ class Story:
             self.was_cancelled, self.view = False, None
         elif record.state == "Cancelled" and self.was_cancelled:
             return True
-        return record.state in ("Success", "Failed", "Cancelled") and self.view is not None
+        is_seen = self.view is not None and self.viewer == record.owner
+        return is_seen and record.state in ("Success", "Failed", "Cancelled")
 
     def _break(self, kind: str, text: str) -> None:
         if self.broken is None:
@@ -507,8 +528,9 @@ class Story:
         return any(each.name == owner and not each.is_alive for each in self.drivers)
 
     def _is_kept(self, what: tuple[str, int]) -> bool:
-        """Whether the value of a task run is kept as soon as it has ended; those of elements are stored by chunks."""
-        return self.is_here or self.plan.stores
+        """Whether the value of a task run is kept as soon as it has ended; that of a merge, say, is not stored."""
+        node = self.graph.nodes.get(what[0])
+        return self.is_here or (self.plan.stores and (node is None or node.kind in OWN_CODE))
 
     # What is seen -----------------------------------------------------------------------------------------------------
 
@@ -519,6 +541,9 @@ class Story:
 
     def told(self, what: tuple[str, int], code: int, state: State | None) -> None:
         """Hear of a driver how a task run stands."""
+        if (what, code) not in self.heard:
+            self.heard.add((what, code))
+            self.world.progress = self.world.steps
         if code in DONE:
             self.done.setdefault(what, self.world.now)
         if isinstance(state, Retrying):
@@ -586,6 +611,8 @@ class Story:
 
     def ends(self, execution: Execution) -> None:
         """See a task's function return a value."""
+        if not self._is_kept(execution.what):
+            self.tried.pop(execution.what, None)  # where the value is lost, all of it is made again
         driver, thread = self.process, self.world.current
         assert thread is not None
         is_led = driver is not None and driver.is_alive and self.has_driver and execution.driver is driver
@@ -672,7 +699,7 @@ class Story:
         """Until when a driver that is gone, or stands still, could do what it promises."""
         last = driver.ended or driver.left
         is_late = driver.still_until > (last or self.world.now) - SOON_S - self.slack_s
-        return driver.still_from if is_late else last
+        return min(driver.still_from, last or driver.still_from) if is_late else last
 
     def seen(self) -> dict[str, Seen]:
         """How every node of the run ended, as far as those see it who have the last view of it."""
@@ -700,6 +727,9 @@ class Story:
             for slug, node in graph.nodes.items()
             if node.policies.may_stop_early
         }
+        for slug, index in self.done:
+            if slug in early and index >= 0 and early[slug][index] != "Success":
+                raise Broken("left out what had ended", f"{slug}[{index}]: {early[slug][index]}")
         runs = interpret(graph, given, approved=frozenset(node.slug for node in approved(flow)), seen=early)
         expected = {slug: seen_from(run, is_map=graph.nodes[slug].is_map) for slug, run in runs.items()}
         for slug, right in expected.items():

@@ -20,6 +20,8 @@ from greenlet import GreenletExit, getcurrent, greenlet
 T = TypeVar("T")
 
 BEGIN_S = 1_700_000_000.0
+AWAKE_S = 5.0
+"""Between two stops, a process that is awake for less is one that stands still."""
 
 
 class Stuck(AssertionError):
@@ -44,7 +46,7 @@ class Process:
     def stand_still(self, now: float, seconds: float) -> None:
         """Do nothing for a while, as if it were stopped."""
         if self.is_alive:
-            self.still_from = self.still_from if self.still_until > now else now
+            self.still_from = self.still_from if self.still_until > now - AWAKE_S else now
             self.still_until = max(self.still_until, now + seconds)
 
     def silent_from(self, since: float, now: float) -> float:
