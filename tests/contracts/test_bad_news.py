@@ -175,6 +175,13 @@ def test_runs_that_are_due_and_do_not_begin_are_told_of_once_an_hour_and_those_o
     assert news.message == f"2 runs of it are due and have not begun, the first since {since} (11:00 min)"
 
 
+def test_one_run_that_does_not_begin_is_told_of_in_so_many_words(world: World):
+    since = f"{world.now:%Y-%m-%d %H:%M:%S} UTC"
+    world.ask("first")
+    world.look(10 * MINUTE)
+    assert [each.message for each in world.heard.news] == [f"a run is due and has not begun since {since} (10:00 min)"]
+
+
 def test_a_backlog_is_told_of_from_its_bound_on(world: World):
     with config.set(service__backlog=3, service__late_s=0):
         world.ask("a", "b")

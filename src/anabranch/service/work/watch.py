@@ -126,8 +126,9 @@ class Watch:
             for kind in (kind for kind, is_so in kinds.items() if is_so):
                 if admit(self._database, f"{kind} {name}", most=1, per_s=HOUR_S) is None:
                     continue
-                count = f"{number:,} runs of it are due and have not begun" if number > 1 else "a run is due"
-                text = f"{count}, the first since {_time(since)} ({seconds(waited.total_seconds())})"
+                many = f"{number:,} runs of it are due and have not begun, the first since"
+                what = many if number > 1 else "a run is due and has not begun since"
+                text = f"{what} {_time(since)} ({seconds(waited.total_seconds())})"
                 self._tell_once(name, kind, text, self._troubles.first_waiting(name, now=now), now)
 
     def _tell_silent(self, now: datetime) -> None:
