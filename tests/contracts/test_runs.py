@@ -29,6 +29,7 @@ from anabranch.errors import (
 )
 from anabranch.runs import (
     INTERRUPTED,
+    ArtifactRow,
     Batch,
     ChunkRow,
     ElementRow,
@@ -882,3 +883,30 @@ def test_a_run_that_was_taken_up_very_often_keeps_its_sum(opened: Opened):
     record = store.get_run("run-1")
     assert record.took_s == pytest.approx(131)
     assert len(record.rests) == 100
+
+
+# Artifacts ------------------------------------------------------------------------------------------------------------
+
+
+def test_artifacts_are_replaced_by_later_ones_of_the_same_attempt_and_number(opened: Opened):
+    # given
+    store = opened()
+    held = store.create_run(RunRecord("run-1", "etl", NOON), now=NOON)
+    rows = [
+        ArtifactRow("a", None, 1, 0, "markdown", NOON, '{"text": "é"}', "w"),
+        ArtifactRow("b", 7, 1, 1, "metric", NOON, "{}"),
+        ArtifactRow("b", 7, 2, 1, "metric", NOON, "{}"),
+    ]
+    store.write(held, Batch(artifacts=rows))
+    assert store.artifacts("run-1") == rows
+    # when
+    again = replace(rows[1], body='{"count": 2}', time=at(5))
+    store.write(held, Batch(artifacts=[again]))
+    # then
+    assert store.artifacts("run-1") == [rows[0], again, rows[2]]
+    assert store.artifacts("run-1", since=at(1)) == [again]
+    assert store.artifacts("run-1", "a") == rows[:1]
+    # and they go with the run
+    store.finish_run(held, "Success", end=NOON)
+    store.delete_run("run-1", now=LATER)
+    assert store.artifacts("run-1") == []

@@ -412,3 +412,47 @@ def test_what_packages_say_by_the_way_is_not_heard_unless_somebody_asked(
         "my.own: my own",
         "root: by the root",
     ]
+
+
+def test_what_tasks_show_is_on_record_by_attempt_from_wherever_they_run(executor: Any) -> None:
+    # given elements of which one is tried again, and a task in a process of its own
+    @task(max_retries=1, retry_delay=0)
+    def train(n: int) -> int:
+        for step in range(1_000):
+            context.artifact.metric("loss", n + 1 / (step + 1), step)
+        context.artifact.progress(n, 10)
+        if n == 2 and context.task_run_count == 1:
+            raise ValueError("again")
+        return n
+
+    @task(isolation="process")
+    def apart(ns: list[int]) -> None:
+        for n in range(500):
+            context.artifact.metric("rows", n)
+        context.artifact.markdown("# done")
+
+    with Flow("showing") as flow:
+        apart(train.map([0, 1, 2, 3]))
+    # when
+    run_id = flow.run(executor=executor).run_id
+    # then
+    store = current_store()
+    assert store is not None
+    rows = store.artifacts(run_id)
+    assert [(row.slug, row.index, row.attempt, row.kind) for row in rows] == [
+        ("apart", None, 1, "metric"),
+        ("apart", None, 1, "markdown"),
+        *(("train", n, attempt, kind) for n, attempt in [(0, 1), (1, 1), (2, 1), (2, 2), (3, 1)] for kind in KINDS),
+    ]
+    last = {
+        (row.slug, row.index, row.attempt): json.loads(row.body)["points"][-1] for row in rows if row.kind == "metric"
+    }
+    assert last["train", 2, 2] == [999.0, 2.001]
+    assert last["apart", None, 1] == [499.0, 499.0]
+    # and show tells it
+    shown = CliRunner().invoke(anabranch, ["show", run_id]).output
+    assert "train: loss of 4 elements: 0.001 to 3.001, half at most 1.001" in shown
+    assert "train: progress 6 of 40 of 4 elements" in shown
+
+
+KINDS = ("metric", "progress")

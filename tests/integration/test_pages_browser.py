@@ -13,7 +13,7 @@ import pytest
 from tests.browser import Watched, axe, chromium
 from tests.hostile_names import CONTROL, CORPUS
 
-from anabranch import Flow, Parameter, task
+from anabranch import Flow, Parameter, context, task
 from anabranch.executors import DaskExecutor, LocalDaskExecutor
 from anabranch.flows.loading import load_flow
 from anabranch.monitoring.pages import live_page
@@ -314,6 +314,56 @@ def test_no_page_is_wider_than_the_screen_and_a_task_has_an_address(watched: Wat
     page.get_by_role("link", name="axe").wait_for()
     assert "state=Success" in page.url
     assert [each for each in watched.complaints if "404" not in each] == []
+
+
+class Bad:
+    """An object that shows notebooks what no page should do."""
+
+    def _repr_html_(self) -> str:
+        return (
+            "<b>framed</b><script>parent.hacked = top.hacked = 1</script>"
+            "<img src='data:,x' onerror='parent.hacked = top.hacked = 1'>"
+        )
+
+
+@task
+def show_all(n: int) -> None:
+    context.artifact.metric("loss", 1 / (n + 1))
+    context.artifact.progress(n, 4)
+    context.artifact.table([{"station": "north", "rows": 1_200}], name="stations")
+    context.artifact.markdown("# Found\n\n[here](javascript:hacked=1) <script>hacked = 1</script>")
+    context.artifact.link("javascript:hacked=1", "to the report")
+    context.artifact.image(b"<svg xmlns='http://www.w3.org/2000/svg' width='40' height='30'><script>x</script></svg>")
+    context.artifact.image(Bad(), name="a frame")
+
+
+def test_what_tasks_show_is_readable_and_runs_nothing(watched: Watched, tmp_path: Path):
+    # given what is shown by a map, whose page and report are looked at on a small screen
+    with Flow("showing") as flow:
+        show_all.map([0, 1, 2])
+    flow.run(run_id="shown")
+    store = current_store()
+    assert store is not None
+    report = write_report(store, "shown", tmp_path / "report.html")
+    page = watched.page
+    page.set_viewport_size({"width": 390, "height": 900})
+    with Pages(Library(store_to_show)) as pages:
+        page.goto(pages.address())
+        for address in (f"{pages.address().partition('?')[0]}run?id=shown", report.as_uri()):
+            # when
+            page.goto(address)
+            page.get_by_text("Artifacts", exact=True).click()
+            page.get_by_text("of 3 elements").first.wait_for()
+            # then
+            assert page.get_by_text("progress: 3 of 12 (25%) of 3 elements").count() == 1
+            page.locator("iframe").first.scroll_into_view_if_needed()
+            page.frame_locator("iframe").first.get_by_text("framed").wait_for()
+            assert not watched.is_hacked()
+            assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+            page.evaluate(axe())
+            found = page.evaluate("() => axe.run()")["violations"]
+            assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
+    assert [each for each in watched.complaints if "Blocked script execution in 'about:srcdoc'" not in each] == []
 
 
 def test_axe_finds_nothing_in_light_and_in_dark(watched: Watched, places: list[str]):

@@ -1,7 +1,7 @@
 """Facts about its run for running task code: ``from anabranch import context``, then ``context.map_index``.
 
 The attributes are those of `TaskContext`; ``context["map_index"]`` and ``"map_index" in context`` work, too. If no task
-is running, there is a `logger` only.
+is running, there is a `logger` only, and an `artifact` that keeps nothing.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any
 
+from anabranch.base.artifacts import Artifacts, Book
 from anabranch.base.errors import listed, nearest
 
 NAMES = (
-    *("flow_name", "run_id", "parameters", "date", "now", "today", "yesterday", "tomorrow", "logger"),
+    *("flow_name", "run_id", "parameters", "date", "now", "today", "yesterday", "tomorrow", "logger", "artifact"),
     *("task_name", "task_slug", "task_full_name", "tags", "map_index", "task_run_count"),
     *("task_loop_count", "task_loop_result", "idempotency_key"),
 )
@@ -78,6 +79,8 @@ class TaskContext:
     """Whether the task was approved when the run was resumed."""
     is_share: bool = field(default=False, repr=False)
     """Whether a chunk's share of a reduction is computed, before the task run itself."""
+    artifacts: Book | None = field(default=None, repr=False)
+    """What the attempt has shown so far."""
     names: Mapping[int, tuple[str, int]] | None = field(default=None, repr=False)
     """Of deferred calls: by map index, the caller with the task's name, and the number of the call."""
 
@@ -147,6 +150,11 @@ class TaskContext:
         """Logger of this task, below the ``anabranch`` logger."""
         return logger_of(self.task_name)
 
+    @property
+    def artifact(self) -> Artifacts:
+        """Shows things to whoever looks at the run: tables, images, texts, links, progress and metrics."""
+        return Artifacts(self)
+
 
 def logger_of(task_name: str) -> logging.Logger:
     """The logger of a task."""
@@ -204,7 +212,7 @@ def _read(name: str, task: TaskContext | None) -> Any:
         near = nearest(name, [*NAMES, *PREFECTS])
         raise AttributeError(f"the context has no {name!r}{near or f'; it has: {listed(NAMES)}'}")
     if task is None:
-        return logging.getLogger("anabranch") if name == "logger" else _NO_VALUE
+        return logging.getLogger("anabranch") if name == "logger" else Artifacts() if name == "artifact" else _NO_VALUE
     value = task.seen(ours)
     is_given = value is not None or (name == "task_loop_result" and task.task_loop_count > 1)
     return value if is_given else _NO_VALUE

@@ -28,6 +28,7 @@ WATCH_S = 1.0  # a run is on record within that time
 MAX_FAILURES = 5  # described; the rest is counted
 MAX_SLOWEST = 3
 MAX_RETRIED = 20  # attempts; --json has all that are recorded
+MAX_SHOWN = 20  # lines of what tasks have shown
 MAX_NAMES = 20  # of flows in a message
 _PAGE = 200  # runs that are read at a time
 
@@ -154,6 +155,7 @@ def _print_anew(lines: list[str]) -> None:
 
 
 def _run_lines(run: RecordedRun) -> list[str]:
+    from anabranch.runs.read.artifacts import artifact_lines
     from anabranch.runs.read.run import QUIET_S
 
     record = run.record
@@ -184,6 +186,10 @@ def _run_lines(run: RecordedRun) -> list[str]:
     if run.slowest:
         lines += ["", "slowest elements, by the mean of their chunk:"]
         lines += [f"  {_chunk_text(chunk)}" for chunk in run.slowest]
+    if shown_by_tasks := artifact_lines(run.artifacts):
+        lines += ["", "what tasks have shown:"]
+        lines += [f"  {shortened(line, 200)}" for line in shown_by_tasks[:MAX_SHOWN]]
+        lines += [f"  {len(shown_by_tasks) - MAX_SHOWN:,} more: --json"] if len(shown_by_tasks) > MAX_SHOWN else []
     retried = [(each.name, attempt) for each in run.retried for attempt in each.attempts]
     if retried:
         lines += ["", "attempts that were followed by another:"]

@@ -1,4 +1,4 @@
-"""Key-value pairs and artifacts of Prefect 1: files of this machine, and lines of the log."""
+"""Key-value pairs and artifacts of Prefect 1: files of this machine, and what ``context.artifact`` shows."""
 
 from __future__ import annotations
 
@@ -61,28 +61,31 @@ def list_keys() -> list[str]:
 
 
 def create_markdown_artifact(markdown: str) -> str:
-    """Write a text to the log of the task; an id, for it."""
-    context.get_logger().info("%s", markdown)
-    return uuid4().hex
+    """Show a text in Markdown on the run's page; an id, for it."""
+    found = uuid4().hex
+    update_markdown_artifact(found, markdown)
+    return found
 
 
 def create_link_artifact(link: str) -> str:
-    """Write a link to the log of the task; an id, for it."""
-    return create_markdown_artifact(link)
+    """Show a link on the run's page; an id, for it."""
+    found = uuid4().hex
+    update_link_artifact(found, link)
+    return found
 
 
 def update_markdown_artifact(task_run_artifact_id: str, markdown: str) -> None:
-    """Write a text to the log of the task."""
-    create_markdown_artifact(markdown)
+    """Show another text in the place of one, while the attempt lasts that has shown it."""
+    context.artifact.markdown(markdown, name=task_run_artifact_id)
 
 
 def update_link_artifact(task_run_artifact_id: str, link: str) -> None:
-    """Write a link to the log of the task."""
-    create_markdown_artifact(link)
+    """Show another link in the place of one, while the attempt lasts that has shown it."""
+    context.artifact.link(link, name=task_run_artifact_id)
 
 
 def delete_artifact(task_run_artifact_id: str) -> None:
-    """Nothing: a log is not changed."""
+    """Nothing: what was shown stays on record."""
 
 
 create_link, create_markdown = create_link_artifact, create_markdown_artifact

@@ -8,6 +8,7 @@ from anabranch.runs.store.heart import Heart
 from anabranch.runs.store.opening import default_path, open_store
 from anabranch.runs.store.records import (
     INTERRUPTED,
+    ArtifactRow,
     Batch,
     ChunkRow,
     ElementRow,
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "INTERRUPTED",
+    "ArtifactRow",
     "Batch",
     "ChunkRow",
     "ElementRow",

@@ -90,13 +90,14 @@ def refusal_of(ask):
 
 
 def test_all_that_a_context_shows_can_be_asked_for():
-    inner = {"run", "calls", "limits", "is_approved", "is_share", "names", "seen"}
+    inner = {"run", "calls", "limits", "is_approved", "is_share", "names", "seen", "artifacts"}
     assert {name for name in dir(TaskContext) if not name.startswith("_")} - inner == set(NAMES)
     assert seen_by(lambda: [name for name in NAMES if name not in context]) == ["map_index", "task_loop_result"]
 
 
-def test_outside_of_tasks_there_is_a_logger_and_nothing_else():
-    assert [name for name in NAMES if name in context] == ["logger"]
+def test_outside_of_tasks_there_is_a_logger_and_what_shows_nothing():
+    assert [name for name in NAMES if name in context] == ["logger", "artifact"]
+    context.artifact.metric("loss", 1)
     assert context.logger is context["logger"] is context.get("logger") is logging.getLogger("anabranch")
     assert context.get("run_id", "none") == "none"
     with refused(AttributeError, "context.run_id: no task is running here", at=""):

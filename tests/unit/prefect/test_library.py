@@ -15,6 +15,7 @@ import pytest
 from anabranch.prefect import Flow, notices, records, task
 from anabranch.prefect import library as lib
 from anabranch.prefect.notices import EmailTask, SlackTask, callback_factory, gmail_notifier, slack_notifier
+from anabranch.runs.store.opening import current_store
 from anabranch.signals import FAIL
 from anabranch.states import Failed, Running, Success
 
@@ -109,14 +110,20 @@ def test_values_are_kept_under_keys():
         records.get_key_value("a/b c")
 
 
-def test_artifacts_are_lines_of_the_log(caplog: pytest.LogCaptureFixture):
-    caplog.set_level("INFO")
-    key = records.create_markdown_artifact("# title %s")
-    records.update_link_artifact(key, "https://example.com/%s")
-    records.update_markdown_artifact(key, "more")
-    records.create_link("a link")
-    records.delete_artifact(key)
-    assert all(each in caplog.text for each in ("# title %s", "https://example.com/%s", "more", "a link"))
+def test_artifacts_are_those_of_the_context():
+    @task
+    def show() -> None:
+        key, link = records.create_markdown_artifact("# title"), records.create_link("https://example.com")
+        records.update_markdown_artifact(key, "# another title")
+        records.delete_artifact(link)
+
+    with Flow("showing") as flow:
+        show()
+    run_id = flow.run().run_id
+    store = current_store()
+    assert store is not None
+    shown = [json.loads(row.body) for row in store.artifacts(run_id)]
+    assert [each.get("url") or each["text"] for each in shown] == ["# another title", "https://example.com"]
 
 
 # Messages -------------------------------------------------------------------------------------------------------------

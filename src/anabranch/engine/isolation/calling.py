@@ -32,13 +32,13 @@ from typing import IO, Any
 
 import dask.config
 
-from anabranch.base import known_secrets, masking, origins
-from anabranch.base.context import RunInfo, TaskContext
+from anabranch.base import artifacts, known_secrets, masking, origins
+from anabranch.base.context import RunInfo, TaskContext, current
 from anabranch.base.errors import ProcessDied, TaskTimeout, UnstorableValueError
 from anabranch.base.signals import CANCEL
 from anabranch.base.texts import clean, headline_of
 from anabranch.engine.isolation import crossing, pool
-from anabranch.engine.isolation.child import Call, Surroundings
+from anabranch.engine.isolation.child import SHOWN, Call, Surroundings
 from anabranch.engine.isolation.frames import BEGUN, CALL, LEARNT, LOGGED, RAISED, Part
 from anabranch.engine.isolation.pool import MARK, Child
 from anabranch.engine.isolation.trees import nbytes_of
@@ -398,6 +398,12 @@ class _Stream:
 def _log_again(data: bytearray) -> None:
     with suppress(Exception):  # `extra` may hold what loads nowhere
         fields = pickle.loads(data)
+        if SHOWN in fields:
+            task = current()
+            kind, number, text = fields[SHOWN]
+            if task is not None and artifacts.post is not None:
+                artifacts.post(task, kind, number, lambda: text)
+            return
         fields["msg"], trace = masking.mask(fields["msg"]), fields.get("exc_text")
         fields["exc_text"] = trace and masking.mask(trace)
         record = logging.makeLogRecord(fields)

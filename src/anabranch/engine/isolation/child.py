@@ -20,14 +20,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from typing import Any
 
 import dask.config
 
-from anabranch.base import context, known_secrets, origins
+from anabranch.base import artifacts, context, known_secrets, origins
 from anabranch.base.context import TaskContext
 from anabranch.base.errors import CodeNotLoadable, OptionError
 from anabranch.base.texts import headline_of
@@ -38,6 +39,9 @@ from anabranch.engine.logs.capture import ASKED, was_asked
 from anabranch.engine.logs.prints import captured
 from anabranch.engine.units.values import ATOMS, dumps, dumps_with_buffers, materialised, measured
 
+SHOWN = "anabranch_artifact"
+"""Where what is logged has an artifact in place of a record: kind, number and JSON."""
+EVERY_S = 0.2
 GRACE_S = 2.0  # for an idle child to end as programs do, with what is to be done at exit
 _NO_WORKER = {"No worker found", "No workers found", "No global client found and no address provided"}
 _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
@@ -94,6 +98,9 @@ def serve(descriptor: int) -> None:
         channel.close()
 
     known_secrets.heard = lambda values: channel.send(LEARNT, pickle.dumps([str(value) for value in values]))
+    sketches = _Sketches(channel)
+    artifacts.post = sketches.take
+    child.before_answer = sketches.flush
     os.register_at_fork(after_in_child=be_silent)  # a copy of this process has no say
     with suppress(OSError):  # the worker is gone, and with it what this process is for
         while (frame := channel.receive()) is not None:
@@ -108,6 +115,7 @@ class _Child:
         self._surroundings: Surroundings | None = None
         self._loaded: dict[bytes, Any] = {}
         self.is_busy = False
+        self.before_answer: Callable[[], object] = bool
 
     def answer(self, parts: Any) -> None:
         """Do one call, and send what becomes of it."""
@@ -124,6 +132,7 @@ class _Child:
         if os.getpid() != self._pid:
             os._exit(kind == RAISED)  # task code forked, and came back twice
         self.is_busy = False
+        self.before_answer()
         self._channel.send(kind, *answer)
 
     def _call(self, head: bytearray, payload: bytearray, *buffers: bytearray) -> list[Any]:
@@ -216,6 +225,30 @@ class _Relay(logging.Handler):
             self._channel.send(LOGGED, data)
         except Exception:
             self.handleError(record)
+
+
+class _Sketches:
+    """Sends artifacts to the worker: each at most five times a second, and the last one before the answer."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._waiting: dict[tuple[str, int], Callable[[], str]] = {}
+        self._sent = 0.0
+        self._lock = threading.Lock()
+
+    def take(self, task: TaskContext, kind: str, number: int, dumps: Callable[[], str]) -> None:
+        """Take one."""
+        self._waiting[kind, number] = dumps
+        if time.monotonic() - self._sent >= EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Send those that wait."""
+        with self._lock:
+            while self._waiting:
+                (kind, number), make = self._waiting.popitem()
+                self._channel.send(LOGGED, pickle.dumps({SHOWN: (kind, number, make())}))
+            self._sent = time.monotonic()
 
 
 def _survive_no_parent(child: _Child) -> None:

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from anabranch.base import settings
 from anabranch.engine.logs.capture import TASKS
-from anabranch.engine.logs.lines import DRIVER, PRINTED, STDERR, Batch, LogLine, this_process
+from anabranch.engine.logs.lines import ARTIFACT, DRIVER, PRINTED, STDERR, Batch, LogLine, Sketch, this_process
 from anabranch.engine.logs.outbox import Outbox, Throttle, WholeLog
 
 BURST_LINES, LINES_PER_S = 10_000, 2_000  # what a terminal and a file of SQLite's take beside a run
@@ -27,6 +27,10 @@ class Keeper(Protocol):
 
     def keep(self, line: LogLine) -> None:
         """Take a line; quick, from any thread."""
+        ...
+
+    def keep_sketch(self, sketch: Sketch) -> None:
+        """Take an artifact; quick, from any thread."""
         ...
 
     def close(self) -> None:
@@ -74,6 +78,11 @@ class LogBook:
                 self._whole.write(line)
         self._take(line, is_here=True)
 
+    def keep(self, sketch: Sketch) -> None:
+        """Keep an artifact of a task that runs in this process."""
+        if self._keeper is not None:
+            self._keeper.keep_sketch(sketch)
+
     def note(self, text: str) -> None:
         """Keep what the run itself has said, and has shown already: pages in other processes tell it, too."""
         if self._keeper is not None:
@@ -83,7 +92,10 @@ class LogBook:
         """Take what a worker has sent."""
         is_here = batch.process == this_process()
         for line in batch.lines:
-            self._take(line, is_here=is_here)
+            if line.level != ARTIFACT:
+                self._take(line, is_here=is_here)
+            elif self._keeper is not None:
+                self._keeper.keep(line)
         if batch.dropped:
             with self._lock:
                 self._dropped.update(batch.dropped)
@@ -189,6 +201,10 @@ class CarriedLogBook(LogBook):
     def take(self, line: LogLine) -> None:
         """Send a line of a task that runs in this process."""
         self._outbox.take(replace(line, worker=self._address))
+
+    def keep(self, sketch: Sketch) -> None:
+        """Send an artifact of a task that runs in this process."""
+        self._outbox.keep(replace(sketch, worker=self._address))
 
     def flush(self) -> None:
         """Send what waits."""

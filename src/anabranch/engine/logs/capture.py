@@ -12,10 +12,10 @@ from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, Protocol
 
-from anabranch.base import context, masking, settings
+from anabranch.base import artifacts, context, masking, settings
 from anabranch.base.context import TaskContext
 from anabranch.base.where import is_installed
-from anabranch.engine.logs.lines import LogLine, formatted, line_of
+from anabranch.engine.logs.lines import LogLine, Sketch, formatted, line_of
 
 TASKS = "anabranch.task"
 """The logger above those of all tasks."""
@@ -29,6 +29,10 @@ class Sink(Protocol):
 
     def take(self, line: LogLine) -> None:
         """Take a line, in the thread of the task; never raises."""
+        ...
+
+    def keep(self, sketch: Sketch) -> None:
+        """Take an artifact, in the thread of the task; never raises."""
         ...
 
     def flush(self) -> None:
@@ -117,6 +121,7 @@ def open_sink(token: str, make: Callable[[], Sink]) -> None:
             _before = logging.root.level, logging.getLogger(TASKS).level
             logging.root.addHandler(_capture)
             settings.terminal.is_taken = is_taken
+            artifacts.post = keep_artifact
             _make = logging.getLogRecordFactory()
             logging.setLogRecordFactory(_masked)
         _sinks[token] = make()
@@ -135,6 +140,7 @@ def close_sink(token: str) -> None:
         elif _before is not None:
             logging.root.removeHandler(_capture)
             settings.terminal.is_taken = settings.is_never_taken
+            artifacts.post = None
             if logging.getLogRecordFactory() is _masked:
                 logging.setLogRecordFactory(_make)
             logging.root.setLevel(_before[0])
@@ -164,6 +170,13 @@ def is_taken(record: logging.LogRecord) -> bool:
     """Whether a record is a task's, so that its run sees to it that it is shown."""
     task = context.current() or SPEAKER.get()
     return task is not None and task.run_id in _sinks
+
+
+def keep_artifact(task: TaskContext, kind: str, number: int, dumps: Callable[[], str]) -> None:
+    """Have an artifact of a task kept."""
+    sink = _sinks.get(task.run_id)
+    if sink is not None:
+        sink.keep(Sketch((task.task_slug, task.map_index, task.task_run_count), f"{kind} {number}", dumps, sink.worker))
 
 
 def sink_of(token: str) -> Sink | None:

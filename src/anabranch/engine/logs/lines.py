@@ -6,9 +6,11 @@ import logging
 import os
 import pickle
 import socket
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import astuple, dataclass, field, replace
 from functools import cache
+from typing import TypeAlias
 
 from anabranch.base.context import TaskContext
 from anabranch.base.masking import mask
@@ -18,6 +20,8 @@ MAX_LINE = 2_000  # characters: a line that is longer is a dump, and belongs int
 MAX_TRACE = 8_000  # characters of a line with a traceback
 PRINTED = 0
 """Level of what was printed by a task that does not log its prints."""
+ARTIFACT = -1
+"""Level of an artifact: its logger is its kind and number, as in ``metric 3``, and its text is JSON."""
 
 _formatter = logging.Formatter()
 
@@ -52,6 +56,35 @@ class LogLine:
     def task_run(self) -> str:
         """The task run as it is shown: ``parse[777]``."""
         return self.slug if self.map_index is None else f"{self.slug}[{self.map_index}]"
+
+
+Key: TypeAlias = tuple[str, int | None, int, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Sketch:
+    """An artifact that is not written down before it is sent: until then, another one may take its place."""
+
+    task: tuple[str, int | None, int]
+    """Slug, element and attempt."""
+    what: str
+    """Kind and number."""
+    dumps: Callable[[], str]
+    worker: str
+
+    @property
+    def key(self) -> Key:
+        """What tells it from others of its run."""
+        return *self.task, self.what.rpartition(" ")[2]
+
+    def line(self) -> LogLine:
+        """The artifact as it is now."""
+        return LogLine(time.time(), ARTIFACT, self.what, mask(self.dumps()), *self.task, self.worker)
+
+
+def artifact_key(line: LogLine) -> Key:
+    """What tells an artifact from others of its run."""
+    return line.slug, line.map_index, line.attempt, line.logger.rpartition(" ")[2]
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +136,9 @@ def formatted(record: logging.LogRecord) -> str:
         return "(a traceback that cannot be shown)"
 
 
-def made(time: float, level: int, logger: str, text: str, task: TaskContext, worker: str) -> LogLine:
+def made(when: float, level: int, logger: str, text: str, task: TaskContext, worker: str) -> LogLine:
     """A line of a task run, without secrets."""
-    return LogLine(time, level, logger, mask(text), task.task_slug, task.map_index, task.task_run_count, worker)
+    return LogLine(when, level, logger, mask(text), task.task_slug, task.map_index, task.task_run_count, worker)
 
 
 def nbytes_of(lines: Iterable[LogLine]) -> int:

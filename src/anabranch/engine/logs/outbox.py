@@ -15,13 +15,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TextIO
 
-from anabranch.engine.logs.lines import Batch, LogLine, nbytes_of, this_process
+from anabranch.engine.logs.lines import Batch, Key, LogLine, Sketch, nbytes_of, this_process
 
 BATCH_S = 0.2  # as live as eyes can follow, and five messages a second at the most
 # The scheduler keeps the last thousand messages of a run: with these, some fifteen megabytes at the worst.
 BURST_LINES, LINES_PER_S = 1_000, 200
 BURST_NBYTES, NBYTES_PER_S = 262_144, 65_536
 MAX_BATCH_NBYTES = 32_768
+BURST_SHOWN, SHOWN_PER_S = 2_097_152, 131_072  # bytes of artifacts: three large images at once
 
 
 class Throttle:
@@ -87,7 +88,15 @@ class Outbox:
         # What is worth a warning must get through where somebody logs every step.
         self._usual = (Throttle(BURST_LINES, LINES_PER_S), Throttle(BURST_NBYTES, NBYTES_PER_S))
         self._urgent = (Throttle(BURST_LINES, LINES_PER_S), Throttle(BURST_NBYTES, NBYTES_PER_S))
+        self._shown = Throttle(BURST_SHOWN, SHOWN_PER_S)
         self._dropped: Counter[str] = Counter()
+        self._sketches: dict[Key, Sketch] = {}
+
+    def keep(self, sketch: Sketch) -> None:
+        """Send an artifact within `BATCH_S`, unless a later one takes its place until then."""
+        with self._lock:
+            self._sketches[sketch.key] = sketch
+            self._start_timer()
 
     def take(self, line: LogLine) -> None:
         """Send a line within `BATCH_S`, or count it as dropped."""
@@ -100,10 +109,13 @@ class Outbox:
                 self._lines.append(line)
             else:
                 self._dropped[line.slug] += 1
-            if self._timer is None:
-                self._timer = threading.Timer(BATCH_S, self.flush)
-                self._timer.daemon = True
-                self._timer.start()
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        if self._timer is None:
+            self._timer = threading.Timer(BATCH_S, self.flush)
+            self._timer.daemon = True
+            self._timer.start()
 
     def flush(self) -> None:
         """Send what there is."""
@@ -113,11 +125,17 @@ class Outbox:
             with self._lock:
                 timer, self._timer = self._timer, None
                 lines, self._lines = self._lines, []
+                sketches, self._sketches = self._sketches, {}
                 dropped, self._dropped = dict(self._dropped), Counter()
                 if self._whole is not None:
                     self._whole.flush()
             if timer is not None:
                 timer.cancel()
+            for artifact in (each.line() for each in sketches.values()):
+                if self._shown.take(len(artifact.text), self._clock()):
+                    lines.append(artifact)
+                else:
+                    dropped[artifact.slug] = dropped.get(artifact.slug, 0) + 1
             for part in _parts(lines):
                 self._post(Batch(this_process(), tuple(part)))
             if dropped:

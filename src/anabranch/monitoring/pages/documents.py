@@ -226,6 +226,7 @@ class _RunView:
                 lambda name: library.explain(self._source.model.run_id, name),
                 lambda slug, index: self._source.lines_of(slug, index),
                 lambda slug: library.earlier_of(self._source.model, slug),
+                lambda: self._source.artifacts(),
             ),
             asked=asked,
         )
@@ -258,6 +259,7 @@ class _RunView:
             reasons=self._reasons.root,
             earlier=source.earlier(),
             lines_of=source.lines_of,
+            artifacts=source.artifacts,
             panel=self._panel.root,
             actions=self._actions,
             state=lambda: source.state,

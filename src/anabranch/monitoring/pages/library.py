@@ -17,8 +17,8 @@ from urllib.parse import quote
 from anabranch.base.errors import PagesError, RunStoreError
 from anabranch.monitoring.pages.live_run import LiveRun
 from anabranch.monitoring.pages.page_model import PageModel
-from anabranch.monitoring.pages.recorded_run import RunFollower, earlier_seconds, last_lines, lines_of
-from anabranch.runs import INTERRUPTED, LogQuery, LogRow, RunQuery, RunRecord, RunStore
+from anabranch.monitoring.pages.recorded_run import ArtifactReader, RunFollower, earlier_seconds, last_lines, lines_of
+from anabranch.runs import INTERRUPTED, ArtifactRow, LogQuery, LogRow, RunQuery, RunRecord, RunStore
 from anabranch.runs.read.compare import Difference, compare
 from anabranch.runs.read.explain import Explanation, explain
 from anabranch.runs.read.lookup import as_it_stands, source_of
@@ -71,6 +71,10 @@ class RunSource(Protocol):
 
     def lines_of(self, slug: str, index: int | None) -> Sequence[LogRow]:
         """Log lines of a task run."""
+        ...
+
+    def artifacts(self) -> Sequence[ArtifactRow]:
+        """What tasks have shown."""
         ...
 
     def earlier(self) -> Sequence[float]:
@@ -127,6 +131,7 @@ class RecordedSource:
     def __init__(self, store: RunStore, run_id: str, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._clock = clock
+        self._artifacts = ArtifactReader()
         self._note(clock(), RunFollower(store, run_id))
 
     def _note(self, began: float, run: RunFollower) -> None:
@@ -185,6 +190,10 @@ class RecordedSource:
     def lines_of(self, slug: str, index: int | None) -> Sequence[LogRow]:
         """Log lines of a task run."""
         return lines_of(self._store, self.record.run_id, slug, index)
+
+    def artifacts(self) -> Sequence[ArtifactRow]:
+        """What tasks have shown."""
+        return self._artifacts.read(self._store, self.record.run_id)
 
     def earlier(self) -> Sequence[float]:
         """Seconds that the last successful runs of the flow took before this one, the newest first."""

@@ -9,13 +9,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from anabranch.base.errors import RunStoreError
 from anabranch.base.events import Event
 from anabranch.base.observers import Recipient
 from anabranch.monitoring.pages.page_model import PageModel
-from anabranch.runs import LogQuery, LogRow, RunStore
+from anabranch.runs import ArtifactRow, LogQuery, LogRow, RunStore
+
+if TYPE_CHECKING:
+    from anabranch.monitoring.pages.recorded_run import ArtifactReader
 
 T = TypeVar("T")
 
@@ -52,6 +55,7 @@ class LiveRun(Recipient):
         self._waiting: deque[Event] = deque()
         self._lost = False
         self._wish = ""
+        self._artifacts: ArtifactReader | None = None
 
     # In the run's thread ----------------------------------------------------------------------------------------------
 
@@ -105,6 +109,13 @@ class LiveRun(Recipient):
         from anabranch.monitoring.pages.recorded_run import last_lines
 
         return self._ask(lambda store: last_lines(store, self.model.run_id, query))
+
+    def artifacts(self) -> Sequence[ArtifactRow]:
+        """What tasks have shown; nothing if the run is not recorded."""
+        from anabranch.monitoring.pages.recorded_run import ArtifactReader
+
+        reader = self._artifacts = self._artifacts or ArtifactReader()
+        return self._ask(lambda store: reader.read(store, self.model.run_id))
 
     def lines_of(self, slug: str, index: int | None) -> Sequence[LogRow]:
         """Log lines of a task run; none if the run is not recorded."""

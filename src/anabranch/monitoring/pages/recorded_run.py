@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import chain
 
 from anabranch.base.events import (
@@ -35,6 +35,7 @@ from anabranch.definition.shape import shape_from
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.runs import (
     INTERRUPTED,
+    ArtifactRow,
     ChunkRow,
     ElementRow,
     LogQuery,
@@ -54,6 +55,7 @@ _BY_NAME: Mapping[str, type[State]] = {cls.__name__: cls for cls in BY_CODE.valu
 MAX_EARLIER = 10  # runs that one is compared with
 LINES_OF_ONE = 200
 LOG_LINES = 500
+SETTLE_S = 5.0  # a transaction takes less
 
 
 def read_model(store: RunStore, run_id: str) -> tuple[RunRecord, PageModel]:
@@ -267,6 +269,23 @@ def earlier_seconds(store: RunStore, model: PageModel) -> list[float]:
         for each in records
         if each.took_s is not None and each.run_id != model.run_id and each.start.timestamp() < began
     ][:MAX_EARLIER]
+
+
+class ArtifactReader:
+    """Reads what the tasks of a run have shown: all of it once, and then what is new."""
+
+    def __init__(self) -> None:
+        self._rows: dict[tuple[str, int, int, int], ArtifactRow] = {}
+        self._since: datetime | None = None
+
+    def read(self, store: RunStore, run_id: str) -> list[ArtifactRow]:
+        """All of it, by slug, element, attempt and number."""
+        found = store.artifacts(run_id, since=self._since)
+        for row in found:
+            self._rows[row.slug, -1 if row.index is None else row.index, row.attempt, row.number] = row
+        if found:  # what is written in a moment may be a little older
+            self._since = max(row.time for row in found) - timedelta(seconds=SETTLE_S)
+        return [self._rows[key] for key in sorted(self._rows)]
 
 
 def lines_of(store: RunStore, run_id: str, slug: str, index: int | None) -> list[LogRow]:

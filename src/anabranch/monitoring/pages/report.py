@@ -51,6 +51,7 @@ def write_report(store: RunStore, run_id: str, path: str | os.PathLike[str] | No
         state=record.state,
         log_rows=lambda: last_lines(store, record.run_id),
         earlier=earlier_seconds(store, model),
+        artifacts=lambda: store.artifacts(record.run_id),
         lines_of=lambda slug, index: lines_of(store, record.run_id, slug, index),
     )
     file = Path(path) if path is not None else Path(f"anabranch-{record.run_id}.html")

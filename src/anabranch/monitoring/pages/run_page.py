@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from bokeh.models import Column, Div, InlineStyleSheet, Row, Spacer, UIElement
 
-from anabranch.monitoring.pages import texts
+from anabranch.monitoring.pages import artifacts_figure, texts
 from anabranch.monitoring.pages.graph_figure import GraphFigure
 from anabranch.monitoring.pages.looks import no_link, panel_link
 from anabranch.monitoring.pages.maps_figure import MapsFigure, style_sheet
@@ -15,7 +15,7 @@ from anabranch.monitoring.pages.panels import Panels
 from anabranch.monitoring.pages.rows_figure import RowsFigure
 from anabranch.monitoring.pages.verdict import verdict
 from anabranch.monitoring.pages.workers_figure import WorkersFigure
-from anabranch.runs import LogRow
+from anabranch.runs import ArtifactRow, LogRow
 
 MAX_GROUPS = 20  # of failures that are shown
 MAX_LOG_LINES = 500
@@ -24,7 +24,7 @@ FOLLOWING = """
 :host { display: flex; flex-direction: column-reverse; max-height: 70vh; overflow: auto; }
 @media print { :host { max-height: none; } }
 """
-OVERVIEW, WORKERS, TASKS, LOGS, PARAMETERS = range(5)
+OVERVIEW, WORKERS, TASKS, ARTIFACTS, LOGS, PARAMETERS = range(6)
 
 
 class RunPage:
@@ -48,6 +48,8 @@ class RunPage:
         Seconds that successful runs of the flow took before this one, the newest first.
     lines_of
         Gives the log lines of a task run, by slug and element.
+    artifacts
+        Gives what tasks have shown.
     panel
         Shows what there is about the task run that the page's links name, for live pages.
     log_fields
@@ -65,11 +67,13 @@ class RunPage:
         reasons: UIElement | None = None,
         earlier: Sequence[float] = (),
         lines_of: Callable[[str, int | None], Sequence[LogRow]] = lambda slug, index: (),
+        artifacts: Callable[[], Sequence[ArtifactRow]] = tuple,
         panel: UIElement | None = None,
         log_fields: UIElement | None = None,
     ) -> None:
         self._earlier = earlier
         self._lines_of = lines_of
+        self._artifact_rows = artifacts
         self._link = panel_link(model.run_id) if panel is not None else no_link
         self._model = model
         self._log_rows = log_rows
@@ -85,6 +89,9 @@ class RunPage:
         )  # Bokeh warns of empty ones
         self._groups: dict[int, tuple[Div, Div, int, int]] = {}
         self._tasks, self._logs, self._parameters = self._text(), self._text(), self._text()
+        self._artifacts = self._text()
+        self._artifacts.stylesheets = [self._sheet, InlineStyleSheet(css=artifacts_figure.STYLE)]
+        self._shown: Sequence[ArtifactRow] | None = None
         self._logs.stylesheets = [self._sheet, InlineStyleSheet(css=FOLLOWING)]
         self._graphs = [GraphFigure(model, folded=False, has_panel=panel is not None)]
         if any(node.groups for node in model.shape.nodes):
@@ -98,6 +105,7 @@ class RunPage:
             ("Overview", self._overview()),
             ("Workers", self._workers.root),
             ("Tasks", self._tasks if reasons is None else self._below(reasons, self._tasks)),
+            ("Artifacts", self._artifacts),
             ("Logs", self._logs if log_fields is None else self._below(log_fields, self._logs)),
             ("Parameters", self._parameters),
         ]
@@ -173,6 +181,8 @@ class RunPage:
         if seen == self._seen and is_over and not everything:
             if active == LOGS:
                 self.show_logs()
+            if active == ARTIFACTS:
+                self._show_artifacts()
             return
         self._seen = seen
         self._put(self._verdict, verdict(self._model, earlier=self._earlier, lines_of=self._lines_of, link=self._link))
@@ -190,10 +200,18 @@ class RunPage:
             self._workers.update()
         if everything or active == TASKS:
             self._put(self._tasks, texts.task_table(self._model, self._link) + texts.attempt_table(self._model))
+        if everything or active == ARTIFACTS:
+            self._show_artifacts()
         if everything or active == LOGS:
             self.show_logs()
         if everything or active == PARAMETERS:
             self._put(self._parameters, texts.parameter_table(self._model.parameters))
+
+    def _show_artifacts(self) -> None:
+        rows = self._artifact_rows()
+        if rows != self._shown:
+            self._shown = rows
+            self._put(self._artifacts, artifacts_figure.render_artifacts(rows, self._model, self._link))
 
     def show_logs(self) -> None:
         """Show the log lines that are asked for now."""

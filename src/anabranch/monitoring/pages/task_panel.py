@@ -5,17 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from bokeh.models import Column, Div, TextInput
+from bokeh.models import Column, Div, InlineStyleSheet, TextInput
 
 from anabranch.base.errors import AnabranchError
 from anabranch.base.states import BY_CODE
 from anabranch.base.texts import seconds
-from anabranch.monitoring.pages.looks import brief, panel_address, safe, safe_lines
+from anabranch.monitoring.pages.artifacts_figure import STYLE as SHOWN
+from anabranch.monitoring.pages.artifacts_figure import render_task
+from anabranch.monitoring.pages.looks import brief, panel_address, panel_link, safe, safe_lines
 from anabranch.monitoring.pages.maps_figure import histogram, style_sheet
 from anabranch.monitoring.pages.page_model import PageModel, PageNode
 from anabranch.monitoring.pages.texts import mark
 from anabranch.monitoring.pages.verdict import split_name
-from anabranch.runs import LogRow
+from anabranch.runs import ArtifactRow, LogRow
 from anabranch.runs.read.explain import Explanation
 
 PLACE = {
@@ -37,6 +39,8 @@ class Source:
     lines_of: Callable[[str, int | None], Sequence[LogRow]]
     earlier_of: Callable[[str], Sequence[tuple[str, str, float | None]]]
     """Of a task: run, state and seconds in earlier runs, the newest first."""
+    artifacts: Callable[[], Sequence[ArtifactRow]] = tuple
+    """What tasks have shown."""
 
 
 class TaskPanel:
@@ -55,10 +59,16 @@ class TaskPanel:
     def __init__(self, model: Callable[[], PageModel], source: Source, *, asked: str = "") -> None:
         self._model = model
         self._source = source
-        self._seen: tuple[str, int, bool] | None = None
+        self._seen: tuple[object, ...] | None = None
         self._field = TextInput(name=ASKED, value=asked, visible=False)
         self._field.on_change("value", lambda attr, old, new: self.update())
-        self._text = Div(text="", visible=False, stylesheets=[style_sheet()], styles=PLACE, disable_math=True)
+        self._text = Div(
+            text="",
+            visible=False,
+            stylesheets=[style_sheet(), InlineStyleSheet(css=SHOWN)],
+            styles=PLACE,
+            disable_math=True,
+        )
         self.root = Column(children=[self._field, self._text], styles={"position": "absolute"})
         self.update()
 
@@ -66,7 +76,9 @@ class TaskPanel:
         """Follow the task run that was asked for last."""
         name, model = str(self._field.value), self._model()
         node = model.nodes.get(split_name(name)[0])
-        seen = name, node.version if node is not None else -1, model.ended is not None
+        shown = [row for row in self._source.artifacts() if row.slug == split_name(name)[0]] if name else []
+        version, made = node.version if node is not None else -1, max((row.time for row in shown), default=None)
+        seen = name, version, model.ended is not None, made
         if seen == self._seen:
             return
         self._seen = seen
@@ -81,7 +93,13 @@ def panel_html(model: PageModel, name: str, node: PageNode | None, source: Sourc
         return f'<aside aria-label="task run">{head}<p class="none">there is no such task in this run</p></aside>'
     slug, index = split_name(name)
     parts = [_of_element(node, index) if index is not None else _of_node(node), _attempts(model, name, node)]
-    parts += [_failures(model, name), _why(source, name), _lines(source, slug, index), _earlier(source, slug)]
+    parts += [
+        _artifacts(source, model, slug, index),
+        _failures(model, name),
+        _why(source, name),
+        _lines(source, slug, index),
+        _earlier(source, slug),
+    ]
     return f'<aside aria-label="task run {safe(name, 300)}">{head}{"".join(parts)}</aside>'
 
 
@@ -127,6 +145,13 @@ def _failures(model: PageModel, name: str) -> str:
         f"{safe_lines(each.traceback.rstrip() or each.message)}</pre>"
         for each in found[:MAX_SHOWN]
     )
+
+
+def _artifacts(source: Source, model: PageModel, slug: str, index: int | None) -> str:
+    rows = [row for row in source.artifacts() if row.slug == slug and index in (None, row.index)]
+    if not rows:
+        return ""
+    return f'<h2>Artifacts</h2><div class="shown">{render_task(rows, model, panel_link(model.run_id))}</div>'
 
 
 def _why(source: Source, name: str) -> str:

@@ -20,9 +20,10 @@ from anabranch.base.states import (
     TriggerFailed,
     counts_of,
 )
+from anabranch.runs.read.artifacts import artifact_data
 from anabranch.runs.read.lookup import as_it_stands, run_data
 from anabranch.runs.record.reports import attempts_of, codes_of, facts_of, failure_of, running_of
-from anabranch.runs.store.records import ChunkRow, ElementRow, RunQuery, RunRecord, RunStore, TaskRunRow
+from anabranch.runs.store.records import ArtifactRow, ChunkRow, ElementRow, RunQuery, RunRecord, RunStore, TaskRunRow
 from anabranch.runs.store.troubles import TroubleTable
 
 QUIET_S = 60.0  # without a sign of a task, from which on people are told
@@ -118,6 +119,8 @@ class RecordedRun:
     """Runs that are part of it, the first hundred."""
     quiet_since: datetime | None = None
     """If it goes on: when something in it last began, ended or was logged."""
+    artifacts: Sequence[ArtifactRow] = ()
+    """What its tasks have shown."""
 
 
 def read_run(store: RunStore, run_id: str) -> RecordedRun:
@@ -157,8 +160,8 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
             failures += _failures([(slug, row)])
     found = store.list_runs(RunQuery(part_of=record.run_id, sort="start", limit=MAX_FAILURES))
     parts = [as_it_stands(each) for each in found]
-    quiet = quiet_since(store, record)
-    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest, parts, quiet)
+    quiet, shown = quiet_since(store, record), store.artifacts(record.run_id)
+    return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest, parts, quiet, shown)
 
 
 def quiet_since(store: RunStore, record: RunRecord) -> datetime | None:
@@ -242,6 +245,7 @@ def detail_data(run: RecordedRun) -> dict[str, Any]:
             for each in run.retried
             for attempt in each.attempts
         ],
+        "artifacts": [artifact_data(each) for each in run.artifacts],
         "failed": run.failed,
         "failures": [
             {

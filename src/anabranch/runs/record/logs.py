@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 from anabranch.base.errors import RunStoreError, StaleOwner
 from anabranch.engine.logs.capture import TASKS
-from anabranch.engine.logs.lines import LogLine
-from anabranch.runs.store.records import Batch, LogRow, Ownership, RunStore
+from anabranch.engine.logs.lines import ARTIFACT, DRIVER, Key, LogLine, Sketch, artifact_key
+from anabranch.runs.store.records import ArtifactRow, Batch, LogRow, Ownership, RunStore
 
 EVERY_S = 0.5  # as soon as somebody who follows a run wants to see it; two transactions a second cost nothing
 MAX_ROWS = 2_000  # of a transaction
+MAX_BATCH_NBYTES = 4 << 20  # of artifacts in one
+MAX_SHOWN, MAX_SHOWN_NBYTES = 10_000, 64 << 20  # artifacts of a run, and their bytes
 MAX_WAITING = 20_000  # lines that a store which does not answer is waited for with: some ten megabytes
 CLOSE_S = 15.0  # a store that does not answer in its `runs.patience_s` has the rest of the lines no more
 
@@ -32,6 +37,11 @@ class LogKeeper:
         self._store = store
         self._ownership = ownership
         self._rows: list[LogRow] = []
+        self._sketches: dict[Key, Callable[[], LogLine]] = {}
+        self._sizes: dict[Key, int] = {}
+        """Bytes of the artifacts that are kept."""
+        self._nbytes = 0
+        self._is_cut = False
         self._serial = 0
         self._lost = 0
         self._changed = threading.Condition()
@@ -39,15 +49,31 @@ class LogKeeper:
         self._is_closed = False
 
     def keep(self, line: LogLine) -> None:
-        """Have a line written within a second."""
+        """Have a line, or an artifact, written within a second."""
+        if line.level == ARTIFACT:
+            self._keep(artifact_key(line), lambda: line)
+            return
         with self._changed:
             if self._is_closed or len(self._rows) >= MAX_WAITING:
                 self._lost += 1
                 return
             self._rows.append(self._row(line))
-            if self._thread is None:  # a run that logs nothing needs no thread
-                self._thread = threading.Thread(target=self._run, name="anabranch-logs", daemon=True)
-                self._thread.start()
+            self._start()
+
+    def keep_sketch(self, sketch: Sketch) -> None:
+        """Have an artifact written within a second, as it will be then."""
+        self._keep(sketch.key, sketch.line)
+
+    def _keep(self, key: Key, make: Callable[[], LogLine]) -> None:
+        with self._changed:
+            if not self._is_closed:
+                self._sketches[key] = make
+                self._start()
+
+    def _start(self) -> None:
+        if self._thread is None:  # a run that logs nothing needs no thread
+            self._thread = threading.Thread(target=self._run, name="anabranch-logs", daemon=True)
+            self._thread.start()
 
     def _row(self, line: LogLine) -> LogRow:
         self._serial += 1
@@ -60,20 +86,54 @@ class LogKeeper:
         while not is_last:
             with self._changed:
                 is_last = self._is_closed or self._changed.wait_for(lambda: self._is_closed, EVERY_S)
-            while self._rows and self._write(self._rows[:MAX_ROWS]):
-                pass
+            artifacts = self._artifacts()
+            while (self._rows or artifacts) and self._write(self._rows[:MAX_ROWS], artifacts):
+                artifacts = self._artifacts()
 
-    def _write(self, rows: list[LogRow]) -> bool:
-        """Write the first rows; whether it is of use to go on."""
+    def _artifacts(self) -> dict[Key, LogLine]:
+        """Some of the artifacts that wait, as far as there is room for them."""
+        found: dict[Key, LogLine] = {}
+        size = 0
+        with self._changed:
+            while self._sketches and size < MAX_BATCH_NBYTES:
+                key = next(iter(self._sketches))
+                line = found[key] = self._sketches.pop(key)()
+                nbytes = len(line.text) - self._sizes.get(key, 0)
+                if (
+                    key not in self._sizes and len(self._sizes) >= MAX_SHOWN
+                ) or self._nbytes + nbytes > MAX_SHOWN_NBYTES:
+                    del found[key]
+                    self._tell_cut()
+                    continue
+                self._sizes[key] = len(line.text)
+                self._nbytes += nbytes
+                size += len(line.text)
+        return found
+
+    def _tell_cut(self) -> None:
+        if not self._is_cut:
+            self._is_cut = True
+            text = (
+                f"not all artifacts are kept: a run has room for {MAX_SHOWN:,}, of {MAX_SHOWN_NBYTES >> 20} MiB in all"
+            )
+            self._rows.append(self._row(LogLine(time.time(), logging.WARNING, TASKS, text, "", None, 1, DRIVER)))
+
+    def _write(self, rows: list[LogRow], artifacts: Mapping[Key, LogLine]) -> bool:
+        """Write the first rows and some artifacts; whether it is of use to go on."""
+        shown = [_artifact_row(each) for each in artifacts.values()]
         try:
-            self._store.write(self._ownership, Batch(logs=rows))
+            self._store.write(self._ownership, Batch(logs=rows, artifacts=shown))
         except StaleOwner:  # the recorder ends the run
             with self._changed:
                 self._rows.clear()
+                self._sketches.clear()
                 self._is_closed = True
             return False
         except RunStoreError as error:
             _log.debug("log lines wait for the run store: %s", error)
+            with self._changed:
+                for key, line in artifacts.items():  # unless there is a later one
+                    self._sketches.setdefault(key, partial(_same, line))
             return False
         except Exception:
             _log.exception("%d log lines could not be recorded", len(rows))
@@ -88,6 +148,16 @@ class LogKeeper:
             self._changed.notify_all()
         if self._thread is not None:
             self._thread.join(CLOSE_S)
-        lost = self._lost + len(self._rows)
+        lost = self._lost + len(self._rows) + len(self._sketches)
         if lost:
             _log.warning("%d log lines of run %s are not in the run store", lost, self._ownership.run_id)
+
+
+def _same(line: LogLine) -> LogLine:
+    return line
+
+
+def _artifact_row(line: LogLine) -> ArtifactRow:
+    kind, _, number = line.logger.partition(" ")
+    when = datetime.now(UTC)  # by the clock of who writes, so that readers find what is new
+    return ArtifactRow(line.slug, line.map_index, line.attempt, int(number), kind, when, line.text, line.worker)

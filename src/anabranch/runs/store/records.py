@@ -167,6 +167,22 @@ class LogRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ArtifactRow:
+    """What a task has shown; one for each slug, element, attempt and number."""
+
+    slug: str
+    index: int | None
+    attempt: int
+    number: int
+    kind: str
+    """One of `anabranch.base.artifacts.KINDS`."""
+    time: datetime
+    body: str = field(repr=False)
+    """JSON."""
+    worker: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Batch:
     """Rows that are written together or not at all. A row replaces the one with the same key."""
 
@@ -174,6 +190,7 @@ class Batch:
     chunks: Sequence[ChunkRow] = ()
     elements: Sequence[ElementRow] = ()
     logs: Sequence[LogRow] = ()
+    artifacts: Sequence[ArtifactRow] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -327,6 +344,9 @@ class RunStore(Protocol):
 
     def last_logs(self, run_id: str, query: LogQuery, *, limit: int) -> list[LogRow]:
         """The log lines that were written last, in the order in which they came."""
+
+    def artifacts(self, run_id: str, slug: str | None = None, *, since: datetime | None = None) -> list[ArtifactRow]:
+        """What the tasks of a run, or one of them, have shown, or shown since, by slug, element, attempt and number."""
 
     def prune(
         self, *, older_than: datetime | None = None, keep_last: int | None = None, now: datetime | None = None

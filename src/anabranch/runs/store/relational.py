@@ -29,6 +29,7 @@ from anabranch.runs.store.records import (
     INTERRUPTED,
     LAST,
     SORTS,
+    ArtifactRow,
     Batch,
     ChunkRow,
     ElementRow,
@@ -47,6 +48,7 @@ from anabranch.runs.store.rows import (
     changes_of,
     details_row,
     held_by,
+    read_artifact,
     read_chunk,
     read_element,
     read_log,
@@ -56,6 +58,7 @@ from anabranch.runs.store.rows import (
     run_row,
 )
 from anabranch.runs.store.schema import (
+    ARTIFACTS,
     CHUNKS,
     DETAILS,
     ELEMENTS,
@@ -350,6 +353,17 @@ class RelationalRunStore:
         parameters += [_ALL if limit is None else _check_number("limit", limit), _check_number("offset", offset)]
         rows = self._fetch(f"{LOGS.select(' AND '.join(conditions))} {order}", parameters)
         return [read_log(row) for row in rows]
+
+    def artifacts(self, run_id: str, slug: str | None = None, *, since: datetime | None = None) -> list[ArtifactRow]:
+        """What the tasks of a run, or one of them, have shown, or shown since, by slug, element, attempt and number."""
+        conditions: list[str] = ["run_id = ?"]
+        parameters: list[Any] = [run_id]
+        for condition, value in (("slug = ?", slug), ("made >= ?", to_microseconds(since))):
+            if value is not None:
+                conditions.append(condition)
+                parameters.append(value)
+        statement = ARTIFACTS.select(f"{' AND '.join(conditions)} ORDER BY slug, element, attempt, number")
+        return [read_artifact(row) for row in self._fetch(statement, parameters)]
 
     def last_logs(self, run_id: str, query: LogQuery, *, limit: int) -> list[LogRow]:
         """The log lines that were written last, in the order in which they came."""

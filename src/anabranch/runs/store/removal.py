@@ -20,6 +20,7 @@ from anabranch.runs.store.deeds import forget_deeds
 from anabranch.runs.store.records import INTERRUPTED
 from anabranch.runs.store.rows import held_by
 from anabranch.runs.store.schema import (
+    ARTIFACTS,
     CHUNKS,
     DETAILS,
     ELEMENTS,
@@ -55,6 +56,7 @@ _SIZES = {
     CHUNKS: "80 + length(indices) + length(codes) + coalesce(length(element_values), 0)",
     ELEMENTS: "40 + length(message) + coalesce(length(failure), 0)",
     LOGS: "60 + length(line)",
+    ARTIFACTS: "80 + length(body)",
     DETAILS: "length(parameters) + coalesce(length(parameters_pickle), 0) + length(code) + coalesce(length(plan), 0)",
 }
 """Bytes of rows, about."""

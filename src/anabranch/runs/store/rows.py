@@ -24,6 +24,7 @@ from anabranch.runs.store.codec import (
 )
 from anabranch.runs.store.records import (
     INTERRUPTED,
+    ArtifactRow,
     Batch,
     ChunkRow,
     ElementRow,
@@ -33,7 +34,7 @@ from anabranch.runs.store.records import (
     RunRecord,
     TaskRunRow,
 )
-from anabranch.runs.store.schema import CHUNKS, ELEMENTS, LOGS, TASK_RUNS
+from anabranch.runs.store.schema import ARTIFACTS, CHUNKS, ELEMENTS, LOGS, TASK_RUNS
 
 Row: TypeAlias = Sequence[Any]
 """Values of a row's columns, in the order of `schema`."""
@@ -118,6 +119,8 @@ def changes_of(ownership: Ownership, batch: Batch) -> Iterator[tuple[str, list[R
         yield _PUT_ELEMENT, [_write_element(run_id, each) for each in batch.elements]
     if batch.logs:
         yield _PUT_LOG, [_write_log(run_id, ownership.epoch, each) for each in batch.logs]
+    if batch.artifacts:
+        yield ARTIFACTS.upsert(), [_write_artifact(run_id, each) for each in batch.artifacts]
 
 
 _PUT_TASK_RUN, _PUT_CHUNK, _PUT_ELEMENT, _PUT_LOG = (
@@ -194,6 +197,20 @@ def _write_log(run_id: str, epoch: int, row: LogRow) -> Row:
     )
 
 
+def _write_artifact(run_id: str, row: ArtifactRow) -> Row:
+    return (
+        run_id,
+        to_text(row.slug),
+        -1 if row.index is None else row.index,
+        row.attempt,
+        row.number,
+        row.kind,
+        to_microseconds(row.time),
+        to_text(row.body),
+        to_text(row.worker),
+    )
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Rows to records
 
@@ -260,6 +277,14 @@ def read_element(row: Row) -> ElementRow:
     """An element."""
     _, slug, element, code, attempt, due, message, failure = row
     return ElementRow(slug, element, code, attempt, from_microseconds(due), message, failure)
+
+
+def read_artifact(row: Row) -> ArtifactRow:
+    """An artifact."""
+    _, slug, element, attempt, number, kind, made, body, worker = row
+    return ArtifactRow(
+        slug, None if element < 0 else element, attempt, number, kind, from_microseconds(made), body, worker
+    )
 
 
 def read_log(row: Row) -> LogRow:

@@ -65,12 +65,13 @@ TASK_RUNS = _define(
 CHUNKS = _define("chunks", "run_id slug serial", "indices codes element_values result worker started seconds")
 ELEMENTS = _define("elements", "run_id slug element", "code attempt due message failure")
 LOGS = _define("logs", "run_id epoch serial", "logged level line slug element attempt worker")
+ARTIFACTS = _define("artifacts", "run_id slug element attempt number", "kind made body worker")
 WISHES = _define("wishes", "run_id", "epoch wish")
 # What is deleted, some at a time: a run whose rows are left (without a location), or a file of a run's.
 LEAVING = _define("leaving", "run_id location", "since")
 STORES = _define("stores", "store", "")
 DEEDS = _define("deeds", "deed_id", "at who verb subject detail")
-TABLES = (RUNS, DETAILS, TASK_RUNS, CHUNKS, ELEMENTS, LOGS, WISHES)
+TABLES = (RUNS, DETAILS, TASK_RUNS, CHUNKS, ELEMENTS, LOGS, ARTIFACTS, WISHES)
 """Tables of runs; all begin with the run's id."""
 FLOWS = _define(
     "flows",
@@ -228,6 +229,13 @@ STEPS: tuple[tuple[str, ...], ...] = (
             PRIMARY KEY (subject, kind)){clustered}""",
         "CREATE INDEX anabranch_slots_bad ON anabranch_slots (ended) "
         "WHERE state NOT IN ('Waiting', 'Running', 'Skipped', 'Success')",
+    ),
+    # 18: what tasks show
+    (
+        """CREATE TABLE anabranch_artifacts (
+            run_id {text} NOT NULL, slug {text} NOT NULL, element {integer} NOT NULL, attempt {integer} NOT NULL,
+            number {integer} NOT NULL, kind {text} NOT NULL, made {integer} NOT NULL, body {text} NOT NULL,
+            worker {text} NOT NULL, PRIMARY KEY (run_id, slug, element, attempt, number))""",
     ),
 )
 VERSION = len(STEPS)

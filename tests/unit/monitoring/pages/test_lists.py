@@ -295,7 +295,8 @@ def texts(doc: Document) -> str:
 def test_a_page_of_a_service_has_no_button_that_does_anything_to_a_run(many: InMemoryRunStore):
     # given: whoever sees a page can click its buttons, hidden ones too, by a message of his own
     doc = document(many, "/run", "viewer", id="run-00007", said="resume")
-    views = {"Overview", "Workers", "Tasks", "Logs", "Parameters"}  # they choose what is shown, in the browser
+    # They choose what is shown, in the browser.
+    views = {"Overview", "Workers", "Tasks", "Artifacts", "Logs", "Parameters"}
     assert {each.label for each in doc.select({"type": Button})} - views == {"Why?"}
     assert {each.label for each in doc.select({"type": Button}) if each._event_callbacks} == {"Why?"}
     assert "viewer of Failed" in texts(doc)

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from anabranch.engine.logs.lines import LogLine
+from anabranch.engine.logs.lines import LogLine, Sketch
 from anabranch.errors import RunStoreError
 from anabranch.runs import Batch, Ownership, RunRecord
+from anabranch.runs.record import logs
 from anabranch.runs.record.logs import MAX_ROWS, LogKeeper
 from anabranch.runs.store.sqlite import InMemoryRunStore
 
@@ -120,3 +121,42 @@ def test_a_former_owner_writes_nothing_more() -> None:
     keeper.close()
     keeper.keep(line(1))
     assert store.logs("r") == []
+
+
+def sketch(number: int, text: str) -> Sketch:
+    return Sketch(("parse", number, 1), "markdown 0", lambda: text, "w")
+
+
+def test_of_an_artifact_the_latest_is_kept_even_if_the_store_does_not_answer_for_a_while() -> None:
+    has_failed = threading.Event()
+
+    def fail_once() -> None:
+        if not has_failed.is_set():
+            has_failed.set()
+            raise RunStoreError("down")
+
+    store = Watched(fail_once)
+    keeper = LogKeeper(store, held(store))
+    keeper.keep_sketch(sketch(1, "one"))
+    assert has_failed.wait(60)
+    keeper.keep_sketch(sketch(1, "two"))
+    keeper.keep(sketch(2, "three").line())
+    keeper.close()
+    found = [(row.index, row.kind, row.body) for row in store.artifacts("r")]
+    assert found == [(1, "markdown", "two"), (2, "markdown", "three")]
+
+
+@pytest.mark.parametrize(("most", "most_nbytes", "kept"), [(3, 1_000, 3), (10, 10, 2)])
+def test_a_run_keeps_so_many_artifacts_and_says_that_there_were_more(
+    most: int, most_nbytes: int, kept: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_SHOWN", most)
+    monkeypatch.setattr(logs, "MAX_SHOWN_NBYTES", most_nbytes)
+    store = InMemoryRunStore()
+    keeper = LogKeeper(store, held(store))
+    for number in range(5):
+        keeper.keep_sketch(sketch(number, "text"))
+    keeper.close()
+    assert [row.body for row in store.artifacts("r")] == ["text"] * kept
+    (told,) = store.logs("r")
+    assert f"not all artifacts are kept: a run has room for {most}, of 0 MiB in all" in told.text
