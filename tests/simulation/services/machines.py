@@ -206,6 +206,10 @@ class System:
         return town().here.pid
 
     @staticmethod
+    def getpgrp() -> int:
+        return 0  # that of another
+
+    @staticmethod
     def kill(pid: int, number: int) -> None:
         for life in town().processes.values():
             if life.pid == pid:

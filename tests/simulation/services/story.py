@@ -35,6 +35,8 @@ from anabranch.schedules import IntervalClock, Schedule
 
 LEASE_S = 10.0
 TICK_S = 1.0
+MOST_BACK_S = 3_600.0
+"""By how much clocks are put back altogether: what is due is due again only when they have caught up."""
 LIMIT_S = 6_000.0
 MOST_STEPS = 300_000
 """Without a task that begins."""
@@ -309,7 +311,8 @@ class Story:
             for life in here.processes.values():
                 life.failed = max(life.failed, self.tables.away_until)
         elif what == "clock jumps":
-            seconds = chance.pick((1, -1)) * chance.pick((3.0, 40.0, 3_600.0))
+            seconds = chance.pick((1, -1)) * chance.pick((3.0, 40.0, MOST_BACK_S))
+            seconds = max(seconds, -MOST_BACK_S - here.ahead[STORE])
             for clock in (STORE, *(("ham", "eek") if chance.happens(2) else ())):
                 here.ahead[clock] += seconds
             self.history.jumped = here.now
