@@ -26,7 +26,7 @@ from tests.simulation.story import IN_MEMORY
 from anabranch.base.errors import RunStoreUnavailable
 from anabranch.base.retention import read_rules
 from anabranch.runs import RunRecord
-from anabranch.runs.retention import Retention, sweep
+from anabranch.runs.retention import KEPT, Retention, sweep
 from anabranch.runs.store.flows import FlowRecord, FlowTable
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot
@@ -41,6 +41,8 @@ MINUTE, DAY = timedelta(minutes=1), timedelta(days=1)
 SIZE = 6
 """Flows of each minute, which make 8,640 runs a day; there are as many of every five minutes, with 1,728."""
 RULES = "2d; night: 40d"
+FULL_DAYS = 45
+"""After which the store is as large as it gets: slots are remembered for 30 days, and the nights' runs for 40."""
 SETTLED_S = 86_400
 """After which a time must have run: nothing is away for longer."""
 
@@ -134,6 +136,7 @@ class Year:
                 sweep(self.store, Retention(runs=read_rules(RULES)), now=self.now)
             self.sizes.append(self.path.stat().st_size)
             self._check(self.now - timedelta(seconds=SETTLED_S))
+            self._check_size()
 
     def _day(self) -> None:
         chance, end = self.chance, self.now + DAY
@@ -170,6 +173,22 @@ class Year:
         away = patch.multiple(database, read=down, write=down)
         with away, suppress(RunStoreUnavailable):
             service.turn()
+
+    def _check_size(self) -> None:
+        """Look at what is kept: rows of as many days as the rules and the memory of slots have, and no more bytes."""
+        if not self._has_retention:
+            return
+        days = len(self.sizes)
+        a_day = self.runs / days
+        rows = self.store.database.read(
+            lambda transaction: {
+                table: transaction.fetch(f"SELECT count(*) FROM anabranch_{table}")[0][0] for table in ("runs", "slots")
+            }
+        )
+        assert rows["runs"] <= (2 + 1) * a_day + 41, rows
+        assert rows["slots"] <= (KEPT.days + 2) * a_day, rows
+        if days > FULL_DAYS:
+            assert self.sizes[-1] <= 1.15 * self.sizes[FULL_DAYS], self.sizes[FULL_DAYS:]
 
     def _check(self, until: datetime) -> None:
         """Look at the times up to one: each has run, and once."""
