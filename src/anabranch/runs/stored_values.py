@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import threading
+import time
+from contextlib import suppress
 from dataclasses import replace
 from functools import cache, partial
 from typing import Self
 
+from anabranch.base.files import data_directory
 from anabranch.base.settings import config
 from anabranch.definition.frozen import FrozenGraph, FrozenNode
 from anabranch.definition.storing import Storing, completed, describe_code_of
 from anabranch.results.local import LocalResult, kept_in
-from anabranch.results.result import Result
+from anabranch.results.result import SWEEP_S, Result
 
 _log = logging.getLogger("anabranch.results")
 
@@ -68,7 +72,7 @@ def going_on(graph: FrozenGraph) -> FrozenGraph:
 
 
 class Housekeeping:
-    """Keeps the stores of a run in order: sweeps them when it begins, beside the run, and closes them at its end.
+    """Keeps the stores of a run in order: closes them at its end, and sweeps them beside it, once an hour.
 
     Parameters
     ----------
@@ -79,10 +83,12 @@ class Housekeeping:
     def __init__(self, graph: FrozenGraph) -> None:
         found = [node.policies.storing.result for node in graph.nodes.values() if node.policies.storing is not None]
         self._results = {id(result.store): result for result in found}.values()
+        self._stale = [result for result in self._results if not _is_swept(result)]
         self.sweeper = threading.Thread(target=self._sweep, name="anabranch-sweep", daemon=True)
 
     def __enter__(self) -> Self:
-        self.sweeper.start()
+        if self._stale:
+            self.sweeper.start()
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -93,7 +99,7 @@ class Housekeeping:
                 _log.debug("a store could not be closed: %s", problem)
 
     def _sweep(self) -> None:
-        for result in self._results:
+        for result in self._stale:
             try:
                 n = result.sweep()
             except Exception as error:  # whoever writes there will be told
@@ -101,6 +107,25 @@ class Housekeeping:
                 continue
             if n:
                 _log.info("%d files that writers had left in %r are removed", n, result.store)
+
+
+def _is_swept(result: Result) -> bool:
+    """Whether runs of this user have swept its store within the hour; if not, this one does, and that is noted."""
+    try:
+        name = hashlib.sha256(repr(result.store).encode()).hexdigest()[:16]
+    except Exception:  # of a store of the user's own kind
+        return False
+    mark = data_directory() / "swept" / name
+    with suppress(OSError):  # where nothing can be noted, each run sweeps
+        if 0 <= time.time() - mark.stat().st_mtime < SWEEP_S:
+            return True
+    with suppress(OSError):
+        mark.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for each in mark.parent.iterdir():
+            if time.time() - each.stat().st_mtime >= SWEEP_S:
+                each.unlink()
+        mark.touch()
+    return False
 
 
 def _is_ours(node: FrozenNode) -> bool:

@@ -17,6 +17,7 @@ from tests.faulty_results import faulty_result
 
 from anabranch import Flow, config, signals, task
 from anabranch.base.context import RunInfo
+from anabranch.base.files import data_directory
 from anabranch.definition.caching import duration_only, inputs, never_use
 from anabranch.engine.worker.storage import Storage
 from anabranch.engine.worker.task_runner import finish
@@ -663,6 +664,31 @@ def test_what_writers_that_died_have_left_is_swept_when_a_run_begins(tmp_path: P
         keeping.sweeper.join(30)
     assert not old.exists()
     assert new.exists()
+
+
+def test_stores_are_swept_once_an_hour_whichever_runs_begin(tmp_path: Path):
+    """To walk through all results for each of many short runs would take longer than they do."""
+    other = tmp_path / "other"
+    with Flow("etl", result=LocalResult(tmp_path / "results")) as flow:
+        task(lambda: 1, name="one")()
+        task(lambda: 1, name="two", result=LocalResult(other))()
+    graph = with_storing(flow.graph.freeze(), flow.result, checkpointing=False)
+
+    def left_after_a_run() -> list[str]:
+        for root in (tmp_path / "results", other):
+            root.mkdir(exist_ok=True)
+            (root / ".anabranch-tmp-old").touch()
+            os.utime(root / ".anabranch-tmp-old", (0, 0))
+        with Housekeeping(graph) as keeping:
+            if keeping.sweeper.ident is not None:
+                keeping.sweeper.join(30)
+        return sorted(each.parent.name for each in tmp_path.glob("*/.anabranch-tmp-old"))
+
+    assert left_after_a_run() == []
+    assert left_after_a_run() == ["other", "results"]
+    for mark in (data_directory() / "swept").iterdir():
+        os.utime(mark, (0, 0))
+    assert left_after_a_run() == []
 
 
 def test_a_zombies_late_commit_is_ignored(tmp_path: Path):
