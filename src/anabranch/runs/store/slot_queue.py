@@ -465,6 +465,31 @@ class SlotQueue:
 
         return self._database.write(act)
 
+    def leave(self, slot: Slot, *, now: datetime) -> bool:
+        """Leave a run to others who have taken it over, if there are any; False if not.
+
+        Its slot ends as the run has, or waits until they have let go of the run, or have died with it.
+        """
+        moment = to_microseconds(now)
+        query = f"SELECT epoch, state, message, lease_until FROM {RUNS.name} WHERE run_id = ?"
+
+        def act(transaction: Transaction) -> bool:
+            found = transaction.fetch(query, (slot.run_id,))
+            if not found or found[0][0] <= slot.run_epoch + 1:
+                return False
+            _, state, message, lease = found[0]
+            if lease is None and state != "Paused":
+                transaction.execute(_FINISH, (state, message, moment, slot.run_id, slot.token))
+            else:
+                ready = max(filter(None, (moment, lease)))
+                text = "others have taken the run over"
+                parameters = (moment, ready, ready, moment, moment, text, 1, slot.run_id, slot.token)
+                transaction.execute(_RELEASE, parameters)
+                _end_runs(transaction, [slot], moment)
+            return True
+
+        return self._database.write(act, durable=True)
+
     def give_back(self, slots: Sequence[Slot], *, now: datetime) -> None:
         """Let claimed slots wait again that no process has begun: for anybody, and without counting it as a try."""
         moment = to_microseconds(now)

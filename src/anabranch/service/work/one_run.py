@@ -123,6 +123,8 @@ def _run_job(job: Job, counted: Counted, *, is_new: bool) -> int:
         due = now + timedelta(seconds=rest.until - time.time())
         queue.release(slot, message, now=now, not_before=due, is_try=False)
         return 0
+    if state != "Success" and queue.leave(slot, now=read_clock(store)):
+        return 0
     ended = _finish(store, queue, slot, state, message)
     return LAST if state in ("Cancelled", "TimedOut") else ended
 

@@ -701,3 +701,27 @@ def test_who_listens_hears_at_once_of_what_is_asked_for(
     listening.join(60)
     assert heard.is_set()
     news.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("ended", "state"), [(None, "Waiting"), ("Paused", "Waiting"), ("Failed", "Failed")])
+def test_a_run_that_others_have_taken_over_is_left_to_them(
+    store: RelationalRunStore, queue: SlotQueue, ended: str | None, state: str
+):
+    queue.add(slots(1), now=NOON)
+    (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+    assert not queue.leave(slot, now=NOON)
+    store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
+    assert not queue.leave(slot, now=NOON)  # it is its own
+    later = NOON + 3_600 * SECOND
+    theirs = store.take_over(slot.run_id, owner="desk:1", now=later)
+    if ended is not None:
+        store.finish_run(theirs, ended, end=None if ended == "Paused" else later, message="by them")
+    assert queue.leave(slot, now=later)
+    found = queue.get(slot.run_id)
+    assert found is not None
+    assert found.state == state
+    assert found.tries == (0 if state == "Waiting" else 1)
+    lease = store.get_run(slot.run_id).lease_until
+    assert (ended is None) == (lease is not None)
+    assert lease is None or found.ready == lease
+    assert not queue.finish(slot, "Cancelled", now=NOON)
