@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from tests.postgres_server import PostgresServer, postgres  # noqa: F401
 
 from anabranch.engine.machine.permits import Bundle, Claim, rate_limit
 from anabranch.errors import LimitError
-from anabranch.runs import open_store
+from anabranch.runs import RunRecord, open_store
 from anabranch.runs.store.permit_rules import FRESH, Verdict
 from anabranch.runs.store.permit_table import Holder, PermitTable
 from anabranch.runs.store.relational import RelationalRunStore
@@ -422,3 +423,22 @@ def test_drivers_in_several_processes_never_hold_more_than_there_is(
     assert [ended(process) for process in processes] == ["Success"] * number
     assert len(drivers.ledger()) == 2 * number * 8
     assert 1 <= drivers.most_at_once() <= size
+
+
+def test_a_driver_that_has_lost_its_run_takes_no_permits_from_who_has_it(store: RelationalRunStore, table: PermitTable):
+    noon = datetime(2026, 11, 21, 12, tzinfo=UTC)
+    later = noon + timedelta(hours=1)
+    lost = store.create_run(RunRecord("run-1", "etl", noon), owner="host:1", now=noon)
+    owned = store.take_over("run-1", owner="host:2", now=later)
+
+    def settle(token: str, claim: Claim) -> Verdict:
+        holder = Holder(token, "run-1", "etl", "host:1")
+        now = round(later.timestamp()) * SECOND
+        return table.settle(holder, claim, {"db"}, lease_s=LEASE_S, now=now).verdict
+
+    wanting = Claim({"db": 1}, {}, ((DB, 1),))
+    using = Claim({"db": 1}, {"db": 1}, ())
+    assert settle(owned.token, wanting).held == {"db": 1}
+    assert settle(lost.token, using).lost == {"db"}
+    assert settle(owned.token, using).lost == frozenset()
+    assert settle(lost.token, wanting).held == {}

@@ -18,7 +18,7 @@ from anabranch.engine.machine.permits import Claim, Spent, rate_name, window_of
 from anabranch.runs.store.codec import to_text
 from anabranch.runs.store.database import Database, Transaction
 from anabranch.runs.store.permit_rules import SPENT, Permit, Verdict, settle, size_of
-from anabranch.runs.store.schema import LIMITS, PERMITS
+from anabranch.runs.store.schema import LIMITS, PERMITS, RUNS
 
 MAX_NAME = 200  # characters of a limit's name
 _RENEW = f"UPDATE {PERMITS.name} SET lease_until = ? WHERE token = ? AND lease_until > ?"
@@ -94,13 +94,14 @@ class PermitTable:
         def act(transaction: Transaction) -> Settled:
             fixed = self._lock(transaction, ordered)
             found = _permits(transaction, ordered)
-            gone = [each for each in found if each.lease_until <= moment or _is_before(each, holder)]
+            earlier = _earlier(transaction, holder, found)
+            gone = [each for each in found if each.lease_until <= moment or each.token in earlier]
             if _spend(transaction, gone, moment):
                 found = _permits(transaction, ordered)
             alive = [
                 each
                 for each in found
-                if (each.counts_until if each.is_spent else each.lease_until) > moment and not _is_before(each, holder)
+                if (each.counts_until if each.is_spent else each.lease_until) > moment and each.token not in earlier
             ]
             verdict = settle(claim, holder.token, alive, names=ordered, fixed=fixed, now=moment)
             old = {(each.name, each.token) for each in found} - {(each.name, each.token) for each in alive}
@@ -236,9 +237,11 @@ def _forget(transaction: Transaction, names: Iterable[str]) -> None:
     transaction.execute_many(_FORGET, [(name,) for name in sorted(names)])
 
 
-def _is_before(permit: Permit, holder: Holder) -> bool:
-    """Whether it is of an earlier driver of the same run."""
-    return permit.run_id == holder.run_id and permit.token != holder.token and not permit.is_spent
+def _earlier(transaction: Transaction, holder: Holder, permits: Iterable[Permit]) -> set[str]:
+    """Tokens of earlier drivers of the same run; none if they are later ones, who have taken it over."""
+    found = {each.token for each in permits if each.run_id == holder.run_id and not each.is_spent} - {holder.token}
+    owner = transaction.fetch(f"SELECT token FROM {RUNS.name} WHERE run_id = ?", (holder.run_id,)) if found else []
+    return set() if owner and owner[0][0] != holder.token else found
 
 
 def _spend(transaction: Transaction, permits: Iterable[Permit], moment: int) -> bool:
