@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
+import shutil
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -29,6 +32,8 @@ MAX_FAILURES = 5  # described; the rest is counted
 MAX_SLOWEST = 3
 MAX_RETRIED = 20  # attempts; --json has all that are recorded
 MAX_SHOWN = 20  # lines of what tasks have shown
+LOOKS = {"Success": "green", "Running": "cyan", "Pending": "cyan", "Paused": "yellow", "Skipped": None}
+"""Colours of states of runs; all others are red."""
 MAX_NAMES = 20  # of flows in a message
 _PAGE = 200  # runs that are read at a time
 
@@ -71,12 +76,34 @@ def list_runs(*, flow: str | None, state: str | None, limit: int, as_json: bool)
         return
     if not found:
         click.echo("no such runs are recorded" if flow or state else "no runs are recorded", err=True)
-    width = max((len(shortened(record.flow_name, 30)) for record in found), default=0)
-    for record in found:
-        name = f"{shortened(record.flow_name, 30):{width}}"
-        line = f"{printable(record.run_id)}  {printable(record.state):11}  {name}  {_local_time(record.start)}"
-        line += f"  {_took(record):>9}"
-        click.echo(f"{line}  {shortened(record.message, 80) if record.state != 'Success' else ''}".rstrip())
+    screen = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in run_lines(found, screen=screen):
+        click.echo(line)
+
+
+def run_lines(records: Sequence[RunRecord], *, screen: int | None) -> list[str]:
+    """A line for each run; on a screen of so many columns with a head and colours, and none is longer than that."""
+    most = 30 if screen is None else max(4, min(30, screen - 64))  # all else but a message has its place
+    width = max([0 if screen is None else 4, *(len(shortened(record.flow_name, most)) for record in records)])
+    first = 0 if screen is None else max((len(printable(record.run_id)) for record in records), default=0)
+    lines = []
+    for record in records:
+        name, message = shortened(record.flow_name, most), record.message if record.state != "Success" else ""
+        begin, state = f"{printable(record.run_id):{first}}  ", f"{printable(record.state):11}"
+        rest = f"  {name:{width}}  {_local_time(record.start)}  {_took(record):>9}  {shortened(message, 80)}".rstrip()
+        if screen is not None:
+            rest = shortened(rest, max(1, screen - len(begin) - len(state)))
+            state = _styled(state, fg=LOOKS.get(record.state, "red"))
+        lines.append(f"{begin}{state}{rest}")
+    if screen is not None and records:
+        began = len(_local_time(records[0].start))
+        head = f"{'run':{first}}  {'state':11}  {'flow':{width}}  {'began':{began}}  {'took':>9}  message"
+        lines.insert(0, _styled(head[:screen], bold=True))
+    return lines
+
+
+def _styled(text: str, **look: Any) -> str:
+    return text if os.environ.get("NO_COLOR") else click.style(text, **look)
 
 
 def _state_named(name: str) -> str:
@@ -106,7 +133,7 @@ def _check_flow(store: RunStore, name: str) -> None:
 
 
 def _local_time(time: datetime) -> str:
-    return f"{time.astimezone():%Y-%m-%d %H:%M:%S}"
+    return f"{time.astimezone():%Y-%m-%d %H:%M:%S %Z}"
 
 
 def _took(record: RunRecord) -> str:

@@ -196,9 +196,9 @@ def parameter_table(parameters: Mapping[str, Any]) -> str:
 
 
 def task_table(model: PageModel, link: Link = no_link) -> str:
-    """Every node as a row of text: what a picture shows, for those who read, search or listen."""
+    """Every node as a row of text, failures first: what a picture shows, for those who read, search or listen."""
     rows = []
-    for node in model.nodes.values():
+    for node in sorted(model.nodes.values(), key=lambda node: not node.failed()):
         took, counts = node.durations, ""
         if node.width:
             counts = ", ".join(f"{n:,} {BY_CODE[c].__name__}" for c, n in sorted(node.counts().items()))
