@@ -62,8 +62,8 @@ class FakeCluster:
         Seconds that a look at the clock takes; so the time that tasks seem to take.
     shares_limits
         Whether named limits are shared with others: what is claimed of them is in `claim`.
-    fuses
-        Whether several single nodes may share a unit.
+    is_sequential
+        Whether one unit runs after the other.
     streamed
         Nodes that a stream is given: `inflow` has what it got.
     """
@@ -79,7 +79,7 @@ class FakeCluster:
         keep: Iterable[str] = (),
         parameters: Mapping[str, Any] | None = None,
         shares_limits: bool = False,
-        fuses: bool = True,
+        is_sequential: bool = False,
         streamed: Iterable[str] = (),
     ) -> None:
         self.graph = flow.graph.freeze(flow._reference)
@@ -98,7 +98,7 @@ class FakeCluster:
             keep=keep,
             approved=approve,
             shares_limits=shares_limits,
-            fuses=fuses,
+            is_sequential=is_sequential,
             streamed=frozenset(streamed),
         )
         self.claim = Claim()

@@ -15,6 +15,7 @@ from tests.fake_cluster import FakeCluster
 from anabranch import Flow, Node, flatten, task, unmapped
 from anabranch.definition.caching import inputs
 from anabranch.definition.signature import Signature
+from anabranch.engine.machine import singles
 from anabranch.engine.units.columns import check_whole
 from anabranch.engine.units.outcomes import UnitOutcome
 from anabranch.engine.units.units import Before, Column, CutFrom, Holding, Key, Report, SingleReport
@@ -120,17 +121,19 @@ def finish_with(cluster: FakeCluster, disturb: Callable[[Key], None]) -> None:
             cluster.wake()
 
 
-@pytest.mark.parametrize("fuses", [True, False], ids=["fused", "apart"])
+@pytest.mark.parametrize("quick_s", [singles.QUICK_S, -1.0], ids=["fused", "apart"])
 @pytest.mark.parametrize("how", HOWS)
 @pytest.mark.parametrize("is_late", [False, True], ids=["told first", "taken first"])
 @pytest.mark.parametrize("shape", SHAPES, ids=[shape.__name__ for shape in SHAPES])
 def test_whatever_is_made_again_the_end_is_that_of_an_undisturbed_run(
-    shape: Callable[[], Node], how: str, is_late: bool, fuses: bool
+    shape: Callable[[], Node], how: str, is_late: bool, quick_s: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(singles, "QUICK_S", quick_s)
+
     def run(disturb: Callable[[FakeCluster, Key], None]) -> tuple[Any, dict[str, str]]:
         with Flow("made") as flow:
             node = shape()
-        cluster = FakeCluster(flow, engine={**LARGE, "probe_elements": 4}, fuses=fuses)
+        cluster = FakeCluster(flow, engine={**LARGE, "probe_elements": 4})
         cluster.start()
         finish_with(cluster, lambda key: disturb(cluster, key))
         found = cluster.machine.runs[node.slug]
@@ -176,7 +179,7 @@ def test_a_small_value_that_differs_the_second_time_is_taken_as_it_was_reported(
 
     with Flow("drawn") as flow:
         take(draw(), numbers())
-    cluster = FakeCluster(flow, fuses=False)
+    cluster = FakeCluster(flow)
     cluster.start()
     drawn = cluster.unit_of("draw")
     cluster.go(drawn)
@@ -315,7 +318,7 @@ def test_a_stored_value_that_differs_the_second_time_is_read_from_where_it_is(tm
 
     with Flow("drawn") as flow:
         node = more(draw())
-    cluster = FakeCluster(flow, engine=LARGE, fuses=False)
+    cluster = FakeCluster(flow, engine=LARGE)
     cluster.start()
     drawn = cluster.unit_of("draw")
     cluster.go(drawn)

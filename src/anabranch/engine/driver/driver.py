@@ -191,7 +191,7 @@ class Driver:
             keep=plan.keep,
             keeps_ends=plan.keeps_ends,
             approved=plan.approved,
-            fuses=not executor.is_sequential,
+            is_sequential=executor.is_sequential,
             first_serial=plan.first_serial,
             shares_limits=permits is not None,
             limits_outside=permits.outside if permits is not None else frozenset(),

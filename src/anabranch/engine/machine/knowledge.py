@@ -100,7 +100,6 @@ class Knowledge:
         keep: Iterable[str],
         keeps_ends: bool = True,
         approved: Iterable[str],
-        fuses: bool,
         shares_limits: bool = False,
         limits_outside: frozenset[str] = frozenset(),
         streamed: frozenset[str] = frozenset(),
@@ -110,8 +109,6 @@ class Knowledge:
         self.calls = CallBook()
         self.settings = settings
         self.slots = slots
-        self.fuses = fuses
-        """Whether several single nodes may share a unit."""
         self.runs = {slug: NodeRun(node, Pending()) for slug, node in graph.nodes.items()}
         kept = frozenset(keep)
         self.streamed = streamed

@@ -89,8 +89,8 @@ class Machine:
         Task runs that can go on at the same time.
     first_serial
         Number after which keys begin.
-    fuses
-        Whether several single nodes may share a unit: it saves what a Dask task costs, where there is one.
+    is_sequential
+        Whether one unit runs after the other.
     shares_limits
         Whether others share the named limits: then `Claim` says what is used and wanted, and `Permitted` what there is.
     limits_outside
@@ -112,7 +112,7 @@ class Machine:
         keep: Iterable[str] = (),
         keeps_ends: bool = True,
         approved: Iterable[str] = (),
-        fuses: bool = True,
+        is_sequential: bool = False,
         first_serial: int = 0,
         shares_limits: bool = False,
         limits_outside: frozenset[str] = frozenset(),
@@ -127,11 +127,11 @@ class Machine:
             keep=keep,
             keeps_ends=keeps_ends,
             approved=approved,
-            fuses=fuses,
             shares_limits=shares_limits,
             limits_outside=limits_outside,
             streamed=streamed,
         )
+        self._is_sequential = is_sequential
         self._claim = Claim()
         """What the driver was last told to claim."""
         self._known.skip_key(("", first_serial))
@@ -332,7 +332,7 @@ class Machine:
         if not (limits and limits.is_shared):
             return
         # Where one unit runs after the other, a permit would lie idle for as long as what was sent before takes.
-        ahead = 0 if self._known.fuses else len(self._known.units) - limits.units
+        ahead = len(self._known.units) - limits.units if self._is_sequential else 0
         claim = limits.claim(self.slots, ahead=ahead)
         if claim != self._claim:
             self._claim = claim

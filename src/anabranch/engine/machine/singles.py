@@ -133,7 +133,7 @@ class Singles:
         if any(self._known.runs[up].is_flying for up in run.node.whole_upstreams):
             if run.node.policies.is_limited:
                 return False  # it would hold its limits while it waits for them
-            if self._known.fuses and (self._is_quick(run) or self._will_be_known(run)):
+            if self._is_quick(run) or self._will_be_known(run):
                 return False
         return self._known.has_inputs(run)
 
@@ -217,9 +217,7 @@ class Singles:
         same = same and not run.assembles and not other.assembles
         same = same and not mine.is_limited and not theirs.is_limited
         same = same and other.attempt == 1 and other.loop is None  # what a unit is told of these is its first node's
-        return (
-            self._known.fuses and same and not run.is_suspect and not other.is_suspect and self._known.may_start(other)
-        )
+        return same and not run.is_suspect and not other.is_suspect and self._known.may_start(other)
 
     def _bundle_from(self, run: NodeRun) -> list[str]:
         """Nodes of the backlog, and nodes below them, that take a moment only: together about `BUNDLE_S`."""
@@ -245,7 +243,7 @@ class Singles:
 
     def _can_bundle(self, run: NodeRun, inside: Mapping[str, None]) -> bool:
         """Whether a node is known to be quick, and needs nothing that is still on its way elsewhere."""
-        if not self._known.fuses or not self._is_quick(run) or run.is_suspect or run.attempt > 1 or run.assembles:
+        if not self._is_quick(run) or run.is_suspect or run.attempt > 1 or run.assembles:
             return False
         if run.node.policies.is_limited:
             return False

@@ -238,7 +238,7 @@ def test_where_one_task_runs_after_the_other_a_permit_is_wanted_when_it_is_its_t
         query(1)
         for n in range(3):
             think(n)
-    cluster = FakeCluster(flow, slots=1, shares_limits=True, fuses=False)
+    cluster = FakeCluster(flow, slots=1, shares_limits=True, is_sequential=True)
     cluster.start()
 
     wants = [cluster.claim.wants]
