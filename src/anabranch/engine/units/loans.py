@@ -101,7 +101,10 @@ class Lender:
         if any(found) or type(value) in _FORMS or not self._may_be_large(value):
             return any(found)
         loan = self._by_id.get(id(value))
-        if loan is None:
+        is_other = loan is not None and taken.get(loan, id(value)) != id(value)
+        if loan is not None and loan[0] == PARCEL and is_other:
+            loan = _another(loan[1], taken)
+        elif loan is None or is_other:
             try:
                 data = dumps(value)
             except BaseException:  # pickling runs the user's code; who pickles the record says what is wrong
@@ -109,8 +112,6 @@ class Lender:
             if len(data) <= self._small_nbytes:
                 return False
             loan = self._loan_of(data, taken)
-        elif taken.get(loan, id(value)) != id(value):
-            loan = _another(loan[1], taken)
         self._by_id[id(value)] = loan
         self._alive.append(value)
         taken[loan] = id(value)

@@ -61,6 +61,20 @@ def test_what_calls_share_is_one_parcel_also_as_copies_and_in_other_records() ->
     assert len(lender.parcels) == 1
 
 
+def test_what_the_caller_was_given_and_a_copy_of_it_stay_two_things() -> None:
+    data = list(range(5_000))
+    there: dict[Loan, Any] = {(NODE, "load"): data}
+    copy = data[:]
+
+    records = [Record("c", 0, (copy,)), Record("c", 1, (data, copy)), Record("c", 2, (copy, data))]
+    _, loaded = lent_and_loaded(records, Lender(there, SMALL), there)
+
+    for record in loaded[1:]:
+        first, second = record.values
+        assert first == second == data
+        assert first is not second
+
+
 def test_two_things_that_are_equal_stay_two_and_one_thing_given_twice_stays_one() -> None:
     one, other = list(range(5_000)), list(range(5_000))
     lender = Lender({}, SMALL)
