@@ -72,6 +72,8 @@ class NodeModel:
     version: int = 0
     """Changes whenever something of it does."""
     _retrying: int = 0
+    _tried: set[int] = field(default_factory=set)
+    """Of a map: elements whose retries have begun."""
     _by_code: Counter[int] = field(default_factory=Counter)
     _samples: list[tuple[float, int]] = field(default_factory=list)
     """Elements that had ended, by time."""
@@ -203,13 +205,15 @@ class NodeModel:
         if index is None or self.is_done or (index < self.width and self.codes[index] >= FIRST_FINAL_CODE):
             return  # it was told late, or is only made again
         self.code = max(self.code, Running.code)
+        if index < self.width and self.codes[index] == Retrying.code:
+            self._tried.add(index)
         self.put(range(index, index + 1), bytes([Running.code]))
         self.running.begin(state)
 
     def lose(self, indices: Sequence[int]) -> None:
-        """Note that elements did not come back: those that were being run are not any more."""
+        """Note that elements did not come back: those that were being run wait again, for a retry if it was one."""
         lost = tuple(index for index in indices if index in self.running)
-        self.put(lost, bytes(len(lost)))
+        self.put(lost, bytes(Retrying.code if index in self._tried else 0 for index in lost))
 
     def widen(self, width: int) -> None:
         """Make room for so many elements."""

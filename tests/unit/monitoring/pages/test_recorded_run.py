@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from anabranch import Flow, config, task
@@ -310,6 +310,7 @@ STEPS = st.one_of(
 )
 
 
+@example([("retrying", 0), ("begin", 0), ("lose", 0)])
 @given(st.lists(STEPS, max_size=25))
 def test_a_model_that_is_told_bit_by_bit_equals_one_that_is_read_at_once(steps: list[tuple[str, int]]):
     # given
@@ -324,7 +325,7 @@ def test_a_model_that_is_told_bit_by_bit_equals_one_that_is_read_at_once(steps: 
                 told.wait()
                 follower.follow()
             elif what == "begin" and index not in ended:
-                told.tell(at(index))
+                told.tell(at(index, serial / 100))
             elif what == "lose":
                 told.tell(UnitLost(NOW.timestamp(), ["check"], 1, "its worker died", (index,)))
             elif what in codes and index not in ended:
