@@ -664,31 +664,34 @@ class Story:
         rows = self._as_reader(lambda: self.store.task_runs(RUN))
         done: set[tuple[str, int]] = set()
         failed: set[str] = set()
+        again: set[str] = set()  # with what ended below it although it has not ended: that was below an attempt before
         slugs = {row.slug for row in rows}
+        graph = self.graph
         for row in rows:
             if row.code in DONE:
                 done.add((row.slug, -1))
             elif row.code >= FIRST_FAILED_CODE:
                 failed.add(row.slug)
-        graph = self.graph
+            elif row.slug in graph.nodes and not graph.nodes[row.slug].is_map:
+                again.add(row.slug)
         for slug in slugs | set(graph.nodes):
+            last: dict[int, int] = {}  # what was made again may have been cancelled
             for chunk in self._as_reader(partial(self.store.chunks, RUN, slug)):
-                for index, code in zip(chunk.indices, chunk.codes, strict=True):
-                    if code in DONE:
-                        done.add((slug, index))
-                    elif code >= FIRST_FAILED_CODE:
-                        failed.add(slug)
+                last.update(zip(chunk.indices, chunk.codes, strict=True))
+                failed |= {slug} if max(chunk.codes, default=0) >= FIRST_FAILED_CODE else set()
+            done |= {(slug, index) for index, code in last.items() if code in DONE}
         over = {row.slug for row in rows if row.code >= FIRST_FINAL_CODE}
         over &= {slug for slug, node in self.graph.nodes.items() if node.policies.may_stop_early}
         late = {what for what in promised - set(self.done) if what[0] in over}  # the map had enough without them
-        missing = {what for what in promised - late - done if self._is_kept(what)}
+        called = slugs - set(graph.nodes)
+        callers = {slug.rpartition("/")[0] for slug in called}  # theirs is made of those of calls
+        missing = {what for what in promised - late - done if self._is_kept(what) and what[0] not in callers}
         if missing:
             self._break("not on record", f"{sorted(missing)}, at least {SOON_S} s before the driver's end")
         tainted: set[str] = set()
         for node in graph.nodes.values():
-            if any(edge.upstream in failed | tainted for edge in node.edges):
+            if any(edge.upstream in failed | again | tainted for edge in node.edges):
                 tainted.add(node.slug)
-        called = slugs - set(graph.nodes)
         tainted |= called if failed else set()
         self.tried = {
             each: known for each, known in self.tried.items() if each not in done and each[0] not in tainted | failed

@@ -12,7 +12,7 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from operator import is_
 
-from anabranch.base.errors import StaleOwner
+from anabranch.base.errors import RunStoreError, StaleOwner
 from anabranch.base.events import CallsMade, ElementBegan, Event, MapAdvanced, TaskChanged, UnitLost
 from anabranch.base.masking import mask
 from anabranch.base.running_elements import RunningElements
@@ -232,7 +232,7 @@ class Recorder:
     def finish(self, state: State, runs: Mapping[str, NodeRun]) -> None:
         """Write what is left, and put the run down; as it was, if it had ended, and was only looked at."""
         with self._lock:
-            if self._held is not None and self._before is not None and self._before.state == state.name:
+            if self._is_only_looked_at(state) and self._before is not None:
                 state = replace(state, message=self._before.message, end_time=self._before.end)
             else:
                 self._go_on()
@@ -241,6 +241,16 @@ class Recorder:
                     if run.elements is not None:
                         self._add(self._left_over(slug, run))
         self.put_down(state)
+
+    def _is_only_looked_at(self, state: State) -> bool:
+        """Whether nothing ran, and all that was noted stands in the store already."""
+        if self._held is None or self._before is None or self._before.state != state.name:
+            return False
+        try:
+            recorded = {row.slug: row.code for row in self.store.task_runs(self.ownership.run_id)}
+        except RunStoreError:  # then nothing can be written either
+            return True
+        return all(recorded.get(slug) == row.code for slug, row in self._held.task_runs.items())
 
     def put_down(self, state: State) -> None:
         """Let go of the run, which stands like this."""

@@ -19,7 +19,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch import PAUSE, SKIP, Flow, Parameter, config, context, task
-from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE, Cancelled, Deferred, Failure, Success
+from anabranch.base.events import TaskChanged
+from anabranch.base.states import (
+    BY_CODE,
+    FIRST_FINAL_CODE,
+    Cancelled,
+    Counts,
+    Deferred,
+    Failed,
+    Failure,
+    Mapped,
+    Success,
+)
 from anabranch.definition.fingerprints import changes, fingerprints
 from anabranch.engine.driver.handlers import FlowHandlers
 from anabranch.engine.units.units import ColumnReport, Report, SingleReport
@@ -357,6 +368,20 @@ def test_a_run_that_is_only_looked_at_stays_as_it_was(flow: Flow, tmp_path: Path
     for _ in range(2):
         assert flow.run(resume=first.run_id).is_successful()
     assert rows_of(tmp_path / "runs.db") == before
+
+
+def test_a_map_that_ends_otherwise_in_a_run_in_which_nothing_runs_is_recorded_so():
+    store, nobody = InMemoryRunStore(), Failed("for another reason", end_time=datetime(2026, 11, 21, tzinfo=UTC))
+    recorder = Recorder(store, store.create_run(_record("r")), _graph_of_one_map())
+    recorder.observe(TaskChanged(0.0, "m", Failed("not enough", counts=Counts(2, failed=2))))
+    recorder.finish(nobody, {})
+    before = store.get_run("r")
+
+    later = Recorder(store, store.take_over("r"), _graph_of_one_map(), before=before)
+    later.observe(TaskChanged(1.0, "m", Mapped("enough", counts=Counts(2, successful=1, skipped=1))))
+    later.finish(nobody, {})
+
+    assert [row.state for row in store.task_runs("r")] == ["Mapped"]
 
 
 def test_a_run_in_which_something_runs_again_ends_later():
