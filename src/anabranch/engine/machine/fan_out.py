@@ -542,8 +542,10 @@ class FanOut:
                 # Of a unit that Dask has made again before its first report came, and that left these to it.
                 pairs = zip(done, column.codes, strict=True)
                 left = [index for index, code in pairs if not code and index not in column.records]
-                if left:
-                    chain.ready.append(replace(batch, indices=as_range(left)))
+                handed_back = replace(batch, indices=as_range(left))
+                again = self._unfinished(chain, handed_back, 0.0, is_suspect=batch.is_suspect) if left else None
+                if again is not None:
+                    chain.ready.append(again)
             if len(fresh):
                 self._pass_on(column.slug, fresh)
                 if batch.is_apart:

@@ -7,12 +7,21 @@ is made again if something that runs takes it, and otherwise is not missed.
 from __future__ import annotations
 
 import pickle
-from collections.abc import Collection, Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NoReturn
 
 from anabranch.base.errors import ResultReleased
-from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cancelled, Finished, Paused, State, counts_of
+from anabranch.base.states import (
+    FIRST_FAILED_CODE,
+    FIRST_FINAL_CODE,
+    Cancelled,
+    Finished,
+    Paused,
+    Skipped,
+    State,
+    counts_of,
+)
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.units.calls import Placed
 from anabranch.engine.units.indices import as_range
@@ -81,10 +90,40 @@ def held(graph: FrozenGraph, recorded: Recorded, choice: Choice) -> Recorded:
         left = [_without(report, again.elements.get(slug, ())) for report in columns]
         if any(left):
             kept.columns[slug] = [report for report in left if report is not None]
+    _drop_skips(graph, kept)
     _keep_calls(kept, recorded, again)
     if choice.only_failed:
         _leave_out(graph, kept, again)
     return _released(graph, kept, choice.keep)
+
+
+def _drop_skips(graph: FrozenGraph, kept: Recorded) -> None:
+    """Let elements be skipped anew below those that have not ended: a map that had enough may end otherwise now."""
+    for slug, node in graph.nodes.items():
+        skipped = {index for report in kept.columns.get(slug, ()) for index in _skipped_unseen(report.columns[0])}
+        if not skipped:
+            continue
+        above = [each.upstream for each in node.edges if each.mapped and graph.nodes[each.upstream].is_map]
+        firm = skipped.intersection(*(_ended(kept.columns.get(each, ())) for each in above))
+        left = [_without(report, skipped - firm) for report in kept.columns[slug]]
+        kept.columns[slug] = [report for report in left if report is not None]
+
+
+def _skipped_unseen(column: ColumnReport) -> Iterator[int]:
+    """Elements that were skipped without a look at them by their task."""
+    if Skipped.code in column.codes:
+        for index, state in column.records.items():
+            if state.is_skipped() and state.start_time is None:
+                yield index
+
+
+def _ended(reports: Iterable[Report]) -> set[int]:
+    return {
+        index
+        for report in reports
+        for index, code in zip(report.indices or (), report.columns[0].codes, strict=True)
+        if code >= FIRST_FINAL_CODE
+    }
 
 
 def _keep_calls(kept: Recorded, recorded: Recorded, again: _Again) -> None:

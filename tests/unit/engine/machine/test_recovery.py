@@ -454,6 +454,22 @@ def test_an_attempt_of_which_a_chunk_had_told_is_counted_when_it_is_lost(is_redu
     assert {index: n for unit in cluster.runnable() for index, n in unit.attempts.items()} == {0: 2}
 
 
+def test_a_chunk_that_is_made_again_hands_back_what_waits_for_its_retry_without_ending_the_wait() -> None:
+    with Flow("patient") as flow:
+        task(lambda x: x, name="each", max_retries=2, retry_delay=100, chunksize=2).map([0, 1])
+    cluster = FakeCluster(flow)
+    cluster.start()
+    (unit,) = cluster.runnable()
+    tried = Retrying(message="once", attempt=1, start_time=datetime.fromtimestamp(cluster.now + 100, UTC))
+    waits = ColumnReport("each", bytes([Retrying.code]), {0: tried})
+    cluster.tell(Reported(cluster.now, Report(unit.key, columns=(waits,), indices=range(1), part=1)))
+
+    untouched = ColumnReport("each", bytes(2), {})
+    cluster.tell(Reported(cluster.now, Report(unit.key, columns=(untouched,), indices=range(2))))
+
+    assert [list(each.indices or ()) for each in cluster.runnable() if each.key != unit.key] == [[1]]
+
+
 def test_what_a_chunk_had_told_of_is_not_in_what_is_handed_back() -> None:
     with Flow("handed back") as flow:
         task(lambda x: x, name="each", chunksize=3).map([0, 1, 2])

@@ -29,6 +29,8 @@ from anabranch.base.states import (
     Failed,
     Failure,
     Mapped,
+    Skipped,
+    State,
     Success,
 )
 from anabranch.definition.fingerprints import changes, fingerprints
@@ -42,7 +44,7 @@ from anabranch.runs.read.lookup import date_of
 from anabranch.runs.record.backlog import Rows
 from anabranch.runs.record.recorder import Recorder
 from anabranch.runs.record.reports import batch_of, codes_of, columns_of
-from anabranch.runs.resume.choice import Choice, held
+from anabranch.runs.resume.choice import Choice, Recorded, held
 from anabranch.runs.resume.recorded import load
 from anabranch.runs.resume.takeover import Request, take
 from anabranch.runs.store.opening import current_store
@@ -511,6 +513,30 @@ def test_retries_that_waited_keep_their_attempts_and_times():
         assert (state.name, state.attempt) == ("Retrying", 1)
         assert state.start_time is not None
         assert state.start_time > dying.store.get_run(plan.run_id).start + timedelta(minutes=59)
+
+
+def test_what_was_skipped_below_elements_that_have_not_ended_may_end_otherwise():
+    def reported(slug: str, codes: dict[int, State]) -> list[Report]:
+        return [
+            Report((slug, index), columns=(ColumnReport(slug, bytes([state.code]), {index: state}),), indices=(index,))
+            for index, state in codes.items()
+        ]
+
+    unseen, seen = Skipped("upstream some was skipped"), Skipped("SKIP", start_time=datetime(2026, 11, 21, tzinfo=UTC))
+    with Flow("enough") as flow:
+        some = task(lambda x: x, name="some", first_n=2).map([0, 1, 2, 3])
+        task(lambda x, y: x, name="below").map(some, y=some)
+    recorded = Recorded(
+        columns={
+            "some": reported("some", {0: Success(), 2: unseen}),
+            "below": reported("below", {0: unseen, 1: unseen, 2: unseen, 3: seen}),
+        },
+        widths={"some": 4, "below": 4},
+    )
+
+    kept = held(flow.graph.freeze(), recorded, Choice())
+
+    assert [list(each.indices or ()) for each in kept.columns["below"]] == [[0], [2], [3]]
 
 
 def test_a_task_that_had_made_calls_keeps_the_number_of_its_attempt():
