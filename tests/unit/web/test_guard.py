@@ -263,20 +263,22 @@ def test_what_another_sites_page_loads_uses_up_nobodys_attempts():
         assert server.call("GET", f"/?token={TOKEN}", **link)[0] == 303
 
 
-def test_a_form_is_good_for_the_session_that_it_was_shown_to(locked: Server):
-    # given
-    mine, others = (cookie_of(locked, TOKEN).partition(";")[0] for _ in range(2))
-    _, _, page = locked.call("GET", "/do/cancel?run=run-1", Cookie=mine)
-    found = re.search(rb'name="form" value="(\w+)"', page)
-    assert found is not None
-    form = {"Content_Type": "application/x-www-form-urlencoded"}
-    # when
-    answers = [
-        locked.call("POST", "/do/cancel?run=run-1", b"form=" + found[1], Cookie=each, **form) for each in (mine, others)
-    ]
-    # then
-    assert [status for status, _, _ in answers] == [303, 403]
-    assert b"from another server" in answers[1][2]
+def test_a_form_is_good_for_the_session_that_it_was_shown_to() -> None:
+    with serving(TOKEN, hosts=["etl.example"]) as server:
+        # given
+        mine, others = (cookie_of(server, TOKEN).partition(";")[0] for _ in range(2))
+        _, _, page = server.call("GET", "/do/resume?run=run-1", Cookie=mine)
+        found = re.search(rb'name="form" value="(\w+)"', page)
+        assert found is not None
+        form = {"Content_Type": "application/x-www-form-urlencoded"}
+        # when
+        answers = [
+            server.call("POST", "/do/resume?run=run-1", b"form=" + found[1], Cookie=each, **form)
+            for each in (mine, others)
+        ]
+        # then
+        assert [status for status, _, _ in answers] == [303, 403]
+        assert b"from another server" in answers[1][2]
 
 
 # Behind a proxy -------------------------------------------------------------------------------------------------------
