@@ -411,6 +411,10 @@ class SimulatedExecutor(Executor):
     def situation(self) -> Sequence[str]:
         return ()
 
+    def is_connected_to(self, cluster: Cluster) -> bool:
+        """Whether its driver has that cluster, and not one that is gone."""
+        return self._cluster is cluster
+
     def has_called_back(self, key: Key | None) -> bool:
         """Whether a unit was let go before it had ended."""
         return key in self._called_back

@@ -493,7 +493,9 @@ class Story:
         self.touches.fails_until = self.world.now + seconds
 
     def _cancel(self) -> None:
-        if self.executor is not None and self.executor._token and self.has_driver:
+        if self.executor is None or not self.executor._token or not self.has_driver:
+            return
+        if self.executor.is_connected_to(self.cluster):  # else there is nobody who would pass it on
             self.world.note("somebody cancels the run")
             self.executor.cancel()
             self._await_end()
