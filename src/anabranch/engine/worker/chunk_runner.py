@@ -79,7 +79,7 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
         nbytes += size if stage.node.slug in unit.keep else 0
         codes = bytes(stage.codes[:reached])
         records = {indices[position]: state for position, state in stage.records.items()}
-        if min(codes) < FIRST_FINAL_CODE:  # the values of the others come with their last attempt
+        if min(codes, default=FIRST_FINAL_CODE) < FIRST_FINAL_CODE:  # values of others come with the last attempt
             data = dumps([value for value, code in zip(stage.values, codes, strict=False) if code >= FIRST_FINAL_CODE])
         small = data is not None and len(data) <= environment.setting("inline_nbytes")
         column = ColumnReport(stage.node.slug, codes, records, data if small else None)

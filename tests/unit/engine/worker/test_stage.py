@@ -10,6 +10,7 @@ from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, context, task
 from anabranch.base.states import MAX_ATTEMPTS, State
+from anabranch.engine.worker.unit_runner import run_unit
 
 
 def states_of(flow: Flow, clock: list[float], slug: str = "slow") -> list[State]:
@@ -67,3 +68,13 @@ def test_the_last_attempts_are_kept_of_very_many():
     (state,) = states_of(flow, clock)
     assert state.attempt == 51
     assert [each.number for each in state.attempts] == list(range(51 - MAX_ATTEMPTS, 51))
+
+
+def test_a_chunk_of_which_nothing_is_left_to_do_reports_nothing():
+    with Flow("elsewhere") as flow:
+        task(lambda x: x, name="each", chunksize=2).map([0, 1])
+    cluster = FakeCluster(flow)
+    cluster.start()
+    (unit,) = cluster.runnable()
+    _, report = run_unit(replace(unit, indices=range(0)), cluster.environment, {})
+    assert (list(report.indices or ()), [column.codes for column in report.columns]) == ([], [b""])
