@@ -33,6 +33,7 @@ CHUNKS: tuple[tuple[int | str, str], ...] = (
 )
 """Sizes of chunks, and how the map may end early."""
 CACHES = tuple(each for each in d.STORED if each.startswith("in a cache"))
+TARGETS = tuple(each for each in d.STORED if each.startswith("at "))
 DELAYS_S = (0.0, 0.3, 5.0, 100.0)
 BENT = (*("",) * 8, "calls", "nothing first", "few", "alike", "joined")
 """What a flow may be made to be, because it is rarely so by chance."""
@@ -53,6 +54,24 @@ def bent(statements: list[d.Statement], how: str) -> list[d.Statement]:
         empty = d.Map(d.TaskSpec(d.Behaviour(("number",))), ())
         return [empty, *(replace(each, after=(0,)) if isinstance(each, d.Map) else each for each in statements)]
     return [_bent(each, number, how) for number, each in enumerate(statements)]
+
+
+def lasting(statements: list[d.Statement]) -> list[d.Statement]:
+    """The same flow, without targets if maps end early: which elements they leave out is chance, and changes from
+    attempt to attempt, and what is at a target is of the first."""
+    ends = any(isinstance(each, d.Map) and each.task.ends for each in statements)
+    return list(map(_without_targets, statements)) if ends else statements
+
+
+def _without_targets(statement: Any) -> Any:
+    match statement:
+        case d.Call(task) | d.Map(task) if task.stored in TARGETS:
+            return replace(statement, task=replace(task, stored=""))
+        case d.Case(_, _, body):
+            return replace(statement, body=tuple(map(_without_targets, body)))
+        case d.IfElse(_, if_true, if_false):
+            return replace(statement, if_true=_without_targets(if_true), if_false=_without_targets(if_false))
+    return statement
 
 
 def _bent(statement: d.Statement, number: int, how: str) -> d.Statement:

@@ -19,7 +19,7 @@ from tests.properties.test_same_everywhere import seen_from
 from tests.reference import interpret
 from tests.simulation.chance import Chance
 from tests.simulation.cluster import GRACE_S, NOTICE_S, SWEEP_S, Cluster, SimulatedExecutor
-from tests.simulation.flows import BENT, bent, drawn_flow
+from tests.simulation.flows import BENT, bent, drawn_flow, lasting
 from tests.simulation.parts import SHELF, Doubles, Touches, simulated
 from tests.simulation.subflows import LEDGERS, Ledger
 from tests.simulation.world import BEGIN_S, Process, Stuck, Thread, World
@@ -174,7 +174,7 @@ class Plan:
         last = chance.below(4 * len(BENT))
         how = BENT[last // 4]
         engine = {**engine, **AS_BENT.get(how, {})}
-        plan = replace(plan, statements=bent(statements, how), engine=engine)
+        plan = replace(plan, statements=lasting(bent(statements, how)), engine=engine)
         return replace(plan, knows_dead=last % 4 != 1, stores=last % 4 == 3)
 
     def undisturbed(self) -> Plan:

@@ -156,6 +156,7 @@ def take_apart(value: Any, name: str, take: Take) -> Shape:
         return _array(value, name, take)
     if kind is object:
         raise TypeError("it is known by its identity only")
+    getattr(value, "__dict__", None)  # some types make it when it is first asked for, and then reduce to more
     reduce = copyreg.dispatch_table.get(kind)
     reduced: Any = reduce(value) if reduce is not None else value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
     if isinstance(reduced, str):

@@ -6,6 +6,7 @@ import copy
 import dataclasses
 import enum
 import functools
+import io
 import os
 import pickle
 import subprocess
@@ -82,6 +83,8 @@ VALUES = {
         datetime(2026, 1, 2, tzinfo=UTC),
         timedelta(1),
     ],
+    "errors": lambda: [ValueError(1), ValueError("1"), KeyError(1), OSError(2, "a", "b"), ExceptionGroup("a", [KeyError()])],
+    "buffers": lambda: [io.BytesIO(b"a"), io.BytesIO(b"b"), io.StringIO("a"), io.StringIO("b")],
     "exact": lambda: [Decimal("1.0"), Decimal("1.00"), Fraction(1, 2), Path("a"), Path("b")],
     "objects": lambda: [Point(1), Point(2), Point({"a", "b"}), Color.RED, Color.BLUE, ring(1), ring(2), [ring(1)]],
     "classes": lambda: [Point, Color, int, Pair, np.ndarray],
@@ -126,6 +129,15 @@ def test_values_have_the_fingerprint_of_their_copies_and_of_no_other(name: str):
     assert found == texts(name)
     assert found == [describe_value(copy.deepcopy(value)).text for value in VALUES[name]()]
     assert len(set(found)) == len(found)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_value_that_was_looked_at_is_still_the_same(name: str):
+    looked_at = VALUES[name]()
+    for each in looked_at:
+        getattr(each, "__dict__", None)  # some types make it only now
+
+    assert [describe_value(each).text for each in looked_at] == texts(name)
 
 
 @pytest.mark.parametrize("seed", ["0", "1"])
