@@ -74,7 +74,16 @@ class Worker:
 class Cluster:
     """A scheduler and its workers."""
 
-    def __init__(self, world: World, chance: Chance, *, workers: int, slots: int, loses_messages: bool = False) -> None:
+    def __init__(
+        self,
+        world: World,
+        chance: Chance,
+        *,
+        workers: int,
+        slots: int,
+        loses_messages: bool = False,
+        tell_lost: Callable[[Report], object] = lambda report: None,
+    ) -> None:
         self.world = world
         self.chance = chance
         self.recipes: dict[Key, Recipe] = {}
@@ -82,6 +91,7 @@ class Cluster:
         self.clients: list[SimulatedExecutor] = []
         self.slots = slots
         self.loses_messages = loses_messages
+        self._tell_lost = tell_lost
         self.is_lost = False
         self._turn = 0
         self._born = 0
@@ -263,6 +273,8 @@ class Cluster:
             times = (
                 self.chance.pick((1,) * 19 + (2,)) if not self.loses_messages else self.chance.pick((1,) * 18 + (2, 0))
             )
+            if not times and isinstance(message, Posted) and isinstance(message.payload, Report):
+                self._tell_lost(message.payload)
             for _ in range(times):
                 worker.to_scheduler.send(lambda: client.post(message))
 

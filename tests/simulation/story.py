@@ -33,7 +33,7 @@ from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, R
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import Signature
 from anabranch.definition.storing import Storing
-from anabranch.engine.units.units import Key
+from anabranch.engine.units.units import Key, Report
 from anabranch.results import Result
 from anabranch.runs.store.permit_table import PermitTable
 from anabranch.runs.store.records import RunRecord
@@ -444,8 +444,20 @@ class Story:
     def _new_cluster(self) -> Cluster:
         plan = self.plan
         return Cluster(
-            self.world, self.chance, workers=plan.workers, slots=plan.slots, loses_messages=plan.loses_messages
+            self.world,
+            self.chance,
+            workers=plan.workers,
+            slots=plan.slots,
+            loses_messages=plan.loses_messages,
+            tell_lost=self._hear_lost,
         )
+
+    def _hear_lost(self, report: Report) -> None:
+        """What an interim report would have told is told by the unit's own, which is asked for if it is lost, too."""
+        if report.part:
+            for each in (*report.columns, *report.singles):
+                for index in report.indices or (-1,):
+                    self.ended_at.pop((each.slug, index), None)
 
     def _lose_worker(self) -> None:
         cluster = self.cluster
