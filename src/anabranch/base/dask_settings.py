@@ -21,8 +21,13 @@ def load_early() -> None:
     spec = find_spec("distributed") if "distributed" not in sys.modules else None
     file = Path(spec.origin).with_name("distributed.yaml") if spec is not None and spec.origin else None
     if file is not None and file.is_file():
-        loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it was compiled
-        dask.config.update_defaults(yaml.load(file.read_bytes(), loader))
+        dask.config.update_defaults(read(file.read_bytes()))
+
+
+def read(text: str | bytes) -> Any:
+    """What a YAML file says."""
+    loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # ten times as fast where it was compiled
+    return yaml.load(text, loader)
 
 
 def restore() -> None:

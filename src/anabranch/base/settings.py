@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import dask.config
-import yaml
 
 from anabranch.base import dask_settings, package_files
 from anabranch.base.errors import SettingError, listed
@@ -656,7 +655,7 @@ def apply_logging() -> None:
 
 # ---------------------------------------------------------------------------------------------------------------------
 
-_defaults = yaml.safe_load(package_files.read("base/anabranch.yaml"))
+_defaults = dask_settings.read(package_files.read("base/anabranch.yaml"))
 _DEFAULTS: dict[str, Any] = _flat(_defaults["anabranch"])
 _SECTIONS = tuple(dict.fromkeys(name.rpartition(".")[0] for name in _DEFAULTS if "." in name))
 _problems: list[str] = []
