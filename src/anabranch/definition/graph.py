@@ -348,6 +348,16 @@ class Graph(Entries):
         digraph.add_edges_from((edge.upstream, edge.downstream) for edge in self.edges())
         return digraph
 
+    @property
+    def is_in_order(self) -> bool:
+        """Whether each node was written after all that leads to it; then there is no cycle."""
+        order = self._written_order
+        return all(order[edge.upstream] < order[edge.downstream] for edge in self.edges())
+
+    @property
+    def _written_order(self) -> dict[NodeLike, int]:
+        return {node: i for i, node in enumerate(self._entries)}
+
     def sorted_nodes(self) -> list[NodeLike]:
         """Nodes in topological order, in the order they were written where that leaves a choice.
 
@@ -356,9 +366,11 @@ class Graph(Entries):
         DefinitionError
             There is a cycle.
         """
+        if self.is_in_order:
+            return list(self._entries)
         import networkx
 
-        order = {node: i for i, node in enumerate(self._entries)}
+        order = self._written_order
         try:
             return list(networkx.lexicographical_topological_sort(self.digraph, key=order.__getitem__))
         except networkx.NetworkXUnfeasible:

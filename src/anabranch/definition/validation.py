@@ -75,11 +75,11 @@ def _label(graph: Graph, node: NodeLike) -> str:
 
 
 def _cycles(graph: Graph) -> Iterator[str]:
-    import networkx
+    if graph.is_in_order:
+        return
+    import networkx  # takes a moment, and most flows are written in order
 
     digraph = graph.digraph
-    if networkx.is_directed_acyclic_graph(digraph):
-        return
     for component in networkx.strongly_connected_components(digraph):
         if len(component) > 1:
             cycle = networkx.find_cycle(digraph.subgraph(component))
