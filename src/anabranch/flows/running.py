@@ -234,6 +234,16 @@ def _run_recorded(
             return recorder.end.message or recorder.end.name
         return wants_end() or mask(heart.wish)
 
+    def settled(done: FinishedRun) -> FinishedRun:
+        heart.make_sure()
+        if recorder.end is not None:
+            state = replace(recorder.end, start_time=done.started, end_time=done.ended)
+            return replace(done, state=state, is_handed_over=state.is_cancelled())
+        if done.state.is_crashed():
+            message = f"{done.state.message}; what had finished is recorded: anabranch resume {plan.run_id}"
+            return replace(done, state=replace(done.state, message=message))
+        return done
+
     try:
         with heart:
             done = run_flow(
@@ -245,16 +255,12 @@ def _run_recorded(
                 logs=logs,
                 permits=permits,
                 wants_end=ends,
+                settle=settled,
             )
     except BaseException as error:
         kind = Cancelled if isinstance(error, KeyboardInterrupt) else Crashed
         recorder.put_down(kind(message=f"{type(error).__name__}: {error}"))
         raise
-    if recorder.end is not None:
-        done = replace(done, state=replace(recorder.end, start_time=done.started, end_time=done.ended))
-    elif done.state.is_crashed():
-        message = f"{done.state.message}; what had finished is recorded: anabranch resume {plan.run_id}"
-        done = replace(done, state=replace(done.state, message=message))
     recorder.finish(done.state, done.runs)
     return done
 

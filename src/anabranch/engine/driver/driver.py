@@ -102,6 +102,7 @@ def run_flow(
     logs: LogBook | None = None,
     permits: Permits | None = None,
     wants_end: Callable[[], str] = str,
+    settle: Callable[[FinishedRun], FinishedRun] = lambda done: done,
     clock: Callable[[], float] | None = None,
 ) -> FinishedRun:
     """Run a flow to its end, with its handlers around it; whatever they do, the states known are returned.
@@ -118,6 +119,8 @@ def run_flow(
         Where permits of named limits come from; None: the limits hold within this run.
     wants_end
         Asked between two messages: why the run should be cancelled; nothing as long as it should not.
+    settle
+        Says how the run stands when nothing is left to do here, before handlers hear of that.
     clock
         Gives the time, in seconds since the epoch; default: the plan's.
 
@@ -138,6 +141,7 @@ def run_flow(
             done = Driver(*told).run()
     finally:
         executor.stop()
+    done = settle(done)
     return done if done.is_handed_over else replace(done, state=handlers.tell_end(done))
 
 

@@ -79,19 +79,13 @@ def _ask_driver(store: RunStore, run_id: str, by: str) -> RunRecord:
     return record
 
 
-def record_end(store: RunStore, run_id: str, state: str, message: str, *, now: datetime, is_gone: bool = False) -> None:
-    """Record how a run has ended, unless it never began, has ended already, or somebody holds it.
-
-    Parameters
-    ----------
-    is_gone
-        Whether its process is known to be gone, so that its lease need not be waited for.
-    """
+def record_end(store: RunStore, run_id: str, state: str, message: str, *, now: datetime) -> None:
+    """Record how a run has ended, unless it never began, has ended already, or somebody holds it."""
     try:
         record = store.get_run(run_id)
         if record.run_id != run_id or (record.lease_until is None and record.state != "Paused"):
             return
-        is_gone = is_gone or is_dead(record.owner, record.born)
+        is_gone = is_dead(record.owner, record.born)
         ownership = store.take_over(run_id, now=record.lease_until if is_gone else None)
         store.finish_run(ownership, state, end=now, message=message)
     except RunNotFound:

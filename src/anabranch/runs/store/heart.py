@@ -52,7 +52,7 @@ class Heart:
         self._ownership = ownership
         self._interval_s = store.lease_s / _BEATS_PER_LEASE
         self._clock = clock
-        self._tried = ownership.since or clock()
+        self._tried = self._renewed = ownership.since or clock()
         self._on_lost = on_lost
         self._renew = renew
         self._stop = threading.Event()
@@ -77,11 +77,20 @@ class Heart:
         if self._clock() - self._tried > self._store.lease_s:
             self.beat()
 
+    def make_sure(self) -> None:
+        """Renew the lease if it has not been renewed for as long as it runs, so that others may have the run.
+
+        To be called before anybody is told how the run has ended.
+        """
+        if self._clock() - self._renewed > self._store.lease_s:
+            self.beat()
+
     def beat(self) -> bool:
         """Renew the lease once; whether the run is still ours, as far as can be told."""
-        self._tried = self._clock()
+        began = self._tried = self._clock()
         try:
             self._store.heartbeat(self._ownership)
+            self._renewed = began
             if self._renew is not None:
                 self._renew()
         except StaleOwner as error:

@@ -431,10 +431,18 @@ class SlotQueue:
         return self._database.write(act)
 
     def is_cancelled(self, slot: Slot) -> bool:
-        """Whether somebody wants the slot's run to end, or another process has it."""
+        """Whether somebody wants the slot's run to end.
+
+        Raises
+        ------
+        StaleOwner
+            Another process has it.
+        """
         query = f"SELECT cancel, token FROM {SLOTS.name} WHERE run_id = ?"
         found = self._database.read(lambda transaction: transaction.fetch(query, (slot.run_id,)))
-        return not found or bool(found[0][0]) or found[0][1] != slot.token
+        if found and found[0][1] != slot.token:
+            raise StaleOwner(f"run {slot.run_id} was claimed anew, and is somebody else's")
+        return not found or bool(found[0][0])
 
     def finish(self, slot: Slot, state: str, message: str = "", *, now: datetime) -> bool:
         """Say how a slot's run ended; False if the slot is somebody else's."""
@@ -598,7 +606,7 @@ def _settle_dead(
     is_try = is_try and (is_dead or slot.started is not None)  # else its service died before it had a process for it
     is_put_down = state == "Paused" or (state == "Cancelled" and not slot.cancel)  # by a process that died before
     has_ended = epoch is not None and epoch > slot.run_epoch and lease is None and not is_put_down
-    if lease is not None and lease > moment and not is_dead:
+    if lease is not None and lease > moment and (not is_dead or epoch > slot.run_epoch + 1):  # others may have the run
         transaction.execute(f"UPDATE {SLOTS.name} SET lease_until = ? WHERE run_id = ?", (lease, slot.run_id))
     elif has_ended:  # it could not say so here
         transaction.execute(_CLOSE, (state, "", moment, slot.run_id))

@@ -28,7 +28,7 @@ from anabranch.flows.news import tell
 from anabranch.flows.registered import load_registered
 from anabranch.monitoring.bulletins import telling_of
 from anabranch.runs import RunRecord
-from anabranch.runs.registry.ending import end_parts, record_end
+from anabranch.runs.registry.ending import end_parts
 from anabranch.runs.registry.registration import read_clock, registry
 from anabranch.runs.resume.takeover import claimed
 from anabranch.runs.store.flows import FlowRecord, FlowTable
@@ -173,8 +173,7 @@ def _is_unknown(store: RelationalRunStore, slot: Slot) -> bool:
 
 
 def _finish(store: RelationalRunStore, queue: SlotQueue, slot: Slot, state: str, message: str) -> int:
-    queue.finish(slot, state, message, now=read_clock(store))
-    if state in ("Cancelled", "TimedOut"):
+    if queue.finish(slot, state, message, now=read_clock(store)) and state in ("Cancelled", "TimedOut"):
         end_parts(store, slot.run_id)
     return 0
 
@@ -194,13 +193,14 @@ def _fail(
     text = str(error) if isinstance(error, AnabranchError) else f"{type(error).__name__}: {error}"
     _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
     if is_first:
-        now = datetime.now(UTC)
+        began = datetime.now(UTC)
         try:
-            ownership = store.create_run(RunRecord(slot.run_id, slot.flow_name, now))
-            store.finish_run(ownership, "Failed", end=now, message=text)
+            ownership = store.create_run(RunRecord(slot.run_id, slot.flow_name, began))
+            store.finish_run(ownership, "Failed", end=began, message=text)
         except RunStoreError as problem:
             _log.warning("the run could not be recorded: %s", problem)
-    if queue.finish(slot, "Failed", text, now=read_clock(store)):
+    now = read_clock(store)
+    if not queue.leave(slot, now=now) and queue.finish(slot, "Failed", text, now=now):
         with telling_of(slot.run_id):
             tell(Failed(text))
     return 0
@@ -219,8 +219,7 @@ def _end_by_force(store: RelationalRunStore, queue: SlotQueue, slot: Slot, why: 
         _log.error("run %s of flow %s: %s", slot.run_id, slot.flow_name, text)
         try:
             now = read_clock(store)
-            record_end(store, slot.run_id, "Failed", text, now=now, is_gone=True)
-            if queue.finish(slot, "Failed", text, now=now):
+            if not queue.leave(slot, now=now) and queue.finish(slot, "Failed", text, now=now):
                 telling = threading.Thread(target=tell_of, args=(Failed(text),), name="anabranch-telling", daemon=True)
                 telling.start()
                 telling.join(TELL_S)
@@ -289,16 +288,19 @@ class _Interruptible:
             raise _Asked(self._queue, self._slot)
 
     def _watch(self) -> None:
+        number, why = signal.SIGINT, "was cancelled"
         while not self._over.wait(CANCEL_POLL_S):
             try:
                 if not self._queue.is_cancelled(self._slot):
                     continue
+            except StaleOwner:  # its end is told by who has it now
+                number, why = signal.SIGTERM, "is another process's"
             except RunStoreError as error:
                 _log.debug("whether run %s is cancelled was not told: %s", self._slot.run_id, error)
                 continue
             if not self._over.is_set():
-                os.kill(os.getpid(), signal.SIGINT)
+                os.kill(os.getpid(), number)
             break
         if not self._over.wait(config.service.cancel_grace_s):
-            _log.warning("run %s was cancelled and does not end: its process is killed", self._slot.run_id)
+            _log.warning("run %s %s and does not end: its process is killed", self._slot.run_id, why)
             kill_own()  # what becomes of the run is decided by a service

@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -19,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anabranch import PAUSE, SKIP, Flow, Parameter, config, context, task
-from anabranch.base.events import TaskChanged
+from anabranch.base.events import RunFinished, TaskChanged
 from anabranch.base.states import (
     BY_CODE,
     FIRST_FINAL_CODE,
@@ -47,6 +48,7 @@ from anabranch.runs.record.reports import batch_of, codes_of, columns_of
 from anabranch.runs.resume.choice import Choice, Recorded, held
 from anabranch.runs.resume.recorded import load
 from anabranch.runs.resume.takeover import Request, take
+from anabranch.runs.store.heart import Heart
 from anabranch.runs.store.opening import current_store
 from anabranch.runs.store.sqlite import InMemoryRunStore
 from anabranch.runs.view import FlowRunView
@@ -768,14 +770,19 @@ class Faulty(InMemoryRunStore):
         super().write(ownership, batch)
 
 
-def run_with(store: Any) -> FlowRunView:
-    """Run the corpus, recorded in a store."""
+def run_with(store: Any, told: list[str] | None = None) -> FlowRunView:
+    """Run the corpus, recorded in a store, with a handler that notes of which states it is `told`."""
     flow = corpus()
     with config.set(backend="none"):
         plan, nobody = recorded_plan(flow.graph, flow.reference_tasks(), (), {}, source="", run_id="r")
     assert nobody is None
     recorder = Recorder(store, store.create_run(_record("r")), plan.graph)
-    return run_plan(plan, flow.graph, LocalExecutor(), handlers=FlowHandlers(), recorder=recorder)
+    return run_plan(plan, flow.graph, LocalExecutor(), handlers=noting([] if told is None else told), recorder=recorder)
+
+
+def noting(told: list[str]) -> FlowHandlers:
+    """Handlers that note the states of which they are told."""
+    return FlowHandlers(state_handlers=[lambda flow, old, new: told.append(new.name)])
 
 
 def test_a_store_that_fails_at_any_one_write_loses_nothing(caplog):
@@ -792,29 +799,36 @@ def test_a_store_that_fails_at_any_one_write_loses_nothing(caplog):
 
 def test_a_store_that_never_comes_back_ends_the_run(monkeypatch, caplog):
     monkeypatch.setattr("anabranch.runs.record.backlog.MAX_ROWS", 5)
-    state = run_with(Faulty(lambda n: True))
+    told: list[str] = []
+    state = run_with(Faulty(lambda n: True), told)
     assert state.state.is_crashed()
+    assert told == ["Running", "Crashed"]
     assert "run store: no space left" in state.state.message
     assert state["extract"].is_successful()
     assert state["total"].is_cancelled()
 
 
-def test_a_run_that_is_taken_over_stops_and_names_the_new_owner():
+@pytest.mark.parametrize("moment", ["while it runs", "when nothing is left to do"])
+def test_a_run_that_is_taken_over_stops_names_the_new_owner_and_tells_no_handler(
+    monkeypatch: pytest.MonkeyPatch, moment: str
+):
     flow = corpus()
     plan, recorder = recorded_plan(flow.graph, flow.reference_tasks(), (), {}, source="")
     assert recorder is not None
     store, later = recorder.store, _record("x").start.replace(year=2999)
     taken: list[Any] = []
+    told: list[str] = []
+    monkeypatch.setattr("anabranch.flows.running.Heart", partial(Heart, clock=lambda: 1e9 * len(taken)))
 
     def take_once(event: object) -> None:
-        if CALLS["clean[2]"] and not taken:
+        is_time = isinstance(event, RunFinished) if moment != "while it runs" else CALLS["clean[2]"]
+        if is_time and not taken:
             taken.append(store.take_over(plan.run_id, owner="elsewhere:1", now=later))
 
-    state = run_plan(
-        plan, flow.graph, LocalExecutor(), handlers=FlowHandlers(), observers=[take_once], recorder=recorder
-    )
+    state = run_plan(plan, flow.graph, LocalExecutor(), handlers=noting(told), observers=[take_once], recorder=recorder)
     assert state.is_cancelled()
     assert "was taken over by elsewhere:1" in state.state.message
+    assert told == ["Running"]
     record = store.get_run(plan.run_id)
     assert (record.state, record.epoch) == ("Running", 2)
 

@@ -276,7 +276,8 @@ def test_a_stale_claim_cannot_begin_finish_or_release(queue: SlotQueue):
         queue.begin(old.run_id, old.token, now=NOON, lease_s=1)
     assert not queue.finish(old, "Success", now=NOON)
     assert not queue.release(old, now=NOON)
-    assert queue.is_cancelled(old)
+    with pytest.raises(StaleOwner, match="is somebody else's"):
+        queue.is_cancelled(old)
     assert queue.begin(new.run_id, new.token, now=NOON, lease_s=1).slot.tries == 1  # no process had begun the first
 
 
@@ -725,3 +726,21 @@ def test_a_run_that_others_have_taken_over_is_left_to_them(
     assert (ended is None) == (lease is not None)
     assert lease is None or found.ready == lease
     assert not queue.finish(slot, "Cancelled", now=NOON)
+
+
+def test_a_run_that_others_hold_does_not_end_with_a_process_that_has_lost_it(
+    store: RelationalRunStore, queue: SlotQueue
+):
+    queue.add(slots(1), now=NOON)
+    for number in range(MAX_TRIES):
+        (slot,) = queue.claim("me:1", 1, now=NOON, lease_s=LEASE_S)
+        queue.begin(slot.run_id, slot.token, now=NOON, lease_s=LEASE_S)
+        if number < MAX_TRIES - 1:
+            assert queue.bury(slot, "its process died", now=NOON) is None
+    store.create_run(RunRecord(slot.run_id, "etl", NOON), now=NOON)
+    later = NOON + 3_600 * SECOND
+    store.take_over(slot.run_id, owner="desk:1", now=later)
+    assert queue.bury(slot, "its process died", now=later) is None
+    found = queue.get(slot.run_id)
+    assert found is not None
+    assert (found.state, found.lease_until) == ("Running", store.get_run(slot.run_id).lease_until)

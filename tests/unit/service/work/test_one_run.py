@@ -205,6 +205,45 @@ def test_a_run_whose_slot_cannot_be_read_is_told_of_with_the_flow_loaded():
     ]
 
 
+LOST = TOLD.replace(
+    "def fail(number):",
+    """def fail(number):
+    import time
+    from datetime import UTC, datetime, timedelta
+    from anabranch.runs.registry.registration import registry
+    from anabranch.service.work.one_run import CANCEL_POLL_S
+    store, _, queue = registry()
+    now = datetime.now(UTC)
+    slot = queue.get("a")
+    if number != 1:
+        store.take_over("a", owner="another:1", now=now + timedelta(days=1))
+    if number != 2:
+        assert queue.release(slot, now=now)
+        assert len(queue.claim("another:1", 1, now=now, lease_s=30)) == 1
+        while True:
+            time.sleep(0.01)
+""",
+)
+
+
+@pytest.mark.parametrize(("number", "held"), [(1, "slot"), (2, "run"), (3, "both")])
+def test_a_process_that_has_lost_its_run_tells_nobody_of_an_end(
+    monkeypatch: pytest.MonkeyPatch, number: int, held: str
+):
+    monkeypatch.setattr(one_run, "CANCEL_POLL_S", 0.01)
+    Path("told.py").write_text(LOST)
+    register_target("told.py")
+    store, _, queue = registry()
+    tomorrow = read_clock(store) + timedelta(days=1)
+    queue.add([Slot("part", "plain", tomorrow, parent="a", bond=True)], now=read_clock(store))
+    run_slot("told", {"number": number})
+    assert Path("told").read_text() == "handler: Pending Running\n"
+    slot, part = queue.get("a"), queue.get("part")
+    assert slot is not None
+    assert part is not None
+    assert (slot.state, part.state) == ("Waiting" if held == "run" else "Running", "Waiting")
+
+
 def run_slot(name: str, parameters: dict[str, Any], *, is_new: bool = True) -> int:
     """The exit code of a run of a flow, begun again if it is there already."""
     store, _, queue = registry()
