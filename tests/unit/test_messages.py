@@ -36,7 +36,7 @@ from anabranch.flows.registered import load_registered, register_target
 from anabranch.flows.replay import replay
 from anabranch.flows.saving import load
 from anabranch.monitoring.metrics import Metrics, push
-from anabranch.monitoring.pages.library import Library
+from anabranch.monitoring.pages.library import ChildActions, Library
 from anabranch.monitoring.pages.server import Pages
 from anabranch.monitoring.tracing import Tracing
 from anabranch.notifiers import WebhookNotifier
@@ -463,6 +463,7 @@ MORE = [
     Case("written by a newer anabranch", lambda home: run_in(versioned(home, "newer.db", 999))),
     Case("the next run upgrades it", lambda home: read_in(versioned(home, "older.db", 0))),
     Case("a service needs a system with fork()", lambda home: on_windows(lambda: Processes(print))),
+    Case("pages resume no run on Windows", lambda home: on_windows(lambda: ChildActions(Library(print)).resume("a"))),
     Case("cannot listen on", lambda home: asyncio.run(Service(registry()[0], UNHEARD)._serve(print))),
 ]
 

@@ -16,8 +16,12 @@ def name_user() -> str:
     """``user@host``, by which others find who has asked for something."""
     try:
         user = getpass.getuser()
-    except (OSError, KeyError):  # in a container, the user may have a number only
-        user = str(os.getuid())
+    except (
+        ImportError,
+        OSError,
+        KeyError,
+    ):  # in a container, the user may have a number only; on Windows, not even that
+        user = str(os.getuid()) if hasattr(os, "getuid") else "somebody"
     return f"{user}@{socket.gethostname()}"
 
 

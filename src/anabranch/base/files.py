@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import stat
+import sys
 from pathlib import Path
 
 # As the kernel names them, or their beginnings.
@@ -32,9 +33,9 @@ def network_filesystem(path: str | os.PathLike[str], *, mounts: str | None = Non
 
 
 def is_public(path: str | os.PathLike[str]) -> bool:
-    """Whether everybody on this machine may read a file; what cannot be told is not public."""
+    """Whether everybody on this machine may read a file; what cannot be told, as on Windows, is not public."""
     try:
-        return bool(os.stat(path).st_mode & stat.S_IROTH)
+        return sys.platform != "win32" and bool(os.stat(path).st_mode & stat.S_IROTH)
     except OSError:
         return False
 

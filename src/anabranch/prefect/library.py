@@ -61,11 +61,12 @@ class ShellTask(Task):
         if command is None:
             raise TypeError("run() missing required argument: 'command'")
         lines = []
-        with tempfile.NamedTemporaryFile("w", prefix="anabranch-", encoding="utf-8") as script:
-            script.write(f"{helper_script}\n{command}" if helper_script else command)
-            script.flush()
+        with tempfile.TemporaryDirectory(prefix="anabranch-") as folder:
+            script = os.path.join(folder, "script")
+            with open(script, "w", encoding="utf-8", newline="\n") as file:
+                file.write(f"{helper_script}\n{command}" if helper_script else command)
             with subprocess.Popen(
-                [self.shell, script.name],
+                [self.shell, script],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,

@@ -9,8 +9,6 @@ import os
 import signal
 from types import FrameType
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
-
 
 def leave_first_place(*, is_first: bool | None = None) -> None:
     """Go on in a child if this is the first process; without threads, since a fork copies none.
@@ -22,7 +20,8 @@ def leave_first_place(*, is_first: bool | None = None) -> None:
     """
     if not (os.getpid() == 1 if is_first is None else is_first):
         return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)  # or one that comes now would be lost
+    handed_on = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT, signal.SIGUSR1, signal.SIGUSR2)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, handed_on)  # or one that comes now would be lost
     service = os.fork()
     if service == 0:
         os.setpgid(0, 0)  # Ctrl-C comes once, from the first process
@@ -32,7 +31,7 @@ def leave_first_place(*, is_first: bool | None = None) -> None:
     def hand_on(number: int, frame: FrameType | None) -> None:
         os.kill(service, number)
 
-    for number in _SIGNALS:
+    for number in handed_on:
         signal.signal(number, hand_on)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
     while True:

@@ -6,9 +6,9 @@ import contextlib
 import errno
 import logging
 import os
-import resource
-import select
+import selectors
 import socket
+import sys
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -25,6 +25,10 @@ _log = logging.getLogger("anabranch.web")
 
 def most_connections() -> int:
     """How many there may be: at most half of the files that this process may open, as its runs need some, too."""
+    if sys.platform == "win32":  # which has no such limit
+        return MAX_CONNECTIONS
+    import resource
+
     limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return MAX_CONNECTIONS if limit == resource.RLIM_INFINITY else max(1, min(MAX_CONNECTIONS, limit // 2))
 
@@ -117,9 +121,9 @@ class _Door:
 
     def _is_waited_at(self) -> bool:
         """Whether there is a connection to take: Linux looks for a file first."""
-        poll = select.poll()
-        poll.register(self._listening, select.POLLIN)
-        return bool(poll.poll(0))
+        with getattr(selectors, "PollSelector", selectors.SelectSelector)() as found:  # others need a file themselves
+            found.register(self._listening, selectors.EVENT_READ)
+            return bool(found.select(0))
 
     def _turn_away(self) -> None:
         """Close the connection that has waited longest, with a file that was kept for this."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -82,3 +83,10 @@ def test_what_everybody_may_read_is_public(tmp_path: Path):
     assert found == [False, False, True, True]
     assert not is_public(tmp_path / "nosuch")
     assert not is_public("")
+
+
+def test_where_permissions_say_nothing_nothing_is_public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "key").write_text("")
+    (tmp_path / "key").chmod(0o666)  # as Windows has it for every file
+    monkeypatch.setattr(sys, "platform", "win32")
+    assert not is_public(tmp_path / "key")

@@ -295,6 +295,7 @@ def pool(path: Callable[[], Sequence[str]]) -> Pool:
         made.forget()
         made.__init__(path)  # type: ignore[misc]  # its locks and threads are those of the original
 
-    os.register_at_fork(after_in_child=begin_anew)
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=begin_anew)
     atexit.register(made.close)
     return made

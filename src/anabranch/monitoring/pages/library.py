@@ -389,7 +389,9 @@ class ChildActions:
         return "The run is being cancelled."
 
     def can_resume(self, record: RunRecord) -> bool:
-        """Whether the run has stopped short of Success, and its flow is where it was."""
+        """Whether the run has stopped short of Success, its flow is where it was, and this system can stop it again."""
+        if sys.platform == "win32":  # where one process cannot send another the Ctrl-C that cancels its run
+            return False
         child = self._children.get(record.run_id)
         is_going_on = child is not None and child.poll() is None
         return not is_going_on and record.state not in ("Running", "Success") and bool(source_of(record))
@@ -398,6 +400,8 @@ class ChildActions:
         """Go on with a run: ``anabranch resume RUN`` in a process of its own."""
         record = self._library.record(run_id)
         if record is None or not self.can_resume(record):
+            if sys.platform == "win32":
+                raise PagesError(f"pages resume no run on Windows; type anabranch resume {run_id} in a shell")
             raise PagesError(f"run {run_id} cannot be resumed from here: it goes on, succeeded, or its file has moved")
         self._library.forget(run_id)
         self._children[run_id] = subprocess.Popen(

@@ -16,7 +16,6 @@ import gc
 import logging
 import os
 import random
-import resource
 import signal
 import socket
 import sys
@@ -40,12 +39,15 @@ MOST_NBYTES = 512 * 2**20
 MOST_FILES = 16
 """Files and connections that runs may leave open in a process."""
 
-_SIGNALS = (
-    *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2),
-    *(signal.SIGPIPE, signal.SIGALRM, signal.SIGCHLD, signal.SIGVTALRM, signal.SIGPROF),
-)
-_TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
-_LIMITS = (resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_NOFILE, resource.RLIMIT_AS)
+if sys.platform != "win32":  # where there are no services
+    import resource
+
+    _SIGNALS = (
+        *(signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2),
+        *(signal.SIGPIPE, signal.SIGALRM, signal.SIGCHLD, signal.SIGVTALRM, signal.SIGPROF),
+    )
+    _TIMERS = (signal.ITIMER_REAL, signal.ITIMER_VIRTUAL, signal.ITIMER_PROF)
+    _LIMITS = (resource.RLIMIT_CPU, resource.RLIMIT_DATA, resource.RLIMIT_NOFILE, resource.RLIMIT_AS)
 _SYS = ("argv", "stdin", "stdout", "stderr", "excepthook", "unraisablehook", "displayhook", "dont_write_bytecode")
 _OURS = ("anabranch.", "_anabranch_")
 _CODE = (".py", ".pyc")
