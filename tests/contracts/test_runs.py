@@ -586,6 +586,10 @@ def test_the_last_lines_are_found_by_task_level_and_text_in_the_order_in_which_t
     assert texts(text="0% s") == ["One 100% sure"]
     assert texts(text="e_l") == ["three, one_less"]
     assert texts(text="e_x") == texts(text="'") == []
+    assert texts(after=(1, 1)) == ["three, one_less", "four"]
+    assert texts(after=(1, 2), level=40) == texts(after=(2, 0)) == []
+    assert [line.text for line in store.logs("run-1", after=(1, 0), limit=2)] == ["two", "three, one_less"]
+    assert [line.place for line in store.logs("run-1", after=(1, 1))] == [(1, 2), (2, 0)]
 
 
 def test_a_second_owner_counts_its_lines_anew(store: RelationalRunStore):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
 LEVELS = ("debug", "info", "warning", "error", "critical")
 POLL_S = 0.5  # as often as a run's driver writes
-_PAGE = 5_000  # lines that are read at a time
 _LOOKS: dict[int, dict[str, Any]] = {
     logging.DEBUG: {"dim": True},
     logging.WARNING: {"fg": "yellow"},
@@ -42,6 +41,8 @@ def logs(*, run: str, task: str | None, follow: bool, level: str, as_json: bool)
     RUN is the run's id, the beginning of it, or "last". Lines below the run's own level (logging.level) were never
     recorded.
     """
+    from anabranch.runs.read.lines import lines_by_time
+
     with opened_store() as store:
         if store is None:
             raise Problem(f"there is no run {run!r}: no runs are recorded", USAGE)
@@ -49,7 +50,7 @@ def logs(*, run: str, task: str | None, follow: bool, level: str, as_json: bool)
         slug, index = _find_task_run(store, record, task) if task is not None else (None, None)
         wanted: dict[str, Any] = {"slug": slug, "index": index, "level": getattr(logging, level.upper())}
         found = False
-        for row in _followed(store, record, wanted) if follow else _all(store, record, wanted):
+        for row in _followed(store, record, wanted) if follow else lines_by_time(store, record.run_id, **wanted):
             found = True
             for line in [json.dumps(data_of_line(row))] if as_json else write_line(row):
                 click.echo(line)
@@ -58,30 +59,17 @@ def logs(*, run: str, task: str | None, follow: bool, level: str, as_json: bool)
         click.echo(f"{what} {record.run_id} logged nothing at this level", err=True)
 
 
-def _all(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator[LogRow]:
-    offset = 0
-    while rows := store.logs(record.run_id, **wanted, limit=_PAGE, offset=offset):
-        yield from rows
-        offset += len(rows)
-
-
 def _followed(store: RunStore, record: RunRecord, wanted: dict[str, Any]) -> Iterator[LogRow]:
     """Lines in the order in which they came, until the run has ended."""
+    from anabranch.runs.read.lines import lines_since
     from anabranch.runs.read.lookup import as_it_stands
 
-    epoch, serial = 1, -1
+    place = 0, -1
     while True:
-        record = as_it_stands(store.get_run(record.run_id))
-        is_over = record.state != "Running"  # asked first: what is written before a run ends is read below
-        while True:
-            rows = store.logs(record.run_id, **wanted, limit=_PAGE, after=(epoch, serial))
-            yield from rows
-            if rows:
-                serial = rows[-1].serial
-            elif epoch < record.epoch:
-                epoch, serial = epoch + 1, -1
-            else:
-                break
+        is_over = as_it_stands(store.get_run(record.run_id)).state != "Running"  # first: what is written before is read
+        for row in lines_since(store, record.run_id, place, **wanted):
+            yield row
+            place = row.place
         if is_over:
             return
         time.sleep(POLL_S)

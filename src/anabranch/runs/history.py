@@ -24,6 +24,7 @@ from anabranch.definition.signature import Signature
 from anabranch.engine.driver.plan import FinishedRun, RunPlan
 from anabranch.engine.machine.knowledge import NodeRun
 from anabranch.engine.machine.maps import MapRun
+from anabranch.runs.read.lines import lines_by_time
 from anabranch.runs.read.lookup import as_it_stands, facts_of
 from anabranch.runs.read.lookup import find as find_one
 from anabranch.runs.record.reports import columns_of, single_of
@@ -296,10 +297,7 @@ class LoadedRun(FlowRunView):
             Lowest level, as in `logging`.
         """
         slug = self.result._slug_of(task) if task is not None else None
-        offset = 0
-        while rows := self._store.logs(self.run_id, slug, index=map_index, level=level, limit=_PAGE, offset=offset):
-            yield from rows
-            offset += len(rows)
+        return lines_by_time(self._store, self.run_id, slug=slug, index=map_index, level=level)
 
     def table(self) -> dict[str, list[Any]]:
         """Its task runs, and all elements of its maps, as columns of one length.

@@ -27,6 +27,7 @@ from anabranch.monitoring.pages.maps_figure import style_sheet
 from anabranch.monitoring.pages.reasons import ReasonsBox
 from anabranch.monitoring.pages.run_page import RunPage
 from anabranch.monitoring.pages.runs_page import RunsPage
+from anabranch.monitoring.pages.sparing import Sparing
 from anabranch.monitoring.pages.task_panel import Source, TaskPanel
 
 FOLLOW_MS = 500  # twice as often looks hardly more alive, and costs a tenth of a core instead of a twentieth
@@ -220,12 +221,17 @@ class _RunView:
         self._reasons = ReasonsBox(
             lambda: self._source.model, lambda name: library.explain(self._source.model.run_id, name)
         )
+        # What has ended is asked about once more: the last answer stays.
+        lines_of = Sparing(lambda slug, index, is_over: self._source.lines_of(slug, index))
+        explain = Sparing(lambda name, is_over: library.explain(self._source.model.run_id, name))
+        earlier_of = Sparing(lambda slug, is_over: library.earlier_of(self._source.model, slug))
+        self._lines_of = lambda slug, index: lines_of(slug, index, self._source.is_over)
         self._panel = TaskPanel(
             lambda: self._source.model,
             Source(
-                lambda name: library.explain(self._source.model.run_id, name),
-                lambda slug, index: self._source.lines_of(slug, index),
-                lambda slug: library.earlier_of(self._source.model, slug),
+                lambda name: explain(name, self._source.is_over),
+                self._lines_of,
+                lambda slug: earlier_of(slug, self._source.is_over),
                 lambda: self._source.artifacts(),
             ),
             asked=asked,
@@ -258,7 +264,7 @@ class _RunView:
             ],
             reasons=self._reasons.root,
             earlier=source.earlier(),
-            lines_of=source.lines_of,
+            lines_of=self._lines_of,
             artifacts=source.artifacts,
             panel=self._panel.root,
             actions=self._actions,

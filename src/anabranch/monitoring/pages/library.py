@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Protocol
@@ -21,6 +21,7 @@ from anabranch.monitoring.pages.recorded_run import ArtifactReader, RunFollower,
 from anabranch.runs import INTERRUPTED, ArtifactRow, LogQuery, LogRow, RunQuery, RunRecord, RunStore
 from anabranch.runs.read.compare import Difference, compare
 from anabranch.runs.read.explain import Explanation, explain
+from anabranch.runs.read.lines import lines_by_time
 from anabranch.runs.read.lookup import as_it_stands, source_of
 from anabranch.runs.read.run import quiet_since, read_run
 from anabranch.runs.store.flows import FlowTable
@@ -329,8 +330,8 @@ class Library:
                     return record.run_id
         return ""
 
-    def log_rows(self, run_id: str, limit: int, offset: int) -> list[LogRow]:
-        """Log lines of a recorded run, by time.
+    def log_lines(self, run_id: str) -> Iterator[LogRow]:
+        """Log lines of a recorded run, by time, as they are asked for.
 
         Raises
         ------
@@ -340,7 +341,7 @@ class Library:
         store = self._store()
         if store is None:
             raise PagesError(f"there is no run {run_id!r} here, and no runs are recorded")
-        return store.logs(store.get_run(run_id).run_id, limit=limit, offset=offset)
+        yield from lines_by_time(store, store.get_run(run_id).run_id)
 
     def record(self, run_id: str) -> RunRecord | None:
         """A run's record; None if there is none, or if it cannot be read."""

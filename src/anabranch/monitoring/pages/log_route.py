@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from itertools import islice
 
 from anabranch.base.errors import AnabranchError
 from anabranch.base.texts import printable
@@ -27,27 +28,28 @@ class _Log(Handler):
 
     async def get(self) -> None:
         """Send it."""
-        loop, run_id, offset = asyncio.get_running_loop(), self.get_query_argument("id", ""), 0
+        loop, run_id, is_begun = asyncio.get_running_loop(), self.get_query_argument("id", ""), False
         self.set_header("Content-Type", "text/plain; charset=utf-8")
+        lines = self._library.log_lines(run_id)
         while True:
             try:
-                rows = await loop.run_in_executor(None, self._library.log_rows, run_id, LINES, offset)
+                rows = await loop.run_in_executor(None, lambda: list(islice(lines, LINES)))
             except AnabranchError as error:
-                if not offset:
+                if not is_begun:
                     self.set_status(404)
                 self.finish(f"{error}\n")
                 return
-            if not offset:
+            if not is_begun:
                 name = "".join(
                     each if each.isalnum() or each in "-_" else "_" for each in run_id[:80] if each.isascii()
                 )
                 self.set_header("Content-Disposition", f'attachment; filename="anabranch-{name}.log"')
+            is_begun = True
             self.write("".join(map(_line, rows)))
             await self.flush()
             if len(rows) < LINES:
                 self.finish()
                 return
-            offset += len(rows)
 
 
 def _line(row: LogRow) -> str:

@@ -1,15 +1,20 @@
-"""Log lines on a run's page: found by level, task and text; the newest of them."""
+"""Log lines on a run's page: found by level, task and text; the newest of them.
+
+All lines of a run are looked through when something else is asked for; after that, those that have come since.
+"""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from urllib.parse import quote
 
 from bokeh.models import Column, Div, InlineStyleSheet, Row, Select, TextInput
 
 from anabranch.monitoring.pages.looks import WIDGETS, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
+from anabranch.monitoring.pages.recorded_run import LOG_LINES
 from anabranch.monitoring.pages.verdict import split_name
 from anabranch.runs import LogQuery, LogRow
 
@@ -32,6 +37,8 @@ class LogsBox:
     def __init__(self, run_id: str, ask: Callable[[LogQuery], Sequence[LogRow]], show: Callable[[], None]) -> None:
         widgets = [InlineStyleSheet(css=WIDGETS)]
         self._ask = ask
+        self._asked, self._rows = LogQuery(), list[LogRow]()
+        self._seen: tuple[int, int] | None = None
         self._level = Select(title="level", value=LEVELS[0], options=list(LEVELS), width=120, stylesheets=widgets)
         self._task = TextInput(title="task, or an element such as parse[7]", width=260, stylesheets=widgets)
         self._words = TextInput(title="text", width=220, stylesheets=widgets)
@@ -47,4 +54,12 @@ class LogsBox:
         task = str(self._task.value).strip()
         slug, index = split_name(task) if task else (None, None)
         level = logging.getLevelNamesMapping()[str(self._level.value).upper()]
-        return self._ask(LogQuery(slug, index, 0 if level == logging.DEBUG else level, str(self._words.value).strip()))
+        asked = LogQuery(slug, index, 0 if level == logging.DEBUG else level, str(self._words.value).strip())
+        if asked != self._asked:
+            self._asked, self._rows, self._seen = asked, [], None
+        if new := self._ask(LogQuery(after=self._seen)):
+            last = new[-1].place
+            found = new if asked == LogQuery() else self._ask(replace(asked, after=self._seen))
+            self._rows = [*self._rows, *(row for row in found if row.place <= last)][-LOG_LINES:]
+            self._seen = last
+        return self._rows

@@ -136,6 +136,8 @@ class _Rows:
     """Of maps, and of what may be one; all slugs of the flow are in one of these two."""
     notices: Sequence[LogRow] = ()
     """Warnings of the run itself."""
+    heard: tuple[int, int] = (0, -1)
+    """Place of the last log line when they were read."""
     elements: Mapping[str, Mapping[int, ElementRow]] = field(default_factory=dict)
     """Of maps with chunks that were not read before."""
     new: Mapping[str, Sequence[ChunkRow]] = field(default_factory=dict)
@@ -164,11 +166,15 @@ def _read_rows(store: RunStore, record: RunRecord, before: _Rows) -> _Rows:
         known = {chunk.serial: chunk for chunk in had or ()}
         if found := [chunk for chunk in chunks[slug] if known.get(chunk.serial) != chunk]:
             new[slug] = found
-    notices = store.logs(run_id, "", level=logging.WARNING, limit=MAX_NOTICES)  # of the run, and of no task
+    last, notices = store.last_logs(run_id, LogQuery(after=before.heard), limit=1), before.notices
+    heard = last[-1].place if last else before.heard
+    if last and len(notices) < MAX_NOTICES:  # of the run, and of no task
+        new_ones = store.logs(run_id, "", level=logging.WARNING, limit=MAX_NOTICES - len(notices), after=before.heard)
+        notices = [*notices, *(each for each in new_ones if each.place <= heard)]
     elements: dict[str, dict[int, ElementRow]] = {}
     for element in chain.from_iterable(store.elements(run_id, slug) for slug in new):
         elements.setdefault(element.slug, {})[element.index] = element
-    return _Rows(rows, chunks, notices, elements, new)
+    return _Rows(rows, chunks, notices, heard, elements, new)
 
 
 def _news(record: RunRecord, rows: _Rows, before: _Rows, now: float) -> Iterator[Event]:

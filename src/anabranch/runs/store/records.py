@@ -164,6 +164,13 @@ class LogRow:
     index: int | None = None
     attempt: int | None = None
     worker: str = ""
+    epoch: int = field(default=1, compare=False)
+    """Of the owner who counts; what is written has that of who writes it."""
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Epoch and serial: where it is among the lines of its run, in the order in which they came."""
+        return self.epoch, self.serial
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +228,8 @@ class LogQuery:
     """From this one on."""
     text: str = ""
     """Is in the line; the case of ASCII letters does not matter."""
+    after: tuple[int, int] | None = None
+    """The place of a line: those that came later."""
 
 
 SORTS = ("start", "end", "flow_name", "state", "run_id")
@@ -339,7 +348,7 @@ class RunStore(Protocol):
     ) -> list[LogRow]:
         """Log lines of a run, a task or an element from a level on, by time.
 
-        With `after`, an epoch and a serial number: those of that epoch with a higher number, in order of their numbers.
+        With `after`, the place of a line: those that came later, in the order in which they came.
         """
 
     def last_logs(self, run_id: str, query: LogQuery, *, limit: int) -> list[LogRow]:

@@ -337,7 +337,7 @@ class RelationalRunStore:
     ) -> list[LogRow]:
         """Log lines of a run, a task or an element from a level on, by time.
 
-        With `after`, an epoch and a serial number: those of that epoch with a higher number, in order of their numbers.
+        With `after`, the place of a line: those that came later, in the order in which they came.
         """
         conditions: list[str] = ["run_id = ?", "level >= ?"]
         parameters: list[Any] = [run_id, level]
@@ -347,9 +347,9 @@ class RelationalRunStore:
                 parameters.append(value)
         order = "ORDER BY logged, epoch, serial LIMIT ? OFFSET ?"
         if after is not None:
-            conditions.append("epoch = ? AND serial > ?")
+            conditions.append("(epoch, serial) > (?, ?)")
             parameters += after
-            order = "ORDER BY serial LIMIT ? OFFSET ?"
+            order = "ORDER BY epoch, serial LIMIT ? OFFSET ?"
         parameters += [_ALL if limit is None else _check_number("limit", limit), _check_number("offset", offset)]
         rows = self._fetch(f"{LOGS.select(' AND '.join(conditions))} {order}", parameters)
         return [read_log(row) for row in rows]
@@ -376,6 +376,9 @@ class RelationalRunStore:
         if query.text:
             conditions.append("lower(line) LIKE ? ESCAPE '~'")
             parameters.append(_like(query.text))
+        if query.after is not None:
+            conditions.append("(epoch, serial) > (?, ?)")
+            parameters += query.after
         order = "ORDER BY epoch DESC, serial DESC LIMIT ?"  # that of the key, so that no more is read
         statement = f"{LOGS.select(' AND '.join(conditions))} {order}"
         return [read_log(row) for row in self._fetch(statement, [*parameters, _check_number("limit", limit)])][::-1]

@@ -289,5 +289,5 @@ def read_artifact(row: Row) -> ArtifactRow:
 
 def read_log(row: Row) -> LogRow:
     """A log line."""
-    _, _, serial, logged, level, line, slug, element, attempt, worker = row
-    return LogRow(serial, from_microseconds(logged), level, line, slug, element, attempt, worker)
+    _, epoch, serial, logged, level, line, slug, element, attempt, worker = row
+    return LogRow(serial, from_microseconds(logged), level, line, slug, element, attempt, worker, epoch)

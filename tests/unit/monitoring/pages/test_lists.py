@@ -25,9 +25,9 @@ from anabranch.monitoring.pages.lists import PAGE, Search, read_search
 from anabranch.monitoring.pages.logs_box import LogsBox
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.reasons import ReasonsBox
-from anabranch.monitoring.pages.recorded_run import read_model
+from anabranch.monitoring.pages.recorded_run import LOG_LINES, read_model
 from anabranch.monitoring.pages.runs_page import RunsPage
-from anabranch.runs import LogQuery, LogRow, RunRecord
+from anabranch.runs import Batch, LogQuery, LogRow, RunRecord
 from anabranch.runs.read.compare import Difference
 from anabranch.runs.registry.seal import pack_schedule
 from anabranch.runs.store.database import Transaction
@@ -347,23 +347,58 @@ def test_log_lines_are_asked_for_by_level_task_and_text():
 
     def ask(query: LogQuery) -> list[LogRow]:
         asked.append(query)
-        return []
+        return [LogRow(0, NOON, 30, "boom", "parse", 7)] if query.after is None else []
 
     box = LogsBox("r/1", ask, lambda: shown.append(box.rows()))
-    assert box.rows() == []
+    assert [row.text for row in box.rows()] == ["boom"]
     # when
     box._task.value = "parse[7]"
     box._level.value = "warning"
     box._words.value = " boom "
     # then
+    every = LogQuery()
     assert asked == [
-        LogQuery(),
+        every,
+        every,
         LogQuery("parse", 7),
+        every,
         LogQuery("parse", 7, 30),
+        every,
         LogQuery("parse", 7, 30, "boom"),
     ]
-    assert len(shown) == 3
+    assert [[row.text for row in rows] for rows in shown] == [["boom"]] * 3
     assert 'href="log?id=r%2F1"' in box.root.children[1].text
+
+
+def test_lines_that_have_been_looked_through_are_not_looked_through_again():
+    # given a run with two lines
+    store = InMemoryRunStore()
+    ownership = store.create_run(RunRecord("r", "flow", NOON), now=NOON)
+    asked: list[LogQuery] = []
+
+    def log(*texts: str) -> None:
+        rows = [LogRow(len(store.logs("r")) + i, NOON, 20, text) for i, text in enumerate(texts)]
+        store.write(ownership, Batch(logs=rows))
+
+    def ask(query: LogQuery) -> list[LogRow]:
+        asked.append(query)
+        return store.last_logs("r", query, limit=LOG_LINES)
+
+    log("a needle", "hay")
+    box = LogsBox("r", ask, lambda: None)
+    box._words.value = "needle"
+    assert [row.text for row in box.rows()] == ["a needle"]
+    # when more comes, and after that nothing
+    log("hay", "needle two", "hay")
+    found = box.rows()
+    asked.clear()
+    assert box.rows() == found
+    # then what was found stays, what has come is found, and only what would have come is asked for
+    assert [row.text for row in found] == ["a needle", "needle two"]
+    assert asked == [LogQuery(after=(1, 4))]
+    # and no more lines are kept than are shown
+    log(*["needle"] * (LOG_LINES + 7))
+    assert len(box.rows()) == LOG_LINES
 
 
 # Two runs -------------------------------------------------------------------------------------------------------------

@@ -18,6 +18,7 @@ from anabranch.monitoring.pages import live_page, log_route
 from anabranch.monitoring.pages.documents import applications
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.server import Pages
+from anabranch.runs.read import lines
 from anabranch.runs.store.opening import current_store
 
 
@@ -200,6 +201,7 @@ def speak(x: int) -> int:
 def test_the_whole_log_of_a_run_is_a_file(pages: Pages, monkeypatch: pytest.MonkeyPatch):
     # given a run that logged more than is read at a time
     monkeypatch.setattr(log_route, "LINES", 2)
+    monkeypatch.setattr(lines, "PAGE", 3)
     with Flow("speaking") as flow:
         speak.map([1, 2, 3, 4])
     view = flow.run()
@@ -210,11 +212,11 @@ def test_the_whole_log_of_a_run_is_a_file(pages: Pages, monkeypatch: pytest.Monk
     assert status == 200
     assert headers["Content-Type"] == "text/plain; charset=utf-8"
     assert headers["Content-Disposition"] == f'attachment; filename="anabranch-{view.run_id}.log"'
-    lines = text.splitlines()
-    assert [line.partition("WARNING")[2].strip() for line in lines[::2]] == [
+    written = text.splitlines()
+    assert [line.partition("WARNING")[2].strip() for line in written[::2]] == [
         f"speak[{x - 1}]: x is {x}" for x in (1, 2, 3, 4)
     ]
-    assert lines[1] == "    and \\x1b[31m more"
+    assert written[1] == "    and \\x1b[31m more"
     # and of no run there is none
     status, _, text = ask(pages, "/log?id=nosuch", Cookie=cookie)
     assert status == 404
