@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 from anabranch.base.states import Deferred, Success
 from anabranch.engine.machine.call_book import Waiter
 from anabranch.engine.machine.fan_out import FanOut
@@ -27,10 +29,9 @@ def check(machine: Machine) -> None:
 
 def _check_takers(machine: Machine) -> None:
     """The outcome of a node is kept for as long as somebody has not ended who may take it."""
-    runs = machine._known.runs
+    takers = Counter(up for run in machine._known.runs.values() if not run.is_final for up in run.upstreams)
     for slug, count in machine._consumers_left.items():
-        takers = sum(slug in run.upstreams and not run.is_final for run in runs.values())
-        assert count == takers, f"{slug}: {takers} nodes that take it have not ended, {count} counted"
+        assert count == takers[slug], f"{slug}: {takers[slug]} nodes that take it have not ended, {count} counted"
 
 
 def _check_flying(known: Knowledge) -> None:

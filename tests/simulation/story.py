@@ -38,9 +38,12 @@ from anabranch.results import Result
 from anabranch.runs.store.permit_table import PermitTable
 from anabranch.runs.store.records import RunRecord
 from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.store.rows import run_of
+from anabranch.runs.store.schema import RUNS
 from anabranch.runs.view import FlowRunView
 
 RUN = "run"
+ITS_ROW = RUNS.select("run_id = ?")
 SLACK_S = 0.6
 """That messages may take beside."""
 SOON_S = 1.0
@@ -406,10 +409,9 @@ class Story:
         writes, now = self.touches.writes, self.world.now
         known, writes_then, until = self._known
         if writes != writes_then or now >= until or self.world.is_over:
-            try:
-                known = self._as_reader(lambda: self.store.get_run(RUN))
-            except RunStoreError:
-                known = None
+            is_over = self.world.is_over
+            rows = [] if is_over else self.touches.peek(lambda transaction: transaction.fetch(ITS_ROW, (RUN,)))
+            known = run_of(rows[0], self.touches.now()) if rows else None
             lease = known.lease_until if known is not None else None
             until = math.inf if lease is None or lease.timestamp() <= now else lease.timestamp()
             self._known = known, writes, until

@@ -226,8 +226,10 @@ class Settings(Section):
 
     def snapshot(self) -> dict[str, Any]:
         """All settings as a plain nested dict, checked. Later assignments do not change it."""
-        found = {name: _read(name) for name in _DEFAULTS}
-        _refuse(_unknown(name) for name in _current() if name not in _DEFAULTS)
+        _make_sure()
+        current = _current()
+        found = {name: _checked(name, current[name]) if name in current else _read(name) for name in _DEFAULTS}
+        _refuse(_unknown(name) for name in current if name not in _DEFAULTS)
         return _nested(found)
 
     def refresh(self) -> None:
@@ -255,16 +257,23 @@ def as_by_default() -> Iterator[None]:
 # Reading and assigning
 
 
-def _read(name: str) -> Any:
-    """Value of a setting, checked, because ``dask.config.set`` checks nothing."""
+def _make_sure() -> None:
     if _problems:
         _refuse(_problems)
-    if name not in _DEFAULTS:
-        raise SettingError(_unknown(name))
     if "anabranch" not in dask.config.global_config:  # it went with the end of a block of `dask.config.set`
         config.refresh()
+
+
+def _read(name: str) -> Any:
+    """Value of a setting, checked, because ``dask.config.set`` checks nothing."""
+    _make_sure()
+    if name not in _DEFAULTS:
+        raise SettingError(_unknown(name))
     # If somebody sets all of "anabranch" through dask.config, the settings that are not named keep their defaults.
-    value = dask.config.get(f"anabranch.{name}", _DEFAULTS[name])
+    return _checked(name, dask.config.get(f"anabranch.{name}", _DEFAULTS[name]))
+
+
+def _checked(name: str, value: Any) -> Any:
     if complaint := _complaint(name, value):
         raise SettingError(f"{complaint} (from {_source(name, value)})")
     return value
@@ -344,9 +353,9 @@ def _masked(name: str, value: object) -> str:
 def _learn() -> None:
     """Have keys, tokens and the database's password masked wherever they turn up."""
     global _learnt
-    values = _current()
-    password = password_of(str(values.get("backend")))
-    found = [*(values.get(name) for name in _SECRET), password, os.environ.get("PGPASSWORD")]
+    values = {name: dask.config.get(f"anabranch.{name}", None) for name in (*_SECRET, "backend")}
+    password = password_of(str(values.pop("backend")))
+    found = [*values.values(), password, os.environ.get("PGPASSWORD")]
     if found != _learnt:
         _learnt = found
         forget("settings")
@@ -455,7 +464,10 @@ def _flat(section: object, prefix: str = "") -> dict[str, Any]:
     found: dict[str, Any] = {}
     for key, value in section.items() if isinstance(section, Mapping) else ():
         name = f"{prefix}{key}".replace("-", "_")
-        found.update(_flat(value, f"{name}.") if isinstance(value, Mapping) else {name: value})
+        if isinstance(value, (str, int, float)) or not isinstance(value, Mapping):  # the first are told at once
+            found[name] = value
+        else:
+            found.update(_flat(value, f"{name}."))
     return found
 
 

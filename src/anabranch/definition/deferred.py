@@ -13,10 +13,8 @@ from anabranch.base.where import caller
 from anabranch.definition.expressions import StandIn
 from anabranch.definition.marks import Mark, flat, flatten, mapped, unmappable, unmapped
 from anabranch.definition.operators import Operators
-from anabranch.definition.policies import Policies
+from anabranch.definition.policies import PLAIN, Policies
 from anabranch.definition.signature import STAR, Signature
-
-_PLAIN = Policies()
 
 
 class DeferredCall(Operators, StandIn):  # type: ignore[misc]  # for a type checker it stands for the value it will have
@@ -59,7 +57,7 @@ class DeferredCall(Operators, StandIn):  # type: ignore[misc]  # for a type chec
     def _operation(self, function: Callable[..., Any], name: str, *operands: object) -> DeferredCall:
         arguments = dict(zip("ab", operands, strict=False))
         elementwise = {key: each for key, each in arguments.items() if isinstance(each, DeferredMap)}
-        signature, policies = Signature(function, name), _PLAIN
+        signature, policies = Signature(function, name), PLAIN
         if not elementwise:
             return DeferredCall(name, signature, policies, arguments, where=self.where)
         return DeferredMap(name, signature, policies, arguments, elementwise=frozenset(elementwise), where=self.where)
@@ -213,7 +211,7 @@ def deferred(
         values[STAR] = [tuple(column[i] for column in columns) for i in range(width)]
     if any(isinstance(values[key], DeferredCall) and not isinstance(values[key], DeferredMap) for key in elementwise):
         maker = _MakeMap(name, signature, policies, frozenset(elementwise), where)
-        return DeferredCall(f"map({name})", Signature(maker, name), _PLAIN, values, upstreams=upstreams, where=where)
+        return DeferredCall(f"map({name})", Signature(maker, name), PLAIN, values, upstreams=upstreams, where=where)
     return DeferredMap(
         name, signature, policies, values, elementwise=frozenset(elementwise), upstreams=upstreams, where=where
     )
@@ -245,7 +243,7 @@ class _MakeMap:
 def _flat(value: object, where: str) -> Any:
     """One level of nesting less: of a call's value, once it is there."""
     if isinstance(value, DeferredCall):
-        return DeferredCall("flatten", Signature(_flattened, "flatten"), _PLAIN, {"parts": value}, where=where)
+        return DeferredCall("flatten", Signature(_flattened, "flatten"), PLAIN, {"parts": value}, where=where)
     return _flattened(value)
 
 

@@ -16,7 +16,7 @@ from anabranch.definition.graph import Graph
 from anabranch.definition.lookup import each_of, holds_node, home_of, is_node, join, nodes_of, path_of, stands_for_node
 from anabranch.definition.marks import mapped
 from anabranch.definition.operators import Operators
-from anabranch.definition.policies import Policies
+from anabranch.definition.policies import PLAIN, Policies
 from anabranch.definition.signature import Signature
 from anabranch.definition.stowaways import find_stowaway
 from anabranch.definition.wiring import bind_arguments, call, link
@@ -51,7 +51,7 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
     ) -> None:
         self.name = name
         self.signature: Signature = signature or Signature(function, name)
-        self.policies: Policies = policies or Policies()
+        self.policies: Policies = policies or PLAIN
         self.template = template
         self.kind = kind
         self.where: Where = where or caller()
@@ -199,8 +199,7 @@ class Node(Operators, StandIn):  # type: ignore[misc]  # for a type checker it s
             f"({caller()}); pass a list of nodes to a task that makes the array"
         )
 
-    def __hash__(self) -> int:
-        return id(self)
+    __hash__ = object.__hash__
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Node):

@@ -127,7 +127,7 @@ class Retry:
 
 def _check_plain(option: str, function: object) -> None:
     """Refuse an async function where nobody would await it."""
-    if inspect.iscoroutinefunction(function):
+    if function is not None and inspect.iscoroutinefunction(function):
         raise OptionError(f"{option}: expected a plain function, found one that is async; only tasks are awaited")
 
 
@@ -335,7 +335,7 @@ class Policies:
         OptionError
             An option is unknown or cannot have that value.
         """
-        base = base or cls()
+        base = base or PLAIN
         known = cls.options()
         unknown = [name for name in options if name not in known]
         if unknown:
@@ -348,7 +348,7 @@ class Policies:
         retry = {name: value for name, value in given.items() if name in _RETRY_OPTIONS or name == "retry_kwargs"}
         if retry:
             changes["retry"] = retry_from(retry, base.retry)
-        return replace(base, **changes)
+        return replace(base, **changes) if changes else base
 
     @property
     def may_stop_early(self) -> bool:
@@ -377,3 +377,7 @@ class Policies:
             and self.stop_when is None
             and not self.rate
         )
+
+
+PLAIN = Policies()
+"""Of a task without options."""

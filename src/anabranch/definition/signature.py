@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from types import FunctionType
 from typing import Any, TypeVar
 
 from anabranch.base.errors import CallError, listed, nearest
@@ -45,8 +46,10 @@ class Signature:
     @cached_property
     def is_async(self) -> bool:
         """Whether calls of the function give something to await."""
-        called = inspect.getattr_static(type(self.function), "__call__", None)  # of an object that is no function
-        return any(is_kind(each) for is_kind in _ASYNC for each in (self.function, called))
+        found = [self.function]
+        if type(self.function) is not FunctionType:
+            found.append(inspect.getattr_static(type(self.function), "__call__", None))
+        return any(is_kind(each) for is_kind in _ASYNC for each in found)
 
     @cached_property
     def _positional(self) -> tuple[str, ...]:

@@ -70,8 +70,9 @@ class Task(Template, Generic[P, R]):
         except OptionError as error:
             raise OptionError(f"task {self.name!r} ({where}): {error}") from None
         function = self._function()
-        if policies.nout is None:
-            policies = replace(policies, nout=_annotated_nout(function))
+        nout = _annotated_nout(function) if policies.nout is None else None
+        if nout is not None:
+            policies = replace(policies, nout=nout)
         storing = {option: options[option] for option in STORING_OPTIONS if option in options}
         signature = Signature(function, self.name)
         try:

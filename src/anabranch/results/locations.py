@@ -81,8 +81,9 @@ def _find_fault(location: str) -> str | None:
             return f"has a name that begins with {name[0]!r}"
         if name[-1] in ". " or name[0] == " ":
             return "has a name with a dot or space at its end, or a space at its beginning"
-        if bad := [c for c in name if c in _FORBIDDEN or not c.isprintable()]:
-            return f"has the character {bad[0]!a}"
+        if not (name.isprintable() and _FORBIDDEN.isdisjoint(name)):
+            bad = next(c for c in name if c in _FORBIDDEN or not c.isprintable())
+            return f"has the character {bad!a}"
         if len(name.encode()) > MAX_NAME:
             return f"has a name of more than {MAX_NAME} bytes"
         if _is_device(name):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from anabranch.base.names import ascii_name
@@ -69,10 +69,11 @@ class NodeRun:
     borrowed: frozenset[str] = frozenset()
     """Nodes whose values are named in the arguments of deferred calls: of its own elements, or that these have made."""
 
-    @property
-    def upstreams(self) -> set[str]:
-        """Slugs of the nodes of which it may take something."""
-        return {*(edge.upstream for edge in self.node.edges), *self.borrowed}
+    upstreams: set[str] = field(init=False)
+    """Slugs of the nodes of which it may take something."""
+
+    def __post_init__(self) -> None:
+        self.upstreams = {edge.upstream for edge in self.node.edges}
 
     @property
     def is_final(self) -> bool:
@@ -155,6 +156,7 @@ class Knowledge:
         assert isinstance(downstream, dict)
         fresh = set(upstreams) - run.upstreams
         run.borrowed = run.borrowed.union(upstreams)
+        run.upstreams |= fresh
         for up in fresh:
             downstream[up] = (*downstream[up], slug)
         return fresh
