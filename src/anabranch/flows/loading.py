@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module
-from importlib.machinery import ModuleSpec, SourceFileLoader
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from threading import get_ident
@@ -28,6 +28,7 @@ from anabranch.base.errors import AnabranchError, FlowLoadError, listed, nearest
 from anabranch.base.prefect1 import VARIABLE
 from anabranch.base.where import Where, caller, is_library
 from anabranch.flows.flow import Flow
+from anabranch.flows.kept_files import KeptLoader
 
 if TYPE_CHECKING:
     from anabranch.runs.store.flows import FlowRecord
@@ -49,6 +50,8 @@ class LoadedFlow:
     is_file: bool
     stopped: Where | None = None
     """Line that wanted to run a flow while the file was loaded; nothing after it was executed."""
+    is_kept: bool = False
+    """Whether its files were loaded as the registry keeps them, and are otherwise by now."""
 
 
 def load_flow(target: str) -> LoadedFlow:
@@ -146,7 +149,7 @@ def _load_file(path: Path, *, shown: str) -> tuple[ModuleType, Where | None]:
         sys.path.insert(0, str(root))
     _put_first(path.parent)
     name = _name_in_package(path, root, shown) or _module_name(path)
-    loader = SourceFileLoader(name, str(path))
+    loader = KeptLoader(name, str(path))
     spec = spec_from_file_location(name, path, loader=loader)
     assert spec is not None  # there is a loader
     module = module_from_spec(spec)
@@ -499,6 +502,12 @@ def _modules_below(directory: Path) -> list[ModuleType]:
         and name.partition(".")[0] != "anabranch"
         and _is_below(str(module.__file__), directory)
     ]
+
+
+def own_files(file: str) -> list[str]:
+    """A flow's file, and those of the modules beside it that have been loaded."""
+    beside = [str(each.__file__) for each in _modules_below(root_of(Path(file))) if is_own(each)]
+    return [file, *(each for each in beside if each.endswith(".py"))]
 
 
 def is_own(module: ModuleType) -> bool:

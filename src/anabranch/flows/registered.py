@@ -16,7 +16,9 @@ from pathlib import Path
 
 from anabranch.base import origins
 from anabranch.base.errors import AnabranchError, FlowLoadError, UnregistrableFlow
+from anabranch.base.settings import config
 from anabranch.flows.flow import Flow
+from anabranch.flows.kept_files import have_changed, pack_files, use_files
 from anabranch.flows.loading import (
     LoadedFlow,
     LoadedModule,
@@ -25,12 +27,13 @@ from anabranch.flows.loading import (
     load_flow,
     load_module,
     neighbours_by_value,
+    own_files,
     shipped_by_value,
     split_target,
 )
 from anabranch.runs.registry.flow_storage import read_stored
 from anabranch.runs.registry.registration import check_free, place_of, put, record_of, registry
-from anabranch.runs.registry.seal import check_seal
+from anabranch.runs.registry.seal import check_seal, seal_record
 from anabranch.runs.store.flows import FlowRecord
 
 _log = logging.getLogger("anabranch.registry")
@@ -56,10 +59,21 @@ def load_registered(record: FlowRecord) -> LoadedFlow:
 
 def _load(record: FlowRecord) -> LoadedFlow:
     if record.source:
+        place = place_of(record.source)
+        is_kept = config.service.reload and os.path.exists(place) and have_changed(record.code)
+        use_files(record.code if is_kept else None)
+        if is_kept:
+            _log.warning(
+                "%s, or a file beside it, has changed since flow %r was registered: version %s runs, as it was then",
+                *(place, record.name, record.version),
+            )
         try:
-            loaded = load_flow(record.source)
+            loaded = replace(load_flow(record.source), is_kept=is_kept)
         except AnabranchError as error:
-            raise FlowLoadError(f"flow {record.name!r}, registered from {record.source}: {error}") from error
+            text = f"flow {record.name!r}, registered from {record.source}: {error}"
+            if not is_kept and have_changed(record.code):
+                text += f"; it has changed since version {record.version} was registered: mend it and register it"
+            raise FlowLoadError(text) from error
         if loaded.flow.name == record.name:
             return loaded
         same = [flow for flow in flows_in(loaded.module).values() if flow.name == record.name]
@@ -129,7 +143,7 @@ def register_target(
     if not is_file or storage != "source":
         check_loads(records)
     check_free(records, replaces=replaces)
-    return [put(record) for record in records]
+    return _put(records)
 
 
 def register_flows(
@@ -171,7 +185,18 @@ def register_flows(
             check_loads([record])
         records.append(record)
     check_free(records, replaces=replaces)
-    return [put(record) for record in records]
+    return _put(records)
+
+
+def _put(records: Iterable[FlowRecord]) -> list[FlowRecord]:
+    """Register flows, and keep with those that are loaded from files what these are like now."""
+    kept: dict[str, bytes | None] = {}
+    for record in records:
+        file = place_of(record.source)
+        if file.endswith(".py"):
+            kept[record.name] = pack_files(own_files(file))
+    found = [replace(each, code=kept.get(each.name, each.code)) for each in records]
+    return [put(replace(each, seal=seal_record(each))) for each in found]
 
 
 def flows_gone(records: Iterable[FlowRecord]) -> list[FlowRecord]:

@@ -175,6 +175,10 @@ class Service:
         ServiceError
             It cannot listen.
         """
+        with config.set({"service.reload": self._options.reload}):  # which processes of runs are told
+            self._run(started)
+
+    def _run(self, started: Callable[[Service], object]) -> None:
         self._meter.open()
         self._processes.open()  # before there are threads that a fork would copy
         if is_public(self._options.tls_key):

@@ -7,6 +7,7 @@ import pickle
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,12 @@ from click.testing import CliRunner, Result
 
 from anabranch import config
 from anabranch.cli import anabranch
-from anabranch.errors import FlowLoadError, FlowNotRegistered, RegistryError, UnregistrableFlow
+from anabranch.errors import FlowLoadError, FlowNotRegistered, RegistryError, SealError, UnregistrableFlow
+from anabranch.flows.kept_files import pack_files
 from anabranch.flows.loading import load_flow
 from anabranch.flows.registered import _names_own, flows_gone, load_registered, register_target
 from anabranch.runs.registry.registration import registry
+from anabranch.runs.store.flows import FlowRecord
 
 HEAD = """
 from anabranch import Flow, task
@@ -260,3 +263,120 @@ def test_a_file_that_is_gone_is_told_of_in_the_list_of_flows():
     register_target("etl.py")
     path.unlink()
     assert f"its file is gone: {str(path)[:40]}" in invoke("flows").stdout
+
+
+# What is registered is what runs -------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def reloads() -> Iterator[None]:
+    """As in the processes of a service that registers again what changes."""
+    with config.set({"service.reload": True}):
+        yield
+
+
+def value_of(record: FlowRecord) -> object:
+    """What the flow gives in a process that has loaded nothing of it yet."""
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("etl", "rates", "shop")]:
+        del sys.modules[name]
+    flow = load_registered(record).flow
+    return flow.run()[flow.tasks[0].slug].result
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("etl.py", "this is half of a fi"),
+        ("etl.py", "raise OSError('not now')"),
+        ("etl.py", ""),
+        ("etl.py", "import rates\n" + one(value=100)),
+        ("rates.py", "RATE = 100"),
+        ("rates.py", "RATE = "),
+        ("rates.py", None),
+    ],
+)
+@pytest.mark.usefixtures("reloads")
+def test_a_flow_runs_as_it_was_registered_whatever_its_files_say_by_now(
+    name: str, text: str | None, caplog: pytest.LogCaptureFixture
+):
+    write("rates.py", "RATE = 1")
+    write("etl.py", "import rates\n" + one(value="rates.RATE"))
+    register_target("etl.py")
+    record = registry()[1].get("daily")
+    assert value_of(record) == 1
+    assert not load_registered(record).is_kept
+    if text is None:
+        Path(name).unlink()
+    else:
+        write(name, text)
+    assert value_of(record) == 1
+    assert load_registered(record).is_kept
+    place = Path("etl.py").resolve()
+    assert caplog.messages[-1] == (
+        f"{place}, or a file beside it, has changed since flow 'daily' was registered: version 1 runs, as it was then"
+    )
+    write("rates.py", "RATE = 2")
+    write("etl.py", "import rates\n" + one(value="rates.RATE"))
+    del sys.modules["rates"]
+    register_target("etl.py")
+    assert value_of(registry()[1].get("daily")) == 2
+
+
+@pytest.mark.usefixtures("reloads")
+def test_a_flow_of_a_package_runs_as_it_was_registered():
+    write("shop/__init__.py", "NUMBER = 1")
+    write("shop/parts/__init__.py", "")
+    write("shop/parts/rates.py", "from shop import NUMBER\nRATE = NUMBER")
+    write("shop/etl.py", "from .parts import rates\n" + one(value="rates.RATE"))
+    register_target("shop/etl.py")
+    for each in ("shop/__init__.py", "shop/parts/__init__.py", "shop/parts/rates.py", "shop/etl.py"):
+        write(each, "raise OSError('not now')")
+    assert value_of(registry()[1].get("daily")) == 1
+
+
+@pytest.mark.usefixtures("reloads")
+def test_an_error_of_a_file_that_has_changed_shows_its_lines_as_they_were():
+    write("etl.py", one(value="1 / 0"))
+    register_target("etl.py")
+    write("etl.py", "# not this\n" * 20)
+    flow = load_registered(registry()[1].get("daily")).flow
+    failure = flow.run()[flow.tasks[0].slug].failure
+    assert failure is not None
+    assert 'go = task(lambda: 1 / 0, name="go")' in failure.traceback
+    assert "not this" not in failure.traceback
+
+
+@pytest.mark.usefixtures("reloads")
+def test_what_is_too_large_to_be_kept_is_loaded_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("anabranch.flows.kept_files.MOST_NBYTES", 10)
+    write("etl.py", one(value=1))
+    register_target("etl.py")
+    record = registry()[1].get("daily")
+    assert record.code is None
+    write("etl.py", one(value=2))
+    assert value_of(record) == 2
+
+
+@pytest.mark.usefixtures("reloads")
+def test_a_sealed_flow_runs_as_it_was_registered():
+    with config.set({"service.key": "k" * 32}):
+        write("etl.py", one(value=1))
+        register_target("etl.py")
+        write("etl.py", one(value=2))
+        record = registry()[1].get("daily")
+        assert value_of(record) == 1
+        with pytest.raises(SealError):
+            load_registered(replace(record, code=None, seal=record.seal[:64].replace("a", "b") + record.seal[64:]))
+        with pytest.raises(SealError):
+            load_registered(replace(record, code=pack_files([str(Path("etl.py").resolve())])))
+
+
+def test_a_service_that_does_not_reload_takes_files_as_they_are_and_says_what_was_registered():
+    write("etl.py", one(value=1))
+    register_target("etl.py")
+    record = registry()[1].get("daily")
+    write("etl.py", one(value=2))
+    assert value_of(record) == 2
+    write("etl.py", "this is half of a fi")
+    with pytest.raises(FlowLoadError, match="it has changed since version 1 was registered: mend it and register it"):
+        load_registered(record)

@@ -35,7 +35,7 @@ class FlowRecord:
     """``file:name`` or ``module:name``; empty if its code is stored."""
     project: str = ""
     code: bytes | None = field(default=None, repr=False)
-    """The pickled flow, where it is kept in the database."""
+    """The pickled flow, where it is kept in the database; of one with a file as its source, that as it was."""
     storage: str | None = None
     """Where the pickled flow is, if it is kept elsewhere."""
     graph: Mapping[str, Any] = field(default_factory=dict, repr=False)

@@ -157,7 +157,7 @@ def _run_slot(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> t
     if schedule is not None and slot.origin == "manual" and due.tzinfo is UTC:  # nobody has named a zone
         due = due.astimezone(schedule.zone_at(due))
     is_elsewhere = place is not None and place.is_elsewhere
-    with shipped_by_value(loaded, with_neighbours=is_elsewhere), part_of(slot.parent or None):
+    with shipped_by_value(loaded, with_neighbours=is_elsewhere or loaded.is_kept), part_of(slot.parent or None):
         view = loaded.flow.run(
             parameters, approve=approve, run_date=due if is_first else None, observers=counted.observers, **options
         )

@@ -26,7 +26,7 @@ WAIT_S = 1.0
 """How long a run waits for a process; then another service may have it."""
 _SETTINGS = (
     *("backend", "runs.path", "runs.lease_s", "results.key"),
-    *("service.key", "service.cancel_grace_s", "service.notifiers", "service.url"),
+    *("service.key", "service.cancel_grace_s", "service.notifiers", "service.url", "service.reload"),
 )
 """Settings that the processes of runs get from this one."""
 READY_S = 60.0
