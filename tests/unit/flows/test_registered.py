@@ -366,7 +366,7 @@ def test_a_sealed_flow_runs_as_it_was_registered():
         record = registry()[1].get("daily")
         assert value_of(record) == 1
         with pytest.raises(SealError):
-            load_registered(replace(record, code=None, seal=record.seal[:64].replace("a", "b") + record.seal[64:]))
+            load_registered(replace(record, code=None, seal=record.seal[64:]))
         with pytest.raises(SealError):
             load_registered(replace(record, code=pack_files([str(Path("etl.py").resolve())])))
 
