@@ -68,8 +68,8 @@ def measured(value: Any) -> tuple[Any, bytes | None, int]:
 
 
 def _is_by_value(data: bytes) -> bool:
-    """Whether a pickle holds classes or functions by value: loading it where they are at home would overwrite them."""
-    return b"cloudpickle.cloudpickle" in data
+    """Whether a pickle holds classes by value: loading it where they are at home would overwrite them."""
+    return b"_make_skeleton_" in data
 
 
 def _is_at_home(cls: type) -> bool:

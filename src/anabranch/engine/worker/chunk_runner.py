@@ -69,13 +69,13 @@ def run_chunk(unit: Unit, environment: Environment, outcomes: Mapping[Key, UnitO
     partials: dict[str, Partial] = {}
     reports = []
     for place, stage in enumerate(stages):
-        data, size = check_values(stage, reached)
+        data, size, homebound = check_values(stage, reached)
         refused = store(stage, reached, unit.key[1])
         if refused:
-            data, size = check_values(stage, reached)
-            for position in refused:
-                for below in stages[place + 1 :]:
-                    below.forget(position)
+            data, size, _ = check_values(stage, reached)
+        for position in (*homebound, *refused):
+            for below in stages[place + 1 :]:
+                below.forget(position)
         nbytes += size if stage.node.slug in unit.keep else 0
         codes = bytes(stage.codes[:reached])
         records = {indices[position]: state for position, state in stage.records.items()}

@@ -516,7 +516,7 @@ class Stage:
             self._long_way(position)
 
     def forget(self, position: int) -> None:
-        """Decide anew about an element whose value was made of one that could not be stored."""
+        """Decide anew about an element whose value was made of one that could not travel, or be stored."""
         self.records.pop(position, None)
         self._long_way(position)
 

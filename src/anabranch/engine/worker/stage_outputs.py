@@ -20,25 +20,23 @@ if TYPE_CHECKING:
     from anabranch.engine.worker.stage import Stage
 
 
-def check_values(stage: Stage, reached: int) -> tuple[bytes | None, int]:
-    """Make sure that all values can travel; those that cannot are their elements' failures. Pickle and size."""
+def check_values(stage: Stage, reached: int) -> tuple[bytes | None, int, list[int]]:
+    """Make sure that all values can travel: their pickle and size, and positions of what cannot, and has failed."""
     values = _travelling(stage, reached)
     kinds = set(map(type, values))
-    if not kinds <= ATOMS:
-        _materialise(stage, values, kinds)
-        values = _travelling(stage, reached)
-        samples = {type(value): value for value in values}
-        try:
-            for sample in samples.values():
-                measured(sample)
-            _, data, nbytes = measured(values)
-            return data, nbytes
-        except BaseException:  # some element is guilty: the loop finds out which
-            for position, value in enumerate(values):
-                _check_value(stage, position, value)
-            values = _travelling(stage, reached)
-    data = pickle.dumps(values, protocol=5)
-    return data, len(data)
+    if kinds <= ATOMS:
+        data = pickle.dumps(values, protocol=5)
+        return data, len(data), []
+    _materialise(stage, values, kinds)
+    values = _travelling(stage, reached)
+    samples = {type(value): value for value in values}
+    try:
+        for sample in samples.values():
+            measured(sample)
+        return *measured(values)[1:], []
+    except BaseException:  # some element is guilty: the loop finds out which
+        refused = [position for position, value in enumerate(values) if not _travels(stage, position, value)]
+    return *measured(_travelling(stage, reached))[1:], refused
 
 
 def store(stage: Stage, reached: int, serial: int) -> list[int]:
@@ -177,8 +175,10 @@ def _materialise(stage: Stage, values: list[Any], kinds: set[type]) -> None:
             stage.fail(position, error)
 
 
-def _check_value(stage: Stage, position: int, value: Any) -> None:
+def _travels(stage: Stage, position: int, value: Any) -> bool:
     try:
         measured(value)
     except BaseException as error:
         stage.fail(position, error)
+        return False
+    return True
