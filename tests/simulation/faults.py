@@ -13,7 +13,7 @@ from typing import Any
 from unittest.mock import patch
 
 from anabranch.base.errors import RunStoreError
-from anabranch.base.states import FIRST_FINAL_CODE, Retrying, Success
+from anabranch.base.states import FIRST_FINAL_CODE, Retrying, State, Success
 from anabranch.engine.driver import driver
 from anabranch.engine.driver.driver import Driver
 from anabranch.engine.machine import fan_out
@@ -365,6 +365,21 @@ def what_had_ended_may_be_left_out() -> list[Change]:
         return usual(self, run, is_enough=is_enough)
 
     return [(FanOut, "stop_early", stop_early)]
+
+
+@_fault
+def what_is_made_again_is_cancelled_with_the_run() -> list[Change]:
+    """It had ended, and was on record."""
+    usual = Machine._end
+
+    def end(self: Machine, state: State) -> None:
+        for run in self.runs.values():
+            run.had_ended = None
+            if run.elements is not None:
+                run.elements.were_lost.clear()
+        usual(self, state)
+
+    return [(Machine, "_end", end)]
 
 
 @_fault

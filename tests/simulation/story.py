@@ -29,7 +29,7 @@ from anabranch.base import context
 from anabranch.base.errors import RunHeld, RunStoreError
 from anabranch.base.events import Event, UnitEnded
 from anabranch.base.observers import Recipient
-from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Retrying, State, Success
+from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Cancelled, Retrying, State, Success
 from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.signature import Signature
 from anabranch.definition.storing import Storing
@@ -691,7 +691,7 @@ class Story:
             elif row.slug in graph.nodes and not graph.nodes[row.slug].is_map:
                 again.add(row.slug)
         for slug in slugs | set(graph.nodes):
-            last: dict[int, int] = {}  # what was made again may have been cancelled
+            last: dict[int, int] = {}  # what was made again may have failed
             for chunk in self._as_reader(partial(self.store.chunks, RUN, slug)):
                 last.update(zip(chunk.indices, chunk.codes, strict=True))
                 failed |= {slug} if max(chunk.codes, default=0) >= FIRST_FAILED_CODE else set()
@@ -735,6 +735,7 @@ class Story:
         if self.cluster.recipes:
             raise Broken("keys are held", str(list(self.cluster.recipes)))
         if record.state == "Cancelled" and self.was_cancelled:
+            self._check_kept()
             return
         view = self.view
         assert view is not None
@@ -763,6 +764,16 @@ class Story:
                 raise Broken("the record is not true", f"{slug}: {right.state}, recorded {row and row.state}")
         if record.state != view.state.name:
             raise Broken("the record is not true", f"the run is {view.state.name}, recorded {record.state}")
+
+    def _check_kept(self) -> None:
+        """What was on record as successful is not cancelled with the run, though it was to be made again."""
+        codes = {(row.slug, -1): row.code for row in self._as_reader(lambda: self.store.task_runs(RUN))}
+        for slug in {slug for slug, _ in self.done}:
+            for chunk in self._as_reader(partial(self.store.chunks, RUN, slug)):
+                codes.update(((slug, index), code) for index, code in zip(chunk.indices, chunk.codes, strict=True))
+        gone = sorted(what for what in self.done if codes.get(what) == Cancelled.code)
+        if gone:
+            raise Broken("cancelled what had ended", str(gone))
 
 
 def _plain(seen: Seen) -> Seen:

@@ -701,7 +701,7 @@ class FanOut:
     def vet(self, column: ColumnReport) -> ColumnReport:
         """What is reported of a map; elements that cannot be made again say that they had been there."""
         were_lost = self._elements_of(column.slug).were_lost
-        if were_lost.isdisjoint(column.records):
+        if were_lost.keys().isdisjoint(column.records):
             return column
         records = {i: made_in_vain(each) if i in were_lost else each for i, each in column.records.items()}
         return replace(column, records=records)
@@ -724,7 +724,7 @@ class FanOut:
         elements, chain = run.elements, run.chain
         if elements is None or elements.is_final or chain is None:
             return []
-        codes, had_ended = elements.codes, elements.were_lost | needed
+        codes, had_ended = elements.codes, elements.were_lost.keys() | needed
         flying = {key: batch for key, batch in chain.in_flight.items() if not batch.first}
         is_alone = len(chain.slugs) == 1
         back = [

@@ -59,8 +59,8 @@ class NodeRun:
     """When its next attempt is due, in seconds since the epoch."""
     is_suspect: bool = False
     """Whether a unit with it was lost: it runs alone from then on."""
-    was_lost: bool = False
-    """Whether it had ended, and runs again because its value was lost."""
+    had_ended: State | None = None
+    """How it had ended, if it runs again because its value was lost."""
     names: Names | None = None
     """What the templates of its limits make, once that is known."""
     assembles: bool = False
@@ -262,7 +262,7 @@ class Knowledge:
         what is made again: it may be other than it was.
         """
         upstreams = (self.runs[up] for up in run.node.whole_upstreams)
-        return all(up.is_final or (up.is_flying and not run.is_suspect and not up.was_lost) for up in upstreams)
+        return all(up.is_final or (up.is_flying and not run.is_suspect and up.had_ended is None) for up in upstreams)
 
     def whole_inputs(self, slugs: Iterable[str], *, without: str | None = None) -> dict[str, Input]:
         """Where the outcomes are that nodes of one unit need as a whole; one of them may need nothing any more.

@@ -430,7 +430,7 @@ class Machine:
                 self._known.to_start[slug] = None
 
     def _end(self, state: State) -> None:
-        """Give everything that has not ended this state, and let nothing more go out."""
+        """Give everything that had not ended this state, and let nothing more go out."""
         self._ending, reason = state, state.message
         self._fan_out.stop()
         self._waiting.clear()
@@ -441,11 +441,11 @@ class Machine:
             if run.is_final:
                 continue
             run.is_flying = False
-            if run.elements is not None:
-                elements = run.elements
-                for index, code in enumerate(elements.codes):
-                    if code < Success.code:
-                        elements.settle(index, state)
+            elements = run.elements
+            is_cut = elements.end(state) if elements is not None else run.had_ended is None
+            if run.had_ended is not None and not is_cut:
+                self._conclude(run, run.had_ended)
+            elif elements is not None:
                 counts = elements.counts()
                 self._conclude(run, replace(state, message=f"{reason}; {counts}", counts=counts))
             else:
@@ -584,7 +584,7 @@ class Machine:
         if not (self._known.has_lost and self.expects(report.key)):
             return report
         singles = tuple(
-            replace(each, state=made_in_vain(each.state)) if self.runs[each.slug].was_lost else each
+            replace(each, state=made_in_vain(each.state)) if self.runs[each.slug].had_ended is not None else each
             for each in report.singles
         )
         return replace(report, singles=singles, columns=tuple(map(self._fan_out.vet, report.columns)))

@@ -85,8 +85,8 @@ class MapRun:
         """Whether some of those have gaps."""
         self.valueless: set[int] = set()
         """Elements that have succeeded and whose value is nowhere any more."""
-        self.were_lost: set[int] = set()
-        """Elements that had ended, and run again because their values were lost."""
+        self.were_lost: dict[int, int] = {}
+        """Elements that had ended, and run again because their values were lost, with the codes of their states."""
         self.news: list[News] | None = None
         """What a stream has not been given yet; None if there is none."""
         self.is_fleeting = False
@@ -277,12 +277,28 @@ class MapRun:
     def reopen(self, indices: Iterable[int]) -> None:
         """Let elements that have ended run again."""
         for index in indices:
-            self.were_lost.add(index)
+            self.were_lost[index] = self.codes[index]
             self.valueless.discard(index)
             self.settled.pop(index, None)
             self.codes[index] = 0
             self.records.pop(index, None)
             self.done -= 1
+
+    def end(self, state: State) -> bool:
+        """Give a state to what had not ended; whether there was any. What runs again for its value stays as it was."""
+        is_cut = False
+        for index, code in enumerate(self.codes):
+            if code >= FIRST_FINAL_CODE:
+                continue
+            if index in self.were_lost:
+                self.codes[index] = self.were_lost[index]
+                self.records.pop(index, None)
+                self.valueless.add(index)
+                self.done += 1
+            else:
+                self.settle(index, state)
+                is_cut = True
+        return is_cut
 
     @property
     def n_lost(self) -> int:

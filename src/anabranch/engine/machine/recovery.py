@@ -84,7 +84,7 @@ def reopen(known: Knowledge, gone: Container[Key]) -> list[NodeRun]:
             has_value = run.state.counts is not None or (run.state.is_successful() and not run.state.is_skipped())
             is_gone = run.value is None and run.ref is None
             if was_final and has_value and is_gone and _is_wanted(known, run):
-                run.state, run.was_lost, known.has_lost = Pending(message="its value was lost"), True, True
+                run.state, run.had_ended, known.has_lost = Pending(message="its value was lost"), run.state, True
         if was_final and not run.is_final:
             reopened.append(run)
     reopened.reverse()
@@ -127,6 +127,8 @@ def _run_again(known: Knowledge, run: NodeRun, elements: MapRun, indices: list[i
     for index in indices:
         if known.calls.has_called(run.node.slug, index):
             elements.codes[index] = Deferred.code
+    if run.is_final:
+        run.had_ended = run.state
     run.state = Running(message=f"{len(indices):,} elements were lost with their values")
     known.has_lost = True
 

@@ -6,15 +6,17 @@ import pickle
 from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime
+from itertools import product
 from typing import Any
 
 import pytest
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, task, unmapped
-from anabranch.engine.machine.stimuli import Reported
+from anabranch.base.events import TaskChanged
+from anabranch.engine.machine.stimuli import CancelAsked, Command, GivenUp, Reported, Tell
 from anabranch.engine.units.units import ColumnReport, Report, SingleReport
-from anabranch.states import Retrying
+from anabranch.states import Retrying, Success
 
 LARGE = {"inline_nbytes": 0}  # no value comes with its report: each is on the cluster only
 
@@ -531,3 +533,75 @@ def test_a_reduced_chunk_is_taken_in_one_piece_with_what_it_had_told_of() -> Non
     cluster.finish()
 
     assert pickle.loads(cluster.machine.runs[total.slug].value or b"") == sum(range(9))
+
+
+def _line() -> Flow:
+    return _counted()[1]
+
+
+def _maps() -> Flow:
+    each = task(lambda x, y: x + y, name="each", chunksize=2)
+    with Flow("maps") as flow:
+        found = each.map(each.map(list(range(5)), unmapped(1)), unmapped(task(lambda: 1, name="one")()))
+        task(sum, name="total")(found)
+    return flow
+
+
+def _early() -> Flow:
+    with Flow("early") as flow:
+        found = task(lambda x: x, name="each", chunksize=1, first_n=3).map(list(range(5)))
+        task(sum, name="total")(found)
+    return flow
+
+
+def _calls() -> Flow:
+    add = task(lambda x: x + 1, name="add")
+    relay = task(lambda x: [add(x), add(x + 1)], name="relay", chunksize=1)
+    with Flow("calls") as flow:
+        found = relay.map([1, 2, 3])
+        task(lambda xs, y: xs, name="after")(found, relay(4))
+    return flow
+
+
+def _succeeded(cluster: FakeCluster) -> set[tuple[str, int]]:
+    """What has succeeded: nodes, as element -1, and elements."""
+    found = {(slug, -1) for slug, run in cluster.machine.runs.items() if run.state.is_successful()}
+    for slug, run in cluster.machine.runs.items():
+        codes = run.elements.codes if run.elements is not None else b""
+        found |= {(slug, index) for index, code in enumerate(codes) if code == Success.code}
+    return found
+
+
+def _go_on(cluster: FakeCluster, n_units: int) -> None:
+    for _ in range(n_units):
+        if runnable := cluster.runnable():
+            cluster.go(runnable[0])
+
+
+@pytest.mark.parametrize("make", [_line, _maps, _early, _calls])
+@pytest.mark.parametrize("loses", [FakeCluster.uproot, FakeCluster.replace_driver])
+def test_what_had_succeeded_stays_so_where_a_run_is_ended_while_a_value_is_made_again(
+    make: Callable[[], Flow], loses: Callable[[FakeCluster], list[Command]]
+) -> None:
+    n_lost = 0
+    for before, after in product(range(12), range(3)):
+        # given: some units have ended, their values are lost, and some run again
+        cluster = FakeCluster(make(), engine=LARGE)
+        cluster.start()
+        _go_on(cluster, before)
+        had = _succeeded(cluster)
+        loses(cluster)
+        n_lost += bool(had - _succeeded(cluster))
+        _go_on(cluster, after)
+        had |= _succeeded(cluster)
+
+        # when
+        end = GivenUp(cluster.now, "no worker comes") if after == 1 else CancelAsked(cluster.now, "asked for")
+        told = cluster.tell(end)
+
+        # then
+        assert had <= _succeeded(cluster), (before, after)
+        changes = [each.event for each in told if isinstance(each, Tell) and isinstance(each.event, TaskChanged)]
+        assert not {(each.slug, -1) for each in changes if not each.state.is_successful()} & had
+        assert cluster.machine.is_finished
+    assert n_lost
