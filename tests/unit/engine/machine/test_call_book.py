@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tests.fake_cluster import FakeCluster
 
 from anabranch import Flow, task, unmapped
+from anabranch.engine.machine.call_book import CallBook, Waiter
 
 
 @task
@@ -87,3 +90,24 @@ def test_a_value_that_calls_were_given_is_made_again_before_they_are() -> None:
     cluster.finish()
     assert cluster.machine.runs["lengths"].state.is_successful()
     assert sum(unit.nodes == ("loaded",) for unit in cluster.units) == 2
+
+
+def test_who_is_called_again_waits_for_the_calls_that_it_makes_then() -> None:
+    # given: the calls of one run, placed in the book of another
+    with Flow("calls") as flow:
+        lengths(2, [0])
+    cluster = FakeCluster(flow)
+    borrowing(cluster)
+    (placed,) = cluster.machine._known.calls.placements()
+    (slug,) = placed.slugs
+    book, caller = CallBook(), Waiter("lengths", True)
+    book.add_group("lengths", "length", slug, None)
+    book.place(placed)
+
+    # when: two calls, of which none has ended, are made a second time
+    book.place(replace(placed, bases=(2,)))
+
+    # then
+    assert book.missing() == {(caller, -1): 2}
+    assert book.ended(slug, range(2)) == {}
+    assert book.ended(slug, range(2, 4)) == {caller: [-1]}
