@@ -226,7 +226,7 @@ def lives(town: Town, name: str, host: str) -> bool:
 class Loaded:
     """A flow as it is loaded."""
 
-    is_file = False
+    is_file = is_kept = False
     directory = Path()
 
     def __init__(self, flow: Flow) -> None:
