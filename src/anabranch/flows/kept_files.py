@@ -42,6 +42,11 @@ def use_files(packed: bytes | None) -> None:
     _IN_USE.update(_unpacked(packed))
 
 
+def are_in_use() -> bool:
+    """Whether files are loaded as they were kept, so that who takes them from the disk would have others."""
+    return bool(_IN_USE)
+
+
 def have_changed(packed: bytes | None) -> bool:
     """Whether one of these files is otherwise by now than it was kept."""
     return any(not _is_same(file, data) for file, data in _unpacked(packed).items())

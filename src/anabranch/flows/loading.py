@@ -50,8 +50,6 @@ class LoadedFlow:
     is_file: bool
     stopped: Where | None = None
     """Line that wanted to run a flow while the file was loaded; nothing after it was executed."""
-    is_kept: bool = False
-    """Whether its files were loaded as the registry keeps them, and are otherwise by now."""
 
 
 def load_flow(target: str) -> LoadedFlow:

@@ -68,7 +68,7 @@ def _load(record: FlowRecord) -> LoadedFlow:
                 *(place, record.name, record.version),
             )
         try:
-            loaded = replace(load_flow(record.source), is_kept=is_kept)
+            loaded = load_flow(record.source)
         except AnabranchError as error:
             text = f"flow {record.name!r}, registered from {record.source}: {error}"
             if not is_kept and have_changed(record.code):

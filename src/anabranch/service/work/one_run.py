@@ -24,6 +24,7 @@ from anabranch.engine.driver.plan import HandOver
 from anabranch.engine.driver.rest import may_rest
 from anabranch.engine.isolation.trees import kill_below
 from anabranch.engine.worker.attempts import telling_overdue
+from anabranch.flows.kept_files import are_in_use
 from anabranch.flows.news import tell
 from anabranch.flows.registered import load_registered
 from anabranch.monitoring.bulletins import telling_of
@@ -157,7 +158,7 @@ def _run_slot(loaded: Any, slot: Slot, counted: Counted, *, is_first: bool) -> t
     if schedule is not None and slot.origin == "manual" and due.tzinfo is UTC:  # nobody has named a zone
         due = due.astimezone(schedule.zone_at(due))
     is_elsewhere = place is not None and place.is_elsewhere
-    with shipped_by_value(loaded, with_neighbours=is_elsewhere or loaded.is_kept), part_of(slot.parent or None):
+    with shipped_by_value(loaded, with_neighbours=is_elsewhere or are_in_use()), part_of(slot.parent or None):
         view = loaded.flow.run(
             parameters, approve=approve, run_date=due if is_first else None, observers=counted.observers, **options
         )
