@@ -59,7 +59,8 @@ _ALWAYS = (
 )
 DRIVER_MODULES = frozenset({DRIVER_HOME, "anabranch.executors.deaths", "anabranch.executors.scheduler_page_feed"})
 _TEXT = re.compile(r'""".*?"""', re.DOTALL)
-_COMMENT = re.compile(r"""(?:^ *|  )#[^'"\n]*$""", re.MULTILINE)  # with a quotation mark, it may be part of a text
+# At the end of a line, what has a quotation mark may be part of a text; an apostrophe within a word is none.
+_COMMENT = re.compile(r"""^ *#.*$|  #(?:[^'"\n]|(?<=\w)'(?=\w))*$""", re.MULTILINE)
 _IMPORT = re.compile(r"^(?:import (anabranch[\w.]*)|from (anabranch[\w.]*) import (\([^)]*\)|.*))", re.MULTILINE)
 _NAMED = re.compile(rb"\x8c.(anabranch(?:\.\w+)+)", re.DOTALL)  # as pickle writes names of modules
 _registry = threading.RLock()
