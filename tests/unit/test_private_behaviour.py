@@ -269,12 +269,16 @@ def test_a_worker_has_what_drivers_and_units_ask_of_it(client: Client):
             "security": type(worker.security).__name__,
             "scheduler": worker.scheduler.address,
             "loop": worker.loop.asyncio_loop.is_running(),
+            "slots": worker.state.nthreads,
+            "resources": worker.state.total_resources,
+            "has room": vars(worker).setdefault("ours", True),
         }
 
     found = client.submit(look, pure=False).result(timeout=10)
     assert found["address"] in client.scheduler_info()["workers"]
     assert found["scheduler"] == client.scheduler.address
     assert (found["security"], found["loop"], bool(found["directory"])) == ("Security", True, True)
+    assert (type(found["slots"]), type(found["resources"]), found["has room"]) == (int, dict, True)
     assert {"topic", "msg"} <= {*inspect.signature(Worker.log_event).parameters}
     assert "callback_timeout" in inspect.signature(distributed.utils.sync).parameters
 

@@ -23,7 +23,7 @@ from anabranch.base.errors import listed, nearest
 NAMES = (
     *("flow_name", "run_id", "parameters", "date", "now", "today", "yesterday", "tomorrow", "logger", "artifact"),
     *("task_name", "task_slug", "task_full_name", "tags", "map_index", "task_run_count"),
-    *("task_loop_count", "task_loop_result", "idempotency_key"),
+    *("task_loop_count", "task_loop_result", "idempotency_key", "devices"),
 )
 """What users may ask the context for."""
 PREFECTS = {"flow_run_id": "run_id", "scheduled_start_time": "date", "task_tags": "tags"}
@@ -71,6 +71,8 @@ class TaskContext:
     """Number of the round of a loop, from 1."""
     task_loop_result: Any = None
     """Value that the previous round passed with ``LOOP(result=…)``; None in the first round."""
+    devices: tuple[str, ...] = ()
+    """Names of the GPUs of its worker that are its own while it runs, as CUDA_VISIBLE_DEVICES has them."""
     calls: list[Any] | None = field(default=None, repr=False)
     """Deferred calls that the task has made so far."""
     limits: frozenset[str] = frozenset()

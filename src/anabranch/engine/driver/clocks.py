@@ -35,10 +35,11 @@ class Clocks:
 
     def aligned(self, report: Report) -> Report:
         """A report that has just arrived, with times by the driver's clock."""
+        address = report.worker.partition(" ")[0]  # its devices may follow
         if report.sent:
-            behind = min(self._behind.get(report.worker, math.inf), self._clock() - report.sent)
-            self._behind[report.worker] = behind
-        seconds = self._seconds(report.worker)
+            behind = min(self._behind.get(address, math.inf), self._clock() - report.sent)
+            self._behind[address] = behind
+        seconds = self._seconds(address)
         if not seconds:
             return report
         late = timedelta(seconds=seconds)

@@ -23,7 +23,7 @@ import threading
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import fields, replace
 from functools import cache
@@ -39,6 +39,7 @@ from anabranch.base.signals import CANCEL
 from anabranch.base.texts import clean, headline_of
 from anabranch.engine.isolation import crossing, pool
 from anabranch.engine.isolation.child import SHOWN, Call, Surroundings
+from anabranch.engine.isolation.devices import NOTHING, Share
 from anabranch.engine.isolation.frames import BEGUN, CALL, LEARNT, LOGGED, RAISED, Part
 from anabranch.engine.isolation.pool import MARK, Child
 from anabranch.engine.isolation.trees import nbytes_of
@@ -66,6 +67,7 @@ def call_in_process(
     memory_limit: int | None = None,
     max_width: int = sys.maxsize,
     log_stdout: bool = False,
+    share: Share = NOTHING,
 ) -> Any:
     """Call a function in a child process; what it raises has the traceback that it had there.
 
@@ -84,6 +86,8 @@ def call_in_process(
         Elements that a returned iterator may give.
     log_stdout
         Whether what Python prints there are log records.
+    share
+        Devices that the process sees; it has none but those, and no other call has it afterwards.
 
     Raises
     ------
@@ -99,7 +103,7 @@ def call_in_process(
         `kill_all` was called for the run.
     """
     message = _Message(function, args, kwargs, context, max_width, log_stdout)
-    child = _POOL.lease(context.run)
+    child = _POOL.lease(context.run, share)
     try:
         kind, parts = _Attempt(child, timeout_s, memory_limit).carry_out(message)
     except BaseException as error:  # also the user's Ctrl-C
@@ -117,6 +121,11 @@ def call_in_process(
         raise UnstorableValueError(
             f"the result cannot be loaded outside of the task's process: {headline_of(error)}"
         ) from None
+
+
+def clear(share: Share, held: Collection[Share]) -> None:
+    """End idle children that may have memory of the devices of a share, but for those of shares that are held now."""
+    _POOL.clear(share, held)
 
 
 def kill_all(token: str) -> int:
@@ -162,7 +171,7 @@ class _Message:
         if is_afresh:
             child.known.clear()
         new = {digest: data for digest, data in (self.function, self.run) if digest not in child.known}
-        here = _surroundings(child.mark)
+        here = _surroundings(child)
         call = Call(
             self.function[0],
             self.run[0],
@@ -222,7 +231,7 @@ def _pickles(value: Any) -> bool:
     return True
 
 
-def _surroundings(mark: str) -> Surroundings:
+def _surroundings(child: Child) -> Surroundings:
     try:
         cwd: str | None = os.getcwd()
     except OSError:  # it was removed
@@ -231,7 +240,7 @@ def _surroundings(mark: str) -> Surroundings:
     levels = {name: each.level for name, each in loggers if isinstance(each, logging.Logger) and each.level}
     levels[logging.root.name] = logging.root.level
     settings = copy.deepcopy(dask.config.get("anabranch", {}))
-    return Surroundings(_search_path(), cwd, {**os.environ, MARK: mark}, levels, settings)
+    return Surroundings(_search_path(), cwd, {**os.environ, **child.share.environ, MARK: child.mark}, levels, settings)
 
 
 def _search_path() -> tuple[str, ...]:

@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import Future
 from contextlib import suppress
 from typing import IO
@@ -27,6 +27,7 @@ from anabranch.base.context import RunInfo
 from anabranch.base.errors import ExecutorError
 from anabranch.base.signals import CANCEL
 from anabranch.engine.isolation.child import GRACE_S, Surroundings
+from anabranch.engine.isolation.devices import NOTHING, Share
 from anabranch.engine.isolation.frames import Channel
 from anabranch.engine.isolation.trees import kill_marked, kill_tree
 
@@ -61,15 +62,18 @@ class Child:
     ----------
     path
         Where it finds modules.
+    share
+        Devices that it sees, for as long as it lives: what uses them looks once.
     """
 
-    def __init__(self, path: Sequence[str]) -> None:
+    def __init__(self, path: Sequence[str], share: Share) -> None:
         if not sys.executable or not hasattr(select, "poll"):
             raise ExecutorError(
                 'isolation="process" needs a Python program to start and a system with poll() (Linux, macOS), not '
                 f"{sys.platform}; use the default isolation there"
             )
         self.mark = secrets.token_hex(8)
+        self.share = share
         ours, theirs = socket.socketpair()
         with theirs:
             self._process = subprocess.Popen(
@@ -79,7 +83,7 @@ class Child:
                 stderr=subprocess.PIPE,
                 pass_fds=(theirs.fileno(),),
                 start_new_session=True,  # its group can be killed as one, and Ctrl-C in a terminal does not reach it
-                env={**os.environ, MARK: self.mark},
+                env={**os.environ, **share.environ, MARK: self.mark},
                 bufsize=0,
             )
         self.pid = self._process.pid
@@ -165,7 +169,7 @@ class Child:
 
 
 class Pool:
-    """Children of this process: never more of them idle than were busy at once.
+    """Children of this process: for each share of devices, never more of them idle than were busy at once.
 
     Parameters
     ----------
@@ -183,10 +187,10 @@ class Pool:
         """The one that was busy last is last."""
         self._busy: dict[Child, RunInfo] = {}
         self._cancelled: deque[RunInfo] = deque(maxlen=REMEMBERED_RUNS)
-        self._orders: queue.SimpleQueue[tuple[Future[Child], RunInfo]] = queue.SimpleQueue()
+        self._orders: queue.SimpleQueue[tuple[Future[Child], RunInfo, Share]] = queue.SimpleQueue()
         self._keeper: threading.Thread | None = None
 
-    def lease(self, run: RunInfo) -> Child:
+    def lease(self, run: RunInfo, share: Share = NOTHING) -> Child:
         """A child to work for a run, until `give_back`; a new one if none is idle.
 
         Raises
@@ -197,13 +201,13 @@ class Pool:
         with self._lock:
             if any(each is run for each in self._cancelled):
                 raise CANCEL("its run was cancelled")
-            while self._idle:
-                child = self._idle.pop()
+            for child in [each for each in reversed(self._idle) if each.share == share]:
+                self._idle.remove(child)
                 if not child.has_ended:
                     self._busy[child] = run
                     return child
                 child.kill()
-        return self._started(run)
+        return self._started(run, share)
 
     def give_back(self, child: Child) -> bool:
         """Keep a child for the next, unless it has ended; whether its run was cancelled."""
@@ -229,10 +233,18 @@ class Pool:
                     kill_tree(child.pid)  # who waits for it sees that, and cleans up
         return len(guilty)
 
+    def clear(self, share: Share, held: Collection[Share]) -> None:
+        """End idle children that may have memory of some devices, but for those of shares that are held now."""
+        self._end(lambda child: child.share not in held and not set(share.names).isdisjoint(child.share.names))
+
     def close(self) -> None:
         """End the children that are idle; the others end with this process."""
+        self._end(lambda child: True)
+
+    def _end(self, is_meant: Callable[[Child], bool]) -> None:
         with self._lock:
-            children, self._idle = self._idle, []
+            children = [child for child in self._idle if is_meant(child)]
+            self._idle = [child for child in self._idle if child not in children]
         for child in children:
             child.channel.close()  # all of them first, so that they end side by side
         for child in children:
@@ -243,7 +255,7 @@ class Pool:
         for child in (*self._idle, *self._busy):
             child.disown()
 
-    def _started(self, run: RunInfo) -> Child:
+    def _started(self, run: RunInfo, share: Share) -> Child:
         """A new child, busy for a run.
 
         On Linux a child is told when the *thread* ends that started it. So that is one which lasts.
@@ -258,7 +270,7 @@ class Pool:
             if self._keeper is None:
                 self._keeper = threading.Thread(target=self._keep, name="anabranch-children", daemon=True)
                 self._keeper.start()
-        self._orders.put((order, run))
+        self._orders.put((order, run, share))
         try:
             return order.result()
         except KeyboardInterrupt:
@@ -276,9 +288,9 @@ class Pool:
             for child in old:
                 child.end()
 
-    def _start(self, order: Future[Child], run: RunInfo) -> None:
+    def _start(self, order: Future[Child], run: RunInfo, share: Share) -> None:
         try:
-            child = Child(self._path())
+            child = Child(self._path(), share)
         except BaseException as error:  # belongs to the thread that waits
             order.set_exception(error)
             return

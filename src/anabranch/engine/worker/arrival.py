@@ -10,6 +10,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -20,6 +21,8 @@ from anabranch.base import known_secrets, origins
 from anabranch.base.errors import CodeNotLoadable, OutsideFlowError, VersionMismatch
 from anabranch.base.states import Failed, Success
 from anabranch.base.texts import headline_of
+from anabranch.engine.isolation import calling
+from anabranch.engine.isolation.devices import NOTHING, RESOURCE, Devices, Share
 from anabranch.engine.logs import capture
 from anabranch.engine.logs.lines import logs_topic
 from anabranch.engine.logs.outbox import Outbox, whole_log_path
@@ -88,14 +91,18 @@ def execute(
         environment = replace(environment, in_process=not isinstance(program, bytes), channel=_channel(worker, token))
         if (doubles := loaded.doubles) is not None:
             environment = replace(environment, clock=doubles.time, sleep=doubles.sleep, stopwatch=doubles.time)
-        with PROCESS.entered(alone=unit.is_suspect):
+        with PROCESS.entered(alone=unit.is_suspect), _devices(worker, unit, environment) as share:
             if worker is not None:
                 _take_logs(worker, token, loaded)
             if unit.is_suspect and worker is not None:
                 announce(worker, token, unit.key)
-            if before is not None and any(loaded.nodes[slug].policies.is_limited for slug in unit.nodes):
-                outcome = handed_back(key, unit.nodes, unit.indices)  # it has no permit: only the driver gets one
+            has_permit = before is None or not any(loaded.nodes[slug].policies.is_limited for slug in unit.nodes)
+            if share is None or not has_permit:  # only the driver gets one
+                outcome = handed_back(key, unit.nodes, unit.indices)
             else:
+                if share.parts:
+                    place = f"{environment.worker} {RESOURCE} {','.join(share.names)}"
+                    environment = replace(environment, share=share, worker=place)
                 outcome = _run(unit, environment, opened, captures=worker is not None)
     if worker is not None:
         capture.flush(token)  # what a unit has logged comes before its report
@@ -104,6 +111,24 @@ def execute(
         if before is None and isinstance(outcome.report, Report):
             _remember_report(worker, key, outcome.report)
     return outcome
+
+
+def _devices(worker: Any, unit: Unit, environment: Environment) -> AbstractContextManager[Share | None]:
+    """The devices that a unit has of its worker's."""
+    nodes = [environment.program.nodes[slug] for slug in unit.nodes]
+    amount = nodes[0].policies.resources.get(RESOURCE)
+    if worker is None or not amount:
+        return contextlib.nullcontext(NOTHING)
+    with _LOCK:
+        devices: Devices = vars(worker).setdefault("anabranch_devices", Devices())
+    channel = environment.channel
+    return devices.held(
+        amount,
+        worker.state.total_resources.get(RESOURCE, 0),
+        is_over=lambda: channel is not None and not channel.is_wanted(unit.key),
+        is_alone=worker.state.nthreads == 1 and not any(node.is_awaited for node in nodes),
+        clear=calling.clear,
+    )
 
 
 def _channel(worker: Any, token: str) -> Channel | None:

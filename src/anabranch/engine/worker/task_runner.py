@@ -48,6 +48,7 @@ from anabranch.definition.frozen import FrozenNode
 from anabranch.definition.limit_names import made_of
 from anabranch.definition.signature import STAR
 from anabranch.engine.isolation.calling import call_in_process
+from anabranch.engine.isolation.devices import NOTHING, Share
 from anabranch.engine.units.blame import CallbackRaised, asking, blamed, noted
 from anabranch.engine.units.copies import copied
 from anabranch.engine.units.elements import Unread
@@ -80,6 +81,8 @@ class Environment:
     """Whether this is the user's own process and thread, where a KeyboardInterrupt is theirs."""
     in_process: bool = True
     """Whether this is the driver's process, which shares its code with the tasks."""
+    share: Share = NOTHING
+    """Devices that its code has."""
     channel: Channel | None = None
     """The way to the driver, for what it is told before a unit has ended."""
     clock: Callable[[], float] = time.time
@@ -136,6 +139,7 @@ class Environment:
             task_run_count=attempt,
             limits=limits,
             is_approved=is_approved,
+            devices=self.share.names,
         )
 
 
@@ -447,6 +451,7 @@ async def _attempt(run: TaskRun, running: State, inputs: dict[str, Any]) -> Outc
                     memory_limit=policies.memory_limit,
                     max_width=max_width,
                     log_stdout=policies.log_stdout,
+                    share=run.environment.share,
                 )
             elif run.node.is_awaited:
                 from anabranch.engine.units.loops import value_of

@@ -33,6 +33,7 @@ from anabranch import LOOP, RETRY, SKIP, config, context
 from anabranch.base.context import RunInfo, TaskContext
 from anabranch.engine.isolation import calling
 from anabranch.engine.isolation.calling import call_in_process, kill_all
+from anabranch.engine.isolation.devices import NOTHING, WHOLE, Share
 from anabranch.engine.isolation.pool import Pool
 from anabranch.engine.units.failures import describe
 from anabranch.errors import CodeNotLoadable, ProcessDied, TaskFailure, TaskTimeout, UnstorableValueError
@@ -218,6 +219,33 @@ def test_each_attempt_finds_the_surroundings_of_the_worker(monkeypatch: pytest.M
         assert call(seen) == (str(tmp_path), "red", True, config.results.key)
         assert call(spoil) == first
         assert call(seen) == (str(tmp_path), "red", True, config.results.key)
+
+
+def test_a_child_sees_the_devices_of_its_calls_from_its_start_and_has_no_others_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    def seen() -> tuple[int, str | None]:
+        with open("/proc/self/environ", "rb") as file:  # as it was at the start
+            first = dict(each.split(b"=", 1) for each in file.read().split(b"\0") if each)
+        assert first.get(b"CUDA_VISIBLE_DEVICES", b"").decode() == os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        return os.getpid(), os.environ.get("CUDA_VISIBLE_DEVICES")
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
+    whole, half, both = Share((("1", WHOLE),)), Share((("1", WHOLE // 2),)), Share((("0", WHOLE), ("1", WHOLE)))
+
+    first, second, third = call(seen, share=whole), call(seen), call(seen, share=half)
+
+    assert [devices for _, devices in (first, second, third)] == ["1", None, "1"]
+    assert len({first[0], second[0], third[0]}) == 3
+    assert (call(seen, share=whole), call(seen, share=NOTHING), call(seen, share=half)) == (first, second, third)
+
+    processes = [psutil.Process(pid) for pid, _ in (first, second, third)]
+    calling.clear(both, [half, both])  # who has a half now needs its process again
+
+    assert [each.is_running() for each in processes] == [False, True, True]
+    assert call(seen, share=half) == third
+    assert call(seen, share=both)[1] == "0,1"
 
 
 def test_what_a_child_remembers_is_bounded_and_nothing_is_lost_by_that():
