@@ -26,7 +26,10 @@ import distributed.worker
 import pytest
 import yaml
 from bokeh.application import Application
+from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandler
 from bokeh.application.handlers.function import FunctionHandler
+from bokeh.document import Document
+from bokeh.server.contexts import ApplicationContext
 from bokeh.server.tornado import BokehTornado
 from bokeh.server.views.doc_handler import DocHandler
 from bokeh.server.views.ws import WSHandler
@@ -38,6 +41,7 @@ from distributed import Adaptive, Client, KilledWorker, LocalCluster, Scheduler,
 from distributed.diagnostics.plugin import SchedulerPlugin
 from distributed.nanny import WorkerProcess
 from distributed.worker_memory import NannyMemoryManager
+from tornado.ioloop import IOLoop
 
 GUIDE = Path(__file__).parents[2] / "CONTRIBUTING.md"
 
@@ -442,6 +446,20 @@ def test_pages_and_websockets_have_the_methods_that_ours_are_in_front_of():
     assert list(inspect.signature(WSHandler._async_open).parameters) == ["self", "token"]
     assert "connection" in WSHandler.__annotations__
     assert {"open", "on_close"} <= {*vars(WSHandler)}
+
+
+def test_documents_of_lifecycle_handlers_are_made_in_the_thread_of_the_loop():
+    threads = []
+
+    class Handler(DocumentLifecycleHandler):
+        def modify_document(self, doc: Document) -> None:
+            threads.append(threading.current_thread())
+
+    async def make() -> None:
+        await ApplicationContext(Application(Handler()), IOLoop.current()).create_session_if_needed("one")
+
+    asyncio.run(make())
+    assert threads == [threading.current_thread()]
 
 
 def test_scripts_of_a_page_are_tags_that_a_nonce_can_be_put_into():

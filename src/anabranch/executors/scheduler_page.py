@@ -178,7 +178,7 @@ def document(scheduler: Any, extra: dict[str, Any], doc: Any) -> None:
         mounted = getattr(scheduler, MOUNTED, None)
         return STYLE + (mounted.text() if mounted is not None else text_of({}, 0.0))
 
-    def update() -> None:
+    async def update() -> None:  # so that Bokeh has no thread for it from 3.10 on
         new = text()
         if new != shown.text:
             shown.text = new

@@ -10,8 +10,9 @@ from contextlib import suppress
 from typing import Any
 
 from bokeh.application import Application
-from bokeh.application.handlers.handler import Handler as BokehHandler
+from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandler
 from bokeh.embed.server import server_html_page_for_session
+from bokeh.protocol.exceptions import ProtocolError
 from bokeh.server.tornado import BokehTornado
 from bokeh.server.views.doc_handler import DocHandler
 from bokeh.server.views.session_handler import SessionHandler
@@ -54,6 +55,8 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
         for page in pages.values():
             page.add(_RoleHandler(guard))
         self.sockets: set[_Socket] = set()
+        self.door = asyncio.Lock()
+        """Held while a page is made, so that no other counts in between."""
         super().__init__(
             pages,  # type: ignore[arg-type]  # mypy takes Tornado's application for the next one
             absolute_url="",
@@ -100,12 +103,12 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
         for session in [each for path in self.app_paths for each in self.get_sessions(path)]:
             for callback in session.document.session_callbacks:
                 try:
-                    await session.with_document_locked(callback.callback)
+                    await callback.callback()
                 except Exception as error:  # of one browser, which may have gone
                     _log.debug("a page could not be brought up to date for the last time: %s", error)
 
 
-class _RoleHandler(BokehHandler):  # type: ignore[misc]
+class _RoleHandler(DocumentLifecycleHandler):  # type: ignore[misc]  # others would move pages to other threads
     """Lets a page know who looks at it. Only what is shown depends on that: each request is checked by itself."""
 
     def __init__(self, guard: Guard) -> None:
@@ -126,13 +129,14 @@ class _GuardedPage(Handler, DocHandler):  # type: ignore[misc]
 
     async def get(self, *args: Any, **kwargs: Any) -> None:
         """Make the page, unless too many are open."""
-        if len(self.application.sessions) >= MAX_SESSIONS:
-            self.set_status(503)
-            self.set_header("Content-Type", "text/plain; charset=utf-8")
-            self.set_header("Retry-After", "30")  # by then, pages whose browsers are gone have been discarded
-            self.finish(f"{MAX_SESSIONS} pages are open, which is the limit; close some and try again\n")
-            return
-        session = await self.get_session()
+        async with self.application.door:
+            if len(self.application.sessions) >= MAX_SESSIONS:
+                self.set_status(503)
+                self.set_header("Content-Type", "text/plain; charset=utf-8")
+                self.set_header("Retry-After", "30")  # by then, pages whose browsers are gone have been discarded
+                self.finish(f"{MAX_SESSIONS} pages are open, which is the limit; close some and try again\n")
+                return
+            session = await self.get_session()
         document, nonce = session.document, secrets.token_urlsafe(16)
         page = server_html_page_for_session(
             session,
@@ -168,10 +172,14 @@ class _Socket(Handler, WSHandler):  # type: ignore[misc]
         super().on_close()
 
     async def _async_open(self, token: str) -> None:
-        known = self.application.sessions
-        if len(known) >= MAX_SESSIONS and get_session_id(token) not in known:
-            self.close()  # else Bokeh would make a page for it
-            return
+        async with self.application.door:
+            session_id, known = get_session_id(token), self.application.sessions
+            if session_id not in known:
+                if len(known) >= MAX_SESSIONS:
+                    self.close()  # else Bokeh would make a page for it
+                    return
+                with suppress(ProtocolError):  # which is told below
+                    await self.application_context.create_session_if_needed(session_id, self.request, token)
         await super()._async_open(token)
         # Bokeh forgets this case: a browser that went before its page was its own kept that page for ever.
         if self not in self.application.sockets and self.connection is not None and not self._is_given_up:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from urllib.parse import quote
 
 from bokeh.application import Application
-from bokeh.application.handlers.function import FunctionHandler
 from bokeh.document import Document
 from bokeh.events import ClientReconnected, ConnectionLost
 from bokeh.models import Button, Column, Div, InlineStyleSheet, SetValue, UIElement
@@ -29,6 +28,7 @@ from anabranch.monitoring.pages.run_page import RunPage
 from anabranch.monitoring.pages.runs_page import RunsPage
 from anabranch.monitoring.pages.sparing import Sparing
 from anabranch.monitoring.pages.task_panel import Source, TaskPanel
+from anabranch.monitoring.pages.turns import PageHandler, act_in_turn, follow
 
 FOLLOW_MS = 500  # twice as often looks hardly more alive, and costs a tenth of a core instead of a twentieth
 LIST_MS = 2_000
@@ -54,7 +54,7 @@ def applications(library: Library) -> dict[str, Application]:
         "/": _fill_runs_page, "/flows": _fill_flows_page, "/run": _fill_run_page, "/flow": _fill_flow_page,
         "/diff": _fill_diff_page,
     }  # fmt: skip
-    return {path: Application(FunctionHandler(_guard_page(make, library))) for path, make in pages.items()}
+    return {path: Application(PageHandler(_guard_page(make, library))) for path, make in pages.items()}
 
 
 def _guard_page(make: Callable[[Document, Library], None], library: Library) -> Callable[[Document], None]:
@@ -107,7 +107,7 @@ def _fill_flows_page(doc: Document, library: Library) -> None:
     doc.title = "Flows"
     page = FlowsPage(library, _read_search(doc))
     doc.add_root(page.root)
-    doc.add_periodic_callback(_safely(page.update), LIST_MS)
+    follow(doc, _safely(page.update), LIST_MS)
 
 
 def _fill_diff_page(doc: Document, library: Library) -> None:
@@ -119,7 +119,7 @@ def _fill_runs_page(doc: Document, library: Library) -> None:
     doc.title = "Runs"
     page = RunsPage(library, _read_search(doc))
     doc.add_root(page.root)
-    doc.add_periodic_callback(_safely(page.update), LIST_MS)
+    follow(doc, _safely(page.update), LIST_MS)
 
 
 def _fill_flow_page(doc: Document, library: Library) -> None:
@@ -127,7 +127,7 @@ def _fill_flow_page(doc: Document, library: Library) -> None:
     doc.title = disarm(name, 100)
     page = FlowPage(library, name, role=_read_role(doc), search=_read_search(doc))
     doc.add_root(page.root)
-    doc.add_periodic_callback(_safely(page.update), LIST_MS)
+    follow(doc, _safely(page.update), LIST_MS)
 
 
 def _fill_run_page(doc: Document, library: Library) -> None:
@@ -144,7 +144,7 @@ def _fill_run_page(doc: Document, library: Library) -> None:
         doc.title = disarm(f"{source.model.flow_name or 'run'} {source.model.run_id}", 100)
         view = _RunView(source, library, role=role, said=said, asked=_read_argument(doc, "task"))
     doc.add_root(view.root)
-    doc.add_periodic_callback(_safely(view.update), FOLLOW_MS)
+    follow(doc, _safely(view.update), FOLLOW_MS)
 
 
 def _safely(update: Callable[[], None]) -> Callable[[], None]:
@@ -216,8 +216,8 @@ class _RunView:
         self._actions: list[UIElement] = [self._told]
         if library.desk is None:  # whose forms ask who it is; a button can be clicked by whoever sees the page
             self._actions = [self._cancel, self._resume, self._told]
-            self._cancel.on_click(self._ask_cancel)
-            self._resume.on_click(lambda: self._do(library.actions.resume))
+            self._cancel.on_click(lambda: act_in_turn(self._cancel, self._ask_cancel))
+            self._resume.on_click(lambda: act_in_turn(self._resume, lambda: self._do(library.actions.resume)))
         self._reasons = ReasonsBox(
             lambda: self._source.model, lambda name: library.explain(self._source.model.run_id, name)
         )
@@ -280,7 +280,7 @@ class _RunView:
     def update(self) -> None:
         """Follow the run."""
         if self._source.is_over and self._is_taken_up():
-            self._source = self._library.open(self._model.run_id)
+            self._source, self._seen_over = self._library.open(self._model.run_id), None
         self._source.refresh()
         if self._source.model is not self._model:
             active = self._page.active

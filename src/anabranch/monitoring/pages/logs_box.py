@@ -15,6 +15,7 @@ from bokeh.models import Column, Div, InlineStyleSheet, Row, Select, TextInput
 from anabranch.monitoring.pages.looks import WIDGETS, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
 from anabranch.monitoring.pages.recorded_run import LOG_LINES
+from anabranch.monitoring.pages.turns import act_in_turn
 from anabranch.monitoring.pages.verdict import split_name
 from anabranch.runs import LogQuery, LogRow
 
@@ -45,7 +46,7 @@ class LogsBox:
         whole = f'<p><a href="log?id={safe(quote(run_id, safe=""))}">the whole log as a file</a></p>'
         link = Div(text=whole, stylesheets=[style_sheet()], disable_math=True)
         for field in (self._level, self._task, self._words):
-            field.on_change("value", lambda attr, old, new: show())
+            field.on_change("value", lambda attr, old, new: act_in_turn(self._task, show))
         fields = Row(children=[self._level, self._task, self._words], styles={"flex-wrap": "wrap"})
         self.root = Column(children=[fields, link], sizing_mode="stretch_width")
 

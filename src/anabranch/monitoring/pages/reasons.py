@@ -12,6 +12,7 @@ from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Skipped
 from anabranch.monitoring.pages.looks import WIDGETS, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
 from anabranch.monitoring.pages.page_model import PageModel
+from anabranch.monitoring.pages.turns import act_in_turn
 from anabranch.runs.read.explain import Explanation
 
 MAX_EXPLAINED = 8  # task runs that are explained unasked: each takes a few queries
@@ -35,8 +36,8 @@ class ReasonsBox:
         self._name = TextInput(placeholder="task, or an element such as parse[7]", width=280, stylesheets=[widgets])
         button = Button(label="Why?", width=90, stylesheets=[widgets])
         self._told = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
-        button.on_click(self.answer)
-        self._name.on_change("value", lambda attr, old, new: self.answer())
+        button.on_click(lambda: act_in_turn(button, self.answer))
+        self._name.on_change("value", lambda attr, old, new: act_in_turn(button, self.answer))
         self.root = Column(
             children=[Row(children=[self._name, button], styles={"flex-wrap": "wrap"}), self._told],
             sizing_mode="stretch_width",

@@ -13,6 +13,7 @@ from anabranch.monitoring.pages.maps_figure import MapsFigure, style_sheet
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.panels import Panels
 from anabranch.monitoring.pages.rows_figure import RowsFigure
+from anabranch.monitoring.pages.turns import act_in_turn
 from anabranch.monitoring.pages.verdict import verdict
 from anabranch.monitoring.pages.workers_figure import WorkersFigure
 from anabranch.runs import ArtifactRow, LogRow
@@ -140,7 +141,7 @@ class RunPage:
     def follow_reader(self) -> None:
         """Bring a part of the page up to date at once when it is opened: what was hidden was left as it was."""
         for panel in self._panels.panels:
-            panel.on_change("visible", lambda attr, old, new: self.update())
+            panel.on_change("visible", lambda attr, old, new: act_in_turn(self.root, self.update))
 
     def _text(self, text: str = "") -> Div:
         return Div(text=text, stylesheets=[self._sheet], sizing_mode="stretch_width", disable_math=True)

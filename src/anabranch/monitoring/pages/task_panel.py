@@ -16,6 +16,7 @@ from anabranch.monitoring.pages.looks import brief, panel_address, panel_link, s
 from anabranch.monitoring.pages.maps_figure import histogram, style_sheet
 from anabranch.monitoring.pages.page_model import PageModel, PageNode
 from anabranch.monitoring.pages.texts import mark
+from anabranch.monitoring.pages.turns import act_in_turn
 from anabranch.monitoring.pages.verdict import split_name
 from anabranch.runs import ArtifactRow, LogRow
 from anabranch.runs.read.explain import Explanation
@@ -61,7 +62,7 @@ class TaskPanel:
         self._source = source
         self._seen: tuple[object, ...] | None = None
         self._field = TextInput(name=ASKED, value=asked, visible=False)
-        self._field.on_change("value", lambda attr, old, new: self.update())
+        self._field.on_change("value", lambda attr, old, new: act_in_turn(self._field, self.update))
         self._text = Div(
             text="",
             visible=False,

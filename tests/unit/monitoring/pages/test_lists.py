@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 import socket
 from collections.abc import Iterator
@@ -282,7 +283,8 @@ def document(store: InMemoryRunStore, path: str, role: str = "operator", **argum
     """A page as a browser gets it from a service."""
     doc = Document()
     given = {name: [value.encode()] for name, value in arguments.items()}
-    context = SimpleNamespace(request=SimpleNamespace(arguments=given), token_payload={"role": role})
+    session = SimpleNamespace(connection_count=1, with_document_locked=lambda update: update())
+    context = SimpleNamespace(request=SimpleNamespace(arguments=given), token_payload={"role": role}, session=session)
     doc._session_context = lambda: context
     applications(Library(lambda: store, desk=Desk()))[path].initialize_document(doc)
     return doc
@@ -323,7 +325,7 @@ def test_a_run_that_has_not_begun_is_told_of_and_turns_into_its_page():
         # when
         store.create_run(RunRecord("later", "etl", NOON))
         (callback,) = doc.session_callbacks
-        callback.callback()
+        asyncio.run(callback.callback())
         # then
         assert "operator of Running" in texts(doc)
         assert "it waits" not in texts(doc)
