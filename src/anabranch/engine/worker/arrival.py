@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import io
 import pickle
+import sys
 import threading
 import time
 from collections import OrderedDict
@@ -208,7 +209,9 @@ def no_loop_runs() -> Iterator[None]:
     if loop is None:
         yield
         return
-    swap = getattr(asyncio.tasks, "_swap_current_task", lambda loop, task: None)  # from Python 3.14 on, by thread
+    # From Python 3.14 on, the current task is the thread's; before, it is the loop's.
+    name = "_swap_current_task" if sys.version_info >= (3, 14) else ""
+    swap = getattr(asyncio.tasks, name, lambda loop, task: None)
     task = swap(loop, None)
     asyncio._set_running_loop(None)
     try:
