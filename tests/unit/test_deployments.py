@@ -6,6 +6,7 @@ import configparser
 import json
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import yaml
 from tests.needs import program
 
+from anabranch.base.version import VERSION
 from anabranch.cli import anabranch
 
 DEPLOY = Path(__file__).parents[2] / "docs" / "deploy"
@@ -92,3 +94,18 @@ def test_the_unit_is_one_that_systemd_takes(tmp_path: Path):
     outcome = subprocess.run(verify, capture_output=True, text=True)
     said = [line for line in outcome.stderr.splitlines() if "anabranch.service" in line]
     assert said == []
+
+
+def test_the_package_for_conda_is_the_one_for_pip():
+    recipe = yaml.safe_load((DEPLOY / "recipe.yaml").read_text(encoding="utf-8"))
+    project = tomllib.loads((DEPLOY.parents[1] / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {"dask": "dask-core", "tzdata": "python-tzdata"}  # conda's `dask` brings pandas and more
+    python, *needed = [each.split() for each in recipe["requirements"]["run"]]
+    assert recipe["package"] == {"name": project["name"], "version": VERSION}
+    assert "".join(python[1:]) == project["requires-python"]
+    wanted = [re.split("(?=>)", each, maxsplit=1) for each in project["dependencies"]]
+    assert needed == [[names.get(name, name), *bound] for name, *bound in wanted]
+    scripts = [" = ".join(each) for each in project["scripts"].items()]
+    assert recipe["build"]["python"]["entry_points"] == scripts
+    assert recipe["about"]["summary"] == project["description"]
+    assert recipe["about"]["license"] == project["license"]
