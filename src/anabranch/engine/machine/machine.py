@@ -920,6 +920,8 @@ class Machine:
             report = stimulus.report
             what = ", ".join([*(f"{s.slug} {s.state.name}" for s in report.singles), *(c.slug for c in report.columns)])
             line = f"{stimulus.now:.3f} Reported {report.key[1]} {what} {report.indices or ''}"
+        elif isinstance(stimulus, Started):
+            line = f"Started at {stimulus.now:.3f}, {len(stimulus.recorded)} reports on record"
         else:
             line = repr(stimulus)
         self.story.append(line[:300])

@@ -65,6 +65,8 @@ def news(stage: Stage, serial: int) -> tuple[Indices, ColumnReport] | None:
     What cannot travel, or be stored, is told at the end.
     """
     positions = _ended(stage)
+    if not (positions or stage.untold or stage.ongoing):
+        return None
     try:
         values = [
             stage.values[position] if stage.codes[position] < FIRST_FAILED_CODE else None for position in positions
