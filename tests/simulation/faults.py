@@ -16,6 +16,7 @@ from anabranch.base.errors import RunStoreError
 from anabranch.base.states import FIRST_FINAL_CODE, Retrying, State, Success
 from anabranch.engine.driver import driver
 from anabranch.engine.driver.driver import Driver
+from anabranch.engine.driver.plan import RunPlan
 from anabranch.engine.machine import fan_out
 from anabranch.engine.machine.call_book import CallBook, Waiter
 from anabranch.engine.machine.fan_out import FanOut
@@ -31,7 +32,8 @@ from anabranch.engine.worker.task_runner import TaskRun
 from anabranch.flows import subflows
 from anabranch.results import claims
 from anabranch.runs.record.recorder import Recorder
-from anabranch.runs.resume import choice, recorded
+from anabranch.runs.resume import choice, outdated, recorded, takeover
+from anabranch.runs.resume.takeover import Request, Taken
 from anabranch.runs.store import relational
 from anabranch.runs.store.heart import Heart
 from anabranch.runs.store.records import Ownership
@@ -397,6 +399,23 @@ def a_resumed_run_does_not_know_deferred_calls() -> list[Change]:
 def what_had_made_calls_may_begin_anew() -> list[Change]:
     """Rounds and attempts of a task that had not ended are not on record."""
     return [(recorded, "_interrupted", _nothing)]
+
+
+@_fault
+def what_is_based_on_a_failure_holds_once_that_is_mended() -> list[Change]:
+    """Unless nobody dies before all of it has run again."""
+    return [(outdated, "outdated", _nothing)]
+
+
+@_fault
+def maps_whose_list_is_made_again_begin_anew() -> list[Change]:
+    usual = takeover.go_on
+
+    def go_on(taken: Taken, plan: RunPlan, request: Request) -> tuple[RunPlan, Recorder]:
+        plan, recorder = usual(taken, plan, request)
+        return replace(plan, widths={}), recorder
+
+    return [(takeover, "go_on", go_on)]
 
 
 @_fault

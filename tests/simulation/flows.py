@@ -7,6 +7,7 @@ from typing import Any
 
 from tests import descriptions as d
 from tests.simulation.chance import Chance
+from tests.simulation.mending import ACT as UNTIL_MENDED
 from tests.simulation.subflows import ACT
 
 PLAIN = ("number", "list", "small", "none", "long list")
@@ -20,6 +21,8 @@ SIGNALS = (
     "FAIL",
     "trouble",
     "third attempt",
+    UNTIL_MENDED,
+    UNTIL_MENDED,
 )
 TRIGGERS = ("all_successful", "all_finished", "any_failed", "not_all_skipped", "some_failed(1, 2)", "manual_only")
 CHUNKS: tuple[tuple[int | str, str], ...] = (
@@ -35,7 +38,7 @@ CHUNKS: tuple[tuple[int | str, str], ...] = (
 CACHES = tuple(each for each in d.STORED if each.startswith("in a cache"))
 TARGETS = tuple(each for each in d.STORED if each.startswith("at "))
 DELAYS_S = (0.0, 0.3, 5.0, 100.0)
-BENT = (*("",) * 8, "calls", "nothing first", "few", "alike", "joined")
+BENT = (*("",) * 8, "calls", "nothing first", "few", "alike", "joined", "mended")
 """What a flow may be made to be, because it is rarely so by chance."""
 
 
@@ -49,6 +52,7 @@ def bent(statements: list[d.Statement], how: str) -> list[d.Statement]:
 
     ``calls``: its tasks call others. ``nothing first``: its maps come after one without elements. ``few``: they end
     early. ``alike``: they have the same first arguments, and a cache. ``joined``: tasks take what others give before.
+    ``mended``: the first fails until it is mended, and the others bear that.
     """
     if how == "nothing first":
         empty = d.Map(d.TaskSpec(d.Behaviour(("number",))), ())
@@ -56,11 +60,28 @@ def bent(statements: list[d.Statement], how: str) -> list[d.Statement]:
     return [_bent(each, number, how) for number, each in enumerate(statements)]
 
 
+def may_change(statements: list[d.Statement]) -> bool:
+    """Whether what its tasks see may be other in another attempt at a run: elements of maps that end early, or what is
+    mended by then."""
+    tasks = [task for each in statements for task in _tasks(each)]
+    return any(task.ends or UNTIL_MENDED in task.behaviour.acts for task in tasks)
+
+
 def lasting(statements: list[d.Statement]) -> list[d.Statement]:
-    """The same flow, without targets if maps end early: which elements they leave out is chance, and changes from
-    attempt to attempt, and what is at a target is of the first."""
-    ends = any(isinstance(each, d.Map) and each.task.ends for each in statements)
-    return list(map(_without_targets, statements)) if ends else statements
+    """The same flow, without targets if it may change: what is there is of the first attempt, and tells nothing of
+    that."""
+    return list(map(_without_targets, statements)) if may_change(statements) else statements
+
+
+def _tasks(statement: Any) -> list[d.TaskSpec]:
+    match statement:
+        case d.Call(task) | d.Map(task):
+            return [task]
+        case d.Case(_, _, body):
+            return [task for each in body for task in _tasks(each)]
+        case d.IfElse(_, if_true, if_false):
+            return [if_true.task, if_false.task]
+    return []
 
 
 def _without_targets(statement: Any) -> Any:
@@ -81,6 +102,10 @@ def _bent(statement: d.Statement, number: int, how: str) -> d.Statement:
     if how == "calls":
         acts = ("defer a list", "defer", *behaviour.acts)
         task = replace(task, behaviour=replace(behaviour, acts=acts), ends="")
+    elif how == "mended" and not number:
+        task = replace(task, behaviour=replace(behaviour, acts=(UNTIL_MENDED,)), ends="")
+    elif how == "mended":
+        task = replace(task, trigger="all_finished")
     elif how == "joined" and isinstance(statement, d.Call):
         return replace(statement, arguments=(d.Ref(max(0, number - 2)), d.Ref(max(0, number - 1))))
     elif how == "few" and isinstance(statement, d.Map) and not set(behaviour.acts) & {*d.DEFERRING}:

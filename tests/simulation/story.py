@@ -20,6 +20,7 @@ from tests.reference import interpret
 from tests.simulation.chance import Chance
 from tests.simulation.cluster import GRACE_S, NOTICE_S, SWEEP_S, Cluster, SimulatedExecutor
 from tests.simulation.flows import BENT, bent, drawn_flow, lasting
+from tests.simulation.mending import MENDING
 from tests.simulation.parts import SHELF, Doubles, Touches, simulated
 from tests.simulation.subflows import LEDGERS, Ledger
 from tests.simulation.world import BEGIN_S, Process, Stuck, Thread, World
@@ -27,7 +28,7 @@ from tests.simulation.world import BEGIN_S, Process, Stuck, Thread, World
 from anabranch import config
 from anabranch.base import context
 from anabranch.base.errors import RunHeld, RunStoreError
-from anabranch.base.events import Event, UnitEnded
+from anabranch.base.events import Event, RunStarted, UnitEnded
 from anabranch.base.observers import Recipient
 from anabranch.base.states import FIRST_FAILED_CODE, FIRST_FINAL_CODE, Cached, Cancelled, Retrying, State, Success
 from anabranch.definition.frozen import FrozenNode
@@ -177,6 +178,11 @@ class Plan:
         last = chance.below(4 * len(BENT))
         how = BENT[last // 4]
         engine = {**engine, **AS_BENT.get(how, {})}
+        if how == "mended":  # by the second of three drivers
+            first = 6 + chance.below(20)
+            plan = replace(
+                plan, happens={**plan.happens, first: "dies after", first + 2 + chance.below(20): "dies after"}
+            )
         plan = replace(plan, statements=lasting(bent(statements, how)), engine=engine)
         return replace(plan, knows_dead=last % 4 != 1, stores=last % 4 == 3)
 
@@ -202,6 +208,8 @@ class Witness(Recipient):
         self.process = process
 
     def __call__(self, event: Event) -> None:
+        if isinstance(event, RunStarted) and self.process is not self.story.drivers[0]:
+            MENDING.is_done = True
         if isinstance(event, UnitEnded) and not event.is_recorded and self.story.process is self.process:
             for slug, state in event.singles.items():
                 self.story.told((slug, -1), state.code, state)
@@ -303,6 +311,7 @@ class Story:
         is_asked = plan.asked is not None or "is asked to end" in plan.happens.values()
         # A flow that cannot be recorded fails, and so does the task that runs it: nothing could be said of its value.
         after_s = SOON_S + self.slack_s if self.is_here else LIMIT_S
+        MENDING.is_done = False
         LEDGERS[:] = [Ledger(self._break, after_s)] if self.is_healthy else []
         with simulated(world, self.store, self._is_dead, is_asked=is_asked):
             try:
@@ -680,7 +689,6 @@ class Story:
         rows = self._as_reader(lambda: self.store.task_runs(RUN))
         done: set[tuple[str, int]] = set()
         failed: set[str] = set()
-        again: set[str] = set()  # with what ended below it although it has not ended: that was below an attempt before
         slugs = {row.slug for row in rows}
         graph = self.graph
         for row in rows:
@@ -688,8 +696,6 @@ class Story:
                 done.add((row.slug, -1))
             elif row.code >= FIRST_FAILED_CODE:
                 failed.add(row.slug)
-            elif row.slug in graph.nodes and not graph.nodes[row.slug].is_map:
-                again.add(row.slug)
         for slug in slugs | set(graph.nodes):
             last: dict[int, int] = {}  # what was made again may have failed
             for chunk in self._as_reader(partial(self.store.chunks, RUN, slug)):
@@ -706,7 +712,7 @@ class Story:
             self._break("not on record", f"{sorted(missing)}, at least {SOON_S} s before the driver's end")
         tainted: set[str] = set()
         for node in graph.nodes.values():
-            if any(edge.upstream in failed | again | tainted for edge in node.edges):
+            if any(edge.upstream in failed | tainted for edge in node.edges):
                 tainted.add(node.slug)
         tainted |= called if failed else set()
         self.tried = {

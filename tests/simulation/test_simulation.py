@@ -13,6 +13,7 @@ from itertools import chain
 import pytest
 from tests.simulation.chance import Chance
 from tests.simulation.faults import planted
+from tests.simulation.flows import may_change
 from tests.simulation.found import TAPES
 from tests.simulation.parts import settings_of_simulations
 from tests.simulation.shrinking import shrunk
@@ -60,7 +61,7 @@ def test_a_run_that_is_resumed_is_the_one_that_nobody_killed(seed: int) -> None:
     plan = Plan.drawn(Chance(seed)).undisturbed()
     whole = play(Chance(seed), plan)
     assert whole.broken is None
-    may_vary = any(node.policies.may_stop_early for node in whole.graph.nodes.values())  # which elements were enough
+    may_vary = may_change(plan.statements)
 
     for number in range(1, whole.touches.count + 1):
         again = play(Chance(seed), replace(plan, happens={number: "dies after"}))

@@ -277,6 +277,29 @@ def _spoil(file: Path, how: str, other: Path) -> None:
         file.write_bytes(other.read_bytes())
 
 
+def test_elements_hold_though_the_list_that_they_came_from_is_made_again(tmp_path: Path):
+    ran, is_fixed = Ran(), Event()
+
+    def double(x: int) -> int:
+        ran.note(f"double {x}")
+        if x == 2 and not is_fixed.is_set():
+            raise ValueError("two")
+        return 2 * x
+
+    with Flow("etl") as flow:
+        rows = task(lambda: ran.note("rows") or [0, 1, 2, 3], name="rows", result=LocalResult(tmp_path))()
+        task(double, name="double", chunksize=1).map(rows)
+    first = flow.run()
+    (tmp_path / first.result["rows"].ref.location).unlink()
+    ran.names.clear()
+    is_fixed.set()
+
+    second = flow.run(resume=first.run_id)
+
+    assert second.result["double"].result == [0, 2, 4, 6]
+    assert ran.names == ["rows", "double 2"]
+
+
 def test_values_deleted_under_a_finished_run_are_missed_by_who_asks_for_them(tmp_path: Path):
     with Flow("etl", result=LocalResult(tmp_path)) as flow:
         task(lambda: bytes(LARGE), name="large")()

@@ -191,7 +191,7 @@ class Driver:
             token=plan.run_id,
             settings=plan.settings,
             slots=max(1, executor.slots()),  # without a worker, the first is waited for
-            widths=_parameter_widths(plan),
+            widths={**plan.widths, **_parameter_widths(plan)},
             keep=plan.keep,
             keeps_ends=plan.keeps_ends,
             approved=plan.approved,

@@ -47,6 +47,8 @@ class RunPlan:
     """Keys of units are numbered from here: no two drivers of a run may use the same key."""
     recorded: tuple[Report | Placed, ...] = ()
     """What is known of the run already, from an earlier driver's journal."""
+    widths: Mapping[str, int] = field(default_factory=dict)
+    """Of maps of which elements are in there."""
     began: float | None = None
     """When the first driver of the run began, in seconds since the epoch; None: this is the first."""
     rests: Rests = ()

@@ -257,6 +257,13 @@ class FanOut:
             return _failed(node, "WidthError", text)
         if not width:
             return Mapped(message="no elements", counts=Counts())
+        self.give_elements(run, width)
+        self._join_chain(run, sources)
+        return None
+
+    def give_elements(self, run: NodeRun, width: int) -> None:
+        """Give a map so many elements. Without a chain, they rest until all that they take is there."""
+        node = run.node
         run.state = Running(message=f"{width:,} elements")
         run.elements = MapRun(
             node.slug,
@@ -266,9 +273,7 @@ class FanOut:
         )
         run.elements.news = [] if node.slug in self._known.streamed else None
         run.elements.is_fleeting = node.slug in self._known.fleeting
-        self._join_chain(run, sources)
         self._known.look_below(node.slug)
-        return None
 
     def _refused(self, run: NodeRun, sources: list[NodeRun]) -> State | None:
         """The state of a map that gets no elements, seen from what is upstream of all of them."""

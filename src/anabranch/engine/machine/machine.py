@@ -78,7 +78,8 @@ class Machine:
     name, token
         Of the flow and of the run, for keys.
     widths
-        For parameters that maps take their elements from: the width, or why there is none.
+        For parameters that maps take their elements from: the width, or why there is none. For maps of which elements
+        are recorded: the width that they had.
     keep
         Slugs of nodes whose values are wanted after the run, beside the reference and terminal ones.
     keeps_ends
@@ -283,9 +284,11 @@ class Machine:
             self._reach(ahead.popleft(), ahead, enough)
         self._decide((edge.upstream for edge in run.node.edges), enough)
         if run.node.is_map and run.elements is None and self._known.may_start(run):
-            state = self._fan_out.expand(run)
+            state, width = self._fan_out.expand(run), self._widths.get(run.node.slug)
             if state is not None:
                 self._conclude(run, state)
+            elif run.elements is None and isinstance(width, int):  # what it takes its elements from is made again
+                self._fan_out.give_elements(run, width)
 
     def _decide(self, slugs: Iterable[str], enough: Collection[str]) -> None:
         """Let maps end early that had, or would have with the next report; `enough`: those of which a value says so."""

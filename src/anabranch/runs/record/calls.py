@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from types import MethodType
 from typing import Any
@@ -37,6 +37,11 @@ def row_of(placed: Placed, serial: int) -> ChunkRow:
     return ChunkRow(rows_slug(expansion.slug), serial, indices, bytes([Deferred.code]) * len(indices), data)
 
 
+def row_of_void(caller: str, serial: int, indices: Sequence[int] = ()) -> ChunkRow:
+    """The row that says that calls in rows before it do not count: those of these elements, or all of the caller's."""
+    return ChunkRow(rows_slug(caller), serial, indices, bytes(len(indices)))
+
+
 def _by_value(group: CallGroup) -> CallGroup:
     """The group as another process can take it up."""
     definition = group.definition if isinstance(group.definition, bytes) else dumps(group.definition)
@@ -55,8 +60,11 @@ def calls_of(store: RunStore, run_id: str, slugs: Iterable[str], graph: FrozenGr
     callers = dict.fromkeys(prefix for slug in slugs if slug not in graph.nodes for prefix in _prefixes(slug))
     rows = [row for caller in callers for row in store.chunks(run_id, rows_slug(caller))]
     functions = _functions_of(graph)
-    found, parcels = [], dict[str, bytes]()
+    found, parcels = list[Placed](), dict[str, bytes]()
     for row in sorted(rows, key=lambda row: row.serial):
+        if not any(row.codes):
+            found = list(_without(found, row.slug.removesuffix("/"), row.indices))
+            continue
         try:
             placed: Placed = pickle.loads(row.values or b"")
             groups = tuple(_renewed(group, functions) for group in placed.expansion.groups)
@@ -68,6 +76,15 @@ def calls_of(store: RunStore, run_id: str, slugs: Iterable[str], graph: FrozenGr
             continue
         found.append(replace(placed, expansion=replace(placed.expansion, groups=groups, parcels=named)))
     return found
+
+
+def _without(found: Iterable[Placed], caller: str, indices: Sequence[int]) -> Iterator[Placed]:
+    """Calls without those that a row has said not to count."""
+    for placed in found:
+        if placed.expansion.slug != caller:
+            yield placed
+        elif indices:
+            yield replace(placed, void=placed.void | frozenset(indices).intersection(placed.expansion.indices))
 
 
 def _prefixes(slug: str) -> list[str]:

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from operator import is_
 
 from anabranch.base.errors import RunStoreError, StaleOwner
-from anabranch.base.events import CallsMade, ElementBegan, Event, MapAdvanced, TaskChanged, UnitLost
+from anabranch.base.events import CallsMade, ElementBegan, Event, MapAdvanced, RunStarted, TaskChanged, UnitLost
 from anabranch.base.masking import mask
 from anabranch.base.running_elements import RunningElements
 from anabranch.base.states import (
@@ -60,6 +60,8 @@ class Recorder:
         States of single nodes that are in the store already, by slug, as the machine will have them.
     before
         The record of the run that goes on here, as it was: it stays so if nothing runs.
+    outdated
+        Rows for what is recorded and will not hold: in the store before anything runs.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Recorder:
         *,
         known: Mapping[str, State] | None = None,
         before: RunRecord | None = None,
+        outdated: Batch | None = None,
     ) -> None:
         self.store = store
         self.ownership = ownership
@@ -81,6 +84,7 @@ class Recorder:
         self._before = before
         self._held = Rows() if before is not None and before.end is not None else None
         """What was noted of a run that had ended, as long as nothing runs."""
+        self._outdated = outdated
         self._serials: dict[str, int] = {}
         """Number of the unit by which a single node's row was written: a late report of an older one says nothing."""
         self._spans: dict[str, tuple[datetime, datetime]] = {}
@@ -159,12 +163,17 @@ class Recorder:
         """
         with self._lock:
             self._observe(event)
-        if isinstance(event, ElementBegan) or (isinstance(event, TaskChanged) and type(event.state) is Running):
+        if isinstance(event, (RunStarted, ElementBegan)) or (
+            isinstance(event, TaskChanged) and type(event.state) is Running
+        ):
             self._backlog.flush()
 
     def _observe(self, event: Event) -> None:
         if isinstance(event, CallsMade):
             self._note_calls(event)
+        elif isinstance(event, RunStarted) and self._outdated is not None:
+            self._go_on()
+            self._add(self._outdated)
         elif isinstance(event, TaskChanged):
             node = self._graph.nodes[event.slug]
             is_said = self._said.get(event.slug) is event.state

@@ -269,6 +269,8 @@ def codes_of(chunks: Iterable[ChunkRow]) -> bytearray:
 def columns_of(chunks: Sequence[ChunkRow], elements: Iterable[ElementRow]) -> list[Report]:
     """Reports of a map's chunks, oldest first, in which each element is once: what the latest chunk says of it holds.
 
+    If that says that it is Pending again, it is in none.
+
     Raises
     ------
     RunStoreDamaged
@@ -279,7 +281,11 @@ def columns_of(chunks: Sequence[ChunkRow], elements: Iterable[ElementRow]) -> li
     reports = []
     for chunk in reversed(chunks):
         indices: Any = chunk.indices
-        if not isinstance(indices, range):
+        if not any(chunk.codes):
+            left = []
+            for index in indices:
+                seen[index] = 1
+        elif not isinstance(indices, range):
             left = [position for position, index in enumerate(indices) if not seen[index]]
         elif any(seen[indices.start : indices.stop]):
             left = [position for position in range(len(indices)) if not seen[indices.start + position]]

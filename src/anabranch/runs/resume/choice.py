@@ -135,7 +135,7 @@ def _keep_calls(kept: Recorded, recorded: Recorded, again: _Again) -> None:
             dropped.update(placed.slugs)
         else:
             void = frozenset(again.anew_elements.get(caller, ())).intersection(placed.expansion.indices)
-            kept.calls.append(replace(placed, void=void))
+            kept.calls.append(replace(placed, void=placed.void | void))
     for slug in dropped - again.anew:
         kept.columns.pop(slug, None)
 

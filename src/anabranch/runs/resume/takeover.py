@@ -144,6 +144,7 @@ def go_on(taken: Taken, plan: RunPlan, request: Request) -> tuple[RunPlan, Recor
         The record cannot be used like this.
     """
     from anabranch.runs.resume.check import checked  # every run loads this module, and few go on with one
+    from anabranch.runs.resume.outdated import outdated
     from anabranch.runs.stored_values import going_on
 
     start = request.start | _changed(taken.record, plan.graph, rerun=request.rerun_changed)
@@ -161,19 +162,23 @@ def go_on(taken: Taken, plan: RunPlan, request: Request) -> tuple[RunPlan, Recor
     is_foreign = _python_of(taken.record) != sys.version_info[:2]
     recorded = checked(graph, recorded, repairs=not request.only_failed, loads=is_foreign)
     kept = held(graph, recorded, choice)
+    first_serial = taken.ownership.epoch * SERIALS_OF_AN_OWNER
     plan = replace(
         plan,
         graph=going_on(plan.graph),
         calls=replace(plan.calls, is_resumed=True),
         run_id=taken.record.run_id,
         date=plan.date or date_of(taken.record),
-        first_serial=taken.ownership.epoch * SERIALS_OF_AN_OWNER,
+        first_serial=first_serial,
         recorded=kept.reports(),
+        widths={slug: kept.widths[slug] for slug in kept.columns if slug in kept.widths},
         began=taken.record.start.timestamp(),
         rests=taken.store.get_run(taken.record.run_id).rests,
     )
     known = {slug: single.state for slug, single in kept.singles.items()}
-    return plan, Recorder(taken.store, taken.ownership, plan.graph, known=known, before=taken.record)
+    rows = outdated(graph, recorded, kept, first_serial)
+    recorder = Recorder(taken.store, taken.ownership, plan.graph, known=known, before=taken.record, outdated=rows)
+    return plan, recorder
 
 
 def _python_of(record: RunRecord) -> tuple[int, ...]:

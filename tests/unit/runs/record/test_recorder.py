@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.dying import Dying, Killed
 
 from anabranch import PAUSE, SKIP, Flow, Parameter, config, context, task
 from anabranch.base.events import RunFinished, TaskChanged
@@ -42,7 +43,6 @@ from anabranch.executors import LocalExecutor
 from anabranch.flows.running import recorded_plan, run_plan
 from anabranch.runs import Batch, RunQuery, RunRecord
 from anabranch.runs.read.lookup import date_of
-from anabranch.runs.record.backlog import Rows
 from anabranch.runs.record.recorder import Recorder
 from anabranch.runs.record.reports import batch_of, codes_of, columns_of
 from anabranch.runs.resume.choice import Choice, Recorded, held
@@ -425,25 +425,6 @@ def test_a_resumed_run_is_for_the_same_day(date: datetime):
 def test_a_run_that_was_given_no_date_is_for_its_start():
     first = corpus().run()
     assert date_of(current_store().get_run(first.run_id)) == current_store().get_run(first.run_id).start
-
-
-class Killed(BaseException):
-    """The end of a process, for those who live in it."""
-
-
-class Dying(Recorder):
-    """A recorder whose process ends at the k-th report: before it is written, or after."""
-
-    left = 0
-    is_after = False
-
-    def write(self, report: Report) -> None:
-        self.left -= 1
-        if self.left or self.is_after:
-            super().write(report)
-        if not self.left:
-            self._backlog.rows = Rows()
-            raise Killed
 
 
 def run_until(k: int, *, is_after: bool) -> tuple[str, bool]:
