@@ -52,11 +52,16 @@ def bent(statements: list[d.Statement], how: str) -> list[d.Statement]:
 
     ``calls``: its tasks call others. ``nothing first``: its maps come after one without elements. ``few``: they end
     early. ``alike``: they have the same first arguments, and a cache. ``joined``: tasks take what others give before.
-    ``mended``: the first fails until it is mended, and the others bear that.
+    ``mended``: they come after a task that fails until it is mended, one that bears that, and one that sees nothing.
     """
     if how == "nothing first":
         empty = d.Map(d.TaskSpec(d.Behaviour(("number",))), ())
         return [empty, *(replace(each, after=(0,)) if isinstance(each, d.Map) else each for each in statements)]
+    if how == "mended":
+        fails = d.TaskSpec(d.Behaviour((UNTIL_MENDED,)))
+        bears = d.TaskSpec(d.Behaviour(("number",)), trigger="all_finished")
+        sees_nothing = d.TaskSpec(d.Behaviour(("number",), 1))
+        return [d.Call(fails), d.Call(bears, (d.Ref(0),)), d.Call(sees_nothing, (d.Ref(1),)), *statements]
     return [_bent(each, number, how) for number, each in enumerate(statements)]
 
 
@@ -102,10 +107,6 @@ def _bent(statement: d.Statement, number: int, how: str) -> d.Statement:
     if how == "calls":
         acts = ("defer a list", "defer", *behaviour.acts)
         task = replace(task, behaviour=replace(behaviour, acts=acts), ends="")
-    elif how == "mended" and not number:
-        task = replace(task, behaviour=replace(behaviour, acts=(UNTIL_MENDED,)), ends="")
-    elif how == "mended":
-        task = replace(task, trigger="all_finished")
     elif how == "joined" and isinstance(statement, d.Call):
         return replace(statement, arguments=(d.Ref(max(0, number - 2)), d.Ref(max(0, number - 1))))
     elif how == "few" and isinstance(statement, d.Map) and not set(behaviour.acts) & {*d.DEFERRING}:

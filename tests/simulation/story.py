@@ -137,6 +137,8 @@ class Plan:
     """Whether it is seen at once that a driver is gone."""
     stores: bool
     """Whether values are stored as results."""
+    mender_dies: int | None = None
+    """After how many touches of the store by whoever mends what failed."""
 
     @classmethod
     def drawn(cls, chance: Chance) -> Plan:
@@ -178,11 +180,9 @@ class Plan:
         last = chance.below(4 * len(BENT))
         how = BENT[last // 4]
         engine = {**engine, **AS_BENT.get(how, {})}
-        if how == "mended":  # by the second of three drivers
-            first = 6 + chance.below(20)
-            plan = replace(
-                plan, happens={**plan.happens, first: "dies after", first + 2 + chance.below(20): "dies after"}
-            )
+        if how == "mended":
+            plan = replace(plan, happens={**plan.happens, 6 + chance.below(20): "dies after"})
+            plan = replace(plan, mender_dies=1 + chance.below(12))
         plan = replace(plan, statements=lasting(bent(statements, how)), engine=engine)
         return replace(plan, knows_dead=last % 4 != 1, stores=last % 4 == 3)
 
@@ -196,7 +196,7 @@ class Plan:
             deaths=[],
             still_workers=[],
             loses_messages=False,
-            **dict.fromkeys(("scheduler_dies", "pause", "outage", "cancel", "asked", "rival")),
+            **dict.fromkeys(("scheduler_dies", "pause", "outage", "cancel", "asked", "rival", "mender_dies")),
         )
 
 
@@ -209,7 +209,7 @@ class Witness(Recipient):
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, RunStarted) and self.process is not self.story.drivers[0]:
-            MENDING.is_done = True
+            self.story.mend()
         if isinstance(event, UnitEnded) and not event.is_recorded and self.story.process is self.process:
             for slug, state in event.singles.items():
                 self.story.told((slug, -1), state.code, state)
@@ -577,6 +577,13 @@ class Story:
             self.tried[what] = (loop_round, state.attempt + 1), due, self.world.now
         elif code >= FIRST_FINAL_CODE:
             self.tried.pop(what, None)
+
+    def mend(self) -> None:
+        """From now on nothing fails that somebody could mend."""
+        if not MENDING.is_done and self.plan.mender_dies is not None:
+            number = self.touches.count + self.plan.mender_dies
+            self.touches.happens_after[number] = partial(self._happen, number, "dies after")
+        MENDING.is_done = True
 
     def begins(self, execution: Execution) -> None:
         """See a task's function being called."""
