@@ -10,17 +10,19 @@ from anabranch.base import context
 from anabranch.base.errors import MappingError, NodeAttributeError, NodeValueError, OptionError, WidthError
 from anabranch.base.names import short
 from anabranch.base.where import caller
-from anabranch.definition.expressions import StandIn
+from anabranch.definition.expressions import ATOMS, StandIn, as_now, is_unchanged
 from anabranch.definition.marks import Mark, flat, flatten, mapped, unmappable, unmapped
 from anabranch.definition.operators import Operators
 from anabranch.definition.policies import PLAIN, Policies
 from anabranch.definition.signature import STAR, Signature
 
+MANY = 2_000  # parts, above which collections are shared by the calls that were given them: copies would add up
+
 
 class DeferredCall(Operators, StandIn):  # type: ignore[misc]  # for a type checker it stands for the value it will have
     """One call of a task, made by a running task: returned by it, it is run, and its value takes its place."""
 
-    __slots__ = ("arguments", "name", "policies", "signature", "upstreams", "where")
+    __slots__ = ("_given", "_kept", "name", "policies", "signature", "upstreams", "where")
 
     def __init__(
         self,
@@ -35,8 +37,11 @@ class DeferredCall(Operators, StandIn):  # type: ignore[misc]  # for a type chec
         self.name = name
         self.signature = signature
         self.policies = policies
-        self.arguments = arguments
-        """By name; values may hold other deferred calls."""
+        self._given = arguments
+        self._kept: dict[str, Any] = {}
+        if not ATOMS.issuperset(map(type, arguments.values())):
+            kept = {key: as_now(value, MANY) for key, value in arguments.items()}
+            self._kept = {key: each for key, each in kept.items() if each is not arguments[key]}
         self.upstreams = upstreams
         """Calls to run after."""
         self.where = where
@@ -53,6 +58,14 @@ class DeferredCall(Operators, StandIn):  # type: ignore[misc]  # for a type chec
 
     def __repr__(self) -> str:
         return f"<deferred call of {self.name!r}>"
+
+    @property
+    def arguments(self) -> Mapping[str, Any]:
+        """By name, with what collections held when the call was written; values may hold other deferred calls."""
+        if not self._kept:
+            return self._given
+        changed = {key: kept for key, kept in self._kept.items() if not is_unchanged(self._given[key], kept)}
+        return {**self._given, **changed}  # what is unchanged may be known to workers as what the caller was given
 
     def _operation(self, function: Callable[..., Any], name: str, *operands: object) -> DeferredCall:
         arguments = dict(zip("ab", operands, strict=False))

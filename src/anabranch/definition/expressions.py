@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
+import operator
 from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -24,6 +26,7 @@ else:
 
 MAX_DEPTH = 200  # levels of nesting around a node: far more than anybody writes, far less than Python's stack allows
 MAX_SHOWN = 20  # outputs that a message lists
+_COPIED = frozenset({list, tuple, dict, set, bytearray, deque, defaultdict, OrderedDict})
 ATOMS = frozenset({int, float, bool, str, bytes, complex, type(None)})
 
 
@@ -148,6 +151,65 @@ def express(
         raise DefinitionError(f"{what} ({caller()}); pass fewer levels, or put it together in a task")
     maker, parts = _taken_apart(value)
     return Build(maker, tuple(express(part, is_node, as_ref, depth=depth + 1) for part in parts))
+
+
+def as_now(value: Any, limit: float = math.inf) -> Any:
+    """A value with builtin collections of its own, at any depth: a call is given what they hold when it is written.
+
+    Parameters
+    ----------
+    limit
+        Parts in all; what has more, or too many levels, is given as it is.
+    """
+    made: dict[int, Any] = {}
+
+    def own(value: Any, depth: int) -> Any:
+        nonlocal limit
+        if type(value) not in _COPIED:
+            return value
+        if id(value) in made:
+            return made[id(value)]
+        limit -= len(value)
+        if limit < 0 or depth > MAX_DEPTH:
+            raise OverflowError
+        if type(value) is tuple:
+            parts = [own(part, depth + 1) for part in value]
+            return value if all(map(operator.is_, parts, value)) else tuple(parts)
+        copied = made[id(value)] = value.copy()
+        if type(value) in (set, bytearray):
+            return copied
+        for place, part in copied.items() if isinstance(copied, dict) else enumerate(copied):
+            if type(part) in _COPIED:
+                copied[place] = own(part, depth + 1)
+        return copied
+
+    try:
+        return own(value, 0)
+    except OverflowError:
+        return value
+
+
+def is_unchanged(value: Any, kept: Any) -> bool:
+    """Whether a value holds, thing by thing, what `as_now` has kept of it."""
+    left, seen = [(value, kept)], set[int]()
+    while left:
+        one, other = left.pop()
+        if one is other or id(other) in seen:
+            continue
+        seen.add(id(other))
+        if type(one) is not type(other) or type(one) not in _COPIED or len(one) != len(other):
+            return False
+        if type(one) is bytearray:
+            if one != other:
+                return False
+        elif type(one) is set:
+            if set(map(id, one)) != set(map(id, other)):
+                return False
+        else:
+            left.extend(zip(one, other, strict=True))
+            if isinstance(one, dict):
+                left.extend(zip(one.values(), other.values(), strict=True))
+    return True
 
 
 def holds(value: object, is_wanted: Callable[[object], bool]) -> bool:

@@ -11,7 +11,7 @@ from anabranch.base.names import short
 from anabranch.base.triggers import all_finished
 from anabranch.base.where import caller
 from anabranch.definition import dask_objects, scope
-from anabranch.definition.expressions import ATOMS, Const, Expression, Ref, evaluate, express, refs, rename
+from anabranch.definition.expressions import ATOMS, Const, Expression, Ref, as_now, evaluate, express, refs, rename
 from anabranch.definition.frozen import Edge, EdgeKind
 from anabranch.definition.graph import Graph, NodeLike
 from anabranch.definition.lookup import holds_node, is_node, is_node_of, join, node_of, stands_for_node
@@ -148,7 +148,7 @@ def expressed(
     members = scope.current().members or ()
     for name, value in values.items():
         if name not in elementwise:
-            expression = express(value, is_made, as_ref)
+            expression = express(as_now(value), is_made, as_ref)
         elif name == STAR:
             expression = Ref(_tuples(value, node, graphs, is_mapped=is_mapped))
         else:
@@ -254,7 +254,7 @@ def _freeze_elements(value: Any, node: NodeLike, graphs: tuple[Graph, ...]) -> E
     if not isinstance(value, (list, tuple)):
         return Const(value)
     if not holds_node(value):
-        return Const(list(value))
+        return Const(as_now(list(value)))
     return Ref(_collected(value, node, graphs))
 
 

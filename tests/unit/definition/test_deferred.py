@@ -393,28 +393,32 @@ def test_a_map_inside_a_task_refuses_what_would_end_it_early(
 # Rings ----------------------------------------------------------------------------------------------------------------
 
 
+class Held(list[Any]):
+    """A collection of a user's: the calls that it is given to see what it holds when the task returns."""
+
+
 def itself() -> Any:
-    held: list[Any] = []
+    held = Held()
     held.append(identity(held))
     return held[0]
 
 
 def two_calls() -> Any:
-    held: list[Any] = []
+    held = Held()
     first = identity(held)
     held.append(add(first))
     return [first, 3]
 
 
 def a_map_and_a_call() -> Any:
-    held: list[Any] = [1, 2]
+    held = Held([1, 2])
     total = add(identity.map(held), [])
     held[0] = total
     return total
 
 
 def order_and_a_value() -> Any:
-    held: list[Any] = []
+    held = Held()
     first = identity(held)
     held.append(identity(1, upstream_tasks=[first]))
     return first
@@ -503,3 +507,42 @@ def test_what_has_no_parts_in_order_is_not_flattened(whole: Any) -> None:
         state = flow.run().result[node]
         assert state.is_failed()
         assert "flatten() in a running task needs a list, not" in state.message
+
+
+# What is changed after a call -----------------------------------------------------------------------------------------
+
+
+def batches() -> list[Any]:
+    made, batch = [], []
+    for number in range(4):
+        batch.append(number)
+        if len(batch) == 2:
+            made.append(identity(batch))
+            batch.clear()
+    return made
+
+
+def settings() -> list[Any]:
+    made, options = [], {"size": {"x": 0}}
+    for number in range(3):
+        options["size"]["x"] = number
+        made.append(identity(options))
+    return made
+
+
+def rows() -> Any:
+    row = [1]
+    made = identity.map([row, row])
+    row.append(2)
+    return made
+
+
+@pytest.mark.parametrize("make", EXECUTORS.values(), ids=EXECUTORS)
+def test_calls_are_given_what_collections_held_when_they_were_written(make: Any):
+    with Flow("f") as flow:
+        inside = [task(function)() for function in (batches, settings, rows)]
+        written = [*batches(), *settings(), rows()]
+    result = flow.run(executor=make()).result
+    values = [[0, 1], [2, 3]], [{"size": {"x": number}} for number in range(3)], [[1], [1]]
+    assert [result[node].result for node in inside] == list(values)
+    assert [result[node].result for node in written] == [*values[0], *values[1], values[2]]

@@ -12,7 +12,20 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from tests.refusals import refused
 
-from anabranch.definition.expressions import Build, Const, Output, Ref, evaluate, express, holds, output, refs, rename
+from anabranch.definition.expressions import (
+    Build,
+    Const,
+    Output,
+    Ref,
+    as_now,
+    evaluate,
+    express,
+    holds,
+    is_unchanged,
+    output,
+    refs,
+    rename,
+)
 from anabranch.errors import DefinitionError, MissingOutputError
 
 Point = namedtuple("Point", "x y")
@@ -385,3 +398,69 @@ def test_nodes_are_listed_in_order_and_with_repetitions():
     a, b = Stand("a"), Stand("b")
     expression = Build(list, (Ref(a), Build(tuple, (Output(b, "k"), Const(1), Ref(a)))))
     assert [each.name for each in refs(expression)] == ["a", "b", "a"]
+
+
+# As it is at this moment ----------------------------------------------------------------------------------------------
+
+
+@st.composite
+def nests(draw: st.DrawFn) -> Any:
+    """Builtin collections in each other, some of them in several places, perhaps in themselves."""
+    there: list[Any] = [1, "a", Counter("aab"), object()]
+    for make in draw(st.lists(st.sampled_from([list, tuple, deque, dict, OrderedDict, set, bytearray, "itself"]))):
+        parts = draw(st.lists(st.sampled_from(there), max_size=3))
+        if make == "itself":
+            parts.append(parts)
+            there.append(parts)
+        elif make in (dict, OrderedDict):
+            there.append(make(enumerate(parts)))
+        elif make is set:
+            there.append({1, *map(id, parts)})
+        else:
+            there.append(bytearray(b"x") if make is bytearray else make(parts))
+    return there[-1]
+
+
+COPIED = (list, deque, dict, OrderedDict, set, bytearray)
+
+
+def collections_in(value: Any, found: dict[int, Any]) -> list[Any]:
+    """What can be changed in a value, each thing once, in order; elsewhere is its place in this order."""
+    if id(value) in found or type(value) not in (*COPIED, tuple):
+        return []
+    found[id(value)] = value
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple, deque)) else ()
+    below = [each for part in parts for each in collections_in(part, found)]
+    return [value, *below] if type(value) in COPIED else below
+
+
+@given(value=nests())
+def test_what_is_kept_of_a_value_shares_no_collection_with_it_and_is_equal(value: Any):
+    kept = as_now(value)
+    theirs, mine = collections_in(value, {}), collections_in(kept, {})
+    assert [type(each) for each in mine] == [type(each) for each in theirs]  # what was one thing is one thing
+    assert not {id(each) for each in mine} & {id(each) for each in theirs}
+    assert repr(kept) == repr(value)
+    assert is_unchanged(value, kept)
+    for each in theirs:
+        each.update(new=0) if isinstance(each, dict) else each.add(0) if isinstance(each, set) else each.append(0)
+        assert not is_unchanged(value, kept)
+        kept = as_now(value)
+
+
+@pytest.mark.parametrize("value", [[1] * 4, [[1], [2]], {1: (2, [3])}, deque([1, 2, 3, 4])], ids=repr)
+def test_of_a_value_with_more_parts_than_that_nothing_is_kept(value: Any):
+    assert as_now(value, 3) is value
+    assert as_now(value, 4) is not value
+
+
+def test_a_value_of_very_many_levels_is_left_as_it_is():
+    value: list[Any] = []
+    for _ in range(100_000):
+        value = [value]
+    assert as_now(value) is value
+
+
+@pytest.mark.parametrize("value", [1, (1, "a"), ((), (2,)), Counter("a")], ids=repr)
+def test_what_holds_no_builtin_collection_that_can_be_changed_is_left_as_it_is(value: Any):
+    assert as_now(value) is value

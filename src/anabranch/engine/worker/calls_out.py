@@ -280,7 +280,8 @@ class _Expander:
         elementwise = call.elementwise if isinstance(call, DeferredMap) else frozenset()
         columns: dict[str, Any] = {}
         fixed: dict[str, Expression] = {}
-        for name, value in call.arguments.items():
+        arguments = call.arguments
+        for name, value in arguments.items():
             if name in elementwise:
                 if isinstance(value, DeferredMap):
                     columns[name] = (value, True)
@@ -289,7 +290,7 @@ class _Expander:
                     columns[name] = (read(value, range(place.stop - place.start)), is_busy)
             elif makes_calls(value):
                 fixed[name] = self._expressed(value, name, whole)
-        plain = {name: value for name, value in call.arguments.items() if name not in columns and name not in fixed}
+        plain = {name: value for name, value in arguments.items() if name not in columns and name not in fixed}
         for position in range(place.stop - place.start):
             needs, late = list(whole), dict(fixed)
             values = dict(plain)
