@@ -17,6 +17,8 @@ from anabranch.runs import RunRecord, open_store
 from anabranch.runs.store.permit_rules import FRESH, Verdict
 from anabranch.runs.store.permit_table import Holder, PermitTable
 from anabranch.runs.store.relational import RelationalRunStore
+from anabranch.runs.store.slot_queue import SlotQueue
+from anabranch.runs.store.slots import Slot
 
 SECOND = 1_000_000
 LEASE_S = 30.0
@@ -442,3 +444,88 @@ def test_a_driver_that_has_lost_its_run_takes_no_permits_from_who_has_it(store: 
     assert settle(lost.token, using).lost == {"db"}
     assert settle(owned.token, using).lost == frozenset()
     assert settle(lost.token, wanting).held == {}
+
+
+# Runs that are put down while they wait -------------------------------------------------------------------------------
+
+
+def put_down(store: RelationalRunStore, table: PermitTable, name: str, *, at: float = 0) -> None:
+    """A run of a service waits for a permit, and is put down."""
+    assert settle(table, name, wants={DB: 1}, size=1, at=at).may_use == {}
+    table.rest(driver(name))
+    table.drop(f"token-{name}", now=round((1_000 + at) * SECOND))
+    queue, far = SlotQueue(store.database), datetime.fromtimestamp(5_000, UTC)
+    queue.add([Slot(f"run-{name}", "etl", far)], now=far)
+
+
+def called(store: RelationalRunStore) -> dict[str, float]:
+    """When runs that wait are to be taken up, if they were called."""
+    slots = SlotQueue(store.database).all(state="Waiting")
+    return {each.run_id: each.ready.timestamp() - 1_000 for each in slots if each.ready and each.ready < each.due}
+
+
+@pytest.mark.parametrize("how", ["all is given back", "less is used", "its lease ends", "a look", "a newcomer"])
+def test_who_was_put_down_first_is_called_when_there_is_room(store: RelationalRunStore, table: PermitTable, how: str):
+    settle(table, "a", wants={DB: 1}, size=1)
+    put_down(store, table, "b", at=1)
+    put_down(store, table, "c", at=2)
+    table.call(now=1_003 * SECOND)
+    assert called(store) == {}
+    late = {"its lease ends": 31}.get(how, 3)
+    if how == "all is given back":
+        table.drop("token-a", now=1_003 * SECOND)
+    elif how == "less is used":
+        assert settle(table, "a", in_use={"db": 0}, wants={DB: 1}, size=1, at=3).may_use == {}
+    elif how == "its lease ends":
+        table.call(now=1_031 * SECOND)
+    else:
+        gone = "DELETE FROM anabranch_permits WHERE held > 0"
+        store.database.write(lambda transaction: transaction.execute(gone, ()))
+        if how == "a look":
+            table.call(now=1_003 * SECOND)
+        else:
+            assert settle(table, "d", wants={DB: 1}, size=1, at=3).may_use == {}
+    assert called(store) == {"run-b": late}
+    table.call(now=(1_004 + late) * SECOND)
+    assert called(store) == {"run-b": late}  # one at a time, as there is one permit
+    assert settle(table, "b2", run="run-b", wants={DB: 1}, size=1, at=late + 4).may_use == {"db": 1}
+    assert held(table, at=late + 4) == {"run-b": 1}
+
+
+def test_who_was_called_and_does_not_come_keeps_nobody_waiting_and_its_place(
+    store: RelationalRunStore, table: PermitTable
+):
+    settle(table, "a", wants={DB: 1}, size=1)
+    put_down(store, table, "b", at=1)
+    put_down(store, table, "c", at=2)
+    table.drop("token-a", now=1_003 * SECOND)
+    late = 4 + FRESH / SECOND
+    table.call(now=round((1_000 + late) * SECOND))
+    assert set(called(store)) == {"run-b", "run-c"}
+    assert settle(table, "c2", run="run-c", wants={DB: 1}, size=1, at=late).may_use == {"db": 1}
+    assert settle(table, "b2", run="run-b", wants={DB: 1}, size=1, at=late).waiting == {DB: (1, 1_001 * SECOND)}
+
+
+def test_who_goes_on_gives_back_what_becomes_free_for_those_who_were_put_down(
+    store: RelationalRunStore, table: PermitTable
+):
+    settle(table, "a", wants={DB: 1}, size=1)
+    put_down(store, table, "b", at=1)
+    assert settle(table, "a", in_use={"db": 1}, wants={DB: 1}, size=1, at=2).may_use == {}
+
+
+def test_a_run_that_has_ended_is_not_called(store: RelationalRunStore, table: PermitTable):
+    settle(table, "a", wants={DB: 1}, size=1)
+    put_down(store, table, "b", at=1)
+    put_down(store, table, "c", at=2)
+    SlotQueue(store.database).cancel("run-b", now=datetime.fromtimestamp(1_002, UTC))
+    table.drop("token-a", now=1_003 * SECOND)
+    assert set(called(store)) == {"run-c"}
+    assert [each.run_id for each in table.all(now=1_003 * SECOND)[0].waiters] == ["run-c"]
+
+
+def test_who_takes_a_run_over_has_the_place_of_its_last_driver(table: PermitTable):
+    settle(table, "a", wants={DB: 1}, size=1)
+    settle(table, "b", wants={DB: 1}, size=1, at=1)
+    settle(table, "c", wants={DB: 1}, size=1, at=2)
+    assert settle(table, "b2", run="run-b", wants={DB: 1}, size=1, at=3).waiting == {DB: (1, 1_001 * SECOND)}

@@ -16,6 +16,7 @@ from anabranch.runs.store import permit_rules, slot_queue
 from anabranch.runs.store.codec import to_microseconds
 from anabranch.runs.store.flows import FlowTable
 from anabranch.runs.store.heart import Heart
+from anabranch.runs.store.permit_table import PermitTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.run_permits import RunPermits
 from anabranch.runs.store.schema import SLOTS
@@ -70,6 +71,11 @@ def stale_owners_may_write() -> list[Change]:
 @_fault
 def permits_are_not_given_back() -> list[Change]:
     return [(RunPermits, "close", _nothing)]
+
+
+@_fault
+def who_was_put_down_is_not_called() -> list[Change]:
+    return [(PermitTable, "_call", lambda *args: set())]
 
 
 @_fault

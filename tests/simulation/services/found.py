@@ -13,5 +13,6 @@ SEEDS = {
     "the-end-of-a-slot-is-not-recorded": 100,
     "the-lease-is-not-renewed": 0,
     "there-is-always-room": 2,
+    "who-was-put-down-is-not-called": 2,
 }
 """By planted fault."""

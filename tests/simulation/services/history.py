@@ -204,6 +204,32 @@ class History:
             if held > self._size:
                 self._trouble("too many permits", f"{held} of {name}, of {self._size}")
 
+    def check_called(self, *, is_served: bool) -> None:
+        """Look whether runs that were put down for want of a permit are left although there is room.
+
+        Parameters
+        ----------
+        is_served
+            Whether there is a service to which nothing has happened for a while.
+        """
+        now = round(self._town.clock(STORE) * 1e6)
+        ((held,),) = self._fetch("SELECT coalesce(sum(held), 0) FROM anabranch_permits WHERE lease_until > ?", (now,))
+        query = (
+            "SELECT p.run_id FROM anabranch_permits p JOIN anabranch_slots s ON s.run_id = p.run_id "
+            "WHERE p.token LIKE 'rests %' AND s.state = 'Waiting' AND s.ready > ? ORDER BY p.ticket, p.run_id LIMIT 1"
+        )
+        found = self._fetch(query, (now,)) if is_served and held < self._size else []
+        first = found[0][0] if found else ""
+        self._looks = self._looks + 1 if first and first == self._first else 0
+        self._first = first
+        if self._looks >= 4:
+            self._trouble("nobody is called", f"{first} waits for a permit, and there is room")
+
+    _first = ""
+    """The first run that was put down for want of a permit, if there was room at the last look."""
+    _looks = 0
+    """Looks before at which it was the same."""
+
     # Processes --------------------------------------------------------------------------------------------------------
 
     def _is_well(self, life: Life, seconds: float) -> bool:
@@ -267,7 +293,7 @@ class History:
     def over(self, life: Life, run_id: str) -> None:
         """See a process come to its own end."""
         if self._is_well(life, self._lease_s):
-            query = "SELECT name FROM anabranch_permits WHERE run_id = ? AND owner = ?"
+            query = "SELECT name FROM anabranch_permits WHERE run_id = ? AND owner = ? AND token NOT LIKE 'rests %'"
             if held := self._fetch(query, (run_id, life.name)):
                 self._trouble("permits are held", f"{held} by {life.name}, which has ended")
 

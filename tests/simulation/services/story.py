@@ -246,6 +246,9 @@ class Story:
             self._settled = self._settled if is_still else here.now
         else:
             self._settled = here.now
+        well = (life for life in self.services if life.is_alive)
+        is_served = any(here.now - max(life.born, life.woken, life.failed) > LEASE_S for life in well)
+        self.history.check_called(is_served=is_served)
         here.after(5.0, self._look)
 
     def _calm(self) -> None:

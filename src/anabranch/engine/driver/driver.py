@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -89,6 +90,7 @@ KILL_S = 5.0  # for all workers together to kill what runs there
 UNTOLD_S = 2.0  # for all workers together to say what has ended in units that they are at
 MOST_AT_ONCE = 100  # units that are sent together: a driver takes some 50 ms for as many reports
 MOST_NAMED = 10
+ROOM_S = 600.0  # after which a run that was put down for want of room looks for itself, should nobody have called it
 TICK_S = 1.0  # how often slots are counted while nothing happens
 
 
@@ -214,6 +216,8 @@ class Driver:
         self._rest = rest_of(plan.run_id) if journal is not None else None
         self._resting: State | None = None
         """How the run stands, if it is put down."""
+        self._stands_since: float | None = None
+        """Since when it has only waited for room."""
         self._wake_at: float | None = None
         self._heard: deque[Report] = deque()
         """Interim reports of units that run in this process, which the machine has not seen yet."""
@@ -261,6 +265,8 @@ class Driver:
             self._tell(RunFinished(self._clock(), state))
         finally:
             if self._desk is not None:
+                if self._resting is not None:
+                    self._desk.rest()
                 self._desk.close(self._machine.spent(self._clock()))
             interim.close_channel(plan.run_id)
             capture.close_sink(plan.run_id)  # of a cluster in this process, too
@@ -309,15 +315,25 @@ class Driver:
 
     def _may_rest(self) -> bool:
         """Whether to put the run down, because it only waits for a time that is far enough."""
-        rest, wake = self._rest, self._wake_at
-        if rest is None or wake is None or wake - self._clock() < rest.least_s or self._heard:
+        rest, wake, desk, now = self._rest, self._wake_at, self._desk, self._clock()
+        if rest is None or self._heard or (wake is not None and wake - now < rest.least_s):
             return False
-        if not self._machine.only_waits or self._why_end() or (self._desk is not None and self._desk.due_s is not None):
-            return False
+        if desk is not None and (lacks := desk.lacks) and self._machine.waits_for_room:
+            self._stands_since = self._stands_since or now
+            if now - self._stands_since < rest.least_s or self._why_end():
+                return False
+            wake = min(wake or math.inf, now + ROOM_S)
+            text = f"waits for room in a limit: {lacks}"
+        else:
+            self._stands_since = None
+            if wake is None or not self._machine.only_waits or self._why_end():
+                return False
+            if desk is not None and desk.due_s is not None:
+                return False
+            text = f"waits until {datetime.fromtimestamp(wake, UTC):%Y-%m-%d %H:%M:%S} UTC for a retry"
         left_s = self._deadline.left_s
-        rest.until = wake if left_s is None else min(wake, self._clock() + left_s)
-        due = datetime.fromtimestamp(wake, UTC)
-        self._resting = Paused(message=f"waits until {due:%Y-%m-%d %H:%M:%S} UTC for a retry")
+        rest.until = wake if left_s is None else min(wake, now + left_s)
+        self._resting = Paused(message=text)
         return True
 
     def _now(self) -> datetime:

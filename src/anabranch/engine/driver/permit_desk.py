@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Collection
 from dataclasses import replace
 
-from anabranch.engine.machine.permits import Claim, Grant, Permits, Spent
+from anabranch.engine.machine.permits import Claim, Grant, Permits, Spent, name_of
 
 LOOK_S = 1.0
 """How often a driver that goes on using its permits asks whether others wait, and how long it keeps those that nothing
@@ -87,6 +87,15 @@ class PermitDesk:
         """Seconds until the next look; None if there is nothing to look for."""
         return None if self._look_at is None else max(0.0, self._look_at - self._clock())
 
+    @property
+    def lacks(self) -> str:
+        """What the run waits for, if it can do so without a process: nothing if it needs permits of several limits."""
+        if not self._grant.is_answered or any(len(bundle) > 1 for bundle, _ in self._claim.wants):
+            return ""
+        if self._refused:
+            return self._grant.waits_for
+        return ", ".join(map(name_of, self._claim.in_use)) if self._claim.has_more else ""
+
     def look(self) -> Grant | None:
         """Ask, if it is time; what the machine should know of the answer."""
         is_due = self._look_at is not None and self._clock() >= self._look_at
@@ -126,6 +135,10 @@ class PermitDesk:
         if not self._has_said and now - self._waits_since >= _PATIENCE_S:
             self._has_said = True
             self._say(f"waits for room in a limit: {self._grant.waits_for}")
+
+    def rest(self) -> None:
+        """Keep the places of what the run waits for, while it has no process."""
+        self._permits.rest()
 
     def close(self, spent: Collection[Spent] = ()) -> None:
         """Give everything back, but for what counts for some time yet."""

@@ -321,8 +321,7 @@ class Machine:
         times = [time for time in (wake, self._known.limits.next_due) if time is not None]
         if times:
             self._commands.append(WakeAt(min(times)))
-        has_ready = self._fan_out.has_work or (self._ending is None and self._singles.has_waiting)
-        if not self._known.units and not has_ready and wake is None:
+        if not self._known.units and not self._has_ready and wake is None:
             if self._unfinished and self._ending is None and not self._is_paused():
                 left = {slug: str(run.state) for slug, run in self.runs.items() if not run.is_final}
                 raise AssertionError(f"the run is stuck with {left}; its story:\n" + "\n".join(self.story[-60:]))
@@ -403,10 +402,22 @@ class Machine:
     @property
     def only_waits(self) -> bool:
         """Whether nothing runs or can, and all that has ended is on record: another driver could go on with the run."""
-        known = self._known
-        if known.units or known.to_start or self._fan_out.has_work or self._singles.has_waiting:
+        return self._is_still and not self._has_ready
+
+    @property
+    def waits_for_room(self) -> bool:
+        """The same, where what could run has no room below its limits."""
+        return self._is_still and self._has_ready
+
+    @property
+    def _is_still(self) -> bool:
+        if self._known.units or self._known.to_start:
             return False
         return not any(self._holds_unrecorded(run) for run in self.runs.values())
+
+    @property
+    def _has_ready(self) -> bool:
+        return self._fan_out.has_work or (self._ending is None and self._singles.has_waiting)
 
     def _holds_unrecorded(self, run: NodeRun) -> bool:
         if run.elements is not None:

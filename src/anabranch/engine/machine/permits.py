@@ -113,6 +113,10 @@ class Permits(Protocol):
         """Whether what may be used was given for a time that is over, so that others may have it by now."""
         ...
 
+    def rest(self) -> None:
+        """Keep the places of what the run waits for, while it has no process."""
+        ...
+
     def close(self, spent: Collection[Spent] = ()) -> None:
         """Give everything back, but for what counts for some time yet."""
         ...

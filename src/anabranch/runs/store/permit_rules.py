@@ -10,15 +10,18 @@ What was spent of a rate counts for the rest of its window, whoever is gone mean
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from anabranch.engine.machine.permits import Bundle, Claim, window_of
 
 SPENT = "spent "
 """How tokens begin of what was spent of a rate by drivers that are gone."""
+RESTS = "rests "
+"""How tokens begin of runs that were put down while they wait: an id follows."""
 FRESH = 5_000_000
-"""Microseconds. Who waits and has not asked again for so long is passed over, and is first again when it does."""
+"""Microseconds. Who waits and has not asked again for so long is passed over, and is first again when it does. Who was
+put down is passed over until it is called, and has so long to come."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,16 @@ class Permit:
     def is_spent(self) -> bool:
         """Whether no driver has it any more."""
         return self.token.startswith(SPENT)
+
+    @property
+    def is_resting(self) -> bool:
+        """Whether its run was put down, and is to be called when there is room."""
+        return self.token.startswith(RESTS)
+
+    @property
+    def is_uncalled(self) -> bool:
+        """The same, and it has not been called."""
+        return self.is_resting and not self.seen
 
     @property
     def counts_until(self) -> int:
@@ -141,6 +154,28 @@ def settle(
     )
 
 
+def call(
+    name: str, permits: Iterable[Permit], fixed: Mapping[str, int], *, now: int, comes: Callable[[Permit], bool]
+) -> None:
+    """Call those that were put down and for which a limit has room: as many as that is for, who waited longest first.
+
+    Parameters
+    ----------
+    permits
+        All that is held and waited for of the limit, by those who live.
+    comes
+        Calls one; whether it will come.
+    """
+    about = [each for each in permits if each.name == name]
+    size, number = size_of(name, about, fixed), len({each.token for each in about if not each.is_spent})
+    room = size - sum(each.held for each in about)
+    for each in sorted((each for each in about if each.bundle), key=lambda each: (each.ticket, each.token)):
+        if room <= 0:
+            break
+        if now - each.seen <= FRESH or (each.is_resting and comes(each)):
+            room -= min(each.wanted, -(-size // number))
+
+
 def _waits(claim: Claim, name: str) -> bool:
     return any(name in bundle for bundle, _ in claim.wants)
 
@@ -167,7 +202,7 @@ class _View:
         self._requests = [each for each in about if each.bundle and now - each.seen <= FRESH]
         sizes = [fixed.get(name) or claim.sizes.get(name, 0), *(fixed.get(name) or each.most for each in about)]
         self.size = min((size for size in sizes if size), default=1)
-        waiters = {each.token for each in self._requests}
+        waiters = {each.token for each in about if each.bundle and (now - each.seen <= FRESH or each.is_uncalled)}
         holders = {each.token for each in about if each.held and not each.is_spent}
         has_me = waits or claim.in_use.get(name, 0) > 0
         number = max(1, len(waiters | holders) + has_me)

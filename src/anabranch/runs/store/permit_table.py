@@ -17,8 +17,9 @@ from anabranch.engine.machine.limits import STEPS
 from anabranch.engine.machine.permits import Claim, Spent, rate_name, window_of
 from anabranch.runs.store.codec import to_text
 from anabranch.runs.store.database import Database, Transaction
-from anabranch.runs.store.permit_rules import SPENT, Permit, Verdict, settle, size_of
-from anabranch.runs.store.schema import LIMITS, PERMITS, RUNS
+from anabranch.runs.store.permit_rules import RESTS, SPENT, Permit, Verdict, call, settle, size_of
+from anabranch.runs.store.schema import LIMITS, PERMITS, RUNS, SLOTS
+from anabranch.runs.store.slots import RUNNING, WAITING
 
 MAX_NAME = 200  # characters of a limit's name
 _RENEW = f"UPDATE {PERMITS.name} SET lease_until = ? WHERE token = ? AND lease_until > ?"
@@ -28,6 +29,12 @@ _SPEND = (
     PERMITS.insert().removesuffix("DO NOTHING")
     + f"DO UPDATE SET held = {PERMITS.name}.held + excluded.held, lease_until = excluded.lease_until"
 )
+_REST = f"UPDATE {PERMITS.name} SET token = ?, seen = 0, lease_until = ? WHERE token = ? AND bundle <> '[]'"
+_RESTING = f"SELECT DISTINCT name FROM {PERMITS.name} WHERE token >= '{RESTS}' AND token < 'rests!' ORDER BY name"
+_STANDS = f"SELECT state, ready FROM {SLOTS.name} WHERE run_id = ?"
+_TAKE_UP = f"UPDATE {SLOTS.name} SET ready = ? WHERE run_id = ? AND state = 'Waiting'"
+_SEEN = f"UPDATE {PERMITS.name} SET seen = ? WHERE token = ?"
+_FOR_EVER = 2**62
 _FORGET = f"DELETE FROM {LIMITS.name} WHERE name = ? AND fixed IS NULL"
 _FIX = f"UPDATE {LIMITS.name} SET fixed = ? WHERE name = ?"
 
@@ -103,6 +110,10 @@ class PermitTable:
                 for each in found
                 if (each.counts_until if each.is_spent else each.lease_until) > moment and each.token not in earlier
             ]
+            waited = [each for each in found if each.token in earlier and each.bundle]  # it keeps their places
+            alive += [replace(each, token=holder.token) for each in sorted(waited, key=lambda each: -each.ticket)]
+            called = self._call(transaction, [_used(each, holder, claim) for each in alive], ordered, fixed, moment)
+            alive = [replace(each, seen=moment) if each.token in called else each for each in alive]
             verdict = settle(claim, holder.token, alive, names=ordered, fixed=fixed, now=moment)
             old = {(each.name, each.token) for each in found} - {(each.name, each.token) for each in alive}
             old |= {(each.name, each.token) for each in alive if each.token == holder.token}
@@ -121,6 +132,63 @@ class PermitTable:
             return Settled(verdict, others, frozenset(fixed))
 
         return self._database.write(act)
+
+    def rest(self, holder: Holder) -> None:
+        """Let a run that is put down keep its places among those who wait, until it is called."""
+        token = f"{RESTS}{holder.run_id}"
+
+        def act(transaction: Transaction) -> None:
+            transaction.execute(_DROP, (token,))
+            transaction.execute(_REST, (token, _FOR_EVER, holder.token))
+
+        self._database.write(act)
+
+    def call(self, *, now: int | None = None) -> None:
+        """Call runs that were put down while they waited, and for which there is room now.
+
+        Who gives permits back calls others; this is for what ends by itself, and for sizes that were set.
+        """
+        names = [row[0] for row in self._database.read(lambda transaction: transaction.fetch(_RESTING))]
+        if not names:
+            return
+        moment = self._database.now() if now is None else now
+
+        def act(transaction: Transaction) -> None:
+            fixed = self._lock(transaction, names)
+            found = _permits(transaction, names)
+            self._call(transaction, [each for each in found if each.counts_until > moment], names, fixed, moment)
+
+        self._database.write(act)
+
+    def _call(
+        self,
+        transaction: Transaction,
+        alive: Sequence[Permit],
+        names: Iterable[str],
+        fixed: dict[str, int],
+        moment: int,
+    ) -> set[str]:
+        """Let those who rest, and for whom there is room, be taken up by services; gives their tokens."""
+        called: set[str] = set()
+
+        def comes(resting: Permit) -> bool:
+            found = transaction.fetch(_STANDS, (resting.run_id,))
+            state, ready = found[0] if found else ("", 0)
+            if state not in (WAITING, RUNNING):
+                transaction.execute(_DROP, (resting.token,))
+            if state != WAITING or ready <= moment:  # it comes anyway, when there is a place for it
+                return False
+            transaction.execute(_TAKE_UP, (moment, resting.run_id))
+            transaction.execute(_SEEN, (moment, resting.token))
+            called.add(resting.token)
+            return True
+
+        if any(each.is_resting for each in alive):
+            for name in names:
+                call(name, alive, fixed, now=moment, comes=comes)
+        if called and self._database.announcement:
+            transaction.execute(self._database.announcement)
+        return called
 
     def _lock(self, transaction: Transaction, names: Sequence[str]) -> dict[str, int]:
         """Keep others from deciding about these limits; sizes that somebody has set."""
@@ -149,8 +217,7 @@ class PermitTable:
 
         def act(transaction: Transaction) -> None:
             names = sorted({*self._rows_of(transaction, token), *(name for name, _, _ in left)})
-            if names:
-                self._lock(transaction, names)
+            fixed = self._lock(transaction, names) if names else {}
             mine = self._rows_of(transaction, token)
             held = [each for each in mine.values() if each.held]
             _spend(transaction, [each for each in held if each.lease_until <= moment], moment)
@@ -160,7 +227,9 @@ class PermitTable:
                     _spend(transaction, [replace(mine[name], held=count, lease_until=until)], moment)
             transaction.execute(_DROP, (token,))
             if names:
-                _forget(transaction, set(names) - {each.name for each in _permits(transaction, names)})
+                found = _permits(transaction, names)
+                _forget(transaction, set(names) - {each.name for each in found})
+                self._call(transaction, [each for each in found if each.counts_until > moment], names, fixed, moment)
 
         self._database.write(act)
 
@@ -230,6 +299,13 @@ class PermitTable:
 
 def _permits(transaction: Transaction, names: Sequence[str]) -> list[Permit]:
     return [_permit(row) for row in transaction.fetch(PERMITS.select(f"name IN ({_marks(names)})"), names)]
+
+
+def _used(permit: Permit, holder: Holder, claim: Claim) -> Permit:
+    """A permit without what its driver claims no more of it."""
+    if permit.token != holder.token:
+        return permit
+    return replace(permit, held=min(permit.held, claim.in_use.get(permit.name, 0)))
 
 
 def _forget(transaction: Transaction, names: Iterable[str]) -> None:

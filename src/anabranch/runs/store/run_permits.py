@@ -138,6 +138,16 @@ class RunPermits:
         """Whether what may be used was given for a time that is over, so that others may have it by now."""
         return bool(self._may_use) and self._clock() >= self._deadline
 
+    def rest(self) -> None:
+        """Keep the places of what the run waits for, while it has no process."""
+        if not self._names or self._opened is None:
+            return
+        table, holder = self._opened
+        try:
+            self._ask(lambda: table.rest(holder))
+        except (RunStoreError, TimeoutError) as error:
+            _logger.warning("run %s comes last among those who wait for a limit: %s", holder.run_id, error)
+
     def close(self, spent: Collection[Spent] = ()) -> None:
         """Give everything back, but for what counts for some time yet."""
         if not self._names or self._opened is None:

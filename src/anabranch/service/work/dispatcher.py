@@ -16,6 +16,7 @@ from typing import Protocol
 from anabranch.base.errors import RunStoreError
 from anabranch.runs.registry.ending import end_parts
 from anabranch.runs.store.flows import FlowTable
+from anabranch.runs.store.permit_table import PermitTable
 from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.runs.store.slot_queue import SlotQueue
 from anabranch.runs.store.slots import Slot
@@ -30,6 +31,8 @@ REFRESH_S = 0.9
 LATE = timedelta(seconds=10)
 """Delay of runs from which on it is reported."""
 COMPLAIN_S = 60.0
+CALL_S = 0.9
+"""Seconds between looks whether runs that were put down have room below their limits by now."""
 WATCH_S = 0.9
 """Seconds between looks for runs that are to be cancelled."""
 BLIND_S = 3.0
@@ -111,6 +114,7 @@ class Dispatcher:
         self.capacity = capacity
         self._clock = clock
         self._queue = SlotQueue(store.database)
+        self._permits = PermitTable(store.database)
         self.timetable = Timetable(FlowTable(store.database), on_problem=on_problem)
         self.running: dict[str, Slot] = {}
         self.deaths = 0
@@ -137,6 +141,7 @@ class Dispatcher:
         self._renewed: datetime | None = None
         self._recovered: datetime | None = None
         self._refreshed: datetime | None = None
+        self._called: datetime | None = None
         self._pace = _Pace()
         self._complained: datetime | None = None
         self._is_asked_back = False
@@ -180,6 +185,9 @@ class Dispatcher:
                 self._launcher.give_back()
             self._is_asked_back = True
             return
+        if _is_over(self._called, now, CALL_S):
+            self._permits.call()
+            self._called = now
         if _is_over(self._refreshed, now, REFRESH_S):
             self.timetable.refresh(now)
             self._refreshed = now

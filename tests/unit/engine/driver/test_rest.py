@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -12,7 +13,10 @@ import pytest
 
 from anabranch import Flow, config, signals, task, triggers
 from anabranch.engine.driver.rest import may_rest, rest_of
+from anabranch.engine.machine.permits import Claim
 from anabranch.runs.store.opening import current_store
+from anabranch.runs.store.permit_table import Holder, PermitTable
+from anabranch.runs.store.relational import RelationalRunStore
 from anabranch.testing import FlowTester
 
 CALLS: Counter[str] = Counter()
@@ -102,6 +106,67 @@ def test_a_run_that_only_waits_is_put_down_until_it_is_due(calls: list[Any], hou
         assert flow.run(resume="run-1").is_paused()
     assert again.until == pytest.approx(rest.until)
     assert calls_before == CALLS
+
+
+@task(concurrency={"gate": 1})
+def limited(index: int = 0) -> int:
+    CALLS["limited"] += 1
+    return index
+
+
+@task(rate={"api": "1/min"})
+def paced(index: int) -> int:
+    CALLS["paced"] += 1
+    return index
+
+
+def permits() -> PermitTable:
+    store = current_store()
+    assert isinstance(store, RelationalRunStore)
+    return PermitTable(store.database)
+
+
+@pytest.mark.parametrize("call", [limited, lambda: limited.map([0, 1])], ids=["a task", "a map"])
+def test_a_run_that_waits_for_room_in_a_limit_is_put_down_and_keeps_its_place(call: Any):
+    flow = flow_of(small, call)
+    other = Holder("token", "other", "etl", "host:1")
+    permits().settle(other, Claim({"gate": 1}, {}, ((("gate",), 1),)), ["gate"], lease_s=600.0)
+    before = time.time()
+    with may_rest("run-1", 0.05) as rest:
+        state = flow.run(run_id="run-1")
+    assert state.is_paused()
+    assert state.message == "waits for room in a limit: gate (1 of 1, held by other (etl, host:1))"
+    assert rest.until is not None
+    assert 590 < rest.until - before < 660
+    assert CALLS == {"small": 1}
+    (limit,) = permits().all()
+    assert [each.run_id for each in limit.waiters] == ["run-1"]
+    permits().drop("token")
+    with may_rest("run-1", 0.05) as again:
+        assert flow.run(resume="run-1").is_successful()
+    assert again.until is None
+    assert CALLS["small"] == 1
+    assert permits().all() == []
+
+
+def test_a_run_that_waits_for_its_own_rate_is_put_down_until_its_window_is_over():
+    flow = flow_of(lambda: paced.map([0, 1]))
+    with may_rest("run-1", 0.05) as rest:
+        state = flow.run(run_id="run-1")
+    assert state.is_paused()
+    assert state.message == "waits for room in a limit: api per min"
+    assert rest.until is not None
+    assert 30 < rest.until - time.time() < 62
+    assert CALLS == {"paced": 1}
+
+
+@pytest.mark.parametrize("least_s", [HOUR_S, 5.0])
+def test_a_run_is_not_put_down_for_room_that_comes_soon(least_s: float):
+    other = Holder("token", "other", "etl", "host:1")
+    permits().settle(other, Claim({"gate": 1}, {}, ((("gate",), 1),)), ["gate"], lease_s=0.3)
+    with may_rest("run-1", least_s) as rest:
+        assert flow_of(limited).run(run_id="run-1").is_successful()
+    assert rest.until is None
 
 
 def test_what_is_due_is_tried_again_and_nothing_else():
