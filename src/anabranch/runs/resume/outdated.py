@@ -6,13 +6,14 @@ seen it fail, and nothing but these rows would tell that the value is of before.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import replace
 
 from anabranch.base.states import FIRST_FAILED_CODE, Counts, Pending, Running, State
 from anabranch.definition.frozen import FrozenGraph
 from anabranch.engine.units.indices import as_range
-from anabranch.engine.units.units import Report, SingleReport
+from anabranch.engine.units.units import Key, Report, SingleReport
 from anabranch.runs.record.calls import row_of_void
 from anabranch.runs.record.reports import PARTS, task_run_row
 from anabranch.runs.resume.choice import Recorded
@@ -41,9 +42,7 @@ def outdated(graph: FrozenGraph, recorded: Recorded, kept: Recorded, serial: int
             note(slug, Pending())
     for slug, reports in recorded.columns.items():
         left = kept.columns.get(slug, [])
-        if _count(left) == _count(reports):
-            continue
-        gone = sorted(_not_failed(reports) - {index for report in left for index in report.indices or ()})
+        gone = sorted(_gone(reports, left))
         if not gone:
             continue
         chunks.append(ChunkRow(slug, serial * PARTS, as_range(gone), bytes(len(gone))))
@@ -56,17 +55,23 @@ def outdated(graph: FrozenGraph, recorded: Recorded, kept: Recorded, serial: int
     return Batch(task_runs, chunks) if task_runs or chunks else None
 
 
-def _count(reports: Iterable[Report]) -> int:
-    return sum(len(report.indices or ()) for report in reports)
+def _gone(reports: Collection[Report], left: Collection[Report]) -> Iterator[int]:
+    """Elements that have not failed and are in no report that is left."""
+    less = _widths(reports) - _widths(left)
+    still = {index for report in left if report.key in less for index in report.indices or ()}
+    for report in reports:
+        if report.key in less:
+            codes = report.columns[0].codes
+            pairs = zip(report.indices or (), codes, strict=True)
+            yield from (index for index, code in pairs if code < FIRST_FAILED_CODE and index not in still)
 
 
-def _not_failed(reports: Iterable[Report]) -> set[int]:
-    return {
-        index
-        for report in reports
-        for index, code in zip(report.indices or (), report.columns[0].codes, strict=True)
-        if code < FIRST_FAILED_CODE
-    }
+def _widths(reports: Iterable[Report]) -> Counter[Key]:
+    """How many elements there are of each unit."""
+    widths = Counter[Key]()
+    for report in reports:
+        widths[report.key] += len(report.indices or ())
+    return widths
 
 
 def _void_calls(recorded: Recorded, kept: Recorded, serial: int) -> Iterator[ChunkRow]:
