@@ -282,19 +282,28 @@ def _run_async(function: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _debugged(function: Any, args: list[Any], kwargs: Mapping[str, Any]) -> Any:
     """Call under pdb: it stops at the first line, and where an exception comes out."""
-    import bdb
     import pdb
 
+    class Debugger(pdb.Pdb):
+        was_quit = False  # `runcall` gives None for it
+
+        def set_quit(self) -> None:
+            self.was_quit = True
+            super().set_quit()
+
+    debugger = Debugger(skip=["anabranch.*", "asyncio.*"]) if isinstance(function, partial) else Debugger()
+    value: Any = None
     try:
-        debugger = pdb.Pdb(skip=["anabranch.*", "asyncio.*"]) if isinstance(function, partial) else pdb.Pdb()
-        return debugger.runcall(function, *args, **kwargs)
-    except bdb.BdbQuit:
-        raise ReplayError("the debugger was quit, so the attempt did not end; replay it again to see its end") from None
+        value = debugger.runcall(function, *args, **kwargs)
     except Exception as error:
-        debugger = pdb.Pdb()
-        debugger.reset()
-        debugger.interaction(None, error.__traceback__)
-        raise
+        if not debugger.was_quit:
+            after = pdb.Pdb()
+            after.reset()
+            after.interaction(None, error.__traceback__)
+            raise
+    if debugger.was_quit:
+        raise ReplayError("the debugger was quit, so the attempt did not end; replay it again to see its end")
+    return value
 
 
 def shown_inputs(replay: Replay) -> list[str]:

@@ -212,6 +212,15 @@ def test_pdb_stops_at_the_first_line_and_where_it_raises(file: Path, monkeypatch
     assert "('there', {'name': 'utf-8'})" in screen.getvalue()
 
 
+def test_who_quits_the_debugger_is_given_no_value(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = loaded(file).run().run_id
+    monkeypatch.setattr(sys, "stdin", io.StringIO("quit\n"))
+    monkeypatch.setattr(sys, "stdout", io.StringIO())
+
+    with pytest.raises(ReplayError, match="the debugger was quit, so the attempt did not end"):
+        replay(run, "parse[3]", pdb=True)
+
+
 def test_elements_of_a_run_on_threads_are_found_too(file: Path) -> None:
     run = loaded(file).run(limit=200, executor=executors.LocalDaskExecutor(num_workers=2)).run_id
     assert replay(run, "parse", 150) == 1500
