@@ -18,6 +18,7 @@ RESOURCE = "GPU"
 VARIABLES = "CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES"
 """HIP reads both. What they name is numbered among what ROCR_VISIBLE_DEVICES leaves, so that is not touched."""
 WHOLE = 1_000_000  # parts of a device: three times a third must not be more
+_ENVIRONMENT = threading.Lock()  # of this process, which may have several workers
 LOOK_S = 0.25  # how often who waits looks whether that is still wanted
 
 
@@ -101,7 +102,8 @@ class Devices:
         if share is None:
             yield None
             return
-        before = {name: os.environ.get(name) for name in share.environ} if is_alone and len(held) == 1 else {}
+        is_shown = is_alone and _ENVIRONMENT.acquire(blocking=False)
+        before = {name: os.environ.get(name) for name in share.environ} if is_shown else {}
         try:
             clear(share, held)
             if before:
@@ -112,6 +114,8 @@ class Devices:
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+            if is_shown:
+                _ENVIRONMENT.release()
             with self._condition:
                 self._held.remove(share)
                 self._condition.notify_all()

@@ -192,6 +192,17 @@ def test_the_environment_shows_the_devices_where_one_task_runs_at_a_time(monkeyp
         assert os.environ[CUDA] == "6,7"
 
 
+def test_workers_of_one_process_leave_its_environment_as_it_was(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv(CUDA, "6")
+    first, second = held(Devices(), 1, is_alone=True), held(Devices(), 1, is_alone=True)
+    monkeypatch.delenv(CUDA)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    second.__exit__(None, None, None)
+    assert CUDA not in os.environ
+
+
 def test_what_is_held_is_told_before_the_block_begins():
     devices, told = Devices(), []
 
