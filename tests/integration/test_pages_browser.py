@@ -316,6 +316,160 @@ def test_no_page_is_wider_than_the_screen_and_a_task_has_an_address(watched: Wat
     assert [each for each in watched.complaints if "404" not in each] == []
 
 
+WIDE = 110
+
+
+@pytest.fixture(scope="module")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """Addresses of a run of many tasks, one of which fails: of its page, with the token, and of its report."""
+    with Flow("wide") as flow:
+        for number in range(WIDE):
+            parse(number + 2_400)
+    flow.run(run_id="wide")
+    store = current_store()
+    assert store is not None
+    report = write_report(store, "wide", tmp_path_factory.mktemp("wide") / "run.html").as_uri()
+    with Pages(Library(store_to_show)) as pages:
+        yield pages.address("wide"), report
+
+
+FOCUS = """() => {
+    let found = document.activeElement;
+    while (found.shadowRoot?.activeElement) found = found.shadowRoot.activeElement;
+    return found.title;
+}"""
+IS_SEEN = """(box) => {
+    const at = box.getBoundingClientRect(), picture = box.getRootNode().host.getRootNode().host;
+    const frame = picture.getRootNode().host.getBoundingClientRect();
+    return at.top >= frame.top && at.bottom <= frame.bottom && at.left >= frame.left && at.right <= frame.right;
+}"""
+
+
+@pytest.mark.parametrize("place", ["live", "report"])
+def test_a_graph_is_scaled_walked_and_searched_and_stays_as_it_was(watched: Watched, wide: tuple[str, str], place: str):
+    # given the graph of many tasks, higher than its frame
+    page = watched.page
+    page.goto(wide[place == "report"])
+    frame, said = page.locator(".frame"), page.locator("graph-tools output")
+    failed = page.locator(".b.bad")
+    failed.wait_for(state="attached")
+
+    def zoom() -> float:
+        found: float = frame.evaluate("(frame) => +frame.style.getPropertyValue('--zoom') || 1")
+        return found
+
+    assert not failed.evaluate(IS_SEEN)
+    # when what failed is asked for, then it is seen and has the focus
+    page.get_by_role("button", name="failed").click()
+    assert said.inner_text() == "1 of 1 failed: parse-107"
+    assert failed.evaluate(IS_SEEN)
+    assert page.evaluate(FOCUS).startswith("parse-107: Failed")
+    page.get_by_role("button", name="running").click()
+    assert said.inner_text() == "nothing runs now"
+    # and arrows go on from there; the view follows
+    frame.focus()
+    page.keyboard.press("ArrowDown")
+    first = page.evaluate(FOCUS)
+    page.keyboard.press("ArrowDown")
+    assert first != page.evaluate(FOCUS) != ""
+    page.keyboard.press("ArrowUp")
+    assert page.evaluate(FOCUS) == first
+    # and keys and the wheel scale it
+    page.keyboard.press("0")
+    whole = zoom()
+    assert 0.05 <= whole < 1
+    assert frame.evaluate("(frame) => frame.scrollHeight <= frame.clientHeight + 1")
+    page.keyboard.press("+")
+    assert zoom() > whole
+    page.keyboard.press("-")
+    assert zoom() == pytest.approx(whole)
+    frame.hover()
+    page.keyboard.down("Control")
+    page.mouse.wheel(0, -300)
+    page.keyboard.up("Control")
+    frame.evaluate("(frame) => new Promise(requestAnimationFrame)")
+    assert zoom() > whole
+    # and the small picture and the pointer move it
+    for _ in range(8):
+        page.keyboard.press("+")
+    small = page.locator("graph-tools canvas")
+    box = small.bounding_box()
+    assert box is not None
+    small.click(position={"x": box["width"] / 2, "y": box["height"] - 4})
+    top = frame.evaluate("(frame) => frame.scrollTop")
+    assert top > 0
+    frame.hover()
+    page.mouse.down()
+    page.mouse.move(300, 700, steps=4)
+    page.mouse.up()
+    # and it is as it was when the page is left and come back to
+    moved = frame.evaluate("(frame) => [frame.scrollLeft, frame.scrollTop]")
+    before = zoom()
+    page.goto("about:blank")
+    page.go_back()
+    failed.wait_for(state="attached")
+    page.wait_for_function(
+        "([frame, zoom]) => Math.abs(frame.style.getPropertyValue('--zoom') - zoom) < 1e-6",
+        arg=[frame.element_handle(), before],
+    )
+    assert frame.evaluate("(frame) => [frame.scrollLeft, frame.scrollTop]") == pytest.approx(moved, abs=2)
+    if place == "live":  # where there is more about a task, Enter opens it, and a step back leaves the view
+        page.get_by_role("button", name="failed").click()
+        page.keyboard.press("Enter")
+        page.locator("aside", has_text="bad record 2507").wait_for()
+        page.go_back()
+        page.locator("aside").wait_for(state="hidden")
+        assert zoom() == pytest.approx(before)
+    assert watched.complaints == []
+
+
+@pytest.mark.parametrize("place", ["live", "report"])
+def test_tasks_are_sorted_and_filtered(watched: Watched, wide: tuple[str, str], place: str):
+    page = watched.page
+    page.goto(wide[place == "report"])
+    page.get_by_role("button", name="Tasks", exact=True).click()
+    rows, table = page.locator("tasks-table tbody tr"), page.locator("tasks-table")
+
+    def shown() -> list[str]:
+        found: list[str] = rows.evaluate_all("(all) => all.filter((r) => !r.hidden).map((r) => r.cells[0].innerText)")
+        return found
+
+    # then what failed comes first
+    rows.first.wait_for()
+    assert shown()[:2] == ["parse-107", "parse"]
+    assert len(shown()) == WIDE
+    # when it is sorted by keys: names by their numbers
+    page.get_by_role("button", name="task", exact=True).focus()
+    page.keyboard.press("Enter")
+    assert shown()[:3] == ["parse", "parse-1", "parse-2"]
+    page.keyboard.press("Enter")
+    assert shown()[0] == f"parse-{WIDE - 1}"
+    assert table.locator("th[aria-sort]").evaluate_all("(all) => all.map((th) => th.ariaSort)") == ["descending"]
+    # and filtered
+    page.get_by_label("part of a task's name").fill("ARSE-1")
+    assert len(shown()) == 1 + 10 + 10
+    page.get_by_label("state", exact=True).select_option("Failed")
+    assert shown() == ["parse-107"]
+    page.get_by_label("part of a task's name").fill("arse-2")
+    assert shown() == []
+    page.get_by_label("part of a task's name").fill("")
+    assert shown() == ["parse-107"]
+    assert page.locator("tasks-fields output").inner_text() == f"1 of {WIDE} tasks"
+    # and it stays so when the page is left and come back to
+    if place == "live":
+        assert "tab=Tasks" in page.url
+        page.locator("tasks-table a.task", has_text="parse-107").click()
+        page.locator("aside").wait_for()
+        page.get_by_role("link", name="flow", exact=True).click()
+        page.locator("h1", has_text="wide").wait_for()
+        page.go_back()
+        page.locator("aside").wait_for()
+        page.go_back()
+        page.locator("aside").wait_for(state="hidden")
+        assert shown() == ["parse-107"]
+    assert watched.complaints == []
+
+
 class Bad:
     """An object that shows notebooks what no page should do."""
 

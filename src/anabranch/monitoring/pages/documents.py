@@ -143,6 +143,7 @@ def _fill_run_page(doc: Document, library: Library) -> None:
     else:
         doc.title = disarm(f"{source.model.flow_name or 'run'} {source.model.run_id}", 100)
         view = _RunView(source, library, role=role, said=said, asked=_read_argument(doc, "task"))
+        view.open(_read_argument(doc, "tab"))
     doc.add_root(view.root)
     follow(doc, _safely(view.update), FOLLOW_MS)
 
@@ -272,6 +273,11 @@ class _RunView:
         )
         self._page.follow_reader()
         self.root.children = [self._page.root]
+
+    def open(self, tab: str) -> None:
+        """Open a part of the page by its title."""
+        self._page.open(tab)
+        self._page.update()
 
     def _desk_links(self, source: RunSource) -> Sequence[tuple[str, str]]:
         desk, model = self._library.desk, source.model

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from jinja2 import Template
 
+from anabranch.monitoring.pages.graph_tools import SCRIPT as GRAPH
+from anabranch.monitoring.pages.tasks_table import SCRIPT as TASKS
+
 COLOURS = {
     "ink": ("#24292f", "#e3e7eb"),
     "faint": ("#5b626b", "#a9b1ba"),
@@ -53,12 +56,24 @@ SCRIPT = """
     });
   });
   const field = () => window.Bokeh?.documents?.[0]?.get_model_by_name('asked');
+  const place = (name, value) => {
+    const here = new URL(location);
+    if (value) here.searchParams.set(name, value); else here.searchParams.delete(name);
+    return here;
+  };
+  window.keepInAddress = (name, value) => history.replaceState(history.state, '', place(name, value));
+  addEventListener('click', (event) => {
+    const path = event.composedPath();
+    const tab = path.find((each) => each instanceof Element && each.matches('.bk-btn'));
+    if (tab && location.protocol !== 'file:' && path.some((each) => each instanceof Element && each.matches('.tabs')))
+      keepInAddress('tab', tab.textContent.trim());
+  }, true);  // Bokeh's buttons let nobody else know
   addEventListener('click', (event) => {
     const link = event.composedPath().find((each) => each instanceof Element && each.matches('a.task'));
     const asked = link && field();
     if (!asked || event.ctrlKey || event.metaKey || event.shiftKey || event.button) return;
     event.preventDefault();
-    history.pushState({}, '', link.getAttribute('href'));
+    history.pushState({}, '', place('task', link.dataset.task));
     asked.value = link.dataset.task;
   });
   addEventListener('popstate', () => {
@@ -68,9 +83,7 @@ SCRIPT = """
   addEventListener('keydown', (event) => {
     const asked = event.key === 'Escape' && field();
     if (!asked?.value) return;
-    const here = new URL(location);
-    here.searchParams.delete('task');
-    history.pushState({}, '', here);
+    history.pushState({}, '', place('task', ''));
     asked.value = '';
   });
   addEventListener('click', (event) => {
@@ -87,7 +100,7 @@ SCRIPT = """
 TEMPLATE = Template(
     "{% extends base %}{% block inner_head %}{{ super() }}"
     '<meta name="viewport" content="width=device-width, initial-scale=1"><meta name="referrer" content="no-referrer">'
-    f"<style>{STYLE}</style><script>{SCRIPT}</script>{{% endblock %}}"
+    f"<style>{STYLE}</style><script>{SCRIPT}{GRAPH}{TASKS}</script>{{% endblock %}}"
     "{% block contents %}"
     '<button class="scheme" type="button" aria-label="light or dark" title="light or dark">◐</button>'
     "<main>{{ super() }}</main>{% endblock %}"

@@ -18,13 +18,27 @@ from anabranch.base.states import (
     FIRST_FINAL_CODE,
     Cancelled,
     Pending,
+    Retrying,
     Running,
     Skipped,
     Success,
 )
 from anabranch.base.texts import seconds
 from anabranch.monitoring.pages.graph_layout import GraphLayout, layered
-from anabranch.monitoring.pages.looks import FONT, INK, LINE, SEVERITY, disarm, look_of_code, panel_address, safe
+from anabranch.monitoring.pages.graph_tools import STYLE as TOOLS
+from anabranch.monitoring.pages.graph_tools import graph_tools
+from anabranch.monitoring.pages.looks import (
+    CUT,
+    FONT,
+    INK,
+    LINE,
+    SEVERITY,
+    cut_middle,
+    disarm,
+    look_of_code,
+    panel_address,
+    safe,
+)
 from anabranch.monitoring.pages.page_model import PageModel, PageNode
 from anabranch.monitoring.pictures.picture import ROLE_LOOKS
 
@@ -37,9 +51,12 @@ MANY = 150  # boxes; more of them are flat, and say the rest when they are point
 BLOCK = 25  # boxes that are sent together: 6 kB
 MAX_BLOCKS = 12  # sent at a time; the others wait for the next one, in turn
 GOOD, BAD, REST = "#00795a", "#b84a00", "#c6d0da"
+MAX_ENDS = 12  # calls of a task that have lines to what waits for them; of more, the task itself has them
 LEAST_BAD = 6  # percent of the strip: one failure of a million is seen
 SYMBOLS = {"parameter": "◇ ", "condition": "? "}
 GIVEN = "g"  # the class of parameters, beside those of states
+BAD_CLASS, ON_CLASS = "bad", "on"  # of what the tools go to
+AT_WORK = frozenset((Running.code, Retrying.code))
 
 
 @dataclass(slots=True)
@@ -63,7 +80,7 @@ class _PlacedBox:
 
 
 class GraphFigure:
-    """A picture of the graph, in a box that scrolls.
+    """A picture of the graph, in a frame that scrolls, below its tools.
 
     Parameters
     ----------
@@ -79,10 +96,17 @@ class GraphFigure:
         self._has_panel = has_panel
         self._model = model
         self._folded = folded
-        frame = InlineStyleSheet(css=FRAME)
-        self.root = Column(
-            children=[Spacer(visible=False)], sizing_mode="stretch_width", margin=(2, 5, 0, 5), stylesheets=[frame]
+        self._tools = Div(
+            text="", stylesheets=[InlineStyleSheet(css=TOOLS)], sizing_mode="stretch_width", margin=(2, 5, 0, 5)
         )
+        self.frame = Column(
+            children=[Spacer(visible=False)],
+            sizing_mode="stretch_width",
+            margin=(2, 5, 0, 5),
+            stylesheets=[InlineStyleSheet(css=FRAME)],
+            css_classes=["frame"],
+        )
+        self.root = Column(children=[self._tools, self.frame], sizing_mode="stretch_width")
         self._draw()
         self.update(everything=True)
 
@@ -92,6 +116,9 @@ class GraphFigure:
         boxes, edges = _boxes(self._model, folded=self._folded)
         layout = layered(list(boxes), edges)
         self._is_flat = len(boxes) > MANY
+        tools = graph_tools("folded" if self._folded else "all", len(boxes))
+        if self._tools.text != tools:
+            self._tools.text = tools
         scale = _scale_of(layout, is_flat=self._is_flat)
         for box in boxes.values():
             x, y = layout.places[box.name]
@@ -102,15 +129,16 @@ class GraphFigure:
         sheet = InlineStyleSheet(css=_style(scale, is_flat=self._is_flat))
         size = {"width": f"{scale.width}px", "height": f"{scale.height}px"}
         cover = {"position": "absolute", "left": "0", "top": "0", **size}
-        lines = Div(text=_draw_edges(layout, scale), styles=cover)
+        lines = Div(text=_draw_edges(layout, scale), styles=cover, css_classes=["lines"])
         self._divs = [Div(stylesheets=[sheet], styles=cover, disable_math=True) for _ in self._blocks]
         paper = f"@media print {{ :host {{ zoom: {min(1.0, PAPER_PX / scale.width):.3f}; }} }}"
         picture = Column(
             children=[lines, *self._divs],
-            stylesheets=[InlineStyleSheet(css=paper)],
+            stylesheets=[InlineStyleSheet(css=f"@media screen {{ :host {{ zoom: var(--zoom, 1); }} }} {paper}")],
             styles={"position": "relative", "flex-shrink": "0", **size},
+            css_classes=["picture"],
         )
-        self.root.children = [picture]
+        self.frame.children = [picture]
 
     def update(self, *, everything: bool = False) -> None:
         """Send what has changed since the last time, or of much that has changed the next part."""
@@ -130,7 +158,7 @@ class GraphFigure:
                     box.version,
                     _box_html(box, self._model.run_id if self._has_panel else "", is_flat=self._is_flat),
                 )
-            text = "".join(box.html for box in block)
+            text = f"<graph-part>{''.join(box.html for box in block)}</graph-part>"
             if self._divs[place].text != text:
                 self._divs[place].text = text
                 sent += 1
@@ -139,8 +167,9 @@ class GraphFigure:
 def _boxes(model: PageModel, *, folded: bool) -> tuple[dict[str, _PlacedBox], list[tuple[str, str]]]:
     boxes: dict[str, _PlacedBox] = {}
     home: dict[str, str] = {}
-    for node in model.nodes.values():
-        groups = node.groups
+    calls = _calls_of(model)
+    for node in _callers_first(model, calls):
+        groups = model.nodes[_first_caller(model, node.slug)].groups
         if folded and groups:
             name = f"\1{groups[0]}"  # beside a node of that name
             box = boxes.setdefault(name, _PlacedBox(name, groups[0], kind="group"))
@@ -150,15 +179,52 @@ def _boxes(model: PageModel, *, folded: bool) -> tuple[dict[str, _PlacedBox], li
         box.nodes.append(node)
         home[node.slug] = name
     edges = [
-        (home[edge.upstream], home[edge.downstream])
+        (home[end], home[edge.downstream])
         for edge in model.shape.edges
         if edge.upstream in home and edge.downstream in home
+        for end in _ends_of(edge.upstream, calls)
     ]
-    for slug, name in home.items():
-        caller, is_call, _ = slug.rpartition("/")
-        if is_call and caller in home and home[caller] != name:
-            edges.append((home[caller], name))  # deferred calls are below the task that made them
+    edges += [(home[caller], home[call]) for caller, made in calls.items() for call in made]
     return boxes, edges
+
+
+def _calls_of(model: PageModel) -> dict[str, list[str]]:
+    """Slugs of deferred calls, by that of the task that made them."""
+    found: dict[str, list[str]] = {}
+    for slug in model.nodes:
+        caller, is_call, _ = slug.rpartition("/")
+        if is_call and caller in model.nodes:
+            found.setdefault(caller, []).append(slug)
+    return found
+
+
+def _first_caller(model: PageModel, slug: str) -> str:
+    """The task of the flow that a call comes from; itself if it is one."""
+    while (caller := slug.rpartition("/")[0]) in model.nodes:
+        slug = caller
+    return slug
+
+
+def _callers_first(model: PageModel, calls: dict[str, list[str]]) -> list[PageNode]:
+    """All nodes in topological order: calls follow the task that made them, and what takes their values comes later."""
+    made = {each for several in calls.values() for each in several}
+    waiting = [slug for slug in reversed(model.nodes) if slug not in made]
+    found = []
+    while waiting:
+        slug = waiting.pop()
+        found.append(model.nodes[slug])
+        waiting += reversed(calls.get(slug, ()))
+    return found
+
+
+def _ends_of(slug: str, calls: dict[str, list[str]]) -> list[str]:
+    """What is waited for by those who take the value of a task: its calls, where it made some."""
+    made, found = [slug], list[str]()
+    while made and len(found) <= MAX_ENDS:
+        each = made.pop()
+        made += calls.get(each, ())
+        found += [] if each in calls else [each]
+    return found if len(found) <= MAX_ENDS else [slug]
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,15 +286,17 @@ def _box_html(box: _PlacedBox, run_id: str, *, is_flat: bool) -> str:
     detail, has_strip = _describe_box(box, code, total), box.is_group or any(node.width for node in box.nodes)
     about = ". ".join(filter(None, (f"{box.title}: {state}", detail, _about(box, total))))
     kinds = ["b", GIVEN if is_given else f"s{code}", *(["m"] if any(n.is_map or n.width for n in box.nodes) else [])]
-    inner = f"<b>{safe(mark + box.title, 200)}</b>"
+    kinds += [BAD_CLASS] if code >= FIRST_FAILED_CODE or any(is_failure(c) for c in total) else []
+    kinds += [ON_CLASS] if any(node.code in AT_WORK for node in box.nodes) else []
+    inner = f'<b aria-hidden="true">{cut_middle(mark + box.title)}</b>'  # the title is the name, with the state's word
     if detail and not is_flat:
-        inner += f"<i>{safe(detail, 60)}</i>"
+        inner += f'<i aria-hidden="true">{safe(detail, 60)}</i>'
     if has_strip:
         inner += _strip(total)
-    place = f'style="left:{box.x}px;top:{box.y}px" title="{safe(about, 500)}"'
+    place = f'style="left:{box.x}px;top:{box.y}px" tabindex="-1" title="{safe(about, 500)}"'
     if run_id and not box.is_group and not is_given:
         return f"<a {panel_address(run_id, box.name, ' '.join(['task', *kinds]))} {place}>{inner}</a>"
-    return f'<div class="{" ".join(kinds)}" {place}>{inner}</div>'
+    return f'<div role="img" class="{" ".join(kinds)}" {place}>{inner}</div>'
 
 
 def _strip(total: Counter[int]) -> str:
@@ -283,9 +351,13 @@ def _about(box: _PlacedBox, total: Counter[int]) -> str:
 # A flow that is higher than a screen scrolls in its own frame: what has failed stays near.
 FRAME = f"""
 :host {{ overflow: auto; width: 0; min-width: calc(100% - 10px); max-height: 62vh; box-sizing: border-box;
-  border: 1px solid {LINE}; border-radius: 8px; }}
+  border: 1px solid {LINE}; border-radius: 8px; cursor: grab; }}
+:host(:focus-visible) {{ outline: 3px solid var(--link); outline-offset: -3px; }}
 @media print {{ :host {{ max-height: none; overflow: visible; border-color: {LINE}; }} }}
 """
+
+
+FLAT = ".b > u { margin: 1px 0; } .b.m > b { line-height: 1.1; } .b.m { padding: 1px 5px; }"
 
 
 def _style(scale: _Scale, *, is_flat: bool) -> str:
@@ -303,10 +375,13 @@ def _style(scale: _Scale, *, is_flat: bool) -> str:
   print-color-adjust: exact; }}
 .b.m {{ border: 2px solid {INK}; padding: 2px 5px 0; }}
 b, i {{ display: block; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; line-height: 1.3; flex: none; }}
+{FLAT if is_flat else ""}
 b {{ font-size: 12px; }}
+b:has(> span) {{ display: flex; justify-content: center; }}
+{CUT}
 i {{ font-size: 10.5px; font-style: normal; font-variant-numeric: tabular-nums; }}
 u {{ display: block; text-decoration: none; }}
-a.b:focus-visible {{ outline: 3px solid var(--link); outline-offset: 1px; }}
+.b:focus {{ outline: 3px solid var(--link); outline-offset: 1px; z-index: 1; }}
 .b > u {{ display: flex; flex: none; height: 4px; border-radius: 2px; background: {REST}; overflow: hidden;
   margin: 2px 0 3px; }}
 u u:first-child {{ background: {BAD}; }}

@@ -56,6 +56,24 @@ def safe(text: object, limit: int = 400) -> str:
     return html.escape(shortened(text, limit), quote=True)
 
 
+def cut_middle(text: object, limit: int = 200) -> str:
+    """The same for a name that is cut in the middle where there is no room for it: names often differ at the end.
+
+    Examples
+    --------
+    >>> cut_middle("station_2024_north")
+    '<span>station_202</span>4_north'
+    """
+    line = shortened(text, limit)
+    head, tail = (line[:-TAIL], line[-TAIL:]) if len(line) > 2 * TAIL else ("", line)
+    return f"<span>{html.escape(head, quote=True)}</span>{html.escape(tail, quote=True)}" if head else safe(line, limit)
+
+
+TAIL = 7  # characters that always stay
+CUT = "b > span, a > span { overflow: hidden; text-overflow: ellipsis; white-space: pre; min-width: 0; }"
+"""The style of what is cut, within a flexible box."""
+
+
 def safe_lines(text: object, limit: int = 4_000) -> str:
     """The same for text of several lines."""
     lines = str(text)[:limit].replace("\r\n", "\n").split("\n")

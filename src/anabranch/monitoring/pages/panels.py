@@ -39,6 +39,7 @@ class Panels:
 
     def __init__(self, panels: Sequence[tuple[str, UIElement]], *, small: bool = False) -> None:
         self.panels = [panel for _, panel in panels]
+        self.titles = [title for title, _ in panels]
         sheet = InlineStyleSheet(css=STYLE + (SMALL if small else ""))
         buttons = [Button(label=title, stylesheets=[sheet], height=26 if small else 34) for title, _ in panels]
         for place, button in enumerate(buttons):
@@ -54,7 +55,7 @@ class Panels:
         self._buttons = buttons
         line = {} if small else {"border-bottom": f"1px solid {LINE}"}
         bar = Row(children=buttons, styles={"flex-wrap": "wrap", **line}, spacing=2, sizing_mode="stretch_width",
-                  margin=(2, 5, 2, 5) if small else (4, 5, 8, 5))  # fmt: skip
+                  css_classes=[] if small else ["tabs"], margin=(2, 5, 2, 5) if small else (4, 5, 8, 5))  # fmt: skip
         self.root = Column(children=[bar, *self.panels], sizing_mode="stretch_width")
 
     @property

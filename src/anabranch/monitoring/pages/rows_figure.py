@@ -11,7 +11,7 @@ from bokeh.models import Column, Div, InlineStyleSheet, Spacer
 
 from anabranch.base.states import BY_CODE, FIRST_FAILED_CODE, Failed, Pending, Retrying, Running, Success
 from anabranch.base.texts import seconds
-from anabranch.monitoring.pages.looks import SEVERITY, Link, brief, look_of_code, no_link, safe
+from anabranch.monitoring.pages.looks import CUT, SEVERITY, Link, brief, cut_middle, look_of_code, no_link, safe
 from anabranch.monitoring.pages.page_model import PageModel, PageNode
 from anabranch.monitoring.pages.spans import Bins
 
@@ -127,7 +127,7 @@ def _row(model: PageModel, node: PageNode, end: float, is_critical: bool, link: 
     bar = "".join(
         f'<i style="width:{share:.2%};background:{look_of_code(code).fill}"></i>' for code, share, _ in _shares(node)
     )
-    name = f"{'◆ ' if is_critical else ''}{link(node.slug, safe(node.slug, 200))}"
+    name = f"{'◆ ' if is_critical else ''}{link(node.slug, cut_middle(node.slug))}"
     about = f"{safe(node.slug, 200)}: {', '.join(parts)}{'; on the critical path' if is_critical else ''}"
     return (
         f'<div class="r" role="listitem" title="{about}"><b class="name">{name}</b><b class="bar">{bar}</b>'
@@ -200,8 +200,9 @@ STYLE = f"""
 .r {{ display: grid; grid-template-columns: minmax(90px, 190px) minmax(60px, 140px) 120px minmax(120px, 1fr);
   gap: 0 8px; height: {ROW_PX}px; align-items: center; font-size: 12px; }}
 .r > b {{ font-weight: 400; }}
-.name > a {{ display: inline-block; min-width: 24px; line-height: {ROW_PX}px; }}
-.name {{ text-align: right; overflow: hidden; text-overflow: ellipsis; white-space: nowrap; }}
+.name, .name > a {{ display: flex; justify-content: flex-end; min-width: 24px; line-height: {ROW_PX}px;
+  overflow: hidden; white-space: pre; }}
+{CUT}
 .r > .bar {{ display: flex; height: 12px; border-radius: 2px; margin: 0; background: none; }}
 .bar > i {{ height: 100%; flex: none; }}
 .r > .n {{ white-space: nowrap; font-variant-numeric: tabular-nums; }}

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 
 from bokeh.models import Column, Div, InlineStyleSheet, Row, Spacer, UIElement
 
-from anabranch.monitoring.pages import artifacts_figure, texts
+from anabranch.monitoring.pages import artifacts_figure, tasks_table, texts
 from anabranch.monitoring.pages.graph_figure import GraphFigure
 from anabranch.monitoring.pages.looks import no_link, panel_link
 from anabranch.monitoring.pages.maps_figure import MapsFigure, style_sheet
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.panels import Panels
 from anabranch.monitoring.pages.rows_figure import RowsFigure
+from anabranch.monitoring.pages.tasks_table import task_fields
 from anabranch.monitoring.pages.turns import act_in_turn
 from anabranch.monitoring.pages.verdict import verdict
 from anabranch.monitoring.pages.workers_figure import WorkersFigure
@@ -20,6 +22,7 @@ from anabranch.runs import ArtifactRow, LogRow
 
 MAX_GROUPS = 20  # of failures that are shown
 MAX_LOG_LINES = 500
+ROW_S = 0.0015  # between two tables of tasks, for each row
 # From the end backwards, a frame stays at its end as lines are added, and where it is if somebody reads further up.
 FOLLOWING = """
 :host { display: flex; flex-direction: column-reverse; max-height: 70vh; overflow: auto; }
@@ -89,7 +92,11 @@ class RunPage:
             children=[Spacer(visible=False)], sizing_mode="stretch_width"
         )  # Bokeh warns of empty ones
         self._groups: dict[int, tuple[Div, Div, int, int]] = {}
-        self._tasks, self._logs, self._parameters = self._text(), self._text(), self._text()
+        self._tasks, self._attempts, self._logs, self._parameters = (self._text() for _ in range(4))
+        self._fields = self._text(task_fields())
+        for each in (self._fields, self._tasks):
+            each.stylesheets = [self._sheet, InlineStyleSheet(css=tasks_table.STYLE)]
+        self._tasks_due = 0.0
         self._artifacts = self._text()
         self._artifacts.stylesheets = [self._sheet, InlineStyleSheet(css=artifacts_figure.STYLE)]
         self._shown: Sequence[ArtifactRow] | None = None
@@ -102,10 +109,11 @@ class RunPage:
         self._maps = MapsFigure(model, self._sheet)
         self._workers = WorkersFigure(model, self._sheet)
         self._seen: tuple[int, int] = (-1, -1)
+        reasoned = [reasons] if reasons is not None else []
         panels = [
             ("Overview", self._overview()),
             ("Workers", self._workers.root),
-            ("Tasks", self._tasks if reasons is None else self._below(reasons, self._tasks)),
+            ("Tasks", self._below(*reasoned, self._fields, self._tasks, self._attempts)),
             ("Artifacts", self._artifacts),
             ("Logs", self._logs if log_fields is None else self._below(log_fields, self._logs)),
             ("Parameters", self._parameters),
@@ -124,6 +132,11 @@ class RunPage:
             sizing_mode="stretch_width",
         )
         self.update(everything=True)
+
+    def open(self, title: str) -> None:
+        """Open the tab of this title; none if there is no such tab."""
+        if title in self._panels.titles:
+            self.active = self._panels.titles.index(title)
 
     @property
     def active(self) -> int:
@@ -147,8 +160,8 @@ class RunPage:
         return Div(text=text, stylesheets=[self._sheet], sizing_mode="stretch_width", disable_math=True)
 
     @staticmethod
-    def _below(fields: UIElement, text: Div) -> Column:
-        return Column(children=[fields, text], sizing_mode="stretch_width")
+    def _below(*parts: UIElement) -> Column:
+        return Column(children=list(parts), sizing_mode="stretch_width")
 
     def _overview(self) -> Column:
         graph: UIElement = self._graphs[0].root
@@ -200,13 +213,22 @@ class RunPage:
         if everything or active == WORKERS:
             self._workers.update()
         if everything or active == TASKS:
-            self._put(self._tasks, texts.task_table(self._model, self._link) + texts.attempt_table(self._model))
+            self._show_tasks(at_once=everything or is_over)
         if everything or active == ARTIFACTS:
             self._show_artifacts()
         if everything or active == LOGS:
             self.show_logs()
         if everything or active == PARAMETERS:
             self._put(self._parameters, texts.parameter_table(self._model.parameters))
+
+    def _show_tasks(self, *, at_once: bool) -> None:
+        """A table is sent as a whole: a long one less often."""
+        now = time.monotonic()
+        if not at_once and now < self._tasks_due:
+            return
+        self._tasks_due = now + len(self._model.nodes) * ROW_S
+        self._put(self._tasks, tasks_table.task_table(self._model, self._link))
+        self._put(self._attempts, texts.attempt_table(self._model))
 
     def _show_artifacts(self) -> None:
         rows = self._artifact_rows()

@@ -14,7 +14,7 @@ from typing import Any
 from anabranch.base.states import BY_CODE, FIRST_FINAL_CODE
 from anabranch.base.texts import printable, seconds
 from anabranch.monitoring.pages.failure_groups import Example, FailureGroup
-from anabranch.monitoring.pages.looks import Link, look_of_code, no_link, safe, safe_lines
+from anabranch.monitoring.pages.looks import look_of_code, safe, safe_lines
 from anabranch.monitoring.pages.page_model import MAX_RETRIED, PageModel
 from anabranch.monitoring.pages.verdict import command
 from anabranch.runs import LogRow
@@ -193,27 +193,6 @@ def parameter_table(parameters: Mapping[str, Any]) -> str:
         for name, value in parameters.items()
     )
     return f'<table style="max-width:900px"><tbody>{rows}</tbody></table>'
-
-
-def task_table(model: PageModel, link: Link = no_link) -> str:
-    """Every node as a row of text, failures first: what a picture shows, for those who read, search or listen."""
-    rows = []
-    for node in sorted(model.nodes.values(), key=lambda node: not node.failed()):
-        took, counts = node.durations, ""
-        if node.width:
-            counts = ", ".join(f"{n:,} {BY_CODE[c].__name__}" for c, n in sorted(node.counts().items()))
-        busy = seconds(took.seconds) if took.total else ""
-        rows.append(
-            f"<tr><td>{link(node.slug, safe(node.slug, 80))}</td>"
-            f"<td>{mark(node.code, BY_CODE[node.code].__name__)}</td>"
-            f'<td>{counts}</td><td class="n">{busy}</td><td class="n">{node.retries or ""}</td>'
-            f"<td>{safe(node.worker, 60)}</td><td>{safe(node.running_text() or node.message, 300)}</td></tr>"
-        )
-    return (
-        '<div class="scroll"><table><thead><tr><th>task</th><th>state</th><th>elements</th><th class="n">work</th>'
-        '<th class="n">retries</th><th>worker</th><th>message</th></tr></thead>'
-        f"<tbody>{''.join(rows)}</tbody></table></div>"
-    )
 
 
 def attempt_table(model: PageModel) -> str:

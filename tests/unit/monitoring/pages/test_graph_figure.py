@@ -10,7 +10,7 @@ from tests.hostile_names import CONTROL, CORPUS
 
 from anabranch.base.events import MapAdvanced, TaskChanged, UnitEnded
 from anabranch.definition.shape import Shape, ShapeEdge, ShapeNode
-from anabranch.monitoring.pages.graph_figure import BLOCK, MAX_BLOCKS, GraphFigure
+from anabranch.monitoring.pages.graph_figure import BLOCK, MAX_BLOCKS, GraphFigure, _boxes
 from anabranch.monitoring.pages.looks import safe
 from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.states import Running, Success
@@ -25,7 +25,7 @@ def model_of(width: int) -> PageModel:
 
 def texts(figure: GraphFigure) -> list[str]:
     """Lines, then blocks of boxes."""
-    (picture,) = figure.root.children
+    (picture,) = figure.frame.children
     return [each.text for each in picture.children]
 
 
@@ -89,6 +89,46 @@ def test_deferred_calls_that_are_made_later_are_drawn_below_their_caller() -> No
     assert lines.count("M") == before[0].count("M") + 1
 
 
+def test_calls_stand_between_the_task_that_made_them_and_those_that_wait_for_it() -> None:
+    # given a task of a nested flow, and one after it
+    nodes = (ShapeNode("inner", groups=("nested",)), ShapeNode("after"))
+    model = PageModel(Shape(nodes, (ShapeEdge("inner", "after"),)))
+    # when it makes two calls, one of which makes another
+    for slug in ("inner/a", "inner/b", "inner/b/c"):
+        model.take(TaskChanged(1.0, slug, Running()))
+    # then they are in the order in which their values pass
+    boxes, edges = _boxes(model, folded=False)
+    assert list(boxes) == ["inner", "inner/a", "inner/b", "inner/b/c", "after"]
+    assert set(edges) == {
+        ("inner", "inner/a"),
+        ("inner", "inner/b"),
+        ("inner/b", "inner/b/c"),
+        ("inner/a", "after"),
+        ("inner/b/c", "after"),
+    }
+    # and in the nested flow, where that is one box
+    folded, _ = _boxes(model, folded=True)
+    assert [len(box.nodes) for box in folded.values()] == [4, 1]
+    # and of many calls not each has a line
+    for i in range(20):
+        model.take(TaskChanged(1.0, f"inner/many{i}", Running()))
+    assert ("inner", "after") in _boxes(model, folded=False)[1]
+
+
+def test_long_names_keep_their_ends_and_a_box_says_what_it_is_and_what_can_be_gone_to() -> None:
+    model = PageModel(Shape((ShapeNode("extract_station_north"), ShapeNode("parse", is_map=True), ShapeNode("rest"))))
+    model.take(MapAdvanced(1.0, "parse", 2, 0, 0, 0))
+    model.take(UnitEnded(2.0, "w", 1.0, 1.0, indices=range(1), codes={"parse": bytes([20])}))
+    drawn = texts(GraphFigure(model, folded=False))[1]
+    assert '<b aria-hidden="true"><span>extract_statio</span>n_north</b>' in drawn
+    kinds = re.findall(r'role="img" class="b ([^"]*)"[^>]* tabindex="-1" title="(\w+): (\w+)', drawn)
+    assert kinds == [
+        ("s0", "extract_station_north", "Pending"),
+        ("s1 m bad on", "parse", "Running"),
+        ("s0", "rest", "Pending"),
+    ]
+
+
 def test_a_nested_flow_is_one_box_when_folded() -> None:
     nodes = tuple(ShapeNode(f"t{i}", groups=("statistics",)) for i in range(3))
     figure = GraphFigure(PageModel(Shape(nodes)), folded=True)
@@ -104,7 +144,7 @@ def test_names_and_messages_are_text(text: str) -> None:
     model.take(TaskChanged(1.0, text, Success(message=text)))
     drawn = "".join(texts(GraphFigure(model, folded=True)))
     # then there are no elements but ours, and no attribute ends early
-    assert set(re.findall(r"<(\w+)", drawn)) <= {"svg", "path", "div", "b", "i", "u"}
+    assert set(re.findall(r"<(\w+)", drawn)) <= {"svg", "path", "div", "b", "i", "u", "span", "graph"}  # and graph-part
     assert not re.search(r"[\x00-\x08\x0b-\x1f\x7f\x85\u2028\u2029\u202e]", drawn)
     quoted = re.sub(r'(\w+)="[^"]*"', r"\1", drawn)
     assert not re.findall(r"<[^>]*[\"'=][^>]*>", quoted)

@@ -18,6 +18,7 @@ from anabranch.monitoring.pages.failure_groups import FailureGroups
 from anabranch.monitoring.pages.page_model import MAX_RETRIED, PageModel, PageNode
 from anabranch.monitoring.pages.recorded_run import read_model
 from anabranch.monitoring.pages.report import report_html, write_report
+from anabranch.monitoring.pages.tasks_table import task_table
 from anabranch.monitoring.pages.texts import (
     attempt_table,
     failure_body,
@@ -25,7 +26,6 @@ from anabranch.monitoring.pages.texts import (
     log_table,
     parameter_table,
     status,
-    task_table,
     title,
 )
 from anabranch.monitoring.pages.verdict import verdict
