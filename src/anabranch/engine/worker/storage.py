@@ -229,7 +229,12 @@ class Errand:
         return answer
 
     def look_for_own(self) -> Outcome | None:
-        """The value that this task run has stored before its worker was lost, if it has."""
+        """The value that this task run has stored before its worker was lost, if it has.
+
+        In a run that goes on it may be of an earlier driver's time, and made of what has become other since.
+        """
+        if self.storage.storing.is_resumed:
+            return None
         try:
             value, ref, _ = self.storage.result.read_dated(self.location, self.ids)
         except (ResultMissing, ResultDamaged):

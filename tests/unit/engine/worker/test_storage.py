@@ -6,6 +6,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pytest
+
 from anabranch import Flow, task
 from anabranch.base.context import RunInfo
 from anabranch.base.states import Pending
@@ -13,7 +15,7 @@ from anabranch.engine.units.units import Program
 from anabranch.engine.worker.task_runner import Environment, TaskRun, finish, run_task
 from anabranch.results import LocalResult
 from anabranch.results.claims import Claim, value_or_claim
-from anabranch.runs.stored_values import with_storing
+from anabranch.runs.stored_values import going_on, with_storing
 
 
 def test_what_waits_for_a_value_does_not_begin_once_its_run_is_over(tmp_path: Path) -> None:
@@ -47,3 +49,24 @@ def test_what_waits_for_a_value_does_not_begin_once_its_run_is_over(tmp_path: Pa
     assert isinstance(outcome.state, Pending)
     assert len(pauses) == 2
     assert not ran
+
+
+@pytest.mark.parametrize("is_resumed", [False, True])
+def test_what_a_lost_task_run_had_stored_is_taken_in_the_run_of_one_driver_only(
+    is_resumed: bool, tmp_path: Path
+) -> None:
+    # given what was stored before its end was told: in a run that goes on it may have been made of something else
+    with Flow("f", result=LocalResult(tmp_path)) as flow:
+        task(lambda: "anew", name="slow")()
+    graph = with_storing(flow.graph.freeze(), flow.result, checkpointing=False)
+    graph = going_on(graph) if is_resumed else graph
+    node = graph.nodes["slow"]
+    environment = Environment(Program(RunInfo("f", "id", {}, datetime.now(UTC)), dict(graph.nodes), {}, {}), "worker")
+    storage = environment.storage(node)
+    assert storage is not None
+    storage.errand({}, None).commit("before")
+    # when its worker is lost
+    context = environment.task_context(node)
+    again = TaskRun(node, {}, {}, context, environment, wait_s=0.0, storage=storage, looks_back=True)
+    # then
+    assert run_task(again).value == ("anew" if is_resumed else "before")
