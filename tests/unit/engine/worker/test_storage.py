@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from anabranch import Flow, task
+from anabranch import Flow, config, task
 from anabranch.base.context import RunInfo
 from anabranch.base.states import Pending
 from anabranch.engine.units.units import Program
@@ -52,16 +52,15 @@ def test_what_waits_for_a_value_does_not_begin_once_its_run_is_over(tmp_path: Pa
 
 
 @pytest.mark.parametrize("is_resumed", [False, True])
-def test_what_a_lost_task_run_had_stored_is_taken_in_the_run_of_one_driver_only(
-    is_resumed: bool, tmp_path: Path
-) -> None:
+def test_what_a_lost_task_run_had_stored_is_taken_by_the_same_driver_only(is_resumed: bool, tmp_path: Path) -> None:
     # given what was stored before its end was told: in a run that goes on it may have been made of something else
     with Flow("f", result=LocalResult(tmp_path)) as flow:
         task(lambda: "anew", name="slow")()
     graph = with_storing(flow.graph.freeze(), flow.result, checkpointing=False)
     graph = going_on(graph) if is_resumed else graph
     node = graph.nodes["slow"]
-    environment = Environment(Program(RunInfo("f", "id", {}, datetime.now(UTC)), dict(graph.nodes), {}, {}), "worker")
+    info, settings = RunInfo("f", "id", {}, datetime.now(UTC)), {**config.snapshot()["engine"], "secret_parameters": ()}
+    environment = Environment(Program(info, dict(graph.nodes), {}, settings), "worker")
     storage = environment.storage(node)
     assert storage is not None
     storage.errand({}, None).commit("before")
