@@ -58,7 +58,7 @@ class SimulatedNursery:
         self._trouble = trouble
         self._on_over = on_over
         self._ended: list[Exit] = []
-        self._running: dict[str, Life] = {}
+        self._running: dict[Job, Life] = {}
         """Of each run that has not been heard of, the nursery that has it."""
         self._waiting: deque[tuple[Slot, Life]] = deque()
         self._children: dict[str, Life] = {}
@@ -66,7 +66,7 @@ class SimulatedNursery:
 
     def start(self, slot: Slot) -> None:
         nursery = self._open()
-        self._running[slot.run_id] = nursery
+        self._running[_job(slot)] = nursery
 
         def wait() -> None:
             self._waiting.append((slot, nursery))
@@ -106,9 +106,9 @@ class SimulatedNursery:
         return self._nursery
 
     def _lose(self, nursery: Life) -> None:
-        lost = [run_id for run_id, its in self._running.items() if its is nursery]
-        for run_id in lost:
-            self._say(run_id, 0, self._service)
+        lost = [job for job, its in self._running.items() if its is nursery]
+        for job in lost:
+            self._say(job, 0, self._service)
 
     def _signal(self, run_id: str, number: int) -> None:
         nursery = self._nursery
@@ -128,7 +128,7 @@ class SimulatedNursery:
         for each in list(self._waiting):
             if each[0] is slot:
                 self._waiting.remove(each)
-                self._say(slot.run_id, RETURNED, each[1])
+                self._say(_job(slot), RETURNED, each[1])
 
     def _assign(self) -> None:
         while self._waiting and len(self._children) < self._most:
@@ -144,7 +144,7 @@ class SimulatedNursery:
         def reap() -> None:
             if self._children.get(slot.run_id) is child:
                 del self._children[slot.run_id]
-            self._say(slot.run_id, codes[0], nursery)
+            self._say(_job(slot), codes[0], nursery)
             self._assign()
 
         child.at_end.append(lambda: self._town.after(HOP_S, reap, nursery))
@@ -154,7 +154,7 @@ class SimulatedNursery:
         town, life = self._town, self._town.here
         code = FAILED
         try:
-            code = run_job(Job(slot.run_id, slot.token))
+            code = run_job(_job(slot))
         except GreenletExit:
             raise
         except (RunStoreError, KeyboardInterrupt) as error:
@@ -166,13 +166,13 @@ class SimulatedNursery:
             self._on_over(life, slot.run_id)
         town.die()
 
-    def _say(self, run_id: str, code: int, process: Life) -> None:
+    def _say(self, job: Job, code: int, process: Life) -> None:
         """Tell the service, if it is there."""
-        if not process.is_alive or self._running.pop(run_id, None) is None:
+        if not process.is_alive or self._running.pop(job, None) is None:
             return
 
         def hear() -> None:
-            self._ended.append(Exit(run_id, code))
+            self._ended.append(Exit(job.run_id, job.token, code))
             self._wake.set()
 
         self._town.after(HOP_S, hear, self._service)
@@ -221,6 +221,10 @@ def lives(town: Town, name: str, host: str) -> bool:
     """Whether a process is seen to live on a machine."""
     life = town.processes.get(name)
     return life is not None and life.host == host and life.is_alive
+
+
+def _job(slot: Slot) -> Job:
+    return Job(slot.run_id, slot.token)
 
 
 class Loaded:

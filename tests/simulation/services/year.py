@@ -69,14 +69,14 @@ class Quick:
         year = self._year
         if year.chance.random() < 0.001:
             year.killed += 1
-            self._exits.append(Exit(slot.run_id, -9))
+            self._exits.append(Exit(slot.run_id, slot.token, -9))
             return
         ownership = year.store.create_run(RunRecord(slot.run_id, slot.flow_name, year.now), now=year.now)
         year.store.finish_run(ownership, "Success", end=year.now)
         if year.queue.finish(slot, "Success", now=year.now):
             year.ran[slot.flow_name, slot.due.astimezone(UTC)] += 1
             year.runs += 1
-        self._exits.append(Exit(slot.run_id, 0))
+        self._exits.append(Exit(slot.run_id, slot.token, 0))
 
     def exits(self) -> list[Exit]:
         found, self._exits = self._exits, []

@@ -226,7 +226,7 @@ class Dispatcher:
     def _bury(self, now: datetime) -> None:
         """Handle slots whose processes ended badly; a process that ends well has closed its slot itself."""
         exits = self._launcher.exits()
-        ended = [(end, slot) for end in exits if (slot := self.running.pop(end.run_id, None)) is not None]
+        ended = [(end, slot) for end in exits if (slot := self._ended_slot(end)) is not None]
         self._pace.count(sum(end.code != RETURNED for end, _ in ended), now)
         self._give_back([slot for end, slot in ended if end.code == RETURNED], now)
         for end, slot in ended:
@@ -248,6 +248,11 @@ class Dispatcher:
                 closed = None
             if closed is not None:
                 self._close(closed)
+
+    def _ended_slot(self, end: Exit) -> Slot | None:
+        """The slot that has lost its process, if it is still claimed as it was for that one."""
+        slot = self.running.get(end.run_id)
+        return self.running.pop(end.run_id) if slot is not None and slot.token == end.token else None
 
     def _give_back(self, slots: Sequence[Slot], now: datetime) -> None:
         """Let others have slots for which there was no process."""

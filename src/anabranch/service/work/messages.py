@@ -46,6 +46,8 @@ class Exit:
     """A run that is over for its process, or a process that ended with it."""
 
     run_id: str
+    token: str
+    """Of the claim on its slot: a process may end when another has claimed the run already."""
     code: int
     """Its exit code; minus the signal that killed it."""
     is_last: bool = True

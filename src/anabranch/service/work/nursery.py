@@ -327,7 +327,7 @@ class Nursery:
         if self._is_alone:  # nobody asks; what was not begun is taken up again when its claim is over
             return
         try:
-            os.write(self._out, to_line(Exit(job.run_id, code)))
+            os.write(self._out, to_line(Exit(job.run_id, job.token, code)))
         except BrokenPipeError:
             self._is_alone = True
 

@@ -84,7 +84,8 @@ class Processes:
         self._command = [sys.executable, "-P", "-m", NURSERY]  # nothing is imported from the working directory
         self._command += [text for name, value in options.items() for text in (name, str(value))]
         self._ended: queue.SimpleQueue[Exit] = queue.SimpleQueue()
-        self._running: dict[str, subprocess.Popen[bytes] | None] = {}
+        self._running: dict[tuple[str, str], subprocess.Popen[bytes]] = {}
+        """By run and token of its claim."""
         """Of each run that has not been heard of, the nursery that has it."""
         self._lock = threading.Lock()
         self._nursery: subprocess.Popen[bytes] | None = None
@@ -169,13 +170,13 @@ class Processes:
             assert nursery.stdin is not None
             if isinstance(order, Job):
                 with self._lock:
-                    self._running[order.run_id] = nursery
+                    self._running[order.run_id, order.token] = nursery
             nursery.stdin.write(to_line(order))
             nursery.stdin.flush()
         except (OSError, ValueError) as error:  # ValueError: its end was closed a moment ago
             _log.error("the process that starts runs is gone, or cannot be started: %s", error)
             if isinstance(order, Job):
-                self._end(Exit(order.run_id, FAILED))
+                self._end(Exit(order.run_id, order.token, FAILED))
 
     def _listen(self, nursery: subprocess.Popen[bytes]) -> None:
         assert nursery.stdout is not None
@@ -193,7 +194,7 @@ class Processes:
             with contextlib.suppress(OSError):  # what was not sent any more
                 nursery.stdin.close()
         with self._lock:
-            lost = [run_id for run_id, its in self._running.items() if its is nursery]
+            lost = [each for each, its in self._running.items() if its is nursery]
         if not is_ready:
             self._has_failed = True
             _log.error("the process that starts runs ended with %s before it was ready", nursery.returncode)
@@ -201,11 +202,11 @@ class Processes:
             _log.warning(
                 "the process that starts runs ended with %s; %d runs go on by themselves", nursery.returncode, len(lost)
             )
-        for run_id in lost:
-            self._end(Exit(run_id, 0 if is_ready else UNBORN))
+        for run_id, token in lost:
+            self._end(Exit(run_id, token, 0 if is_ready else UNBORN))
 
     def _end(self, end: Exit) -> None:
         with self._lock:
-            self._running.pop(end.run_id, None)
+            self._running.pop((end.run_id, end.token), None)
         self._ended.put(end)
         self._on_exit()

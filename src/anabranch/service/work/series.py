@@ -39,7 +39,7 @@ def run_series(connection: socket.socket, job: Job, *, most: int, metrics: str) 
         is_last = code != 0 or leftovers is None or number == most
         is_last = is_last or bool(leftovers and leftovers.clear(took_s=time.monotonic() - began))
         try:
-            connection.sendall(to_line(Exit(job.run_id, 0 if code == LAST else code, is_last)))
+            connection.sendall(to_line(Exit(job.run_id, job.token, 0 if code == LAST else code, is_last)))
         except OSError:  # nobody is there any more
             return code
         if is_last or not (line := lines.readline()):

@@ -117,7 +117,7 @@ class Inline:
         code = 1
         with suppress(RunStoreError):  # of a process that has lost its run: it ends badly
             code = run_job(Job(slot.run_id, slot.token))
-        self.ended.append(Exit(slot.run_id, code))
+        self.ended.append(Exit(slot.run_id, slot.token, code))
 
     def exits(self) -> list[Exit]:
         found, self.ended = self.ended, []

@@ -91,11 +91,11 @@ class Instant:
             return
         self._world.ran.append((slot.flow_name, slot.due))
         assert self._world.queue.finish(slot, "Success", now=self._world.now)
-        self._exits.append(Exit(slot.run_id, 0))
+        self._exits.append(Exit(slot.run_id, slot.token, 0))
 
     def end(self, slot: Slot, code: int) -> None:
         self.held.remove(slot)
-        self._exits.append(Exit(slot.run_id, code))
+        self._exits.append(Exit(slot.run_id, slot.token, code))
 
     def exits(self) -> list[Exit]:
         found, self._exits = self._exits, []
@@ -331,6 +331,28 @@ def test_a_process_that_dies_has_its_run_tried_again_and_given_up_in_the_end(wor
         "Crashed",
         f"given up after {MAX_TRIES} tries: its process was killed by signal 11",
     )
+
+
+def test_a_process_that_ends_late_takes_nothing_from_the_one_that_has_its_run_now(world: World):
+    # given a process that has put its run down, and another that has it since
+    world.queue.add([Slot("r", "etl", MIDNIGHT)], now=MIDNIGHT)
+    service = world.service()
+    launcher = world.launchers[0]
+    launcher.holds = True
+    world.turn()
+    world.queue.give_back(launcher.held, now=world.now)
+    world.turn()
+    late, mine = launcher.held
+    assert late.token != mine.token
+    # when the first ends
+    launcher.end(late, -9)
+    service.turn()
+    # then
+    assert service.running == {"r": mine}
+    assert service.deaths == 0
+    launcher.end(mine, -9)
+    service.turn()
+    assert service.deaths == 1
 
 
 def test_a_service_that_dies_has_its_runs_taken_over_when_their_leases_are_over(world: World):

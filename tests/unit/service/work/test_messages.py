@@ -11,7 +11,13 @@ from anabranch.service.work.messages import Exit, Job, Message, Signal, from_lin
 
 @pytest.mark.parametrize(
     "message",
-    [Job("run\n1", "t"), Job("r", "t", is_alone=True), Signal("r", signal.SIGTERM), Signal(""), Exit("ü", -9, False)],
+    [
+        Job("run\n1", "t"),
+        Job("r", "t", is_alone=True),
+        Signal("r", signal.SIGTERM),
+        Signal(""),
+        Exit("ü", "t", -9, False),
+    ],
     ids=str,
 )
 def test_a_message_is_one_line_and_comes_back_as_it_was(message: Message):

@@ -37,7 +37,7 @@ def test_a_nursery_that_cannot_be_started_is_an_end_of_the_run_and_no_error(monk
     woken = threading.Event()
     processes = Processes(woken.set)
     processes.start(SLOT)
-    assert heard(processes, woken) == [Exit("run-1", FAILED)]
+    assert heard(processes, woken) == [Exit("run-1", "t", FAILED)]
 
 
 def test_the_end_of_a_process_is_heard_and_a_nursery_that_died_is_replaced(tmp_path: Path):
@@ -46,7 +46,7 @@ def test_the_end_of_a_process_is_heard_and_a_nursery_that_died_is_replaced(tmp_p
     with config.set({"backend": f"sqlite:///{tmp_path}/runs.db"}):
         try:
             processes.start(SLOT)  # nobody has claimed it, so its process has nothing to do
-            assert heard(processes, woken) == [Exit("run-1", 0)]
+            assert heard(processes, woken) == [Exit("run-1", "t", 0)]
             first = processes.pid
             assert first is not None
             os.kill(first, signal.SIGKILL)
@@ -116,7 +116,7 @@ def test_nothing_is_imported_from_the_working_directory(tmp_path: Path, monkeypa
     with config.set({"backend": f"sqlite:///{tmp_path}/runs.db"}):
         try:
             processes.start(SLOT)
-            assert heard(processes, woken) == [Exit("run-1", 0)]
+            assert heard(processes, woken) == [Exit("run-1", "t", 0)]
             assert processes.is_well
         finally:
             processes.close()
