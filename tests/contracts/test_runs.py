@@ -610,11 +610,11 @@ def test_lines_that_came_after_another_come_in_their_own_order(store: Relational
     def texts(*args: Any, **kwargs: Any) -> list[str]:
         return [line.text for line in store.logs("run-1", *args, **kwargs)]
 
-    assert texts(after=(1, -1)) == ["one", "two", "three"]
-    assert texts(after=(1, 0)) == ["two", "three"]
+    assert texts(after=(1, -1)) == ["one", "two", "three", "four"]
+    assert texts(after=(1, 0)) == ["two", "three", "four"]
     assert texts("map", after=(1, 0), level=20, limit=1) == ["three"]
-    assert texts(after=(1, 2)) == []
-    assert texts(after=(2, -1)) == ["four"]
+    assert texts(after=(1, 2)) == texts(after=(2, -1)) == ["four"]
+    assert texts(after=(2, 0)) == []
 
 
 # Keeping house --------------------------------------------------------------------------------------------------------

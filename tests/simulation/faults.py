@@ -422,7 +422,7 @@ def maps_whose_list_is_made_again_begin_anew() -> list[Change]:
 def flows_of_tasks_begin_anew() -> list[Change]:
     """A flow that a task runs has an id of its own each time."""
     numbers = count()
-    return [(subflows, "id_of", lambda task: f"anew-{next(numbers)}")]
+    return [(subflows, "id_of", lambda task, given: f"anew-{next(numbers)}")]
 
 
 @_fault

@@ -90,7 +90,7 @@ def start(name: str, parameters: Mapping[str, Any] | None, *, project: str = "",
         raise ParameterError(f"the parameters do not fit flow {name!r}: {error}", []) from None
     if problems := parameter_problems(record, given):
         raise ParameterError(f"the parameters do not fit flow {name!r}: {'; '.join(problems)}", [])
-    run_id, now = id_of(outer), read_clock(store)
+    run_id, now = id_of(outer, given), read_clock(store)
     slot = Slot(
         run_id,
         name,

@@ -15,6 +15,7 @@ from typing import Any
 
 from anabranch.base import context
 from anabranch.base.errors import FlowRunFailed, RunHeld, RunNotFound
+from anabranch.definition.fingerprints import describe_value
 from anabranch.definition.parameter import Parameter
 from anabranch.definition.task import FunctionTask
 from anabranch.executors.base import Executor
@@ -56,7 +57,7 @@ def child_run(flow: Any, given: Mapping[str, Any], executor: Executor | None = N
     While another driver of it may live, that is waited for. With `raises`, its failure is raised.
     """
     outer, is_over = context.current(), context.over()
-    run_id = None if outer is None else id_of(outer)
+    run_id = None if outer is None else id_of(outer, given)
     options: dict[str, Any] = {"executor": executor, "raise_on_failure": raises}
     # The tasks of the flow are no part of the task that runs it.
     with context.entered(None), context.part_of(outer.run_id if outer is not None else None):
@@ -71,9 +72,13 @@ def child_run(flow: Any, given: Mapping[str, Any], executor: Executor | None = N
                 time.sleep(HELD_S)
 
 
-def id_of(task: context.TaskContext) -> str:
-    """Id of the run of a flow that a task run is: the same whenever, and wherever, the task run runs again."""
-    key = f"{task.idempotency_key}/{task.task_loop_count}"
+def id_of(task: context.TaskContext, given: Mapping[str, Any]) -> str:
+    """Id of the run of a flow that a task run is: the same whenever, and wherever, the task run runs again.
+
+    With other parameters, as what is upstream may give other ones in a resumed run, it is another run.
+    """
+    found = describe_value(dict(given))
+    key = f"{task.idempotency_key}/{task.task_loop_count}/{'' if found.gap else found.text}"
     return f"{task.run_id[:40]}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
 
 

@@ -9,6 +9,7 @@ import pytest
 from anabranch import Flow, Parameter, context, signals, task
 from anabranch.errors import CallError
 from anabranch.runs.store.opening import current_store
+from anabranch.triggers import all_finished
 
 
 @task
@@ -45,6 +46,31 @@ def test_each_run_of_the_flow_has_a_record_of_its_own() -> None:
 
     made = [run for run in store.list_runs() if run.run_id not in before]
     assert sorted((run.flow_name, run.state) for run in made) == [("inner", "Success")] * 3 + [("outer", "Success")]
+
+
+def test_a_resumed_run_that_gives_other_parameters_has_another_run_of_the_flow() -> None:
+    mended: list[int] = []
+
+    @task
+    def size() -> int:
+        if not mended:
+            raise ValueError("no size yet")
+        return mended[0]
+
+    @task(trigger=all_finished)
+    def bear(x: Any) -> int:
+        return 0 if isinstance(x, Exception) else x
+
+    with Flow("outer") as outer:
+        n = size()
+        node = inner.as_task()(x=bear(n))
+    outer.set_reference_tasks([n])
+    first = outer.run(keep=[node])
+    mended.append(7)
+
+    second = outer.run(resume=first.run_id, keep=[node])
+
+    assert (first.result[node].result, second.result[node].result) == (0, 70)
 
 
 def test_a_run_that_fails_fails_its_task_with_its_own_exception() -> None:

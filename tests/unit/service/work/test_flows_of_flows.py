@@ -27,6 +27,7 @@ FILE = """
 from pathlib import Path
 from anabranch import Flow, Parameter, task
 from anabranch.tasks import run_flow
+from anabranch.triggers import all_finished
 
 @task
 def work(n):
@@ -55,6 +56,21 @@ with Flow("wrong") as wrong:
     run_flow("child", {"m": 1})
 with Flow("odd") as odd:
     run_flow("child", {"n": {1}})
+
+@task
+def size():
+    if not Path("mended").exists():
+        raise ValueError("no size yet")
+    return 7
+
+@task(trigger=all_finished)
+def parameters(size):
+    return {"n": 0 if isinstance(size, Exception) else size}
+
+with Flow("tolerant") as tolerant:
+    n = size()
+    note(run_flow("child", parameters(n)))
+tolerant.set_reference_tasks([n])
 """
 
 
@@ -177,6 +193,22 @@ def test_a_failure_is_the_tasks_and_a_resumed_run_has_its_part_go_on():
     assert states() == {"parent": ["Success"], "child": ["Success"]}
     assert ran() == ["1", "1"]
     assert Path("noted").read_text() == child.run_id
+
+
+def test_a_resumed_run_that_asks_with_other_parameters_has_another_part():
+    run_id = ask("tolerant")
+    while any("Waiting" in each for each in states().values()):
+        step()
+    assert states() == {"tolerant": ["Failed"], "child": ["Success"]}
+    first = part_of(run_id).run_id
+    Path("mended").touch()
+    store, _, queue = registry()
+    assert queue.again(Slot(run_id, "tolerant", read_clock(store), origin="resume"), now=read_clock(store))
+    while any("Waiting" in each for each in states().values()):
+        step()
+    assert states() == {"tolerant": ["Success"], "child": ["Success", "Success"]}
+    assert ran() == ["0", "7"]
+    assert Path("noted").read_text() != first
 
 
 @pytest.mark.parametrize(("name", "state"), [("parent", "Cancelled"), ("alone", "Waiting")])
