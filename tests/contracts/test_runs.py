@@ -910,6 +910,12 @@ def test_artifacts_are_replaced_by_later_ones_of_the_same_attempt_and_number(ope
     assert store.artifacts("run-1") == [rows[0], again, rows[2]]
     assert store.artifacts("run-1", since=at(1)) == [again]
     assert store.artifacts("run-1", "a") == rows[:1]
+    # and they are read a page at a time, and their sizes without them
+    assert store.artifacts("run-1", limit=2) == [rows[0], again]
+    assert store.artifacts("run-1", after=rows[0], limit=1) == [again]
+    assert store.artifacts("run-1", after=rows[2]) == []
+    sizes = {("a", None, 1, 0): len(rows[0].body), ("b", 7, 1, 1): len(again.body), ("b", 7, 2, 1): 2}
+    assert store.artifact_sizes("run-1") == sizes
     # and they go with the run
     store.finish_run(held, "Success", end=NOON)
     store.delete_run("run-1", now=LATER)

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
-from anabranch.runs.store.records import ArtifactRow
+from anabranch.runs.store.records import ArtifactRow, RunStore
 
 _LARGE = ("data", "html", "rows", "points")  # what is left out where JSON is printed
+PAGE = 32  # artifacts that are read at once: they may be images of half a megabyte
+
+
+def short_artifacts(store: RunStore, run_id: str) -> Iterator[ArtifactRow]:
+    """What the tasks of a run have shown, without what is large; of a metric, the last point is kept."""
+    page = store.artifacts(run_id, limit=PAGE)
+    while page:
+        for row in page:
+            body = body_of(row)
+            small = {key: value for key, value in body.items() if key not in _LARGE}
+            last = {"points": points_of(body)[-1:]} if row.kind == "metric" else {}
+            yield replace(row, body=json.dumps({**small, **last}))
+        page = store.artifacts(run_id, after=page[-1], limit=PAGE)
 
 
 def last_attempts(rows: Iterable[ArtifactRow]) -> list[ArtifactRow]:

@@ -20,7 +20,7 @@ from anabranch.base.states import (
     TriggerFailed,
     counts_of,
 )
-from anabranch.runs.read.artifacts import artifact_data
+from anabranch.runs.read.artifacts import artifact_data, short_artifacts
 from anabranch.runs.read.lookup import as_it_stands, run_data
 from anabranch.runs.record.reports import attempts_of, codes_of, facts_of, failure_of, running_of
 from anabranch.runs.store.records import ArtifactRow, ChunkRow, ElementRow, RunQuery, RunRecord, RunStore, TaskRunRow
@@ -120,7 +120,7 @@ class RecordedRun:
     quiet_since: datetime | None = None
     """If it goes on: when something in it last began, ended or was logged."""
     artifacts: Sequence[ArtifactRow] = ()
-    """What its tasks have shown."""
+    """What its tasks have shown, without what is large."""
 
 
 def read_run(store: RunStore, run_id: str) -> RecordedRun:
@@ -160,7 +160,7 @@ def read_run(store: RunStore, run_id: str) -> RecordedRun:
             failures += _failures([(slug, row)])
     found = store.list_runs(RunQuery(part_of=record.run_id, sort="start", limit=MAX_FAILURES))
     parts = [as_it_stands(each) for each in found]
-    quiet, shown = quiet_since(store, record), store.artifacts(record.run_id)
+    quiet, shown = quiet_since(store, record), list(short_artifacts(store, record.run_id))
     return RecordedRun(record, tasks, failures[:MAX_FAILURES], failed, retried, slowest, parts, quiet, shown)
 
 

@@ -38,9 +38,8 @@ class LogKeeper:
         self._ownership = ownership
         self._rows: list[LogRow] = []
         self._sketches: dict[Key, Callable[[], LogLine]] = {}
-        self._sizes: dict[Key, int] = {}
-        """Bytes of the artifacts that are kept."""
-        self._nbytes = 0
+        self._sizes: dict[tuple[str, int | None, int, int], int] | None = None
+        """Sizes of the artifacts that are kept, those of earlier drivers too; None until they have been read."""
         self._is_cut = False
         self._serial = 0
         self._lost = 0
@@ -94,21 +93,29 @@ class LogKeeper:
         """Some of the artifacts that wait, as far as there is room for them."""
         found: dict[Key, LogLine] = {}
         size = 0
+        if not self._sketches or (sizes := self._sizes_so_far()) is None:
+            return found
+        total = sum(sizes.values())
         with self._changed:
             while self._sketches and size < MAX_BATCH_NBYTES:
                 key = next(iter(self._sketches))
-                line = found[key] = self._sketches.pop(key)()
-                nbytes = len(line.text) - self._sizes.get(key, 0)
-                if (
-                    key not in self._sizes and len(self._sizes) >= MAX_SHOWN
-                ) or self._nbytes + nbytes > MAX_SHOWN_NBYTES:
-                    del found[key]
+                line = self._sketches.pop(key)()
+                place = *key[:3], int(key[3])
+                after = total + len(line.text) - sizes.get(place, 0)
+                if (place not in sizes and len(sizes) >= MAX_SHOWN) or after > MAX_SHOWN_NBYTES:
                     self._tell_cut()
                     continue
-                self._sizes[key] = len(line.text)
-                self._nbytes += nbytes
+                found[key], sizes[place], total = line, len(line.text), after
                 size += len(line.text)
         return found
+
+    def _sizes_so_far(self) -> dict[tuple[str, int | None, int, int], int] | None:
+        if self._sizes is None:
+            try:
+                self._sizes = self._store.artifact_sizes(self._ownership.run_id) if self._ownership.epoch > 1 else {}
+            except RunStoreError as error:
+                _log.debug("artifacts wait for the run store: %s", error)
+        return self._sizes
 
     def _tell_cut(self) -> None:
         if not self._is_cut:

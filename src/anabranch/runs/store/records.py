@@ -354,8 +354,22 @@ class RunStore(Protocol):
     def last_logs(self, run_id: str, query: LogQuery, *, limit: int) -> list[LogRow]:
         """The log lines that were written last, in the order in which they came."""
 
-    def artifacts(self, run_id: str, slug: str | None = None, *, since: datetime | None = None) -> list[ArtifactRow]:
-        """What the tasks of a run, or one of them, have shown, or shown since, by slug, element, attempt and number."""
+    def artifacts(
+        self,
+        run_id: str,
+        slug: str | None = None,
+        *,
+        since: datetime | None = None,
+        after: ArtifactRow | None = None,
+        limit: int | None = None,
+    ) -> list[ArtifactRow]:
+        """What the tasks of a run, or one of them, have shown, or shown since, by slug, element, attempt and number.
+
+        With `after`, only those that come after that one.
+        """
+
+    def artifact_sizes(self, run_id: str) -> dict[tuple[str, int | None, int, int], int]:
+        """Characters of what the tasks of a run have shown, by slug, element, attempt and number."""
 
     def prune(
         self, *, older_than: datetime | None = None, keep_last: int | None = None, now: datetime | None = None

@@ -56,6 +56,7 @@ from anabranch.runs.store.rows import (
     render_moment,
     run_of,
     run_row,
+    write_artifact,
 )
 from anabranch.runs.store.schema import (
     ARTIFACTS,
@@ -354,16 +355,37 @@ class RelationalRunStore:
         rows = self._fetch(f"{LOGS.select(' AND '.join(conditions))} {order}", parameters)
         return [read_log(row) for row in rows]
 
-    def artifacts(self, run_id: str, slug: str | None = None, *, since: datetime | None = None) -> list[ArtifactRow]:
-        """What the tasks of a run, or one of them, have shown, or shown since, by slug, element, attempt and number."""
+    def artifacts(
+        self,
+        run_id: str,
+        slug: str | None = None,
+        *,
+        since: datetime | None = None,
+        after: ArtifactRow | None = None,
+        limit: int | None = None,
+    ) -> list[ArtifactRow]:
+        """What the tasks of a run, or one of them, have shown, or shown since, by slug, element, attempt and number.
+
+        With `after`, only those that come after that one.
+        """
         conditions: list[str] = ["run_id = ?"]
         parameters: list[Any] = [run_id]
         for condition, value in (("slug = ?", slug), ("made >= ?", to_microseconds(since))):
             if value is not None:
                 conditions.append(condition)
                 parameters.append(value)
-        statement = ARTIFACTS.select(f"{' AND '.join(conditions)} ORDER BY slug, element, attempt, number")
+        if after is not None:
+            conditions.append("(slug, element, attempt, number) > (?, ?, ?, ?)")
+            parameters += write_artifact(run_id, after)[1:5]
+        parameters.append(_ALL if limit is None else _check_number("limit", limit))
+        statement = ARTIFACTS.select(f"{' AND '.join(conditions)} ORDER BY slug, element, attempt, number LIMIT ?")
         return [read_artifact(row) for row in self._fetch(statement, parameters)]
+
+    def artifact_sizes(self, run_id: str) -> dict[tuple[str, int | None, int, int], int]:
+        """Characters of what the tasks of a run have shown, by slug, element, attempt and number."""
+        statement = f"SELECT slug, element, attempt, number, length(body) FROM {ARTIFACTS.name} WHERE run_id = ?"
+        found = self._fetch(statement, (run_id,))
+        return {(slug, None if index < 0 else index, *rest): size for slug, index, *rest, size in found}
 
     def last_logs(self, run_id: str, query: LogQuery, *, limit: int) -> list[LogRow]:
         """The log lines that were written last, in the order in which they came."""

@@ -120,7 +120,7 @@ def changes_of(ownership: Ownership, batch: Batch) -> Iterator[tuple[str, list[R
     if batch.logs:
         yield _PUT_LOG, [_write_log(run_id, ownership.epoch, each) for each in batch.logs]
     if batch.artifacts:
-        yield ARTIFACTS.upsert(), [_write_artifact(run_id, each) for each in batch.artifacts]
+        yield ARTIFACTS.upsert(), [write_artifact(run_id, each) for each in batch.artifacts]
 
 
 _PUT_TASK_RUN, _PUT_CHUNK, _PUT_ELEMENT, _PUT_LOG = (
@@ -197,7 +197,8 @@ def _write_log(run_id: str, epoch: int, row: LogRow) -> Row:
     )
 
 
-def _write_artifact(run_id: str, row: ArtifactRow) -> Row:
+def write_artifact(run_id: str, row: ArtifactRow) -> Row:
+    """An artifact as the values of a row."""
     return (
         run_id,
         to_text(row.slug),

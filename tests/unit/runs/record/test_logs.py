@@ -160,3 +160,48 @@ def test_a_run_keeps_so_many_artifacts_and_says_that_there_were_more(
     assert [row.body for row in store.artifacts("r")] == ["text"] * kept
     (told,) = store.logs("r")
     assert f"not all artifacts are kept: a run has room for {most}, of 0 MiB in all" in told.text
+
+
+@pytest.mark.parametrize(("most", "most_nbytes"), [(3, 1_000), (10, 12)])
+def test_what_earlier_drivers_kept_counts_and_is_replaced_all_the_same(
+    most: int, most_nbytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logs, "MAX_SHOWN", most)
+    monkeypatch.setattr(logs, "MAX_SHOWN_NBYTES", most_nbytes)
+    store = Watched()
+    # given a run whose first driver has kept two artifacts
+    keeper = LogKeeper(store, held(store))
+    for number in range(2):
+        keeper.keep_sketch(sketch(number, "text"))
+    keeper.close()
+    # when another one goes on, shows one of them anew, and two more
+    later = LogKeeper(store, store.take_over("r", owner="elsewhere:1", now=datetime(2999, 1, 1, tzinfo=UTC)))
+    for number in range(1, 4):
+        later.keep_sketch(sketch(number, "next"))
+    later.close()
+    # then there is room for one of these
+    assert [row.body for row in store.artifacts("r")] == ["text", "next", "next"]
+    (told,) = store.logs("r")
+    assert "not all artifacts are kept" in told.text
+
+
+def test_artifacts_wait_until_those_of_earlier_drivers_can_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "EVERY_S", 0.001)
+    store = Watched()
+    held(store)
+    ownership = store.take_over("r", owner="elsewhere:1", now=datetime(2999, 1, 1, tzinfo=UTC))
+    asked = threading.Event()
+    real = store.artifact_sizes
+
+    def fail_once(run_id: str) -> Any:
+        if asked.is_set():
+            return real(run_id)
+        asked.set()
+        raise RunStoreError("down")
+
+    monkeypatch.setattr(store, "artifact_sizes", fail_once)
+    keeper = LogKeeper(store, ownership)
+    keeper.keep_sketch(sketch(1, "text"))
+    assert asked.wait(30)
+    keeper.close()
+    assert [row.body for row in store.artifacts("r")] == ["text"]
