@@ -436,6 +436,7 @@ def test_the_web_application_finds_handlers_of_pages_and_websockets():
     assert any(issubclass(each, WSHandler) for each in rules if isinstance(each, type))
     assert app.app_paths == {"/"}
     assert list(app.get_sessions("/")) == []
+    assert inspect.iscoroutinefunction(app._applications["/"]._cleanup_sessions)
     assert {"wait"} <= {*inspect.signature(BokehTornado.stop).parameters}
     assert app.resources().clone(components=["bokeh"]).components == ["bokeh"]
 

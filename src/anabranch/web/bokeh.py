@@ -29,6 +29,7 @@ from anabranch.web.server import Served
 
 MAX_SESSIONS = 64  # pages that are open at once: each keeps its own figures in this process
 UNUSED_SESSION_MS = 15_000
+LEFT_MS = 2_000  # without a browser, after which a page gives its place to another; if one comes, it is made again
 LAST_S = 1.0  # that an end waits for browsers to be told
 FAREWELLS = 1_000  # turns of the loop, of which two do
 _log = logging.getLogger("anabranch.web")
@@ -78,6 +79,13 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
     def sessions(self) -> set[str]:
         """Ids of pages that browsers have open, or had a moment ago."""
         return {session.id for path in self.app_paths for session in self.get_sessions(path)}
+
+    async def has_room(self) -> bool:
+        """Whether another page may be opened; those that browsers have left make room first."""
+        if len(self.sessions) >= MAX_SESSIONS:
+            for each in self._applications.values():
+                await each._cleanup_sessions(LEFT_MS)
+        return len(self.sessions) < MAX_SESSIONS
 
     def handler_of(self, cls: type[RequestHandler]) -> type[RequestHandler]:
         """A handler of ours in place of Bokeh's; of those for pages of other servers, which open sessions, none."""
@@ -130,10 +138,10 @@ class _GuardedPage(Handler, DocHandler):  # type: ignore[misc]
     async def get(self, *args: Any, **kwargs: Any) -> None:
         """Make the page, unless too many are open."""
         async with self.application.door:
-            if len(self.application.sessions) >= MAX_SESSIONS:
+            if not await self.application.has_room():
                 self.set_status(503)
                 self.set_header("Content-Type", "text/plain; charset=utf-8")
-                self.set_header("Retry-After", "30")  # by then, pages whose browsers are gone have been discarded
+                self.set_header("Retry-After", "30")
                 self.finish(f"{MAX_SESSIONS} pages are open, which is the limit; close some and try again\n")
                 return
             session = await self.get_session()
@@ -173,9 +181,9 @@ class _Socket(Handler, WSHandler):  # type: ignore[misc]
 
     async def _async_open(self, token: str) -> None:
         async with self.application.door:
-            session_id, known = get_session_id(token), self.application.sessions
-            if session_id not in known:
-                if len(known) >= MAX_SESSIONS:
+            session_id = get_session_id(token)
+            if session_id not in self.application.sessions:
+                if not await self.application.has_room():
                     self.close()  # else Bokeh would make a page for it
                     return
                 with suppress(ProtocolError):  # which is told below

@@ -35,6 +35,12 @@ def ask(pages: Pages, path: str) -> str:
         return str(answer.read().decode())
 
 
+def token_of(page: str) -> str:
+    found = re.search(r'"token":\s*"([^"]+)"', page)
+    assert found is not None
+    return found[1]
+
+
 def first_message(pages: Pages, token: str) -> str | bytes | None:
     """What a page is told first by its websocket; None if that is closed."""
 
@@ -53,14 +59,32 @@ def first_message(pages: Pages, token: str) -> str | bytes | None:
 def test_a_websocket_opens_no_page_beyond_the_bound(pages: Pages, monkeypatch: pytest.MonkeyPatch):
     # given one page, and room for no other
     monkeypatch.setattr(bokeh, "MAX_SESSIONS", 1)
-    found = re.search(r'"token":\s*"([^"]+)"', ask(pages, "/"))
-    assert found is not None
+    monkeypatch.setattr(bokeh, "LEFT_MS", 600_000)
+    token = token_of(ask(pages, "/"))
     # when a websocket comes for a page that nobody has made
     made_up = generate_jwt_token(generate_session_id(signed=False), signed=False)
     # then
     assert first_message(pages, made_up) is None
     assert pages.sessions == 1
-    assert first_message(pages, found[1]) is not None
+    assert first_message(pages, token) is not None
+
+
+def test_pages_that_browsers_have_left_make_room_for_others(pages: Pages, monkeypatch: pytest.MonkeyPatch):
+    # given room for two, and two that nobody looks at
+    monkeypatch.setattr(bokeh, "MAX_SESSIONS", 2)
+    monkeypatch.setattr(bokeh, "LEFT_MS", 600_000)
+    first, _ = (token_of(ask(pages, "/")) for _ in range(2))
+    # when they may be looked at yet, then there is no room
+    with pytest.raises(urllib.error.HTTPError, match="503") as info:
+        ask(pages, "/")
+    info.value.close()
+    # and when they cannot be any more, there is
+    monkeypatch.setattr(bokeh, "LEFT_MS", -1)
+    ask(pages, "/")
+    assert pages.sessions == 1
+    # and one that is looked at after all is made again
+    ask(pages, "/")
+    assert first_message(pages, first) is not None
 
 
 def test_what_bokeh_has_for_pages_of_other_servers_is_not_there(pages: Pages):

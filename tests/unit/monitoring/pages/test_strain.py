@@ -128,6 +128,7 @@ def until(claim: Callable[[], bool], seconds: float = 30.0) -> None:
 def test_two_hundred_requests_at_once_leave_the_run_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     # given a run that goes on, and room for few pages
     monkeypatch.setattr(bokeh, "MAX_SESSIONS", 12)
+    monkeypatch.setattr(bokeh, "LEFT_MS", 600_000)
     addresses: list[str] = []
     views: list[FlowRunView] = []
     executor = LocalDaskExecutor(num_workers=2)
