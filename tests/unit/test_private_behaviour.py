@@ -437,6 +437,10 @@ def test_the_web_application_finds_handlers_of_pages_and_websockets():
     assert app.app_paths == {"/"}
     assert list(app.get_sessions("/")) == []
     assert inspect.iscoroutinefunction(app._applications["/"]._cleanup_sessions)
+    assert inspect.iscoroutinefunction(app._cleanup_sessions)
+    doc = Document()
+    assert {"destroy", "remove_on_change"} <= {*dir(doc)}
+    assert all(callable(each.destroy) for each in (doc.callbacks, doc.models, doc.modules))
     assert {"wait"} <= {*inspect.signature(BokehTornado.stop).parameters}
     assert app.resources().clone(components=["bokeh"]).components == ["bokeh"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import secrets
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any
 
 from bokeh.application import Application
 from bokeh.application.handlers.document_lifecycle import DocumentLifecycleHandler
+from bokeh.document import Document
 from bokeh.embed.server import server_html_page_for_session
 from bokeh.protocol.exceptions import ProtocolError
 from bokeh.server.tornado import BokehTornado
@@ -54,7 +56,7 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
         if log.level == logging.NOTSET:  # it tells of every browser that comes and goes
             log.setLevel(logging.ERROR)
         for page in pages.values():
-            page.add(_RoleHandler(guard))
+            page.add(_PageHandler(guard))
         self.sockets: set[_Socket] = set()
         self.door = asyncio.Lock()
         """Held while a page is made, so that no other counts in between."""
@@ -83,9 +85,18 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
     async def has_room(self) -> bool:
         """Whether another page may be opened; those that browsers have left make room first."""
         if len(self.sessions) >= MAX_SESSIONS:
-            for each in self._applications.values():
-                await each._cleanup_sessions(LEFT_MS)
+            await self._discard(LEFT_MS)
         return len(self.sessions) < MAX_SESSIONS
+
+    async def _cleanup_sessions(self) -> None:
+        await self._discard(UNUSED_SESSION_MS)
+
+    async def _discard(self, left_ms: int) -> None:
+        before = len(self.sessions)
+        for each in self._applications.values():
+            await each._cleanup_sessions(left_ms)
+        if len(self.sessions) < before:
+            gc.collect()
 
     def handler_of(self, cls: type[RequestHandler]) -> type[RequestHandler]:
         """A handler of ours in place of Bokeh's; of those for pages of other servers, which open sessions, none."""
@@ -116,15 +127,31 @@ class BokehPages(Served, BokehTornado):  # type: ignore[misc]  # Bokeh's annotat
                     _log.debug("a page could not be brought up to date for the last time: %s", error)
 
 
-class _RoleHandler(DocumentLifecycleHandler):  # type: ignore[misc]  # others would move pages to other threads
-    """Lets a page know who looks at it. Only what is shown depends on that: each request is checked by itself."""
+class _Document(Document):  # type: ignore[misc]
+    """A page that leaves its garbage to be collected with that of others.
+
+    Bokeh looks through the memory of the whole process for each page that it discards: half a second in which nothing
+    else runs here, twenty or thirty times in a row after somebody has looked at as many pages.
+    """
+
+    def destroy(self, session: Any) -> None:
+        self.remove_on_change(session)
+        for each in (self.callbacks, self.models, self.modules):
+            each.destroy()
+
+
+class _PageHandler(DocumentLifecycleHandler):  # type: ignore[misc]  # others would move pages to other threads
+    """Makes a page one of ours, and lets it know who looks at it.
+
+    Only what is shown depends on that: each request is checked by itself.
+    """
 
     def __init__(self, guard: Guard) -> None:
         super().__init__()
         self._guard = guard
 
     def modify_document(self, doc: Any) -> None:
-        pass
+        doc.__class__ = _Document  # Bokeh makes the documents itself
 
     def process_request(self, request: HTTPServerRequest) -> dict[str, Any]:
         return {"role": self._guard.role_of(request)}

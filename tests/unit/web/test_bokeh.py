@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import re
 import urllib.error
 import urllib.request
@@ -85,6 +86,23 @@ def test_pages_that_browsers_have_left_make_room_for_others(pages: Pages, monkey
     # and one that is looked at after all is made again
     ask(pages, "/")
     assert first_message(pages, first) is not None
+
+
+def test_garbage_is_collected_once_however_many_pages_are_discarded(pages: Pages, monkeypatch: pytest.MonkeyPatch):
+    # given as many pages as there may be, all of them left
+    collected: list[int] = []
+    collect = gc.collect
+    monkeypatch.setattr(bokeh, "MAX_SESSIONS", 5)
+    monkeypatch.setattr(bokeh, "LEFT_MS", -1)
+    monkeypatch.setattr(gc, "collect", lambda *args: collected.append(1) or collect(*args))
+    for _ in range(5):
+        ask(pages, "/")
+    assert collected == []
+    # when there must be room
+    ask(pages, "/")
+    # then
+    assert pages.sessions == 1
+    assert collected == [1]
 
 
 def test_what_bokeh_has_for_pages_of_other_servers_is_not_there(pages: Pages):
