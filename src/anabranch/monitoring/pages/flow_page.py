@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from typing import Any
 from urllib.parse import quote
 
-from bokeh.models import Column, Div
+from bokeh.models import Column, Div, Spacer
 
 from anabranch.base.errors import AnabranchError, FlowNotRegistered, RunStoreError
 from anabranch.base.states import Cancelled
 from anabranch.base.texts import seconds
+from anabranch.definition.shape import Shape, ShapeEdge, ShapeNode, shape_from
+from anabranch.monitoring.pages.graph_figure import GraphFigure
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.lists import PAGE, Search, turning
 from anabranch.monitoring.pages.looks import look_of_code, safe
 from anabranch.monitoring.pages.maps_figure import style_sheet
+from anabranch.monitoring.pages.page_model import PageModel
 from anabranch.monitoring.pages.runs_page import CODES, run_table, state_chip
 from anabranch.runs import RunQuery, RunRecord
+from anabranch.runs.read.lookup import facts_of
 from anabranch.runs.registry.seal import schedule_of
 from anabranch.runs.store.flows import FlowRecord
 
@@ -69,7 +74,9 @@ def _render_time(moment: datetime) -> str:
 
 
 def _render_facts(facts: Sequence[tuple[str, str]]) -> str:
-    rows = "".join(f"<tr><td><b>{safe(name)}</b></td><td>{safe(text, 1_000)}</td></tr>" for name, text in facts)
+    rows = "".join(
+        f'<tr><td class="t"><b>{safe(name)}</b></td><td>{safe(text, 1_000)}</td></tr>' for name, text in facts
+    )
     return f'<table style="max-width:900px"><tbody>{rows}</tbody></table>'
 
 
@@ -83,12 +90,16 @@ class FlowPage:
         self._library = library
         self._name = name
         self._seen: list[tuple[str, str]] | None = None
+        self._revision: object = None
+        self._flow: FlowRecord | None = None
+        self._drawn = (Shape(), "")
         self._registered = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._versions = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._head = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._table = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
         self._bars = Div(text="", stylesheets=[sheet], sizing_mode="stretch_width", disable_math=True)
-        parts = [self._head, self._registered, self._bars, self._versions, self._table]
+        self._graph = Column(children=[Spacer(visible=False)], sizing_mode="stretch_width")
+        parts = [self._head, self._registered, self._graph, self._bars, self._versions, self._table]
         self.root = Column(children=[*parts], sizing_mode="stretch_width")
         self.update()
 
@@ -100,6 +111,8 @@ class FlowPage:
         except RunStoreError as error:
             self._head.text = f'<div class="notice">{safe(error, 1_000)}</div>'
             return
+        if not found:
+            self._show_graph(None)
         seen = [(record.run_id, record.state) for record in found]
         if seen == self._seen:
             return
@@ -117,18 +130,16 @@ class FlowPage:
         return RunQuery(flow_name=self._name, limit=limit, offset=first)
 
     def _update_registered(self) -> None:
-        registry, text = self._library.registry(), ""
-        if registry is not None:
+        registry, text, desk = self._library.registry(), "", self._library.desk
+        if registry is not None and (revision := registry.revision()) != self._revision:
+            self._revision, self._flow = revision, None
             with suppress(FlowNotRegistered):
-                flow = registry.get(self._name)
-                desk = self._library.desk
-                links = (
-                    desk.flow_links(flow.name, self._role, paused=flow.paused if flow.schedule_text else None)
-                    if desk is not None
-                    else ()
-                )
-                linked = " ".join(f'<a href="{safe(url, 2_000)}">{safe(each)}</a>' for url, each in links)
-                text = f"<p>{linked}</p>{registration(flow)}"
+                self._flow = registry.get(self._name)
+        if (flow := self._flow) is not None:
+            paused = flow.paused if flow.schedule_text else None
+            links = desk.flow_links(flow.name, self._role, paused=paused) if desk is not None else ()
+            linked = " ".join(f'<a href="{safe(url, 2_000)}">{safe(each)}</a>' for url, each in links)
+            text = f"<p>{linked}</p>{registration(flow)}"
         if self._registered.text != text:
             self._registered.text = text
 
@@ -139,6 +150,7 @@ class FlowPage:
         )
         told = ""
         last = self._library.record(found[0].run_id) if found else None
+        self._show_graph(last)
         if last is not None and last.details is not None and last.details.versions:
             used = ", ".join(f"{name} {version}" for name, version in last.details.versions.items())
             told += f'<div class="faint">the last run used {safe(used, 300)}</div>'
@@ -148,9 +160,32 @@ class FlowPage:
             f'<div class="chips">{chips}</div>{told}'
         )
 
+    def _show_graph(self, last: RunRecord | None) -> None:
+        """Show the graph of the last run, or if there is none, the registered one."""
+        shape = shape_from(facts_of(last).get("shape")) if last is not None else Shape()
+        if not shape.nodes and self._flow is not None:
+            shape = _registered_shape(self._flow.graph)
+        drawn = (shape, last.run_id if last is not None else "")
+        if drawn != self._drawn:
+            self._drawn, model = drawn, PageModel(shape)
+            model.run_id = drawn[1]
+            self._graph.children = [
+                GraphFigure(model, folded=False, has_panel=True).root if shape.nodes else Spacer(visible=False)
+            ]
+
+
+def _registered_shape(graph: Mapping[str, Any]) -> Shape:
+    """The graph that was registered; none if another version has written it otherwise."""
+    with suppress(TypeError, ValueError, KeyError):
+        nodes = [ShapeNode(each["slug"], each["kind"], each["is_map"]) for each in graph["nodes"]]
+        known = {node.slug for node in nodes}
+        edges = (ShapeEdge(tail, head, kind) for tail, head, kind in graph["edges"] if {tail, head} <= known)
+        return Shape(tuple(nodes), tuple(dict.fromkeys(edges)))
+    return Shape()
+
 
 def duration_bars(records: Sequence[RunRecord]) -> str:
-    """How long runs took, and how they ended, as HTML: a bar each, the newest at the right."""
+    """How long runs took, and how they ended, as HTML: a bar each, the newest at the right; a table says the same."""
     if not records:
         return ""
     took = [each.took_s or 0.0 for each in records]
@@ -158,13 +193,13 @@ def duration_bars(records: Sequence[RunRecord]) -> str:
     bars = "".join(
         f'<a href="run?id={quote(each.run_id, safe="")}" title="{safe(each.run_id)}: {safe(each.state)}, '
         f'{seconds(time)}"'
-        f' aria-label="{safe(each.run_id)}: {safe(each.state)}, {seconds(time)}" style="height:{100 * time / top:.0f}%;'
+        f' tabindex="-1" style="height:{100 * time / top:.0f}%;'
         f'background:{look_of_code(CODES.get(each.state, Cancelled.code)).fill}"></a>'
         for each, time in zip(records, took, strict=True)
     )
     return (
-        f'<div class="runs">{bars}</div><div class="faint">how long the last {len(records):,} runs took, the newest at '
-        f"the right; the longest {seconds(top)}</div>"
+        f'<div class="runs" aria-hidden="true">{bars}</div><div class="faint">how long the last {len(records):,} runs '
+        f"took, the newest at the right; the longest {seconds(top)}</div>"
     )
 
 
@@ -184,7 +219,7 @@ def version_table(records: list[RunRecord]) -> str:
         for version, found in known.items()
     )
     return (
-        '<h2>Code of these runs</h2><div class="scroll"><table><thead><tr><th>code</th><th>first run</th>'
+        '<h2>Code of these runs</h2><div class="scroll" tabindex="0"><table><thead><tr><th>code</th><th>first run</th>'
         '<th>last run</th><th class="n">runs</th><th class="n">successful</th></tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )

@@ -181,6 +181,8 @@ button.copy:focus-visible {{ outline: 3px solid var(--link); }}
 .runs {{ display: flex; align-items: flex-end; height: 130px; gap: 1px; max-width: 1200px;
   border-bottom: 1px solid var(--line); }}
 .runs > a {{ flex: 1 1 4px; max-width: 40px; min-height: 2px; }}
+.trend {{ width: 82px; height: 20px; vertical-align: middle; }}
+.trend polyline {{ fill: none; stroke: var(--link); stroke-width: 1.5; }}
 .lane {{ min-width: 220px; width: 40%; }}
 .none {{ color: var(--faint); padding: 6px 0; }}
 @media print {{

@@ -20,7 +20,7 @@ from anabranch.errors import PagesError, RunNotFound
 from anabranch.monitoring.pages.diff_page import DiffPage, diff_address, difference_tables
 from anabranch.monitoring.pages.documents import applications
 from anabranch.monitoring.pages.flow_page import FlowPage, registration, version_table
-from anabranch.monitoring.pages.flows_page import FlowsPage
+from anabranch.monitoring.pages.flows_page import FlowsPage, duration_trend
 from anabranch.monitoring.pages.library import Library
 from anabranch.monitoring.pages.lists import PAGE, Search, read_search
 from anabranch.monitoring.pages.logs_box import LogsBox
@@ -124,10 +124,109 @@ def test_a_page_of_ten_thousand_runs_costs_one_question_and_its_own_rows(
 def test_the_page_of_a_flow_has_its_last_runs_by_duration_outcome_and_code(many: InMemoryRunStore):
     page = FlowPage(Library(lambda: many), "flow-7")
     bars = page._bars.text
-    assert (bars.count("height:100%"), bars.count("Failed, 5.0 s") // 2) == (100, 10)
+    assert (bars.count("height:100%"), bars.count("Failed, 5.0 s")) == (100, 10)
     assert 'href="flow?name=flow-7&amp;page=2"' in page._table.text
     assert "<code>v1</code>" in page._versions.text
     assert ids(page._table.text)[0] == "run-09997"
+
+
+def boxes(page: FlowPage) -> set[str]:
+    found = "".join(each.text for each in page._graph.select({"type": Div}))
+    return {name for name in ("extract", "load") if name in found}
+
+
+def test_the_page_of_a_flow_has_the_graph_that_ran_last_or_else_was_registered():
+    with InMemoryRunStore() as store, Flow("etl") as flow:
+
+        @task
+        def extract() -> int:
+            return 1
+
+        @task
+        def load(x: int) -> int:
+            return x
+
+        load(extract())
+        # given a flow that is registered
+        flows = FlowTable(store.database)
+        drawn = {
+            "nodes": [{"slug": slug, "name": slug, "kind": "task", "is_map": False} for slug in ("extract", "load")],
+            "edges": [["extract", "load", "data"], ["gone", "load", "data"]],
+        }
+        flows.put(FlowRecord("etl", "code", graph=drawn), now=NOON)
+        page = FlowPage(Library(lambda: store), "etl")
+        # then
+        assert boxes(page) == {"extract", "load"}
+        # and one that another version has written otherwise has none
+        flows.put(FlowRecord("etl", "code", graph={"nodes": [["extract"]], "edges": 3}), now=NOON)
+        page.update()
+        assert boxes(FlowPage(Library(lambda: store), "etl")) == set()
+    # and of one that has run, registered or not, it is that of its last run
+    run = flow.run()
+    assert run.is_successful()
+    page = FlowPage(Library(current_store), "etl")
+    assert boxes(page) == {"extract", "load"}
+    # with links to what there is about each task of it
+    drawn = "".join(each.text for each in page._graph.select({"type": Div}))
+    assert f'href="run?id={run.run_id}&amp;task=load"' in drawn
+
+
+def test_the_registered_code_is_read_again_only_when_something_has_changed(monkeypatch: pytest.MonkeyPatch):
+    with InMemoryRunStore() as store:
+        flows = FlowTable(store.database)
+        flows.put(FlowRecord("etl", "code", max_runs=3), now=NOON)
+        read: list[str] = []
+        get = FlowTable.get
+        monkeypatch.setattr(FlowTable, "get", lambda self, name: read.append(name) or get(self, name))
+        page = FlowPage(Library(lambda: store), "etl")
+        page.update()
+        assert read == ["etl"]
+        flows.put(FlowRecord("etl", "code", max_runs=4), now=NOON)
+        page.update()
+        assert read == ["etl", "etl"]
+        assert "<td>4</td>" in page._registered.text
+        flows.remove("etl")
+        page.update()
+        assert page._registered.text == ""
+
+
+def test_flows_are_listed_with_their_next_run_and_how_long_the_last_ones_took(many: InMemoryRunStore):
+    with InMemoryRunStore() as store:
+        schedule = CronSchedule("0 6 * * *", timezone="Asia/Tokyo")
+        packed = {"schedule": pack_schedule(schedule), "schedule_text": "daily"}
+        flows = FlowTable(store.database)
+        flows.put(FlowRecord("on", "code", **packed), now=NOON)
+        flows.put(FlowRecord("resting", "code", **packed, paused=True), now=NOON)
+        flows.put(FlowRecord("code", "code", schedule=b"pickle", schedule_text="of code"), now=NOON)
+        flows.put(FlowRecord("by hand", "code"), now=NOON)
+        for number, state in enumerate(["Success", "Failed", "Success"]):
+            end = NOON + timedelta(hours=number, seconds=5 * (number + 1))
+            record = RunRecord(f"r{number}", "on", NOON + timedelta(hours=number))
+            store.finish_run(store.create_run(record), state, end=end)
+        page = FlowsPage(Library(lambda: store))
+        rows = {row.split("<")[0]: row for row in page._table.text.split('">')}
+        text = page._table.text
+        assert rows.keys() >= {"on", "resting", "code", "by hand"}
+    assert re.search(r"<td>\d{4}-\d\d-\d\d 06:00:00 JST</td>", text)
+    assert text.count("JST") == 1
+    assert "<td>paused</td>" in text
+    assert "only code knows the times of this schedule" in text
+    assert "<td>2 of 3</td>" in text
+    told = "2 successful runs took 5.0 s to 15.0 s, half of them at most 10.0 s; the last took 15.0 s"
+    assert f'role="img" aria-label="{told}"' in text
+
+
+def test_a_trend_is_a_line_of_successful_runs_from_the_oldest_to_the_newest():
+    def record(number: int, state: str, took: float) -> RunRecord:
+        start = NOON + timedelta(hours=number)
+        return RunRecord(f"{number}", "etl", start, state=state, end=start + timedelta(seconds=took))
+
+    assert duration_trend([]) == ""
+    assert duration_trend([record(1, "Failed", 3)]) == ""
+    assert "polyline" not in duration_trend([record(1, "Success", 3)])
+    line = duration_trend([record(3, "Success", 2), record(2, "Failed", 9), record(1, "Success", 4)])
+    assert 'points="0.0,1.0 80.0,10.0"' in line
+    assert "polyline" in duration_trend([record(2, "Success", 0), record(1, "Success", 0)])
 
 
 def test_code_is_told_apart_by_when_it_ran_and_how_that_went():
