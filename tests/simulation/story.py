@@ -235,6 +235,8 @@ class Story:
     """Task runs whose function has returned a value, under the driver that there is: when, and where."""
     tried: dict[tuple[str, int], tuple[tuple[int, int], float, float]] = field(default_factory=dict)
     """Round and attempt that come next of task runs that are on record as tried, when they are due, and since when."""
+    made: set[tuple[str, int]] = field(default_factory=set)
+    """Task runs whose function has returned a value that can be lost: what is told of attempts before comes late."""
     heard: set[tuple[tuple[str, int], int]] = field(default_factory=set)
     """What task runs have come to, with their codes."""
     is_too_large: bool = False
@@ -571,7 +573,7 @@ class Story:
             self.world.progress = self.world.steps
         if code in DONE:
             self.done.setdefault(what, self.world.now)
-        if isinstance(state, Retrying):
+        if isinstance(state, Retrying) and what not in self.made:
             loop_round = state.result[0] if isinstance(state.result, tuple) else 1
             due = state.start_time.timestamp() if state.start_time is not None else 0.0
             self.tried[what] = (loop_round, state.attempt + 1), due, self.world.now
@@ -645,6 +647,7 @@ class Story:
         """See a task's function return a value."""
         if not self._is_kept(execution.what):
             self.tried.pop(execution.what, None)  # where the value is lost, all of it is made again
+            self.made.add(execution.what)
         driver, thread = self.process, self.world.current
         assert thread is not None
         is_led = driver is not None and driver.is_alive and self.has_driver and execution.driver is driver

@@ -56,7 +56,7 @@ def load(store: RunStore, run_id: str, graph: FrozenGraph) -> Recorded:
                     widths[slug] = row.width
             elif row is not None and row.width is None and row.state not in _SAY_NOTHING:
                 single = _interrupted(single_of(row))
-                if single is not None:
+                if single is not None and not _lacks_width(node, single):
                     recorded.singles[slug] = single
         except RunStoreDamaged as error:  # a store that does not answer is no reason to run anything again
             _log.warning("%s runs again, because what is recorded of it cannot be used: %s", slug, error)
@@ -77,6 +77,15 @@ def _without_rest(node: FrozenNode, columns: list[Report]) -> list[Report]:
         if left:
             kept.append(report if len(left) == len(codes) else picked(report, left))
     return kept
+
+
+def _lacks_width(node: FrozenNode, single: SingleReport) -> bool:
+    """Whether a map takes its elements from a value of which nothing is known but that it had been there.
+
+    Such a row is of a run that was cancelled while the value was made again.
+    """
+    has_value = single.state.is_successful() and not single.state.is_skipped()
+    return node.feeds_map and has_value and single.width is None and not single.unmappable
 
 
 _SAY_NOTHING = ("Looped", "Scheduled")

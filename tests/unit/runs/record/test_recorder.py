@@ -534,6 +534,18 @@ def test_a_task_that_had_made_calls_keeps_the_number_of_its_attempt():
     assert (before.name, before.attempt) == ("Retrying", 1)
 
 
+def test_a_list_of_which_only_the_state_is_on_record_is_made_again():
+    with Flow("listed") as flow:
+        task(lambda x: x, name="each").map(task(lambda: [1, 2], name="rows")())
+    plan, recorder = recorded_plan(flow.graph, flow.reference_tasks(), (), {}, source="")
+    assert recorder is not None
+    recorder.observe(TaskChanged(0.0, "rows", Success()))  # as it had ended, when the run is cancelled meanwhile
+    recorder.put_down(Cancelled())
+
+    assert load(recorder.store, plan.run_id, plan.graph).singles == {}
+    assert flow.run(resume=plan.run_id).result["each"].result == [1, 2]
+
+
 def test_rows_that_are_damaged_are_told_of_and_their_map_runs_again(tmp_path: Path, caplog):
     first = corpus().run()
     with closing(sqlite3.connect(tmp_path / "runs.db")) as database, database:
