@@ -130,7 +130,7 @@ def test_a_run_is_cancelled_while_its_store_hangs():
     for k in range(3):
         hanging = Hanging(k)
 
-        view = hanging.run(wants_end=lambda fault=hanging.fault: "enough" if fault.reached.is_set() else "")
+        view = hanging.run(wants_end=lambda fault=hanging.fault: "enough" if fault.reached.wait(0.5) else "")
 
         assert view.is_cancelled()
         assert hanging.whole.get_run("r").state == "Cancelled"
